@@ -1,0 +1,1 @@
+"""Compare and apply alignment methods for text-to-image diffusion and flow models."""
