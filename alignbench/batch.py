@@ -1,0 +1,110 @@
+"""What travels from the data to a method: batches of prompts, images, labelled images and pairs.
+
+Every batch names its samples by their global index (the position in the whole run's stream of samples, the same on any
+number of processes); random draws are keyed by it. Latents and conditioning are always there, fresh or from a cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    return value.map(change) if hasattr(value, "map") else change(value)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A frozen dataclass whose fields all have one entry a sample along their first axis (or are None)."""
+
+    def map(self, change: Callable[[Any], Any]) -> Self:
+        """Return a copy with `change` applied to every tensor and list."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: _map(value, change) for name, value in values.items() if value is not None})
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return samples `start` to `stop` (exclusive)."""
+        return self.map(lambda value: value[start:stop])
+
+    def split(self, size: int) -> list[Self]:
+        """Cut into consecutive parts of at most `size` samples."""
+        return [self.rows(start, start + size) for start in range(0, len(self), size)]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor."""
+        return self.map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
+
+    def __len__(self) -> int:
+        first = next(value for field in fields(self) if (value := getattr(self, field.name)) is not None)
+        return len(first)
+
+
+@dataclass(frozen=True)
+class Conditioning(Rows):
+    """What the denoiser knows of the prompts, one row a prompt.
+
+    Attributes:
+        prompt_embeds: text features, [B, tokens, width].
+        pooled_prompt_embeds: one vector a prompt, [B, width]; None where the family has none.
+        time_ids: original size, crop and target size of each image (SDXL), [B, 6]; None elsewhere.
+    """
+
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def repeat(self, num: int) -> Self:
+        """Stack `num` copies: rows 0..B-1, then again rows 0..B-1."""
+        return self.map(lambda value: torch.cat([value] * num))
+
+    @staticmethod
+    def cat(parts: "list[Conditioning]") -> "Conditioning":
+        """Join along the batch axis."""
+        names = [field.name for field in fields(Conditioning) if getattr(parts[0], field.name) is not None]
+        return Conditioning(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True)
+class PromptBatch(Rows):
+    """Prompts alone.
+
+    Attributes:
+        index: global sample index, [B], int64, on the CPU.
+        prompts: the texts, as written in the data.
+        conditioning: their features; the empty prompt's where prompt dropout struck.
+    """
+
+    index: Tensor
+    prompts: list[str]
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class ImageBatch(PromptBatch):
+    """Images with their prompts. `latents` [B, C, h, w], scaled as the denoiser expects."""
+
+    latents: Tensor
+
+
+@dataclass(frozen=True)
+class LabelledBatch(ImageBatch):
+    """Images that people did or did not want. `desirable` [B], bool."""
+
+    desirable: Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch(PromptBatch):
+    """Two images of one prompt.
+
+    Attributes:
+        latents_w, latents_l: winner and loser, [B, C, h, w], scaled as the denoiser expects.
+        probability_w: probability that the winner is preferred, [B], float32, 0.5..1; 1 where only a vote is known.
+    """
+
+    latents_w: Tensor
+    latents_l: Tensor
+    probability_w: Tensor

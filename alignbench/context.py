@@ -1,0 +1,68 @@
+"""What a method may know of the run around it: the step, its random draws, and the other processes."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """Return a CPU generator that depends on `key` alone: the same on every machine, process and batch layout."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+@dataclass(frozen=True)
+class Context:
+    """The run as one update sees it.
+
+    Attributes:
+        step: number of optimizer updates made so far.
+        seed: the training seed.
+        micro_batch_size: samples that fit through the network at once.
+        num_processes: processes of the run.
+    """
+
+    step: int
+    seed: int
+    micro_batch_size: int
+    num_processes: int = 1
+
+    def sample_generator(self, index: int, purpose: str) -> torch.Generator:
+        """Return the generator of one sample (its global index) for one named purpose."""
+        return keyed_generator(self.seed, "sample", index, purpose)
+
+    def shared_generator(self, purpose: str) -> torch.Generator:
+        """Return a generator that is equal on all processes and new at each step."""
+        return keyed_generator(self.seed, "shared", self.step, purpose)
+
+    def noise(self, index: Tensor, shape: Sequence[int], purpose: str = "noise") -> Tensor:
+        """Return Gaussian noise [B, *shape], float32 on the CPU, one generator a sample."""
+        rows = [torch.randn(tuple(shape), generator=self.sample_generator(int(i), purpose)) for i in index]
+        return torch.stack(rows)
+
+    def uniform(self, index: Tensor, purpose: str) -> Tensor:
+        """Return one number in 0..1 a sample, [B], float64 on the CPU."""
+        rows = [torch.rand((), generator=self.sample_generator(int(i), purpose), dtype=torch.float64) for i in index]
+        return torch.stack(rows)
+
+    def reduce(self, total: Tensor, count: Tensor) -> Tensor:
+        """Return sum(total) / sum(count) over all processes, so that uneven shares count right. No gradient."""
+        both = torch.stack([total.detach().double(), count.detach().double()])
+        if self.num_processes > 1:
+            torch.distributed.all_reduce(both)
+        return (both[0] / both[1]).to(total.dtype)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return `values` of all processes joined along the first axis, in rank order; lengths may differ. No gradient."""
+        if self.num_processes == 1:
+            return values.detach()
+        lengths = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(self.num_processes)]
+        torch.distributed.all_gather(lengths, torch.tensor([len(values)], device=values.device))
+        longest = int(max(lengths))
+        padded = torch.cat([values.detach(), values.new_zeros(longest - len(values), *values.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in range(self.num_processes)]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])

@@ -1,0 +1,1 @@
+"""Preference sources, their views, and prompt sets."""

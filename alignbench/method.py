@@ -1,0 +1,87 @@
+"""The shape of an alignment method: what it asks of the data, how it rolls out, what it minimises."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from alignbench.batch import PromptBatch, Rows
+from alignbench.context import Context
+from alignbench.models.adapter import ModelAdapter
+
+BatchT = TypeVar("BatchT", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one micro-batch.
+
+    The update minimises sum(values * weights) / sum(weights), the sums running over all micro-batches and processes.
+
+    Attributes:
+        values: loss of each sample, [B], float32, with a gradient.
+        weights: how much each sample counts, [B], >= 0, without a gradient.
+        metrics: figures to log, each [B] and detached; the loop averages them with the weights.
+    """
+
+    values: Tensor
+    weights: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def mean(cls, values: Tensor, metrics: dict[str, Tensor] | None = None) -> "Loss":
+        """Let every sample count the same."""
+        return cls(values, torch.ones_like(values), metrics or {})
+
+
+class Method(ABC, Generic[BatchT]):
+    """One alignment method; the training loop knows nothing else of it.
+
+    Attributes:
+        name: as typed in `method=` and printed in tables.
+        batch_type: what the data must provide.
+        needs_reference: whether `loss` or `rollout` calls `model.reference()`.
+        batch_coupled: True where a sample's loss depends on the others of its micro-batch or of other processes.
+        group_size: how many consecutive samples share one prompt.
+        prompt_dropout: share of samples whose conditioning is the empty prompt's.
+    """
+
+    name: str
+    batch_type: ClassVar[type[PromptBatch]] = PromptBatch
+    needs_reference: ClassVar[bool] = False
+    batch_coupled: ClassVar[bool] = False
+    group_size: int = 1
+    prompt_dropout: float = 0.0
+
+    def rollout(self, model: ModelAdapter, batch: Any, context: Context) -> Iterable[list[BatchT]]:
+        """Yield one list of micro-batches for each optimizer update to make from `batch`.
+
+        Args:
+            batch: this process's share of a total batch, of type `batch_type`.
+
+        The default is a single update on the data as they are. A method that samples from the policy does so here,
+        without a gradient; the generator is advanced only after the previous update was made.
+        """
+        yield batch.split(context.micro_batch_size)
+
+    @abstractmethod
+    def loss(self, model: ModelAdapter, batch: BatchT, context: Context) -> Loss:
+        """Return the loss of one micro-batch."""
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """Return networks of the method's own that the loop optimises and saves with the policy."""
+        return {}
+
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """Return networks that the loop places on the device but never trains, such as a reward."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return running statistics that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""

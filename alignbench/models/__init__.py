@@ -1,0 +1,1 @@
+"""Model families: all that differs between Stable Diffusion and FLUX."""
