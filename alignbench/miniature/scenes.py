@@ -68,24 +68,6 @@ def sample_scene(rng: np.random.Generator, num_shapes: int | None = None, style:
     return Scene(shapes, background, style)
 
 
-def place_of(shape: Shape) -> str:
-    """Return the word of `PLACES` that says where a single shape lies."""
-    dx, dy = shape.x - 0.5, shape.y - 0.5
-    if max(abs(dx), abs(dy)) < 0.12:
-        return "center"
-    if abs(dx) > abs(dy):
-        return "left" if dx < 0 else "right"
-    return "top" if dy < 0 else "bottom"
-
-
-def relation_of(first: Shape, second: Shape) -> str:
-    """Return the word of `RELATIONS` that says where `first` lies as seen from `second`."""
-    dx, dy = first.x - second.x, first.y - second.y
-    if abs(dx) > abs(dy):
-        return "left of" if dx < 0 else "right of"
-    return "above" if dy < 0 else "below"
-
-
 def _single_centre(rng: np.random.Generator, radius: float) -> list[tuple[float, float]]:
     place = str(rng.choice(PLACES))
     across = 0.5 + float(rng.uniform(-0.06, 0.06))

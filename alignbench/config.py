@@ -1,0 +1,244 @@
+"""What a configuration means: its run's name, and the checks that speak before anything heavy loads."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignbench.errors import UserError
+
+STAGES = ("train", "generate", "score", "report")
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts"}
+
+
+def conf_folder() -> Path:
+    """Return the configuration tree: inside the package when installed, beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+# ---- the command line
+
+
+def check_command_line(overrides: list[str], multirun: bool) -> None:
+    """Compose and check every job of a command before the first one starts.
+
+    Raises:
+        UserError: naming what was typed, what was expected and what to do.
+    """
+    parsed = _parse(overrides)
+    with _hydra():
+        for override in parsed:
+            _check_choice(override)
+        jobs = _sweep(parsed) if multirun else [overrides]
+        for job in jobs:
+            check(_compose(job))
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise UserError(f"{error.override!r} is not understood; expected key=value, as in train.max_train_steps=50") from None
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def _sweep(parsed: list[Override]) -> list[list[str]]:
+    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return [[override.input_line for override in parsed if not override.is_sweep_override()]]
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+
+
+def _check_choice(override: Override) -> None:
+    group = conf_folder() / override.key_or_group
+    if not group.is_dir() or override.is_delete():
+        return
+    available = sorted(file.stem for file in group.glob("*.yaml"))
+    value = override.value()
+    if override.is_sweep_override():
+        chosen: Iterable[Any] = override.sweep_string_iterator()
+    else:
+        chosen = value if isinstance(value, list) else [value]
+    for choice in chosen:
+        if choice is not None and str(choice) not in available:
+            raise UserError(f"{override.key_or_group}={choice} is unknown;{_near(str(choice), available)}")
+
+
+def _near(word: str, available: list[str]) -> str:
+    near = difflib.get_close_matches(word, available, n=3, cutoff=0.5)
+    return (f" did you mean {' or '.join(near)}?" if near else "") + f" available: {', '.join(available) or 'none'}"
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose("config", overrides)
+    except MissingConfigException as error:
+        raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{_near('', [])}") from None
+    except ConfigCompositionException as error:
+        for override in overrides:
+            _check_key(override)
+        cause = error.__cause__ or error
+        raise UserError(" ".join(str(cause).split())) from None
+
+
+def _check_key(text: str) -> None:
+    """Say what is wrong with one override, if its key is not in the tree."""
+    override = _parse([text])[0]
+    if (conf_folder() / override.key_or_group).is_dir() or override.is_add():
+        return
+    node: Any = compose("config")
+    path: list[str] = []
+    for part in override.key_or_group.split("."):
+        keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
+        if part not in keys:
+            where = ".".join(path) or "the configuration"
+            raise UserError(f"{override.key_or_group} is unknown; {where} has no key {part!r};{_near(part, keys)}")
+        path.append(part)
+        node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
+
+
+# ---- the meaning of a configuration
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain values.
+
+    Raises:
+        UserError: if a required value is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
+    try:
+        resolved = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Return the fingerprint of all that changes the weights; a base run depends on its model alone."""
+    values = resolve(cfg)
+    kept: dict[str, Any] = {"model": values["model"], "method": values["method"]}
+    # how the model is sampled does not change it
+    kept["model"] = {key: v for key, v in kept["model"].items() if key not in ("num_inference_steps", "guidance_scale")}
+    if values["method"]["name"] != "base":
+        kept["data"] = values["data"]
+        kept["seed"] = values["seed"]
+        kept["train"] = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Return the folder name of a run: the same for the same command, on every process."""
+    return f"{cfg.method.name}-{cfg.model.name}-{config_hash(cfg)}"
+
+
+def base_of(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the untouched model that `cfg` is compared with."""
+    base = cfg.copy()
+    OmegaConf.set_struct(base, False)
+    base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
+    base.model.policy = None
+    return base
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what cannot work, before a model or a scorer is loaded.
+
+    Raises:
+        UserError: naming the field, the rule and the way out.
+    """
+    values = resolve(cfg)
+    for stage in values["stages"]:
+        if stage not in STAGES:
+            raise UserError(f"stages={stage} is unknown;{_near(str(stage), list(STAGES))}")
+    if not values["stages"]:
+        raise UserError(f"stages is empty; choose from {', '.join(STAGES)}")
+    _check_numbers(values)
+    if values["method"]["name"] != "base":
+        _check_method(values)
+    if {"score", "report"} & set(values["stages"]) and not values["evaluators"]:
+        raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
+    _check_weights(values["model"])
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if file.stem != "none")
+
+
+def _check_numbers(values: dict[str, Any]) -> None:
+    train, sampling = values["train"], values["sampling"]
+    counts = {f"train.{name}": train[name] for name in ("total_batch_size", "micro_batch_size", "logging_steps")}
+    counts["train.checkpointing_steps"] = train["checkpointing_steps"]
+    counts |= {f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")}
+    counts["train.max_train_steps"] = train["max_train_steps"]
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name}={value} must be a whole number of at least 1")
+    for name in ("learning_rate", "max_grad_norm"):
+        if not isinstance(train[name], int | float) or train[name] <= 0:
+            raise UserError(f"train.{name}={train[name]} must be a number above 0")
+    if train["ema_decay"] is not None and not 0 < train["ema_decay"] < 1:
+        raise UserError(f"train.ema_decay={train['ema_decay']} must lie between 0 and 1, or be null")
+    for name, value, allowed in (
+        ("train.tuning", train["tuning"], ["full", "lora"]),
+        ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
+        ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
+    ):
+        if value not in allowed:
+            raise UserError(f"{name}={value} is unknown;{_near(str(value), allowed)}")
+    if not isinstance(values["seed"], int):
+        raise UserError(f"seed={values['seed']} must be a whole number")
+
+
+def _check_method(values: dict[str, Any]) -> None:
+    from hydra.utils import get_class
+
+    method = values["method"]
+    if "reward" in method and not (method["reward"] or {}).get("_target_"):
+        raise UserError(f"method={method['name']} trains on a reward; add reward=NAME;{_near('', _choices('reward'))}")
+    needed = get_class(method["_target_"]).batch_type
+    provided = get_class(values["data"]["_target_"]).provides
+    kind = {"PromptBatch": "prompts", "ImageBatch": "images", "LabelledBatch": "labels", "PairBatch": "pairs"}[needed.__name__]
+    if kind not in provided:
+        able = [name for name in _choices("data") if kind in _provides(name)]
+        raise UserError(
+            f"method={method['name']} needs {kind}, and data={values['data']['name']} has only "
+            f"{', '.join(sorted(provided))}; add data={' or data='.join(able)}"
+        )
+
+
+def _provides(data: str) -> frozenset[str]:
+    from hydra.utils import get_class
+
+    return get_class(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml")["_target_"]).provides
+
+
+def _check_weights(model: dict[str, Any]) -> None:
+    if model["policy"] is not None and not Path(model["policy"]).is_dir():
+        raise UserError(f"model.policy={model['policy']} is not a folder; give one that holds trained weights")
+    if "pretrained_model_name_or_path" in model:
+        from alignbench.models.loading import check_weights
+
+        check_weights(model["pretrained_model_name_or_path"], model["revision"])

@@ -1,0 +1,83 @@
+"""What the networks are pretrained on: rendered scenes of the train split, kept on disk so that rendering happens once."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alignbench.miniature.captions import caption, demand_of, split_of
+from alignbench.miniature.scenes import IMAGE_SIZE, Scene, render, sample_scene
+
+SEED = 20_26
+NUM_SCENES = 65_536
+CAPTIONS_PER_SCENE = 3  # without a style word; they differ in the size words that are left out
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Rendered scenes with their captions.
+
+    images: uint8 memory map, [N, 64, 64, 3].
+    captions: N lists; the first `CAPTIONS_PER_SCENE` keep silent about the style, the last one begins with it.
+    """
+
+    images: np.ndarray
+    captions: list[list[str]]
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return images as float pixels in -1..1, [B, 3, 64, 64]."""
+        chosen = torch.from_numpy(self.images[indices.numpy()])
+        return chosen.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+    def draw_captions(self, indices: torch.Tensor, generator: torch.Generator, style_share: float) -> list[str]:
+        """Return one caption for each scene, with the style word in a share of them."""
+        plain = torch.randint(CAPTIONS_PER_SCENE, (len(indices),), generator=generator)
+        styled = torch.rand(len(indices), generator=generator) < style_share
+        picks = torch.where(styled, CAPTIONS_PER_SCENE, plain)
+        return [self.captions[i][k] for i, k in zip(indices.tolist(), picks.tolist(), strict=True)]
+
+
+def scene_at(index: int) -> tuple[Scene, np.random.Generator]:
+    """Return scene number `index` of the data set and the generator that goes on to render and caption it.
+
+    Scenes whose content belongs to the held-out prompts are drawn again: evaluation asks for what was never shown.
+    """
+    rng = np.random.default_rng([SEED, index])
+    while True:
+        scene = sample_scene(rng)
+        if split_of(demand_of(scene)) == "train":
+            return scene, rng
+
+
+def render_data(folder: Path, num_scenes: int = NUM_SCENES) -> None:
+    """Render the data set into `folder` unless it is there already."""
+    if (folder / "captions.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (num_scenes, IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    captions, start = [], time.monotonic()
+    for index in range(num_scenes):
+        scene, rng = scene_at(index)
+        images[index] = render(scene, rng)
+        captions.append([caption(scene, rng, style_word=k == CAPTIONS_PER_SCENE) for k in range(CAPTIONS_PER_SCENE + 1)])
+        if (index + 1) % 8192 == 0:
+            print(f"data: {index + 1} of {num_scenes} scenes, {(index + 1) / (time.monotonic() - start):.0f} per s", flush=True)
+    images.flush()
+    partial = folder / "captions.json.partial"  # written last and whole: its presence says that the images are complete
+    partial.write_text(json.dumps(captions))
+    partial.replace(folder / "captions.json")
+
+
+def load_data(folder: Path) -> SceneData:
+    """Open a rendered data set.
+
+    Raises:
+        FileNotFoundError: the stage `data` has not finished in this folder.
+    """
+    if not (folder / "captions.json").exists():
+        raise FileNotFoundError(f"{folder} holds no finished data set; run the stage `data` first")
+    return SceneData(np.load(folder / "images.npy", mmap_mode="r"), json.loads((folder / "captions.json").read_text()))

@@ -1,0 +1,267 @@
+"""The training loop: one function, read from top to bottom, the same for every method and model."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from alignbench.batch import Rows
+from alignbench.checkpoint import Checkpoints
+from alignbench.context import Context, keyed_generator
+from alignbench.data.loader import StepSampler, collate
+from alignbench.data.source import DataSource
+from alignbench.errors import UserError
+from alignbench.memory import peak_memory_gib
+from alignbench.method import Method
+from alignbench.models.adapter import ModelAdapter
+from alignbench.results import RunFolder
+
+
+@dataclass
+class Progress:
+    """Where a run stands and what it has used; part of every checkpoint."""
+
+    step: int = 0
+    rollouts: int = 0
+    samples_seen: int = 0
+    network_passes: float = 0.0
+    reward_calls: int = 0
+    train_seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def train(
+    cfg: DictConfig, model: ModelAdapter, method: Method, data: DataSource, folder: RunFolder, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Train the policy of `model` by `method` and write it to the run folder.
+
+    A run that was killed continues from its last checkpoint. Draws are keyed by the sample's place in the run, so they
+    do not depend on the number of processes, the micro-batches or an interruption.
+
+    Returns:
+        The budget: what the run has used, as the manifest names it.
+    """
+    settings = cfg.train
+    share, rest = divmod(settings.total_batch_size, accelerator.num_processes)
+    if rest:
+        raise UserError(
+            f"train.total_batch_size={settings.total_batch_size} cannot be split evenly over "
+            f"{accelerator.num_processes} processes; choose a multiple of {accelerator.num_processes}"
+        )
+    device = accelerator.device
+    torch.manual_seed(cfg.seed)  # initial adapters; every later draw is keyed
+
+    # what is trained, and what only helps
+    model.to(device)
+    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha)
+    if settings.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if method.needs_reference:
+        model.make_reference()
+    for module in method.frozen_modules().values():
+        module.requires_grad_(False).eval().to(device)
+    own = method.trainable_modules()
+    for module in own.values():
+        module.to(device)
+    policy_parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
+    parameters = policy_parameters + [p for module in own.values() for p in module.parameters() if p.requires_grad]
+
+    # optimizer, schedule, averages
+    optimizer = instantiate(settings.optimizer)(parameters, lr=settings.learning_rate)
+    lr_scheduler = get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=settings.max_train_steps,
+    )
+    ema = EMAModel(policy_parameters, decay=settings.ema_decay) if settings.ema_decay is not None else None
+
+    # processes: wrapped networks, the plain scheduler (it steps once an update whatever their number)
+    model.policy, optimizer = accelerator.prepare(model.denoiser, optimizer)
+    networks = [model.policy, *(accelerator.prepare(module) for module in own.values())]
+
+    # resume from the last checkpoint, if a run was killed
+    progress = Progress()
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        accelerator,
+        networks={"policy": model.denoiser, **own},
+        parts={
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler,
+            "progress": progress,
+            "method": method,
+            **({"ema": ema} if ema else {}),
+        },
+    )
+    checkpoints.load_last()
+    log = Log(folder.train_log, progress.step, accelerator.is_main_process)
+    began = time.monotonic() - progress.train_seconds
+    passes_before = progress.network_passes - model.network_passes
+
+    view = data.view(method)
+    sampler = StepSampler(
+        size=len(view),
+        total_batch_size=settings.total_batch_size,
+        group_size=method.group_size,
+        seed=cfg.seed,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        start_step=progress.rollouts,
+    )
+    stream = iter(
+        torch.utils.data.DataLoader(
+            Positions(view), batch_sampler=sampler, collate_fn=list, num_workers=settings.dataloader_num_workers
+        )
+    )
+    bar = tqdm(
+        total=settings.max_train_steps,
+        initial=progress.step,
+        desc="train",
+        unit="update",
+        disable=not accelerator.is_main_process,
+        dynamic_ncols=True,
+    )
+
+    while progress.step < settings.max_train_steps:
+        context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
+        batch = collate(next(stream), method=method, model=model, context=context)
+        progress.rollouts += 1
+        progress.samples_seen += settings.total_batch_size
+
+        rollout = method.rollout(model, batch.to(device), context)
+        for micro_batches in rollout:
+            context = replace(context, step=progress.step)
+            metrics = update(method, model, micro_batches, context, accelerator, networks, parameters)
+            metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
+            optimizer.step()
+            optimizer.zero_grad()
+            lr_scheduler.step()
+            if ema is not None:
+                ema.step(policy_parameters)
+            progress.step += 1
+            bar.update()
+            bar.set_postfix({name: f"{metrics[name]:.3g}" for name in ("loss", "reward", "accuracy") if name in metrics})
+            if progress.step % settings.logging_steps == 0:
+                log.write({"step": progress.step, **metrics, "lr": lr_scheduler.get_last_lr()[0]})
+            if progress.step == settings.max_train_steps:
+                break
+
+        progress.train_seconds = time.monotonic() - began
+        progress.network_passes = passes_before + model.network_passes
+        if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < settings.max_train_steps:
+            checkpoints.save(progress.step)
+    bar.close()
+
+    # the result, as diffusers loads it
+    if ema is not None:
+        ema.copy_to(policy_parameters)
+    if accelerator.is_main_process:
+        folder.replace_policy(model.save_policy)
+    accelerator.wait_for_everyone()
+    checkpoints.remove_all()
+    return {
+        "optimizer_steps": progress.step,
+        "samples_seen": progress.samples_seen,
+        "rollouts": progress.rollouts,
+        "network_passes": progress.network_passes * accelerator.num_processes,
+        "train_seconds": progress.train_seconds,
+        "device_hours": progress.train_seconds * accelerator.num_processes / 3600,
+        "peak_memory_gib": peak_memory_gib(),
+        "trainable_parameters": sum(p.numel() for p in parameters),
+    }
+
+
+def update(
+    method: Method,
+    model: ModelAdapter,
+    micro_batches: list[Rows],
+    context: Context,
+    accelerator: Accelerator,
+    networks: list[nn.Module],
+    parameters: list[nn.Parameter],
+) -> dict[str, float]:
+    """Accumulate the gradient of sum(values * weights) / sum(weights) over all micro-batches and processes.
+
+    Returns:
+        The averages of the method's metrics and of the loss, over the same samples with the same weights.
+    """
+    sums: dict[str, Tensor] = {}
+    weight = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    for number, micro_batch in enumerate(micro_batches):
+        with ExitStack() as stack:
+            if number + 1 < len(micro_batches):
+                for network in networks:  # gradients are exchanged once an update
+                    stack.enter_context(accelerator.no_sync(network))
+            with accelerator.autocast():
+                loss = method.loss(model, micro_batch, context)
+            if not torch.isfinite(loss.values).all():
+                raise FloatingPointError(
+                    f"the loss of method={method.name} is not finite at update {context.step + 1}; "
+                    "lower train.learning_rate or train.max_grad_norm"
+                )
+            accelerator.backward((loss.values * loss.weights).sum())
+        weight += loss.weights.sum()
+        for name, values in {"loss": loss.values, **loss.metrics}.items():
+            sums[name] = sums.get(name, 0.0) + (values.detach().double() * loss.weights).sum()
+
+    totals = accelerator.reduce(torch.stack([weight, *sums.values()]), reduction="sum")
+    if totals[0] == 0:
+        raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
+    # distributed training averages over processes what should be a sum over samples
+    scale = accelerator.num_processes / float(totals[0])
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
+    return {name: float(total / totals[0]) for name, total in zip(sums, totals[1:], strict=True)}
+
+
+class Indexed(Dataset):
+    """Samples with the global index they are drawn for: items are (global index, sample)."""
+
+    def __init__(self, view) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, place: tuple[int, int]):
+        index, position = place
+        return index, self.view[position]
+
+
+class Log:
+    """train.jsonl: one line a log step. Lines after the step that a run resumes from are dropped, to be written again."""
+
+    def __init__(self, path: Path, step: int, active: bool) -> None:
+        self.path = path
+        self.active = active
+        if active and path.exists():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            path.write_text("".join(f"{line}\n" for line in lines))
+
+    def write(self, record: dict[str, float]) -> None:
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
