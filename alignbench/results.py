@@ -1,0 +1,477 @@
+"""The results store: what a run folder holds, and how it is written so that a kill never leaves half a file.
+
+Stages talk only through these files. Every write goes to a temporary name in the same folder, is flushed to the disk and
+then takes the final name; only the main process writes. A failure to store raises and so stops the run.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+SCHEMA_VERSION = 1
+
+BUDGET_COLUMNS = (
+    "optimizer_steps", "samples_seen", "network_passes", "rollouts", "reward_calls", "train_seconds", "device_hours",
+    "peak_memory_gib", "trainable_parameters",
+)  # fmt: skip
+LEADERBOARD_COLUMNS = (
+    "model", "method", "run", "num_seeds", "seed_sd", "prompt_set", "group", "evaluator", "version", "n", "subset",
+    "median", "median_ci_low", "median_ci_high", "mean", "mean_ci_low", "mean_ci_high",
+    "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win", "p_gain", "trained_on", *BUDGET_COLUMNS,
+)  # fmt: skip
+WIN_RATE_COLUMNS = (
+    "model", "prompt_set", "group", "evaluator", "method_a", "method_b", "n", "wins", "ties", "win_rate",
+    "ci_low", "ci_high", "p_win", "p_gain",
+)  # fmt: skip
+
+
+class ResultsError(ValueError):
+    """A results folder that cannot be used as asked; the message is one sentence for the user."""
+
+
+# Atomic writes
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on leaving, make its content durable and give it the final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, line ends as given."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented and with a final newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line atomically."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to a log such as `train.jsonl`; a kill can cut that line only, and `read_json_lines` skips it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line; a last line without its newline was cut by a kill and is left out."""
+    text = Path(path).read_bytes().decode()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table atomically: floats to 9 significant digits, None and NaN as an empty cell, unix line ends."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def write_png(path: Path, image: "Image.Image") -> None:
+    """Write a picture atomically; equal pixels give equal bytes."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+# The manifest
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run cost. Zero for the untouched model.
+
+    Attributes:
+        network_passes: forward passes of the denoiser counted in samples, rollouts and reference included.
+        device_hours: wall time times the number of devices.
+        peak_memory_gib: largest over the devices.
+    """
+
+    optimizer_steps: int = 0
+    samples_seen: int = 0
+    network_passes: int = 0
+    rollouts: int = 0
+    reward_calls: int = 0
+    train_seconds: float = 0.0
+    device_hours: float = 0.0
+    peak_memory_gib: float = 0.0
+    trainable_parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a later stage or reader must know of a run, kept in `manifest.json`.
+
+    Attributes:
+        run: name of the folder, `<method>-<model>-<hash>`.
+        seed: training seed; None for the untouched model.
+        config_hash: of all that changes the weights, the seed included.
+        recipe_hash: the same without the seed; runs that share it are repetitions of each other.
+        fingerprints: of the data and prompts that were trained on, by name.
+        start_weights: what training started from, with its revision or sha256.
+        trained_on: names of the evaluators whose score or labels the training saw.
+        selected_step: the optimizer step whose weights `policy/` holds.
+        weights_kind: whether those are the raw weights or their moving average.
+        files: ledger, path in the run folder -> sha256, of what later stages read.
+        completed: stage -> keys of the work that is done, such as `<prompt set>/<sampling hash>`.
+    """
+
+    run: str
+    method: str
+    model: str
+    seed: int | None
+    config_hash: str
+    recipe_hash: str
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    start_weights: dict[str, str] = field(default_factory=dict)
+    package_versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    devices: list[str] = field(default_factory=list)
+    trained_on: list[str] = field(default_factory=list)
+    selected_step: int | None = None
+    weights_kind: Literal["raw", "ema"] = "raw"
+    budget: Budget = Budget()
+    files: dict[str, str] = field(default_factory=dict)
+    completed: dict[str, list[str]] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read `manifest.json`.
+
+        Raises:
+            ResultsError: when it is absent, unreadable, or of another schema version.
+        """
+        try:
+            values = json.loads(Path(path).read_bytes())
+        except FileNotFoundError:
+            raise ResultsError(f"{path} is missing; {path.parent} is not a run folder") from None
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{path} is not JSON ({error}); restore it or delete the run folder") from None
+        found = values.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise ResultsError(
+                f"{path} has schema version {found}, expected {SCHEMA_VERSION}; "
+                "use the alignbench that wrote it, or another results folder"
+            )
+        names = {entry.name for entry in fields(cls)}
+        if set(values) - names:
+            raise ResultsError(f"{path} has unknown entries {sorted(set(values) - names)}; expected {sorted(names)}")
+        return cls(**{**values, "budget": Budget(**values["budget"])})
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, or of a folder: over the names and digests of all files in it."""
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        lines = (f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in inside)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# What generation and scoring leave
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt of an image folder: its text as in the source, its style or category names, its image files."""
+
+    prompt_id: str
+    prompt: str
+    groups: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SamplingRecord:
+    """How the images of a folder were made.
+
+    Attributes:
+        noise: `per_prompt`, or `constant` where every prompt starts from the same noise.
+        seed: sampling seed, not the training seed.
+        full_size: number of prompts of the whole prompt set.
+        subset: whether fewer were used.
+    """
+
+    prompt_set: str
+    num_inference_steps: int
+    guidance_scale: float | None
+    noise: str
+    seed: int
+    images_per_prompt: int
+    full_size: int
+    subset: bool
+
+
+def image_name(prompt_id: str, number: int) -> str:
+    """Return the file name of one image; ids must be safe as file names on any system."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", prompt_id):
+        raise ResultsError(f"prompt id {prompt_id!r} is not path-safe; expected letters, digits, '_', '.' and '-'")
+    return f"{prompt_id}-{number}.png"
+
+
+def write_prompts(folder: Path, prompts: Iterable[PromptRecord]) -> None:
+    """Write `prompts.jsonl` of an image folder, in the given order."""
+    write_json_lines(Path(folder) / "prompts.jsonl", map(asdict, prompts))
+
+
+def read_prompts(folder: Path) -> list[PromptRecord]:
+    """Read `prompts.jsonl` of an image folder."""
+    records = read_json_lines(Path(folder) / "prompts.jsonl")
+    return [PromptRecord(r["prompt_id"], r["prompt"], tuple(r["groups"]), tuple(r["images"])) for r in records]
+
+
+def write_sampling(folder: Path, sampling: SamplingRecord) -> None:
+    """Write `sampling.json` of an image folder."""
+    write_json(Path(folder) / "sampling.json", asdict(sampling))
+
+
+def read_sampling(folder: Path) -> SamplingRecord:
+    """Read `sampling.json` of an image folder."""
+    return SamplingRecord(**json.loads((Path(folder) / "sampling.json").read_bytes()))
+
+
+@dataclass(frozen=True)
+class ScoreInfo:
+    """What decides a score besides image and prompt; scores that differ here never meet in a table.
+
+    Attributes:
+        preprocess: name of the preprocessing, as text.
+        precision: name of the precision policy of the scoring network.
+        higher_is_better: direction.
+        display_scale: factor in displays (100 for cosines); files keep the published scale.
+    """
+
+    evaluator: str
+    version: str
+    preprocess: str = ""
+    precision: str = "float32"
+    higher_is_better: bool = True
+    display_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one evaluator on one image folder, sorted by prompt id and image number.
+
+    Attributes:
+        prompt_id: [N], text.   image: number of the image within its prompt, [N], int64.   score: [N], float32.
+    """
+
+    info: ScoreInfo
+    prompt_id: "np.ndarray"
+    image: "np.ndarray"
+    score: "np.ndarray"
+
+    @classmethod
+    def of(cls, info: ScoreInfo, prompt_id: Sequence[str], image: Sequence[int], score: Any) -> Self:
+        """Sort and check rows given in any order.
+
+        Raises:
+            ResultsError: for a score that is not finite, or two scores of one image.
+        """
+        import numpy as np
+
+        ids, images = np.asarray(prompt_id, dtype=object), np.asarray(image, dtype=np.int64)
+        values = np.asarray(score, dtype=np.float32)
+        order = np.array(sorted(range(len(ids)), key=lambda i: (ids[i], images[i])), dtype=np.intp)
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).sum())
+            raise ResultsError(f"{info.evaluator} gave {bad} of {len(values)} scores that are not finite numbers")
+        keys = list(zip(ids[order], images[order], strict=True))
+        if len(set(keys)) != len(keys):
+            double = next(a for a, b in zip(keys, keys[1:], strict=False) if a == b)
+            raise ResultsError(f"{info.evaluator} scored image {double[1]} of prompt {double[0]} more than once")
+        return cls(info, ids[order], images[order], values[order])
+
+    def write(self, path: Path) -> None:
+        """Write parquet atomically, with `info` in the file's metadata."""
+        import pyarrow
+        from pyarrow import parquet
+
+        columns = {"prompt_id": list(self.prompt_id), "image": self.image, "score": self.score}
+        table = pyarrow.table(columns).replace_schema_metadata({"alignbench": json.dumps(asdict(self.info))})
+        with replacing(path) as temporary:
+            parquet.write_table(table, temporary)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote."""
+        from pyarrow import parquet
+
+        table = parquet.read_table(path, columns=["prompt_id", "image", "score"])
+        metadata = (table.schema.metadata or {}).get(b"alignbench")
+        if metadata is None:
+            raise ResultsError(f"{path} does not say how it was scored; delete it and score again")
+        columns = (table.column(name).to_numpy() for name in ("prompt_id", "image", "score"))
+        return cls(ScoreInfo(**json.loads(metadata)), *columns)
+
+
+# The folder
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on the disk: where things are, what is done, and whether they are as they were written."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def train_log(self) -> Path:
+        return self.path / "train.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step}"
+
+    def images(self, prompt_set: str, sampling_hash: str) -> Path:
+        return self.path / "images" / prompt_set / sampling_hash
+
+    def scores(self, prompt_set: str, sampling_hash: str) -> Path:
+        return self.path / "scores" / prompt_set / sampling_hash
+
+    def score_file(self, prompt_set: str, sampling_hash: str, evaluator: str, version: str) -> Path:
+        return self.scores(prompt_set, sampling_hash) / f"{evaluator}@{version}.parquet"
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as it is on the disk now."""
+        return Manifest.read(self.manifest_file)
+
+    def open(self, manifest: Manifest) -> Manifest:
+        """Start the folder with `manifest`, or return the one that is there if it belongs to the same configuration.
+
+        Raises:
+            ResultsError: when the folder was written by another schema version or for another configuration.
+        """
+        if not self.manifest_file.exists():
+            write_json(self.manifest_file, asdict(manifest))
+            return manifest
+        found = self.manifest
+        if found.config_hash != manifest.config_hash:
+            raise ResultsError(
+                f"{self.path} was made with configuration {found.config_hash}, expected {manifest.config_hash}; "
+                "choose another results folder or delete this one"
+            )
+        return found
+
+    def update(self, **changes: Any) -> Manifest:
+        """Change entries of the manifest; dictionaries are merged into what is there."""
+        with self._locked():
+            found = self.manifest
+            merged = {k: {**getattr(found, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
+            manifest = replace(found, **merged)
+            write_json(self.manifest_file, asdict(manifest))
+        return manifest
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep two commands that add to the same run (a shared base run, say) from undoing each other's entries."""
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def completed(self, stage: str, key: str = "") -> bool:
+        """Say whether a piece of work is done, such as `("score", "<prompt set>/<sampling hash>/<evaluator>@1")`."""
+        return self.manifest_file.exists() and key in self.manifest.completed.get(stage, [])
+
+    def complete(self, stage: str, key: str = "", files: Iterable[Path] = ()) -> Manifest:
+        """Note that a piece of work is done, and the digests of the files or folders that later stages read."""
+        digests = {self._key(path): sha256(path) for path in files}
+        with self._locked():
+            found = self.manifest
+            done = {**found.completed, stage: sorted({*found.completed.get(stage, []), key})}
+            manifest = replace(found, completed=done, files={**found.files, **digests})
+            write_json(self.manifest_file, asdict(manifest))
+        return manifest
+
+    def verified(self, path: Path) -> Path:
+        """Return `path` if it is as recorded.
+
+        Raises:
+            ResultsError: when it is missing, was never recorded, or has changed.
+        """
+        key = self._key(path)
+        recorded = self.manifest.files.get(key)
+        if recorded is None or not Path(path).exists():
+            problem = "was never finished" if recorded is None else "is missing"
+            raise ResultsError(f"{path} {problem}; run the stage that makes it again")
+        if sha256(path) != recorded:
+            raise ResultsError(f"{path} has changed since it was written (sha256 differs); make it again")
+        return Path(path)
+
+    def _key(self, path: Path) -> str:
+        return Path(path).relative_to(self.path).as_posix()
+
+
+def run_folders(root: Path) -> list[RunFolder]:
+    """Return all run folders under a results root, sorted by name."""
+    return [RunFolder(file.parent) for file in sorted(Path(root).glob("*/manifest.json"))]
