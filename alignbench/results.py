@@ -1,24 +1,21 @@
-"""The results store: what a run folder holds, and how it is written so that a kill never leaves half a file.
+"""The results store: what a run folder holds, what is done in it, and whether it is as it was written.
 
-Stages talk only through these files. Every write goes to a temporary name in the same folder, is flushed to the disk and
-then takes the final name; only the main process writes. A failure to store raises and so stops the run.
+Stages talk only through these files. Only the main process writes; a failure to store raises and so stops the run.
 """
 
-import csv
-import hashlib
 import json
-import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from alignbench.files import read_json_lines, replacing, sha256, write_json, write_json_lines
+
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
 SCHEMA_VERSION = 1
 
@@ -39,81 +36,6 @@ WIN_RATE_COLUMNS = (
 
 class ResultsError(ValueError):
     """A results folder that cannot be used as asked; the message is one sentence for the user."""
-
-
-# Atomic writes
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on leaving, make its content durable and give it the final name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, line ends as given."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented and with a final newline."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line atomically."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line to a log such as `train.jsonl`; a kill can cut that line only, and `read_json_lines` skips it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; a last line without its newline was cut by a kill and is left out."""
-    text = Path(path).read_bytes().decode()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table atomically: floats to 9 significant digits, None and NaN as an empty cell, unix line ends."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_cell(row[name]) for name in columns] for row in rows)
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def write_png(path: Path, image: "Image.Image") -> None:
-    """Write a picture atomically; equal pixels give equal bytes."""
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
 
 
 # The manifest
@@ -200,17 +122,6 @@ class Manifest:
         if set(values) - names:
             raise ResultsError(f"{path} has unknown entries {sorted(set(values) - names)}; expected {sorted(names)}")
         return cls(**{**values, "budget": Budget(**values["budget"])})
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file, or of a folder: over the names and digests of all files in it."""
-    path = Path(path)
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        lines = (f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in inside)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # What generation and scoring leave
@@ -324,7 +235,7 @@ class Scores:
             raise ResultsError(f"{info.evaluator} gave {bad} of {len(values)} scores that are not finite numbers")
         keys = list(zip(ids[order], images[order], strict=True))
         if len(set(keys)) != len(keys):
-            double = next(a for a, b in zip(keys, keys[1:], strict=False) if a == b)
+            double = next(a for a, b in pairwise(keys) if a == b)
             raise ResultsError(f"{info.evaluator} scored image {double[1]} of prompt {double[0]} more than once")
         return cls(info, ids[order], images[order], values[order])
 

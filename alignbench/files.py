@@ -1,0 +1,101 @@
+"""Files written whole or not at all.
+
+Every write goes to a temporary name in the same folder, is flushed to the disk and then takes the final name, so a kill
+leaves the old file or the new one, never half of one. What cannot be stored raises.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on leaving, make its content durable and give it the final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, line ends as given."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented and with a final newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line atomically."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to a log such as `train.jsonl`; a kill can cut that line only, and `read_json_lines` skips it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line; a last line without its newline was cut by a kill and is left out."""
+    text = Path(path).read_bytes().decode()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table atomically: floats to 9 significant digits, None and NaN as an empty cell, unix line ends."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def write_png(path: Path, image: "Image.Image") -> None:
+    """Write a picture atomically; equal pixels give equal bytes."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, or of a folder: over the names and digests of all files in it."""
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        lines = (f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in inside)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
