@@ -1,20 +1,36 @@
 """Medians, means and win rates with their uncertainty.
 
-The unit of all uncertainty is the cluster: all images of one prompt text. Everything compared on the same prompts uses
-the same resamples, so differences are paired. Scores are [N] for one run, or [S, N] for S training seeds on the same N
-images; with several seeds every figure is the mean of the seeds' figures.
+The unit of all uncertainty is the cluster: all images of one prompt text. Everything that is compared on the same prompts
+uses the same resamples, so differences are paired. Scores are [N], or [S, N] for S training seeds measured on the same
+N images; with several seeds every figure is the mean over the seeds, and the interval has the seeds as second level.
 
-API sketch; bodies follow.
+Two places go beyond the plain percentile bootstrap, both because it would claim too much. Few seeds: resampling S seeds
+shows only (S-1)/S of their variance and no heavy tails, so their share of a resample's deviation is widened by
+sqrt(S/(S-1)) times Student's over the normal quantile. Total dominance: where every cluster is won there is nothing to
+resample, so the exact binomial bound over clusters stands in. One cluster alone has no interval: its ends are NaN.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+NUM_FLIPS = 9999
+MAX_EXACT_CLUSTERS = 14  # up to here all 2^14 sign patterns are tried
+_CHUNK = 256  # resamples held as floats at a time
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """A figure and the ends of its 95 % interval."""
+
     value: float
     low: float
     high: float
@@ -22,6 +38,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
+    """How method a does against method b on the same prompts and images.
+
+    Attributes:
+        n: comparisons made: images times seeds of a times seeds of b.
+        wins, ties: how many of them a won, and how many were equal.
+        win_rate: share won by a, ties half.
+        gain: mean of score a minus score b.
+        p_win: exact sign test of the clusters' majority, tied clusters dropped.
+        p_gain: sign-flip test of the gain over clusters. Both tests take the training seeds as given.
+    """
+
     n: int
     wins: int
     ties: int
@@ -32,12 +59,186 @@ class Comparison:
 
 
 class Resampling:
-    def __init__(self, clusters: Sequence[Hashable], num_resamples: int = 2000, seed: int = 0) -> None: ...
+    """The bootstrap resamples of one list of images: clusters drawn with replacement, the same for all who ask.
+
+    Args:
+        clusters: what each of the N images belongs to, usually its prompt text.
+        num_resamples: how many; they take 2 bytes times the number of clusters each.
+        seed: with the number of clusters, decides the draws.
+    """
+
+    def __init__(self, clusters: Sequence[Hashable], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+        number: dict[Hashable, int] = {}
+        self.cluster = np.array([number.setdefault(name, len(number)) for name in clusters], dtype=np.intp)
+        if not number:
+            raise ValueError("no images to compare; expected at least one prompt with a score")
+        self.num_clusters = len(number)
+        self.num_resamples = num_resamples
+        self.seed = seed
+
+    @cached_property
+    def counts(self) -> NDArray[np.uint16]:
+        """How often each resample holds each cluster, [R, C]."""
+        rng = np.random.default_rng([self.seed, self.num_clusters])
+        counts = np.empty((self.num_resamples, self.num_clusters), dtype=np.uint16)
+        for row in counts:
+            row[:] = np.bincount(rng.integers(self.num_clusters, size=self.num_clusters), minlength=self.num_clusters)
+        return counts
+
+    def cluster_sums(self, values: Floats) -> Floats:
+        """Add up the images of each cluster: [S, N] to [S, C]."""
+        return np.stack([np.bincount(self.cluster, row, self.num_clusters) for row in values])
+
+    def means(self, values: Floats) -> Floats:
+        """Return the mean of each seed in each resample: [S, N] to [S, R]."""
+        sums = self.cluster_sums(np.concatenate([values, np.ones((1, values.shape[1]))]))
+        chunks = range(0, self.num_resamples, _CHUNK)
+        totals = np.concatenate([self.counts[start : start + _CHUNK].astype(np.float64) @ sums.T for start in chunks]).T
+        return totals[:-1] / totals[-1]
+
+    def medians(self, values: Floats) -> Floats:
+        """Return the median of each seed in each resample: [S, N] to [S, R]."""
+        return np.stack([self._medians(row) for row in values])
+
+    def _medians(self, values: Floats) -> Floats:
+        order = np.argsort(values, kind="stable")
+        ascending, cluster = values[order], self.cluster[order]
+        medians = []
+        for start in range(0, self.num_resamples, _CHUNK):
+            below = np.cumsum(self.counts[start : start + _CHUNK, cluster], axis=1, dtype=np.int32)
+            total = below[:, -1:]
+            lower, upper = (np.argmax(below > middle, axis=1) for middle in ((total - 1) // 2, total // 2))
+            medians.append((ascending[lower] + ascending[upper]) / 2)
+        return np.concatenate(medians)
+
+    def seed_deviation(self, draws: Floats, stream: int = 0) -> Floats:
+        """Return what drawing S seeds with replacement adds to the mean over seeds: [S, R] to [R], widened for small S."""
+        num_seeds = len(draws)
+        if num_seeds == 1:
+            return np.zeros(draws.shape[1])
+        rng = np.random.default_rng([self.seed, self.num_clusters, num_seeds, stream])
+        chosen = rng.integers(num_seeds, size=draws.shape)
+        resampled = np.take_along_axis(draws, chosen, axis=0).mean(axis=0)
+        upper = (1 + CONFIDENCE) / 2
+        heavy_tail = stats.t.ppf(upper, num_seeds - 1) / stats.norm.ppf(upper)
+        return (resampled - draws.mean(axis=0)) * heavy_tail * np.sqrt(num_seeds / (num_seeds - 1))
+
+    def interval(self, value: float, draws: Floats) -> Estimate:
+        """Return `value` with the percentile interval of the resamples [R]."""
+        if self.num_clusters == 1:
+            return Estimate(value, float("nan"), float("nan"))
+        low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Estimate(value, float(low), float(high))
 
 
-def median(scores: np.ndarray, resampling: Resampling) -> Estimate: ...
-def mean(scores: np.ndarray, resampling: Resampling) -> Estimate: ...
-def compare(scores_a: np.ndarray, scores_b: np.ndarray, resampling: Resampling) -> Comparison: ...
-def sign_test(gains: np.ndarray) -> float: ...
-def sign_flip_test(gains: np.ndarray, num_flips: int = 9999, seed: int = 0) -> float: ...
-def holm(p_values: np.ndarray) -> np.ndarray: ...
+def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
+    """Return the median score, [N] or [S, N], with its interval; with several seeds the mean of their medians."""
+    values = _checked(scores, resampling)
+    draws = resampling.medians(values)
+    return resampling.interval(
+        float(np.median(values, axis=1).mean()), draws.mean(axis=0) + resampling.seed_deviation(draws)
+    )
+
+
+def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
+    """Return the mean score, [N] or [S, N], with its interval."""
+    values = _checked(scores, resampling)
+    draws = resampling.means(values)
+    return resampling.interval(float(values.mean()), draws.mean(axis=0) + resampling.seed_deviation(draws))
+
+
+def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) -> Comparison:
+    """Compare two methods image by image, every seed of a with every seed of b; the higher score wins.
+
+    Args:
+        scores_a, scores_b: [N] or [Sa, N] and [Sb, N], in the order of the images that `resampling` was made for.
+    """
+    a, b = _checked(scores_a, resampling), _checked(scores_b, resampling)
+    signs = np.sign(a[:, None] - b[None])  # [Sa, Sb, N]
+    net = resampling.cluster_sums(signs.sum(axis=(0, 1))[None])[0]
+    gains = resampling.cluster_sums((a.mean(axis=0) - b.mean(axis=0))[None])[0]
+    return Comparison(
+        n=signs.size,
+        wins=int((signs > 0).sum()),
+        ties=int((signs == 0).sum()),
+        win_rate=_win_rate(signs, resampling),
+        gain=_gain(a, b, resampling),
+        p_win=sign_test(net),
+        p_gain=sign_flip_test(gains, seed=resampling.seed),
+    )
+
+
+def _win_rate(signs: Floats, resampling: Resampling) -> Estimate:
+    by_a, by_b = (resampling.means(0.5 + signs.mean(axis=axis) / 2) for axis in (1, 0))
+    value = 0.5 + float(signs.sum()) / (2 * signs.size)
+    draws = by_a.mean(axis=0) + resampling.seed_deviation(by_a) + resampling.seed_deviation(by_b, stream=1)
+    estimate = resampling.interval(value, np.clip(draws, 0, 1))
+    if value not in (0, 1) or resampling.num_clusters == 1:
+        return estimate
+    bound = ((1 - CONFIDENCE) / 2) ** (1 / resampling.num_clusters)
+    return Estimate(value, bound, 1.0) if value == 1 else Estimate(value, 0.0, 1 - bound)
+
+
+def _gain(a: Floats, b: Floats, resampling: Resampling) -> Estimate:
+    by_a, by_b = resampling.means(a), resampling.means(b)
+    draws = by_a.mean(axis=0) + resampling.seed_deviation(by_a)
+    draws = draws - by_b.mean(axis=0) - resampling.seed_deviation(by_b, stream=1)
+    return resampling.interval(float(a.mean() - b.mean()), draws)
+
+
+def sign_test(gains: ArrayLike) -> float:
+    """Return the exact two-sided p-value that gains, one a cluster, are as often above 0 as below; zeros are dropped."""
+    values = np.asarray(gains, dtype=np.float64)
+    above, below = int((values > 0).sum()), int((values < 0).sum())
+    return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
+
+
+def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) -> float:
+    """Return the two-sided p-value of the sum of `gains`, one a cluster, if each had either sign alike.
+
+    Up to 14 clusters with a gain all sign patterns are tried. Beyond that `num_flips` random ones are, and
+    p = (k + 1) / (num_flips + 1) for k sums at least as large. Where the gain is so clear that so many cannot resolve it,
+    p is Hoeffding's upper bound 2 exp(-sum^2 / (2 sum of squares)), which is never below the exact value.
+    """
+    values = np.asarray(gains, dtype=np.float64)
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    values = values / np.abs(values).max()
+    observed = abs(values.sum()) - 1e-9  # sums that differ by rounding alone are equal
+    if len(values) <= MAX_EXACT_CLUSTERS:
+        patterns = (np.arange(2 ** (len(values) - 1))[:, None] >> np.arange(len(values))) & 1  # half; the rest mirrors
+        return float((np.abs((1 - 2.0 * patterns) @ values) >= observed).mean())
+    bound = 2 * float(np.exp(-(values.sum() ** 2) / (2 * np.square(values).sum())))
+    if bound <= 1 / (num_flips + 1):
+        return bound
+    rng = np.random.default_rng([seed, len(values)])
+    width = -(-len(values) // 8)
+    at_least = 0
+    for start in range(0, num_flips, _CHUNK):
+        size = min(_CHUNK, num_flips - start)
+        packed = np.frombuffer(rng.bytes(size * width), dtype=np.uint8).reshape(size, width)
+        kept = np.unpackbits(packed, axis=1, count=len(values)).astype(np.float64)
+        at_least += int((np.abs(2 * (kept @ values) - values.sum()) >= observed).sum())
+    return (at_least + 1) / (num_flips + 1)
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Return Holm's adjusted p-values of one family of tests; NaN marks what was not tested and does not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full_like(p, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted
+
+
+def _checked(scores: ArrayLike, resampling: Resampling) -> Floats:
+    """Return [S, N] float64."""
+    values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if values.shape[1] != len(resampling.cluster):
+        raise ValueError(f"got {values.shape[1]} scores, expected one for each of {len(resampling.cluster)} images")
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{bad} of {values.size} scores are not finite; expected a finite score for every image")
+    return values
