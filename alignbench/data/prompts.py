@@ -1,0 +1,250 @@
+"""Prompt sets: which prompts a model is evaluated on, under which names, in which groups."""
+
+import csv
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from alignbench.errors import UserError
+
+FOLDER = Path(__file__).parent / "prompt_sets"
+HPDV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of the published list
+_PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        prompt_id: names its images and keys their noise; path-safe and stable.
+        prompt: the text, byte for byte as published.
+        groups: the parts of the set that it belongs to, such as its style, or its category and challenge.
+    """
+
+    prompt_id: str
+    prompt: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in their published order.
+
+    Attributes:
+        name: path-safe; images and scores are stored under it.
+        records: the prompts that are used.
+        full_size: number of prompts before `limit` took a part.
+    """
+
+    name: str
+    records: tuple[Prompt, ...]
+    full_size: int
+
+    def __post_init__(self) -> None:
+        names = [self.name, *(record.prompt_id for record in self.records)]
+        for name in names:
+            if not _PATH_SAFE.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a file; expected letters, digits, '.', '_' and '-'")
+        repeated = [prompt_id for prompt_id, count in Counter(names[1:]).items() if count > 1]
+        if repeated:
+            raise ValueError(f"prompt_id {repeated[0]!r} occurs more than once in prompts={self.name}")
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether `limit` left prompts out."""
+        return len(self.records) < self.full_size
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts, in order."""
+        return [record.prompt for record in self.records]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all ids, texts and groups: equal sets have equal fingerprints, whatever their name."""
+        content = [[record.prompt_id, record.prompt, record.groups] for record in self.records]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.records)
+
+
+# ---- the sets; their names are what people type in `prompts=`
+
+
+def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptSet:
+    """Return held-out prompts of the shapes world, in the groups one_shape and two_shapes.
+
+    Ids come from the text, so that another number or seed never gives an old id to a new prompt.
+    """
+    from alignbench.miniature import captions
+
+    if num_prompts < 1:
+        raise UserError(f"prompts.num_prompts={num_prompts} must be at least 1")
+
+    def record(text: str) -> Prompt:
+        group = "one_shape" if len(captions.parse(text).shapes) == 1 else "two_shapes"
+        return Prompt(f"{group}-{hashlib.sha256(text.encode()).hexdigest()[:10]}", text, (group,))
+
+    return _take(name, [record(text) for text in captions.prompts("heldout", num_prompts, seed)], limit)
+
+
+def hpdv2(name: str, limit: int | None) -> PromptSet:
+    """Return the HPDv2 benchmark prompts: four styles of 800. Repeated texts keep their own ids."""
+    return _take(
+        name,
+        [
+            Prompt(f"{style}-{number:05d}", text, (style,))
+            for style in HPDV2_STYLES
+            for number, text in enumerate(json.loads((FOLDER / "hpdv2" / f"{style}.json").read_text("utf-8")))
+        ],
+        limit,
+    )
+
+
+def parti(name: str, limit: int | None) -> PromptSet:
+    """Return PartiPrompts; the groups of a prompt are its category and its challenge."""
+    rows = _tsv(FOLDER / "parti.tsv")
+    records = [
+        Prompt(f"parti-{number:05d}", row["Prompt"], (row["Category"], row["Challenge"]))
+        for number, row in enumerate(rows)
+    ]
+    return _take(name, records, limit)
+
+
+def drawbench(name: str, limit: int | None) -> PromptSet:
+    """Return DrawBench; the group of a prompt is its category."""
+    rows = _tsv(FOLDER / "drawbench.tsv")
+    records = [Prompt(f"drawbench-{i:05d}", row["Prompt"], (row["Category"],)) for i, row in enumerate(rows)]
+    return _take(name, records, limit)
+
+
+def geneval(name: str, limit: int | None) -> PromptSet:
+    """Return the GenEval prompts; the group of a prompt is its task."""
+    rows = [json.loads(line) for line in _lines(FOLDER / "geneval.jsonl")]
+    return _take(name, [Prompt(f"geneval-{i:05d}", row["prompt"], (row["tag"],)) for i, row in enumerate(rows)], limit)
+
+
+def pickapic_test(name: str, limit: int | None) -> PromptSet:
+    """Return the distinct captions of Pick-a-Pic v2's test_unique split. Real users wrote them; some are explicit."""
+    texts = json.loads((FOLDER / "pickapic_test.json").read_text("utf-8"))
+    return _take(name, [Prompt(f"pickapic_test-{i:05d}", text) for i, text in enumerate(texts)], limit)
+
+
+def file(name: str, path: str, limit: int | None) -> PromptSet:
+    """Return the prompts of a file, see `read_prompts`.
+
+    The set is called after the file and its content, so that images of an older version are never taken for new ones.
+    """
+    records = read_prompts(path)
+    whole = PromptSet(name, tuple(records), len(records))
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(path).stem).strip("._-") or name
+    return _take(f"{stem}-{whole.fingerprint[:8]}", records, limit)
+
+
+# ---- reading
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read prompts from a file.
+
+    .txt: one prompt a line. .jsonl: objects with "prompt" and optionally "group". .csv: a header line with the column
+    prompt and optionally group. Ids are the places in the file.
+
+    Raises:
+        UserError: the file is missing, empty, of another kind, or a line holds no prompt.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], Iterable[tuple[str, str | None]]]] = {
+        ".txt": lambda path: ((line, None) for line in _lines(path)),
+        ".jsonl": _jsonl_rows,
+        ".csv": _csv_rows,
+    }
+    if path.suffix not in readers:
+        raise UserError(f"the prompt file {path} is of an unknown kind; expected a name in {', '.join(readers)}")
+    if not path.is_file():
+        raise UserError(f"the prompt file {path} does not exist")
+    try:
+        rows = list(readers[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt file {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if not rows:
+        raise UserError(f"the prompt file {path} holds no prompts")
+    return [Prompt(f"{i:05d}", text, (group,) if group else ()) for i, (text, group) in enumerate(rows)]
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines that are not empty; only line feeds end a line (str.splitlines would cut inside prompts)."""
+    lines = (line.removesuffix("\r") for line in path.read_bytes().decode("utf-8-sig").split("\n"))
+    return [line for line in lines if line]
+
+
+def _tsv(path: Path) -> list[dict[str, str]]:
+    """Read tab-separated values literally: quotes are part of the prompts."""
+    header, *rows = (line.split("\t") for line in _lines(path))
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, str | None]]:
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"record {number} of {path} is not JSON: {error.msg}") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise UserError(f'record {number} of {path} has no text under "prompt"')
+        yield row["prompt"], row.get("group")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, str | None]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines)
+        if "prompt" not in (rows.fieldnames or ()):
+            raise UserError(f"{path} has no column prompt; its first line is {','.join(rows.fieldnames or ())!r}")
+        for row in rows:
+            yield row["prompt"], row.get("group")
+
+
+# ---- subsets and overlaps
+
+
+def _take(name: str, records: Sequence[Prompt], limit: int | None) -> PromptSet:
+    """Return the set, or the part of it that `limit` asks for.
+
+    The part keeps the shares of the first group (the styles, the categories); within one, hashes of the ids decide,
+    since published lists are sorted by topic. A smaller part lies within a larger one, and the order is the set's.
+    """
+    if limit is None:
+        return PromptSet(name, tuple(records), len(records))
+    if limit < 1:
+        raise UserError(f"prompts.limit={limit} must be at least 1, or null for all {len(records)} prompts")
+
+    sizes = Counter(record.groups[:1] for record in records)
+    seen: Counter[tuple[str, ...]] = Counter()
+    urgency: dict[str, tuple[float, str]] = {}
+    digests = {record.prompt_id: hashlib.sha256(record.prompt_id.encode()).hexdigest() for record in records}
+    for record in sorted(records, key=lambda record: digests[record.prompt_id]):
+        group = record.groups[:1]
+        urgency[record.prompt_id] = ((seen[group] + 0.5) / sizes[group], digests[record.prompt_id])
+        seen[group] += 1
+    chosen = set(sorted(urgency, key=lambda prompt_id: urgency[prompt_id])[:limit])
+    return PromptSet(name, tuple(record for record in records if record.prompt_id in chosen), len(records))
+
+
+def overlap(prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
+    """Return the texts of `prompt_set` that also occur in `prompts`; case and blanks are not told apart."""
+    known = {_plain(text) for text in prompts}
+    return [record.prompt for record in prompt_set if _plain(record.prompt) in known]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
