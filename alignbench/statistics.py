@@ -1,8 +1,8 @@
 """Medians, means and win rates with their uncertainty.
 
-The unit of all uncertainty is the cluster: all images of one prompt text. Everything that is compared on the same prompts
-uses the same resamples, so differences are paired. Scores are [N], or [S, N] for S training seeds measured on the same
-N images; with several seeds every figure is the mean over the seeds, and the interval has the seeds as second level.
+The unit of all uncertainty is the cluster: all images of one prompt text. Everything that is compared on the same
+prompts uses the same resamples, so differences are paired. Scores are [N], or [S, N] for S training seeds measured on
+the same N images; with several seeds every figure is the mean over them, and intervals have them as second level.
 
 Two places go beyond the plain percentile bootstrap, both because it would claim too much. Few seeds: resampling S seeds
 shows only (S-1)/S of their variance and no heavy tails, so their share of a resample's deviation is widened by
@@ -87,7 +87,7 @@ class Resampling:
 
     def cluster_sums(self, values: Floats) -> Floats:
         """Add up the images of each cluster: [S, N] to [S, C]."""
-        return np.stack([np.bincount(self.cluster, row, self.num_clusters) for row in values])
+        return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
 
     def means(self, values: Floats) -> Floats:
         """Return the mean of each seed in each resample: [S, N] to [S, R]."""
@@ -112,7 +112,7 @@ class Resampling:
         return np.concatenate(medians)
 
     def seed_deviation(self, draws: Floats, stream: int = 0) -> Floats:
-        """Return what drawing S seeds with replacement adds to the mean over seeds: [S, R] to [R], widened for small S."""
+        """Return what drawing S seeds with replacement adds to the mean over seeds, widened: [S, R] to [R]."""
         num_seeds = len(draws)
         if num_seeds == 1:
             return np.zeros(draws.shape[1])
@@ -187,7 +187,7 @@ def _gain(a: Floats, b: Floats, resampling: Resampling) -> Estimate:
 
 
 def sign_test(gains: ArrayLike) -> float:
-    """Return the exact two-sided p-value that gains, one a cluster, are as often above 0 as below; zeros are dropped."""
+    """Return the exact two-sided p-value for gains, one a cluster, to lie above 0 as often as below; zeros drop out."""
     values = np.asarray(gains, dtype=np.float64)
     above, below = int((values > 0).sum()), int((values < 0).sum())
     return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
@@ -197,8 +197,8 @@ def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) 
     """Return the two-sided p-value of the sum of `gains`, one a cluster, if each had either sign alike.
 
     Up to 14 clusters with a gain all sign patterns are tried. Beyond that `num_flips` random ones are, and
-    p = (k + 1) / (num_flips + 1) for k sums at least as large. Where the gain is so clear that so many cannot resolve it,
-    p is Hoeffding's upper bound 2 exp(-sum^2 / (2 sum of squares)), which is never below the exact value.
+    p = (k + 1) / (num_flips + 1) for k sums at least as large. Where the gain is too clear for so many to resolve, p is
+    Hoeffding's upper bound 2 exp(-sum^2 / (2 sum of squares)), which is never below the exact value.
     """
     values = np.asarray(gains, dtype=np.float64)
     values = values[values != 0]
