@@ -24,7 +24,8 @@ class Loss:
     Attributes:
         values: loss of each sample, [B], float32, with a gradient.
         weights: how much each sample counts, [B], >= 0, without a gradient.
-        metrics: figures to log, each [B] and detached; the loop averages them with the weights.
+        metrics: figures to log, each [B] and detached; the loop averages them with the weights. A figure that says
+            nothing of a sample is NaN there and left out of its average.
     """
 
     values: Tensor
@@ -42,6 +43,7 @@ class Method(ABC, Generic[BatchT]):
 
     Attributes:
         name: as typed in `method=` and printed in tables.
+        trains: False for the untouched model, which skips the training stage.
         batch_type: what the data must provide.
         needs_reference: whether `loss` or `rollout` calls `model.reference()`.
         batch_coupled: True where a sample's loss depends on the others of its micro-batch or of other processes.
@@ -50,11 +52,17 @@ class Method(ABC, Generic[BatchT]):
     """
 
     name: str
+    trains: ClassVar[bool] = True
     batch_type: ClassVar[type[PromptBatch]] = PromptBatch
     needs_reference: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
     group_size: int = 1
     prompt_dropout: float = 0.0
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the evaluators that the method optimises; rankings leave their scores out."""
+        return ()
 
     def rollout(self, model: ModelAdapter, batch: Any, context: Context) -> Iterable[list[BatchT]]:
         """Yield one list of micro-batches for each optimizer update to make from `batch`.

@@ -56,6 +56,8 @@ class ModelAdapter(ABC):
         schedule: how noise and latents mix and what a prediction means.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
+        network_passes: work done so far, in forward passes on one image; a pass with a gradient counts 3 with its
+            backward pass. Recomputation by gradient checkpointing is not counted.
     """
 
     denoiser_name: str  # attribute of the pipeline: "unet" or "transformer"
@@ -69,6 +71,7 @@ class ModelAdapter(ABC):
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self._frozen: nn.Module | None = None
+        self.network_passes = 0.0
         for name in self.frozen_parts:
             getattr(pipeline, name).requires_grad_(False).eval()
         self.denoiser.requires_grad_(False).eval()
@@ -117,6 +120,12 @@ class ModelAdapter(ABC):
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of one image."""
 
+    def unconditional(self, guidance_scale: float | None, num: int) -> Conditioning | None:
+        """Return `num` rows of the empty prompt where `guidance_scale` needs them in `predict`, else None."""
+        if self.guidance_is_distilled or guidance_scale in (None, 1):
+            return None
+        return self.encode_prompts([""]).repeat(num)
+
     # ---- noise levels
 
     @abstractmethod
@@ -139,6 +148,14 @@ class ModelAdapter(ABC):
     def guidance_is_distilled(self) -> bool:
         """Whether guidance is an input of the network instead of a second call."""
         return False
+
+    def call(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
+    ) -> Tensor:
+        """Return the network's output in float32, and count the work."""
+        prediction = self.forward(noisy_latents, timesteps, conditioning, guidance).float()
+        self.network_passes += len(noisy_latents) * (3 if prediction.requires_grad else 1)
+        return prediction
 
     def predict(
         self,
@@ -171,20 +188,20 @@ class ModelAdapter(ABC):
                 raise ValueError("guidance of this model is an input of its network; it takes no unconditional prompt")
             scale = self.train_guidance_scale if guidance_scale is None else guidance_scale
             guidance = torch.full((len(noisy_latents),), float(scale), device=noisy_latents.device)
-            return self.forward(noisy_latents, timesteps, conditioning, guidance).float()
+            return self.call(noisy_latents, timesteps, conditioning, guidance)
         if unconditional is None:
             if guidance_scale not in (None, 1.0):
                 raise ValueError("classifier-free guidance needs the unconditional prompt")
-            return self.forward(noisy_latents, timesteps, conditioning, None).float()
+            return self.call(noisy_latents, timesteps, conditioning, None)
         if guidance_scale is None:
             raise ValueError("an unconditional prompt without a guidance_scale has no effect")
         if detach_unconditional:
             with torch.no_grad():
-                empty = self.forward(noisy_latents, timesteps, unconditional, None).float()
-            full = self.forward(noisy_latents, timesteps, conditioning, None).float()
+                empty = self.call(noisy_latents, timesteps, unconditional, None)
+            full = self.call(noisy_latents, timesteps, conditioning, None)
         else:
             both = Conditioning.cat([unconditional, conditioning])
-            doubled = self.forward(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both, None).float()
+            doubled = self.call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both, None)
             empty, full = doubled.chunk(2)
         return empty + guidance_scale * (full - empty)
 
