@@ -38,16 +38,16 @@ class PromptSet:
 
     Attributes:
         name: path-safe; images and scores are stored under it.
-        records: the prompts that are used.
+        prompts: those that are used.
         full_size: number of prompts before `limit` took a part.
     """
 
     name: str
-    records: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...]
     full_size: int
 
     def __post_init__(self) -> None:
-        names = [self.name, *(record.prompt_id for record in self.records)]
+        names = [self.name, *(prompt.prompt_id for prompt in self.prompts)]
         for name in names:
             if not _PATH_SAFE.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a file; expected letters, digits, '.', '_' and '-'")
@@ -58,24 +58,24 @@ class PromptSet:
     @property
     def is_subset(self) -> bool:
         """Whether `limit` left prompts out."""
-        return len(self.records) < self.full_size
+        return len(self.prompts) < self.full_size
 
     @property
-    def prompts(self) -> list[str]:
-        """The texts, in order."""
-        return [record.prompt for record in self.records]
+    def texts(self) -> list[str]:
+        """What the prompts say, in order."""
+        return [prompt.prompt for prompt in self.prompts]
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all ids, texts and groups: equal sets have equal fingerprints, whatever their name."""
-        content = [[record.prompt_id, record.prompt, record.groups] for record in self.records]
+        content = [[prompt.prompt_id, prompt.prompt, prompt.groups] for prompt in self.prompts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.prompts)
 
     def __iter__(self) -> Iterator[Prompt]:
-        return iter(self.records)
+        return iter(self.prompts)
 
 
 # ---- the sets; their names are what people type in `prompts=`
@@ -240,10 +240,10 @@ def _take(name: str, records: Sequence[Prompt], limit: int | None) -> PromptSet:
     return PromptSet(name, tuple(record for record in records if record.prompt_id in chosen), len(records))
 
 
-def overlap(prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
-    """Return the texts of `prompt_set` that also occur in `prompts`; case and blanks are not told apart."""
-    known = {_plain(text) for text in prompts}
-    return [record.prompt for record in prompt_set if _plain(record.prompt) in known]
+def overlap(train_prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
+    """Return the texts of `prompt_set` that are also trained on; case and blanks are not told apart."""
+    known = {_plain(text) for text in train_prompts}
+    return [text for text in prompt_set.texts if _plain(text) in known]
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,219 @@
+"""From samples to batches: in which order, cut and encoded how. Nothing here depends on the number of processes."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
+
+from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
+from alignbench.context import Context, keyed_generator
+from alignbench.data.source import Picture, Posterior, PromptSample
+from alignbench.errors import UserError
+from alignbench.method import Method
+from alignbench.models.adapter import ModelAdapter
+
+Place = tuple[int, int]  # global sample index, position in the view
+
+
+class StepSampler:
+    """Says which samples each step takes, for one process. Endless.
+
+    The run's stream of samples is cut into steps of `total_batch_size`, those into equal consecutive shares, one a
+    process. The stream goes through the view once an epoch, each time in a new order, which depends on seed and epoch
+    alone. `group_size` consecutive samples are at one position: a group shares its prompt.
+
+    Args:
+        size: number of samples in the view.
+        start_step: first step to give, to go on after an interruption.
+
+    Raises:
+        UserError: the batch cannot be split evenly over the processes, in whole groups.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        total_batch_size: int,
+        group_size: int,
+        seed: int,
+        rank: int,
+        num_processes: int,
+        start_step: int = 0,
+    ) -> None:
+        if size < 1:
+            raise UserError("the training data are empty")
+        if total_batch_size % (num_processes * group_size):
+            groups = f" in groups of {group_size}" if group_size > 1 else ""
+            raise UserError(
+                f"train.total_batch_size={total_batch_size} cannot be split evenly over {num_processes} processes"
+                f"{groups}; choose a multiple of {num_processes * group_size}"
+            )
+        self.size = size
+        self.total_batch_size = total_batch_size
+        self.group_size = group_size
+        self.seed = seed
+        self.share = total_batch_size // num_processes
+        self.offset = rank * self.share
+        self.start_step = start_step
+        self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        step = self.start_step
+        while True:
+            yield self.places(step)
+            step += 1
+
+    def places(self, step: int) -> list[Place]:
+        """Return this process's samples of one step."""
+        first = step * self.total_batch_size + self.offset
+        return [(index, self._position(index)) for index in range(first, first + self.share)]
+
+    def _position(self, index: int) -> int:
+        epoch, place = divmod(index // self.group_size, self.size)
+        if self._order[0] != epoch:
+            self._order = (
+                epoch,
+                torch.randperm(self.size, generator=keyed_generator(self.seed, "order", epoch)).tolist(),
+            )
+        return self._order[1][place]
+
+
+class Indexed(Dataset):
+    """A view whose items are asked for by place and come with their global index."""
+
+    def __init__(self, view: Sequence[PromptSample]) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, place: Place) -> tuple[int, PromptSample]:
+        index, position = place
+        return index, self.view[position]
+
+
+class Encoder:
+    """Turns prompts and pictures into features and latents, and remembers them.
+
+    Each is encoded on its own, never in a batch: with others beside it the last bits would differ, and with them a
+    resumed run from one that was not interrupted, or two processes from one.
+
+    Args:
+        posterior: `mode` gives an image the same latents at every visit, so they are remembered. `sample` draws them
+            anew at each visit, keyed by the global sample index: as published, but each visit runs the VAE.
+        max_bytes: what prompts, and again what latents, may occupy in main memory; the least recently used go first.
+    """
+
+    def __init__(self, model: ModelAdapter, posterior: Posterior = "mode", max_bytes: int = 2 * 2**30) -> None:
+        self.model = model
+        self.posterior = posterior
+        self._prompts = _Memory(max_bytes)
+        self._latents = _Memory(max_bytes)
+
+    @torch.no_grad()
+    def prompts(self, texts: Sequence[str]) -> Conditioning:
+        """Return the features of each text, on the CPU."""
+        return Conditioning.cat([self._prompts.get(text, self._encode_prompt, text) for text in texts])
+
+    @torch.no_grad()
+    def latents(self, pictures: Sequence[Picture], index: Tensor, context: Context) -> Tensor:
+        """Return the latents of each picture, on the CPU. A sample's draw is the same for both images of a pair."""
+        if self.posterior == "sample":
+            generators = [context.sample_generator(int(i), "vae") for i in index]
+            rows = [self._encode(picture, [g]) for picture, g in zip(pictures, generators, strict=True)]
+        else:
+            rows = [self._latents.get(picture.key, self._encode, picture, None) for picture in pictures]
+        return torch.cat(rows)
+
+    def _encode_prompt(self, text: str) -> Conditioning:
+        return self.model.encode_prompts([text]).to("cpu")
+
+    def _encode(self, picture: Picture, generators: list[torch.Generator] | None) -> Tensor:
+        pixels = fit(picture, self.model.resolution).to(self.model.device)
+        return self.model.encode_pixels(pixels, generators).cpu()
+
+
+def fit(picture: Picture, resolution: int) -> Tensor:
+    """Return the picture as pixels [1, 3, R, R] in 0..1.
+
+    Its short side is resized to R (bilinear, antialiased), then the centre is cut out. No flips: the published loader
+    draws one for each image of a pair, which makes them differ by more than what was judged.
+
+    Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
+    """
+    pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
+    height, width = pixels.shape[-2:]
+    scale = resolution / min(height, width)
+    if scale != 1.0:
+        size = [max(resolution, round(height * scale)), max(resolution, round(width * scale))]
+        pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
+        height, width = size
+    top, left = (height - resolution) // 2, (width - resolution) // 2
+    return pixels[..., top : top + resolution, left : left + resolution]
+
+
+def collate(items: Sequence[tuple[int, Any]], method: Method, encoder: Encoder, context: Context) -> PromptBatch:
+    """Encode samples into the batch that `method.batch_type` names.
+
+    Args:
+        items: global index and sample, of the kind that the batch needs.
+
+    With probability `method.prompt_dropout` a sample's conditioning is that of the empty prompt: one draw a sample, so
+    both images of a pair lose their prompt together. `prompts` keeps the text.
+    """
+    index = torch.tensor([i for i, _ in items], dtype=torch.int64)
+    samples = [sample for _, sample in items]
+    texts = [sample.prompt for sample in samples]
+    dropped = (context.uniform(index, "prompt_dropout") < method.prompt_dropout).tolist()
+    conditioning = encoder.prompts(["" if drop else text for text, drop in zip(texts, dropped, strict=True)])
+
+    def latents(pictures: list[Picture]) -> Tensor:
+        return encoder.latents(pictures, index, context)
+
+    kind = method.batch_type
+    if kind is PairBatch:
+        return PairBatch(
+            index,
+            texts,
+            conditioning,
+            latents_w=latents([sample.image_w for sample in samples]),
+            latents_l=latents([sample.image_l for sample in samples]),
+            probability_w=torch.tensor([sample.probability_w for sample in samples], dtype=torch.float32),
+        )
+    if kind is LabelledBatch:
+        desirable = torch.tensor([sample.desirable for sample in samples])
+        return LabelledBatch(index, texts, conditioning, latents([sample.image for sample in samples]), desirable)
+    if kind is ImageBatch:
+        return ImageBatch(index, texts, conditioning, latents([sample.image for sample in samples]))
+    return PromptBatch(index, texts, conditioning)
+
+
+class _Memory:
+    """Values by key, the least recently used forgotten first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self.values: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, key: str, make: Any, *arguments: Any) -> Any:
+        """Return the value of `key`, made by `make(*arguments)` unless it is remembered."""
+        if key in self.values:
+            self.values.move_to_end(key)
+            return self.values[key]
+        value = self.values[key] = make(*arguments)
+        self.num_bytes += _num_bytes(value)
+        while self.num_bytes > self.max_bytes and len(self.values) > 1:
+            self.num_bytes -= _num_bytes(self.values.popitem(last=False)[1])
+        return value
+
+
+def _num_bytes(value: Tensor | Conditioning) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    parts = (value.prompt_embeds, value.pooled_prompt_embeds, value.time_ids)
+    return sum(part.nbytes for part in parts if part is not None)
