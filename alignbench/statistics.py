@@ -4,10 +4,10 @@ The unit of all uncertainty is the cluster: all images of one prompt text. Every
 prompts uses the same resamples, so differences are paired. Scores are [N], or [S, N] for S training seeds measured on
 the same N images; with several seeds every figure is the mean over them, and intervals have them as second level.
 
-Two places go beyond the plain percentile bootstrap, both because it would claim too much. Few seeds: resampling S seeds
-shows only (S-1)/S of their variance and no heavy tails, so their share of a resample's deviation is widened by
-sqrt(S/(S-1)) times Student's over the normal quantile. Total dominance: where every cluster is won there is nothing to
-resample, so the exact binomial bound over clusters stands in. One cluster alone has no interval: its ends are NaN.
+Two places go beyond the plain percentile bootstrap, both because it would claim too much. Few seeds: S seeds resampled
+show only (S-1)/S of their variance and no heavy tails, so their deviation is scaled by sqrt(S/(S-1)) and the whole by
+Student's over the normal quantile, at Satterthwaite's degrees of freedom. Total dominance: with every cluster won there
+is nothing to resample, so the exact binomial bound stands in. One cluster alone has no interval: its ends are NaN.
 """
 
 from collections.abc import Hashable, Sequence
@@ -111,17 +111,29 @@ class Resampling:
             medians.append((ascending[lower] + ascending[upper]) / 2)
         return np.concatenate(medians)
 
-    def seed_deviation(self, draws: Floats, stream: int = 0) -> Floats:
-        """Return what drawing S seeds with replacement adds to the mean over seeds, widened: [S, R] to [R]."""
-        num_seeds = len(draws)
-        if num_seeds == 1:
-            return np.zeros(draws.shape[1])
-        rng = np.random.default_rng([self.seed, self.num_clusters, num_seeds, stream])
-        chosen = rng.integers(num_seeds, size=draws.shape)
-        resampled = np.take_along_axis(draws, chosen, axis=0).mean(axis=0)
+    def over_seeds(self, draws: Floats, *levels: Floats) -> Floats:
+        """Add to resamples over prompts alone, [R], what drawing training seeds with replacement changes.
+
+        Args:
+            levels: for each method that takes part, the figure by seed in each resample, [S, R].
+        """
+        repeated = [(stream, level) for stream, level in enumerate(levels) if len(level) > 1]
+        deviations = [self._seed_deviation(level, stream) for stream, level in repeated]
+        variances = np.array([deviation.var() for deviation in deviations])
+        if not variances.any():
+            return draws
+        freedom = np.array([len(level) - 1 for _, level in repeated])
+        effective = (draws.var() + variances.sum()) ** 2 / (variances**2 / freedom).sum()  # Satterthwaite
         upper = (1 + CONFIDENCE) / 2
-        heavy_tail = stats.t.ppf(upper, num_seeds - 1) / stats.norm.ppf(upper)
-        return (resampled - draws.mean(axis=0)) * heavy_tail * np.sqrt(num_seeds / (num_seeds - 1))
+        widening = stats.t.ppf(upper, effective) / stats.norm.ppf(upper)
+        return draws.mean() + widening * (draws - draws.mean() + sum(deviations))
+
+    def _seed_deviation(self, level: Floats, stream: int) -> Floats:
+        num_seeds = len(level)
+        rng = np.random.default_rng([self.seed, self.num_clusters, num_seeds, stream])
+        chosen = rng.integers(num_seeds, size=level.shape)
+        resampled = np.take_along_axis(level, chosen, axis=0).mean(axis=0)
+        return (resampled - level.mean(axis=0)) * np.sqrt(num_seeds / (num_seeds - 1))
 
     def interval(self, value: float, draws: Floats) -> Estimate:
         """Return `value` with the percentile interval of the resamples [R]."""
@@ -135,16 +147,15 @@ def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the median score, [N] or [S, N], with its interval; with several seeds the mean of their medians."""
     values = _checked(scores, resampling)
     draws = resampling.medians(values)
-    return resampling.interval(
-        float(np.median(values, axis=1).mean()), draws.mean(axis=0) + resampling.seed_deviation(draws)
-    )
+    value = float(np.median(values, axis=1).mean())
+    return resampling.interval(value, resampling.over_seeds(draws.mean(axis=0), draws))
 
 
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the mean score, [N] or [S, N], with its interval."""
     values = _checked(scores, resampling)
     draws = resampling.means(values)
-    return resampling.interval(float(values.mean()), draws.mean(axis=0) + resampling.seed_deviation(draws))
+    return resampling.interval(float(values.mean()), resampling.over_seeds(draws.mean(axis=0), draws))
 
 
 def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) -> Comparison:
@@ -157,33 +168,27 @@ def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) ->
     signs = np.sign(a[:, None] - b[None])  # [Sa, Sb, N]
     net = resampling.cluster_sums(signs.sum(axis=(0, 1))[None])[0]
     gains = resampling.cluster_sums((a.mean(axis=0) - b.mean(axis=0))[None])[0]
+    rows = [0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2, a, b]  # win rate by seed of a, by seed of b
+    won_a, won_b, mean_a, mean_b = np.split(resampling.means(np.concatenate(rows)), np.cumsum(list(map(len, rows)))[:3])
+    won = resampling.over_seeds(won_a.mean(axis=0), won_a, won_b)
+    gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
     return Comparison(
         n=signs.size,
         wins=int((signs > 0).sum()),
         ties=int((signs == 0).sum()),
-        win_rate=_win_rate(signs, resampling),
-        gain=_gain(a, b, resampling),
+        win_rate=_win_rate(0.5 + float(signs.sum()) / (2 * signs.size), won, resampling),
+        gain=resampling.interval(float(a.mean() - b.mean()), gained),
         p_win=sign_test(net),
         p_gain=sign_flip_test(gains, seed=resampling.seed),
     )
 
 
-def _win_rate(signs: Floats, resampling: Resampling) -> Estimate:
-    by_a, by_b = (resampling.means(0.5 + signs.mean(axis=axis) / 2) for axis in (1, 0))
-    value = 0.5 + float(signs.sum()) / (2 * signs.size)
-    draws = by_a.mean(axis=0) + resampling.seed_deviation(by_a) + resampling.seed_deviation(by_b, stream=1)
-    estimate = resampling.interval(value, np.clip(draws, 0, 1))
+def _win_rate(value: float, draws: Floats, resampling: Resampling) -> Estimate:
+    """Keep the interval within 0..1, and open where every cluster went the same way."""
     if value not in (0, 1) or resampling.num_clusters == 1:
-        return estimate
+        return resampling.interval(value, np.clip(draws, 0, 1))
     bound = ((1 - CONFIDENCE) / 2) ** (1 / resampling.num_clusters)
     return Estimate(value, bound, 1.0) if value == 1 else Estimate(value, 0.0, 1 - bound)
-
-
-def _gain(a: Floats, b: Floats, resampling: Resampling) -> Estimate:
-    by_a, by_b = resampling.means(a), resampling.means(b)
-    draws = by_a.mean(axis=0) + resampling.seed_deviation(by_a)
-    draws = draws - by_b.mean(axis=0) - resampling.seed_deviation(by_b, stream=1)
-    return resampling.interval(float(a.mean() - b.mean()), draws)
 
 
 def sign_test(gains: ArrayLike) -> float:

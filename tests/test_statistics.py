@@ -132,9 +132,9 @@ def test_many_clusters_get_a_random_flip_test_that_agrees_with_scipy():
     gains = np.random.default_rng(7).normal(0.15, 1, size=100)
     gains += 0.15 - gains.mean()
     scipy = stats.permutation_test(
-        (gains,), np.sum, permutation_type="samples", n_resamples=99_999, rng=np.random.default_rng(8)
+        (gains,), np.sum, permutation_type="samples", n_resamples=19_999, rng=np.random.default_rng(8)
     )
-    assert sign_flip_test(gains, num_flips=99_999) == pytest.approx(scipy.pvalue, abs=0.006)
+    assert sign_flip_test(gains, num_flips=19_999) == pytest.approx(scipy.pvalue, abs=0.012)
     ours = sign_flip_test(gains)
     assert ours * (NUM_FLIPS + 1) == pytest.approx(round(ours * (NUM_FLIPS + 1))), "(k + 1) / (n + 1)"
     assert ours == sign_flip_test(gains), "the same at every call"

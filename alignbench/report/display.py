@@ -1,0 +1,184 @@
+"""Turn table rows into text for people: figures with their interval, marks of significance, rankings."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from alignbench.report.tables import ALL, BASE, Row, Tables
+from alignbench.results import ScoreInfo
+
+SIGNIFICANT = 0.05
+STARS = {0.001: "***", 0.01: "**", SIGNIFICANT: "*"}
+NOTES = {
+    "win": "win rate over base in %, ties half; Holm-adjusted sign test: *** p < 0.001, ** p < 0.01, * p < 0.05, "
+    "n.s. not significant; brackets: 95 % intervals over prompts, and over training seeds where there are several",
+    "seed": "a: one training seed only, so the interval is conditional on it",
+    "trained_on": "b: the method trained on this evaluator; left out of the ranking",
+    "subset": "c: fewer prompts than the full set",
+}
+MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
+
+
+def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> str:
+    """Write `value [low, high]` with two digits of the interval's half-width; no brackets without an interval."""
+    low, high = interval
+    half_width = scale * (high - low) / 2
+    digits = 3 if not half_width > 0 else min(max(1 - math.floor(math.log10(half_width)), 0), 4)
+    text = f"{scale * value:.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def median_text(row: Row, info: ScoreInfo) -> str:
+    """The median score in display scale with its interval."""
+    return number(row["median"], (row["median_ci_low"], row["median_ci_high"]), info.display_scale)
+
+
+def win_text(row: Row) -> str:
+    """The win rate over base in percent with its interval; empty where there is no base."""
+    value, low, high = (100 * row[name] for name in ("win_rate_vs_base", "win_ci_low", "win_ci_high"))
+    if math.isnan(value):
+        return ""
+    return f"{value:.1f}" if math.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def significance(p_value: float) -> str:
+    """Stars, `n.s.`, or nothing where nothing was tested."""
+    if math.isnan(p_value):
+        return ""
+    return next((stars for limit, stars in STARS.items() if p_value < limit), "n.s.")
+
+
+def marks(row: Row) -> list[str]:
+    """The letters of the notes that apply to a row."""
+    applies = {
+        "seed": row["num_seeds"] == 1 and row["method"] != BASE,
+        "trained_on": row["trained_on"],
+        "subset": row["subset"],
+    }
+    return [MARKS[name] for name, holds in applies.items() if holds]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: column heads, and rows of as many cells."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator."""
+
+    model: str
+    prompt_set: str
+    rows: dict[tuple[str, tuple[str, str]], Row]
+    infos: dict[tuple[str, str], ScoreInfo]
+
+    @property
+    def evaluators(self) -> list[tuple[str, str]]:
+        return sorted({evaluator for _, evaluator in self.rows})
+
+    @property
+    def methods(self) -> list[str]:
+        """Best mean rank first; methods without a rank last."""
+        ranks = mean_ranks(self)
+        names = {method for method, _ in self.rows}
+        return sorted(names, key=lambda name: (ranks.get(name, math.inf), name != BASE, name))
+
+    def head(self, evaluator: tuple[str, str]) -> str:
+        """Name an evaluator, with its version where two are shown and an arrow for the better direction."""
+        name, version = evaluator
+        versions = sum(other == name for other, _ in self.evaluators)
+        arrow = "↑" if self.infos[evaluator].higher_is_better else "↓"
+        return f"{name} {arrow}" if versions == 1 else f"{name}@{version} {arrow}"
+
+    def notes(self) -> list[str]:
+        """The sentences that explain the letters used here."""
+        used = {mark for row in self.rows.values() for mark in marks(row)}
+        return [NOTES["win"], *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
+
+
+def sections(tables: Tables) -> list[Section]:
+    """Cut the leaderboard into what is comparable."""
+    parts: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], Row]] = defaultdict(dict)
+    for row in tables.leaderboard:
+        if row["group"] == ALL:
+            parts[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
+    return [Section(*place, rows, tables.evaluators) for place, rows in sorted(parts.items())]
+
+
+def mean_ranks(section: Section) -> dict[str, float]:
+    """Return each method's rank by median, averaged over the evaluators it did not train on."""
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for evaluator in section.evaluators:
+        rows = [row for (_, other), row in section.rows.items() if other == evaluator and not row["trained_on"]]
+        direction = -1 if section.infos[evaluator].higher_is_better else 1
+        for row, rank in zip(rows, rankdata([direction * row["median"] for row in rows]), strict=True):
+            ranks[row["method"]].append(float(rank))
+    return {method: float(np.mean(values)) for method, values in ranks.items()}
+
+
+def grids(section: Section) -> list[Grid]:
+    """Return the tables of medians, of win rates over base, and of what the runs cost."""
+    ranks = mean_ranks(section)
+    heads = ["method", *map(section.head, section.evaluators)]
+    medians, wins, costs = [], [], []
+    for method in section.methods:
+        cells = [section.rows.get((method, evaluator)) for evaluator in section.evaluators]
+        rank = f"{ranks[method]:.2f}" if method in ranks else ""
+        medians.append([method, *(_median_cell(row, section) for row in cells), rank])
+        if method != BASE:
+            wins.append([method, *(_win_cell(row) for row in cells)])
+        costs.append(_cost_cells(method, next(row for row in cells if row)))
+    place = f"{section.model}, {section.prompt_set}"
+    cost_heads = ["method", "seeds", "updates", "samples", "reward calls", "train time", "device hours", "peak GiB"]
+    return [
+        Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
+        Grid(f"Win rate over base, {place}", heads, wins),
+        Grid(f"Cost, {place}", cost_heads, costs),
+    ]
+
+
+def _median_cell(row: Row | None, section: Section) -> str:
+    if row is None:
+        return ""
+    info = section.infos[row["evaluator"], row["version"]]
+    return " ".join([median_text(row, info), *filter(None, [",".join(marks(row))])])
+
+
+def _win_cell(row: Row | None) -> str:
+    if row is None or not win_text(row):
+        return ""
+    return " ".join(filter(None, [win_text(row), significance(row["p_win"]), ",".join(marks(row))]))
+
+
+def _cost_cells(method: str, row: Row) -> list[str]:
+    counts = (f"{row[name]:,.0f}" for name in ("optimizer_steps", "samples_seen", "reward_calls"))
+    memory = f"{row['peak_memory_gib']:.2f}"
+    return [
+        method,
+        str(row["num_seeds"]),
+        *counts,
+        duration(row["train_seconds"]),
+        f"{row['device_hours']:.2f}",
+        memory,
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as `1 h 05 min`, `12 min 30 s` or `45 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def rows_of(run: str, tables: Tables) -> Iterable[Row]:
+    """Return the leaderboard rows that hold a run."""
+    return [row for row in tables.leaderboard if run in row["run"].split()]

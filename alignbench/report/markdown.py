@@ -1,0 +1,68 @@
+"""Write the leaderboard as Markdown and as LaTeX, for people and for papers."""
+
+from pathlib import Path
+
+from alignbench.files import write_text
+from alignbench.report.display import Grid, grids, sections
+from alignbench.report.tables import Tables
+
+_TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$", "^": r"\^{}",
+        "~": r"\textasciitilde{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
+
+
+def write(root: Path, tables: Tables) -> None:
+    """Write `leaderboard.md` and `leaderboard.tex` under the results root."""
+    write_text(Path(root) / "leaderboard.md", markdown(tables))
+    write_text(Path(root) / "leaderboard.tex", latex(tables))
+
+
+def markdown(tables: Tables) -> str:
+    """Return the leaderboard as GitHub Markdown."""
+    lines = ["# Leaderboard", ""]
+    for section in sections(tables):
+        lines += [f"## {section.model}, {section.prompt_set}", ""]
+        for grid in grids(section):
+            lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
+        lines += [*(f"- {_escaped(note)}" for note in section.notes()), ""]
+    return "\n".join(lines)
+
+
+def _markdown_rows(grid: Grid) -> list[str]:
+    rule = "|" + "|".join(["---", *["---:"] * (len(grid.heads) - 1)]) + "|"
+    head, *body = ("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [grid.heads, *grid.rows])
+    return [head, rule, *body]
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + sign if sign in "*_|" else sign for sign in text)
+
+
+def latex(tables: Tables) -> str:
+    """Return the leaderboard as LaTeX tables for the package booktabs."""
+    lines = ["% needs \\usepackage{booktabs}", ""]
+    for section in sections(tables):
+        for grid in grids(section):
+            lines += [
+                "\\begin{table}",
+                "\\centering",
+                f"\\caption{{{_tex(grid.title)}}}",
+                f"\\begin{{tabular}}{{l{'r' * (len(grid.heads) - 1)}}}",
+                "\\toprule",
+                _tex_row(grid.heads),
+                "\\midrule",
+                *map(_tex_row, grid.rows),
+                "\\bottomrule",
+                "\\end{tabular}",
+                "\\end{table}",
+                "",
+            ]
+        lines += [*(f"% {note}" for note in section.notes()), ""]
+    return "\n".join(lines)
+
+
+def _tex_row(cells: list[str]) -> str:
+    return " & ".join(f"{{{_tex(cell)}}}" for cell in cells) + r" \\"
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(sign, sign) for sign in text)

@@ -1,0 +1,175 @@
+"""Draw what a run did: its images beside base's, its win rates, its training curves."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from alignbench.files import read_json_lines, replacing, write_png
+from alignbench.report.display import SIGNIFICANT
+from alignbench.report.tables import BASE, Tables
+from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TILE = 256  # pixels a side of a shown image
+GAP = 8
+FONT_SIZE = 14
+NUM_LINES = 3  # of a prompt; longer ones are cut
+MAX_PANELS = 9
+
+
+def side_by_side(
+    runs: Sequence[RunFolder], prompt_set: str, sampling_hash: str, path: Path, num_prompts: int = 8, columns: int = 2
+) -> None:
+    """Write one picture of the first image of evenly spaced prompts, the same noise for every run.
+
+    Args:
+        runs: base first, then the aligned ones; each has images of this prompt set and sampling.
+        path: PNG to write.
+        num_prompts: how many prompts, spread evenly over those that all runs have, so that nobody picks.
+        columns: prompts side by side.
+
+    Raises:
+        ResultsError: when the runs share no prompt.
+    """
+    folders = [run.images(prompt_set, sampling_hash) for run in runs]
+    records = [{record.prompt_id: record for record in read_prompts(folder)} for folder in folders]
+    shared = [record for record in records[0].values() if all(record.prompt_id in other for other in records)]
+    if not shared:
+        raise ResultsError(
+            f"{', '.join(run.name for run in runs)} share no prompt of {prompt_set}; generate them alike"
+        )
+    num_prompts = min(num_prompts, len(shared))
+    chosen = [shared[i * len(shared) // num_prompts] for i in range(num_prompts)]
+    titles = [run.manifest.method for run in runs]
+    blocks = [_block([folder / record.images[0] for folder in folders], titles, record) for record in chosen]
+    write_png(path, _tiled(blocks, columns))
+
+
+def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -> Image.Image:
+    """One prompt: the runs' images side by side, their methods above, the prompt below."""
+    font = _font()
+    line = FONT_SIZE + 4
+    width = len(files) * (TILE + GAP) - GAP
+    block = Image.new("RGB", (width, line + TILE + NUM_LINES * line + GAP), "white")
+    draw = ImageDraw.Draw(block)
+    for place, (file, title) in enumerate(zip(files, titles, strict=True)):
+        left = place * (TILE + GAP)
+        draw.text((left, 0), title, fill="gray", font=font)
+        with Image.open(file) as image:
+            tile = _fitted(image.convert("RGB"))
+        block.paste(tile, (left + (TILE - tile.width) // 2, line + (TILE - tile.height) // 2))
+    letters = max(int(width / font.getlength("n")), 10)
+    lines = textwrap.wrap(record.prompt, letters, max_lines=NUM_LINES, placeholder=" ...") or [""]
+    for number, text in enumerate(lines):
+        draw.text((0, line + TILE + 4 + number * line), text, fill="black", font=font)
+    return block
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """Enlarge small images by a whole factor, pixels kept as squares; shrink large ones smoothly."""
+    longest = max(image.size)
+    if longest > TILE:
+        width, height = (max(round(side * TILE / longest), 1) for side in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    factor = TILE // longest
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+
+
+def _tiled(blocks: Sequence[Image.Image], columns: int) -> Image.Image:
+    columns = min(columns, len(blocks))
+    rows = -(-len(blocks) // columns)
+    width, height = blocks[0].width + 3 * GAP, blocks[0].height + 2 * GAP
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    for number, block in enumerate(blocks):
+        row, column = divmod(number, columns)
+        sheet.paste(block, (GAP + column * width, GAP + row * height))
+    return sheet
+
+
+def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
+    """Write a forest plot of all win rates over base: a panel an evaluator, a line a method.
+
+    Filled where significant after Holm's correction; grey where the method trained on the evaluator.
+    """
+    rows = [
+        row
+        for row in tables.leaderboard
+        if (row["model"], row["prompt_set"], row["group"]) == (model, prompt_set, "all") and row["method"] != BASE
+    ]
+    evaluators = sorted({(row["evaluator"], row["version"]) for row in rows})
+    methods = sorted({row["method"] for row in rows}, reverse=True)
+    if not rows:
+        raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
+    figure = _figure(1.4 + 2.4 * len(evaluators), 1.3 + 0.35 * len(methods))
+    panels = figure.subplots(1, len(evaluators), sharey=True, squeeze=False)[0]
+    for panel, (evaluator, version) in zip(panels, evaluators, strict=True):
+        for row in rows:
+            if (row["evaluator"], row["version"]) == (evaluator, version):
+                _forest_line(panel, methods.index(row["method"]), row)
+        panel.axvline(50, color="black", linewidth=0.8, linestyle=":")
+        panel.set(title=evaluator, xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4))
+        panel.set_yticks(range(len(methods)), methods)
+        panel.title.set_fontsize(9)
+    figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
+    _save(figure, path)
+
+
+def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
+    value, low, high = (100 * row[name] for name in ("win_rate_vs_base", "win_ci_low", "win_ci_high"))
+    colour = "gray" if row["trained_on"] else "tab:blue"
+    filled = row["p_win"] < SIGNIFICANT
+    panel.plot([low, high], [height, height], color=colour, linewidth=1.5)
+    panel.plot([value], [height], marker="o", color=colour, markerfacecolor=colour if filled else "white")
+
+
+def training_curve(train_log: Path, path: Path, title: str = "") -> None:
+    """Write a panel for each figure logged in `train.jsonl` over the optimizer step, the loss first, nine at most.
+
+    Raises:
+        ResultsError: when nothing was logged.
+    """
+    records = read_json_lines(train_log)
+    names = {name for record in records for name, value in record.items() if isinstance(value, int | float)} - {"step"}
+    names = sorted(names, key=lambda name: ("loss" not in name, not name.startswith("train/"), name))[:MAX_PANELS]
+    if not names:
+        raise ResultsError(f"{train_log} logs no figures; train for at least one log step")
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel, name in zip(panels, names, strict=False):
+        logged = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
+        panel.plot(*zip(*logged, strict=True), color="tab:blue", linewidth=1, marker="." if len(logged) < 30 else None)
+        panel.set_title(name, fontsize=9)
+        panel.tick_params(labelsize=8)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel("optimizer step", fontsize=9)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,0 +1,66 @@
+"""Print what a run achieved, at the end of it, within 100 columns."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alignbench.report.display import Section, duration, marks, median_text, sections, significance, win_text
+from alignbench.report.tables import BASE, Tables
+from alignbench.results import Manifest, RunFolder
+
+ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on
+
+
+def print_run(folder: RunFolder, tables: Tables, console: Console | None = None) -> None:
+    """Print the run's figures on every prompt set it was scored on, what it cost, and where its files are."""
+    console = console or Console()
+    manifest = folder.manifest
+    for section in sections(tables):
+        if section.model == manifest.model:
+            for shown in _tables(manifest, section):
+                console.print(shown)
+    for name, value in _facts(folder, manifest):
+        console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
+
+
+def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
+    rows = {evaluator: row for (_, evaluator), row in section.rows.items() if manifest.run in row["run"].split()}
+    if not rows:
+        return
+    first = next(iter(rows.values()))
+    seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
+    title = f"{first['method']} on {section.model}: {section.prompt_set}, {first['n']} images{seeds}"
+    table = Table(title=title, title_justify="left", title_style="bold", width=100)
+    table.add_column("evaluator", no_wrap=True)
+    for head in ("median [95 %]", "base", "wins over base in % [95 %]", ""):
+        table.add_column(head, justify="left" if head == "" else "right", no_wrap=True)
+    trainable = sorted(evaluator for evaluator in rows if not evaluator[0].startswith(ORACLE))
+    oracle = sorted(evaluator for evaluator in rows if evaluator[0].startswith(ORACLE))
+    for evaluator in [*trainable, *oracle]:
+        row, info, base = rows[evaluator], section.infos[evaluator], section.rows.get((BASE, evaluator))
+        table.add_row(
+            " ".join([section.head(evaluator), *filter(None, [",".join(marks(row))])]),
+            median_text(row, info),
+            median_text(base, info).split(" ")[0] if base else "",
+            win_text(row),
+            significance(row["p_win"]),
+            end_section=evaluator in trainable[-1:],
+        )
+    yield table
+    yield Text("\n".join(section.notes()), style="dim")
+
+
+def _facts(folder: RunFolder, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    budget = manifest.budget
+    if budget.optimizer_steps:
+        pace = f"{budget.optimizer_steps:,} updates, {budget.samples_seen:,} samples"
+        yield "training", f"{duration(budget.train_seconds)}, {pace}, step {manifest.selected_step} kept"
+        yield (
+            "memory",
+            f"{budget.peak_memory_gib:.2f} GiB at most, {budget.trainable_parameters:,} trainable parameters",
+        )
+        yield "policy", str(folder.policy)
+    yield "run folder", str(folder.path)
+    yield "tables", str(folder.path.parent / "leaderboard.md")

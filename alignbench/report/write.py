@@ -1,0 +1,39 @@
+"""Write everything the report consists of: tables under the results root, pictures in its folder `report`."""
+
+from pathlib import Path
+
+from alignbench.report import markdown, pictures
+from alignbench.report.display import sections
+from alignbench.report.tables import BASE, Tables, build
+from alignbench.results import RunFolder, run_folders
+
+
+def write_report(root: Path) -> Tables:
+    """Write the leaderboard, the win rates, and a forest plot a model and prompt set; return the tables."""
+    tables = build(root)
+    tables.write(root)
+    markdown.write(root, tables)
+    for section in sections(tables):
+        if any(method != BASE for method, _ in section.rows):
+            name = f"win_rates-{section.model}-{section.prompt_set}.png"
+            pictures.forest(tables, section.model, section.prompt_set, Path(root) / "report" / name)
+    return tables
+
+
+def write_run_pictures(folder: RunFolder) -> list[Path]:
+    """Write a run's training curve and its images beside base's; return the files, in `report/<run>/`."""
+    manifest = folder.manifest
+    target = folder.path.parent / "report" / folder.name
+    written = []
+    if folder.train_log.exists():
+        written.append(target / "training.png")
+        pictures.training_curve(folder.train_log, written[-1], title=folder.name)
+    for base in run_folders(folder.path.parent):
+        if (base.manifest.method, base.manifest.model) != (BASE, manifest.model) or base.name == folder.name:
+            continue
+        for prompts in sorted(folder.path.glob("images/*/*/prompts.jsonl")):
+            prompt_set, sampling_hash = prompts.parts[-3:-1]
+            if (base.images(prompt_set, sampling_hash) / "prompts.jsonl").exists():
+                written.append(target / f"{prompt_set}-{sampling_hash}.png")
+                pictures.side_by_side([base, folder], prompt_set, sampling_hash, written[-1])
+    return written
