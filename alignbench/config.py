@@ -50,7 +50,9 @@ def _parse(overrides: list[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
-        raise UserError(f"{error.override!r} is not understood; expected key=value, as in train.max_train_steps=50") from None
+        raise UserError(
+            f"{error.override!r} is not understood; expected key=value, as in train.max_train_steps=50"
+        ) from None
 
 
 @contextmanager
@@ -138,15 +140,26 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 def config_hash(cfg: DictConfig) -> str:
     """Return the fingerprint of all that changes the weights; a base run depends on its model alone."""
+    return _fingerprint(_recipe(cfg) | ({} if cfg.method.name == "base" else {"seed": cfg.seed}))
+
+
+def recipe_hash(cfg: DictConfig) -> str:
+    """Return the same without the training seed: runs that share it are repetitions of each other."""
+    return _fingerprint(_recipe(cfg))
+
+
+def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    kept: dict[str, Any] = {"model": values["model"], "method": values["method"]}
     # how the model is sampled does not change it
-    kept["model"] = {key: v for key, v in kept["model"].items() if key not in ("num_inference_steps", "guidance_scale")}
-    if values["method"]["name"] != "base":
-        kept["data"] = values["data"]
-        kept["seed"] = values["seed"]
-        kept["train"] = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    model = {key: v for key, v in values["model"].items() if key not in ("num_inference_steps", "guidance_scale")}
+    if cfg.method.name == "base":
+        return {"method": values["method"], "model": model}
+    train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
+    return {"method": values["method"], "model": model, "data": values["data"], "train": train}
+
+
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def run_name(cfg: DictConfig) -> str:
@@ -189,9 +202,15 @@ def _choices(group: str) -> list[str]:
 
 def _check_numbers(values: dict[str, Any]) -> None:
     train, sampling = values["train"], values["sampling"]
-    counts = {f"train.{name}": train[name] for name in ("total_batch_size", "micro_batch_size", "logging_steps")}
+    counts = {f"train.{name}": train[name] for name in train if name.endswith("_steps") and name != "lr_warmup_steps"}
+    counts |= {f"train.{name}": train[name] for name in ("total_batch_size", "micro_batch_size")}
+    counts |= {
+        f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")
+    }
     counts["train.checkpointing_steps"] = train["checkpointing_steps"]
-    counts |= {f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")}
+    counts |= {
+        f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")
+    }
     counts["train.max_train_steps"] = train["max_train_steps"]
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -220,7 +239,9 @@ def _check_method(values: dict[str, Any]) -> None:
         raise UserError(f"method={method['name']} trains on a reward; add reward=NAME;{_near('', _choices('reward'))}")
     needed = get_class(method["_target_"]).batch_type
     provided = get_class(values["data"]["_target_"]).provides
-    kind = {"PromptBatch": "prompts", "ImageBatch": "images", "LabelledBatch": "labels", "PairBatch": "pairs"}[needed.__name__]
+    kind = {"PromptBatch": "prompts", "ImageBatch": "images", "LabelledBatch": "labels", "PairBatch": "pairs"}[
+        needed.__name__
+    ]
     if kind not in provided:
         able = [name for name in _choices("data") if kind in _provides(name)]
         raise UserError(

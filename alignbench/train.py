@@ -1,10 +1,7 @@
 """The training loop: one function, read from top to bottom, the same for every method and model."""
 
 import json
-import math
-import shutil
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,19 +14,21 @@ from diffusers.training_utils import EMAModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from alignbench.batch import Rows
 from alignbench.checkpoint import Checkpoints
-from alignbench.context import Context, keyed_generator
-from alignbench.data.loader import StepSampler, collate
-from alignbench.data.source import DataSource
+from alignbench.context import Context
+from alignbench.data.loader import Encoder, Indexed, StepSampler, collate
+from alignbench.data.source import DataSource, kind_of
 from alignbench.errors import UserError
 from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.results import RunFolder
+
+SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
 
 
 @dataclass
@@ -63,12 +62,6 @@ def train(
         The budget: what the run has used, as the manifest names it.
     """
     settings = cfg.train
-    share, rest = divmod(settings.total_batch_size, accelerator.num_processes)
-    if rest:
-        raise UserError(
-            f"train.total_batch_size={settings.total_batch_size} cannot be split evenly over "
-            f"{accelerator.num_processes} processes; choose a multiple of {accelerator.num_processes}"
-        )
     device = accelerator.device
     torch.manual_seed(cfg.seed)  # initial adapters; every later draw is keyed
 
@@ -120,7 +113,8 @@ def train(
     began = time.monotonic() - progress.train_seconds
     passes_before = progress.network_passes - model.network_passes
 
-    view = data.view(method)
+    view = data.view(kind_of(method.batch_type))
+    encoder = Encoder(model, data.posterior)
     sampler = StepSampler(
         size=len(view),
         total_batch_size=settings.total_batch_size,
@@ -131,9 +125,7 @@ def train(
         start_step=progress.rollouts,
     )
     stream = iter(
-        torch.utils.data.DataLoader(
-            Positions(view), batch_sampler=sampler, collate_fn=list, num_workers=settings.dataloader_num_workers
-        )
+        DataLoader(Indexed(view), batch_sampler=sampler, collate_fn=list, num_workers=settings.dataloader_num_workers)
     )
     bar = tqdm(
         total=settings.max_train_steps,
@@ -146,7 +138,7 @@ def train(
 
     while progress.step < settings.max_train_steps:
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
-        batch = collate(next(stream), method=method, model=model, context=context)
+        batch = collate(next(stream), method, encoder, context)
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
@@ -162,7 +154,9 @@ def train(
                 ema.step(policy_parameters)
             progress.step += 1
             bar.update()
-            bar.set_postfix({name: f"{metrics[name]:.3g}" for name in ("loss", "reward", "accuracy") if name in metrics})
+            bar.set_postfix(
+                {name: f"{metrics[name]:.3g}" for name in ("loss", "reward", "accuracy") if name in metrics}
+            )
             if progress.step % settings.logging_steps == 0:
                 log.write({"step": progress.step, **metrics, "lr": lr_scheduler.get_last_lr()[0]})
             if progress.step == settings.max_train_steps:
@@ -237,22 +231,8 @@ def update(
     return {name: float(total / totals[0]) for name, total in zip(sums, totals[1:], strict=True)}
 
 
-class Indexed(Dataset):
-    """Samples with the global index they are drawn for: items are (global index, sample)."""
-
-    def __init__(self, view) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __getitem__(self, place: tuple[int, int]):
-        index, position = place
-        return index, self.view[position]
-
-
 class Log:
-    """train.jsonl: one line a log step. Lines after the step that a run resumes from are dropped, to be written again."""
+    """train.jsonl: one line a log step. Lines after the step that a run resumes from are dropped; they come again."""
 
     def __init__(self, path: Path, step: int, active: bool) -> None:
         self.path = path

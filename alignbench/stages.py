@@ -1,0 +1,242 @@
+"""One job from its configuration to its table: the stages in order, each through the run folder alone."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from alignbench.config import STAGES, base_of, config_hash, recipe_hash, resolve, run_name
+from alignbench.data.loader import overlap
+from alignbench.data.prompts import PromptSet
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator
+from alignbench.generate import Sampling, generate, generated
+from alignbench.models.adapter import ModelAdapter
+from alignbench.report.terminal import print_run
+from alignbench.report.write import write_report, write_run_pictures
+from alignbench.results import Budget, Manifest, RunFolder, write_text
+from alignbench.score import score
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
+
+
+def run(cfg: DictConfig) -> None:
+    """Do the requested stages of one job, and what they need of the base run.
+
+    Raises:
+        UserError: if the configuration and what lies on the disk do not fit.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # without it, launched processes on a CPU each believe to be alone
+        mixed_precision=cfg.train.mixed_precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    try:
+        Job(cfg, accelerator).run()
+    finally:
+        # accelerate keeps its state for the process; the next job of a sweep must not inherit it
+        accelerator.end_training()
+        accelerator.free_memory()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+class Job:
+    """The stages of one configuration."""
+
+    def __init__(self, cfg: DictConfig, accelerator: Accelerator) -> None:
+        self.cfg = cfg
+        self.accelerator = accelerator
+        self.console = Console(quiet=not accelerator.is_main_process, highlight=False)
+        self.root = Path(cfg.results)
+        self.folder = RunFolder(self.root / run_name(cfg))
+        self.is_base = cfg.method.name == "base"
+
+    def run(self) -> None:
+        stages = [stage for stage in STAGES if stage in self.cfg.stages]
+        evaluates = {"generate", "score", "report"} & set(stages)
+        self.prompts: PromptSet | None = instantiate(self.cfg.prompts) if evaluates else None
+        self.evaluators = self._evaluators() if {"score", "report"} & set(stages) else []
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"])
+        self._open()
+        self._introduce(stages)
+        for stage in stages:
+            getattr(self, stage)()
+            self.accelerator.wait_for_everyone()
+
+    # ---- stages
+
+    def train(self) -> None:
+        """Train, unless it was done before. The base run has nothing to train."""
+        if self.is_base:
+            return
+        if self.folder.completed("train"):
+            self.console.print(f"train: done before, {self.folder.policy}")
+            return
+        from alignbench.train import train
+
+        data = instantiate(self.cfg.data)
+        self._refuse_evaluation_prompts(data)
+        method = instantiate(self.cfg.method)
+        model = self._model(self.cfg)
+        budget = train(self.cfg, model, method, data, self.folder, self.accelerator)
+        if self.accelerator.is_main_process:
+            self.folder.update(
+                budget=Budget(**budget),
+                selected_step=budget["optimizer_steps"],
+                weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
+                trained_on=list(method.trained_on),
+                fingerprints={"data": data.fingerprint},
+            )
+            self.folder.complete("train", files=[self.folder.policy])
+
+    def generate(self) -> None:
+        """Make the images of this run and, where they are missing, of its base run."""
+        assert self.prompts is not None
+        if not self.is_base:
+            self._base().generate()
+        if generated(self.folder, self.prompts, self.sampling):
+            self.console.print(f"generate: done before, {self._images}")
+            return
+        if not self.is_base and not self.folder.completed("train"):
+            raise UserError(f"{self.folder.path} holds no trained policy; add train to stages")
+        model = self._model(self.cfg)
+        if not self.is_base:
+            model.load_policy(self.folder.verified(self.folder.policy))
+        model.to(self.accelerator.device)
+        generate(model, self.prompts, self.sampling, self.folder, **self._place)
+
+    def score(self) -> None:
+        """Score the images of this run and, where scores are missing, of its base run."""
+        assert self.prompts is not None
+        if not self.is_base:
+            self._base().score()
+        if self.is_base and not generated(self.folder, self.prompts, self.sampling):
+            self.generate()
+        for evaluator in self.evaluators:
+            if evaluator.network is not None:
+                evaluator.network.to(self.accelerator.device)
+        score(self.folder, self.prompts, self.sampling, self.evaluators, **self._place)
+
+    def report(self) -> None:
+        """Make the tables of all runs under the results root, and this run's pictures."""
+        if not self.accelerator.is_main_process:
+            return
+        tables = write_report(self.root)
+        write_run_pictures(self.folder)
+        print_run(self.folder, tables, self.console)
+
+    # ---- parts
+
+    @property
+    def _place(self) -> dict[str, int]:
+        return {"rank": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+
+    @property
+    def _images(self) -> Path:
+        assert self.prompts is not None
+        return self.folder.images(self.prompts.name, self.sampling.hash)
+
+    def _base(self) -> "Job":
+        """Return the job of the base run, sharing what is already loaded."""
+        base = Job(base_of(self.cfg), self.accelerator)
+        base.prompts, base.evaluators, base.sampling = self.prompts, self.evaluators, self.sampling
+        if not base.folder.manifest_file.exists():
+            self.console.print(f"the base run is missing and is made first: {base.folder.path}")
+        base._open()
+        return base
+
+    def _open(self) -> None:
+        """Start the run folder, or check that what lies there belongs to this configuration."""
+        with self.accelerator.main_process_first():
+            self.folder.open(
+                Manifest(
+                    run=self.folder.name,
+                    method=self.cfg.method.name,
+                    model=self.cfg.model.name,
+                    seed=None if self.is_base else self.cfg.seed,
+                    config_hash=config_hash(self.cfg),
+                    recipe_hash=recipe_hash(self.cfg),
+                    start_weights=start_weights(self.cfg),
+                    package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
+                    commit=commit(),
+                    devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
+                )
+            )
+            if self.accelerator.is_main_process and not self.folder.config_file.exists():
+                write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
+
+    def _introduce(self, stages: list[str]) -> None:
+        settings = self.cfg.train
+        say = self.console.print
+        say(f"[bold]{self.folder.name}[/bold]  {' > '.join(stages)}")
+        say(f"  folder      {self.folder.path}")
+        say(f"  model       {self.cfg.model.name}, {self.cfg.model.resolution} px, {self.accelerator.device}")
+        if "train" in stages and not self.is_base:
+            rest = -(-settings.total_batch_size // (settings.micro_batch_size * self.accelerator.num_processes))
+            say(
+                f"  batch       {settings.total_batch_size} samples an update = {self.accelerator.num_processes} "
+                f"process(es) x {rest} micro-batch(es) of {settings.micro_batch_size}; "
+                f"{settings.max_train_steps} updates, {settings.tuning} tuning"
+            )
+        if self.prompts is not None:
+            part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
+            say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
+
+    def _evaluators(self) -> list[Evaluator]:
+        """Build the evaluators; those that cannot judge these prompts are left out, and that is said."""
+        assert self.prompts is not None
+        texts = [prompt.prompt for prompt in self.prompts.prompts]
+        kept: list[Evaluator] = []
+        for evaluator in instantiate(self.cfg.evaluators).values():
+            reason = evaluator.supports(texts)
+            if reason is None:
+                kept.append(evaluator)
+            else:
+                self.console.print(f"left out: {reason}")
+        if not kept:
+            raise UserError(f"none of the evaluators can judge prompts={self.prompts.name}; choose others")
+        return kept
+
+    def _refuse_evaluation_prompts(self, data: Any) -> None:
+        if self.prompts is None:
+            return
+        shared = overlap(data.prompts, self.prompts)
+        if shared and not self.cfg.train.allow_evaluation_prompts:
+            raise UserError(
+                f"data={self.cfg.data.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
+                f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows instead"
+            )
+
+    def _model(self, cfg: DictConfig) -> ModelAdapter:
+        """Build the model with its start weights."""
+        model = instantiate(cfg.model.adapter)
+        if cfg.model.policy is not None:
+            model.load_policy(Path(cfg.model.policy))
+        return model
+
+
+def start_weights(cfg: DictConfig) -> dict[str, str]:
+    """Say what training starts from, as the manifest records it."""
+    pipeline = {key: str(value) for key, value in cfg.model.adapter.pipeline.items() if key != "_target_"}
+    return pipeline | ({} if cfg.model.policy is None else {"policy": str(cfg.model.policy)})
+
+
+def commit() -> str | None:
+    """Return the commit of the clone this program runs from; None where it was installed without one."""
+    here = Path(__file__).resolve().parent
+    found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a reader of results would call the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
