@@ -1,21 +1,25 @@
 """The one interface between methods and model families."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
+from alignbench.errors import UserError
 from alignbench.schedule import Level, NoiseSchedule
 
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Ladder:
     """The noise levels one sampling walks down.
 
@@ -31,7 +35,7 @@ class Ladder:
         return len(self.timesteps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """One sampling.
 
@@ -47,44 +51,58 @@ class Trajectory:
 class ModelAdapter(ABC):
     """A text-to-image model: the only thing that knows Stable Diffusion from FLUX.
 
-    Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network time
-    is `timesteps` in 0..1000; predictions come back in float32.
+    Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network
+    time is `timesteps` in 0..1000; predictions come back in float32 (float64 from a float64 network).
 
     Attributes:
         pipeline: the diffusers pipeline whose parts are used.
         policy: the network being trained; the loop replaces it by its prepared (wrapped) form.
+        reference_network: frozen copy of the start, which the loop prepares as it does the policy; None where adapters
+            can be switched off instead, or where nothing asked for a reference.
         schedule: how noise and latents mix and what a prediction means.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
-        network_passes: work done so far, in forward passes on one image; a pass with a gradient counts 3 with its
-            backward pass. Recomputation by gradient checkpointing is not counted.
+        network_passes: forward passes of the network so far, counted in samples, the reference's included.
     """
 
-    denoiser_name: str  # attribute of the pipeline: "unet" or "transformer"
-    lora_targets: Sequence[str]
+    pipeline_class: ClassVar[str]  # as written in model_index.json
+    denoiser_name: ClassVar[str]  # attribute of the pipeline: "unet" or "transformer"
+    frozen_parts: ClassVar[Sequence[str]]  # attributes that are never trained: the VAE and the text encoders
+    patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
 
-    def __init__(self, pipeline, resolution: int, lora_targets: Sequence[str], train_guidance_scale: float | None = None):
+    def __init__(
+        self,
+        pipeline: Any,
+        resolution: int,
+        lora_targets: Sequence[str],
+        train_guidance_scale: float | None = None,
+        vae_dtype: str = "float32",
+    ) -> None:
+        if type(pipeline).__name__ != self.pipeline_class:
+            raise UserError(
+                f"model.pretrained_model_name_or_path holds a {type(pipeline).__name__}, but {type(self).__name__} "
+                f"works with a {self.pipeline_class}; choose the `model` of that family"
+            )
+        multiple = pipeline.vae_scale_factor * self.patch_size
+        if resolution % multiple:
+            raise UserError(f"model.resolution={resolution} does not fit the model; choose a multiple of {multiple}")
         self.pipeline = pipeline
         self.resolution = resolution
         self.lora_targets = list(lora_targets)
         self.train_guidance_scale = train_guidance_scale
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
-        self._frozen: nn.Module | None = None
-        self.network_passes = 0.0
-        for name in self.frozen_parts:
+        self.reference_network: nn.Module | None = None
+        self.network_passes = 0
+        for name in (*self.frozen_parts, self.denoiser_name):
             getattr(pipeline, name).requires_grad_(False).eval()
-        self.denoiser.requires_grad_(False).eval()
+        nn.Module.to(pipeline.vae, getattr(torch, vae_dtype))  # diffusers' own `to` warns of an empty list
+        pipeline.set_progress_bar_config(disable=True)
 
     # ---- parts
 
     @property
-    @abstractmethod
-    def frozen_parts(self) -> Sequence[str]:
-        """Pipeline attributes that are never trained: the VAE and the text encoders."""
-
-    @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         """The network itself, without the wrappers of a distributed run."""
         return getattr(self.pipeline, self.denoiser_name)
 
@@ -93,9 +111,16 @@ class ModelAdapter(ABC):
         """Where the network lies."""
         return next(self.denoiser.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in (outside autocast); its adapters may be kept in float32."""
+        return next(self.denoiser.parameters()).dtype
+
     def to(self, device: torch.device | str) -> None:
-        """Move the pipeline."""
+        """Move the pipeline and the reference."""
         self.pipeline.to(device)
+        if self.reference_network is not None:
+            self.reference_network.to(device)
 
     # ---- text and pixels
 
@@ -103,22 +128,40 @@ class ModelAdapter(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the features of each prompt, without a gradient."""
 
-    @abstractmethod
+    @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Return latents [B, C, h, w] of pixels [B, 3, H, W] in 0..1, without a gradient.
+        """Return latents [B, C, h, w] of pixels [B, 3, H, W] in 0..1, float32, without a gradient.
 
         Args:
             generators: one CPU generator an image, to sample the VAE posterior; its mode is taken without them.
         """
+        vae = self.pipeline.vae
+        with self._vae_precision():
+            posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
+        latents = posterior.mode() if generators is None else posterior.sample(list(generators))
+        return (latents.float() - self._shift_factor) * vae.config.scaling_factor
 
-    @abstractmethod
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped) of latents, differentiable."""
+        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable."""
+        vae = self.pipeline.vae
+        with self._vae_precision():
+            codes = latents.to(vae.dtype) / vae.config.scaling_factor + self._shift_factor
+            pixels = vae.decode(codes, return_dict=False)[0]
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     @property
-    @abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of one image."""
+        side = self.resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.vae.config.latent_channels, side, side
+
+    @property
+    def _shift_factor(self) -> float:
+        return self.pipeline.vae.config.shift_factor or 0.0
+
+    def _vae_precision(self) -> torch.autocast:
+        """Keep a surrounding autocast away: SDXL's VAE overflows in half precision, and rewards see every rounding."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def unconditional(self, guidance_scale: float | None, num: int) -> Conditioning | None:
         """Return `num` rows of the empty prompt where `guidance_scale` needs them in `predict`, else None."""
@@ -142,20 +185,12 @@ class ModelAdapter(ABC):
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
     ) -> Tensor:
-        """Call `self.policy` once. `guidance` [B] reaches only guidance-distilled networks."""
+        """Call `self.policy` once, in its dtype. `guidance` [B] reaches only guidance-distilled networks."""
 
     @property
     def guidance_is_distilled(self) -> bool:
         """Whether guidance is an input of the network instead of a second call."""
         return False
-
-    def call(
-        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
-    ) -> Tensor:
-        """Return the network's output in float32, and count the work."""
-        prediction = self.forward(noisy_latents, timesteps, conditioning, guidance).float()
-        self.network_passes += len(noisy_latents) * (3 if prediction.requires_grad else 1)
-        return prediction
 
     def predict(
         self,
@@ -181,29 +216,44 @@ class ModelAdapter(ABC):
             [B, C, h, w], float32.
 
         Raises:
-            ValueError: if guidance and its parts do not match the family.
+            ValueError: if the rows differ in number, or guidance and its parts do not match the family.
         """
+        num = len(noisy_latents)
+        if timesteps.shape != (num,) or any(len(rows) != num for rows in (conditioning, unconditional) if rows):
+            raise ValueError(
+                f"predict needs a timestep and a row of conditioning for each of {num} noisy latents, got timesteps "
+                f"{tuple(timesteps.shape)} and {[len(rows) for rows in (conditioning, unconditional) if rows]} rows"
+            )
+        timesteps = timesteps.to(noisy_latents.device)
         if self.guidance_is_distilled:
             if unconditional is not None:
                 raise ValueError("guidance of this model is an input of its network; it takes no unconditional prompt")
             scale = self.train_guidance_scale if guidance_scale is None else guidance_scale
-            guidance = torch.full((len(noisy_latents),), float(scale), device=noisy_latents.device)
-            return self.call(noisy_latents, timesteps, conditioning, guidance)
+            if scale is None:
+                raise ValueError("this model takes guidance as an input; give guidance_scale or train_guidance_scale")
+            guidance = torch.full((num,), float(scale), device=noisy_latents.device)
+            return self._call(noisy_latents, timesteps, conditioning, guidance)
         if unconditional is None:
             if guidance_scale not in (None, 1.0):
                 raise ValueError("classifier-free guidance needs the unconditional prompt")
-            return self.call(noisy_latents, timesteps, conditioning, None)
+            return self._call(noisy_latents, timesteps, conditioning)
         if guidance_scale is None:
             raise ValueError("an unconditional prompt without a guidance_scale has no effect")
         if detach_unconditional:
             with torch.no_grad():
-                empty = self.call(noisy_latents, timesteps, unconditional, None)
-            full = self.call(noisy_latents, timesteps, conditioning, None)
+                empty = self._call(noisy_latents, timesteps, unconditional)
+            full = self._call(noisy_latents, timesteps, conditioning)
         else:
             both = Conditioning.cat([unconditional, conditioning])
-            doubled = self.call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both, None)
-            empty, full = doubled.chunk(2)
+            empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
         return empty + guidance_scale * (full - empty)
+
+    def _call(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None = None
+    ) -> Tensor:
+        prediction = self.forward(noisy_latents, timesteps, conditioning, guidance)
+        self.network_passes += len(noisy_latents) * (3 if prediction.requires_grad else 1)
+        return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
     def sample(
         self,
@@ -228,7 +278,7 @@ class ModelAdapter(ABC):
             if keep_states:
                 states.append(latents)
             with torch.set_grad_enabled(number >= len(ladder) - grad_last):
-                timesteps = timestep.to(latents.device).expand(len(latents))
+                timesteps = timestep.expand(len(latents))
                 prediction = self.predict(latents, timesteps, conditioning, guidance_scale, unconditional)
                 latents = self.schedule.step(latents, prediction, ladder.level[number], ladder.level[number + 1])
         return Trajectory(latents, states)
@@ -237,50 +287,71 @@ class ModelAdapter(ABC):
     def generate(
         self, prompts: Sequence[str], noise: Tensor, num_inference_steps: int, guidance_scale: float
     ) -> list[Image.Image]:
-        """Return one picture a prompt, made by the family's own diffusers pipeline from `noise` [B, C, h, w]."""
-        images = self.pipeline(
+        """Return one picture a prompt, sampled by the family's own diffusers pipeline from `noise` [B, C, h, w]."""
+        packed = self.pipeline(
             prompt=list(prompts),
-            latents=self.pack(noise).to(self.device, self.denoiser.dtype),
+            latents=self.pack(noise).to(self.device, self.dtype),
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
             height=self.resolution,
             width=self.resolution,
-            **self.generation_arguments,
+            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
+            **self.generation_arguments(len(prompts), guidance_scale),
         ).images
-        return images
+        pixels = self.decode_latents(self.unpack(packed))
+        processor = self.pipeline.image_processor
+        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
-    @property
-    def generation_arguments(self) -> dict:
-        """Further arguments of the family's pipeline call."""
-        return {}
+    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
+        """Return the arguments of the family's pipeline call that depend on the family."""
+        return {"guidance_scale": guidance_scale}
 
     def pack(self, latents: Tensor) -> Tensor:
         """Return latents in the layout that the family's pipeline takes."""
         return latents
 
-    # ---- training and weights
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Undo `pack`."""
+        return packed
+
+    # ---- training
 
     def prepare_training(self, tuning: Literal["full", "lora"], rank: int, alpha: float) -> None:
-        """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity."""
-        if tuning == "lora":
-            from peft import LoraConfig
+        """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity.
 
-            lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(self.lora_targets), init_lora_weights=True)
-            self.denoiser.add_adapter(lora)
-        else:
+        Adapters loaded before become part of the start. New ones are float32 whatever the network's dtype: updates of
+        the usual size would be rounded away in half precision.
+        """
+        self.fold_adapters()
+        if tuning == "full":
             self.denoiser.requires_grad_(True)
+            return
+        from peft import LoraConfig
+
+        self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.lora_targets))
+        for parameter in self.denoiser.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in the network and in the VAE's decoder."""
+        self.denoiser.enable_gradient_checkpointing()
+        self.pipeline.vae.enable_gradient_checkpointing()
 
     @property
     def is_lora(self) -> bool:
         """Whether the policy is the frozen start with adapters on it."""
         return bool(getattr(self.denoiser, "peft_config", None))
 
+    def fold_adapters(self) -> None:
+        """Make adapters part of the weights: what follows (training, a loaded policy) starts from their sum."""
+        if self.is_lora:
+            self.denoiser.fuse_lora()
+            self.denoiser.unload_lora()
+
     def make_reference(self) -> None:
         """Keep the start for `reference()`. Free for adapters (they are switched off); a frozen copy otherwise."""
         if not self.is_lora:
-            import copy
-
-            self._frozen = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+            self.reference_network = copy.deepcopy(self.denoiser).requires_grad_(False)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -292,37 +363,50 @@ class ModelAdapter(ABC):
             finally:
                 self.denoiser.enable_adapters()
             return
-        if self._frozen is None:
+        if self.reference_network is None:
             raise RuntimeError("this run keeps no reference; a method that uses one sets needs_reference")
-        policy, self.policy = self.policy, self._frozen
+        policy, self.policy = self.policy, self.reference_network
         try:
             yield
         finally:
             self.policy = policy
 
+    # ---- weights on disk
+
     def save_policy(self, folder: Path) -> None:
         """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors."""
-        if self.is_lora:
-            from diffusers.utils import convert_state_dict_to_diffusers
-            from peft import get_peft_model_state_dict
-
-            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.denoiser))
-            self.pipeline.save_lora_weights(folder, **{f"{self.denoiser_name}_lora_layers": layers})
-        else:
+        if not self.is_lora:
             self.denoiser.save_pretrained(folder / self.denoiser_name)
+            return
+        from peft import get_peft_model_state_dict
+
+        # The configuration travels along: without its alpha a loader would assume alpha = rank and scale wrongly.
+        self.pipeline.save_lora_weights(
+            folder,
+            **{
+                f"{self.denoiser_name}_lora_layers": get_peft_model_state_dict(self.denoiser),
+                f"{self.denoiser_name}_lora_adapter_metadata": self.denoiser.peft_config["default"].to_dict(),
+            },
+        )
 
     def load_policy(self, folder: Path) -> None:
-        """Take weights that `save_policy` wrote.
+        """Take weights that `save_policy` wrote; adapters replace those there are, they do not add up.
 
         Raises:
             FileNotFoundError: if the folder holds neither a network nor an adapter of this family.
         """
-        if (folder / "pytorch_lora_weights.safetensors").is_file():
-            self.pipeline.load_lora_weights(folder, local_files_only=True)
-        elif (folder / self.denoiser_name / "config.json").is_file():
-            loaded = type(self.denoiser).from_pretrained(folder / self.denoiser_name, local_files_only=True)
-            self.denoiser.load_state_dict(loaded.state_dict())
-        else:
-            raise FileNotFoundError(
-                f"{folder} holds neither {self.denoiser_name}/config.json nor pytorch_lora_weights.safetensors"
+        if (folder / LORA_FILE).is_file():
+            self._drop_adapters()
+            self.denoiser.load_lora_adapter(
+                folder, prefix=self.denoiser_name, weight_name=LORA_FILE, adapter_name="default", local_files_only=True
             )
+        elif (folder / self.denoiser_name / "config.json").is_file():
+            self._drop_adapters()
+            saved = type(self.denoiser).from_pretrained(folder / self.denoiser_name, local_files_only=True)
+            self.denoiser.load_state_dict(saved.state_dict())
+        else:
+            raise FileNotFoundError(f"{folder} holds neither {self.denoiser_name}/config.json nor {LORA_FILE}")
+
+    def _drop_adapters(self) -> None:
+        if self.is_lora:
+            self.denoiser.unload_lora()

@@ -1,0 +1,120 @@
+"""FLUX.1: a transformer over packed latents with CLIP and T5 features, rectified flow, distilled guidance."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch import Tensor
+from torch.nn import functional
+
+from alignbench.batch import Conditioning
+from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.schedule import Level
+
+
+class Flux(ModelAdapter):
+    """FLUX.1-dev (guidance is an input) and networks without that input (true classifier-free guidance).
+
+    Args:
+        max_sequence_length: tokens of the T5 prompt.
+    """
+
+    pipeline_class = "FluxPipeline"
+    denoiser_name = "transformer"
+    frozen_parts = ("vae", "text_encoder", "text_encoder_2")
+    patch_size = 2
+
+    def __init__(self, *args: Any, max_sequence_length: int = 512, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_sequence_length = max_sequence_length
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return T5's hidden states and CLIP's pooled vector."""
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts), device=self.device, max_sequence_length=self.max_sequence_length
+        )
+        return Conditioning(embeds, pooled)
+
+    # ---- noise levels
+
+    def ladder(self, num_inference_steps: int) -> Ladder:
+        """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
+        scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
+        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
+        scheduler.set_timesteps(sigmas=sigmas, mu=self._mu)
+        sigma = scheduler.sigmas.double()
+        return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw continuous timesteps: logit-normal(0, 1) sigmas under the shift that sampling uses.
+
+        Source: sigmas as in Esser et al. 2024 (SD3), section 3.1; the shift is the scheduler's own.
+        """
+        sigma = torch.randn(batch_size, generator=generator, dtype=torch.float64).sigmoid()
+        scheduler = self.pipeline.scheduler
+        if scheduler.config.use_dynamic_shifting:
+            sigma = scheduler.time_shift(self._mu, 1.0, sigma)
+        else:
+            sigma = scheduler.shift * sigma / (1 + (scheduler.shift - 1) * sigma)
+        return self.schedule.timesteps_at(sigma)
+
+    @property
+    def _mu(self) -> float:
+        """The strength of resolution-dependent shifting."""
+        _, height, width = self.latent_shape
+        config = self.pipeline.scheduler.config
+        return calculate_shift(
+            height * width // self.patch_size**2,
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        )
+
+    # ---- the network
+
+    @property
+    def guidance_is_distilled(self) -> bool:
+        """Whether this transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
+        return self.denoiser.config.guidance_embeds
+
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
+    ) -> Tensor:
+        """Call the transformer on packed latents."""
+        assert conditioning.pooled_prompt_embeds is not None
+        device, num_tokens = noisy_latents.device, conditioning.prompt_embeds.shape[1]
+        rows, columns = (torch.arange(side // self.patch_size, device=device) for side in noisy_latents.shape[-2:])
+        prediction = self.policy(
+            hidden_states=self.pack(noisy_latents).to(self.dtype),
+            # rounded to the network's dtype before the division, as the pipeline does
+            timestep=timesteps.to(self.dtype) / self.schedule.num_train_timesteps,
+            guidance=guidance,
+            pooled_projections=conditioning.pooled_prompt_embeds.to(self.dtype),
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+            txt_ids=torch.zeros(num_tokens, 3, device=device),
+            img_ids=functional.pad(torch.cartesian_prod(rows, columns), (1, 0)).float(),
+            return_dict=False,
+        )[0]
+        return self.unpack(prediction)
+
+    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
+        """Guide by the network's input where there is one, by the empty prompt otherwise."""
+        arguments: dict[str, Any] = {"max_sequence_length": self.max_sequence_length}
+        if self.guidance_is_distilled:
+            return arguments | {"guidance_scale": guidance_scale}
+        return arguments | {"true_cfg_scale": guidance_scale, "negative_prompt": [""] * num_prompts}
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
+        return functional.pixel_unshuffle(latents, self.patch_size).flatten(2).transpose(1, 2)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Return the tokens of a square image as [B, C, h, w]."""
+        side = math.isqrt(packed.shape[1])
+        return functional.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (side, side)), self.patch_size)

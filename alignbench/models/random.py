@@ -1,0 +1,145 @@
+"""Tiny random pipelines of every family, for tests: genuine diffusers classes, built offline within a second."""
+
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.flux import Flux
+from alignbench.models.stable_diffusion import StableDiffusion
+
+Family = Literal["stable_diffusion", "flux"]
+
+RESOLUTION = 32
+WIDTH = 16  # of the text features
+
+
+def tiny_stable_diffusion(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    """Return a random Stable Diffusion 1.x with the published noise process and sampling settings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        tokenizer = clip_tokenizer()
+        parts = {"unet": unet, "vae": _vae(0.18215), "tokenizer": tokenizer, "text_encoder": _clip_encoder(tokenizer)}
+    return StableDiffusionPipeline(
+        **parts,
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction_type,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
+    """Return a random FLUX.1 with the shifting of FLUX.1-dev; without guidance embedding it is like FLUX.1-schnell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+            guidance_embeds=guidance_embeds,
+        )
+        tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
+        t5 = T5Config(
+            vocab_size=len(tokenizer_2),
+            d_model=WIDTH,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+        return FluxPipeline(
+            transformer=transformer,
+            vae=_vae(0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+            tokenizer=tokenizer,
+            text_encoder=_clip_encoder(tokenizer),
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=T5EncoderModel(t5),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        )
+
+
+def tiny_adapter(family: Family, **pipeline_arguments: Any) -> ModelAdapter:
+    """Return the adapter of a tiny random pipeline."""
+    attention = ["to_q", "to_k", "to_v", "to_out.0"]
+    if family == "stable_diffusion":
+        return StableDiffusion(tiny_stable_diffusion(**pipeline_arguments), RESOLUTION, attention)
+    pipeline = tiny_flux(**pipeline_arguments)
+    return Flux(pipeline, RESOLUTION, attention, train_guidance_scale=3.5, max_sequence_length=32)
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's byte-level tokenizer without any merge: each byte of a text is a token."""
+    alphabet = list(bytes_to_unicode().values())
+    pieces = [*alphabet, *(piece + "</w>" for piece in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """Return T5's tokenizer over the printable ASCII characters; every other one is unknown to it."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(0x21, 0x7F))]
+    scores = [(piece, 0.0 if piece.startswith("<") and len(piece) > 1 else -1.0) for piece in pieces]
+    return T5Tokenizer(vocab=scores, extra_ids=0, model_max_length=512)
+
+
+def _clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            projection_dim=WIDTH,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _vae(scaling_factor: float, **settings: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=scaling_factor,
+        **settings,
+    )
