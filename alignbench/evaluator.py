@@ -1,25 +1,28 @@
 """Evaluators turn images into scores; rewards are evaluators with a gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from alignbench.miniature.captions import is_scene_prompt
+
 
 class Preprocess(ABC):
-    """Turns pictures into network inputs. Instances that compare equal are computed once for all their evaluators."""
+    """Turns pictures into what evaluators read. Instances that compare equal are computed once for all of them."""
 
     @property
     @abstractmethod
-    def key(self) -> Hashable:
+    def key(self) -> str:
         """What decides the result: kind, size, interpolation, constants."""
 
     @abstractmethod
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the inputs, one row an image."""
+    def __call__(self, images: Sequence[Image.Image]) -> Any:
+        """Return the inputs, one entry an image: a tensor for a network, a list for a program."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Preprocess) and self.key == other.key
@@ -31,31 +34,62 @@ class Preprocess(ABC):
 class Evaluator(ABC):
     """One number an image, in the scale of its publication.
 
+    Construction is cheap: weights are read when `network` is first used, so that a run can be checked before it starts.
+
     Attributes:
         name: as typed in `evaluators=` and printed in tables.
         version: raised whenever a score could change; scores of two versions never share a table.
         higher_is_better: direction.
         range: smallest and largest possible score; infinities where unbounded.
-        scene_prompts_only: True where the evaluator has a meaning only for prompts of the shapes world.
+        scene_prompts_only: True where a score has a meaning only for prompts of the shapes world.
+        precision: in which numbers the network computes; scores of two precisions never share a table.
+        display_scale: factor in displays (100 for the cosines of the papers); scores keep the published scale.
         preprocess: the published preprocessing.
-        network: the scoring network, or None for a program.
     """
 
     name: str
     version: str
     higher_is_better: ClassVar[bool] = True
-    range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
-    scene_prompts_only: ClassVar[bool] = False
+    range: tuple[float, float] = (float("-inf"), float("inf"))
+    scene_prompts_only: bool = False
+    precision: str = "float32"
+    display_scale: float = 1.0
     preprocess: Preprocess
-    network: nn.Module | None = None
+
+    @cached_property
+    def network(self) -> nn.Module | None:
+        """The scoring network, frozen; None for a program."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies; the CPU for a program."""
+        return next(self.network.parameters()).device if self.network is not None else torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network, loading it if need be."""
+        if self.network is not None:
+            self.network.to(device)
+
+    def supports(self, prompts: Sequence[str]) -> str | None:
+        """Return None if these prompts can be scored, otherwise a sentence that says why not. Loads nothing."""
+        if not self.scene_prompts_only:
+            return None
+        strange = [prompt for prompt in prompts if not is_scene_prompt(prompt)]
+        if not strange:
+            return None
+        return (
+            f"{self.name} judges by prompts of the shapes world alone, and {len(strange)} of {len(prompts)} prompts "
+            f"are not in its grammar, such as {strange[0]!r}"
+        )
 
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> Any:
-        """Return what `score_inputs` needs of the prompts, one entry a prompt (a tensor or a list)."""
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor | list[Any]:
+        """Return what `score_inputs` needs of the prompts, one entry a prompt, whatever the other prompts are."""
 
     @abstractmethod
-    def score_inputs(self, inputs: Tensor, encoded: Any) -> Tensor:
-        """Score preprocessed images against encoded prompts, row by row.
+    def score_inputs(self, inputs: Any, encoded: Any) -> Tensor:
+        """Score preprocessed images against encoded prompts, entry by entry.
 
         Returns:
             Scores, [N], float32, in the published scale.
@@ -63,19 +97,16 @@ class Evaluator(ABC):
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """Score each image against its prompt by the published path. Returns [N], float32."""
-        inputs = self.preprocess(images)
-        if self.network is not None:
-            inputs = inputs.to(next(self.network.parameters()).device)
-        return self.score_inputs(inputs, self.encode_prompts(prompts)).float().cpu()
+        """Score each image against its prompt by the published path. Returns [N], float32, on the CPU."""
+        return self.score_inputs(self.preprocess(images), self.encode_prompts(prompts)).float().cpu()
 
 
 class Reward(Evaluator):
     """An evaluator that can be trained on: differentiable with respect to pixels.
 
     Attributes:
-        has_embeddings: True where image and text meet as two unit vectors, so that relative rewards cost one image pass.
-        embedding_scale: factor on the similarity when it is used as a training reward.
+        has_embeddings: True where image and text meet as two unit vectors; relative rewards then cost one image pass.
+        embedding_scale: factor on the similarity of two unit vectors where it is used as a training reward.
     """
 
     has_embeddings: ClassVar[bool] = False
@@ -93,9 +124,9 @@ class Reward(Evaluator):
         """
 
     def embed_image(self, pixels: Tensor) -> Tensor:
-        """Return unit image features, [N, D], with a gradient; pixels [N, 3, H, W] in 0..1."""
+        """Return unit image features, [N, D], float32, with a gradient; pixels [N, 3, H, W] in 0..1."""
         raise TypeError(f"reward {self.name} has no embeddings")
 
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return unit text features, [N, D], without a gradient."""
+        """Return unit text features, [N, D], float32, without a gradient."""
         raise TypeError(f"reward {self.name} has no embeddings")
