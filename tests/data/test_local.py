@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alignbench.data.local import LocalPairs, Prompts
+from alignbench.errors import UserError
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (6, 4), colour).save(tmp_path / f"{name}.png")
+    whole = (tmp_path / "red.png").read_bytes()
+    (tmp_path / "corrupt.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("not an image")
+    return tmp_path
+
+
+def pairs(folder, *rows):
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return LocalPairs("local", str(folder), mixed="desirable", posterior="mode")
+
+
+def labelled(label_0, prompt="p", image_0="red.png", image_1="green.png"):
+    return {"prompt": prompt, "image_0": image_0, "image_1": image_1, "label_0": label_0}
+
+
+def test_winner_and_loser_are_read_with_their_pixels(folder):
+    source = pairs(folder, {"prompt": "p", "image_w": "red.png", "image_l": "green.png", "probability_w": 0.8})
+    (pair,) = source.view("pairs")
+    assert (pair.prompt, pair.probability_w) == ("p", 0.8)
+    for picture, colour in ((pair.image_w, "red"), (pair.image_l, "green")):
+        assert np.array_equal(picture.pixels, np.broadcast_to(np.array(COLOURS[colour], np.uint8), (4, 6, 3)))
+
+
+def test_a_label_of_zero_swaps_and_one_half_is_dropped_and_counted(folder):
+    source = pairs(folder, labelled(1), labelled(0, "q"), labelled(0.5, "r"), labelled(0.5, "s"))
+    assert [(pair.prompt, pair.image_w.key, pair.probability_w) for pair in source.view("pairs")] == [
+        ("p", "red.png", 1.0),
+        ("q", "green.png", 1.0),
+    ]
+    assert source.dropped == {"tie": 2}
+    assert source.prompts == ["p", "q"]
+
+
+@pytest.mark.parametrize("broken", ["corrupt.png", "text.png", "missing.png"])
+@pytest.mark.parametrize("place", ["image_0", "image_1"])
+def test_an_image_that_cannot_be_read_drops_the_whole_pair(folder, broken, place):
+    source = pairs(folder, labelled(1), labelled(1, "q") | {place: broken})
+    assert [pair.prompt for pair in source.view("pairs")] == ["p"]
+    assert [sample.prompt for sample in source.view("images")] == ["p"]
+    assert source.dropped == {"unreadable image": 1}
+    assert source.summary() == "1 dropped (unreadable image)"
+
+
+def test_winners_and_labels_follow_from_the_pairs(folder):
+    source = pairs(folder, labelled(1), labelled(0, image_1="blue.png"))
+    assert [sample.image.key for sample in source.view("images")] == ["red.png", "blue.png"]
+    assert {(sample.image.key, sample.desirable) for sample in source.view("labels")} == {
+        ("red.png", True),
+        ("green.png", False),
+        ("blue.png", True),
+    }
+    assert [sample.prompt for sample in source.view("prompts")] == ["p"]
+
+
+def test_the_fingerprint_follows_the_pixels_and_the_labels(folder):
+    before = pairs(folder, labelled(1)).fingerprint
+    assert pairs(folder, labelled(1)).fingerprint == before
+    assert pairs(folder, labelled(0)).fingerprint != before
+    Image.new("RGB", (6, 4), (254, 0, 0)).save(folder / "red.png")
+    assert pairs(folder, labelled(1)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "image_w": "red.png"}, "line 1 of .* is not a pair: image_l is missing"),
+        ({"image_w": "red.png", "image_l": "green.png"}, "prompt is missing"),
+        (labelled(2), "label_0=2 must lie in 0..1"),
+        (labelled(True), "label_0 must be a number"),
+        ({"prompt": "p", "image_w": "a", "image_l": "b", "probability_w": 0.2}, "probability_w=0.2 must lie in 0.5..1"),
+        (labelled(1, prompt=3), "prompt and images must be texts"),
+        (["p"], "expected an object"),
+        (labelled(0.5), r"holds no pair with a preference: 1 dropped \(tie\)"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told_in_one_sentence(folder, row, message):
+    with pytest.raises(UserError, match=message):
+        pairs(folder, row)
+
+
+def test_a_folder_without_a_list_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no pairs\.jsonl"):
+        LocalPairs("local", str(tmp_path), mixed="desirable", posterior="mode")
+
+
+def test_a_folder_without_a_readable_pair_is_refused(folder):
+    source = pairs(folder, labelled(1, image_0="missing.png"))
+    with pytest.raises(UserError, match="no pair whose images can be read: 1 dropped"):
+        source.view("pairs")
+
+
+def test_a_prompt_file_gives_its_distinct_prompts_and_nothing_else(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\na\n")
+    source = Prompts("prompts", str(tmp_path / "a.txt"))
+    assert [sample.prompt for sample in source.view("prompts")] == source.prompts == ["a", "b"]
+    assert source.dropped == {"repeated prompt": 1}
+    assert source.provides == {"prompts"}
+    with pytest.raises(ValueError, match="has prompts only, not pairs"):
+        source.view("pairs")

@@ -1,0 +1,31 @@
+import pytest
+
+from alignbench.batch import ImageBatch, LabelledBatch, PairBatch, PromptBatch
+from alignbench.data.source import Pair, decide, kind_of, labels
+
+
+def test_the_winner_comes_first_whichever_image_was_preferred():
+    assert decide("p", "a", "b", 1.0) == Pair("p", "a", "b", 1.0)
+    assert decide("p", "a", "b", 0.0) == Pair("p", "b", "a", 1.0)
+    assert decide("p", "a", "b", 0.25) == Pair("p", "b", "a", 0.75)
+
+
+def test_a_label_of_one_half_decides_nothing():
+    assert decide("p", "a", "b", 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("mixed", "desirable", "undesirable"),
+    [("desirable", {"a", "b"}, {"c"}), ("undesirable", {"a"}, {"b", "c"}), ("dropped", {"a"}, {"c"})],
+)
+def test_an_image_that_won_and_lost_is_labelled_by_the_policy(mixed, desirable, undesirable):
+    pairs = [Pair("p", "a", "b", 1.0), Pair("p", "b", "c", 1.0), Pair("p", "a", "c", 1.0)]
+    found = labels(pairs, mixed)
+    assert {key for _, key, wanted in found if wanted} == desirable
+    assert {key for _, key, wanted in found if not wanted} == undesirable
+    assert len(found) == len(desirable | undesirable)
+
+
+def test_every_batch_type_has_its_kind_of_samples():
+    kinds = [kind_of(batch_type) for batch_type in (PromptBatch, ImageBatch, LabelledBatch, PairBatch)]
+    assert kinds == ["prompts", "images", "labels", "pairs"]
