@@ -112,15 +112,17 @@ class Manifest:
             raise ResultsError(f"{path} is missing; {path.parent} is not a run folder") from None
         except json.JSONDecodeError as error:
             raise ResultsError(f"{path} is not JSON ({error}); restore it or delete the run folder") from None
-        found = values.get("schema_version")
+        found = values.get("schema_version") if isinstance(values, dict) else None
         if found != SCHEMA_VERSION:
             raise ResultsError(
                 f"{path} has schema version {found}, expected {SCHEMA_VERSION}; "
                 "use the alignbench that wrote it, or another results folder"
             )
         names = {entry.name for entry in fields(cls)}
-        if set(values) - names:
-            raise ResultsError(f"{path} has unknown entries {sorted(set(values) - names)}; expected {sorted(names)}")
+        if unknown := sorted(set(values) - names):
+            raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
+        if missing := sorted(names - set(values)):
+            raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
 
 
