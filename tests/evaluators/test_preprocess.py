@@ -13,7 +13,9 @@ from evaluators.preprocess import ClipPixels
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
     """Return a rendered scene, enlarged and converted."""
     rng = np.random.default_rng(width * height)
-    return Image.fromarray(render(sample_scene(rng), rng)).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    return (
+        Image.fromarray(render(sample_scene(rng), rng)).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])

@@ -113,7 +113,9 @@ def test_a_prompt_is_encoded_once_and_alike_in_any_company(monkeypatch):
     reward = random_reward()
     encoded = []
     encode = reward.network.get_text_features
-    monkeypatch.setattr(reward.network, "get_text_features", lambda input_ids: encoded.append(input_ids) or encode(input_ids))
+    monkeypatch.setattr(
+        reward.network, "get_text_features", lambda input_ids: encoded.append(input_ids) or encode(input_ids)
+    )
     first = reward.embed_text(PROMPTS[:1])
     rest = reward.embed_text([PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[0]])
     assert [len(ids) for ids in encoded] == [1, 1]

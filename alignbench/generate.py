@@ -1,0 +1,192 @@
+"""Evaluation images: the same prompts from the same noise, whatever the batch size or the number of processes."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from alignbench.context import keyed_generator
+from alignbench.data.prompts import Prompt, PromptSet
+from alignbench.errors import UserError
+from alignbench.files import write_png
+from alignbench.models.adapter import ModelAdapter
+from alignbench.results import (
+    PromptRecord,
+    RunFolder,
+    SamplingRecord,
+    image_name,
+    read_prompts,
+    write_prompts,
+    write_sampling,
+)
+
+NoiseMode = Literal["per_prompt", "constant"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How evaluation images are made.
+
+    Attributes:
+        num_inference_steps: denoising steps.
+        guidance_scale: in the family's own sense.
+        images_per_prompt: images of each prompt, numbered from 0.
+        noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
+        seed: of the noise; not the training seed.
+        batch_size: images made at once; does not change them.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    images_per_prompt: int = 1
+    noise: NoiseMode = "per_prompt"
+    seed: int = 0
+    batch_size: int = 16
+
+    @property
+    def hash(self) -> str:
+        """Fingerprint of what changes an image. More prompts or images a prompt add files and leave it as it is."""
+        values = {
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": float(self.guidance_scale),
+            "noise": self.noise,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def initial_noise(
+    prompt_id: str, number: int, sampling_seed: int, shape: Sequence[int], mode: NoiseMode = "per_prompt"
+) -> Tensor:
+    """Return the noise that one image starts from, [*shape], float32 on the CPU.
+
+    `per_prompt` depends on the prompt, the image number and the seed. `constant` depends on the last two alone: image
+    `number` is the draw of that number from `torch.Generator().manual_seed(sampling_seed)`; the papers reset such a
+    generator to 0 before each prompt.
+    """
+    if mode == "constant":
+        generator = torch.Generator().manual_seed(sampling_seed)
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for _ in range(number + 1)])[-1]
+    return torch.randn(tuple(shape), generator=keyed_generator("image", sampling_seed, prompt_id, number))
+
+
+def generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling) -> bool:
+    """Say whether all images of these prompts are there and whole."""
+    if not folder.completed("generate", f"{prompt_set.name}/{sampling.hash}"):
+        return False
+    images = folder.images(prompt_set.name, sampling.hash)
+    before, after = read_prompts(images), _records(images, prompt_set, sampling)
+    wanted = [image_name(prompt.prompt_id, number) for prompt, number in _wanted(prompt_set, sampling)]
+    return before == after and all(_is_whole(images / name) for name in wanted)
+
+
+def generate(
+    model: ModelAdapter,
+    prompt_set: PromptSet,
+    sampling: Sampling,
+    folder: RunFolder,
+    rank: int = 0,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> None:
+    """Make the images of a prompt set that are not there yet.
+
+    Each process makes every `num_processes`-th image. The main process first records which prompts the folder is for,
+    so that no image is ever taken for that of another text, and at last, when all processes are through, that it is
+    complete.
+
+    Raises:
+        UserError: if the folder has images of other prompts under these ids, or if the model gives an entirely black
+            image, which is what numbers that are not finite become.
+    """
+    images = folder.images(prompt_set.name, sampling.hash)
+    records = _records(images, prompt_set, sampling)
+    if rank == 0:
+        write_prompts(images, records)
+        write_sampling(images, _sampling_record(prompt_set, sampling, records))
+    share = _wanted(prompt_set, sampling)[rank::num_processes]
+    todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
+
+    with tqdm(
+        total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
+        disable=not (progress and rank == 0 and todo), dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+        for start in range(0, len(todo), sampling.batch_size):
+            batch = todo[start : start + sampling.batch_size]
+            noise = [initial_noise(p.prompt_id, k, sampling.seed, model.latent_shape, sampling.noise) for p, k in batch]
+            pictures = model.generate(
+                [p.prompt for p, _ in batch], torch.stack(noise), sampling.num_inference_steps, sampling.guidance_scale
+            )
+            for (p, k), picture in zip(batch, pictures, strict=True):
+                _refuse_black(picture, p)
+                write_png(images / image_name(p.prompt_id, k), picture)
+            bar.update(len(batch))
+
+    if num_processes > 1:
+        PartialState().wait_for_everyone()
+    if rank == 0:
+        files = [images / "prompts.jsonl", images / "sampling.json"]
+        folder.complete("generate", f"{prompt_set.name}/{sampling.hash}", files)
+
+
+def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int]]:
+    return [(prompt, number) for prompt in prompt_set for number in range(sampling.images_per_prompt)]
+
+
+def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:
+    """Return the records of an image folder after this request. What earlier, larger requests made stays on record."""
+    old = {record.prompt_id: record for record in read_prompts(images)} if (images / "prompts.jsonl").exists() else {}
+    new = {}
+    for prompt in prompt_set:
+        before = old.get(prompt.prompt_id)
+        if before is not None and before.prompt != prompt.prompt:
+            raise UserError(
+                f"{images} holds the image of {before.prompt!r} as {prompt.prompt_id}, and the prompt is now "
+                f"{prompt.prompt!r}; delete that folder, or give the changed prompts a name of their own"
+            )
+        num_images = max(sampling.images_per_prompt, len(before.images) if before else 0)
+        names = tuple(image_name(prompt.prompt_id, number) for number in range(num_images))
+        new[prompt.prompt_id] = PromptRecord(prompt.prompt_id, prompt.prompt, tuple(prompt.groups), names)
+    # in the order of the set, which the larger request has whole
+    return list((new if old.keys() <= new.keys() else {**old, **new}).values())
+
+
+def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[PromptRecord]) -> SamplingRecord:
+    return SamplingRecord(
+        prompt_set=prompt_set.name,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        noise=sampling.noise,
+        seed=sampling.seed,
+        images_per_prompt=max(len(record.images) for record in records),
+        full_size=prompt_set.full_size,
+        subset=len(records) < prompt_set.full_size,
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a PNG file begins and ends as one. Writing is atomic, so this catches what happened to it later."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            file.seek(-12, os.SEEK_END)
+            return head == b"\x89PNG\r\n\x1a\n" and file.read()[4:8] == b"IEND"
+    except OSError:  # absent, or shorter than an end mark
+        return False
+
+
+def _refuse_black(picture: Image.Image, prompt: Prompt) -> None:
+    if not picture.convert("RGB").getbbox():
+        raise UserError(
+            f"the image of prompt {prompt.prompt_id} is entirely black, which is what numbers that are not finite "
+            "become; use a wider precision for the model, or weights from an earlier step"
+        )
