@@ -1,5 +1,7 @@
 """What a prompt of the shapes world says: the grammar, its inverse, and prompts drawn from it.
 
+Sentences of the grammar:
+
     a large red circle on the left, white background
     a small blue square left of a yellow cross, gray background
     shaded. a red circle in the center, black background
@@ -16,7 +18,7 @@ import numpy as np
 
 from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, SIZES, STYLES, Scene
 
-CENTER_REACH = 0.1  # a shape whose centre is less than this from the middle on both axes is in the center
+CENTER_REACH = 0.145  # in the center: less than this from the middle on both axes (drawn: < 0.06, other places: > 0.22)
 SIZE_OMITTED = 0.3  # chance that a caption keeps silent about the size of a shape
 HELDOUT_SHARE = 0.2
 SINGLE_SHARE = 0.5  # chance that a drawn prompt asks for one shape, as long as such prompts are left
@@ -168,29 +170,16 @@ def split_of(demand: Demand) -> Literal["train", "heldout"]:
 
 
 @cache
-def _demands(split: str) -> tuple[tuple[Demand, ...], np.ndarray]:
-    """Return all demands of a split without style, and the probability of drawing each."""
-    nouns = [DemandedShape(shape, colour, None) for shape in SHAPES for colour in COLOURS]
+def _contents(split: str) -> tuple[list[Demand], np.ndarray]:
+    """Return all demands of a split without sizes and style, and the probability of drawing each."""
+    nouns = [DemandedShape(shape, colour, None) for shape, colour in itertools.product(SHAPES, COLOURS)]
+    singles = itertools.product([(noun,) for noun in nouns], PLACES, [None], BACKGROUNDS, [None])
+    pairs = itertools.product(itertools.permutations(nouns, 2), [None], RELATIONS, BACKGROUNDS, [None])
     contents = [
-        Demand((noun,), place, None, background, None)
-        for noun, place, background in itertools.product(nouns, PLACES, BACKGROUNDS)
-    ] + [
-        Demand(pair, None, relation, background, None)
-        for pair in itertools.permutations(nouns, 2)
-        for relation, background in itertools.product(RELATIONS, BACKGROUNDS)
+        demand for demand in itertools.starmap(Demand, itertools.chain(singles, pairs)) if split_of(demand) == split
     ]
-    contents = [content for content in contents if split_of(content) == split]
-    size_chances = {None: SIZE_OMITTED} | {size: (1 - SIZE_OMITTED) / len(SIZES) for size in SIZES}
-    num_single = sum(content.relation is None for content in contents)
-    demands, weights = [], []
-    for content in contents:
-        single = content.relation is None
-        weight = SINGLE_SHARE / num_single if single else (1 - SINGLE_SHARE) / (len(contents) - num_single)
-        for sizes in itertools.product(size_chances, repeat=len(content.shapes)):
-            shapes = tuple(replace(shape, size=size) for shape, size in zip(content.shapes, sizes, strict=True))
-            demands.append(replace(content, shapes=shapes))
-            weights.append(weight * np.prod([size_chances[size] for size in sizes]))
-    return tuple(demands), np.array(weights) / np.sum(weights)
+    single = np.array([demand.relation is None for demand in contents])
+    return contents, np.where(single, SINGLE_SHARE / single.sum(), (1 - SINGLE_SHARE) / (~single).sum())
 
 
 def prompts(split: Literal["train", "heldout"], n: int, seed: int) -> list[str]:
@@ -204,8 +193,20 @@ def prompts(split: Literal["train", "heldout"], n: int, seed: int) -> list[str]:
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split={split!r} is unknown; available: train, heldout")
-    demands, probabilities = _demands(split)
-    if n > len(demands):
-        raise ValueError(f"n={n} distinct prompts were asked for, but the {split} split holds {len(demands)}")
-    chosen = np.random.default_rng(seed).choice(len(demands), size=n, replace=False, p=probabilities)
-    return [str(demands[index]) for index in chosen]
+    contents, probabilities = _contents(split)
+    num_available = sum((1 + len(SIZES)) ** len(content.shapes) for content in contents)
+    if n > num_available:
+        raise ValueError(f"n={n} distinct prompts were asked for, but the {split} split holds {num_available}")
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, None] = {}  # a set that keeps the order
+    while len(drawn) < n:
+        for index in rng.choice(len(contents), size=n, p=probabilities):
+            content = contents[index]
+            drawn[str(replace(content, shapes=tuple(_with_size(shape, rng) for shape in content.shapes)))] = None
+    return list(drawn)[:n]
+
+
+def _with_size(shape: DemandedShape, rng: np.random.Generator) -> DemandedShape:
+    if rng.random() < SIZE_OMITTED:
+        return shape
+    return replace(shape, size=SIZES[rng.integers(len(SIZES))])
