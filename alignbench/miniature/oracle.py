@@ -1,0 +1,342 @@
+"""What an image of the shapes world shows, and whether that is what a prompt asks for.
+
+A program, not a network, and never trained on. Shapes are told from the background by chroma, which neither shadow
+nor gray grain changes; their kind by comparing outlines; light, shadow and dirt by rendering the scene that was read
+and comparing the image with it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations, product
+
+import numpy as np
+from scipy import ndimage
+
+from alignbench.miniature.captions import Demand, parse, place_of_point, relation_of_points
+from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, RADII, SHAPES, SIZES, Scene, Shape, render
+
+# finding shapes
+MIN_CHROMA = 24.0  # a pixel this far from the background's chroma belongs to a shape; the darkest shade has 38
+MIN_AREA = 20  # pixels; smaller blobs are dirt, the smallest outlined triangle fills 36
+MAX_BLOBS = 4  # only the largest are looked at; a prompt asks for two at most
+MAX_MISFIT = 0.3  # share of its area by which a blob may differ from the closest kind and still count as it
+MAX_BACKGROUND_ERROR = 60.0  # RGB distance to the closest named background
+SIZE_LIMIT = (RADII["small"][1] + RADII["large"][0]) / 2
+
+# telling styles
+LINE, LINE_ON_BLACK = 20.0, 235.0  # brightness of the outlined style's line
+VISIBLE_SHADOW = 60.0  # a background darker than this shows no shadow
+NOISY_GRAIN = 9.0  # from here on the style is noisy
+
+# cleanliness: the amount of each fault, in 8-bit levels or pixels, that halves it
+GRAIN_SCALE = 10.0  # the noisy style has 20
+DRIFT_SCALE = 40.0
+STRAY_SCALE = 40.0
+MIN_SPOT = 60.0  # departure of the background in 8-bit levels that makes a pixel stray
+
+# orthonormal axes across the gray diagonal: light, shade and gray grain move a colour along a ray or not at all
+_CHROMA_AXES = np.array([[1, 1], [-1, 1], [0, -2]], np.float32) / np.sqrt(np.array([2, 6], np.float32))
+_GRAY = np.full(3, 1 / 3, np.float32)
+_COLOUR_NAMES = tuple(COLOURS)
+_COLOUR_CHROMA = np.array(list(COLOURS.values()), np.float32) @ _CHROMA_AXES
+_COLOUR_STRENGTHS = np.linalg.norm(_COLOUR_CHROMA, axis=1)
+_COLOUR_DIRECTIONS = _COLOUR_CHROMA / _COLOUR_STRENGTHS[:, None]
+_GRID = np.linspace(-1.0, 1.0, 24)
+_BORDER = np.pad(np.zeros((IMAGE_SIZE - 6, IMAGE_SIZE - 6), bool), 3, constant_values=True)
+_SQUARE = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True)
+class SeenShape:
+    """A shape found in an image.
+
+    misfit: share of its area by which it differs from the ideal outline of its kind.
+    drift: distance of its chroma from its named colour at any lighting, in 8-bit levels.
+    line: how much of a line surrounds it, 0 for none, 1 as in the outlined style.
+    """
+
+    shape: Shape
+    misfit: float
+    drift: float
+    line: float
+
+    @property
+    def kind(self) -> str | None:
+        """Its kind, or None where the outline is like none of them."""
+        return self.shape.shape if self.misfit <= MAX_MISFIT else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything the oracle reads from one image.
+
+    background: None where it is like none of BACKGROUNDS.
+    seen: the shapes, largest first.
+    shading, shadow: 0 where there is none, 1 as in a rendering of that style; shadow is None on a background too
+        dark to show one.
+    grain: root mean square of what varies from pixel to pixel away from edges, in 8-bit levels.
+    drift: the largest distance of a colour from the palette, in 8-bit levels.
+    stray_area: number of pixels of blobs that are no shapes.
+    """
+
+    background: str | None
+    seen: tuple[SeenShape, ...]
+    shading: float
+    shadow: float | None
+    grain: float
+    drift: float
+    stray_area: int
+
+    @property
+    def realism(self) -> float:
+        """How much the image looks shaded, 0..1: half for the light on the shapes, half for their cast shadows."""
+        return self.shading if self.shadow is None else (self.shading + self.shadow) / 2
+
+    @property
+    def outline(self) -> float:
+        """How much the image looks outlined, 0..1."""
+        return float(np.mean([seen.line for seen in self.seen])) if self.seen else 0.0
+
+    @property
+    def cleanliness(self) -> float:
+        """Absence of grain, ringing, colours out of the palette and stray blobs, 0..1."""
+        faults = (self.grain / GRAIN_SCALE, self.drift / DRIFT_SCALE, self.stray_area / STRAY_SCALE)
+        return float(np.prod([1.0 / (1.0 + fault**2) for fault in faults]))
+
+    @property
+    def style(self) -> str:
+        """The style whose mark is the most evident, one of STYLES."""
+        if self.grain > NOISY_GRAIN:
+            return "noisy"
+        style, strength = max(("outlined", self.outline), ("shaded", self.realism), key=lambda pair: pair[1])
+        return style if strength > 0.5 else "flat"
+
+
+def read(image: np.ndarray) -> Reading:
+    """Read one image, uint8 [64, 64, 3].
+
+    Raises:
+        ValueError: the image has another size or type.
+    """
+    if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3) or image.dtype != np.uint8:
+        expected, found = f"uint8 [{IMAGE_SIZE}, {IMAGE_SIZE}, 3]", f"{image.dtype} {list(image.shape)}"
+        raise ValueError(f"the image is {found}, expected {expected}")
+    pixels = image.astype(np.float32)
+    ground = np.median(pixels[_BORDER], axis=0)
+    errors = {name: float(np.linalg.norm(ground - np.array(colour))) for name, colour in BACKGROUNDS.items()}
+    background = min(errors, key=errors.get)
+    blobs, small_area = _blobs(pixels, ground)
+    seen = tuple(_recognise(blob, pixels, ground) for blob in blobs)
+    measured = _light_and_dirt(pixels, ground, background, seen, blobs)
+    measured["stray_area"] += small_area
+    return Reading(
+        background=background if errors[background] <= MAX_BACKGROUND_ERROR else None,
+        seen=seen,
+        drift=max([errors[background], *(shape.drift for shape in seen)]),
+        **measured,
+    )
+
+
+@dataclass(frozen=True)
+class _Blob:
+    """A connected patch of colour: a window of the image with two pixels of margin, and a mask within it."""
+
+    window: tuple[slice, slice]
+    mask: np.ndarray
+    core: np.ndarray  # the mask without the pixels that edges reach
+
+
+def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
+    """Return the blobs that may be shapes, largest first, and the number of pixels in smaller ones."""
+    light, ground_light = pixels @ _GRAY, max(float(ground.mean()), 1.0)
+    chroma, ground_chroma = ndimage.gaussian_filter(pixels @ _CHROMA_AXES, (0.7, 0.7, 0)), ground @ _CHROMA_AXES
+    # shadow and clipping at white pale a background (beige) in step with its light, gray grain leaves its chroma alone
+    paled = np.clip(np.minimum(light / ground_light, (255.0 - light) / max(255.0 - ground_light, 1.0)), 0.0, 1.0)
+    share = chroma @ ground_chroma / max(float(ground_chroma @ ground_chroma), 1.0)
+    share = np.clip(share, paled, np.minimum(paled + 0.4, 1.0))
+    excess = chroma - share[..., None] * ground_chroma
+    labels, _ = ndimage.label(np.hypot(excess[..., 0], excess[..., 1]) > MIN_CHROMA)
+    areas = np.bincount(labels.ravel())[1:]
+    order = [index for index in np.argsort(-areas)[:MAX_BLOBS] if areas[index] >= MIN_AREA]
+    objects = ndimage.find_objects(labels)
+    blobs = []
+    for index in order:
+        window = tuple(slice(max(axis.start - 2, 0), axis.stop + 2) for axis in objects[index])
+        mask = ndimage.binary_fill_holes(labels[window] == index + 1)
+        core = ndimage.binary_erosion(mask, _SQUARE)
+        blobs.append(_Blob(window, mask, core if core.any() else mask))
+    return blobs, int(areas.sum() - areas[order].sum())
+
+
+def _canonical(blob: _Blob) -> tuple[np.ndarray, float, float, float]:
+    """Return the blob moved to its centroid and scaled to area 1, on a grid over -1..1, with centroid and scale."""
+    rows, columns = np.nonzero(blob.mask)
+    y, x, scale = float(rows.mean()), float(columns.mean()), float(np.sqrt(rows.size))
+    grid = np.meshgrid(y + _GRID * scale, x + _GRID * scale, indexing="ij")
+    outline = ndimage.map_coordinates(blob.mask.astype(np.float32), grid, order=1)
+    return outline, x + blob.window[1].start, y + blob.window[0].start, scale
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What blobs of one kind look like: canonical outlines, and (x, y, radius) from the centroid in its scale."""
+
+    kinds: tuple[str, ...]
+    outlines: np.ndarray
+    geometry: np.ndarray
+
+
+@cache
+def _templates(style: str) -> _Template:
+    """Return the templates of a style; the coloured inside of an outlined shape has thinner arms, so it has its own."""
+    kinds, outlines, geometry = [], [], []
+    for kind, size in product(SHAPES, SIZES):
+        radius, middle = float(np.mean(RADII[size])), IMAGE_SIZE / 2 - 0.5
+        scene = Scene((Shape(kind, "red", size, 0.5, 0.5, radius),), "gray", style)
+        pixels = render(scene, np.random.default_rng(0)).astype(np.float32)
+        (blob,), _ = _blobs(pixels, pixels[0, 0])
+        outline, x, y, scale = _canonical(blob)
+        kinds.append(kind)
+        outlines.append(outline)
+        geometry.append(((middle - x) / scale, (middle - y) / scale, radius * IMAGE_SIZE / scale))
+    return _Template(tuple(kinds), np.array(outlines), np.array(geometry))
+
+
+def _recognise(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> SeenShape:
+    """Name a blob's kind, colour and size, and measure where it is."""
+    line = _line_around(blob, pixels, ground)
+    template = _templates("outlined" if line > 0.5 else "flat")
+    outline, x, y, scale = _canonical(blob)
+    misfits = np.abs(template.outlines - outline).sum(axis=(1, 2)) * (_GRID[1] - _GRID[0]) ** 2
+    best = int(np.argmin(misfits))
+    x, y, radius = (np.array([x + 0.5, y + 0.5, 0.0]) + template.geometry[best] * scale) / IMAGE_SIZE
+    chroma = np.median(pixels[blob.window][blob.core] @ _CHROMA_AXES, axis=0)
+    colour = int(np.argmax(_COLOUR_DIRECTIONS @ chroma))
+    # light and shade make a colour paler, never stronger
+    strength = np.clip(_COLOUR_DIRECTIONS[colour] @ chroma, 0.5 * _COLOUR_STRENGTHS[colour], _COLOUR_STRENGTHS[colour])
+    drift = float(np.linalg.norm(chroma - strength * _COLOUR_DIRECTIONS[colour]))
+    size = "small" if radius < SIZE_LIMIT else "large"
+    shape = Shape(template.kinds[best], _COLOUR_NAMES[colour], size, float(x), float(y), float(radius))
+    return SeenShape(shape, float(misfits[best]), drift, line)
+
+
+def _line_around(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> float:
+    """Return how much of the outlined style's line surrounds a blob, judged where no shadow falls."""
+    rows, columns = np.nonzero(ndimage.binary_dilation(blob.mask) & ~blob.mask)
+    upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0
+    light, ground_light = pixels[blob.window][rows, columns][upper_left].mean(axis=-1), float(ground.mean())
+    line = LINE_ON_BLACK if ground_light < VISIBLE_SHADOW else LINE
+    return float(np.median(light - ground_light)) / (line - ground_light)
+
+
+def _likeness(values: np.ndarray, pattern: np.ndarray) -> tuple[float, float]:
+    """Return how much of a pattern is in the values, 0..1, and the slope of the values on it.
+
+    Strength alone could be contrast and correlation alone a trace, so their product counts.
+    """
+    values, pattern = values - values.mean(), pattern - pattern.mean()
+    common, power = float(values @ pattern), max(float(pattern @ pattern), 1e-6)
+    slope, correlation = common / power, common / max(float(np.sqrt(power * (values @ values))), 1e-6)
+    return min(max(slope, 0.0), 1.0) * max(correlation, 0.0), slope
+
+
+def _light_and_dirt(pixels, ground, background, seen, blobs) -> dict[str, float | None]:
+    """Measure shading, shadow, grain and stray area against a shaded rendering of the scene that was read."""
+    scene = Scene(tuple(shape.shape for shape in seen), background, "shaded")
+    ideal = render(scene, np.random.default_rng(0)).astype(np.float32)
+    light, ideal_light = pixels @ _GRAY, ideal @ _GRAY
+
+    outside = np.ones(light.shape, bool)
+    for blob in blobs:
+        outside[blob.window] &= ~blob.mask
+    outside = ndimage.minimum_filter(outside, 7)  # beyond a line
+    shadow, slope = None, 0.0
+    if ground.mean() > VISIBLE_SHADOW and blobs and outside.any():
+        shadow, slope = _likeness(light[outside], ideal_light[outside])
+
+    # what neither palette nor light nor shadow explains; 0 where edges reach
+    calm = ndimage.minimum_filter(outside, 3)  # beyond the long corners of a line as well
+    ideal_ground = np.array(BACKGROUNDS[background], np.float32)
+    residual = (pixels - ground - slope * (ideal - ideal_ground)) * calm[..., None]
+    spots = np.abs(ndimage.uniform_filter(residual, (3, 3, 1))).max(axis=-1) > MIN_SPOT
+
+    judged, shadings = calm.copy(), []
+    for blob in blobs:
+        here, there = pixels[blob.window][blob.core], ideal[blob.window][blob.core]
+        shading, slope = _likeness(here @ _GRAY, there @ _GRAY)
+        shadings.append(shading)
+        residual[blob.window][blob.core] = (here - here.mean(axis=0)) - slope * (there - there.mean(axis=0))
+        judged[blob.window] |= blob.core
+    weight = np.maximum(ndimage.uniform_filter(judged.astype(np.float32), 7), 1e-3)[..., None]
+    grain = (residual - ndimage.uniform_filter(residual, (7, 7, 1)) / weight) * judged[..., None]
+    return {
+        "shading": float(np.mean(shadings)) if shadings else 0.0,
+        "shadow": shadow,
+        "grain": float(np.sqrt((grain**2).sum() / (3 * max(judged.sum(), 1)))),
+        "stray_area": int(spots.sum()),
+    }
+
+
+def facts(reading: Reading, demand: Demand) -> dict[str, bool]:
+    """Return which demands an image meets, by name.
+
+    The shapes seen are matched with the shapes demanded in the way that meets the most. Style is not among the
+    facts: `style` and `realism` speak of it.
+    """
+    candidates = [*reading.seen, *[None] * len(demand.shapes)]
+    matches = (_facts_of_match(match, demand) for match in permutations(candidates, len(demand.shapes)))
+    return {
+        "number": len(reading.seen) == len(demand.shapes),
+        "background": reading.background == demand.background,
+        **max(matches, key=lambda met: sum(met.values())),
+    }
+
+
+def _facts_of_match(match: tuple[SeenShape | None, ...], demand: Demand) -> dict[str, bool]:
+    met = {}
+    for number, (seen, demanded) in enumerate(zip(match, demand.shapes, strict=True), start=1):
+        met[f"shape {number}"] = seen is not None and seen.kind == demanded.shape
+        met[f"colour {number}"] = seen is not None and seen.shape.colour == demanded.colour
+        if demanded.size is not None:
+            met[f"size {number}"] = seen is not None and seen.shape.size == demanded.size
+    centres = [(seen.shape.x, seen.shape.y) for seen in match if seen is not None]
+    if len(centres) < len(match):
+        met["arrangement"] = False
+    elif demand.place is not None:
+        met["arrangement"] = place_of_point(*centres[0]) == demand.place
+    else:
+        met["arrangement"] = relation_of_points(*centres[0], *centres[1]) == demand.relation
+    return met
+
+
+def agreement(image: np.ndarray, prompt: str) -> float:
+    """Return the share of the prompt's demands that an image meets, 0..1.
+
+    Demands are the number of shapes, their kinds, colours and, where the prompt names them, sizes, their place or
+    relation, and the background.
+
+    Raises:
+        ValueError: the prompt is not of the shapes world, or the image is not uint8 [64, 64, 3].
+    """
+    return float(np.mean(list(facts(read(image), parse(prompt)).values())))
+
+
+def all_right(image: np.ndarray, prompt: str) -> bool:
+    """Tell whether shapes, colours, places and background are all as the prompt asks; sizes and style are left open."""
+    met = facts(read(image), parse(prompt))
+    return all(right for name, right in met.items() if not name.startswith("size"))
+
+
+def realism(image: np.ndarray) -> float:
+    """Return how much an image looks shaded, 0..1; see `Reading.realism`."""
+    return read(image).realism
+
+
+def cleanliness(image: np.ndarray) -> float:
+    """Return how free of grain, ringing, wrong colours and stray blobs an image is, 0..1."""
+    return read(image).cleanliness
+
+
+def style(image: np.ndarray) -> str:
+    """Return the style an image is rendered in, one of STYLES."""
+    return read(image).style

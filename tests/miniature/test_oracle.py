@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from alignbench.miniature import oracle
+from alignbench.miniature.captions import demand_of, parse
+from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, SHAPES, STYLES, Scene, Shape, render, sample_scene
+
+NUM_QUICK, NUM_THOROUGH = 80, 2000
+
+CIRCLE = Shape("circle", "red", "large", x=0.26, y=0.5, radius=0.19)
+CROSS = Shape("cross", "blue", "small", x=0.74, y=0.5, radius=0.11)
+PAIR = Scene((CIRCLE, CROSS), "white", "flat")
+PAIR_PROMPT = "a large red circle left of a small blue cross, white background"
+
+
+def draw(scene):
+    return render(scene, np.random.default_rng(0))
+
+
+def as_image(values):
+    return np.clip(np.asarray(values) + 0.5, 0, 255).astype(np.uint8)
+
+
+def intact(image, rng):
+    return image
+
+
+def blurred(image, rng):
+    return as_image(ndimage.gaussian_filter(image.astype(float), (0.7, 0.7, 0)))
+
+
+def grainy(image, rng):
+    return as_image(image + rng.normal(0, 6, image.shape))
+
+
+def one_other(rng, names, than):
+    return str(rng.choice([name for name in names if name != than]))
+
+
+def with_fault(scene, fault, rng):
+    """Plant one fault in a scene; None where the scene cannot have it."""
+    index = int(rng.integers(len(scene.shapes)))
+    shape, rest = scene.shapes[index], scene.shapes[:index] + scene.shapes[index + 1 :]
+    if fault == "wrong colour":
+        return replace(scene, shapes=(replace(shape, colour=one_other(rng, COLOURS, shape.colour)), *rest))
+    if fault == "wrong shape":
+        return replace(scene, shapes=(replace(shape, shape=one_other(rng, SHAPES, shape.shape)), *rest))
+    if fault == "wrong background":
+        return replace(scene, background=one_other(rng, BACKGROUNDS, scene.background))
+    if fault == "missing object":
+        return replace(scene, shapes=rest)
+    if len(scene.shapes) == 2:
+        first, second = scene.shapes
+        return replace(scene, shapes=(replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)))
+    if demand_of(scene).place == "center":
+        return None
+    return replace(scene, shapes=(replace(shape, x=1 - shape.x, y=1 - shape.y),))
+
+
+def share_read_right(num_scenes, spoil, seed):
+    """Share of random scenes of which every fact and the style are read right."""
+    rng = np.random.default_rng(seed)
+    right = []
+    for _ in range(num_scenes):
+        scene = sample_scene(rng)
+        reading = oracle.read(spoil(render(scene, rng), rng))
+        right.append(all(oracle.facts(reading, demand_of(scene)).values()) and reading.style == scene.style)
+    return np.mean(right)
+
+
+def share_of_faults_found(num_scenes, fault, spoil, seed):
+    """Share of random scenes with one planted fault that are not judged all right for the original demand."""
+    rng = np.random.default_rng(seed)
+    found = []
+    while len(found) < num_scenes:
+        scene = sample_scene(rng)
+        faulty = with_fault(scene, fault, rng)
+        if faulty is not None:
+            image = spoil(render(faulty, rng), rng)
+            found.append(not oracle.all_right(image, str(demand_of(scene))))
+    return np.mean(found)
+
+
+CONDITIONS = pytest.mark.parametrize("spoil", [intact, blurred, grainy])
+FAULTS = pytest.mark.parametrize(
+    "fault", ["wrong colour", "wrong shape", "wrong background", "missing object", "swapped places"]
+)
+
+
+@CONDITIONS
+def test_renderings_are_read_right(spoil):
+    assert share_read_right(NUM_QUICK, spoil, seed=0) >= 0.97
+
+
+@FAULTS
+def test_a_planted_fault_is_found(fault):
+    assert share_of_faults_found(NUM_QUICK // 2, fault, intact, seed=1) >= 0.95
+
+
+@pytest.mark.slow
+@CONDITIONS
+def test_renderings_are_read_right_on_many_scenes(spoil):
+    assert share_read_right(NUM_THOROUGH, spoil, seed=2) >= 0.99
+
+
+@pytest.mark.slow
+@CONDITIONS
+@FAULTS
+def test_a_planted_fault_is_found_on_many_scenes(fault, spoil):
+    assert share_of_faults_found(NUM_THOROUGH // 4, fault, spoil, seed=3) >= 0.98
+
+
+def test_a_scene_as_asked_for_agrees_in_full():
+    assert oracle.agreement(draw(PAIR), PAIR_PROMPT) == 1.0
+    assert oracle.all_right(draw(PAIR), PAIR_PROMPT)
+
+
+def test_each_unmet_demand_lowers_agreement_by_its_share():
+    prompt = "a green circle left of a blue cross, white background"  # number, background, 2 kinds, 2 colours, relation
+    assert oracle.agreement(draw(PAIR), prompt) == pytest.approx(6 / 7)
+    assert not oracle.all_right(draw(PAIR), prompt)
+
+
+def test_facts_name_what_is_wrong():
+    demand = parse("a small red circle right of a blue square, gray background")
+    wrong = {name for name, right in oracle.facts(oracle.read(draw(PAIR)), demand).items() if not right}
+    assert wrong == {"size 1", "shape 2", "arrangement", "background"}
+
+
+def test_a_wrong_size_lowers_agreement_but_leaves_the_rest_all_right():
+    prompt = PAIR_PROMPT.replace("large", "small")
+    assert oracle.agreement(draw(PAIR), prompt) < 1.0
+    assert oracle.all_right(draw(PAIR), prompt)
+
+
+def test_mirrored_wordings_agree_alike():
+    assert oracle.agreement(draw(PAIR), "a small blue cross right of a large red circle, white background") == 1.0
+
+
+def test_a_shape_too_many_is_not_all_right():
+    assert not oracle.all_right(draw(PAIR), "a red circle on the left, white background")
+
+
+def test_the_style_word_is_no_demand_on_the_content():
+    assert oracle.agreement(draw(PAIR), f"shaded. {PAIR_PROMPT}") == 1.0
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_style_is_told(style):
+    assert oracle.style(draw(replace(PAIR, style=style))) == style
+
+
+def test_realism_grows_with_the_light():
+    flat, shaded = (draw(replace(PAIR, style=style)).astype(float) for style in ("flat", "shaded"))
+    realism = [oracle.realism(as_image((1 - t) * flat + t * shaded)) for t in (0, 0.25, 0.5, 0.75, 1)]
+    assert realism == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.05)
+
+
+def test_light_from_the_wrong_side_is_not_realism():
+    shaded = draw(replace(PAIR, style="shaded"))
+    assert oracle.realism(shaded) > 0.95
+    assert oracle.realism(shaded[::-1, ::-1]) < 0.05
+
+
+@pytest.mark.parametrize("style", ["flat", "outlined", "noisy"])
+def test_neither_noise_nor_contrast_nor_saturation_is_realism(style):
+    image = draw(replace(PAIR, style=style)).astype(float)
+    gray, noise = image.mean(axis=-1, keepdims=True), np.random.default_rng(0).normal(0, 15, image.shape)
+    for fooling in (image + noise, 128 + 1.6 * (image - 128), gray + 1.6 * (image - gray), image + noise[..., :1]):
+        assert oracle.realism(as_image(fooling)) < 0.15
+
+
+def test_each_kind_of_dirt_lowers_cleanliness():
+    rng = np.random.default_rng(0)
+    clean = draw(PAIR).astype(float)
+    gray = clean.mean(axis=-1, keepdims=True)
+    speckled, smudged = clean.copy(), clean.copy()
+    speckled[rng.random((64, 64)) < 0.02] = 0.0
+    smudged[4:10, 30:36] = 100.0
+    checks = 15.0 * (np.indices((64, 64)).sum(axis=0) % 2 * 2 - 1)[..., None]
+    assert oracle.cleanliness(draw(PAIR)) > 0.98
+    assert oracle.cleanliness(as_image(clean + rng.normal(0, 6, clean.shape))) < 0.8
+    for dirty in (clean + rng.normal(0, 20, clean.shape), clean + checks, speckled, gray + 1.8 * (clean - gray)):
+        assert oracle.cleanliness(as_image(dirty)) < 0.5
+    assert oracle.cleanliness(as_image(smudged)) < 0.7
+
+
+def test_more_grain_is_never_cleaner():
+    noise = np.random.default_rng(0).normal(0, 1, (64, 64, 3))
+    scores = [oracle.cleanliness(as_image(draw(PAIR) + level * noise)) for level in (0, 3, 6, 12, 24, 48)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_an_empty_image_shows_nothing_but_its_background():
+    reading = oracle.read(np.full((64, 64, 3), 245, np.uint8))
+    assert (reading.background, reading.seen, reading.realism) == ("white", (), 0.0)
+    assert oracle.agreement(np.full((64, 64, 3), 245, np.uint8), PAIR_PROMPT) == pytest.approx(1 / 9)
+
+
+def test_a_background_like_none_is_not_named():
+    assert oracle.read(np.full((64, 64, 3), (40, 170, 60), np.uint8)).background is None
+
+
+def test_pure_noise_is_judged_without_complaint():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert oracle.agreement(image, PAIR_PROMPT) < 0.5
+    assert oracle.realism(image) < 0.05
+    assert oracle.cleanliness(image) < 0.05
+
+
+def test_a_prompt_outside_the_grammar_is_refused():
+    with pytest.raises(ValueError, match="not of the shapes world"):
+        oracle.agreement(draw(PAIR), "a photo of a cat")
+
+
+def test_an_image_of_another_size_or_type_is_refused():
+    with pytest.raises(ValueError, match=r"expected uint8 \[64, 64, 3\]"):
+        oracle.read(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        oracle.read(np.zeros((64, 64, 3), np.float32))
