@@ -32,12 +32,26 @@ class SceneData:
         chosen = torch.from_numpy(self.images[indices.numpy()])
         return chosen.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
-    def draw_captions(self, indices: torch.Tensor, generator: torch.Generator, style_share: float) -> list[str]:
-        """Return one caption for each scene, with the style word in a share of them."""
+    def draw_captions(self, indices: torch.Tensor, generator: torch.Generator, style_share: float) -> torch.Tensor:
+        """Return the number of one caption for each scene, with the style word in a share of them.
+
+        The numbers count through all captions of all scenes, as `tokens` lists them.
+        """
         plain = torch.randint(CAPTIONS_PER_SCENE, (len(indices),), generator=generator)
         styled = torch.rand(len(indices), generator=generator) < style_share
-        picks = torch.where(styled, CAPTIONS_PER_SCENE, plain)
-        return [self.captions[i][k] for i, k in zip(indices.tolist(), picks.tolist(), strict=True)]
+        return indices * (CAPTIONS_PER_SCENE + 1) + torch.where(styled, CAPTIONS_PER_SCENE, plain)
+
+    def tokens(self, tokenizer, num_scenes: int | None = None) -> torch.Tensor:
+        """Return the ids of all captions of the first scenes, [num, tokenizer.model_max_length], int16."""
+        texts = [text for scene in self.captions[:num_scenes] for text in scene]
+        return torch.cat([tokenise(texts[i : i + 4096], tokenizer).short() for i in range(0, len(texts), 4096)])
+
+
+def tokenise(texts: list[str], tokenizer) -> torch.Tensor:
+    """Return ids padded and cut to the length of the tokenizer, as diffusers' pipelines do."""
+    return tokenizer(
+        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 def scene_at(index: int) -> tuple[Scene, np.random.Generator]:

@@ -1,0 +1,32 @@
+"""Pretrain the networks of the shapes world.
+
+    python -m alignbench.miniature.pretrain all --work pretrain      # some hours on two cores
+    python -m alignbench.miniature.pretrain vae --work pretrain --threads 2
+
+Each stage leaves its result in the work folder and reads those of earlier stages from there. A killed stage goes on
+where its last checkpoint lies when it is called again.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from alignbench.miniature.pretrain import stages
+
+
+def main() -> None:
+    """Run one stage, or all of them in order."""
+    parser = argparse.ArgumentParser(prog="python -m alignbench.miniature.pretrain", description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=[*stages.STAGES, "all"])
+    parser.add_argument("--work", type=Path, required=True, help="folder of data, checkpoints and results")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of this process")
+    parser.add_argument("--updates", type=int, help="length of this stage's training instead of its own")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in stages.STAGES if arguments.stage == "all" else [arguments.stage]:
+        stages.STAGES[name](arguments.work, arguments.updates)
+
+
+if __name__ == "__main__":
+    main()

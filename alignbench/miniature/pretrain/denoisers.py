@@ -1,0 +1,168 @@
+"""The denoisers: a FLUX transformer with distilled guidance and a Stable Diffusion 1.5 UNet, both on 16 x 16 latents."""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextModel, T5EncoderModel
+
+from alignbench.miniature.pretrain.latents import LatentData
+from alignbench.miniature.pretrain.loop import Metrics, Plan, train
+
+FLUX_PLAN = Plan(num_updates=9000, learning_rate=2e-3, ema_decay=0.998)
+GUIDANCE_PLAN = Plan(num_updates=1500, learning_rate=5e-4, ema_decay=0.99)
+SD15_PLAN = Plan(num_updates=9000, learning_rate=1.5e-3, ema_decay=0.998)
+BATCH_SIZE = 32
+GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
+MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
+
+
+def build_flux() -> FluxTransformer2DModel:
+    """Build the untrained transformer: 64 tokens of 2 x 2 latents."""
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=24,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        pooled_projection_dim=64,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 10, 10),
+    )
+
+
+def build_flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Build FLUX's scheduler with its resolution-dependent shift starting at the 64 tokens of this world."""
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_image_seq_len=64, max_image_seq_len=4096, base_shift=0.5, max_shift=1.15
+    )
+
+
+def build_sd15() -> UNet2DConditionModel:
+    """Build the untrained UNet; it attends to the prompt at 8 x 8, where attention is cheap on a CPU."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_sd15_scheduler() -> DDIMScheduler:
+    """Build SD1.5's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+class FluxDenoiser:
+    """FLUX as a function of latents, noise levels and token ids, with the conventions of FluxPipeline."""
+
+    def __init__(self, clip: CLIPTextModel, t5: T5EncoderModel):
+        self.clip, self.t5 = clip.requires_grad_(False).eval(), t5.requires_grad_(False).eval()
+        self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
+
+    def encode(self, ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the conditioning arguments of the transformer for CLIP and T5 ids."""
+        with torch.no_grad():
+            prompt_embeds = self.t5(ids[1]).last_hidden_state
+            return {
+                "encoder_hidden_states": prompt_embeds,
+                "pooled_projections": self.clip(ids[0]).pooler_output,
+                "txt_ids": torch.zeros(prompt_embeds.shape[1], 3),
+                "img_ids": self.image_ids,
+            }
+
+    @staticmethod
+    def pack(latents: torch.Tensor) -> torch.Tensor:
+        """Return latents [B, 4, 16, 16] as tokens [B, 64, 16]."""
+        return FluxPipeline._pack_latents(latents, len(latents), 4, 16, 16)
+
+    @staticmethod
+    def noise(tokens: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return noisy tokens, their velocity (noise minus latents) and sigmas [B], logit-normal."""
+        sigmas = torch.randn(len(tokens), generator=generator).sigmoid()
+        noise = torch.randn(tokens.shape, generator=generator)
+        level = sigmas[:, None, None]
+        return (1.0 - level) * tokens + level * noise, noise - tokens, sigmas
+
+
+def train_flux(
+    transformer: FluxTransformer2DModel, denoiser: FluxDenoiser, data: LatentData, folder: Path, plan: Plan = FLUX_PLAN
+) -> FluxTransformer2DModel:
+    """Train by flow matching; the guidance input is random and so comes to mean nothing."""
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
+        latents, ids = data.draw(BATCH_SIZE, generator)
+        noisy, velocity, sigmas = denoiser.noise(denoiser.pack(latents), generator)
+        guidance = torch.empty(BATCH_SIZE).uniform_(*GUIDANCE_RANGE, generator=generator)
+        prediction = transformer(noisy, timestep=sigmas, guidance=guidance, **denoiser.encode(ids)).sample
+        return (prediction - velocity).square().mean(), {}
+
+    return train(transformer, loss_of, plan, folder, "flux_mini", seed=1)
+
+
+def distil_guidance(
+    student: FluxTransformer2DModel,
+    teacher: FluxTransformer2DModel,
+    denoiser: FluxDenoiser,
+    data: LatentData,
+    folder: Path,
+    plan: Plan = GUIDANCE_PLAN,
+) -> FluxTransformer2DModel:
+    """Teach the guidance input to stand for classifier-free guidance, as FLUX.1-dev was made.
+
+    The student, a copy of the frozen teacher at first, matches unconditional + guidance * (conditional - unconditional).
+    """
+    empty = denoiser.encode([ids.expand(BATCH_SIZE, -1) for ids in data.empty_ids])
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
+        latents, ids = data.draw(BATCH_SIZE, generator)
+        noisy, _, sigmas = denoiser.noise(denoiser.pack(latents), generator)
+        guidance = torch.empty(BATCH_SIZE).uniform_(*GUIDANCE_RANGE, generator=generator)
+        given = denoiser.encode(ids)
+        with torch.no_grad():
+            unconditional = teacher(noisy, timestep=sigmas, guidance=guidance, **empty).sample
+            conditional = teacher(noisy, timestep=sigmas, guidance=guidance, **given).sample
+        target = unconditional + guidance[:, None, None] * (conditional - unconditional)
+        prediction = student(noisy, timestep=sigmas, guidance=guidance, **given).sample
+        return (prediction - target).square().mean(), {}
+
+    return train(student, loss_of, plan, folder, "flux_mini guidance", seed=2)
+
+
+def train_sd15(
+    unet: UNet2DConditionModel, clip: CLIPTextModel, data: LatentData, folder: Path, plan: Plan = SD15_PLAN
+) -> UNet2DConditionModel:
+    """Train to predict the noise, with the loss of clean levels held down (min-SNR)."""
+    scheduler = build_sd15_scheduler()
+    clip.requires_grad_(False).eval()
+    alphas = scheduler.alphas_cumprod
+    snr = alphas / (1.0 - alphas)
+    weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
+        latents, ids = data.draw(BATCH_SIZE, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(len(alphas), (BATCH_SIZE,), generator=generator)
+        noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            prompt_embeds = clip(ids[0]).last_hidden_state
+        prediction = unet(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample
+        error = (prediction - noise).square().mean(dim=(1, 2, 3))
+        return (weights[timesteps] * error).mean(), {"error": error.mean().item()}
+
+    return train(unet, loss_of, plan, folder, "sd15_mini", seed=3)

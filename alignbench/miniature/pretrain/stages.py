@@ -1,0 +1,112 @@
+"""Which stages pretraining has, and what each reads from and leaves in the work folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from alignbench.miniature.pretrain.data import load_data, render_data
+from alignbench.miniature.pretrain.loop import Plan, load_average
+
+
+def _plan(plan: Plan, updates: int | None) -> Plan:
+    return plan if updates is None else replace(plan, num_updates=updates)
+
+
+def make_data(work: Path, updates: int | None) -> None:
+    render_data(work / "data")
+
+
+def make_tokenizers(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+
+    build_clip_tokenizer().save_pretrained(work / "tokenizer")
+    build_t5_tokenizer().save_pretrained(work / "tokenizer_2")
+
+
+def make_vae(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.autoencoder import PLAN, train_autoencoder
+
+    train_autoencoder(load_data(work / "data"), work / "vae", _plan(PLAN, updates)).save_pretrained(work / "vae/model")
+
+
+def make_text(work: Path, updates: int | None) -> None:
+    from transformers import CLIPTokenizer, T5Tokenizer
+
+    from alignbench.miniature.pretrain.text_encoders import (
+        PLAN,
+        build_clip_text_encoder,
+        build_t5_encoder,
+        train_text_encoder,
+    )
+
+    data, plan = load_data(work / "data"), _plan(PLAN, updates)
+    for name, tokenizer_class, folder, build in (
+        ("text_encoder", CLIPTokenizer, "tokenizer", build_clip_text_encoder),
+        ("text_encoder_2", T5Tokenizer, "tokenizer_2", build_t5_encoder),
+    ):
+        tokenizer = tokenizer_class.from_pretrained(work / folder)
+        encoder = train_text_encoder(build(tokenizer), tokenizer, data, work / name, name, plan)
+        encoder.save_pretrained(work / name / "model")
+
+
+def make_latents(work: Path, updates: int | None) -> None:
+    from diffusers import AutoencoderKL
+
+    from alignbench.miniature.pretrain.latents import encode_scenes
+
+    encode_scenes(AutoencoderKL.from_pretrained(work / "vae/model"), load_data(work / "data"), work / "latents.npy")
+
+
+def _text_parts(work: Path):
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+    tokenizers = [CLIPTokenizer.from_pretrained(work / "tokenizer"), T5Tokenizer.from_pretrained(work / "tokenizer_2")]
+    clip = CLIPTextModel.from_pretrained(work / "text_encoder/model")
+    t5 = T5EncoderModel.from_pretrained(work / "text_encoder_2/model")
+    return tokenizers, clip, t5
+
+
+def make_flux_mini(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.denoisers import FLUX_PLAN, FluxDenoiser, build_flux, train_flux
+    from alignbench.miniature.pretrain.latents import load_latents
+
+    tokenizers, clip, t5 = _text_parts(work)
+    data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
+    torch.manual_seed(1)
+    train_flux(build_flux(), FluxDenoiser(clip, t5), data, work / "flux_mini", _plan(FLUX_PLAN, updates))
+
+
+def make_flux_mini_guidance(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.denoisers import GUIDANCE_PLAN, FluxDenoiser, build_flux, distil_guidance
+    from alignbench.miniature.pretrain.latents import load_latents
+
+    tokenizers, clip, t5 = _text_parts(work)
+    data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
+    teacher, student = build_flux(), build_flux()
+    load_average(teacher, work / "flux_mini")
+    load_average(student, work / "flux_mini")
+    plan = _plan(GUIDANCE_PLAN, updates)
+    distil_guidance(student, teacher, FluxDenoiser(clip, t5), data, work / "flux_mini_guidance", plan)
+
+
+def make_sd15_mini(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.denoisers import SD15_PLAN, build_sd15, train_sd15
+    from alignbench.miniature.pretrain.latents import load_latents
+
+    tokenizers, clip, _ = _text_parts(work)
+    data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers[:1])
+    torch.manual_seed(3)
+    train_sd15(build_sd15(), clip, data, work / "sd15_mini", _plan(SD15_PLAN, updates))
+
+
+STAGES = {
+    "data": make_data,
+    "tokenizers": make_tokenizers,
+    "vae": make_vae,
+    "text": make_text,
+    "latents": make_latents,
+    "flux_mini": make_flux_mini,
+    "flux_mini_guidance": make_flux_mini_guidance,
+    "sd15_mini": make_sd15_mini,
+}
