@@ -62,6 +62,12 @@ def marks(row: Row) -> list[str]:
     return [MARKS[name] for name, holds in applies.items() if holds]
 
 
+def notes(rows: Iterable[Row]) -> list[str]:
+    """The sentences that explain the brackets, stars and letters of these rows."""
+    used = {mark for row in rows for mark in marks(row)}
+    return [NOTES["win"], *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table of text: column heads, and rows of as many cells."""
@@ -97,11 +103,6 @@ class Section:
         versions = sum(other == name for other, _ in self.evaluators)
         arrow = "↑" if self.infos[evaluator].higher_is_better else "↓"
         return f"{name} {arrow}" if versions == 1 else f"{name}@{version} {arrow}"
-
-    def notes(self) -> list[str]:
-        """The sentences that explain the letters used here."""
-        used = {mark for row in self.rows.values() for mark in marks(row)}
-        return [NOTES["win"], *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
 
 
 def sections(tables: Tables) -> list[Section]:
@@ -177,8 +178,3 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def rows_of(run: str, tables: Tables) -> Iterable[Row]:
-    """Return the leaderboard rows that hold a run."""
-    return [row for row in tables.leaderboard if run in row["run"].split()]

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.display import Section, duration, marks, median_text, sections, significance, win_text
+from alignbench.report.display import Section, duration, marks, median_text, notes, sections, significance, win_text
 from alignbench.report.tables import BASE, Tables
 from alignbench.results import Manifest, RunFolder
 
@@ -31,17 +31,20 @@ def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
         return
     first = next(iter(rows.values()))
     seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
+    everywhere = [mark for mark in marks(first) if all(mark in marks(row) for row in rows.values())]
     title = f"{first['method']} on {section.model}: {section.prompt_set}, {first['n']} images{seeds}"
-    table = Table(title=title, title_justify="left", title_style="bold", width=100)
+    table = Table(title=" ".join([title, *filter(None, [",".join(everywhere)])]), title_justify="left", width=100)
     table.add_column("evaluator", no_wrap=True)
-    for head in ("median [95 %]", "base", "wins over base in % [95 %]", ""):
-        table.add_column(head, justify="left" if head == "" else "right", no_wrap=True)
+    for head in ("median [95 %]", "base", "% won [95 %]"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=4)
     trainable = sorted(evaluator for evaluator in rows if not evaluator[0].startswith(ORACLE))
     oracle = sorted(evaluator for evaluator in rows if evaluator[0].startswith(ORACLE))
     for evaluator in [*trainable, *oracle]:
+        letters = [mark for mark in marks(rows[evaluator]) if mark not in everywhere]
         row, info, base = rows[evaluator], section.infos[evaluator], section.rows.get((BASE, evaluator))
         table.add_row(
-            " ".join([section.head(evaluator), *filter(None, [",".join(marks(row))])]),
+            " ".join([section.head(evaluator), *letters]),
             median_text(row, info),
             median_text(base, info).split(" ")[0] if base else "",
             win_text(row),
@@ -49,7 +52,7 @@ def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
             end_section=evaluator in trainable[-1:],
         )
     yield table
-    yield Text("\n".join(section.notes()), style="dim")
+    yield Text("\n".join(notes(rows.values())), style="dim")
 
 
 def _facts(folder: RunFolder, manifest: Manifest) -> Iterator[tuple[str, str]]:

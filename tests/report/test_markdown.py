@@ -1,0 +1,37 @@
+import re
+
+from alignbench.report import markdown
+from alignbench.report.tables import build
+
+
+def test_the_leaderboard_shows_display_scale_intervals_marks_and_notes(small_table):
+    text = markdown.markdown(build(small_table.root))
+    assert "## sd15_mini, shapes" in text.replace("\\", "")
+    assert re.search(r"\| base \| 21\.95 \[2\d\.\d\d, 2\d\.\d\d\] \|", text), "cosines are shown times 100"
+    assert re.search(r"\| dpo \| 100\.0 \[91\.\d, 100\.0\] \\\*\\\*\\\* a,b \|", text)
+    assert "one training seed only" in text
+    assert "left out of the ranking" in text
+    assert "fewer prompts" not in text, "notes that nothing refers to are not printed"
+
+
+def test_every_markdown_row_has_as_many_cells_as_its_head(small_table):
+    text = markdown.markdown(build(small_table.root))
+    for table in text.split("\n\n"):
+        lines = [line.replace("\\|", "") for line in table.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+
+
+def test_latex_escapes_what_would_break_it(small_table):
+    text = markdown.latex(build(small_table.root))
+    assert r"sd15\_mini" in text
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert not re.search(r"(?<!\\)[_%#]", body)
+    assert body.count("\\begin{tabular}") == body.count("\\end{tabular}") == 3
+
+
+def test_writing_twice_gives_the_same_bytes(small_table):
+    contents = []
+    for _ in range(2):
+        markdown.write(small_table.root, build(small_table.root))
+        contents.append([(small_table.root / f"leaderboard.{kind}").read_bytes() for kind in ("md", "tex")])
+    assert contents[0] == contents[1]

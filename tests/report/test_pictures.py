@@ -1,0 +1,77 @@
+import pytest
+from PIL import Image
+
+from alignbench.report import pictures
+from alignbench.report.tables import build
+from alignbench.report.write import write_report, write_run_pictures
+from alignbench.results import ResultsError, RunFolder
+
+
+def colours(path):
+    with Image.open(path) as image:
+        return {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+
+
+def test_base_and_aligned_images_stand_side_by_side(world, tmp_path):
+    base = world.run("base", [1, 2, 3, 4], picture="red")
+    run = world.run("sft", [1, 2, 3, 4], picture="blue")
+    path = tmp_path / "pair.png"
+    pictures.side_by_side([base, run], "shapes", "1a2b", path, num_prompts=1)
+    with Image.open(path) as image:
+        assert image.getpixel((100, 150)) == (255, 0, 0)
+        assert image.getpixel((100 + pictures.TILE + pictures.GAP, 150)) == (0, 0, 255)
+        below = image.crop((0, 24 + 18 + pictures.TILE, image.width, image.height)).convert("L")
+    assert below.getextrema()[0] < 64, "the prompt is written below"
+
+
+def test_small_images_keep_their_pixels_as_squares(world, tmp_path):
+    runs = [world.run("base", [1, 2, 3, 4], picture="red")]
+    file = runs[0].images("shapes", "1a2b") / "p0-0.png"
+    checker = Image.new("L", (64, 64))
+    checker.putdata([255 * ((i + i // 64) % 2) for i in range(64 * 64)])
+    checker.save(file)
+    pictures.side_by_side(runs, "shapes", "1a2b", tmp_path / "one.png", num_prompts=1)
+    with Image.open(tmp_path / "one.png") as image:
+        top = pictures.GAP + pictures.FONT_SIZE + 4
+        tile = image.convert("L").crop((pictures.GAP, top, pictures.GAP + pictures.TILE, top + pictures.TILE))
+    assert tile.getcolors() == [(pictures.TILE**2 // 2, 0), (pictures.TILE**2 // 2, 255)]
+
+
+def test_runs_without_a_common_prompt_are_refused(world, tmp_path):
+    base = world.run("base", [1, 2, 3, 4], picture="red")
+    run = world.run("sft", [1], prompts={"x": "another"}, picture="blue")
+    with pytest.raises(ResultsError, match="share no prompt of shapes"):
+        pictures.side_by_side([base, run], "shapes", "1a2b", tmp_path / "pair.png")
+
+
+def test_large_images_and_odd_prompts_fit(world, tmp_path):
+    text = "naïve - длинный " + "very " * 80 + "long\nprompt"
+    run = world.run("base", [1], prompts={"x": text}, picture="red")
+    Image.new("RGB", (1024, 512), "green").save(run.images("shapes", "1a2b") / "x-0.png")
+    pictures.side_by_side([run], "shapes", "1a2b", tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.width < 400
+
+
+def test_a_log_without_figures_is_refused(tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(ResultsError, match="logs no figures"):
+        pictures.training_curve(tmp_path / "train.jsonl", tmp_path / "t.png")
+
+
+def test_a_forest_needs_a_trained_run(world, tmp_path):
+    world.run("base", [1, 2, 3, 4])
+    with pytest.raises(ResultsError, match="no run of sd15_mini was scored on shapes"):
+        pictures.forest(build(world.root), "sd15_mini", "shapes", tmp_path / "f.png")
+
+
+def test_a_whole_report_gives_the_same_bytes_twice(small_table):
+    contents = []
+    for _ in range(2):
+        write_report(small_table.root)
+        [folder] = small_table.root.glob("dpo-*")
+        files = write_run_pictures(RunFolder(folder))
+        made = [*files, *sorted(small_table.root.glob("report/*.png")), small_table.root / "leaderboard.csv"]
+        contents.append([path.read_bytes() for path in made])
+    assert len(contents[0]) == 4
+    assert contents[0] == contents[1]

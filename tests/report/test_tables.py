@@ -1,0 +1,198 @@
+import csv
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from alignbench.report.tables import build
+from alignbench.results import LEADERBOARD_COLUMNS, WIN_RATE_COLUMNS, ResultsError
+
+
+def only(rows, **conditions):
+    """The single row that meets the conditions."""
+    [row] = [row for row in rows if all(row[name] == value for name, value in conditions.items())]
+    return row
+
+
+def test_a_win_rate_and_a_median_are_those_counted_by_hand(world):
+    """sft wins p0 and p3, ties p1, loses p2: (2 + 0.5) / 4. Medians: of 1 2 3 4 and of 2 2 1 6."""
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 2, 1, 6])
+    tables = build(world.root)
+    row = only(tables.leaderboard, method="sft", group="all")
+    assert row["win_rate_vs_base"] == 0.625
+    assert (row["n"], row["median"], row["mean"], row["num_seeds"], row["subset"]) == (4, 2, 2.75, 1, False)
+    assert row["seed_sd"] is None
+    pair = only(tables.win_rates, group="all")
+    assert (pair["method_a"], pair["method_b"], pair["n"], pair["wins"], pair["ties"]) == ("sft", "base", 4, 2, 1)
+    base = only(tables.leaderboard, method="base", group="all")
+    assert base["median"] == 2.5
+    assert np.isnan([base["win_rate_vs_base"], base["win_ci_low"], base["p_win"]]).all()
+
+
+def test_groups_hold_their_own_prompts(world):
+    """Of the flat prompts sft wins one and ties one; of the shaded it wins one and loses one."""
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 2, 1, 6])
+    rows = build(world.root).leaderboard
+    assert only(rows, method="sft", group="flat")["win_rate_vs_base"] == 0.75
+    assert only(rows, method="sft", group="shaded")["win_rate_vs_base"] == 0.5
+    assert [row["group"] for row in rows if row["method"] == "sft"] == ["all", "flat", "shaded"]
+
+
+def test_lower_wins_where_an_evaluator_says_so(world):
+    world.run("base", [1, 2, 3, 4], higher_is_better=False)
+    world.run("sft", [0, 1, 2, 9], higher_is_better=False)
+    row = only(build(world.root).leaderboard, method="sft", group="all")
+    assert row["win_rate_vs_base"] == 0.75
+    assert row["median"] == 1.5, "the published scale is kept"
+
+
+def test_repeated_prompts_and_images_are_one_cluster(world):
+    """Twelve wins, but of three prompt texts: the sign test sees three."""
+    prompts = {"p0": "a", "p1": "a", "p2": "b", "p3": "c"}
+    world.run("base", [0.0] * 12, prompts=prompts, groups={}, num_images=3)
+    world.run("sft", [1.0] * 12, prompts=prompts, groups={}, num_images=3)
+    row = only(build(world.root).win_rates)
+    assert (row["n"], row["wins"]) == (12, 12)
+    assert row["p_win"] == binomtest(3, 3).pvalue
+    assert row["ci_low"] == pytest.approx(binomtest(3, 3).proportion_ci(method="exact").low)
+
+
+def test_runs_of_a_recipe_with_several_seeds_are_one_row(world):
+    """Medians by seed 2.5, 3.5 and 6.5: mean 25 / 6, standard deviation sqrt(26 / 6)."""
+    world.run("base", [1, 2, 3, 4])
+    for seed, shift in enumerate((0, 1, 4)):
+        world.run("sft", [1 + shift, 2 + shift, 3 + shift, 4 + shift], seed=seed)
+    row = only(build(world.root).leaderboard, method="sft", group="all")
+    assert (row["num_seeds"], row["n"]) == (3, 12)
+    assert row["median"] == pytest.approx(25 / 6)
+    assert row["seed_sd"] == pytest.approx(np.std([2.5, 3.5, 6.5], ddof=1))
+    assert row["win_rate_vs_base"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert row["median_ci_low"] < 2.5
+    assert len(row["run"].split()) == 3
+
+
+def test_two_recipes_of_one_method_stay_apart(world):
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 3, 4, 5], recipe="one")
+    world.run("sft", [0, 1, 2, 3], recipe="two")
+    rows = build(world.root).leaderboard
+    assert sorted({row["method"] for row in rows}) == ["base", "sft@sft-one", "sft@sft-two"]
+
+
+def test_two_runs_of_one_recipe_and_seed_are_refused(world):
+    first = world.run("sft", [1, 2, 3, 4])
+    first.path.rename(world.root / "copy")
+    world.run("sft", [1, 2, 3, 4])
+    with pytest.raises(ResultsError, match="are the same recipe, two of them with the same seed"):
+        build(world.root)
+
+
+def test_two_different_base_runs_are_refused(world):
+    world.run("base", [1, 2, 3, 4], recipe="one")
+    world.run("base", [1, 2, 3, 4], recipe="two")
+    with pytest.raises(ResultsError, match="model sd15_mini has 2 base runs with different configurations"):
+        build(world.root)
+
+
+def test_versions_of_an_evaluator_never_meet(world):
+    world.run("base", [1, 2, 3, 4], version="1")
+    world.run("sft", [2, 3, 4, 5], version="2")
+    tables = build(world.root)
+    assert tables.win_rates == []
+    assert np.isnan(only(tables.leaderboard, method="sft", group="all")["win_rate_vs_base"])
+
+
+@pytest.mark.parametrize("difference", [{"preprocess": "legacy_noaa"}, {"precision": "float16"}])
+def test_scores_of_another_preprocessing_or_precision_are_refused(world, difference):
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 3, 4, 5], **difference)
+    with pytest.raises(ResultsError, match="score them alike"):
+        build(world.root)
+
+
+def test_models_and_samplings_are_compared_with_their_own_base(world):
+    world.run("base", [1, 2, 3, 4])
+    world.run("base", [5, 6, 7, 8], model="sdxl_mini")
+    world.run("sft", [2, 3, 4, 5])
+    world.run("sft", [2, 3, 4, 5], model="sdxl_mini")
+    world.run("base", [9, 9, 9, 9], sampling_hash="ffff")
+    rows = build(world.root).leaderboard
+    assert only(rows, model="sd15_mini", method="sft", group="all")["win_rate_vs_base"] == 1
+    assert only(rows, model="sdxl_mini", method="sft", group="all")["win_rate_vs_base"] == 0
+    assert {row["prompt_set"] for row in rows if row["model"] == "sd15_mini"} == {"shapes@1a2b", "shapes@ffff"}
+    assert {row["prompt_set"] for row in rows if row["model"] == "sdxl_mini"} == {"shapes"}
+
+
+def test_a_subset_is_marked_and_compared_on_the_prompts_that_both_have(world):
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 0], prompts={"p0": "a red circle", "p3": "a yellow cross"}, full_size=4)
+    tables = build(world.root)
+    assert only(tables.leaderboard, method="sft", group="all")["subset"] is True
+    assert only(tables.leaderboard, method="base", group="all")["subset"] is False
+    assert (only(tables.win_rates, group="all")["n"], only(tables.win_rates, group="all")["wins"]) == (2, 1)
+
+
+def test_prompts_that_differ_under_one_id_are_refused(world):
+    world.run("base", [1, 2], prompts={"p0": "a", "p1": "b"})
+    world.run("sft", [1, 2], prompts={"p0": "a", "p1": "c"})
+    with pytest.raises(ResultsError, match="prompt p1 of shapes reads"):
+        build(world.root)
+
+
+def test_evaluators_that_a_method_trained_on_are_marked(small_table):
+    rows = build(small_table.root).leaderboard
+    assert only(rows, method="dpo", evaluator="clip", group="all")["trained_on"] is True
+    assert only(rows, method="dpo", evaluator="shapes_oracle_agreement", group="all")["trained_on"] is False
+    assert only(rows, method="sft", evaluator="clip", group="all")["trained_on"] is False
+
+
+def test_p_values_are_corrected_over_all_rows_of_a_model_and_prompt_set(world):
+    """One comparison in three groups of 20, 10 and 10 wins: exact p 2^-19, 2^-9 and 2^-9, times 3, 2 and 1 or more."""
+    prompts = {f"p{i:02d}": f"prompt {i}" for i in range(20)}
+    groups = {p: ("even" if i % 2 else "odd",) for i, p in enumerate(prompts)}
+    world.run("base", [0.0] * 20, prompts=prompts, groups=groups)
+    world.run("sft", [1.0] * 20, prompts=prompts, groups=groups)
+    rows = build(world.root).leaderboard
+    assert only(rows, method="sft", group="all")["p_win"] == pytest.approx(3 * 2**-19)
+    assert only(rows, method="sft", group="odd")["p_win"] == pytest.approx(2 * 2**-9)
+    assert only(rows, method="sft", group="even")["p_win"] == pytest.approx(2 * 2**-9)
+
+
+def test_budgets_are_means_over_seeds_and_memory_the_largest(world):
+    for seed in range(2):
+        world.run("sft", [1, 2, 3, 4], seed=seed)
+    row = only(build(world.root).leaderboard, group="all")
+    assert (row["optimizer_steps"], row["train_seconds"], row["peak_memory_gib"]) == (60, 120, 1.5)
+
+
+def test_files_have_the_columns_of_the_design_and_the_same_bytes_at_every_run(small_table):
+    contents = []
+    for _ in range(2):
+        build(small_table.root).write(small_table.root)
+        contents.append([(small_table.root / name).read_bytes() for name in ("leaderboard.csv", "win_rates.csv")])
+    assert contents[0] == contents[1]
+    for content, columns in zip(contents[0], (LEADERBOARD_COLUMNS, WIN_RATE_COLUMNS), strict=True):
+        rows = list(csv.reader(content.decode().splitlines()))
+        assert tuple(rows[0]) == columns
+        assert {len(row) for row in rows} == {len(columns)}
+    assert len(contents[0][0].splitlines()) == 1 + 3 * 3 * 2  # methods, groups, evaluators
+    assert len(contents[0][1].splitlines()) == 1 + 3 * 3 * 2  # pairs, groups, evaluators
+
+
+def test_unfinished_scores_are_left_out_and_changed_ones_refused(world):
+    world.run("base", [1, 2, 3, 4])
+    folder = world.run("sft", [2, 3, 4, 5])
+    file = folder.score_file("shapes", "1a2b", "clip", "1")
+    file.with_name("other@1.parquet").write_bytes(file.read_bytes())
+    assert {row["evaluator"] for row in build(world.root).leaderboard} == {"clip"}
+    file.write_bytes(b"changed")
+    with pytest.raises(ResultsError, match="has changed since it was written"):
+        build(world.root)
+
+
+def test_an_empty_root_gives_empty_tables(tmp_path):
+    tables = build(tmp_path)
+    tables.write(tmp_path)
+    assert (tmp_path / "leaderboard.csv").read_text() == ",".join(LEADERBOARD_COLUMNS) + "\n"
