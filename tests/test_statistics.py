@@ -182,10 +182,10 @@ def test_three_thousand_prompts_take_seconds_at_most():
     rng = np.random.default_rng(11)
     a, b = rng.normal(size=(2, 3200))
     resampling = separate(3200)
-    start = time.monotonic()
+    start = time.process_time()
     median(a, resampling)
     compare(a, b, resampling)
-    assert time.monotonic() - start < 10  # about 0.8 s on one core
+    assert time.process_time() - start < 10  # about 0.8 s on one core
 
 
 def share_covered(draw, truth, figure, num_worlds):

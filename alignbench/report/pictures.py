@@ -131,11 +131,15 @@ def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
     colour = "gray" if row["trained_on"] else "tab:blue"
     filled = row["p_win"] < SIGNIFICANT
     panel.plot([low, high], [height, height], color=colour, linewidth=1.5)
-    panel.plot([value], [height], marker="o", color=colour, markerfacecolor=colour if filled else "white")
+    panel.plot(
+        [value], [height], marker="o", color=colour, markerfacecolor=colour if filled else "white", clip_on=False
+    )
 
 
 def training_curve(train_log: Path, path: Path, title: str = "") -> None:
     """Write a panel for each figure logged in `train.jsonl` over the optimizer step, the loss first, nine at most.
+
+    A step that a resumed run made and logged again counts as it was logged last.
 
     Raises:
         ResultsError: when nothing was logged.
@@ -150,8 +154,13 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
     figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
-        logged = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
-        panel.plot(*zip(*logged, strict=True), color="tab:blue", linewidth=1, marker="." if len(logged) < 30 else None)
+        logged = {record["step"]: record[name] for record in records if isinstance(record.get(name), int | float)}
+        panel.plot(
+            *zip(*sorted(logged.items()), strict=True),
+            color="tab:blue",
+            linewidth=1,
+            marker="." if len(logged) < 30 else None,
+        )
         panel.set_title(name, fontsize=9)
         panel.tick_params(labelsize=8)
     for panel in panels[len(names) :]:

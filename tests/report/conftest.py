@@ -87,6 +87,12 @@ class World:
         return folder
 
 
+@pytest.fixture(autouse=True)
+def _no_wait_for_the_disk(monkeypatch):
+    """Whether files survive a power cut is no question here."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path / "results")
