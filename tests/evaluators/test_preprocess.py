@@ -21,7 +21,7 @@ def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 @pytest.mark.parametrize("size", [(64, 64), (224, 224), (301, 187), (48, 40)])
 def test_pixels_equal_those_of_the_clip_processor_of_transformers(size, mode):
-    image = picture(*size, mode)
+    image = picture(size[0], size[1], mode)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     expected = processor(image.convert("RGB"), return_tensors="pt").pixel_values
     torch.testing.assert_close(ClipPixels(64)([image]), expected, atol=1e-6, rtol=0)
