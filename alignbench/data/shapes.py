@@ -5,12 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignbench.data.candidates import candidate
-from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior
+from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior, decide
 from alignbench.errors import UserError
+
+if TYPE_CHECKING:
+    from alignbench.miniature.annotators import Population
 
 NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
 
@@ -26,7 +30,10 @@ class ShapesData(PairSource):
         name: as typed in `data=`.
         num_prompts: distinct training prompts.
         num_pairs: pairs that are voted on; ties among them are dropped and counted.
-        num_votes: annotators who vote on a pair, drawn from the population. The soft label is the winner's share.
+        annotators: who votes.
+        num_votes: annotators who vote on a pair, drawn from the population; the soft label is the winner's share. None
+            asks everybody for their probabilities instead: the winner is who is preferred by the exact law, the soft
+            label its probability.
         fault_share: probability that an image has one thing of its prompt wrong.
         dirt_share: probability that grain or a tint lies over an image.
         seed: of prompts, images and votes; not the training seed.
@@ -39,14 +46,15 @@ class ShapesData(PairSource):
         name: str,
         num_prompts: int,
         num_pairs: int,
-        num_votes: int,
+        annotators: "Population",
+        num_votes: int | None,
         fault_share: float,
         dirt_share: float,
         seed: int,
         posterior: Posterior,
     ) -> None:
         for key, value in (("num_prompts", num_prompts), ("num_pairs", num_pairs), ("num_votes", num_votes)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1")
         for key, value in (("fault_share", fault_share), ("dirt_share", dirt_share)):
             if not 0.0 <= value <= 1.0:
@@ -54,6 +62,7 @@ class ShapesData(PairSource):
         self.name = name
         self.num_prompts = num_prompts
         self.num_pairs = num_pairs
+        self.annotators = annotators
         self.num_votes = num_votes
         self.fault_share = fault_share
         self.dirt_share = dirt_share
@@ -87,7 +96,10 @@ class ShapesData(PairSource):
         """
         recipe = [self.num_pairs, self.num_votes, self.fault_share, self.dirt_share, self.seed, self.posterior]
         digest = hashlib.sha256(json.dumps([recipe, self.prompts]).encode())
+        digest.update(self.annotators.weights.tobytes())
+        digest.update(repr((self.annotators.noise_rate, self.annotators.temperature)).encode())
         for number in range(min(NUM_PROBES, self.num_pairs)):
+            digest.update(repr(self._voted(number)).encode())
             for side in (0, 1):
                 digest.update(self.picture(_key(number, side)).pixels.tobytes())
         return digest.hexdigest()
@@ -107,7 +119,16 @@ class ShapesData(PairSource):
 
     def _voted(self, number: int) -> Pair | None:
         """Let annotators vote on one pair; a tie of votes decides nothing."""
-        raise NotImplementedError("the annotators of the shapes world are not written yet")
+        from alignbench.miniature.annotators import features
+
+        prompt, keys = self._prompt(number), (_key(number, 0), _key(number, 1))
+        seen_0, seen_1 = (features(self.picture(key).pixels, prompt) for key in keys)
+        if self.num_votes is None:
+            label_0 = self.annotators.preference_probability(seen_0, seen_1)
+        else:
+            rng = np.random.default_rng([self.seed, number, 2])
+            label_0 = self.annotators.vote(seen_0, seen_1, self.num_votes, rng).mean()
+        return decide(prompt, *keys, float(label_0))
 
 
 def _key(number: int, side: int) -> str:
