@@ -16,7 +16,7 @@ from alignbench.errors import UserError
 def main() -> None:
     """Run `python -m alignbench [-m] [key=value ...]`. Exit status 2 means: the command must be changed."""
     args = get_args_parser().parse_args()
-    asks_for_text = args.help or args.hydra_help or args.version or args.info or args.cfg or args.shell_completion
+    asks_for_text = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
     try:
         check_neighbours()
         if not asks_for_text:

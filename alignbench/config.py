@@ -202,16 +202,10 @@ def _choices(group: str) -> list[str]:
 
 def _check_numbers(values: dict[str, Any]) -> None:
     train, sampling = values["train"], values["sampling"]
-    counts = {f"train.{name}": train[name] for name in train if name.endswith("_steps") and name != "lr_warmup_steps"}
-    counts |= {f"train.{name}": train[name] for name in ("total_batch_size", "micro_batch_size")}
-    counts |= {
-        f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")
-    }
-    counts["train.checkpointing_steps"] = train["checkpointing_steps"]
-    counts |= {
-        f"sampling.{name}": sampling[name] for name in ("num_inference_steps", "images_per_prompt", "batch_size")
-    }
-    counts["train.max_train_steps"] = train["max_train_steps"]
+    counts = {f"train.{name}": train[name] for name in train if name.endswith(("_steps", "_batch_size"))}
+    del counts["train.lr_warmup_steps"]
+    for name in ("num_inference_steps", "images_per_prompt", "batch_size"):
+        counts[f"sampling.{name}"] = sampling[name]
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name}={value} must be a whole number of at least 1")

@@ -1,6 +1,5 @@
 """The training loop: one function, read from top to bottom, the same for every method and model."""
 
-import json
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from alignbench.context import Context
 from alignbench.data.loader import Encoder, Indexed, StepSampler, collate
 from alignbench.data.source import DataSource, kind_of
 from alignbench.errors import UserError
+from alignbench.files import append_json_line, read_json_lines, replacing_folder, write_json_lines
 from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
@@ -172,7 +172,8 @@ def train(
     if ema is not None:
         ema.copy_to(policy_parameters)
     if accelerator.is_main_process:
-        folder.replace_policy(model.save_policy)
+        with replacing_folder(folder.policy) as partial:
+            model.save_policy(partial)
     accelerator.wait_for_everyone()
     checkpoints.remove_all()
     return {
@@ -238,10 +239,8 @@ class Log:
         self.path = path
         self.active = active
         if active and path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(f"{line}\n" for line in lines))
+            write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step])
 
     def write(self, record: dict[str, float]) -> None:
         if self.active:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_json_line(self.path, record)

@@ -1,0 +1,295 @@
+"""The loop: exact resumption, the same update on any layout, and methods of shapes that are yet to come."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from torch import nn
+
+from alignbench.batch import ImageBatch, PairBatch, PromptBatch
+from alignbench.config import conf_folder
+from alignbench.context import keyed_generator
+from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.errors import UserError
+from alignbench.method import Loss, Method
+from alignbench.models.random import tiny_adapter
+from alignbench.preference import noise_images, noise_pairs, prediction_error
+from alignbench.results import RunFolder
+from alignbench.train import train
+from methods.dpo import DPO
+from methods.sft import SFT
+
+
+class RandomPairs(PairSource):
+    """Pairs of random pictures."""
+
+    name = "random"
+    mixed = "dropped"
+    fingerprint = "random"
+    pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(12))
+    prompts = tuple(pair.prompt for pair in pairs)
+    dropped = Counter()
+
+    def picture(self, key: str) -> Picture:
+        generator = keyed_generator(key)
+        return Picture(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def settings(**changes):
+    values = OmegaConf.load(conf_folder() / "train" / "default.yaml")
+    small = {"max_train_steps": 4, "total_batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3}
+    return OmegaConf.create({"seed": 0, "train": OmegaConf.merge(values, small, changes)})
+
+
+def run(path, method, family="flux", model=None, **changes):
+    """Train a tiny model and return its adapter and the weights it ends with."""
+    model = model or tiny_adapter(family)
+    budget = train(settings(**changes), model, method, RandomPairs(), RunFolder(path), Accelerator(cpu=True))
+    return model, {k: v.clone() for k, v in model.denoiser.state_dict().items()}, budget
+
+
+def dpo():
+    return DPO(name="dpo", beta=100.0, error_weighting="uniform", prompt_dropout=0.25)
+
+
+def sft():
+    return SFT(
+        name="sft", variant="chosen", error_weighting="uniform", snr_gamma=5.0, normalise="selected", prompt_dropout=0.1
+    )
+
+
+def log_of(path):
+    return [json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()]
+
+
+def files_of(folder):
+    """Every file below a folder; weights as the bytes of their tensors, for the order of a file's metadata is random."""
+    return {
+        str(path.relative_to(folder)): {k: v.numpy().tobytes() for k, v in load_file(path).items()}
+        if path.suffix == ".safetensors"
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def winner_error(model, batch, context):
+    """The policy's error on winners and losers, without a reference; [2B], winners first."""
+    noised = noise_pairs(model, batch, context, "uniform")
+    return prediction_error(model, noised, batch.conditioning.repeat(2))[: len(batch)]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class DiesAt:
+    """Wraps a method so that its loss raises at one update, as a kill would stop it."""
+
+    def __init__(self, method, step):
+        self.method, self.step = method, step
+
+    def __getattr__(self, name):
+        return getattr(self.method, name)
+
+    def loss(self, model, batch, context):
+        if context.step == self.step:
+            raise Interrupted
+        return self.method.loss(model, batch, context)
+
+
+@pytest.mark.parametrize("family", ["flux", "stable_diffusion"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_killed_run_that_is_repeated_ends_byte_for_byte_like_one_that_was_never_killed(tmp_path, family, tuning):
+    changes = {"tuning": tuning, "checkpointing_steps": 2, "max_train_steps": 5, "ema_decay": 0.9}
+    run(tmp_path / "whole", dpo(), family, **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(dpo(), 3), family, **changes)
+    assert [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-2"]
+    run(tmp_path / "killed", dpo(), family, **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+
+
+def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(tmp_path):
+    partial = tmp_path / "run" / "checkpoints" / "partial"
+    partial.mkdir(parents=True)
+    (partial / "policy.safetensors").write_bytes(b"half")
+    run(tmp_path / "run", sft(), checkpointing_steps=2)
+    run(tmp_path / "other", sft(), checkpointing_steps=2)
+    assert files_of(tmp_path / "run" / "policy") == files_of(tmp_path / "other" / "policy")
+
+
+@pytest.mark.parametrize("make", [sft, dpo])
+def test_eight_micro_batches_of_one_give_the_update_of_one_of_eight(tmp_path, make):
+    plain = {"optimizer": {"_target_": "torch.optim.SGD"}, "max_train_steps": 1, "max_grad_norm": 1e9}
+    start = tiny_adapter("flux").denoiser.state_dict()
+    changes = []
+    for size in (1, 8):
+        optimizer = OmegaConf.create({"_target_": "torch.optim.SGD", "_partial_": True})
+        cfg = settings(**{**plain, "micro_batch_size": size, "learning_rate": 1.0})
+        cfg.train.optimizer = optimizer
+        model = tiny_adapter("flux")
+        train(cfg, model, make(), RandomPairs(), RunFolder(tmp_path / str(size)), Accelerator(cpu=True))
+        changes.append(torch.cat([(v - start[k]).flatten() for k, v in model.denoiser.state_dict().items()]))
+    difference = (changes[0] - changes[1]).norm() / changes[1].norm()
+    assert changes[1].norm() > 0
+    assert difference < 1e-5
+
+
+def test_the_log_has_one_line_an_update_and_the_budget_counts_what_was_done(tmp_path):
+    _, _, budget = run(tmp_path, dpo())
+    lines = log_of(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"loss", "accuracy", "grad_norm", "lr"} <= lines[0].keys()
+    assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert (budget["optimizer_steps"], budget["samples_seen"], budget["rollouts"]) == (4, 32, 4)
+    # policy: one forward and one backward of two images a pair; reference: one forward of two
+    assert budget["network_passes"] == 32 * (2 * 3 + 2)
+
+
+def test_lora_leaves_the_base_weights_untouched(tmp_path):
+    before = {k: v.clone() for k, v in tiny_adapter("flux").denoiser.state_dict().items()}
+    model, after, _ = run(tmp_path, sft(), tuning="lora")
+    base = {k.replace(".base_layer", ""): v for k, v in after.items() if "lora_" not in k}
+    assert base.keys() == before.keys()
+    assert all(torch.equal(base[k], before[k]) for k in before)
+    assert any(v.abs().sum() > 0 for k, v in after.items() if "lora_B" in k)
+
+
+def test_the_saved_policy_predicts_like_the_trained_one(tmp_path):
+    model, _, _ = run(tmp_path, sft())
+    again = tiny_adapter("flux")
+    again.load_policy(RunFolder(tmp_path).policy)
+    noise = torch.randn(1, *model.latent_shape)
+    conditioning = model.encode_prompts(["a prompt"])
+    with torch.no_grad():
+        predictions = [m.predict(noise, torch.tensor([500.0]), conditioning) for m in (model, again)]
+    assert torch.equal(*predictions)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Broken(Method[PairBatch]):
+        name = "broken"
+        batch_type = PairBatch
+
+        def loss(self, model, batch, context):
+            return Loss.mean(winner_error(model, batch, context) * float("nan"))
+
+    with pytest.raises(FloatingPointError, match="not finite at update 1"):
+        run(tmp_path, Broken())
+
+
+def test_an_uneven_split_over_groups_is_refused(tmp_path):
+    method = sft()
+    method.group_size = 3
+    with pytest.raises(UserError, match=r"total_batch_size=8 cannot be split evenly"):
+        run(tmp_path, method)
+
+
+# ---- methods of shapes that are yet to come run through the loop unchanged
+
+
+class Coupled(Method[PairBatch]):
+    """A loss that depends on the other samples, as KTO's does through its baseline."""
+
+    name = "coupled"
+    batch_type = PairBatch
+    batch_coupled = True
+
+    def __init__(self):
+        self.baseline = 0.0
+
+    def loss(self, model, batch, context):
+        error = winner_error(model, batch, context)
+        baseline = context.reduce(error.sum(), torch.tensor(len(error)))
+        self.baseline = 0.9 * self.baseline + 0.1 * float(baseline)
+        return Loss.mean((error - baseline).abs() + error, {"baseline": baseline.expand(len(error))})
+
+    def state_dict(self):
+        return {"baseline": self.baseline}
+
+    def load_state_dict(self, state):
+        self.baseline = state["baseline"]
+
+
+@dataclass(frozen=True)
+class Rolled(PromptBatch):
+    latents: torch.Tensor
+
+
+class SeveralUpdates(Method[Rolled]):
+    """Samples once and makes three updates from it, as the online methods do; prompts come in groups."""
+
+    name = "several"
+    group_size = 4
+
+    def __init__(self):
+        self.seen = []
+
+    def rollout(self, model, batch, context):
+        self.seen.append((context.step, batch.prompts))
+        with torch.no_grad():
+            noise = context.noise(batch.index, model.latent_shape)
+            latents = model.sample(noise, batch.conditioning, model.ladder(2)).latents
+        rolled = Rolled(batch.index, batch.prompts, batch.conditioning, latents)
+        for _ in range(3):
+            yield rolled.split(context.micro_batch_size)
+
+    def loss(self, model, batch, context):
+        images = ImageBatch(batch.index, batch.prompts, batch.conditioning, batch.latents)
+        return Loss.mean(prediction_error(model, noise_images(model, images, context, "uniform"), batch.conditioning))
+
+
+class OwnNetwork(Method[PairBatch]):
+    """Trains a network of its own beside the policy, as DPOK does with its value function."""
+
+    name = "own"
+    batch_type = PairBatch
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.value = nn.Linear(1, 1)
+
+    def trainable_modules(self):
+        return {"value": self.value}
+
+    def loss(self, model, batch, context):
+        error = winner_error(model, batch, context)
+        predicted = self.value(error.detach()[:, None])[:, 0]
+        return Loss.mean(error + (predicted - error.detach()).square())
+
+
+@pytest.mark.parametrize("make", [Coupled, OwnNetwork])
+def test_state_and_networks_of_a_methods_own_survive_a_kill(tmp_path, make):
+    whole, killed, resumed = make(), make(), make()
+    changes = {"checkpointing_steps": 2, "max_train_steps": 4}
+    _, weights, _ = run(tmp_path / "whole", whole, **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(killed, 3), **changes)
+    _, resumed_weights, _ = run(tmp_path / "killed", resumed, **changes)
+    assert all(torch.equal(weights[k], resumed_weights[k]) for k in weights)
+    assert whole.state_dict() == resumed.state_dict()
+    for a, b in zip(whole.trainable_modules().values(), resumed.trainable_modules().values(), strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+        assert not torch.equal(next(a.parameters()), next(make().trainable_modules()["value"].parameters()))
+
+
+def test_several_updates_a_rollout_step_once_each_and_checkpoint_between_rollouts(tmp_path):
+    method = SeveralUpdates()
+    _, _, budget = run(tmp_path / "whole", method, max_train_steps=7, checkpointing_steps=2)
+    assert [step for step, _ in method.seen] == [0, 3, 6]
+    assert all(len(set(prompts[i : i + 4])) == 1 for _, prompts in method.seen for i in (0, 4))
+    assert (budget["optimizer_steps"], budget["rollouts"]) == (7, 3)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(SeveralUpdates(), 4), max_train_steps=7, checkpointing_steps=2)
+    assert [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-3"]
+    run(tmp_path / "killed", SeveralUpdates(), max_train_steps=7, checkpointing_steps=2)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
