@@ -10,7 +10,7 @@ Student's over the normal quantile, at Satterthwaite's degrees of freedom. Total
 is nothing to resample, so the exact binomial bound stands in. One cluster alone has no interval: its ends are NaN.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,7 +67,7 @@ class Resampling:
         seed: with the number of clusters, decides the draws.
     """
 
-    def __init__(self, clusters: Sequence[Hashable], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, clusters: Iterable[Hashable], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
         number: dict[Hashable, int] = {}
         self.cluster = np.array([number.setdefault(name, len(number)) for name in clusters], dtype=np.intp)
         if not number:
