@@ -9,13 +9,10 @@ from them. A stochastic kernel starts from `split` as well and returns mean and 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 
@@ -67,7 +64,8 @@ class NoiseSchedule:
     images, so that tests lose no digits).
 
     Attributes:
-        prediction_type: `epsilon` is the noise, `v_prediction` alpha * noise - sigma * latents, `velocity` noise - latents.
+        prediction_type: `epsilon` is the noise, `v_prediction` is alpha * noise - sigma * latents, `velocity` is
+            noise - latents.
         num_train_timesteps: timesteps of the clean-to-noise range, 1000 for every known model.
         alphas_cumprod: alpha^2 at each integer timestep, [num_train_timesteps], float64; None for flow models.
     """
@@ -83,7 +81,7 @@ class NoiseSchedule:
             raise ValueError("alphas_cumprod is the table of epsilon and v_prediction models; velocity has none")
 
     @classmethod
-    def from_scheduler(cls, scheduler: "SchedulerMixin") -> "NoiseSchedule":
+    def from_scheduler(cls, scheduler: Any) -> "NoiseSchedule":
         """Read the noise process of a diffusers scheduler.
 
         Raises:
@@ -98,8 +96,8 @@ class NoiseSchedule:
         if table is not None and config.prediction_type in ("epsilon", "v_prediction"):
             return cls(config.prediction_type, config.num_train_timesteps, table.double().cpu())
         raise ValueError(
-            f"scheduler {type(scheduler).__name__} with prediction_type={config.get('prediction_type')} is not supported; "
-            "use a DDPM-family scheduler with epsilon or v_prediction, or FlowMatchEulerDiscreteScheduler"
+            f"scheduler {type(scheduler).__name__} with prediction_type={config.get('prediction_type')} is not "
+            "supported; use a DDPM-family scheduler with epsilon or v_prediction, or FlowMatchEulerDiscreteScheduler"
         )
 
     # ---- timesteps and levels
@@ -128,7 +126,7 @@ class NoiseSchedule:
         return Level(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt())
 
     def timesteps_at(self, tau: Tensor) -> Tensor:
-        """Return the timesteps, float64, whose level has this `tau`: exactly for flow, the nearest integer otherwise."""
+        """Return the timesteps, float64, whose level has this `tau`: exact for flow, the nearest integer otherwise."""
         tau = tau.double()
         if self.alphas_cumprod is None:
             return tau * self.num_train_timesteps
@@ -191,7 +189,7 @@ class NoiseSchedule:
         return -(latents_p + landing.rho * noise_p)
 
     def _split_coefficients(self, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a, b, c, d of latents = a * noisy_latents + b * prediction, noise = c * noisy_latents + d * prediction."""
+        """Return a, b, c, d: latents = a * noisy_latents + b * prediction, noise = c * noisy_latents + d * prediction."""
         alpha, sigma, one = level.alpha, level.sigma, torch.ones_like(level.alpha)
         if self.prediction_type == "epsilon":
             return 1 / alpha, -sigma / alpha, torch.zeros_like(alpha), one

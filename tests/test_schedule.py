@@ -1,5 +1,7 @@
 """The schedule's formulas against themselves, against diffusers' schedulers and against the oracles of Direct-Align."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
@@ -200,7 +202,7 @@ def test_the_step_agrees_with_ddim(kind):
     scheduler.set_timesteps(20)
     noisy_latents, prediction = gaussians(2, torch.float32)
     ladder = [int(timestep) for timestep in scheduler.timesteps] + [0]  # without set_alpha_to_one it ends at timestep 0
-    for timestep, following in zip(ladder, ladder[1:], strict=False):
+    for timestep, following in pairwise(ladder):
         levels = schedule.level(torch.tensor([timestep, following]))
         ours = schedule.step(noisy_latents, prediction, levels[0], levels[1])
         theirs = scheduler.step(prediction, timestep, noisy_latents).prev_sample

@@ -327,10 +327,9 @@ class ModelAdapter(ABC):
             return
         from peft import LoraConfig
 
-        self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=self.lora_targets))
-        for parameter in self.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": self.lora_targets}
+        self.denoiser.add_adapter(LoraConfig(**settings))
+        self._widen_adapters()
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in the network and in the VAE's decoder."""
@@ -400,6 +399,7 @@ class ModelAdapter(ABC):
             self.denoiser.load_lora_adapter(
                 folder, prefix=self.denoiser_name, weight_name=LORA_FILE, adapter_name="default", local_files_only=True
             )
+            self._restore_adapter_precision(folder / LORA_FILE)
         elif (folder / self.denoiser_name / "config.json").is_file():
             self._drop_adapters()
             saved = type(self.denoiser).from_pretrained(folder / self.denoiser_name, local_files_only=True)
@@ -410,3 +410,19 @@ class ModelAdapter(ABC):
     def _drop_adapters(self) -> None:
         if self.is_lora:
             self.denoiser.unload_lora()
+
+    def _restore_adapter_precision(self, file: Path) -> None:
+        """Undo the rounding of loaded adapters to a half-precision network's dtype."""
+        if self.dtype in (torch.float32, torch.float64):
+            return
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        self._widen_adapters()
+        values = {name.removeprefix(f"{self.denoiser_name}."): value for name, value in load_file(file).items()}
+        set_peft_model_state_dict(self.denoiser, values)
+
+    def _widen_adapters(self) -> None:
+        for name, parameter in self.denoiser.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()

@@ -125,7 +125,8 @@ def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, An
         reason = f"{named} is neither a folder here nor a model on the hub; check the spelling, or run `hf auth login`"
     except errors.EntryNotFoundError:
         reason = f"{named} has no {INDEX} on the hub{at}; give a diffusers model"
-    except (OSError, errors.HTTPError) as error:  # offline mode, no connection, a timeout, a hub in trouble
+    # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version
+    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         reason = (
             f"{named}{at} is neither a folder here nor whole in the local hub cache, and the hub cannot be reached "
             f"({type(error).__name__}); run `hf download {path}` while connected, or give a diffusers folder"

@@ -3,15 +3,13 @@
 from typing import Any, Literal
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -29,33 +27,36 @@ def tiny_stable_diffusion(seed: int = 0, prediction_type: str = "epsilon") -> St
     """Return a random Stable Diffusion 1.x with the published noise process and sampling settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-            norm_num_groups=8,
-        )
         tokenizer = clip_tokenizer()
-        parts = {"unet": unet, "vae": _vae(0.18215), "tokenizer": tokenizer, "text_encoder": _clip_encoder(tokenizer)}
-    return StableDiffusionPipeline(
-        **parts,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction_type,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        unet: dict[str, Any] = {
+            "sample_size": 8,
+            "block_out_channels": (16, 32),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": WIDTH,
+            "attention_head_dim": 2,
+            "norm_num_groups": 8,
+        }
+        scheduler: dict[str, Any] = {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            "prediction_type": prediction_type,
+        }
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**unet),
+            "vae": _vae(0.18215),
+            "tokenizer": tokenizer,
+            "text_encoder": _clip_encoder(tokenizer),
+            "scheduler": DDIMScheduler(**scheduler),
+            "safety_checker": None,
+            "feature_extractor": None,
+        }
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
@@ -118,28 +119,27 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def _clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            projection_dim=WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "projection_dim": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return CLIPTextModel(CLIPTextConfig(**config))
 
 
 def _vae(scaling_factor: float, **settings: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=scaling_factor,
-        **settings,
-    )
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 16),
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "scaling_factor": scaling_factor,
+    }
+    return AutoencoderKL(**config, **settings)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import constants, errors
@@ -98,7 +99,7 @@ def test_without_a_connection_the_sentence_says_what_to_download(monkeypatch, er
     ],
 )
 def test_what_the_hub_answers_is_passed_on(monkeypatch, error, advice):
-    refuse_with(monkeypatch, error("no", response=errors.Response(404)))
+    refuse_with(monkeypatch, error("no", response=Mock(status_code=404, headers={})))
     assert advice in sentence_of("some/model", revision="abc")
 
 

@@ -1,0 +1,487 @@
+"""What every family promises, on tiny random networks: the pipeline's numbers, exact references, lasting weights."""
+
+import json
+from typing import Any, cast
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FluxPipeline, PNDMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from alignbench.batch import Conditioning
+from alignbench.errors import UserError
+from alignbench.models.adapter import LORA_FILE, ModelAdapter
+from alignbench.models.flux import Flux
+from alignbench.models.random import RESOLUTION, tiny_adapter, tiny_flux, tiny_stable_diffusion
+from alignbench.models.stable_diffusion import StableDiffusion
+
+FAMILIES = {"stable_diffusion": {}, "flux": {}, "flux_undistilled": {"guidance_embeds": False}}
+PROMPTS = ["a red circle", "", "Ünïcode 你好, a far longer caption that asks for a blue square left of a green cross"]
+NUM_STEPS = 4
+
+
+def make(family: str, **arguments) -> ModelAdapter:
+    name = cast(Any, family.removesuffix("_undistilled"))
+    return tiny_adapter(name, **FAMILIES[family], **arguments)
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request) -> ModelAdapter:
+    return make(request.param)
+
+
+def noise_for(model: ModelAdapter, batch: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, *model.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def guidance_of(model: ModelAdapter, scale: float | None, batch: int = 3) -> dict:
+    if model.guidance_is_distilled:
+        return {"guidance_scale": scale}
+    return (
+        {} if scale in (None, 1.0) else {"guidance_scale": scale, "unconditional": model.encode_prompts([""] * batch)}
+    )
+
+
+def predictions(model: ModelAdapter) -> torch.Tensor:
+    with torch.no_grad():
+        timesteps = torch.tensor([900.0, 500.0, 20.0], dtype=torch.float64)
+        return model.predict(noise_for(model), timesteps, model.encode_prompts(PROMPTS))
+
+
+def train_a_little(model: ModelAdapter, updates: int = 2) -> None:
+    parameters = [parameter for parameter in model.denoiser.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    conditioning = model.encode_prompts(PROMPTS)
+    for _ in range(updates):
+        optimizer.zero_grad()
+        model.predict(noise_for(model), torch.tensor([900.0, 500.0, 20.0]), conditioning).square().mean().backward()
+        optimizer.step()
+
+
+# ---- the pipeline's own numbers
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_sampling_and_decoding_give_the_images_of_the_pipeline(model, scale):
+    noise = noise_for(model)
+    trajectory = model.sample(
+        noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, scale)
+    )
+    ours = model.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
+    theirs = model.pipeline(
+        prompt=PROMPTS,
+        latents=model.pack(noise),
+        num_inference_steps=NUM_STEPS,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        output_type="np",
+        **model.generation_arguments(len(PROMPTS), scale),
+    ).images
+    assert abs(ours - theirs).max() < 5e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_generate_shows_what_sample_computes(model, scale):
+    noise = noise_for(model)
+    latents = model.sample(
+        noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, scale)
+    ).latents
+    expected = (model.decode_latents(latents) * 255).permute(0, 2, 3, 1)
+    for picture, pixels in zip(model.generate(PROMPTS, noise, NUM_STEPS, scale), expected, strict=True):
+        assert picture.size == (RESOLUTION, RESOLUTION)
+        levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(pixels.shape)
+        assert (levels.float() - pixels).abs().max() < 0.51  # rounding to a level
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 20])
+def test_the_ladder_is_what_the_pipeline_visits(model, num_steps):
+    visited = []
+    model.pipeline(
+        prompt="",
+        num_inference_steps=num_steps,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        output_type="latent",
+        callback_on_step_end=lambda pipeline, step, timestep, kwargs: visited.append(float(timestep)) or kwargs,
+    )
+    ladder = model.ladder(num_steps)
+    assert ladder.timesteps.tolist() == visited
+    assert len(ladder.level) == num_steps + 1
+
+
+def test_stable_diffusion_ends_at_the_first_entry_of_its_table():
+    model = make("stable_diffusion")
+    last = model.ladder(20).level[20]
+    assert last.sigma > 0
+    assert last.alpha == model.schedule.level(torch.tensor(0)).alpha
+
+
+def test_flux_ends_clean_and_shifts_with_the_resolution():
+    model = make("flux")
+    assert model.ladder(20).level[20].sigma == 0
+    middle = model.ladder(20).level[10].sigma
+    model.resolution *= 8
+    assert model.ladder(20).level[10].sigma > middle
+
+
+def test_any_sampler_of_a_stable_diffusion_checkpoint_becomes_ddim_without_clipping():
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )  # as Stable Diffusion 1.5 is published
+    model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    assert not pipeline.scheduler.config.clip_sample
+    assert torch.equal(model.ladder(7).timesteps, make("stable_diffusion").ladder(7).timesteps)
+    assert model.ladder(7).level[7].sigma == make("stable_diffusion").ladder(7).level[7].sigma
+
+
+def test_a_ddim_that_lands_beside_its_timesteps_is_refused():
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
+    assert len(model.ladder(20)) == 20
+    with pytest.raises(ValueError, match="divides 1000"):
+        model.ladder(30)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_both_prediction_types_of_stable_diffusion_sample_like_the_pipeline(prediction_type):
+    model = make("stable_diffusion", prediction_type=prediction_type)
+    noise = noise_for(model)
+    ours = model.sample(noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS)).latents
+    theirs = model.pipeline(
+        PROMPTS,
+        latents=noise,
+        num_inference_steps=NUM_STEPS,
+        guidance_scale=1.0,
+        output_type="latent",
+        height=32,
+        width=32,
+    ).images
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_latents_are_packed_as_flux_packs_them():
+    model, latents = make("flux"), noise_for(make("flux"))
+    packed = FluxPipeline._pack_latents(latents, *latents.shape)
+    assert torch.equal(model.pack(latents), packed)
+    assert torch.equal(model.unpack(packed), latents)
+
+
+# ---- pixels and latents
+
+
+def test_latents_carry_the_scale_and_shift_of_the_vae(model):
+    pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
+    vae = model.pipeline.vae
+    mode = vae.encode(pixels * 2 - 1).latent_dist.mode()
+    expected = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    torch.testing.assert_close(model.encode_pixels(pixels), expected)
+    assert model.encode_pixels(pixels).shape[1:] == model.latent_shape
+
+
+def test_posterior_samples_depend_on_their_own_generator_alone(model):
+    pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
+    together = model.encode_pixels(pixels, [torch.Generator().manual_seed(i) for i in range(3)])
+    alone = model.encode_pixels(pixels[1:2], [torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(together, model.encode_pixels(pixels))
+
+
+def test_the_gradient_flows_through_decoding_and_the_last_steps(model):
+    latents = noise_for(model).requires_grad_()
+    model.decode_latents(latents).mean().backward()
+    assert latents.grad is not None
+    assert (latents.grad.flatten(1).abs().sum(1) > 0).all()
+    assert all(parameter.grad is None for parameter in model.pipeline.vae.parameters())
+
+    model.prepare_training("lora", rank=2, alpha=2)
+    conditioning, ladder = model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS)
+    assert not model.sample(noise_for(model), conditioning, ladder).latents.requires_grad
+    trajectory = model.sample(noise_for(model), conditioning, ladder, grad_last=1, keep_states=True)
+    assert trajectory.latents.requires_grad
+    assert [state.requires_grad for state in trajectory.noisy_latents] == [False] * NUM_STEPS
+
+
+def test_gradient_checkpointing_changes_memory_not_gradients(model):
+    def gradients() -> list[torch.Tensor]:
+        model.denoiser.zero_grad()
+        clean = model.sample(noise_for(model), model.encode_prompts(PROMPTS), model.ladder(2), grad_last=1).latents
+        model.decode_latents(clean).square().mean().backward()
+        return [parameter.grad.clone() for parameter in model.denoiser.parameters() if parameter.grad is not None]
+
+    model.prepare_training("full", rank=0, alpha=0)
+    plain = gradients()
+    model.enable_gradient_checkpointing()
+    torch.testing.assert_close(gradients(), plain, rtol=1e-5, atol=1e-8)
+
+
+def test_the_vae_stays_float32_beside_a_half_precision_network_and_under_autocast():
+    pipeline = tiny_stable_diffusion().to(torch.bfloat16)
+    model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
+    assert predictions(model).dtype == torch.float32
+    plain = model.decode_latents(noise_for(model))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.decode_latents(noise_for(model)), plain)
+    assert len(model.generate(PROMPTS, noise_for(model), 2, 4.0)) == 3
+
+
+# ---- predict
+
+
+def test_a_batch_equals_its_samples_one_by_one(model):
+    together = predictions(model)
+    conditioning, timesteps = model.encode_prompts(PROMPTS), torch.tensor([900.0, 500.0, 20.0])
+    for row in range(3):
+        with torch.no_grad():
+            alone = model.predict(
+                noise_for(model)[row : row + 1], timesteps[row : row + 1], conditioning.rows(row, row + 1)
+            )
+        torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-6)
+
+
+def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_gradient():
+    model = make("stable_diffusion")
+    model.prepare_training("full", rank=0, alpha=0)
+    noisy_latents, timesteps = noise_for(model), torch.full((3,), 500)
+    full, empty = model.encode_prompts(PROMPTS), model.encode_prompts([""] * 3)
+    conditional = model.predict(noisy_latents, timesteps, full)
+    unconditional = model.predict(noisy_latents, timesteps, empty)
+    expected = unconditional + 3 * (conditional - unconditional)
+    for detach in (False, True):
+        guided = model.predict(noisy_latents, timesteps, full, 3.0, empty, detach_unconditional=detach)
+        torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
+    weight = model.denoiser.conv_out.weight
+    (gradient,) = torch.autograd.grad(guided.sum(), weight)
+    (conditional_gradient,) = torch.autograd.grad(3 * conditional.sum(), weight)
+    torch.testing.assert_close(gradient, conditional_gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_distilled_guidance_reaches_the_network_and_defaults_to_the_training_scale():
+    model = make("flux")
+    noisy_latents, timesteps = noise_for(model), torch.full((3,), 500.0)
+    conditioning = model.encode_prompts(PROMPTS)
+    with torch.no_grad():
+        default = model.predict(noisy_latents, timesteps, conditioning)
+        assert torch.equal(default, model.predict(noisy_latents, timesteps, conditioning, 3.5))
+        assert not torch.allclose(default, model.predict(noisy_latents, timesteps, conditioning, 1.0))
+
+
+def test_guidance_that_does_not_fit_the_family_is_refused():
+    arguments = noise_for(make("flux")), torch.full((3,), 500)
+    model = make("stable_diffusion")
+    conditioning = model.encode_prompts(PROMPTS)
+    with pytest.raises(ValueError, match="needs the unconditional prompt"):
+        model.predict(*arguments, conditioning, guidance_scale=3.0)
+    with pytest.raises(ValueError, match="has no effect"):
+        model.predict(*arguments, conditioning, unconditional=conditioning)
+    model = make("flux")
+    conditioning = model.encode_prompts(PROMPTS)
+    with pytest.raises(ValueError, match="takes no unconditional prompt"):
+        model.predict(*arguments, conditioning, 3.0, conditioning)
+    model.train_guidance_scale = None
+    with pytest.raises(ValueError, match="give guidance_scale"):
+        model.predict(*arguments, conditioning)
+
+
+def test_rows_that_differ_in_number_are_refused(model):
+    conditioning = model.encode_prompts(PROMPTS)
+    with pytest.raises(ValueError, match="3 noisy latents"):
+        model.predict(noise_for(model), torch.tensor(500), conditioning)
+    with pytest.raises(ValueError, match=r"\[2\] rows"):
+        model.predict(noise_for(model), torch.full((3,), 500), conditioning.rows(0, 2))
+
+
+def test_network_passes_count_samples(model):
+    predictions(model)
+    assert model.network_passes == 3
+    model.sample(noise_for(model), model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, 4.0))
+    assert model.network_passes == 3 + 3 * NUM_STEPS * (1 if model.guidance_is_distilled else 2)
+
+
+def test_prompts_are_encoded_without_a_gradient_as_the_pipeline_does(model):
+    conditioning = model.encode_prompts(PROMPTS)
+    assert isinstance(conditioning, Conditioning)
+    assert len(conditioning) == 3
+    assert not conditioning.prompt_embeds.requires_grad
+    assert not torch.equal(conditioning.prompt_embeds[0], conditioning.prompt_embeds[2])
+
+
+# ---- training timesteps
+
+
+def test_stable_diffusion_draws_integer_timesteps_evenly():
+    draws = make("stable_diffusion").sample_timesteps(20000, torch.Generator().manual_seed(0))
+    assert torch.equal(draws, draws.round())
+    assert draws.min() == 0
+    assert draws.max() == 999
+    assert draws.mean().item() == pytest.approx(499.5, abs=6)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_flux_draws_shifted_logit_normal_timesteps(dynamic):
+    pipeline = tiny_flux()
+    pipeline.scheduler = type(pipeline.scheduler)(shift=3.0, use_dynamic_shifting=dynamic)
+    model = Flux(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5, max_sequence_length=32)
+    draws = model.sample_timesteps(20000, torch.Generator().manual_seed(0)) / 1000
+    shift = torch.tensor(model._mu).exp() if dynamic else torch.tensor(3.0)
+    unshifted = draws / (shift - (shift - 1) * draws)
+    normal = unshifted.logit()
+    assert normal.mean().item() == pytest.approx(0, abs=0.02)
+    assert normal.std().item() == pytest.approx(1, abs=0.02)
+    quantiles = torch.distributions.Normal(0.0, 1.0).cdf(normal.sort().values)
+    assert (quantiles - torch.linspace(0, 1, 20000)).abs().max() < 1.63 / 20000**0.5  # Kolmogorov-Smirnov, 1 %
+
+
+# ---- policy and reference
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_reference_is_exactly_the_start_after_the_policy_moved(model, tuning):
+    untouched = predictions(model)
+    model.prepare_training(tuning, rank=4, alpha=8)
+    model.make_reference()
+    assert torch.equal(predictions(model), untouched)
+    base = {name: value.clone() for name, value in model.denoiser.state_dict().items() if "lora" not in name}
+    train_a_little(model)
+    assert not torch.allclose(predictions(model), untouched)
+    with model.reference():
+        assert torch.equal(predictions(model), untouched)
+    assert not torch.allclose(predictions(model), untouched)
+    moved = [name for name, value in base.items() if not torch.equal(model.denoiser.state_dict()[name], value)]
+    assert bool(moved) == (tuning == "full")
+
+
+def test_the_reference_ends_with_its_block_even_when_that_fails(model):
+    model.prepare_training("lora", rank=4, alpha=8)
+    train_a_little(model)
+    trained = predictions(model)
+    with pytest.raises(KeyError), model.reference():
+        raise KeyError
+    assert torch.equal(predictions(model), trained)
+    assert all(parameter.requires_grad for name, parameter in model.denoiser.named_parameters() if "lora" in name)
+
+
+def test_a_reference_that_nobody_asked_for_is_an_error(model):
+    model.prepare_training("full", rank=0, alpha=0)
+    with pytest.raises(RuntimeError, match="needs_reference"), model.reference():
+        pass
+
+
+def test_adapters_train_in_float32_on_a_half_precision_network():
+    pipeline = tiny_stable_diffusion().to(torch.bfloat16)
+    model = StableDiffusion(pipeline, RESOLUTION, ["to_q", "to_v"])
+    model.prepare_training("lora", rank=2, alpha=2)
+    trainable = {parameter.dtype for parameter in model.denoiser.parameters() if parameter.requires_grad}
+    assert trainable == {torch.float32}
+    assert model.dtype == torch.bfloat16
+    train_a_little(model)
+
+
+# ---- weights on disk
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_saved_policy_gives_the_same_predictions_here_and_in_plain_diffusers(model, tuning, tmp_path):
+    model.prepare_training(tuning, rank=4, alpha=16)
+    train_a_little(model)
+    trained = predictions(model)
+    model.save_policy(tmp_path)
+    kwargs = {"guidance_embeds": model.guidance_is_distilled} if isinstance(model, Flux) else {}
+    name = "flux" if isinstance(model, Flux) else "stable_diffusion"
+    fresh = tiny_adapter(name, **kwargs)
+    fresh.load_policy(tmp_path)
+    assert torch.equal(predictions(fresh), trained)
+
+    other = tiny_adapter(name, **kwargs)
+    if tuning == "lora":
+        other.pipeline.load_lora_weights(tmp_path)
+    else:
+        network = type(other.denoiser).from_pretrained(tmp_path / other.denoiser_name)
+        setattr(other.pipeline, other.denoiser_name, network)
+        other.policy = network
+    assert torch.equal(predictions(other), trained)
+
+
+def test_half_precision_networks_load_adapters_bit_for_bit(tmp_path):
+    def make_half() -> StableDiffusion:
+        return StableDiffusion(tiny_stable_diffusion().to(torch.bfloat16), RESOLUTION, ["to_q", "to_v"])
+
+    model = make_half()
+    model.prepare_training("lora", rank=4, alpha=8)
+    train_a_little(model)
+    model.save_policy(tmp_path)
+    fresh = make_half()
+    fresh.load_policy(tmp_path)
+    assert torch.equal(predictions(fresh), predictions(model))
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_loading_replaces_what_was_trained(tuning, tmp_path):
+    model = make("flux")
+    model.prepare_training(tuning, rank=4, alpha=8)
+    train_a_little(model)
+    saved = predictions(model)
+    model.save_policy(tmp_path)
+    train_a_little(model)
+    model.load_policy(tmp_path)
+    assert torch.equal(predictions(model), saved)
+
+
+def test_training_on_top_of_a_loaded_adapter_starts_from_it(model, tmp_path):
+    model.prepare_training("lora", rank=4, alpha=8)
+    train_a_little(model)
+    model.save_policy(tmp_path)
+    start = predictions(model)
+    model.load_policy(tmp_path)
+    model.prepare_training("lora", rank=2, alpha=2)
+    model.make_reference()
+    torch.testing.assert_close(predictions(model), start, rtol=1e-4, atol=1e-5)
+    train_a_little(model)
+    with model.reference():
+        torch.testing.assert_close(predictions(model), start, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_without_a_policy_is_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=LORA_FILE):
+        model.load_policy(tmp_path)
+
+
+def test_adapters_are_saved_with_their_configuration_and_nothing_else(tmp_path):
+    model = make("flux")
+    model.prepare_training("lora", rank=4, alpha=16)
+    model.save_policy(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [LORA_FILE]
+    assert all(name.startswith("transformer.") for name in load_file(tmp_path / LORA_FILE))
+    length = int.from_bytes((tmp_path / LORA_FILE).read_bytes()[:8], "little")
+    metadata = json.loads((tmp_path / LORA_FILE).read_bytes()[8 : 8 + length])["__metadata__"]
+    assert json.loads(metadata["lora_adapter_metadata"])["transformer.lora_alpha"] == 16
+
+
+# ---- construction
+
+
+def test_the_pipeline_of_another_family_is_refused():
+    with pytest.raises(UserError, match="holds a FluxPipeline, but StableDiffusion works with"):
+        StableDiffusion(tiny_flux(), RESOLUTION, ["to_q"])
+
+
+def test_a_resolution_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="multiple of 8"):
+        Flux(tiny_flux(), 36, ["to_q"])
+
+
+def test_a_saved_tiny_pipeline_loads_and_computes_the_same(model, tmp_path):
+    model.pipeline.save_pretrained(tmp_path)
+    cls = FluxPipeline if isinstance(model, Flux) else StableDiffusionPipeline
+    pipeline = cls.from_pretrained(tmp_path)
+    loaded = type(model)(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5)
+    if isinstance(loaded, Flux):
+        loaded.max_sequence_length = 32
+    assert torch.equal(predictions(loaded), predictions(model))
