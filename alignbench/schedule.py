@@ -189,7 +189,7 @@ class NoiseSchedule:
         return -(latents_p + landing.rho * noise_p)
 
     def _split_coefficients(self, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a, b, c, d: latents = a * noisy_latents + b * prediction, noise = c * noisy_latents + d * prediction."""
+        """Return a, b, c, d: latents = a * noisy_latents + b * prediction, noise = c * noisy_latents + d * the same."""
         alpha, sigma, one = level.alpha, level.sigma, torch.ones_like(level.alpha)
         if self.prediction_type == "epsilon":
             return 1 / alpha, -sigma / alpha, torch.zeros_like(alpha), one
