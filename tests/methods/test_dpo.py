@@ -1,0 +1,231 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alignbench.batch import PairBatch
+from alignbench.preference import add_noise, pair_errors, prediction_error
+from methods.dpo import DPO, dpo_loss, dpo_margin
+
+
+def dpo(beta: float = 500.0, weighting="uniform") -> DPO:
+    return DPO("dpo", beta=beta, error_weighting=weighting, prompt_dropout=0.0)
+
+
+def four(num: int = 6, seed: int = 0) -> list[torch.Tensor]:
+    """Errors as they come: around 0.1, policy and reference close."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(4, num, generator=generator, dtype=torch.float64)
+    return list(0.1 + 0.001 * draw)
+
+
+# ---- the pure function
+
+
+def test_the_loss_of_one_pair_is_what_a_hand_calculation_gives():
+    """Changes: winner 0.10 - 0.12 = -0.02, loser 0.30 - 0.31 = -0.01. Margin: -(100 / 2) (-0.02 + 0.01) = 0.5."""
+    errors = [torch.tensor([value], dtype=torch.float64) for value in (0.10, 0.30, 0.12, 0.31)]
+    assert dpo_margin(*errors, beta=100).item() == pytest.approx(0.5)
+    assert dpo_loss(*errors, beta=100).item() == pytest.approx(math.log(1 + math.exp(-0.5)))
+
+
+def test_the_gradient_is_half_beta_times_the_probability_of_the_wrong_answer():
+    beta = 2000.0
+    errors = [error.requires_grad_() for error in four()]
+    dpo_loss(*errors, beta).mean().backward()
+    size = beta / 2 * torch.sigmoid(-dpo_margin(*errors, beta)) / len(errors[0])
+    for error, sign in zip(errors, (1, -1, -1, 1), strict=True):
+        torch.testing.assert_close(error.grad, sign * size, rtol=1e-6, atol=0)
+
+
+def test_swapping_winner_and_loser_flips_the_margin_exactly():
+    error_w, error_l, ref_w, ref_l = (error.float() for error in four())
+    margin = dpo_margin(error_w, error_l, ref_w, ref_l, 5000)
+    assert torch.equal(dpo_margin(error_l, error_w, ref_l, ref_w, 5000), -margin)
+    difference = dpo_loss(error_w, error_l, ref_w, ref_l, 5000) - dpo_loss(error_l, error_w, ref_l, ref_w, 5000)
+    torch.testing.assert_close(difference, -margin, rtol=1e-5, atol=1e-6)
+
+
+def test_without_beta_nothing_is_preferred_and_the_gradient_grows_linearly_with_it():
+    slopes = []
+    for beta in (0.0, 1e-3, 2e-3):
+        error_w, *rest = four()
+        error_w.requires_grad_()
+        loss = dpo_loss(error_w, *rest, beta)
+        torch.testing.assert_close(loss, torch.full_like(loss, math.log(2)), rtol=0, atol=1e-5)
+        loss.sum().backward()
+        slopes.append(error_w.grad)
+    torch.testing.assert_close(slopes[0], torch.zeros_like(slopes[0]))
+    torch.testing.assert_close(2 * slopes[1], slopes[2], rtol=1e-5, atol=0)
+
+
+def test_extreme_margins_stay_finite():
+    zero = torch.zeros(2)
+    loss = dpo_loss(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), zero, zero, beta=1e4)
+    assert torch.equal(loss, torch.tensor([0.0, 1e4]))
+
+
+def test_half_precision_predictions_move_the_logit_by_less_than_a_thousandth():
+    """And reducing only the reference in half precision, as some code does, moves it a hundred times more."""
+    torch.manual_seed(0)
+    beta, target = 5000.0, torch.randn(8, 16384)
+    policy, reference = ((target + 0.33 * torch.randn(8, 16384)).half() for _ in range(2))
+    exact = [(p.double() - target.double()).square().mean(1) for p in (policy, reference)]
+    ours = [(p.float() - target).square().mean(1) for p in (policy, reference)]
+    halved = (reference - target.half()).square().mean(1)
+
+    def logit(error, ref_error):
+        return -beta / 2 * (error.double() - ref_error.double())
+
+    assert (logit(*ours) - logit(*exact)).abs().max() < 1e-3
+    assert (logit(ours[0], halved) - logit(*exact)).abs().mean() > 0.01
+
+
+# ---- through a model
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_an_untrained_policy_knows_nothing_but_has_somewhere_to_go(make_model, kit, tuning):
+    model = make_model(tuning)
+    metrics = kit.backward(dpo(5000), model, kit.batch(PairBatch, model), kit.context())[0]
+    assert torch.equal(metrics["margin"], torch.zeros(4))
+    assert torch.equal(metrics["accuracy"], torch.full((4,), 0.5))
+    torch.testing.assert_close(metrics["loss"], torch.full((4,), math.log(2)), rtol=0, atol=1e-6)
+    assert kit.gradient(model).norm() > 0
+
+
+def perturb(model) -> None:
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+
+
+def test_identical_images_give_no_gradient_whatever_the_policy(make_model, kit):
+    model = make_model()
+    perturb(model)
+    batch = kit.batch(PairBatch, model)
+    same = PairBatch(*(getattr(batch, name) for name in ("index", "prompts", "conditioning", "latents_w", "latents_w")),
+                     batch.probability_w)  # fmt: skip
+    metrics = kit.backward(dpo(), model, same, kit.context())[0]
+    assert metrics["margin"].abs().max() < 1e-4
+    different = kit.backward(dpo(), model, batch, kit.context())[0]
+    assert different["margin"].abs().max() > 1e-2
+    scale = kit.gradient(model).norm()
+    kit.backward(dpo(), model, same, kit.context())
+    assert kit.gradient(model).norm() < 1e-4 * scale
+
+
+def test_the_same_images_under_different_noise_would_not_cancel(make_model, kit):
+    """The negative control of the test before: it is the sharing of noise that cancels."""
+    model = make_model()
+    perturb(model)
+    batch, context = kit.batch(PairBatch, model), kit.context()
+    timesteps = torch.full((4,), 500.0, dtype=torch.float64)
+    changes = []
+    for purpose in ("one", "another"):
+        noise = context.noise(batch.index, model.latent_shape, purpose)
+        noised = add_noise(model, batch.latents_w, noise, timesteps, "uniform")
+        with torch.no_grad():
+            error = prediction_error(model, noised, batch.conditioning)
+            with model.reference():
+                changes.append(error - prediction_error(model, noised, batch.conditioning))
+    assert (250 * (changes[0] - changes[1])).abs().max() > 1e-2
+
+
+def test_permuting_pairs_permutes_their_margins(make_model, kit):
+    model = make_model()
+    perturb(model)
+    batch, order = kit.batch(PairBatch, model), [2, 0, 3, 1]
+    mixed = batch.map(lambda value: value[order] if torch.is_tensor(value) else [value[i] for i in order])
+    margin = kit.backward(dpo(), model, batch, kit.context())[0]["margin"]
+    torch.testing.assert_close(
+        kit.backward(dpo(), model, mixed, kit.context())[0]["margin"], margin[order], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_eight_pairs_at_once_and_in_uneven_parts_have_one_gradient(make_model, kit):
+    model = make_model()
+    perturb(model)
+    batch = kit.batch(PairBatch, model, num=8)
+    gradients = []
+    for micro_batch_size in (8, 1, 3):
+        kit.backward(dpo(), model, batch, kit.context(micro_batch_size=micro_batch_size))
+        gradients.append(kit.gradient(model))
+    for other in gradients[1:]:
+        assert (other - gradients[0]).norm() < 1e-4 * gradients[0].norm()
+
+
+def test_stored_reference_errors_reproduce_the_loss(make_model, kit):
+    model = make_model()
+    perturb(model)
+    batch, context = kit.batch(PairBatch, model), kit.context()
+    stored = pair_errors(model, batch, context, "uniform")
+    live = kit.backward(dpo(), model, batch, context)[0]["loss"]
+    cached = dpo_loss(stored.error_w, stored.error_l, stored.ref_error_w, stored.ref_error_l, 500)
+    torch.testing.assert_close(cached.detach(), live, rtol=0, atol=1e-6)
+
+
+def test_switching_adapters_off_equals_a_copy_of_the_start(make_model, kit):
+    model, plain = make_model("lora"), make_model("full")
+    batch, context = kit.batch(PairBatch, model), kit.context()
+    start = pair_errors(plain, batch, context, "uniform")
+    perturb(model)
+    trained = pair_errors(model, batch, context, "uniform")
+    assert torch.equal(trained.ref_error_w, start.ref_error_w)
+    assert torch.equal(trained.ref_error_l, start.ref_error_l)
+    assert (trained.error_w - start.error_w).abs().max() > 0
+
+
+def test_one_trainable_number_has_the_closed_form_loss_and_slope(kit):
+    """prediction = a x: every error is a parabola in a, written out here without the library."""
+    a, ref, beta = 0.4, 0.1, 30.0
+    model = kit.ToyModel(kit.Linear(ref), "epsilon")
+    model.make_reference = lambda: None
+    model.reference_network = copy.deepcopy(model.network)
+    model.network.a.data.fill_(a)
+    batch, context = kit.batch(PairBatch, model, dtype=torch.float64), kit.context()
+
+    loss, slope = 0.0, 0.0
+    for i in range(4):
+        noise = torch.randn(model.latent_shape, generator=context.sample_generator(10 + i, "noise")).double()
+        uniform = torch.rand(1, generator=context.sample_generator(10 + i, "timesteps"), dtype=torch.float64)
+        abar = model.schedule.alphas_cumprod[(20 + 960 * uniform).round().long()]
+        margin, margin_slope = 0.0, 0.0
+        for latents, sign in ((batch.latents_w[i], -1), (batch.latents_l[i], 1)):
+            x = abar.sqrt() * latents + (1 - abar).sqrt() * noise
+            change = ((a * x - noise) ** 2).mean() - ((ref * x - noise) ** 2).mean()
+            margin += sign * beta / 2 * change
+            margin_slope += sign * beta / 2 * (2 * x * (a * x - noise)).mean()
+        loss += F.softplus(-margin) / 4
+        slope += -torch.sigmoid(-margin) * margin_slope / 4
+
+    metrics = kit.backward(dpo(beta), model, batch, context)[0]
+    torch.testing.assert_close(metrics["loss"].mean().double(), loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(model.network.a.grad, slope, rtol=1e-6, atol=0)
+
+
+def test_one_fixed_batch_is_learnt_by_heart(make_model, kit):
+    model = make_model()
+    batch, context, method = kit.batch(PairBatch, model, num=2), kit.context(), dpo(500)
+    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-3)
+    for _ in range(100):
+        metrics = kit.backward(method, model, batch, context)[0]
+        optimizer.step()
+        if metrics["loss"].max() < 0.05:
+            break
+    metrics = kit.backward(method, model, batch, context)[0]
+    assert metrics["loss"].mean() < 0.3
+    assert metrics["accuracy"].mean() == 1
+    assert metrics["error_change_w"].mean() < metrics["error_change_l"].mean()
+
+
+def test_metrics_agree_with_each_other(make_model, kit):
+    model = make_model()
+    perturb(model)
+    metrics = kit.backward(dpo(), model, kit.batch(PairBatch, model), kit.context())[0]
+    torch.testing.assert_close(metrics["margin"], metrics["implicit_reward_w"] - metrics["implicit_reward_l"])
+    torch.testing.assert_close(metrics["implicit_reward_w"], -250 * metrics["error_change_w"])
+    assert not any(value.requires_grad for value in metrics.values())
