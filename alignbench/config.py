@@ -121,12 +121,31 @@ def _check_key(text: str) -> None:
 # ---- the meaning of a configuration
 
 
+def build(node: DictConfig) -> Any:
+    """Build the object that a node describes by its `_target_`.
+
+    Raises:
+        UserError: if the object refuses its values; Hydra would wrap the sentence in a stack trace.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain values.
 
     Raises:
         UserError: if a required value is missing.
     """
+    if cfg.method.name == "base":  # trains on nothing, so it needs no data
+        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "data"])
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
@@ -173,6 +192,7 @@ def base_of(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(base, False)
     base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.model.policy = None
+    OmegaConf.set_struct(base, True)
     return base
 
 
@@ -182,6 +202,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the field, the rule and the way out.
     """
+    _check_weights(cfg.model)
     values = resolve(cfg)
     for stage in values["stages"]:
         if stage not in STAGES:
@@ -193,7 +214,8 @@ def check(cfg: DictConfig) -> None:
         _check_method(values)
     if {"score", "report"} & set(values["stages"]) and not values["evaluators"]:
         raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
-    _check_weights(values["model"])
+    if set(values["stages"]) != {"train"}:
+        build(cfg.prompts)  # a missing or empty file, a limit of nothing
 
 
 def _choices(group: str) -> list[str]:
@@ -250,10 +272,11 @@ def _provides(data: str) -> frozenset[str]:
     return get_class(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml")["_target_"]).provides
 
 
-def _check_weights(model: dict[str, Any]) -> None:
-    if model["policy"] is not None and not Path(model["policy"]).is_dir():
-        raise UserError(f"model.policy={model['policy']} is not a folder; give one that holds trained weights")
+def _check_weights(model: DictConfig) -> None:
+    if model.policy is not None and not Path(model.policy).is_dir():
+        raise UserError(f"model.policy={model.policy} is not a folder; give one that holds trained weights")
     if "pretrained_model_name_or_path" in model:
         from alignbench.models.loading import check_weights
 
-        check_weights(model["pretrained_model_name_or_path"], model["revision"])
+        pipeline = model.adapter.pipeline
+        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class)

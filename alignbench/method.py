@@ -49,6 +49,7 @@ class Method(ABC, Generic[BatchT]):
         batch_coupled: True where a sample's loss depends on the others of its micro-batch or of other processes.
         group_size: how many consecutive samples share one prompt.
         prompt_dropout: share of samples whose conditioning is the empty prompt's.
+        reward_calls: images that the method's rewards have judged so far, in this process.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Method(ABC, Generic[BatchT]):
     batch_coupled: ClassVar[bool] = False
     group_size: int = 1
     prompt_dropout: float = 0.0
+    reward_calls: int = 0
 
     @property
     def trained_on(self) -> tuple[str, ...]:

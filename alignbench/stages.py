@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
-from hydra.utils import instantiate
+from diffusers.utils import logging as diffusers_logging
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
-from alignbench.config import STAGES, base_of, config_hash, recipe_hash, resolve, run_name
-from alignbench.data.loader import overlap
-from alignbench.data.prompts import PromptSet
+from alignbench.config import STAGES, base_of, build, config_hash, recipe_hash, resolve, run_name
+from alignbench.data.prompts import PromptSet, overlap
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.generate import Sampling, generate, generated
@@ -34,6 +34,9 @@ def run(cfg: DictConfig) -> None:
     Raises:
         UserError: if the configuration and what lies on the disk do not fit.
     """
+    for library in (diffusers_logging, transformers_logging):  # long real prompts would fill the screen with warnings
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it, launched processes on a CPU each believe to be alone
         mixed_precision=cfg.train.mixed_precision,
@@ -63,7 +66,7 @@ class Job:
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
         evaluates = {"generate", "score", "report"} & set(stages)
-        self.prompts: PromptSet | None = instantiate(self.cfg.prompts) if evaluates else None
+        self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
         self.evaluators = self._evaluators() if {"score", "report"} & set(stages) else []
         self.sampling = Sampling(**resolve(self.cfg)["sampling"])
         self._open()
@@ -83,9 +86,9 @@ class Job:
             return
         from alignbench.train import train
 
-        data = instantiate(self.cfg.data)
+        data = build(self.cfg.data)
         self._refuse_evaluation_prompts(data)
-        method = instantiate(self.cfg.method)
+        method = build(self.cfg.method)
         model = self._model(self.cfg)
         budget = train(self.cfg, model, method, data, self.folder, self.accelerator)
         if self.accelerator.is_main_process:
@@ -122,8 +125,7 @@ class Job:
         if self.is_base and not generated(self.folder, self.prompts, self.sampling):
             self.generate()
         for evaluator in self.evaluators:
-            if evaluator.network is not None:
-                evaluator.network.to(self.accelerator.device)
+            evaluator.to(self.accelerator.device)
         score(self.folder, self.prompts, self.sampling, self.evaluators, **self._place)
 
     def report(self) -> None:
@@ -194,9 +196,9 @@ class Job:
     def _evaluators(self) -> list[Evaluator]:
         """Build the evaluators; those that cannot judge these prompts are left out, and that is said."""
         assert self.prompts is not None
-        texts = [prompt.prompt for prompt in self.prompts.prompts]
+        texts = self.prompts.texts
         kept: list[Evaluator] = []
-        for evaluator in instantiate(self.cfg.evaluators).values():
+        for evaluator in build(self.cfg.evaluators).values():
             reason = evaluator.supports(texts)
             if reason is None:
                 kept.append(evaluator)
@@ -218,7 +220,7 @@ class Job:
 
     def _model(self, cfg: DictConfig) -> ModelAdapter:
         """Build the model with its start weights."""
-        model = instantiate(cfg.model.adapter)
+        model = build(cfg.model.adapter)
         if cfg.model.policy is not None:
             model.load_policy(Path(cfg.model.policy))
         return model

@@ -1,6 +1,7 @@
 """The training loop: one function, read from top to bottom, the same for every method and model."""
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,6 +113,7 @@ def train(
     log = Log(folder.train_log, progress.step, accelerator.is_main_process)
     began = time.monotonic() - progress.train_seconds
     passes_before = progress.network_passes - model.network_passes
+    calls_before = progress.reward_calls - method.reward_calls
 
     view = data.view(kind_of(method.batch_type))
     encoder = Encoder(model, data.posterior)
@@ -142,8 +144,7 @@ def train(
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
-        rollout = method.rollout(model, batch.to(device), context)
-        for micro_batches in rollout:
+        for micro_batches in autocast(method.rollout(model, batch.to(device), context), accelerator):
             context = replace(context, step=progress.step)
             metrics = update(method, model, micro_batches, context, accelerator, networks, parameters)
             metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
@@ -164,6 +165,7 @@ def train(
 
         progress.train_seconds = time.monotonic() - began
         progress.network_passes = passes_before + model.network_passes
+        progress.reward_calls = calls_before + method.reward_calls
         if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < settings.max_train_steps:
             checkpoints.save(progress.step)
     bar.close()
@@ -181,11 +183,23 @@ def train(
         "samples_seen": progress.samples_seen,
         "rollouts": progress.rollouts,
         "network_passes": progress.network_passes * accelerator.num_processes,
+        "reward_calls": progress.reward_calls * accelerator.num_processes,
         "train_seconds": progress.train_seconds,
         "device_hours": progress.train_seconds * accelerator.num_processes / 3600,
         "peak_memory_gib": peak_memory_gib(),
         "trainable_parameters": sum(p.numel() for p in parameters),
     }
+
+
+def autocast(rollout: Iterable[list[Rows]], accelerator: Accelerator) -> Iterator[list[Rows]]:
+    """Let a rollout compute in the precision of the loss, so that both call the same network."""
+    iterator = iter(rollout)
+    while True:
+        with accelerator.autocast():
+            micro_batches = next(iterator, None)
+        if micro_batches is None:
+            return
+        yield micro_batches
 
 
 def update(
@@ -200,10 +214,9 @@ def update(
     """Accumulate the gradient of sum(values * weights) / sum(weights) over all micro-batches and processes.
 
     Returns:
-        The averages of the method's metrics and of the loss, over the same samples with the same weights.
+        The weighted averages of the loss and of the method's metrics, each over the samples that have one.
     """
-    sums: dict[str, Tensor] = {}
-    weight = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    sums: dict[str, Tensor] = {}  # of values times weights, and of weights
     for number, micro_batch in enumerate(micro_batches):
         with ExitStack() as stack:
             if number + 1 < len(micro_batches):
@@ -217,19 +230,21 @@ def update(
                     "lower train.learning_rate or train.max_grad_norm"
                 )
             accelerator.backward((loss.values * loss.weights).sum())
-        weight += loss.weights.sum()
         for name, values in {"loss": loss.values, **loss.metrics}.items():
-            sums[name] = sums.get(name, 0.0) + (values.detach().double() * loss.weights).sum()
+            known = loss.weights.double() * ~values.isnan()
+            total = (values.detach().double().nan_to_num() * known).sum()
+            sums[name] = sums.get(name, 0.0) + torch.stack([total, known.sum()])
 
-    totals = accelerator.reduce(torch.stack([weight, *sums.values()]), reduction="sum")
-    if totals[0] == 0:
+    totals = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
+    weight = float(totals[0, 1])
+    if weight == 0:
         raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
     # distributed training averages over processes what should be a sum over samples
-    scale = accelerator.num_processes / float(totals[0])
+    scale = accelerator.num_processes / weight
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(scale)
-    return {name: float(total / totals[0]) for name, total in zip(sums, totals[1:], strict=True)}
+    return {name: float(total / known) for name, (total, known) in zip(sums, totals, strict=True) if known > 0}
 
 
 class Log:

@@ -232,6 +232,7 @@ class SRPO(Method[RecoveryBatch]):
 
     def scores(self, pixels: Tensor, batch: RecoveryBatch) -> tuple[Tensor, Tensor]:
         """Return the scores under the wanted and the unwanted caption, [B] each; zeros where there is none."""
+        self.reward_calls += len(pixels)
         texts: list[Any] = [text for text in (batch.text_plus, batch.text_minus) if text is not None]
         if self.reward.has_embeddings:
             image = self.reward.embedding_scale * self.reward.embed_image(pixels).float()
