@@ -1,0 +1,158 @@
+"""Configurations: every combination composes, names follow the weights, and bad input ends in one sentence."""
+
+import itertools
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from alignbench.config import base_of, check_command_line, conf_folder, config_hash, recipe_hash, run_name
+from alignbench.errors import UserError
+
+METHODS = sorted(file.stem for file in (conf_folder() / "method").glob("*.yaml"))
+MODELS = sorted(file.stem for file in (conf_folder() / "model").glob("*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def refusal(*overrides, multirun=False):
+    with pytest.raises(UserError) as refused:
+        check_command_line(list(overrides), multirun)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from targets(child)
+
+
+@pytest.mark.parametrize(("method", "model"), itertools.product(METHODS, MODELS))
+def test_every_method_composes_with_every_model(method, model):
+    cfg = composed(f"method={method}", f"model={model}", "data=shapes", "reward=shapes_clip")
+    assert run_name(cfg).startswith(f"{method}-{model}-")
+
+
+def test_every_pair_file_belongs_to_a_method_and_a_model():
+    pairs = {f"{method}-{model}" for method, model in itertools.product(METHODS, MODELS)}
+    assert {file.stem for file in (conf_folder() / "method_model").glob("*.yaml")} <= pairs
+
+
+@pytest.mark.parametrize("path", sorted(conf_folder().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_target_resolves(path):
+    for node in targets(OmegaConf.to_container(OmegaConf.load(path))):
+        target = node["_target_"]
+        if target is not None:
+            module, _, name = target.rpartition(".")
+            assert hasattr(__import__(module, fromlist=[name]), name), target
+
+
+def test_every_method_class_agrees_with_its_file_on_the_name():
+    for method in METHODS:
+        cfg = composed(f"method={method}")
+        assert cfg.method.name == method
+        assert get_class(cfg.method._target_)
+
+
+# ---- names
+
+
+def test_the_run_name_is_the_same_for_what_does_not_change_the_weights():
+    name = run_name(composed("method=dpo"))
+    for same in ("stages=[score]", "prompts=parti", "sampling.seed=3", "train.logging_steps=7", "results=elsewhere"):
+        assert run_name(composed("method=dpo", same)) == name
+
+
+def test_the_run_name_differs_for_what_changes_the_weights():
+    changes = ("seed=1", "train.learning_rate=1e-3", "method.beta=7", "data.num_pairs=16", "train.tuning=lora")
+    names = {run_name(composed("method=dpo", change)) for change in changes}
+    assert len(names | {run_name(composed("method=dpo"))}) == len(changes) + 1
+
+
+def test_runs_that_differ_in_the_seed_share_their_recipe():
+    first, second = composed("seed=0"), composed("seed=1")
+    assert recipe_hash(first) == recipe_hash(second)
+    assert config_hash(first) != config_hash(second)
+
+
+def test_a_reward_counts_only_where_it_is_trained_on():
+    assert run_name(composed("method=dpo")) == run_name(composed("method=dpo", "reward=shapes_preference"))
+    assert run_name(composed("method=srpo")) != run_name(composed("method=srpo", "reward=shapes_preference"))
+
+
+def test_the_base_run_depends_on_the_model_alone():
+    names = {
+        run_name(base_of(composed(*changes)))
+        for changes in (["seed=3"], ["method=dpo"], ["train.learning_rate=1"], ["method=base"], ["data=local"])
+    }
+    assert len(names) == 1
+    assert run_name(base_of(composed("model=sd15_mini"))) not in names
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "found", "expected"),
+    [
+        ("method=dpoo", "method=dpoo is unknown", "did you mean dpo"),
+        ("model=flux_min", "model=flux_min is unknown", "did you mean flux_mini"),
+        ("prompts=hpd", "prompts=hpd is unknown", "available: drawbench"),
+        ("train.learning_rat=1", "train.learning_rat is unknown", "did you mean learning_rate"),
+        ("methods=dpo", "methods is unknown", "did you mean method"),
+        ("stages=[scor]", "stages=scor is unknown", "did you mean score"),
+        ("stages=[]", "stages is empty", "train, generate, score, report"),
+        ("train.max_train_steps=0", "train.max_train_steps=0", "at least 1"),
+        ("train.max_train_steps=many", "train.max_train_steps=many", "whole number"),
+        ("train.learning_rate=-1", "train.learning_rate=-1", "above 0"),
+        ("train.ema_decay=1.5", "train.ema_decay=1.5", "between 0 and 1"),
+        ("train.tuning=lore", "train.tuning=lore is unknown", "did you mean lora"),
+        ("sampling.noise=same", "sampling.noise=same is unknown", "per_prompt, constant"),
+        ("prompts.limit=0", "prompts.limit=0", "at least 1"),
+        ("model.policy=/nowhere", "model.policy=/nowhere is not a folder", "trained weights"),
+        ("nonsense", "'nonsense' is not understood", "key=value"),
+        ("reward=none", "method=srpo trains on a reward", "reward=NAME"),
+        ("evaluators=none", "evaluators is empty", "available: shapes"),
+    ],
+)
+def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(override, found, expected):
+    message = refusal(override)
+    assert found in message
+    assert expected in message
+
+
+def test_a_model_without_weights_says_what_to_set():
+    for model in ("flux", "sd15"):
+        message = refusal(f"model={model}", "data=shapes", "reward=shapes_clip", "evaluators=shapes")
+        assert "model.pretrained_model_name_or_path" in message
+
+
+def test_a_required_value_that_is_missing_is_named():
+    assert "data.path must be set" in refusal("method=dpo", "data=local")
+
+
+def test_a_method_whose_data_lack_what_it_needs_is_told_which_data_have_it(tmp_path):
+    message = refusal("method=dpo", "data=prompts", f"data.path={tmp_path}/prompts.txt")
+    assert "method=dpo needs pairs, and data=prompts has only prompts" in message
+    assert "data=local or data=shapes" in message
+
+
+def test_prompt_files_that_are_missing_or_empty_are_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    assert "does not exist" in refusal("prompts=file", f"prompts.path={tmp_path}/none.txt")
+    assert "empty.txt" in refusal("prompts=file", f"prompts.path={tmp_path}/empty.txt")
+
+
+def test_a_sweep_is_checked_whole_before_its_first_job():
+    assert "method=dpi is unknown" in refusal("method=sft,dpi", multirun=True)
+    assert "train.max_train_steps=0" in refusal("train.max_train_steps=5,0", "seed=0,1", multirun=True)

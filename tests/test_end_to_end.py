@@ -1,0 +1,204 @@
+"""The whole command, from training to tables, on tiny random models of the real classes and on the miniatures."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from alignbench.models.random import tiny_flux, tiny_stable_diffusion
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = [
+    "train.max_train_steps=2",
+    "train.total_batch_size=4",
+    "train.micro_batch_size=2",
+    "train.mixed_precision='no'",
+    "sampling.num_inference_steps=2",
+    "data.num_pairs=8",
+    "data.num_prompts=8",
+]
+
+
+def alignbench(*arguments, processes=1, check=True):
+    """Run the program as a user would; return what it printed."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0", "-m"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [*launcher, "alignbench", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def runs(root):
+    return {json.loads(file.read_text())["method"]: file.parent for file in root.glob("*/manifest.json")}
+
+
+def snapshot(root):
+    return {str(path): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def flux_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flux")
+    tiny_flux().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_prompts(flux_folder, tmp_path_factory):
+    """SRPO on a FLUX folder of one's own, measured on HPDv2: the root of its results, the command, and its output."""
+    root = tmp_path_factory.mktemp("results")
+    command = [
+        "method=srpo",
+        "model=flux",
+        f"model.pretrained_model_name_or_path={flux_folder}",
+        "model.resolution=64",
+        "reward=shapes_clip",
+        "evaluators=shapes",
+        "data=shapes",
+        "prompts=hpdv2",
+        "prompts.limit=16",
+        "method.num_rollout_steps=2",
+        f"results={root}",
+        *FEW,
+    ]
+    return root, command, alignbench(*command)
+
+
+@pytest.mark.slow
+def test_srpo_on_a_flux_folder_runs_to_its_table_on_real_prompts(real_prompts):
+    root, _, done = real_prompts
+    assert set(runs(root)) == {"base", "srpo"}
+    table = rows(root / "leaderboard.csv")
+    assert {row["method"] for row in table} == {"base", "srpo"}
+    assert {row["subset"] for row in table} == {"True"}
+    assert {row["n"] for row in table if row["group"] == "all"} == {"16"}
+    assert {row["group"] for row in table} == {"all", "anime", "concept-art", "paintings", "photo"}
+    trained_on = {row["evaluator"] for row in table if row["method"] == "srpo" and row["trained_on"] == "True"}
+    assert trained_on == {"shapes_clip"}
+    evaluators = {row["evaluator"] for row in table}
+    assert "shapes_oracle_agreement" not in evaluators
+    assert "left out: shapes_oracle_agreement judges by prompts of the shapes world alone" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_every_file_that_the_design_names_is_there(real_prompts):
+    root, _, _ = real_prompts
+    run = runs(root)["srpo"]
+    for name in ("manifest.json", "config.yaml", "train.jsonl"):
+        assert (run / name).is_file()
+    assert (run / "policy" / "pytorch_lora_weights.safetensors").is_file()
+    assert len(list(run.glob("images/hpdv2/*/*.png"))) == 16
+    assert list(run.glob("scores/hpdv2/*/shapes_clip@*.parquet"))
+    for name in ("leaderboard.csv", "win_rates.csv", "leaderboard.md", "leaderboard.tex"):
+        assert (root / name).is_file()
+    assert list(root.glob(f"report/{run.name}/*.png"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["budget"]["optimizer_steps"] == 2
+    assert manifest["budget"]["reward_calls"] == 2 * 4 * 2  # updates x prompts x branches
+    assert manifest["fingerprints"]["data"]
+
+
+@pytest.mark.slow
+def test_the_same_command_again_does_nothing(real_prompts):
+    root, command, _ = real_prompts
+    before = snapshot(root)
+    done = alignbench(*command)
+    changed = {path for path, time in snapshot(root).items() if before.get(path) != time}
+    assert not {path for path in changed if Path(path).parent != root and "/report/" not in path}
+    assert "train: done before" in done.stdout
+    assert "generate: done before" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_folder_of_another_configuration_is_refused(real_prompts):
+    root, command, _ = real_prompts
+    manifest = runs(root)["srpo"] / "manifest.json"
+    text = manifest.read_text()
+    try:
+        manifest.write_text(json.dumps(json.loads(text) | {"config_hash": "other"}))
+        done = alignbench(*command, check=False)
+        assert done.returncode == 2
+        assert "other" in done.stderr
+        manifest.write_text(json.dumps(json.loads(text) | {"schema_version": 99}))
+        done = alignbench(*command, check=False)
+        assert done.returncode == 2
+        assert "schema version 99" in done.stderr
+    finally:
+        manifest.write_text(text)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_update_and_the_images_of_one(tmp_path):
+    folder = tmp_path / "sd"
+    tiny_stable_diffusion().save_pretrained(folder)
+    command = [
+        "method=dpo",
+        "model=sd15",
+        f"model.pretrained_model_name_or_path={folder}",
+        "model.resolution=64",
+        "evaluators=shapes",
+        "data=shapes",
+        "prompts.limit=6",
+        "prompts=shapes",
+        *FEW,
+        "train.max_train_steps=1",
+        "train.lr_scheduler=constant",
+        "train.optimizer._target_=torch.optim.SGD",
+        "~train.optimizer.betas",
+        "~train.optimizer.eps",
+        "train.optimizer.weight_decay=0",
+        "train.learning_rate=1.0",
+        "train.max_grad_norm=1e9",
+    ]
+    for processes in (1, 2):
+        alignbench(*command, f"results={tmp_path / str(processes)}", processes=processes)
+    start = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    one, two = (
+        load_file(next((tmp_path / n).glob("dpo-*/policy/unet/diffusion_pytorch_model.safetensors"))) for n in "12"
+    )
+    moved = sum(float((one[k] - start[k]).square().sum()) for k in start) ** 0.5
+    apart = sum(float((one[k] - two[k]).square().sum()) for k in start) ** 0.5
+    assert moved > 0
+    assert apart / moved < 1e-5
+    tables = [rows(tmp_path / n / "leaderboard.csv") for n in "12"]
+    assert [row["n"] for row in tables[0]] == [row["n"] for row in tables[1]]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
+    alignbench(
+        "-m",
+        "method=sft,dpo",
+        "model=sd15_mini,flux_mini",
+        "prompts.limit=4",
+        f"results={tmp_path}",
+        *FEW,
+    )
+    found = {(row["method"], row["model"]) for row in rows(tmp_path / "leaderboard.csv")}
+    assert found == {(method, model) for method in ("base", "sft", "dpo") for model in ("sd15_mini", "flux_mini")}
+
+
+@pytest.mark.slow
+def test_training_and_reporting_can_be_separate_commands(tmp_path):
+    command = ["method=sft", "model=flux_mini", "prompts.limit=4", f"results={tmp_path}", *FEW]
+    alignbench(*command, "stages=[train]")
+    assert not list(tmp_path.glob("*/images"))
+    refused = alignbench(*command, "stages=[score,report]", check=False)
+    assert refused.returncode == 2
+    alignbench(*command, "stages=[generate]")
+    alignbench(*command, "stages=[score,report]")
+    assert {row["method"] for row in rows(tmp_path / "leaderboard.csv")} == {"base", "sft"}
