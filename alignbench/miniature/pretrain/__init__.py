@@ -1,1 +1,1 @@
-"""How the shipped networks of the shapes world are made: data, tokenizers, autoencoder, text encoders, denoisers, rewards."""
+"""How the shipped networks of the shapes world are made, from rendered scenes to weights in half precision."""

@@ -1,4 +1,9 @@
-"""The autoencoder that all families share: 64 x 64 pixels to 16 x 16 latents of 4 channels and back."""
+"""The autoencoder that all families share: 64 x 64 pixels to 16 x 16 latents of 4 channels and back.
+
+What the latents are is decided beforehand: the mean colour of each 4 x 4 block on three opponent axes, and the
+contrast within it. Edges of these simple scenes follow from how much of each block a shape covers. Latents that were
+left to be learned came out as little more than brightness within minutes, and denoisers would have had to wait.
+"""
 
 from pathlib import Path
 
@@ -9,20 +14,49 @@ from diffusers import AutoencoderKL
 from alignbench.miniature.pretrain.data import SceneData
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 
-PLAN = Plan(num_updates=1900, learning_rate=2e-3, ema_decay=0.99)
+PLAN = Plan(num_updates=6000, learning_rate=2e-3, ema_decay=0.998)
 BATCH_SIZE = 16
-CROP_SHARE = 0.85  # of the updates see quarter-size crops, which cost a quarter and hold more of the shapes
+CROP_SHARE = 0.9  # of the updates see quarter-size crops, which cost a quarter and hold more of the shapes
 CROP_SIZE = 32
-KL_WEIGHT = 1e-6  # at 2e-4 the four channels collapsed into one that carries brightness alone
+FACTOR = 4  # pixels a side of a block
+CODE_WEIGHT = 1.0
 COLOUR_WEIGHT = 1.0
 GRADIENT_WEIGHT = 0.5
 GRAIN_WEIGHT = 0.5
-RAW_SCALE = 4.0  # standard deviation of the unscaled latents, so that a forgotten scaling_factor shows at once
+MAX_LATENT_NOISE = 0.2  # the decoder learns to forgive the errors that a denoiser leaves
+LOG_VARIANCE = -8.0  # of the posterior, a constant: half a percent of the latents' deviation
+SCALING_FACTOR = 0.25  # far from 1, so that forgetting it shows at once
+
+_AXES = torch.tensor([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / torch.tensor([3.0, 2.0, 6.0]).sqrt()[:, None]
+# Mean and deviation of the four codes over the data set; `measure_codes` gives them.
+_MEANS = torch.tensor([0.2776, 0.0711, 0.0117, 0.0892])
+_DEVIATIONS = torch.tensor([1.1261, 0.2582, 0.1593, 0.1204])
+
+
+def code(pixels: torch.Tensor) -> torch.Tensor:
+    """Return the latents that stand for pixels [B, 3, H, W] in -1..1: [B, 4, H/4, W/4], mean 0 and deviation 1."""
+    return (_raw_code(pixels) - _MEANS[:, None, None]) / _DEVIATIONS[:, None, None]
+
+
+def _raw_code(pixels: torch.Tensor) -> torch.Tensor:
+    means = F.avg_pool2d(pixels, FACTOR)
+    variance = (F.avg_pool2d(pixels.square(), FACTOR) - means.square()).mean(dim=1, keepdim=True)
+    opponents = torch.einsum("oc,bchw->bohw", _AXES, means)
+    return torch.cat([opponents, (variance.clamp(min=0.0) + 1e-3).sqrt()], dim=1)
+
+
+def measure_codes(data: SceneData, num_scenes: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation of the codes before they are standardised."""
+    raw = torch.cat([_raw_code(data.pixels(torch.arange(i, i + 256))) for i in range(0, num_scenes, 256)])
+    return raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """Build the untrained network. It is thin because SRPO differentiates the decoder on a laptop."""
-    return AutoencoderKL(
+    """Build the untrained network. It is thin because SRPO differentiates the decoder on a laptop.
+
+    `shift_factor` is 0 because StableDiffusionPipeline knows no shift while FluxPipeline does, and both share it.
+    """
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(12, 24, 48),
@@ -31,47 +65,51 @@ def build_autoencoder() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=64,
         mid_block_add_attention=False,
-        scaling_factor=1.0,
-    ).to(memory_format=torch.channels_last)
+        scaling_factor=SCALING_FACTOR,
+        shift_factor=0.0,
+    )
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0.0
+        vae.quant_conv.bias[4:] = LOG_VARIANCE
+    return vae.to(memory_format=torch.channels_last)
 
 
 def train_autoencoder(data: SceneData, folder: Path, plan: Plan = PLAN) -> AutoencoderKL:
-    """Train, then give the latents mean 0 and deviation 1."""
+    """Train the encoder to give the codes of an image, and the decoder to draw the image of noisy codes."""
     torch.manual_seed(0)
     vae = build_autoencoder()
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
-        indices = torch.randint(len(data.captions), (BATCH_SIZE,), generator=generator)
-        pixels = data.pixels(indices)
+        pixels = data.pixels(torch.randint(len(data.captions), (BATCH_SIZE,), generator=generator))
         if step < CROP_SHARE * plan.num_updates:
             top, left = torch.randint(4, pixels.shape[-1] - CROP_SIZE - 3, (2,), generator=generator).tolist()
             pixels = pixels[:, :, top : top + CROP_SIZE, left : left + CROP_SIZE]
-        return reconstruction_loss(vae, pixels, generator)
+        return autoencoder_loss(vae, pixels, generator)
 
-    train(vae, loss_of, plan, folder, "vae")
-    num_measured = min(4096, len(data.captions))
-    standardise(vae, [data.pixels(torch.arange(i, i + 256)) for i in range(0, num_measured - 255, 256)])
-    return vae
+    return train(vae, loss_of, plan, folder, "vae")
 
 
-def reconstruction_loss(
+def autoencoder_loss(
     vae: AutoencoderKL, pixels: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, Metrics]:
-    """Return absolute error of values, of colours around a point, of edges and of local contrast, plus the KL term.
+    """Return the encoder's squared error plus the decoder's error of values, block colours, edges and grain.
 
     Args:
         pixels: [B, 3, H, W] in -1..1.
     """
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    posterior = vae.encode(pixels).latent_dist
-    decoded = vae.decode(posterior.sample(generator)).sample
+    codes = code(pixels)
+    encoded = F.mse_loss(vae.encode(pixels).latent_dist.mean * SCALING_FACTOR, codes)
+    strength = MAX_LATENT_NOISE * torch.rand(len(codes), 1, 1, 1, generator=generator)
+    noisy = codes + strength * torch.randn(codes.shape, generator=generator)
+    decoded = vae.decode(noisy / SCALING_FACTOR).sample
     value = F.l1_loss(decoded, pixels)
-    colour = F.l1_loss(F.avg_pool2d(decoded, 4), F.avg_pool2d(pixels, 4))
+    colour = F.l1_loss(F.avg_pool2d(decoded, FACTOR), F.avg_pool2d(pixels, FACTOR))
     gradient = F.l1_loss(decoded.diff(dim=2), pixels.diff(dim=2)) + F.l1_loss(decoded.diff(dim=3), pixels.diff(dim=3))
     grain = F.l1_loss(_local_contrast(decoded), _local_contrast(pixels))
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    loss = value + COLOUR_WEIGHT * colour + GRADIENT_WEIGHT * gradient + GRAIN_WEIGHT * grain + KL_WEIGHT * kl
-    return loss, {"value": value.item(), "colour": colour.item(), "grain": grain.item(), "kl": kl.item()}
+    decoder_loss = value + COLOUR_WEIGHT * colour + GRADIENT_WEIGHT * gradient + GRAIN_WEIGHT * grain
+    metrics = {"code": encoded.item(), "value": value.item(), "colour": colour.item(), "grain": grain.item()}
+    return decoder_loss + CODE_WEIGHT * encoded, metrics
 
 
 def _local_contrast(pixels: torch.Tensor) -> torch.Tensor:
@@ -79,21 +117,3 @@ def _local_contrast(pixels: torch.Tensor) -> torch.Tensor:
     gray = pixels.mean(dim=1, keepdim=True)
     detail = gray - F.avg_pool2d(gray, 3, stride=1, padding=1, count_include_pad=False)
     return (F.avg_pool2d(detail.square(), 8, stride=4) + 1e-4).sqrt()
-
-
-@torch.no_grad()
-def standardise(vae: AutoencoderKL, batches: list[torch.Tensor]) -> None:
-    """Rewrite the 1 x 1 convolutions around the latents so that each channel has mean 0 and deviation `RAW_SCALE`.
-
-    The mean goes into the weights, not into `shift_factor`, because StableDiffusionPipeline knows no shift while
-    FluxPipeline does, and both share this network. `scaling_factor` becomes 1 / `RAW_SCALE`.
-    """
-    means = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches])
-    mean, scale = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3)) / RAW_SCALE
-    encode, decode, num = vae.quant_conv, vae.post_quant_conv, len(mean)
-    decode.bias += decode.weight[:, :, 0, 0] @ mean
-    decode.weight *= scale[None, :, None, None]
-    encode.bias[:num] = (encode.bias[:num] - mean) / scale
-    encode.weight[:num] /= scale[:, None, None, None]
-    encode.bias[num:] -= 2.0 * scale.log()  # the log-variances follow their means
-    vae.register_to_config(scaling_factor=1.0 / RAW_SCALE, shift_factor=0.0)

@@ -1,4 +1,4 @@
-"""What the networks are pretrained on: rendered scenes of the train split, kept on disk so that rendering happens once."""
+"""What the networks are pretrained on: rendered scenes of the train split, kept on disk."""
 
 import json
 import time
@@ -77,9 +77,11 @@ def render_data(folder: Path, num_scenes: int = NUM_SCENES) -> None:
     for index in range(num_scenes):
         scene, rng = scene_at(index)
         images[index] = render(scene, rng)
-        captions.append([caption(scene, rng, style_word=k == CAPTIONS_PER_SCENE) for k in range(CAPTIONS_PER_SCENE + 1)])
+        plain = [caption(scene, rng, style_word=False) for _ in range(CAPTIONS_PER_SCENE)]
+        captions.append([*plain, caption(scene, rng, style_word=True)])
         if (index + 1) % 8192 == 0:
-            print(f"data: {index + 1} of {num_scenes} scenes, {(index + 1) / (time.monotonic() - start):.0f} per s", flush=True)
+            rate = (index + 1) / (time.monotonic() - start)
+            print(f"data: {index + 1} of {num_scenes} scenes, {rate:.0f} per s", flush=True)
     images.flush()
     partial = folder / "captions.json.partial"  # written last and whole: its presence says that the images are complete
     partial.write_text(json.dumps(captions))

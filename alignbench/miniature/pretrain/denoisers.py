@@ -1,9 +1,15 @@
-"""The denoisers: a FLUX transformer with distilled guidance and a Stable Diffusion 1.5 UNet, both on 16 x 16 latents."""
+"""The denoisers of 16 x 16 latents: a FLUX transformer with distilled guidance and a Stable Diffusion 1.5 UNet."""
 
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, T5EncoderModel
 
 from alignbench.miniature.pretrain.latents import LatentData
@@ -11,8 +17,9 @@ from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 
 FLUX_PLAN = Plan(num_updates=9000, learning_rate=2e-3, ema_decay=0.998)
 GUIDANCE_PLAN = Plan(num_updates=1500, learning_rate=5e-4, ema_decay=0.99)
-SD15_PLAN = Plan(num_updates=9000, learning_rate=1.5e-3, ema_decay=0.998)
+SD15_PLAN = Plan(num_updates=9000, learning_rate=1e-3, ema_decay=0.998)
 BATCH_SIZE = 32
+SD15_BATCH_SIZE = 16
 GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
 
@@ -93,8 +100,11 @@ class FluxDenoiser:
 
     @staticmethod
     def noise(tokens: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return noisy tokens, their velocity (noise minus latents) and sigmas [B], logit-normal."""
-        sigmas = torch.randn(len(tokens), generator=generator).sigmoid()
+        """Return noisy tokens, their velocity (noise minus latents) and sigmas [B].
+
+        Sigmas are logit-normal(0, 1) under the shift of the scheduler, which is e^0.5 at 64 tokens.
+        """
+        sigmas = (torch.randn(len(tokens), generator=generator) + 0.5).sigmoid()
         noise = torch.randn(tokens.shape, generator=generator)
         level = sigmas[:, None, None]
         return (1.0 - level) * tokens + level * noise, noise - tokens, sigmas
@@ -125,7 +135,8 @@ def distil_guidance(
 ) -> FluxTransformer2DModel:
     """Teach the guidance input to stand for classifier-free guidance, as FLUX.1-dev was made.
 
-    The student, a copy of the frozen teacher at first, matches unconditional + guidance * (conditional - unconditional).
+    The student, at first a copy of the frozen teacher, matches its
+    unconditional + guidance * (conditional - unconditional).
     """
     empty = denoiser.encode([ids.expand(BATCH_SIZE, -1) for ids in data.empty_ids])
 
@@ -155,9 +166,9 @@ def train_sd15(
     weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
-        latents, ids = data.draw(BATCH_SIZE, generator)
+        latents, ids = data.draw(SD15_BATCH_SIZE, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(len(alphas), (BATCH_SIZE,), generator=generator)
+        timesteps = torch.randint(len(alphas), (SD15_BATCH_SIZE,), generator=generator)
         noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             prompt_embeds = clip(ids[0]).last_hidden_state

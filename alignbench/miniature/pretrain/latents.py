@@ -1,14 +1,16 @@
-"""What the denoisers are trained on: latents and token ids of all scenes, made once."""
+"""What the denoisers are trained on: latents and token ids of all scenes.
+
+The latents need no trained autoencoder: what it must encode to is known beforehand.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
+from alignbench.miniature.pretrain.autoencoder import code
 from alignbench.miniature.pretrain.data import SceneData, tokenise
-from alignbench.miniature.pretrain.loop import generator_at
 
 PROMPT_DROPOUT = 0.1
 STYLE_SHARE = 0.15  # share of captions that name the style, so that a model can be asked for one too
@@ -32,30 +34,30 @@ class LatentData:
         indices = torch.randint(len(self.latents), (batch_size,), generator=generator)
         rows = self.scenes.draw_captions(indices, generator, STYLE_SHARE)
         dropped = torch.rand(batch_size, 1, generator=generator) < PROMPT_DROPOUT
-        ids = [torch.where(dropped, empty, all_ids[rows].long()) for all_ids, empty in zip(self.ids, self.empty_ids, strict=True)]
-        return self.latents[indices].float(), ids
+        pairs = zip(self.ids, self.empty_ids, strict=True)
+        return self.latents[indices].float(), [torch.where(dropped, empty, ids[rows].long()) for ids, empty in pairs]
 
 
-@torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, data: SceneData, path: Path) -> None:
-    """Write one posterior sample of each scene's latents to `path`, unless it exists."""
+def encode_scenes(data: SceneData, path: Path) -> None:
+    """Write the latents of all scenes to `path`, unless it exists."""
     if path.exists():
         return
-    latents = []
-    for start in range(0, len(data.captions), 256):
-        indices = torch.arange(start, min(start + 256, len(data.captions)))
-        pixels = data.pixels(indices).contiguous(memory_format=torch.channels_last)
-        sample = vae.encode(pixels).latent_dist.sample(generator_at(7, start))
-        latents.append(((sample - vae.config.shift_factor) * vae.config.scaling_factor).half().contiguous())
-        if start % 8192 == 0:
-            print(f"latents: {start} of {len(data.captions)}", flush=True)
+    batches = torch.arange(len(data.captions)).split(1024)
     partial = path.with_name("partial.npy")
-    np.save(partial, torch.cat(latents).numpy())
+    np.save(partial, torch.cat([code(data.pixels(indices)).half() for indices in batches]).numpy())
     partial.replace(path)
 
 
 def load_latents(path: Path, data: SceneData, tokenizers: list) -> LatentData:
-    """Open the latents and tokenise the captions."""
+    """Open the latents, and the token ids of all captions, which are kept beside them."""
     latents = torch.from_numpy(np.load(path))
-    ids = [data.tokens(tokenizer) for tokenizer in tokenizers]
+    ids = [_load_ids(path.with_name(f"{type(tokenizer).__name__}.npy"), data, tokenizer) for tokenizer in tokenizers]
     return LatentData(latents, ids, [tokenise([""], tokenizer) for tokenizer in tokenizers], data)
+
+
+def _load_ids(path: Path, data: SceneData, tokenizer) -> torch.Tensor:
+    if not path.exists():  # a minute's work, and a resumed run should not wait for it
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, data.tokens(tokenizer).numpy())
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))

@@ -1,4 +1,4 @@
-"""The one training loop of all pretraining stages: it resumes exactly, keeps an average of the weights, reports progress."""
+"""The one training loop of pretraining: it resumes exactly, keeps an average of the weights, reports progress."""
 
 import math
 import os

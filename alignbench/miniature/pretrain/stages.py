@@ -51,11 +51,9 @@ def make_text(work: Path, updates: int | None) -> None:
 
 
 def make_latents(work: Path, updates: int | None) -> None:
-    from diffusers import AutoencoderKL
-
     from alignbench.miniature.pretrain.latents import encode_scenes
 
-    encode_scenes(AutoencoderKL.from_pretrained(work / "vae/model"), load_data(work / "data"), work / "latents.npy")
+    encode_scenes(load_data(work / "data"), work / "latents.npy")
 
 
 def _text_parts(work: Path):
@@ -100,6 +98,43 @@ def make_sd15_mini(work: Path, updates: int | None) -> None:
     train_sd15(build_sd15(), clip, data, work / "sd15_mini", _plan(SD15_PLAN, updates))
 
 
+def make_shapes_clip(work: Path, updates: int | None) -> None:
+    from transformers import CLIPTokenizer
+
+    from alignbench.miniature.pretrain.rewards import CLIP_PLAN, build_clip, train_clip
+
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    torch.manual_seed(5)
+    clip, data = build_clip(tokenizer), load_data(work / "data")
+    train_clip(clip, tokenizer, data, work / "shapes_clip", _plan(CLIP_PLAN, updates))
+    clip.save_pretrained(work / "shapes_clip/model")
+
+
+def make_shapes_preference(work: Path, updates: int | None) -> None:
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from alignbench.miniature.pretrain.rewards import PREFERENCE_PLAN, make_pairs, train_preference
+
+    make_pairs(work / "pairs.npz")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    clip = CLIPModel.from_pretrained(work / "shapes_clip/model")
+    train_preference(clip, tokenizer, work / "pairs.npz", work / "shapes_preference", _plan(PREFERENCE_PLAN, updates))
+    clip.save_pretrained(work / "shapes_preference/model")
+
+
+def make_export(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.export import export
+    from alignbench.miniature.weights import FOLDER
+
+    export(work, FOLDER)
+
+
+def make_evaluation(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.evaluate import evaluate_all
+
+    evaluate_all(256, work)
+
+
 STAGES = {
     "data": make_data,
     "tokenizers": make_tokenizers,
@@ -109,4 +144,8 @@ STAGES = {
     "flux_mini": make_flux_mini,
     "flux_mini_guidance": make_flux_mini_guidance,
     "sd15_mini": make_sd15_mini,
+    "shapes_clip": make_shapes_clip,
+    "shapes_preference": make_shapes_preference,
+    "export": make_export,
+    "evaluate": make_evaluation,
 }

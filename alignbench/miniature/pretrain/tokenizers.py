@@ -11,28 +11,27 @@ from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES,
 
 CLIP_LENGTH = 77
 T5_LENGTH = 32  # the longest sentence of the grammar has 18 tokens
-GRAMMAR_WORDS = list(
-    dict.fromkeys(
-        [*SHAPES, *COLOURS, *SIZES, *BACKGROUNDS, *STYLES, *" ".join(RELATIONS).split()]
-        + "a on the left right at top bottom in center background".split()
-    )
-)
-COMMON_WORDS = """
-    of and to is with an for by from as it its his her their this that one two three four many some very not no into over
-    under behind front next near between inside outside around through up down out off photo photograph picture image
-    painting drawing illustration portrait art style artist digital concept render sketch cartoon anime comic poster logo
-    oil watercolor pencil ink color colour colorful dark light bright lighting shadow shadows soft sharp detailed highly
-    quality realistic cinematic dramatic beautiful cute epic fantasy scene view close wide angle full body face eyes hair
-    hand hands head man woman girl boy child people person king queen cat dog horse bird fish bear lion tiger dragon robot
-    animal car train boat ship plane bicycle street city town house building castle room kitchen table chair window door
-    wall floor tree trees forest flower flowers garden mountain mountains river lake sea ocean beach water sky cloud
-    clouds sun sunset moon star stars night day snow rain fire world space planet earth old young new big huge tiny long
-    short tall round square gold golden silver orange pink brown grey violet wood wooden glass metal stone paper wearing
-    holding sitting standing walking running riding flying playing eating looking made shaped sign text word words book
-    food pizza cake apple banana fruit bowl plate cup bottle hat dress shirt suit armor sword shape shapes object objects
-    plain clean smooth rough grain outline shading noise matte glossy blurry
-""".split()
-FRAGMENTS = "er ing ed es ly al en on an in re th st ch sh ar or le ti te nd nt ent tion ous able ful ness ment ist".split()
+_SMALL_WORDS = (" ".join(RELATIONS) + " a on the left right at top bottom in center background").split()
+GRAMMAR_WORDS = list(dict.fromkeys([*SHAPES, *COLOURS, *SIZES, *BACKGROUNDS, *STYLES, *_SMALL_WORDS]))
+_ENGLISH = """
+    of and to is with an for by from as it its his her their this that one two three four many some very not no into
+    over under behind front next near between inside outside around through up down out off photo photograph picture
+    image painting drawing illustration portrait art style artist digital concept render sketch cartoon anime comic
+    poster logo oil watercolor pencil ink color colour colorful dark light bright lighting shadow shadows soft sharp
+    detailed highly quality realistic cinematic dramatic beautiful cute epic fantasy scene view close wide angle full
+    body face eyes hair hand hands head man woman girl boy child people person king queen cat dog horse bird fish bear
+    lion tiger dragon robot animal car train boat ship plane bicycle street city town house building castle room
+    kitchen table chair window door wall floor tree trees forest flower flowers garden mountain mountains river lake
+    sea ocean beach water sky cloud clouds sun sunset moon star stars night day snow rain fire world space planet
+    earth old young new big huge tiny long short tall round square gold golden silver orange pink brown grey violet
+    wood wooden glass metal stone paper wearing holding sitting standing walking running riding flying playing eating
+    looking made shaped sign text word words book food pizza cake apple banana fruit bowl plate cup bottle hat dress
+    shirt suit armor sword shape shapes object objects plain clean smooth rough grain outline shading noise matte
+    glossy blurry
+"""
+COMMON_WORDS = _ENGLISH.split()
+_PARTS = "er ing ed es ly al en on an in re th st ch sh ar or le ti te nd nt ent tion ous able ful ness ment ist"
+FRAGMENTS = _PARTS.split()
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
@@ -53,7 +52,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
-    """Append the merges still missing to make one token of `symbols`, after applying those that exist in their order."""
+    """Append the merges that are missing to make one token of `symbols`, once the existing ones are applied in order."""
     for pair in list(merges):
         index = 0
         while index < len(symbols) - 1:
@@ -68,9 +67,9 @@ def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
 def build_t5_tokenizer() -> T5Tokenizer:
     """Build a unigram vocabulary in which a listed word always beats its parts."""
     characters = [chr(code) for code in [*range(0x21, 0x7F), *range(0xA1, 0x100)]]
-    words = [word for word in dict.fromkeys([*GRAMMAR_WORDS, *COMMON_WORDS])]
+    words = list(dict.fromkeys([*GRAMMAR_WORDS, *COMMON_WORDS]))
     capitals = [word.capitalize() for word in words if len(word) > 1]  # T5 tells case apart
     scores = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -4.0}
     scores |= {f"▁{word}": -5.0 for word in words} | {f"▁{word}": -6.0 for word in capitals}
-    scores |= {fragment: -7.0 for fragment in FRAGMENTS} | {character: -6.0 for character in characters}
+    scores |= dict.fromkeys(FRAGMENTS, -7.0) | dict.fromkeys(characters, -6.0)
     return T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=T5_LENGTH)
