@@ -231,17 +231,18 @@ def test_intervals_over_few_seeds_do_not_claim_too_much(num_seeds):
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [clustered_world, seeded_world(2), seeded_world(3), seeded_world(5)])
 @pytest.mark.parametrize(("figure", "truth"), [(median, 0), (mean, 0), (win_rate, 0.5)])
-def test_coverage_in_five_hundred_worlds_lies_between_92_and_99_percent(draw, figure, truth):
+def test_coverage_in_five_hundred_worlds_lies_between_92_and_99_percent(draw, figure, truth, monkeypatch):
+    monkeypatch.setattr("alignbench.statistics.sign_flip_test", lambda *_, **__: 1.0)  # slow, and not asked for here
     assert 0.92 <= share_covered(draw, truth, figure, 500) <= 0.99
 
 
 @pytest.mark.slow
 def test_p_values_of_equal_methods_fall_below_five_percent_in_about_five_percent_of_worlds():
     below = {"p_win": 0, "p_gain": 0}
-    for world in range(1000):
+    for world in range(400):
         scores, resampling = clustered_world(np.random.default_rng(world))
         result = compare(scores, np.zeros(len(scores)), resampling)
         below["p_win"] += result.p_win < 0.05
         below["p_gain"] += result.p_gain < 0.05
-    assert 0.02 <= below["p_win"] / 1000 <= 0.06  # discrete, so it cannot use all of its 5 %
-    assert 0.035 <= below["p_gain"] / 1000 <= 0.065
+    assert 0.015 <= below["p_win"] / 400 <= 0.065  # discrete, so it cannot use all of its 5 %
+    assert 0.03 <= below["p_gain"] / 400 <= 0.075
