@@ -52,7 +52,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
-    """Append the merges that are missing to make one token of `symbols`, once the existing ones are applied in order."""
+    """Append the merges missing to make one token of `symbols`, once the existing ones are applied in order."""
     for pair in list(merges):
         index = 0
         while index < len(symbols) - 1:

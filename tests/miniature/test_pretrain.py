@@ -1,0 +1,266 @@
+"""Pretraining resumes exactly, its parts are what diffusers expects, and the shipped weights load and draw."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from alignbench.data.candidates import scene_for, with_fault
+from alignbench.errors import UserError
+from alignbench.miniature.captions import demand_of, parse, prompts, split_of
+from alignbench.miniature.pretrain.autoencoder import SCALING_FACTOR, build_autoencoder, code
+from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, load_data, render_data, scene_at
+from alignbench.miniature.pretrain.denoisers import FluxDenoiser, build_flux, build_sd15_scheduler
+from alignbench.miniature.pretrain.loop import Plan, learning_rate_at, load_average, train
+from alignbench.miniature.pretrain.rewards import normalise
+from alignbench.miniature.pretrain.text_encoders import build_clip_text_encoder, build_t5_encoder
+from alignbench.miniature.pretrain.tokenizers import (
+    COMMON_WORDS,
+    GRAMMAR_WORDS,
+    build_clip_tokenizer,
+    build_t5_tokenizer,
+)
+from alignbench.miniature.scenes import render
+from alignbench.miniature.weights import CLIPS, FOLDER, PIPELINES, load_clip, load_pipeline
+
+SENTENCE = "shaded. a small blue square left of a large yellow cross, gray background"
+OTHER_TEXTS = ["", "An astronaut riding a horse, 8k", "Ünïcödé 漢字 🙂\n\tit's 100%", "</s> <|endoftext|>", "x" * 500]
+PLAN = Plan(num_updates=4, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def clip_tokenizer() -> CLIPTokenizer:
+    return build_clip_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def t5_tokenizer() -> T5Tokenizer:
+    return build_t5_tokenizer()
+
+
+# ---- the loop
+
+
+def trained(folder: Path, *plans: Plan) -> tuple[nn.Module, dict]:
+    """Run a small training under one plan after the other, as after kills."""
+    for plan in plans:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
+
+        def loss_of(step, generator, module=module):
+            inputs = torch.randn(16, 3, generator=generator)
+            return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean(), {"step": float(step)}
+
+        train(module, loss_of, plan, folder, "test")
+    return module, torch.load(folder / "state.pt")
+
+
+def leaves(state) -> list:
+    """Return all values of a state in order, tensors as bytes."""
+    if isinstance(state, dict):
+        return [leaf for key in state for leaf in [key, *leaves(state[key])]]
+    if isinstance(state, list | tuple):
+        return [leaf for value in state for leaf in leaves(value)]
+    return [state.numpy().tobytes() if isinstance(state, torch.Tensor) else state]
+
+
+def test_a_killed_training_ends_byte_for_byte_as_one_that_was_not(tmp_path):
+    whole, whole_state = trained(tmp_path / "whole", PLAN)
+    resumed, resumed_state = trained(tmp_path / "resumed", replace(PLAN, stop_at=2), PLAN)
+    assert leaves(whole_state) == leaves(resumed_state)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    _, before = trained(tmp_path, PLAN)
+    _, after = trained(tmp_path, PLAN)
+    assert leaves(before) == leaves(after)
+
+
+def test_the_average_can_be_read_while_a_training_runs(tmp_path):
+    stopped, _ = trained(tmp_path, replace(PLAN, stop_at=3))
+    other = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
+    assert load_average(other, tmp_path) == 3
+    for one, same in zip(stopped.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_the_learning_rate_rises_to_its_highest_value_and_falls_to_zero():
+    plan = Plan(num_updates=1000, learning_rate=1.0)
+    rates = [learning_rate_at(step, plan) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 40)
+    assert max(rates) == rates[39] == 1.0
+    assert rates[-1] < 1e-4
+
+
+# ---- the data
+
+
+def test_scenes_depend_on_their_number_alone_and_never_show_held_out_content():
+    for index in range(40):
+        (scene, _), (again, _) = scene_at(index), scene_at(index)
+        assert scene == again
+        assert split_of(demand_of(scene)) == "train"
+
+
+def test_data_are_rendered_once_and_captions_describe_them(tmp_path):
+    render_data(tmp_path, num_scenes=12)
+    written = (tmp_path / "images.npy").read_bytes()
+    render_data(tmp_path, num_scenes=99)
+    assert (tmp_path / "images.npy").read_bytes() == written
+    data = load_data(tmp_path)
+    for index, captions in enumerate(data.captions):
+        scene, _ = scene_at(index)
+        assert [parse(caption).style for caption in captions] == [None] * CAPTIONS_PER_SCENE + [scene.style]
+        assert parse(captions[0]).background == scene.background
+    assert data.pixels(torch.tensor([3, 5])).shape == (2, 3, 64, 64)
+
+
+def test_an_unfinished_data_set_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="stage `data`"):
+        load_data(tmp_path)
+
+
+# ---- tokenizers and text encoders
+
+
+@pytest.mark.parametrize("build", [build_clip_tokenizer, build_t5_tokenizer])
+def test_a_saved_tokenizer_reads_any_text_as_before(build, tmp_path):
+    tokenizer = build()
+    tokenizer.save_pretrained(tmp_path)
+    again = type(tokenizer).from_pretrained(tmp_path)
+    assert again.model_max_length == tokenizer.model_max_length
+    for text in [SENTENCE, *OTHER_TEXTS]:
+        ids = tokenizer(text, truncation=True).input_ids
+        assert ids == again(text, truncation=True).input_ids
+        assert ids[-1] == tokenizer.eos_token_id
+        assert len(ids) <= tokenizer.model_max_length
+
+
+def test_words_of_the_world_and_common_words_are_one_token(clip_tokenizer, t5_tokenizer):
+    for word in [*GRAMMAR_WORDS, *COMMON_WORDS]:
+        assert len(clip_tokenizer(word).input_ids) == 3, word
+        assert len(t5_tokenizer(word).input_ids) == 2, word
+
+
+def test_clip_loses_no_byte_and_t5_no_latin_letter(clip_tokenizer, t5_tokenizer):
+    assert clip_tokenizer.decode(clip_tokenizer("漢字 🙂").input_ids, skip_special_tokens=True) == "漢字 🙂"
+    assert t5_tokenizer.decode(t5_tokenizer(SENTENCE).input_ids, skip_special_tokens=True) == SENTENCE
+    assert t5_tokenizer.unk_token_id not in t5_tokenizer("Ünïcödé, 100% (a-z)!").input_ids
+
+
+def test_clip_pools_at_the_end_token_whatever_follows(clip_tokenizer):
+    encoder = build_clip_text_encoder(clip_tokenizer).eval()
+    assert encoder.config.eos_token_id == clip_tokenizer.eos_token_id == clip_tokenizer.pad_token_id != 2
+    short = clip_tokenizer(SENTENCE, return_tensors="pt").input_ids
+    padded = clip_tokenizer(SENTENCE, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(short).pooler_output, encoder(padded).pooler_output, atol=1e-5, rtol=1e-4)
+
+
+# ---- latents and networks
+
+
+def test_codes_are_area_means_and_contrast():
+    even = torch.full((1, 3, 64, 64), 0.3)
+    half = even.clone()
+    half[..., 2::4, :] = -0.3
+    assert code(even).shape == (1, 4, 16, 16)
+    assert code(even).std(dim=(2, 3)).max() < 1e-5
+    assert (code(half)[:, 3] > code(even)[:, 3] + 1).all()
+
+
+def test_flux_takes_the_arguments_of_its_pipeline(clip_tokenizer, t5_tokenizer):
+    denoiser = FluxDenoiser(build_clip_text_encoder(clip_tokenizer), build_t5_encoder(t5_tokenizer))
+    tokens = denoiser.pack(torch.randn(2, 4, 16, 16))
+    noisy, velocity, sigmas = denoiser.noise(tokens, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noisy - sigmas[:, None, None] * velocity, tokens)
+    tokenizers = (clip_tokenizer, t5_tokenizer)
+    ids = [tokenizer([SENTENCE] * 2, padding="max_length", return_tensors="pt").input_ids for tokenizer in tokenizers]
+    prediction = build_flux()(noisy, timestep=sigmas, guidance=torch.ones(2), **denoiser.encode(ids)).sample
+    assert prediction.shape == tokens.shape
+
+
+def test_sd15_has_the_noise_schedule_of_sd15():
+    alphas = build_sd15_scheduler().alphas_cumprod
+    assert float(alphas[0]) == pytest.approx(1 - 0.00085)
+    assert float(alphas[-1]) == pytest.approx(0.0047, abs=1e-4)
+
+
+# ---- what is shipped
+
+
+def test_shipped_files_are_small_enough():
+    sizes = [path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()]
+    assert max(sizes) < 9e6
+    assert sum(sizes) < 25e6
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_shipped_pipeline_loads_in_float32_survives_saving_and_draws(name, tmp_path):
+    pipeline = load_pipeline(name)
+    pipeline.set_progress_bar_config(disable=True)
+    denoiser = pipeline.transformer if name == "flux_mini" else pipeline.unet
+    for part in (denoiser, pipeline.vae, pipeline.text_encoder):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
+    pipeline.save_pretrained(tmp_path)
+    again = type(pipeline).from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    arguments = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "np"}
+    if name == "flux_mini":
+        arguments["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
+    images = [p(SENTENCE, generator=torch.Generator().manual_seed(0), **arguments).images for p in (pipeline, again)]
+    assert images[0].shape == (1, 64, 64, 3)
+    assert np.isfinite(images[0]).all()
+    assert np.array_equal(*images)
+
+
+def test_the_shipped_autoencoder_gives_codes_and_brings_pixels_back():
+    vae = load_pipeline("sd15_mini").vae
+    assert vae.config.scaling_factor == build_autoencoder().config.scaling_factor == SCALING_FACTOR
+    rendered = np.stack([render(*scene_at(index)) for index in range(16)])
+    pixels = torch.from_numpy(rendered).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mean
+        decoded = vae.decode(latents).sample
+    assert (latents * SCALING_FACTOR - code(pixels)).square().mean() < 0.05
+    assert (decoded - pixels).abs().mean() < 0.08
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_shipped_reward_prefers_the_right_picture(name):
+    clip, tokenizer = load_clip(name)
+    assert clip.config.text_config.eos_token_id == tokenizer.eos_token_id
+    rng = np.random.default_rng(0)
+    asked = [parse(prompt) for prompt in prompts("heldout", 24, seed=0)]
+    pairs = [
+        render(scene_for(demand, "flat", rng), rng) for prompt in asked for demand in (prompt, with_fault(prompt, rng))
+    ]
+    pixels = normalise(torch.from_numpy(np.stack(pairs)).permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+    ids = tokenizer([str(demand) for demand in asked], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        texts = clip.get_text_features(input_ids=ids).pooler_output
+        images = F.normalize(clip.get_image_features(pixel_values=pixels).pooler_output, dim=-1).unflatten(0, (24, 2))
+    right, wrong = torch.einsum("nkd,nd->kn", images, texts)
+    assert (right > wrong).float().mean() > 0.8
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist():
+    with pytest.raises(UserError, match="flux_mini, sd15_mini"):
+        load_pipeline("sd16_mini")
+    with pytest.raises(UserError, match="restore it from the repository"):
+        load_clip("shapes_clip", folder=Path("/nonexistent"))
+
+
+def test_tokenizer_configurations_are_shipped_as_built(clip_tokenizer, t5_tokenizer):
+    for tokenizer, folder in ((clip_tokenizer, "tokenizer"), (t5_tokenizer, "tokenizer_2")):
+        shipped = json.loads((FOLDER / folder / "tokenizer.json").read_text())
+        vocabulary = shipped["model"]["vocab"]
+        assert len(vocabulary) == len(tokenizer)
