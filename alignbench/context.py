@@ -56,7 +56,7 @@ class Context:
         return (both[0] / both[1]).to(total.dtype)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return `values` of all processes joined along the first axis, in rank order; lengths may differ. No gradient."""
+        """Return `values` of all processes joined in rank order; their lengths may differ. No gradient."""
         if self.num_processes == 1:
             return values.detach()
         lengths = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(self.num_processes)]

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from alignbench.errors import UserError
 from alignbench.files import read_json_lines, replacing, sha256, write_json, write_json_lines
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ WIN_RATE_COLUMNS = (
 )  # fmt: skip
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """A results folder that cannot be used as asked; the message is one sentence for the user."""
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
+from alignbench.models import saved
 from alignbench.schedule import Level, NoiseSchedule
 
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +329,7 @@ class ModelAdapter(ABC):
 
         settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": self.lora_targets}
         self.denoiser.add_adapter(LoraConfig(**settings))
-        self._widen_adapters()
+        saved.widen_adapters(self.denoiser)
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in the network and in the VAE's decoder."""
@@ -374,19 +374,7 @@ class ModelAdapter(ABC):
 
     def save_policy(self, folder: Path) -> None:
         """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors."""
-        if not self.is_lora:
-            self.denoiser.save_pretrained(folder / self.denoiser_name)
-            return
-        from peft import get_peft_model_state_dict
-
-        # The configuration travels along: without its alpha a loader would assume alpha = rank and scale wrongly.
-        self.pipeline.save_lora_weights(
-            folder,
-            **{
-                f"{self.denoiser_name}_lora_layers": get_peft_model_state_dict(self.denoiser),
-                f"{self.denoiser_name}_lora_adapter_metadata": self.denoiser.peft_config["default"].to_dict(),
-            },
-        )
+        saved.save_policy(self, folder)
 
     def load_policy(self, folder: Path) -> None:
         """Take weights that `save_policy` wrote; adapters replace those there are, they do not add up.
@@ -394,35 +382,4 @@ class ModelAdapter(ABC):
         Raises:
             FileNotFoundError: if the folder holds neither a network nor an adapter of this family.
         """
-        if (folder / LORA_FILE).is_file():
-            self._drop_adapters()
-            self.denoiser.load_lora_adapter(
-                folder, prefix=self.denoiser_name, weight_name=LORA_FILE, adapter_name="default", local_files_only=True
-            )
-            self._restore_adapter_precision(folder / LORA_FILE)
-        elif (folder / self.denoiser_name / "config.json").is_file():
-            self._drop_adapters()
-            saved = type(self.denoiser).from_pretrained(folder / self.denoiser_name, local_files_only=True)
-            self.denoiser.load_state_dict(saved.state_dict())
-        else:
-            raise FileNotFoundError(f"{folder} holds neither {self.denoiser_name}/config.json nor {LORA_FILE}")
-
-    def _drop_adapters(self) -> None:
-        if self.is_lora:
-            self.denoiser.unload_lora()
-
-    def _restore_adapter_precision(self, file: Path) -> None:
-        """Undo the rounding of loaded adapters to a half-precision network's dtype."""
-        if self.dtype in (torch.float32, torch.float64):
-            return
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        self._widen_adapters()
-        values = {name.removeprefix(f"{self.denoiser_name}."): value for name, value in load_file(file).items()}
-        set_peft_model_state_dict(self.denoiser, values)
-
-    def _widen_adapters(self) -> None:
-        for name, parameter in self.denoiser.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
+        saved.load_policy(self, folder)

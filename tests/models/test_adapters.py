@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
-from alignbench.models.adapter import LORA_FILE, ModelAdapter
+from alignbench.models.adapter import ModelAdapter
 from alignbench.models.flux import Flux
 from alignbench.models.random import RESOLUTION, tiny_adapter, tiny_flux, tiny_stable_diffusion
+from alignbench.models.saved import LORA_FILE
 from alignbench.models.stable_diffusion import StableDiffusion
 
 FAMILIES = {"stable_diffusion": {}, "flux": {}, "flux_undistilled": {"guidance_embeds": False}}
