@@ -86,12 +86,6 @@ class Checkpoints:
         if generators.is_file():  # absent when the run goes on with more processes: draws are keyed, nothing is lost
             _set_generator_states(torch.load(generators, weights_only=False))
 
-    def remove_all(self) -> None:
-        """Drop what a finished run no longer needs."""
-        if self.accelerator.is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
     def _all(self) -> list[int]:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 

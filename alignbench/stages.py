@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from alignbench.config import STAGES, base_of, build, config_hash, recipe_hash, resolve, run_name
 from alignbench.data.prompts import PromptSet, overlap
+from alignbench.data.source import kind_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.generate import Sampling, generate, generated
@@ -89,6 +91,9 @@ class Job:
         data = build(self.cfg.data)
         self._refuse_evaluation_prompts(data)
         method = build(self.cfg.method)
+        kind = kind_of(method.batch_type)
+        size, dropped = len(data.view(kind)), data.summary()
+        self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
         model = self._model(self.cfg)
         budget = train(self.cfg, model, method, data, self.folder, self.accelerator)
         if self.accelerator.is_main_process:
@@ -100,6 +105,7 @@ class Job:
                 fingerprints={"data": data.fingerprint},
             )
             self.folder.complete("train", files=[self.folder.policy])
+            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
     def generate(self) -> None:
         """Make the images of this run and, where they are missing, of its base run."""
@@ -223,6 +229,7 @@ class Job:
         model = build(cfg.model.adapter)
         if cfg.model.policy is not None:
             model.load_policy(Path(cfg.model.policy))
+            model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model
 
 

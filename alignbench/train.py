@@ -177,7 +177,6 @@ def train(
         with replacing_folder(folder.policy) as partial:
             model.save_policy(partial)
     accelerator.wait_for_everyone()
-    checkpoints.remove_all()
     return {
         "optimizer_steps": progress.step,
         "samples_seen": progress.samples_seen,

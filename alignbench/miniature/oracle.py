@@ -21,10 +21,12 @@ MIN_AREA = 20  # pixels; smaller blobs are dirt, the smallest outlined triangle 
 MAX_BLOBS = 4  # only the largest are looked at; a prompt asks for two at most
 MAX_MISFIT = 0.3  # share of its area by which a blob may differ from the closest kind and still count as it
 MAX_BACKGROUND_ERROR = 60.0  # RGB distance to the closest named background
+SOFTNESS = (0.0, 1.0, 2.0, 3.0)  # standard deviation in pixels of the blurs at which kinds are known
 SIZE_LIMIT = (RADII["small"][1] + RADII["large"][0]) / 2
 
 # telling styles
 LINE, LINE_ON_BLACK = 20.0, 235.0  # brightness of the outlined style's line
+LINE_REACH = 0.022  # how far it reaches beyond a shape, in image sides
 VISIBLE_SHADOW = 60.0  # a background darker than this shows no shadow
 NOISY_GRAIN = 9.0  # from here on the style is noisy
 
@@ -139,7 +141,7 @@ def read(image: np.ndarray) -> Reading:
 
 @dataclass(frozen=True)
 class _Blob:
-    """A connected patch of colour: a window of the image with two pixels of margin, and a mask within it."""
+    """A connected patch of colour: a window of the image with four pixels of margin, and masks within it."""
 
     window: tuple[slice, slice]
     mask: np.ndarray
@@ -161,72 +163,85 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
     objects = ndimage.find_objects(labels)
     blobs = []
     for index in order:
-        window = tuple(slice(max(axis.start - 2, 0), axis.stop + 2) for axis in objects[index])
+        window = tuple(slice(max(axis.start - 4, 0), axis.stop + 4) for axis in objects[index])
         mask = ndimage.binary_fill_holes(labels[window] == index + 1)
         core = ndimage.binary_erosion(mask, _SQUARE)
         blobs.append(_Blob(window, mask, core if core.any() else mask))
     return blobs, int(areas.sum() - areas[order].sum())
 
 
-def _canonical(blob: _Blob) -> tuple[np.ndarray, float, float, float]:
-    """Return the blob moved to its centroid and scaled to area 1, on a grid over -1..1, with centroid and scale."""
-    rows, columns = np.nonzero(blob.mask)
+def _line(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return how much of the outlined style's line surrounds a blob, and the blob together with such a line."""
+    ground_light = float(ground.mean())
+    line_light = LINE_ON_BLACK if ground_light < VISIBLE_SHADOW else LINE
+    likeness = (pixels[blob.window] @ _GRAY - ground_light) / (line_light - ground_light)
+    rows, columns = np.nonzero(ndimage.binary_dilation(blob.mask) & ~blob.mask)
+    upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0  # where no shadow falls
+    reach = ndimage.binary_dilation(blob.mask, _SQUARE, iterations=3)
+    return float(np.median(likeness[rows, columns][upper_left])), blob.mask | (reach & (likeness > 0.45))
+
+
+def _canonical(mask: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+    """Return a mask moved to its centroid and scaled to area 1, on a grid over -1..1, with centroid and scale."""
+    rows, columns = np.nonzero(mask)
     y, x, scale = float(rows.mean()), float(columns.mean()), float(np.sqrt(rows.size))
     grid = np.meshgrid(y + _GRID * scale, x + _GRID * scale, indexing="ij")
-    outline = ndimage.map_coordinates(blob.mask.astype(np.float32), grid, order=1)
-    return outline, x + blob.window[1].start, y + blob.window[0].start, scale
+    return ndimage.map_coordinates(mask.astype(np.float32), grid, order=1), x, y, scale
 
 
 @dataclass(frozen=True)
-class _Template:
-    """What blobs of one kind look like: canonical outlines, and (x, y, radius) from the centroid in its scale."""
+class _Templates:
+    """What the kinds look like: canonical outlines, their scales, and (x, y, radius) from the centroid in that scale."""
 
     kinds: tuple[str, ...]
     outlines: np.ndarray
+    scales: np.ndarray
     geometry: np.ndarray
 
 
 @cache
-def _templates(style: str) -> _Template:
-    """Return the templates of a style; the coloured inside of an outlined shape has thinner arms, so it has its own."""
-    kinds, outlines, geometry = [], [], []
-    for kind, size in product(SHAPES, SIZES):
+def _templates() -> _Templates:
+    """Return templates of each kind and size, sharp and as soft as autoencoders make them."""
+    kinds, outlines, scales, geometry = [], [], [], []
+    for kind, size, softness in product(SHAPES, SIZES, SOFTNESS):
         radius, middle = float(np.mean(RADII[size])), IMAGE_SIZE / 2 - 0.5
-        scene = Scene((Shape(kind, "red", size, 0.5, 0.5, radius),), "gray", style)
-        pixels = render(scene, np.random.default_rng(0)).astype(np.float32)
+        scene = Scene((Shape(kind, "red", size, 0.5, 0.5, radius),), "gray", "flat")
+        pixels = ndimage.gaussian_filter(
+            render(scene, np.random.default_rng(0)).astype(np.float32), (softness, softness, 0)
+        )
         (blob,), _ = _blobs(pixels, pixels[0, 0])
-        outline, x, y, scale = _canonical(blob)
+        outline, x, y, scale = _canonical(blob.mask)
+        x, y = x + blob.window[1].start, y + blob.window[0].start
         kinds.append(kind)
         outlines.append(outline)
+        scales.append(scale)
         geometry.append(((middle - x) / scale, (middle - y) / scale, radius * IMAGE_SIZE / scale))
-    return _Template(tuple(kinds), np.array(outlines), np.array(geometry))
+    return _Templates(tuple(kinds), np.array(outlines), np.array(scales), np.array(geometry))
 
 
 def _recognise(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> SeenShape:
     """Name a blob's kind, colour and size, and measure where it is."""
-    line = _line_around(blob, pixels, ground)
-    template = _templates("outlined" if line > 0.5 else "flat")
-    outline, x, y, scale = _canonical(blob)
-    misfits = np.abs(template.outlines - outline).sum(axis=(1, 2)) * (_GRID[1] - _GRID[0]) ** 2
-    best = int(np.argmin(misfits))
-    x, y, radius = (np.array([x + 0.5, y + 0.5, 0.0]) + template.geometry[best] * scale) / IMAGE_SIZE
+    line, with_line = _line(blob, pixels, ground)
+    lined = line > 0.5
+    outline, x, y, scale = _canonical(with_line if lined else blob.mask)
+    templates = _templates()
+    misfits = np.abs(templates.outlines - outline).sum(axis=(1, 2)) * (_GRID[1] - _GRID[0]) ** 2
+    kind = templates.kinds[int(np.argmin(misfits))]
+    # a soft small circle and a sharp large one have the same outline: among near-equals the one of like scale knows
+    unlike = np.abs(np.log(scale / templates.scales)) + np.where(np.array(templates.kinds) == kind, 0.0, np.inf)
+    best = int(np.argmin(misfits + 0.5 * unlike))
+    corner = (blob.window[1].start + 0.5, blob.window[0].start + 0.5, 0.0)
+    x, y, radius = (np.array([x, y, 0.0]) + corner + templates.geometry[best] * scale) / IMAGE_SIZE
+    radius -= LINE_REACH if lined else 0.0
+    size = "small" if radius < SIZE_LIMIT else "large"
+
     chroma = np.median(pixels[blob.window][blob.core] @ _CHROMA_AXES, axis=0)
     colour = int(np.argmax(_COLOUR_DIRECTIONS @ chroma))
     # light and shade make a colour paler, never stronger
     strength = np.clip(_COLOUR_DIRECTIONS[colour] @ chroma, 0.5 * _COLOUR_STRENGTHS[colour], _COLOUR_STRENGTHS[colour])
     drift = float(np.linalg.norm(chroma - strength * _COLOUR_DIRECTIONS[colour]))
-    size = "small" if radius < SIZE_LIMIT else "large"
-    shape = Shape(template.kinds[best], _COLOUR_NAMES[colour], size, float(x), float(y), float(radius))
-    return SeenShape(shape, float(misfits[best]), drift, line)
-
-
-def _line_around(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> float:
-    """Return how much of the outlined style's line surrounds a blob, judged where no shadow falls."""
-    rows, columns = np.nonzero(ndimage.binary_dilation(blob.mask) & ~blob.mask)
-    upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0
-    light, ground_light = pixels[blob.window][rows, columns][upper_left].mean(axis=-1), float(ground.mean())
-    line = LINE_ON_BLACK if ground_light < VISIBLE_SHADOW else LINE
-    return float(np.median(light - ground_light)) / (line - ground_light)
+    shape = Shape(kind, _COLOUR_NAMES[colour], size, float(x), float(y), float(radius))
+    return SeenShape(shape, float(misfits.min()), drift, line)
 
 
 def _likeness(values: np.ndarray, pattern: np.ndarray) -> tuple[float, float]:

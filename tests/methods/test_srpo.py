@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from alignbench.batch import PromptBatch
+from alignbench.train import update
 from methods.recovery import RecoveryWindow
 from methods.srpo import SRPO, srpo_loss, srpo_reward
 
@@ -389,6 +391,18 @@ def test_metrics_say_what_happened(kit):
     assert torch.equal(denoise["landing_sigma"], inversion["landing_sigma"])
     assert not any(value.requires_grad for value in (denoise | inversion).values())
     assert method.trained_on == ("toy",)
+
+
+def test_figures_of_one_branch_are_averages_over_that_branch(kit):
+    model, context = kit.ToyModel(kit.Linear(0.3)), kit.context()
+    method = srpo(kit.ToyReward(48))
+    parts = recoveries(method, model, kit.batch(PromptBatch, model), context)
+    separate = [method.loss(model, part, context) for part in parts]
+    accelerator = Accelerator(cpu=True)
+    logged = update(method, model, parts, context, accelerator, [], list(model.network.parameters()))
+    assert logged["reward_denoise"] == pytest.approx(separate[0].metrics["reward"].mean().item(), rel=1e-5)
+    assert logged["reward_inversion"] == pytest.approx(separate[1].metrics["reward"].mean().item(), rel=1e-5)
+    assert logged["loss"] == pytest.approx(sum(loss.values.mean().item() for loss in separate) / 2, rel=1e-5)
 
 
 def test_unknown_choices_are_named(kit):
