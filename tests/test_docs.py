@@ -1,0 +1,248 @@
+"""What the pages say is so: commands pass the checks, tables equal the configuration, links lead on, examples run."""
+
+import ast
+import itertools
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import methods
+from alignbench.batch import PairBatch
+from alignbench.config import check_command_line, conf_folder
+from alignbench.context import Context
+from alignbench.models.random import tiny_adapter, tiny_flux
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+OF_THE_LOOP = {"loss", "grad_norm", "lr"}
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, language):
+    """Return the code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def block_that_begins(page, language, start):
+    return next(block for block in blocks(page, language) if block.startswith(start))
+
+
+# ---- commands
+
+
+def arguments(command):
+    """Return what is given to `python -m alignbench`, or None where a command is another program's."""
+    words = shlex.split(command, comments=True)
+    if words[:2] == ["uv", "run"]:
+        words = words[2:]
+    if words[:2] == ["accelerate", "launch"] and "-m" in words:
+        words = ["python", *words[words.index("-m") :]]
+    return words[3:] if words[:3] == ["python", "-m", "alignbench"] else None
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for command in re.split(r"\n|&&", block.replace("\\\n", " ")):
+                given = arguments(command)
+                if given is not None:
+                    yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
+
+
+@pytest.fixture(scope="session")
+def placeholders(tmp_path_factory):
+    """Something real for each word in capitals."""
+    folder, file = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("data") / "prompts.txt"
+    tiny_flux().save_pretrained(folder)
+    file.write_text("a red circle\n")
+    return {"FOLDER": str(folder), "FILE": str(file)}
+
+
+@pytest.mark.parametrize("given", list(commands()))
+def test_every_command_passes_the_checks(given, placeholders):
+    args = get_args_parser().parse_args(given)
+    overrides = [re.sub(r"\b(FOLDER|FILE)\b", lambda found: placeholders[found[0]], text) for text in args.overrides]
+    check_command_line(overrides, args.multirun)
+
+
+# ---- tables
+
+
+def tables(page):
+    """Yield each table of a page: its heads, and its rows as lists of cells."""
+    rows: list[list[str]] = []
+    for line in [*page.read_text().splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            yield rows[0], rows[2:]
+            rows = []
+
+
+def value(cell):
+    """Return what a cell such as `[5, 25]`, in backticks, means to YAML."""
+    assert re.fullmatch(r"`[^`]+`", cell), f"{cell!r} should be one value in backticks"
+    return yaml.safe_load(cell.strip("`"))
+
+
+def leaves(node, prefix=""):
+    for key, child in node.items():
+        if isinstance(child, dict):
+            yield from leaves(child, f"{prefix}{key}.")
+        elif key != "_target_":
+            yield f"{prefix}{key}", child
+
+
+@cache
+def options(preset):
+    """Return the options of a file in conf/method, with what it inherits."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose(f"method/{preset}")
+    values = OmegaConf.to_container(cfg)
+    return {key: child for key, child in leaves(values.get("method", values)) if key != "name"}
+
+
+@cache
+def configuration(method, model):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", [f"method={method}", f"model={model}"])
+
+
+def presets(page):
+    """Return the names that a page explains: its own, and the columns of its table of presets."""
+    heads = [heads[1:] for heads, _ in tables(page) if heads[0] == "option" and heads[1] != "default"]
+    return [page.stem, *(head.strip("`") for head in itertools.chain(*heads) if head.strip("`") != page.stem)]
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=name)
+def test_every_option_is_explained_with_its_default(page):
+    told = {
+        row[0].strip("`"): value(row[1])
+        for heads, rows in tables(page)
+        if heads[:2] == ["option", "default"]
+        for row in rows
+    }
+    assert told == options(page.stem)
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=name)
+def test_presets_differ_in_what_their_table_says_and_in_nothing_else(page):
+    told = {preset: options(page.stem) for preset in presets(page)}
+    for heads, rows in tables(page):
+        if heads[0] == "option" and heads[1] != "default":
+            for head, row in itertools.product(heads[1:], rows):
+                told[head.strip("`")] = told[head.strip("`")] | {
+                    row[0].strip("`"): value(row[heads.index(head)]),
+                }
+    assert told == {preset: options(preset) for preset in told}
+
+
+def test_every_method_is_explained_on_one_page():
+    explained = [preset for page in METHOD_PAGES for preset in presets(page)]
+    assert sorted(explained) == sorted(file.stem for file in (conf_folder() / "method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=name)
+def test_values_of_a_method_on_a_model_are_those_of_the_configuration(page):
+    for heads, rows in tables(page):
+        if heads[0] == "key":
+            for head, row in itertools.product(heads[1:], rows):
+                key, cfg = row[0].strip("`"), configuration(page.stem, head.strip("`"))
+                found = OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.select(cfg, key)}))
+                assert found == {"value": value(row[heads.index(head)])}, f"{key} on {head}"
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=name)
+def test_every_logged_figure_is_explained(page):
+    """Figures are the keys of the dictionaries that a method writes."""
+    told = {
+        figure
+        for heads, rows in tables(page)
+        if heads[0] == "figure"
+        for row in rows
+        for figure in re.findall(r"`(\w+)`", row[0])
+    }
+    module = ast.parse((ROOT / "methods" / f"{page.stem}.py").read_text())
+    dictionaries = [node for node in ast.walk(module) if isinstance(node, ast.Dict)]
+    logged = {key.value for node in dictionaries for key in node.keys if isinstance(key, ast.Constant)}
+    assert told == (logged | OF_THE_LOOP if page.stem != "base" else set())
+
+
+# ---- links
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_to_a_file(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name(page)} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{name(page)} links to {link}"
+
+
+# ---- the example of a method
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The README's method, as the module it would be; returns its configuration."""
+    source = block_that_begins(README, "python", "# methods/")
+    module_name = Path(source.splitlines()[0].removeprefix("# methods/")).stem
+    module = ModuleType(f"methods.{module_name}")
+    exec(compile(source, module.__name__, "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(methods, module_name, module, raising=False)
+    return yaml.safe_load(block_that_begins(README, "yaml", f"# conf/method/{module_name}.yaml"))
+
+
+def test_the_example_of_a_method_trains(example):
+    method = instantiate(example)
+    assert method.name == example["name"]
+    assert method.batch_type is PairBatch
+    model = tiny_adapter("stable_diffusion")
+    model.prepare_training("full", rank=4, alpha=4.0)
+    prompts = ["a red circle", "two blue squares", "a green star"]
+    latents_w, latents_l = torch.randn(2, 3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    batch = PairBatch(torch.arange(3), prompts, model.encode_prompts(prompts), latents_w, latents_l, torch.ones(3))
+    loss = method.loss(model, batch, Context(step=0, seed=0, micro_batch_size=3))
+    assert loss.values.shape == loss.weights.shape == (3,)
+    assert loss.values.isfinite().all()
+    (loss.values * loss.weights).sum().backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.denoiser.parameters() if p.grad is not None])
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+def test_the_test_of_the_example_passes(example):
+    page = ROOT / "docs" / "adding_a_method.md"
+    names: dict = {}
+    exec(compile(block_that_begins(page, "python", "# tests/methods/"), name(page), "exec"), names)
+    tests = [names[key] for key in names if key.startswith("test_")]
+    assert tests
+    for test in tests:
+        test()
