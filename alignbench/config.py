@@ -133,8 +133,8 @@ def build(node: DictConfig) -> Any:
     try:
         return instantiate(node)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(str(error.__cause__)) from None
         raise
 
 
@@ -212,6 +212,9 @@ def check(cfg: DictConfig) -> None:
     _check_numbers(values)
     if values["method"]["name"] != "base":
         _check_method(values)
+        build(cfg.method)
+    elif values["model"]["policy"] is not None:
+        raise UserError("method=base is the untouched model and takes no model.policy; give model.policy to a method")
     if {"score", "report"} & set(values["stages"]) and not values["evaluators"]:
         raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
     if set(values["stages"]) != {"train"}:

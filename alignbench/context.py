@@ -21,6 +21,7 @@ class Context:
     Attributes:
         step: number of optimizer updates made so far.
         seed: the training seed.
+        update: number of this update within its rollout, 0 for the rollout itself; every one has draws of its own.
         micro_batch_size: samples that fit through the network at once.
         num_processes: processes of the run.
     """
@@ -29,10 +30,11 @@ class Context:
     seed: int
     micro_batch_size: int
     num_processes: int = 1
+    update: int = 0
 
     def sample_generator(self, index: int, purpose: str) -> torch.Generator:
         """Return the generator of one sample (its global index) for one named purpose."""
-        return keyed_generator(self.seed, "sample", index, purpose)
+        return keyed_generator(self.seed, "sample", index, purpose, self.update)
 
     def shared_generator(self, purpose: str) -> torch.Generator:
         """Return a generator that is equal on all processes and new at each step."""

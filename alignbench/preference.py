@@ -93,6 +93,16 @@ def error_weight(
     raise ValueError(f"error_weighting={weighting} is unknown; available: {', '.join(get_args(ErrorWeighting))}")
 
 
+def check_weighting(weighting: str, available: Sequence[str]) -> None:
+    """Refuse an `error_weighting` that a method cannot use.
+
+    Raises:
+        ValueError: naming those it can.
+    """
+    if weighting not in available:
+        raise ValueError(f"method.error_weighting={weighting} is unknown; available: {', '.join(available)}")
+
+
 def implicit_reward(error: Tensor, ref_error: Tensor, beta: float) -> Tensor:
     """Return the reward that policy and reference together imply: -(beta / 2) (error - ref_error)."""
     return -(beta / 2) * (error - ref_error)

@@ -75,6 +75,7 @@ class Manifest:
         fingerprints: of the data and prompts that were trained on, by name.
         start_weights: what training started from, with its revision or sha256.
         trained_on: names of the evaluators whose score or labels the training saw.
+        trained_prompt_sets: names of the prompt sets of which the training saw prompts.
         selected_step: the optimizer step whose weights `policy/` holds.
         weights_kind: whether those are the raw weights or their moving average.
         files: ledger, path in the run folder -> sha256, of what later stages read.
@@ -93,6 +94,7 @@ class Manifest:
     commit: str | None = None
     devices: list[str] = field(default_factory=list)
     trained_on: list[str] = field(default_factory=list)
+    trained_prompt_sets: list[str] = field(default_factory=list)
     selected_step: int | None = None
     weights_kind: Literal["raw", "ema"] = "raw"
     budget: Budget = Budget()

@@ -20,11 +20,12 @@ from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
+from alignbench.files import write_text
 from alignbench.generate import Sampling, generate, generated
 from alignbench.models.adapter import ModelAdapter
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
-from alignbench.results import Budget, Manifest, RunFolder, write_text
+from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.score import score
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
@@ -71,7 +72,10 @@ class Job:
         self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
         self.evaluators = self._evaluators() if {"score", "report"} & set(stages) else []
         self.sampling = Sampling(**resolve(self.cfg)["sampling"])
+        seen = self._evaluation_prompts_trained_on()
         self._open()
+        if seen and self.accelerator.is_main_process:
+            self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         self._introduce(stages)
         for stage in stages:
             getattr(self, stage)()
@@ -88,9 +92,7 @@ class Job:
             return
         from alignbench.train import train
 
-        data = build(self.cfg.data)
-        self._refuse_evaluation_prompts(data)
-        method = build(self.cfg.method)
+        data, method = build(self.cfg.data), build(self.cfg.method)
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
         self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
@@ -101,7 +103,7 @@ class Job:
                 budget=Budget(**budget),
                 selected_step=budget["optimizer_steps"],
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
-                trained_on=list(method.trained_on),
+                trained_on=[*method.trained_on, *(() if kind == "prompts" else data.judged_by)],
                 fingerprints={"data": data.fingerprint},
             )
             self.folder.complete("train", files=[self.folder.policy])
@@ -214,15 +216,17 @@ class Job:
             raise UserError(f"none of the evaluators can judge prompts={self.prompts.name}; choose others")
         return kept
 
-    def _refuse_evaluation_prompts(self, data: Any) -> None:
-        if self.prompts is None:
-            return
-        shared = overlap(data.prompts, self.prompts)
+    def _evaluation_prompts_trained_on(self) -> str | None:
+        """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
+        if self.is_base or self.prompts is None:
+            return None
+        shared = overlap(build(self.cfg.data).prompts, self.prompts)
         if shared and not self.cfg.train.allow_evaluation_prompts:
             raise UserError(
                 f"data={self.cfg.data.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
                 f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows instead"
             )
+        return self.prompts.name if shared else None
 
     def _model(self, cfg: DictConfig) -> ModelAdapter:
         """Build the model with its start weights."""

@@ -79,7 +79,8 @@ def train(
     for module in own.values():
         module.to(device)
     policy_parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
-    parameters = policy_parameters + [p for module in own.values() for p in module.parameters() if p.requires_grad]
+    own_parameters = [p for module in own.values() for p in module.parameters() if p.requires_grad]
+    parameters = policy_parameters + own_parameters
 
     # optimizer, schedule, averages
     optimizer = instantiate(settings.optimizer)(parameters, lr=settings.learning_rate)
@@ -93,7 +94,6 @@ def train(
 
     # processes: wrapped networks, the plain scheduler (it steps once an update whatever their number)
     model.policy, optimizer = accelerator.prepare(model.denoiser, optimizer)
-    networks = [model.policy, *(accelerator.prepare(module) for module in own.values())]
 
     # resume from the last checkpoint, if a run was killed
     progress = Progress()
@@ -144,10 +144,11 @@ def train(
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
-        for micro_batches in autocast(method.rollout(model, batch.to(device), context), accelerator):
-            context = replace(context, step=progress.step)
-            metrics = update(method, model, micro_batches, context, accelerator, networks, parameters)
+        for number, micro_batches in enumerate(autocast(method.rollout(model, batch.to(device), context), accelerator)):
+            context = replace(context, step=progress.step, update=number)
+            metrics = update(method, model, micro_batches, context, accelerator, policy_parameters, own_parameters)
             metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
+            metrics["lr"] = lr_scheduler.get_last_lr()[0]
             optimizer.step()
             optimizer.zero_grad()
             lr_scheduler.step()
@@ -155,11 +156,9 @@ def train(
                 ema.step(policy_parameters)
             progress.step += 1
             bar.update()
-            bar.set_postfix(
-                {name: f"{metrics[name]:.3g}" for name in ("loss", "reward", "accuracy") if name in metrics}
-            )
+            bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
             if progress.step % settings.logging_steps == 0:
-                log.write({"step": progress.step, **metrics, "lr": lr_scheduler.get_last_lr()[0]})
+                log.write({"step": progress.step, **metrics})
             if progress.step == settings.max_train_steps:
                 break
 
@@ -207,8 +206,8 @@ def update(
     micro_batches: list[Rows],
     context: Context,
     accelerator: Accelerator,
-    networks: list[nn.Module],
-    parameters: list[nn.Parameter],
+    policy_parameters: list[nn.Parameter],
+    own_parameters: list[nn.Parameter],
 ) -> dict[str, float]:
     """Accumulate the gradient of sum(values * weights) / sum(weights) over all micro-batches and processes.
 
@@ -219,8 +218,7 @@ def update(
     for number, micro_batch in enumerate(micro_batches):
         with ExitStack() as stack:
             if number + 1 < len(micro_batches):
-                for network in networks:  # gradients are exchanged once an update
-                    stack.enter_context(accelerator.no_sync(network))
+                stack.enter_context(accelerator.no_sync(model.policy))  # gradients are exchanged once an update
             with accelerator.autocast():
                 loss = method.loss(model, micro_batch, context)
             if not torch.isfinite(loss.values).all():
@@ -240,7 +238,10 @@ def update(
         raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
     # distributed training averages over processes what should be a sum over samples
     scale = accelerator.num_processes / weight
-    for parameter in parameters:
+    for parameter in own_parameters:  # methods call their networks as they are, so nothing exchanged these gradients
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+    for parameter in policy_parameters + own_parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(scale)
     return {name: float(total / known) for name, (total, known) in zip(sums, totals, strict=True) if known > 0}

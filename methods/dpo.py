@@ -16,7 +16,7 @@ from alignbench.batch import PairBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import ErrorWeighting, implicit_reward, pair_errors
+from alignbench.preference import ErrorWeighting, check_weighting, implicit_reward, pair_errors
 
 
 def dpo_loss(error_w: Tensor, error_l: Tensor, ref_error_w: Tensor, ref_error_l: Tensor, beta: float) -> Tensor:
@@ -55,6 +55,7 @@ class DPO(Method[PairBatch]):
     needs_reference = True
 
     def __init__(self, name: str, beta: float, error_weighting: ErrorWeighting, prompt_dropout: float) -> None:
+        check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         self.name = name
         self.beta = beta
         self.error_weighting: ErrorWeighting = error_weighting

@@ -5,7 +5,7 @@ SalesforceAIResearch/DiffusionDPO. Deviations: no reference network is loaded; v
 timesteps follow the model family.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from alignbench.batch import ImageBatch, LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.method import BatchT, Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import ErrorWeighting, noise_images, prediction_error
+from alignbench.preference import ErrorWeighting, check_weighting, noise_images, prediction_error
 
 Normalise = Literal["selected", "batch"]
 
@@ -55,6 +55,7 @@ class Supervised(Method[BatchT]):
         normalise: Normalise,
         prompt_dropout: float,
     ) -> None:
+        check_weighting(error_weighting, get_args(ErrorWeighting))
         if variant not in ("chosen", "all"):
             raise ValueError(f"method.variant={variant} is unknown; available: chosen, all")
         if normalise not in ("selected", "batch"):
@@ -74,7 +75,7 @@ class Supervised(Method[BatchT]):
     def weigh(self, error: Tensor, selected: Tensor) -> Loss:
         """Return the loss of images of which only some count."""
         values, weights = sft_loss(error, selected, self.normalise)
-        return Loss(values, weights, {"error": error.detach(), "selected": selected.to(error.dtype)})
+        return Loss(values, weights, {"error": error.detach()})
 
 
 class SFT(Supervised[PairBatch]):

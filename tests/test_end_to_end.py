@@ -91,7 +91,9 @@ def test_srpo_on_a_flux_folder_runs_to_its_table_on_real_prompts(real_prompts):
     assert trained_on == {"shapes_clip"}
     evaluators = {row["evaluator"] for row in table}
     assert "shapes_oracle_agreement" not in evaluators
-    assert "left out: shapes_oracle_agreement judges by prompts of the shapes world alone" in " ".join(done.stdout.split())
+    assert "left out: shapes_oracle_agreement judges by prompts of the shapes world alone" in " ".join(
+        done.stdout.split()
+    )
 
 
 @pytest.mark.slow

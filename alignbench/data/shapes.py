@@ -41,6 +41,8 @@ class ShapesData(PairSource):
         posterior: see `DataSource`.
     """
 
+    judged_by = ("shapes_annotators",)
+
     def __init__(
         self,
         name: str,

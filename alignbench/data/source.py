@@ -74,12 +74,14 @@ class DataSource(ABC):
         name: as typed in `data=`.
         provides: the kinds of samples that `view` can give.
         dropped: how many samples were left out, by reason; complete once a view was taken.
+        judged_by: names of the evaluators whose judgement the labels are.
         posterior: whether images are encoded as the mode of the VAE's posterior, or as a draw of it, new at each visit.
     """
 
     name: str
     provides: ClassVar[frozenset[Kind]]
     dropped: Counter[str]
+    judged_by: ClassVar[tuple[str, ...]] = ()
     posterior: Posterior = "mode"
 
     @property

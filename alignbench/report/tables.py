@@ -205,7 +205,11 @@ class Bench:
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
             "p_win": over_base.p_win if over_base else None,
             "p_gain": over_base.p_gain if over_base else None,
-            "trained_on": any(self.info.evaluator in manifest.trained_on for manifest in manifests),
+            "trained_on": any(
+                self.info.evaluator in manifest.trained_on
+                or self.prompt_set.partition("@")[0] in manifest.trained_prompt_sets
+                for manifest in manifests
+            ),
             **_mean_budget(manifests),
         }
 
