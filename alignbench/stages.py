@@ -4,8 +4,8 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -61,7 +61,8 @@ class Job:
     def __init__(self, cfg: DictConfig, accelerator: Accelerator) -> None:
         self.cfg = cfg
         self.accelerator = accelerator
-        self.console = Console(quiet=not accelerator.is_main_process, highlight=False)
+        width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
+        self.console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
         self.root = Path(cfg.results)
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
@@ -141,8 +142,10 @@ class Job:
         if not self.accelerator.is_main_process:
             return
         tables = write_report(self.root)
-        write_run_pictures(self.folder)
+        pictures = write_run_pictures(self.folder)
         print_run(self.folder, tables, self.console)
+        for picture in pictures:
+            self.console.print(f"     picture  {picture}")
 
     # ---- parts
 

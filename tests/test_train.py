@@ -34,7 +34,7 @@ class RandomPairs(PairSource):
     fingerprint = "random"
     pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(12))
     prompts = tuple(pair.prompt for pair in pairs)
-    dropped = Counter()
+    dropped = Counter()  # noqa: RUF012
 
     def picture(self, key: str) -> Picture:
         generator = keyed_generator(key)
@@ -69,7 +69,7 @@ def log_of(path):
 
 
 def files_of(folder):
-    """Every file below a folder; weights as the bytes of their tensors, for the order of a file's metadata is random."""
+    """Every file below a folder; weights as bytes of tensors, for the order of their metadata is random."""
     return {
         str(path.relative_to(folder)): {k: v.numpy().tobytes() for k, v in load_file(path).items()}
         if path.suffix == ".safetensors"
@@ -156,7 +156,7 @@ def test_the_log_has_one_line_an_update_and_the_budget_counts_what_was_done(tmp_
 
 def test_lora_leaves_the_base_weights_untouched(tmp_path):
     before = {k: v.clone() for k, v in tiny_adapter("flux").denoiser.state_dict().items()}
-    model, after, _ = run(tmp_path, sft(), tuning="lora")
+    _, after, _ = run(tmp_path, sft(), tuning="lora")
     base = {k.replace(".base_layer", ""): v for k, v in after.items() if "lora_" not in k}
     assert base.keys() == before.keys()
     assert all(torch.equal(base[k], before[k]) for k in before)

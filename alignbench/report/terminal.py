@@ -20,7 +20,7 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     for section in sections(tables):
         if section.model == manifest.model:
             for shown in _tables(manifest, section):
-                console.print(shown)
+                console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
