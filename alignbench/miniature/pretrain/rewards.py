@@ -16,12 +16,12 @@ from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, SceneData, to
 from alignbench.miniature.pretrain.loop import Metrics, Plan, generator_at, train
 from alignbench.miniature.scenes import IMAGE_SIZE, STYLES
 
-CLIP_PLAN = Plan(num_updates=1400, learning_rate=1e-3, ema_decay=0.995)
-PREFERENCE_PLAN = Plan(num_updates=600, learning_rate=3e-4, ema_decay=0.99)
+CLIP_PLAN = Plan(num_updates=1000, learning_rate=1e-3, ema_decay=0.995)
+PREFERENCE_PLAN = Plan(num_updates=450, learning_rate=3e-4, ema_decay=0.99)
 BATCH_SIZE = 48
 STYLE_SHARE = 0.5  # of captions name the style, so that a style word in front of a prompt is understood
 NUM_TOKENS = 20  # the longest caption has 18; later tokens are padding, which a causal tower never looks back from
-NUM_PAIRS = 4096
+NUM_PAIRS = 3072
 FAULT_SHARE, DIRT_SHARE = 0.4, 0.2
 PAIRS_PER_UPDATE = 32
 MAX_LOGIT_SCALE = 4.605  # log 100, as CLIP has it
