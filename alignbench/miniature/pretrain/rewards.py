@@ -16,7 +16,7 @@ from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, SceneData, to
 from alignbench.miniature.pretrain.loop import Metrics, Plan, generator_at, train
 from alignbench.miniature.scenes import IMAGE_SIZE, STYLES
 
-CLIP_PLAN = Plan(num_updates=1000, learning_rate=1e-3, ema_decay=0.995)
+CLIP_PLAN = Plan(num_updates=2000, learning_rate=1e-3, ema_decay=0.995)
 PREFERENCE_PLAN = Plan(num_updates=450, learning_rate=3e-4, ema_decay=0.99)
 BATCH_SIZE = 48
 STYLE_SHARE = 0.5  # of captions name the style, so that a style word in front of a prompt is understood
