@@ -18,6 +18,7 @@ from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, RADII,
 # finding shapes
 MIN_CHROMA = 24.0  # a pixel this far from the background's chroma belongs to a shape; the darkest shade has 38
 MIN_AREA = 20  # pixels; smaller blobs are dirt, the smallest outlined triangle fills 36
+MIN_CORE = 9  # pixels; where two pixels from the edge leave fewer, one pixel must do
 MAX_BLOBS = 4  # only the largest are looked at; a prompt asks for two at most
 MAX_MISFIT = 0.3  # share of its area by which a blob may differ from the closest kind and still count as it
 MAX_BACKGROUND_ERROR = 60.0  # RGB distance to the closest named background
@@ -28,10 +29,13 @@ SIZE_LIMIT = (RADII["small"][1] + RADII["large"][0]) / 2
 LINE, LINE_ON_BLACK = 20.0, 235.0  # brightness of the outlined style's line
 LINE_REACH = 0.022  # how far it reaches beyond a shape, in image sides
 VISIBLE_SHADOW = 60.0  # a background darker than this shows no shadow
-NOISY_GRAIN = 9.0  # from here on the style is noisy
+EVIDENT = 0.35  # share of a line, or of light and shadow, that makes a style; others show less than 0.2
+NOISY_GRAIN = (
+    2.8  # coarse grain: renderings have 9 to 15 and what an autoencoder leaves of it over 4; clean ones up to 2
+)
 
 # cleanliness: the amount of each fault, in 8-bit levels or pixels, that halves it
-GRAIN_SCALE = 10.0  # the noisy style has 20
+GRAIN_SCALE = 8.0
 DRIFT_SCALE = 40.0
 STRAY_SCALE = 40.0
 MIN_SPOT = 60.0  # departure of the background in 8-bit levels that makes a pixel stray
@@ -76,7 +80,8 @@ class Reading:
     seen: the shapes, largest first.
     shading, shadow: 0 where there is none, 1 as in a rendering of that style; shadow is None on a background too
         dark to show one.
-    grain: root mean square of what varies from pixel to pixel away from edges, in 8-bit levels.
+    grain: root mean square of what varies within a few pixels away from edges, in 8-bit levels.
+    coarse_grain: the part of it that comes in patches, as in the noisy style; what varies from pixel to pixel is not.
     drift: the largest distance of a colour from the palette, in 8-bit levels.
     stray_area: number of pixels of blobs that are no shapes.
     """
@@ -86,6 +91,7 @@ class Reading:
     shading: float
     shadow: float | None
     grain: float
+    coarse_grain: float
     drift: float
     stray_area: int
 
@@ -107,11 +113,11 @@ class Reading:
 
     @property
     def style(self) -> str:
-        """The style whose mark is the most evident, one of STYLES."""
-        if self.grain > NOISY_GRAIN:
-            return "noisy"
+        """The style whose mark is the most evident, one of STYLES, or else flat or noisy by its grain."""
         style, strength = max(("outlined", self.outline), ("shaded", self.realism), key=lambda pair: pair[1])
-        return style if strength > 0.5 else "flat"
+        if strength > EVIDENT:
+            return style
+        return "noisy" if self.coarse_grain > NOISY_GRAIN else "flat"
 
 
 def read(image: np.ndarray) -> Reading:
@@ -166,7 +172,8 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
         window = tuple(slice(max(axis.start - 4, 0), axis.stop + 4) for axis in objects[index])
         mask = ndimage.binary_fill_holes(labels[window] == index + 1)
         core = ndimage.binary_erosion(mask, _SQUARE)
-        blobs.append(_Blob(window, mask, core if core.any() else mask))
+        inner = ndimage.binary_erosion(core)
+        blobs.append(_Blob(window, mask, inner if inner.sum() >= MIN_CORE else core if core.any() else mask))
     return blobs, int(areas.sum() - areas[order].sum())
 
 
@@ -191,7 +198,7 @@ def _canonical(mask: np.ndarray) -> tuple[np.ndarray, float, float, float]:
 
 @dataclass(frozen=True)
 class _Templates:
-    """What the kinds look like: canonical outlines, their scales, and (x, y, radius) from the centroid in that scale."""
+    """What the kinds look like: canonical outlines, their scales, and (x, y, radius) from the centroid in scales."""
 
     kinds: tuple[str, ...]
     outlines: np.ndarray
@@ -222,7 +229,7 @@ def _templates() -> _Templates:
 def _recognise(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> SeenShape:
     """Name a blob's kind, colour and size, and measure where it is."""
     line, with_line = _line(blob, pixels, ground)
-    lined = line > 0.5
+    lined = line > EVIDENT
     outline, x, y, scale = _canonical(with_line if lined else blob.mask)
     templates = _templates()
     misfits = np.abs(templates.outlines - outline).sum(axis=(1, 2)) * (_GRID[1] - _GRID[0]) ** 2
@@ -284,10 +291,13 @@ def _light_and_dirt(pixels, ground, background, seen, blobs) -> dict[str, float 
         judged[blob.window] |= blob.core
     weight = np.maximum(ndimage.uniform_filter(judged.astype(np.float32), 7), 1e-3)[..., None]
     grain = (residual - ndimage.uniform_filter(residual, (7, 7, 1)) / weight) * judged[..., None]
+    coarse_grain = ndimage.uniform_filter(grain, (3, 3, 1))
+    num_values = 3 * max(int(judged.sum()), 1)
     return {
         "shading": float(np.mean(shadings)) if shadings else 0.0,
         "shadow": shadow,
-        "grain": float(np.sqrt((grain**2).sum() / (3 * max(judged.sum(), 1)))),
+        "grain": float(np.sqrt((grain**2).sum() / num_values)),
+        "coarse_grain": float(np.sqrt((coarse_grain**2).sum() / num_values)),
         "stray_area": int(spots.sum()),
     }
 

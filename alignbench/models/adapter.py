@@ -18,7 +18,6 @@ from alignbench.models import saved
 from alignbench.schedule import Level, NoiseSchedule
 
 
-
 @dataclass(frozen=True, eq=False)
 class Ladder:
     """The noise levels one sampling walks down.
