@@ -64,7 +64,7 @@ def _hydra() -> Iterator[None]:
 
 def _sweep(parsed: list[Override]) -> list[list[str]]:
     if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        return [[override.input_line for override in parsed if not override.is_sweep_override()]]
+        return [[str(override.input_line) for override in parsed if not override.is_sweep_override()]]
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
@@ -145,7 +145,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         UserError: if a required value is missing.
     """
     if cfg.method.name == "base":  # trains on nothing, so it needs no data
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "data"])
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
@@ -272,7 +272,8 @@ def _check_method(values: dict[str, Any]) -> None:
 def _provides(data: str) -> frozenset[str]:
     from hydra.utils import get_class
 
-    return get_class(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml")["_target_"]).provides
+    target = OmegaConf.select(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml"), "_target_")
+    return get_class(target).provides
 
 
 def _check_weights(model: DictConfig) -> None:

@@ -124,7 +124,7 @@ class Job:
         if not self.is_base:
             model.load_policy(self.folder.verified(self.folder.policy))
         model.to(self.accelerator.device)
-        generate(model, self.prompts, self.sampling, self.folder, **self._place)
+        generate(model, self.prompts, self.sampling, self.folder, *self._place)
 
     def score(self) -> None:
         """Score the images of this run and, where scores are missing, of its base run."""
@@ -135,7 +135,7 @@ class Job:
             self.generate()
         for evaluator in self.evaluators:
             evaluator.to(self.accelerator.device)
-        score(self.folder, self.prompts, self.sampling, self.evaluators, **self._place)
+        score(self.folder, self.prompts, self.sampling, self.evaluators, *self._place)
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
@@ -150,8 +150,8 @@ class Job:
     # ---- parts
 
     @property
-    def _place(self) -> dict[str, int]:
-        return {"rank": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+    def _place(self) -> tuple[int, int]:
+        return self.accelerator.process_index, self.accelerator.num_processes
 
     @property
     def _images(self) -> Path:

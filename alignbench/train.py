@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -147,8 +147,9 @@ def train(
         for number, micro_batches in enumerate(autocast(method.rollout(model, batch.to(device), context), accelerator)):
             context = replace(context, step=progress.step, update=number)
             metrics = update(method, model, micro_batches, context, accelerator, policy_parameters, own_parameters)
-            metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
-            metrics["lr"] = lr_scheduler.get_last_lr()[0]
+            grad_norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+            metrics["grad_norm"] = float(cast(Tensor, grad_norm))
+            metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
             lr_scheduler.step()
@@ -240,7 +241,7 @@ def update(
     scale = accelerator.num_processes / weight
     for parameter in own_parameters:  # methods call their networks as they are, so nothing exchanged these gradients
         if parameter.grad is not None:
-            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+            parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, reduction="mean"))
     for parameter in policy_parameters + own_parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(scale)

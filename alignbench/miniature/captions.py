@@ -55,7 +55,7 @@ class Demand:
     def __str__(self) -> str:
         """Return the prompt that asks for exactly this."""
         nouns = [" ".join(filter(None, ("a", shape.size, shape.colour, shape.shape))) for shape in self.shapes]
-        if len(nouns) == 1:
+        if self.place is not None:
             arrangement = f"{nouns[0]} {_PLACE_PHRASES[self.place]}"
         else:
             arrangement = f"{nouns[0]} {self.relation} {nouns[1]}"

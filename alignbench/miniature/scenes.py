@@ -110,7 +110,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         distance = _distance(shape, _X, _Y)
         if scene.style == "outlined":
             line = 235.0 if scene.background == "black" else 20.0
-            _paint(pixels, distance - 0.022, np.float32(line))
+            _paint(pixels, distance - 0.022, np.full(3, line, np.float32))
             distance = distance + 0.014
         fill = np.asarray(COLOURS[shape.colour], np.float32)
         _paint(pixels, distance, _lit(shape, fill) if scene.style == "shaded" else fill)

@@ -1,6 +1,7 @@
 """Load the shipped networks of the shapes world: pipelines of the miniature models, and the reward CLIPs."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -34,27 +35,27 @@ def load_pipeline(
         UserError: the name is unknown, or the shipped weights are incomplete.
     """
     _check(name, PIPELINES, folder)
-    shared = {
+    parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype),
         "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
     }
     if name == "sd15_mini":
-        return StableDiffusionPipeline(
-            unet=UNet2DConditionModel.from_pretrained(folder / name / "unet", torch_dtype=dtype),
-            scheduler=DDIMScheduler.from_pretrained(folder / name / "scheduler"),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **shared,
-        )
-    pipeline = FluxPipeline(
-        transformer=FluxTransformer2DModel.from_pretrained(folder / name / "transformer", torch_dtype=dtype),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / name / "scheduler"),
-        text_encoder_2=T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype),
-        tokenizer_2=T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
-        **shared,
-    )
+        parts |= {
+            "unet": UNet2DConditionModel.from_pretrained(folder / name / "unet", torch_dtype=dtype),
+            "scheduler": DDIMScheduler.from_pretrained(folder / name / "scheduler"),
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
+        return StableDiffusionPipeline(**parts)
+    parts |= {
+        "transformer": FluxTransformer2DModel.from_pretrained(folder / name / "transformer", torch_dtype=dtype),
+        "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(folder / name / "scheduler"),
+        "text_encoder_2": T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype),
+        "tokenizer_2": T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+    }
+    pipeline = FluxPipeline(**parts)
     pipeline.default_sample_size = LATENT_SIDE  # FluxPipeline knows this of FLUX.1 alone; in latents, as its own value
     return pipeline
 
