@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from alignbench.models.random import tiny_flux, tiny_stable_diffusion
@@ -176,8 +178,10 @@ def test_two_processes_make_the_update_and_the_images_of_one(tmp_path):
     apart = sum(float((one[k] - two[k]).square().sum()) for k in start) ** 0.5
     assert moved > 0
     assert apart / moved < 1e-5
-    tables = [rows(tmp_path / n / "leaderboard.csv") for n in "12"]
-    assert [row["n"] for row in tables[0]] == [row["n"] for row in tables[1]]
+    pictures = [sorted((tmp_path / n).glob("base-*/images/shapes/*/*.png")) for n in "12"]
+    assert [path.name for path in pictures[0]] == [path.name for path in pictures[1]]
+    levels = [np.stack([np.asarray(Image.open(path), dtype=int) for path in paths]) for paths in pictures]
+    assert (abs(levels[0] - levels[1]) > 1).mean() <= 1e-3
 
 
 @pytest.mark.slow
