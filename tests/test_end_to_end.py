@@ -30,7 +30,7 @@ def alignbench(*arguments, processes=1, check=True):
     """Run the program as a user would; return what it printed."""
     launcher = [sys.executable, "-m"]
     if processes > 1:
-        launcher += ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0", "-m"]
+        launcher += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     done = subprocess.run(
         [*launcher, "alignbench", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
