@@ -27,6 +27,7 @@ SIZE_LIMIT = (RADII["small"][1] + RADII["large"][0]) / 2
 
 # telling styles
 LINE, LINE_ON_BLACK = 20.0, 235.0  # brightness of the outlined style's line
+LINE_EDGE = 0.65  # share of the way from the background's to the line's brightness that counts as line
 LINE_REACH = 0.022  # how far it reaches beyond a shape, in image sides
 VISIBLE_SHADOW = 60.0  # a background darker than this shows no shadow
 EVIDENT = 0.35  # share of a line, or of light and shadow, that makes a style; others show less than 0.2
@@ -47,7 +48,7 @@ _COLOUR_NAMES = tuple(COLOURS)
 _COLOUR_CHROMA = np.array(list(COLOURS.values()), np.float32) @ _CHROMA_AXES
 _COLOUR_STRENGTHS = np.linalg.norm(_COLOUR_CHROMA, axis=1)
 _COLOUR_DIRECTIONS = _COLOUR_CHROMA / _COLOUR_STRENGTHS[:, None]
-_GRID = np.linspace(-1.0, 1.0, 24)
+_GRID = np.linspace(-1.0, 1.0, 32)
 _BORDER = np.pad(np.zeros((IMAGE_SIZE - 6, IMAGE_SIZE - 6), bool), 3, constant_values=True)
 _SQUARE = np.ones((3, 3), bool)
 
@@ -132,16 +133,19 @@ def read(image: np.ndarray) -> Reading:
     pixels = image.astype(np.float32)
     ground = np.median(pixels[_BORDER], axis=0)
     errors = {name: float(np.linalg.norm(ground - np.array(colour))) for name, colour in BACKGROUNDS.items()}
-    background = min(errors, key=errors.get)
+    background = min(errors, key=errors.__getitem__)
     blobs, small_area = _blobs(pixels, ground)
     seen = tuple(_recognise(blob, pixels, ground) for blob in blobs)
-    measured = _light_and_dirt(pixels, ground, background, seen, blobs)
-    measured["stray_area"] += small_area
+    surfaces = _surfaces(pixels, ground, background, seen, blobs)
     return Reading(
         background=background if errors[background] <= MAX_BACKGROUND_ERROR else None,
         seen=seen,
+        shading=surfaces.shading,
+        shadow=surfaces.shadow,
+        grain=surfaces.grain,
+        coarse_grain=surfaces.coarse_grain,
         drift=max([errors[background], *(shape.drift for shape in seen)]),
-        **measured,
+        stray_area=small_area + surfaces.num_spots,
     )
 
 
@@ -163,16 +167,18 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
     share = chroma @ ground_chroma / max(float(ground_chroma @ ground_chroma), 1.0)
     share = np.clip(share, paled, np.minimum(paled + 0.4, 1.0))
     excess = chroma - share[..., None] * ground_chroma
-    labels, _ = ndimage.label(np.hypot(excess[..., 0], excess[..., 1]) > MIN_CHROMA)
+    labels = np.empty(light.shape, np.int32)
+    ndimage.label(np.hypot(excess[..., 0], excess[..., 1]) > MIN_CHROMA, output=labels)
     areas = np.bincount(labels.ravel())[1:]
     order = [index for index in np.argsort(-areas)[:MAX_BLOBS] if areas[index] >= MIN_AREA]
     objects = ndimage.find_objects(labels)
     blobs = []
     for index in order:
-        window = tuple(slice(max(axis.start - 4, 0), axis.stop + 4) for axis in objects[index])
-        mask = ndimage.binary_fill_holes(labels[window] == index + 1)
-        core = ndimage.binary_erosion(mask, _SQUARE)
-        inner = ndimage.binary_erosion(core)
+        rows, columns = (slice(max(axis.start - 4, 0), axis.stop + 4) for axis in objects[index])
+        window = rows, columns
+        mask = np.asarray(ndimage.binary_fill_holes(labels[window] == index + 1))
+        core = np.asarray(ndimage.binary_erosion(mask, _SQUARE))
+        inner = np.asarray(ndimage.binary_erosion(core))
         blobs.append(_Blob(window, mask, inner if inner.sum() >= MIN_CORE else core if core.any() else mask))
     return blobs, int(areas.sum() - areas[order].sum())
 
@@ -182,10 +188,12 @@ def _line(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> tuple[float, n
     ground_light = float(ground.mean())
     line_light = LINE_ON_BLACK if ground_light < VISIBLE_SHADOW else LINE
     likeness = (pixels[blob.window] @ _GRAY - ground_light) / (line_light - ground_light)
-    rows, columns = np.nonzero(ndimage.binary_dilation(blob.mask) & ~blob.mask)
+    rows, columns = np.nonzero(np.logical_and(ndimage.binary_dilation(blob.mask), ~blob.mask))
     upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0  # where no shadow falls
     reach = ndimage.binary_dilation(blob.mask, _SQUARE, iterations=3)
-    return float(np.median(likeness[rows, columns][upper_left])), blob.mask | (reach & (likeness > 0.45))
+    return float(np.median(likeness[rows, columns][upper_left])), blob.mask | np.logical_and(
+        reach, likeness > LINE_EDGE
+    )
 
 
 def _canonical(mask: np.ndarray) -> tuple[np.ndarray, float, float, float]:
@@ -262,8 +270,21 @@ def _likeness(values: np.ndarray, pattern: np.ndarray) -> tuple[float, float]:
     return min(max(slope, 0.0), 1.0) * max(correlation, 0.0), slope
 
 
-def _light_and_dirt(pixels, ground, background, seen, blobs) -> dict[str, float | None]:
-    """Measure shading, shadow, grain and stray area against a shaded rendering of the scene that was read."""
+@dataclass(frozen=True)
+class _Surfaces:
+    """Light and dirt on the background and the shapes; see `Reading`."""
+
+    shading: float
+    shadow: float | None
+    grain: float
+    coarse_grain: float
+    num_spots: int
+
+
+def _surfaces(
+    pixels: np.ndarray, ground: np.ndarray, background: str, seen: tuple[SeenShape, ...], blobs: list[_Blob]
+) -> _Surfaces:
+    """Compare the image, away from edges, with a shaded rendering of the scene that was read."""
     scene = Scene(tuple(shape.shape for shape in seen), background, "shaded")
     ideal = render(scene, np.random.default_rng(0)).astype(np.float32)
     light, ideal_light = pixels @ _GRAY, ideal @ _GRAY
@@ -271,16 +292,16 @@ def _light_and_dirt(pixels, ground, background, seen, blobs) -> dict[str, float 
     outside = np.ones(light.shape, bool)
     for blob in blobs:
         outside[blob.window] &= ~blob.mask
-    outside = ndimage.minimum_filter(outside, 7)  # beyond a line
+    outside = np.asarray(ndimage.minimum_filter(outside, 7), bool)  # beyond a line
     shadow, slope = None, 0.0
     if ground.mean() > VISIBLE_SHADOW and blobs and outside.any():
         shadow, slope = _likeness(light[outside], ideal_light[outside])
 
     # what neither palette nor light nor shadow explains; 0 where edges reach
-    calm = ndimage.minimum_filter(outside, 3)  # beyond the long corners of a line as well
+    calm = np.asarray(ndimage.minimum_filter(outside, 3), bool)  # beyond the long corners of a line as well
     ideal_ground = np.array(BACKGROUNDS[background], np.float32)
     residual = (pixels - ground - slope * (ideal - ideal_ground)) * calm[..., None]
-    spots = np.abs(ndimage.uniform_filter(residual, (3, 3, 1))).max(axis=-1) > MIN_SPOT
+    spots = np.abs(ndimage.uniform_filter(residual, 3, axes=(0, 1))).max(axis=-1) > MIN_SPOT
 
     judged, shadings = calm.copy(), []
     for blob in blobs:
@@ -290,16 +311,16 @@ def _light_and_dirt(pixels, ground, background, seen, blobs) -> dict[str, float 
         residual[blob.window][blob.core] = (here - here.mean(axis=0)) - slope * (there - there.mean(axis=0))
         judged[blob.window] |= blob.core
     weight = np.maximum(ndimage.uniform_filter(judged.astype(np.float32), 7), 1e-3)[..., None]
-    grain = (residual - ndimage.uniform_filter(residual, (7, 7, 1)) / weight) * judged[..., None]
-    coarse_grain = ndimage.uniform_filter(grain, (3, 3, 1))
+    grain = (residual - ndimage.uniform_filter(residual, 7, axes=(0, 1)) / weight) * judged[..., None]
+    coarse_grain = ndimage.uniform_filter(grain, 3, axes=(0, 1))
     num_values = 3 * max(int(judged.sum()), 1)
-    return {
-        "shading": float(np.mean(shadings)) if shadings else 0.0,
-        "shadow": shadow,
-        "grain": float(np.sqrt((grain**2).sum() / num_values)),
-        "coarse_grain": float(np.sqrt((coarse_grain**2).sum() / num_values)),
-        "stray_area": int(spots.sum()),
-    }
+    return _Surfaces(
+        shading=float(np.mean(shadings)) if shadings else 0.0,
+        shadow=shadow,
+        grain=float(np.sqrt((grain**2).sum() / num_values)),
+        coarse_grain=float(np.sqrt((coarse_grain**2).sum() / num_values)),
+        num_spots=int(spots.sum()),
+    )
 
 
 def facts(reading: Reading, demand: Demand) -> dict[str, bool]:
