@@ -249,6 +249,11 @@ def _check_numbers(values: dict[str, Any]) -> None:
         raise UserError(f"train.max_grad_value={train['max_grad_value']} must be a number above 0, or null")
     if not isinstance(train["weight_distance"], int | float) or train["weight_distance"] < 0:
         raise UserError(f"train.weight_distance={train['weight_distance']} must be a number of at least 0")
+    for name, off in (("max_grad_value", None), ("weight_distance", 0)):
+        if train["mixed_precision"] == "fp16" and train[name] != off:
+            raise UserError(
+                f"train.{name} and train.mixed_precision=fp16, which scales gradients, exclude each other; use bf16"
+            )
     if train["ema_decay"] is not None and not 0 < train["ema_decay"] < 1:
         raise UserError(f"train.ema_decay={train['ema_decay']} must lie between 0 and 1, or be null")
     for name, value, allowed in (

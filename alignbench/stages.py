@@ -98,7 +98,10 @@ class Job:
         size, dropped = len(data.view(kind)), data.summary()
         self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
         model = self._model(self.cfg)
-        auxiliary = [Auxiliary(node.weight, build(node.term), build(node.data)) for node in self.cfg.auxiliary.values()]
+        auxiliary = [
+            Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
+            for node in self.cfg.auxiliary.values()
+        ]
         budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
         seen = [*method.trained_on, *(() if kind == "prompts" else data.judged_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
@@ -109,7 +112,8 @@ class Job:
                 selected_step=budget["optimizer_steps"],
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
                 trained_on=list(dict.fromkeys(seen)),
-                fingerprints={"data": data.fingerprint},
+                fingerprints={"data": data.fingerprint}
+                | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
             self.folder.complete("train", files=[self.folder.policy])
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
@@ -227,13 +231,17 @@ class Job:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
         if self.is_base or self.prompts is None:
             return None
-        shared = overlap(build(self.cfg.data).prompts, self.prompts)
-        if shared and not self.cfg.train.allow_evaluation_prompts:
-            raise UserError(
-                f"data={self.cfg.data.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
-                f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows instead"
-            )
-        return self.prompts.name if shared else None
+        trained = None
+        for node in (self.cfg.data, *(term.data for term in self.cfg.auxiliary.values())):
+            shared = overlap(build(node).prompts, self.prompts)
+            if shared and not self.cfg.train.allow_evaluation_prompts:
+                raise UserError(
+                    f"data={node.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
+                    f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows "
+                    "instead"
+                )
+            trained = self.prompts.name if shared else trained
+        return trained
 
     def _model(self, cfg: DictConfig) -> ModelAdapter:
         """Build the model with its start weights."""

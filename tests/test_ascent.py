@@ -5,22 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from alignbench.ascent import InversionSettings, ascent, fresh_noise_std
+from alignbench.config import conf_folder
 from alignbench.context import Context
 from alignbench.schedule import NoiseSchedule
 
-EXACT = InversionSettings(
-    mode="exact",
-    num_steps=10,
-    num_renoise=1,
-    renoise_at="every",
-    average=False,
-    eta=0.0,
-    guidance_scale=None,
-    inverter="policy",
-    eval_mode=True,
-)
+EXACT: InversionSettings = instantiate(OmegaConf.load(conf_folder() / "method" / "smpo.yaml").inversion)
 CONTEXT = Context(step=0, seed=0, micro_batch_size=4)
 SCHEDULER = DDIMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1

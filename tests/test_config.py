@@ -57,7 +57,8 @@ def test_every_target_resolves(path):
             module, _, name = target.rpartition(".")
             package = module.split(".")[0]
             if path.parent.name == "optimizer" and find_spec(package) is None:
-                pytest.skip(f"{package} is not installed")
+                assert f"needs the package {package}, which is not installed" in refusal(f"optimizer={path.stem}")
+                continue
             assert hasattr(__import__(module, fromlist=[name]), name), target
 
 
@@ -137,6 +138,12 @@ def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(overrid
     message = refusal(override)
     assert found in message
     assert expected in message
+
+
+@pytest.mark.parametrize("change", ["train.max_grad_value=1", "train.weight_distance=0.1"])
+def test_what_reads_gradients_as_they_are_is_refused_where_they_are_scaled(change):
+    assert "exclude each other; use bf16" in refusal(change, "train.mixed_precision=fp16")
+    check_command_line([change, "train.mixed_precision=bf16"], False)
 
 
 def test_a_scorer_is_asked_for_like_a_reward():

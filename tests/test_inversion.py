@@ -8,27 +8,20 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from alignbench import inversion
 from alignbench.ascent import Ascent, InversionSettings
 from alignbench.batch import Conditioning
+from alignbench.config import conf_folder
 from alignbench.context import Context
 from alignbench.inversion import invert, round_trip_error
 from alignbench.models.random import tiny_adapter
 from alignbench.schedule import CLEAN, Level, NoiseSchedule
 
-EXACT = InversionSettings(
-    mode="exact",
-    num_steps=10,
-    num_renoise=1,
-    renoise_at="every",
-    average=False,
-    eta=0.0,
-    guidance_scale=None,
-    inverter="policy",
-    eval_mode=True,
-)
+EXACT: InversionSettings = instantiate(OmegaConf.load(conf_folder() / "method" / "smpo.yaml").inversion)
 CONTEXT = Context(step=0, seed=0, micro_batch_size=4)
 TYPES = ["epsilon", "v_prediction", "velocity"]
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2

@@ -4,24 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from alignbench.ascent import InversionSettings
 from alignbench.batch import PairBatch
+from alignbench.config import conf_folder
 from alignbench.inversion import invert
 from methods.inpo import InPO
 from methods.smpo import SmPO
 
-INVERSION = InversionSettings(
-    mode="exact",
-    num_steps=4,
-    num_renoise=0,
-    renoise_at="every",
-    average=False,
-    eta=0.0,
-    guidance_scale=None,
-    inverter="policy",
-    eval_mode=True,
+INVERSION: InversionSettings = replace(
+    instantiate(OmegaConf.load(conf_folder() / "method" / "smpo.yaml").inversion), num_steps=4, num_renoise=0
 )
 
 

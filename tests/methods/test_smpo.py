@@ -4,26 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 import methods.smpo
 from alignbench.ascent import InversionSettings
 from alignbench.batch import PairBatch
+from alignbench.config import conf_folder
 from alignbench.inversion import invert
 from alignbench.preference import noise_pairs, pair_errors
 from methods.dpo import dpo_loss
 from methods.smpo import SmPO, smoothed_probability, smpo_loss
 
-INVERSION = InversionSettings(
-    mode="exact",
-    num_steps=4,
-    num_renoise=1,
-    renoise_at="every",
-    average=False,
-    eta=0.0,
-    guidance_scale=None,
-    inverter="policy",
-    eval_mode=True,
+INVERSION: InversionSettings = replace(
+    instantiate(OmegaConf.load(conf_folder() / "method" / "smpo.yaml").inversion), num_steps=4
 )
 
 
