@@ -242,6 +242,9 @@ def _check_numbers(values: dict[str, Any]) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name}={value} must be a whole number of at least 1")
+    passes = train["max_network_passes"]
+    if passes is not None and (not isinstance(passes, int) or passes < 1):
+        raise UserError(f"train.max_network_passes={passes} must be a whole number of at least 1, or null")
     for name in ("learning_rate", "max_grad_norm"):
         if not isinstance(train[name], int | float) or train[name] <= 0:
             raise UserError(f"train.{name}={train[name]} must be a number above 0")

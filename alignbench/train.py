@@ -1,5 +1,6 @@
 """The training loop: one function, read from top to bottom, the same for every method and model."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,12 +34,12 @@ SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
 
 @dataclass
 class Progress:
-    """Where a run stands and what it has used; part of every checkpoint."""
+    """Where a run stands and what all its processes have used; part of every checkpoint."""
 
     step: int = 0
     rollouts: int = 0
     samples_seen: int = 0
-    network_passes: float = 0.0
+    network_passes: int = 0
     reward_calls: int = 0
     train_seconds: float = 0.0
 
@@ -78,6 +79,8 @@ def train(
 
     A run that was killed continues from its last checkpoint. Draws are keyed by the sample's place in the run, so they
     do not depend on the number of processes, the micro-batches or an interruption.
+
+    Training ends after `train.max_train_steps` updates, or after the rollout that reaches `train.max_network_passes`.
 
     Returns:
         The budget: what the run has used, as the manifest names it.
@@ -133,8 +136,15 @@ def train(
     checkpoints.load_last()
     log = Log(folder.train_log, progress.step, accelerator.is_main_process)
     began = time.monotonic() - progress.train_seconds
-    passes_before = progress.network_passes - model.network_passes
-    calls_before = progress.reward_calls - method.reward_calls
+
+    def calls() -> tuple[int, int]:
+        """Return the network passes and reward calls of all processes since they started; they need not be alike."""
+        own = torch.tensor([model.network_passes, method.reward_calls], device=device)
+        passes, rewards = cast(Tensor, accelerator.reduce(own, reduction="sum")).tolist()
+        return passes, rewards
+
+    passes_before, rewards_before = calls()
+    passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
 
     def stream(method: Method, data: DataSource, seed: int | str, start_step: int) -> Stream:
         return Stream(
@@ -150,6 +160,7 @@ def train(
             num_workers=settings.dataloader_num_workers,
         )
 
+    most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
     bar = tqdm(
@@ -161,7 +172,7 @@ def train(
         dynamic_ncols=True,
     )
 
-    while progress.step < settings.max_train_steps:
+    while progress.step < settings.max_train_steps and progress.network_passes < most_passes:
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
         batch = batches.next(context)
         progress.rollouts += 1
@@ -204,9 +215,11 @@ def train(
                 break
 
         progress.train_seconds = time.monotonic() - began
-        progress.network_passes = passes_before + model.network_passes
-        progress.reward_calls = calls_before + method.reward_calls
-        if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < settings.max_train_steps:
+        passes, rewards = calls()
+        progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
+        affordable = progress.step * most_passes / max(progress.network_passes, 1)
+        bar.total = math.ceil(min(settings.max_train_steps, affordable))
+        if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < bar.total:
             checkpoints.save(progress.step)
     bar.close()
 
@@ -221,8 +234,8 @@ def train(
         "optimizer_steps": progress.step,
         "samples_seen": progress.samples_seen,
         "rollouts": progress.rollouts,
-        "network_passes": progress.network_passes * accelerator.num_processes,
-        "reward_calls": progress.reward_calls * accelerator.num_processes,
+        "network_passes": progress.network_passes,
+        "reward_calls": progress.reward_calls,
         "train_seconds": progress.train_seconds,
         "device_hours": progress.train_seconds * accelerator.num_processes / 3600,
         "peak_memory_gib": peak_memory_gib(),

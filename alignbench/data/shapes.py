@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,59 @@ if TYPE_CHECKING:
 NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
 
 
+class Candidates:
+    """Images that may be voted on, and what people look at in them, drawn and read when they are first asked for.
+
+    Pair number i belongs to prompt i modulo their number; its draws are keyed by (seed, i).
+    """
+
+    def __init__(self, num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> None:
+        self.num_prompts = num_prompts
+        self.fault_share = fault_share
+        self.dirt_share = dirt_share
+        self.seed = seed
+        self._pictures: dict[str, Picture] = {}
+        self._features: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        from alignbench.miniature.captions import prompts
+
+        return prompts("train", self.num_prompts, self.seed)
+
+    def prompt(self, number: int) -> str:
+        return self.prompts[number % self.num_prompts]
+
+    def picture(self, key: str) -> Picture:
+        if key not in self._pictures:
+            from alignbench.miniature.captions import parse
+
+            number, side = map(int, key.split("-"))
+            rng = np.random.default_rng([self.seed, number, side])
+            pixels = candidate(parse(self.prompt(number)), rng, self.fault_share, self.dirt_share)
+            self._pictures[key] = Picture(key, pixels)
+        return self._pictures[key]
+
+    def features(self, key: str) -> np.ndarray:
+        if key not in self._features:
+            from alignbench.miniature.annotators import features
+            from alignbench.miniature.reading import read
+
+            self._features[key] = features(read(self.picture(key).pixels), self.prompt(int(key.split("-")[0])))
+        return self._features[key]
+
+
+@lru_cache(maxsize=1)
+def _candidates(num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> Candidates:
+    """Return the candidates of a recipe; the last one's are kept, since the next job of a sweep mostly wants them."""
+    return Candidates(num_prompts, fault_share, dirt_share, seed)
+
+
 class ShapesData(PairSource):
     """Pairs of renderings for prompts of the train split.
 
-    Pair number i belongs to prompt i modulo `num_prompts`; its draws are keyed by (seed, i), so that more pairs leave
-    the first ones as they are. Everything is made on first use and kept in memory; methods that read prompts alone
-    cause no image to be drawn.
+    More pairs leave the first ones as they are. Everything is made on first use and kept in memory; methods that read
+    prompts alone cause no image to be drawn.
 
     Args:
         name: as typed in `data=`.
@@ -62,23 +109,17 @@ class ShapesData(PairSource):
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"data.{key}={value} must lie in 0..1")
         self.name = name
-        self.num_prompts = num_prompts
+        self.candidates = _candidates(num_prompts, fault_share, dirt_share, seed)
         self.num_pairs = num_pairs
         self.annotators = annotators
         self.num_votes = num_votes
-        self.fault_share = fault_share
-        self.dirt_share = dirt_share
-        self.seed = seed
         self.mixed: Mixed = "desirable"
         self.posterior = posterior
         self.dropped: Counter[str] = Counter()
-        self._pictures: dict[str, Picture] = {}
 
-    @cached_property
-    def prompts(self) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        from alignbench.miniature.captions import prompts
-
-        return prompts("train", self.num_prompts, self.seed)
+    @property
+    def prompts(self) -> list[str]:
+        return self.candidates.prompts
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,7 +137,8 @@ class ShapesData(PairSource):
 
         Those few betray a change of renderer, oracle or annotators, and cost a hundredth of drawing all pairs.
         """
-        recipe = [self.num_pairs, self.num_votes, self.fault_share, self.dirt_share, self.seed, self.posterior]
+        drawn = self.candidates
+        recipe = [self.num_pairs, self.num_votes, drawn.fault_share, drawn.dirt_share, drawn.seed, self.posterior]
         digest = hashlib.sha256(json.dumps([recipe, self.prompts]).encode())
         digest.update(self.annotators.weights.tobytes())
         digest.update(repr((self.annotators.noise_rate, self.annotators.temperature)).encode())
@@ -107,31 +149,18 @@ class ShapesData(PairSource):
         return digest.hexdigest()
 
     def picture(self, key: str) -> Picture:
-        if key not in self._pictures:
-            from alignbench.miniature.captions import parse
-
-            number, side = map(int, key.split("-"))
-            rng = np.random.default_rng([self.seed, number, side])
-            pixels = candidate(parse(self._prompt(number)), rng, self.fault_share, self.dirt_share)
-            self._pictures[key] = Picture(key, pixels)
-        return self._pictures[key]
-
-    def _prompt(self, number: int) -> str:
-        return self.prompts[number % self.num_prompts]
+        return self.candidates.picture(key)
 
     def _voted(self, number: int) -> Pair | None:
         """Let annotators vote on one pair; a tie of votes decides nothing."""
-        from alignbench.miniature.annotators import features
-        from alignbench.miniature.reading import read
-
-        prompt, keys = self._prompt(number), (_key(number, 0), _key(number, 1))
-        seen_0, seen_1 = (features(read(self.picture(key).pixels), prompt) for key in keys)
+        keys = (_key(number, 0), _key(number, 1))
+        seen_0, seen_1 = map(self.candidates.features, keys)
         if self.num_votes is None:
             label_0 = self.annotators.preference_probability(seen_0, seen_1)
         else:
-            rng = np.random.default_rng([self.seed, number, 2])
+            rng = np.random.default_rng([self.candidates.seed, number, 2])
             label_0 = self.annotators.vote(seen_0, seen_1, self.num_votes, rng).mean()
-        return decide(prompt, *keys, float(label_0))
+        return decide(self.candidates.prompt(number), *keys, float(label_0))
 
 
 def _key(number: int, side: int) -> str:

@@ -89,9 +89,17 @@ def test_each_kind_of_samples_follows_from_the_pairs(source):
 
 
 def test_prompts_are_offered_without_drawing_an_image():
-    source = data()
+    source = data(seed=5)
     source.view("prompts")
-    assert source._pictures == {}
+    assert source.candidates._pictures == {}
+
+
+def test_jobs_of_a_sweep_draw_and_read_the_same_images_once(monkeypatch):
+    data(seed=6).pairs  # noqa: B018
+    monkeypatch.setattr("alignbench.data.shapes.candidate", lambda *_: pytest.fail("drawn again"))
+    other_people = data(seed=6, annotators=Population(seed=1))
+    assert len(other_people.pairs) == 12
+    assert other_people.picture(other_people.pairs[0].key_w).pixels.shape == (64, 64, 3)
 
 
 def test_training_prompts_ask_for_no_picture_that_is_evaluated():
