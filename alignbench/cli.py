@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -12,18 +13,40 @@ import alignbench
 from alignbench.config import check_command_line, conf_folder
 from alignbench.errors import UserError
 
+PACE_OF = 4  # jobs by which the time left is estimated
+
 
 def main() -> None:
     """Run `python -m alignbench [-m] [key=value ...]`. Exit status 2 means: the command must be changed."""
     args = get_args_parser().parse_args()
     asks_for_text = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
+    num_jobs = 1
     try:
         check_neighbours()
         if not asks_for_text:
-            check_command_line(args.overrides, args.multirun)
+            num_jobs = check_command_line(args.overrides, args.multirun)
     except UserError as error:
         _stop(error)
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(_job)()
+    ends = [time.monotonic()]  # of the jobs of a sweep
+
+    def job(cfg: DictConfig) -> None:
+        if num_jobs > 1 and _is_main():
+            print(f"job {len(ends)} of {num_jobs}{_time_left(ends, num_jobs)}", flush=True)
+        _job(cfg)
+        ends.append(time.monotonic())
+
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+
+
+def _time_left(ends: list[float], num_jobs: int) -> str:
+    """Say how long a sweep will take, at the pace of the last jobs: those before may have been done long ago."""
+    from alignbench.report.display import duration
+
+    recent = ends[-PACE_OF - 1 :]
+    if len(recent) == 1:
+        return ""
+    left = (recent[-1] - recent[0]) / (len(recent) - 1) * (num_jobs - len(ends) + 1)
+    return f", {duration(ends[-1] - ends[0])} so far, about {duration(left)} left"
 
 
 def check_neighbours() -> None:
@@ -50,6 +73,11 @@ def _job(cfg: DictConfig) -> None:
 
 
 def _stop(error: UserError) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+    if _is_main():
         print(f"alignbench: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _is_main() -> bool:
+    """Return whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"

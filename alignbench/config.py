@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,8 +33,8 @@ def conf_folder() -> Path:
 # ---- the command line
 
 
-def check_command_line(overrides: list[str], multirun: bool) -> None:
-    """Compose and check every job of a command before the first one starts.
+def check_command_line(overrides: list[str], multirun: bool) -> int:
+    """Compose and check every job of a command before the first one starts; return how many there are.
 
     Raises:
         UserError: naming what was typed, what was expected and what to do.
@@ -42,9 +43,15 @@ def check_command_line(overrides: list[str], multirun: bool) -> None:
     with _hydra():
         for override in parsed:
             _check_choice(override)
-        jobs = _sweep(parsed) if multirun else [overrides]
+        hydra = _compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], hydra=True).hydra
+        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may ask for a sweep and say of what
+            params = hydra.sweeper.get("params") or {}
+            jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
+        else:
+            jobs = [overrides]
         for job in jobs:
             check(_compose(job))
+    return len(jobs)
 
 
 def _parse(overrides: list[str]) -> list[Override]:
@@ -91,9 +98,9 @@ def _near(word: str, available: list[str]) -> str:
     return (f" did you mean {' or '.join(near)}?" if near else "") + f" available: {', '.join(available) or 'none'}"
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str], hydra: bool = False) -> DictConfig:
     try:
-        return compose("config", overrides)
+        return compose("config", overrides, return_hydra_config=hydra)
     except MissingConfigException as error:
         raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{_near('', [])}") from None
     except ConfigCompositionException as error:

@@ -206,7 +206,7 @@ class Job:
             say(
                 f"  batch       {settings.total_batch_size} samples an update = {self.accelerator.num_processes} "
                 f"process(es) x {rest} micro-batch(es) of {settings.micro_batch_size}; "
-                f"{settings.max_train_steps} updates, {settings.tuning} tuning"
+                f"{_length(settings)}, {settings.tuning} tuning"
             )
         if self.prompts is not None:
             part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
@@ -250,6 +250,12 @@ class Job:
             model.load_policy(Path(cfg.model.policy))
             model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model
+
+
+def _length(settings: DictConfig) -> str:
+    if settings.max_network_passes is None:
+        return f"{settings.max_train_steps} updates"
+    return f"{settings.max_network_passes:,} network passes, at most {settings.max_train_steps} updates"
 
 
 def start_weights(cfg: DictConfig) -> dict[str, str]:

@@ -119,6 +119,7 @@ def test_the_base_run_depends_on_the_model_alone():
         ("stages=[]", "stages is empty", "train, generate, score, report"),
         ("train.max_train_steps=0", "train.max_train_steps=0", "at least 1"),
         ("train.max_train_steps=many", "train.max_train_steps=many", "whole number"),
+        ("train.max_network_passes=0", "train.max_network_passes=0", "at least 1, or null"),
         ("train.learning_rate=-1", "train.learning_rate=-1", "above 0"),
         ("train.ema_decay=1.5", "train.ema_decay=1.5", "between 0 and 1"),
         ("train.tuning=lore", "train.tuning=lore is unknown", "did you mean lora"),
@@ -144,6 +145,22 @@ def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(overrid
 def test_what_reads_gradients_as_they_are_is_refused_where_they_are_scaled(change):
     assert "exclude each other; use bf16" in refusal(change, "train.mixed_precision=fp16")
     check_command_line([change, "train.mixed_precision=bf16"], False)
+
+
+def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
+    assert check_command_line(["experiment=mini_table"], False) == 8 * 2 * 3
+    assert check_command_line(["experiment=mini_table", "method=sft,dpo", "seed=5"], False) == 2 * 2
+    with pytest.raises(UserError, match=r"method=dop is unknown; did you mean dpo"):
+        check_command_line(["experiment=mini_table", "method=sft,dop"], False)
+    with pytest.raises(UserError, match=r"train\.learning_rate=-1"):
+        check_command_line(["experiment=mini_table", "train.learning_rate=1e-5,-1"], False)
+
+
+def test_every_experiment_passes_the_checks():
+    experiments = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+    assert experiments
+    for experiment in experiments:
+        assert check_command_line([f"experiment={experiment}", "seed=0"], False) > 1
 
 
 def test_a_scorer_is_asked_for_like_a_reward():

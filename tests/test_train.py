@@ -165,6 +165,23 @@ def test_the_log_has_one_line_an_update_and_the_budget_counts_what_was_done(tmp_
     assert budget["network_passes"] == 32 * (2 * 3 + 2)
 
 
+def test_training_ends_with_the_update_that_reaches_the_budget_of_network_passes(tmp_path):
+    an_update = 8 * (2 * 3 + 2)
+    changes = {"max_network_passes": 2 * an_update + 1, "max_train_steps": 9, "checkpointing_steps": 1}
+    _, weights, budget = run(tmp_path / "whole", dpo(), **changes)
+    assert (budget["optimizer_steps"], budget["network_passes"]) == (3, 3 * an_update)
+    _, three, _ = run(tmp_path / "three", dpo(), max_train_steps=3)
+    assert all(torch.equal(weights[name], three[name]) for name in three)
+
+
+def test_a_killed_run_spends_no_more_than_its_budget(tmp_path):
+    changes = {"max_network_passes": 8 * 8 * 4, "max_train_steps": 9, "checkpointing_steps": 1}
+    with pytest.raises(Interrupted):
+        run(tmp_path, DiesAt(dpo(), 3), **changes)
+    _, _, budget = run(tmp_path, dpo(), **changes)
+    assert (budget["optimizer_steps"], budget["network_passes"]) == (4, 8 * 8 * 4)
+
+
 def test_lora_leaves_the_base_weights_untouched(tmp_path):
     before = {k: v.clone() for k, v in tiny_adapter("flux").denoiser.state_dict().items()}
     _, after, _ = run(tmp_path, sft(), tuning="lora")

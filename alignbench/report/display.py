@@ -138,7 +138,8 @@ def grids(section: Section) -> list[Grid]:
             wins.append([method, *(_win_cell(row) for row in cells)])
         costs.append(_cost_cells(method, next(row for row in cells if row)))
     place = f"{section.model}, {section.prompt_set}"
-    cost_heads = ["method", "seeds", "updates", "samples", "reward calls", "train time", "device hours", "peak GiB"]
+    counts = ["network passes", "updates", "samples", "reward calls"]
+    cost_heads = ["method", "seeds", *counts, "train time", "device hours", "peak GiB"]
     return [
         Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {place}", heads, wins),
@@ -160,7 +161,7 @@ def _win_cell(row: Row | None) -> str:
 
 
 def _cost_cells(method: str, row: Row) -> list[str]:
-    counts = (f"{row[name]:,.0f}" for name in ("optimizer_steps", "samples_seen", "reward_calls"))
+    counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
     memory = f"{row['peak_memory_gib']:.2f}"
     return [
         method,

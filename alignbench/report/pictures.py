@@ -136,6 +136,42 @@ def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
     )
 
 
+def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
+    """Write every method's win rate over every other: a panel an evaluator, the winner's row, the loser's column.
+
+    Starred where it is significant after Holm's correction and the interval over prompts and seeds leaves out 50 %.
+    """
+    place = (model, prompt_set, "all")
+    rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == place]
+    evaluators = sorted({row["evaluator"] for row in rows})
+    methods = sorted({row[side] for row in rows for side in ("method_a", "method_b")}, key=lambda m: (m != BASE, m))
+    if not rows:
+        raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
+    columns = min(len(evaluators), 3)
+    lines = -(-len(evaluators) // columns)
+    side = 1.1 + 0.5 * len(methods)
+    figure = _figure(columns * side, lines * side)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel, evaluator in zip(panels, evaluators, strict=False):
+        wins = [[50.0] * len(methods) for _ in methods]
+        for row in rows:
+            if row["evaluator"] == evaluator:
+                a, b = methods.index(row["method_a"]), methods.index(row["method_b"])
+                wins[a][b], wins[b][a] = 100 * row["win_rate"], 100 - 100 * row["win_rate"]
+                star = "*" * (row["p_win"] < SIGNIFICANT and not row["ci_low"] <= 0.5 <= row["ci_high"])
+                for y, x in ((a, b), (b, a)):
+                    colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
+                    panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
+        panel.imshow(wins, cmap="RdBu", vmin=0, vmax=100)
+        panel.set_title(evaluator, fontsize=9)
+        panel.set_xticks(range(len(methods)), methods, rotation=90, fontsize=8)
+        panel.set_yticks(range(len(methods)), methods, fontsize=8)
+    for panel in panels[len(evaluators) :]:
+        panel.set_axis_off()
+    figure.suptitle(f"win rate of row over column in %; {model}, {prompt_set}; *: significant", fontsize=10)
+    _save(figure, path)
+
+
 def training_curve(train_log: Path, path: Path, title: str = "") -> None:
     """Write a panel for each figure logged in `train.jsonl` over the optimizer step, the loss first, nine at most.
 

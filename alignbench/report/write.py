@@ -9,14 +9,16 @@ from alignbench.results import RunFolder, run_folders
 
 
 def write_report(root: Path) -> Tables:
-    """Write the leaderboard, the win rates, and a forest plot a model and prompt set; return the tables."""
+    """Write the leaderboard, the win rates, and a picture of each by model and prompt set; return the tables."""
     tables = build(root)
     tables.write(root)
     markdown.write(root, tables)
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
-            name = f"win_rates-{section.model}-{section.prompt_set}.png"
-            pictures.forest(tables, section.model, section.prompt_set, Path(root) / "report" / name)
+            place = f"{section.model}-{section.prompt_set}.png"
+            folder = Path(root) / "report"
+            pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{place}")
+            pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{place}")
     return tables
 
 

@@ -65,6 +65,19 @@ def test_a_forest_needs_a_trained_run(world, tmp_path):
         pictures.forest(build(world.root), "sd15_mini", "shapes", tmp_path / "f.png")
 
 
+def test_a_matrix_is_blue_where_the_row_wins_and_red_where_it_loses(small_table, tmp_path):
+    pictures.win_matrix(build(small_table.root), "sd15_mini", "shapes", tmp_path / "m.png")
+    shown = colours(tmp_path / "m.png")
+    assert (5, 48, 97) in shown  # dpo beats base by the trained reward on every prompt
+    assert (103, 0, 31) in shown
+
+
+def test_a_matrix_needs_two_methods(world, tmp_path):
+    world.run("base", [1, 2, 3, 4])
+    with pytest.raises(ResultsError, match="no run of sd15_mini was scored on shapes"):
+        pictures.win_matrix(build(world.root), "sd15_mini", "shapes", tmp_path / "m.png")
+
+
 def test_a_whole_report_gives_the_same_bytes_twice(small_table):
     contents = []
     for _ in range(2):
@@ -73,5 +86,5 @@ def test_a_whole_report_gives_the_same_bytes_twice(small_table):
         files = write_run_pictures(RunFolder(folder))
         made = [*files, *sorted(small_table.root.glob("report/*.png")), small_table.root / "leaderboard.csv"]
         contents.append([path.read_bytes() for path in made])
-    assert len(contents[0]) == 4
+    assert len(contents[0]) == 5
     assert contents[0] == contents[1]
