@@ -148,7 +148,7 @@ def test_what_reads_gradients_as_they_are_is_refused_where_they_are_scaled(chang
 
 
 def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
-    assert check_command_line(["experiment=mini_table"], False) == 8 * 2 * 3
+    assert check_command_line(["experiment=mini_table"], False) == 7 * 2 * 3
     assert check_command_line(["experiment=mini_table", "method=sft,dpo", "seed=5"], False) == 2 * 2
     with pytest.raises(UserError, match=r"method=dop is unknown; did you mean dpo"):
         check_command_line(["experiment=mini_table", "method=sft,dop"], False)

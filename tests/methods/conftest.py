@@ -127,6 +127,15 @@ def make_batch(kind: type, model: ModelAdapter, num: int = 4, dtype=torch.float3
     return LabelledBatch(*common, rows[0], torch.arange(num) % 3 == 0)
 
 
+def perturb(model: ModelAdapter) -> None:
+    """Move the policy away from its reference."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
 def gradient(model: ModelAdapter) -> Tensor:
     """Return the gradient of all trained parameters as one vector."""
     return torch.cat([p.grad.flatten() for p in model.denoiser.parameters() if p.grad is not None])
@@ -158,6 +167,7 @@ def kit() -> SimpleNamespace:
         ScoreReward=ScoreReward,
         context=make_context,
         batch=make_batch,
+        perturb=perturb,
         gradient=gradient,
         backward=backward,
     )

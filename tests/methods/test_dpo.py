@@ -130,7 +130,7 @@ def test_an_uncertain_label_comes_to_rest_at_its_log_odds(probability, smoothing
 
 def test_soft_labels_are_those_of_the_batch(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     probability = torch.tensor([0.5, 0.6, 0.8, 1.0])
     batch = PairBatch(batch.index, batch.prompts, batch.conditioning, batch.latents_w, batch.latents_l, probability)
@@ -141,7 +141,7 @@ def test_soft_labels_are_those_of_the_batch(make_model, kit):
 
 def test_the_convention_without_the_half_has_twice_the_beta(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     half = kit.backward(dpo(5000), model, batch, kit.context())[0]
     full = kit.backward(dpo(2500, beta_convention="full"), model, batch, kit.context())[0]
@@ -185,7 +185,7 @@ def test_scaling_a_gradient_leaves_the_value_to_the_last_bit():
 
 def test_the_safeguard_changes_the_gradient_and_nothing_that_is_logged(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     plain = kit.backward(dpo(20.0), model, batch, kit.context())[0]
     free = kit.gradient(model)
@@ -228,16 +228,9 @@ def test_an_untrained_policy_knows_nothing_but_has_somewhere_to_go(make_model, k
     assert kit.gradient(model).norm() > 0
 
 
-def perturb(model) -> None:
-    with torch.no_grad():
-        for parameter in model.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-
-
 def test_identical_images_give_no_gradient_whatever_the_policy(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     same = PairBatch(*(getattr(batch, name) for name in ("index", "prompts", "conditioning", "latents_w", "latents_w")),
                      batch.probability_w)  # fmt: skip
@@ -253,7 +246,7 @@ def test_identical_images_give_no_gradient_whatever_the_policy(make_model, kit):
 def test_the_same_images_under_different_noise_would_not_cancel(make_model, kit):
     """The negative control of the test before: it is the sharing of noise that cancels."""
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch, context = kit.batch(PairBatch, model), kit.context()
     timesteps = torch.full((4,), 500.0, dtype=torch.float64)
     changes = []
@@ -269,7 +262,7 @@ def test_the_same_images_under_different_noise_would_not_cancel(make_model, kit)
 
 def test_permuting_pairs_permutes_their_margins(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch, order = kit.batch(PairBatch, model), [2, 0, 3, 1]
     mixed = batch.map(lambda value: value[order] if torch.is_tensor(value) else [value[i] for i in order])
     margin = kit.backward(dpo(), model, batch, kit.context())[0]["margin"]
@@ -280,7 +273,7 @@ def test_permuting_pairs_permutes_their_margins(make_model, kit):
 
 def test_eight_pairs_at_once_and_in_uneven_parts_have_one_gradient(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model, num=8)
     gradients = []
     for micro_batch_size in (8, 1, 3):
@@ -292,7 +285,7 @@ def test_eight_pairs_at_once_and_in_uneven_parts_have_one_gradient(make_model, k
 
 def test_stored_reference_errors_reproduce_the_loss(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch, context = kit.batch(PairBatch, model), kit.context()
     stored = pair_errors(model, noise_pairs(model, batch, context, "uniform"), batch.conditioning)
     live = kit.backward(dpo(), model, batch, context)[0]["loss"]
@@ -305,7 +298,7 @@ def test_switching_adapters_off_equals_a_copy_of_the_start(make_model, kit):
     batch, context = kit.batch(PairBatch, model), kit.context()
     noised = noise_pairs(plain, batch, context, "uniform")
     start = pair_errors(plain, noised, batch.conditioning)
-    perturb(model)
+    kit.perturb(model)
     trained = pair_errors(model, noised, batch.conditioning)
     assert torch.equal(trained.ref_error_w, start.ref_error_w)
     assert torch.equal(trained.ref_error_l, start.ref_error_l)
@@ -357,7 +350,7 @@ def test_one_fixed_batch_is_learnt_by_heart(make_model, kit):
 
 def test_metrics_agree_with_each_other(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     metrics = kit.backward(dpo(), model, kit.batch(PairBatch, model), kit.context())[0]
     torch.testing.assert_close(metrics["margin"], metrics["implicit_reward_w"] - metrics["implicit_reward_l"])
     torch.testing.assert_close(metrics["implicit_reward_w"], -250 * metrics["error_change_w"])

@@ -24,14 +24,6 @@ def inpo(beta: float = 500.0, weighting="uniform", **inversion) -> InPO:
     return InPO("inpo", beta, replace(INVERSION, **inversion), None, weighting, 0.0)
 
 
-def perturb(model) -> None:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
 class Field(nn.Module):
     """prediction = noisy_latents * a + b: curved where a is not 0, straight where it is."""
 
@@ -52,7 +44,7 @@ def toy(kit, a: float, b: float = 0.3, prediction_type="epsilon"):
 
 def test_it_is_smpo_with_kappa_1_and_without_renoise_to_the_last_bit(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     smpo = SmPO("smpo", 500.0, 1.0, "votes", None, 0.5, None, INVERSION, None, "uniform", 0.0)
     losses = [kit.backward(method, model, batch, kit.context())[0]["loss"] for method in (inpo(), smpo)]
@@ -101,7 +93,7 @@ def test_the_error_of_the_latents_is_that_of_the_one_step_generator(kit, predict
 
 def test_without_fresh_noise_it_repeats_itself_and_identical_images_cancel(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     same = replace(batch, latents_l=batch.latents_w)
     losses = [kit.backward(inpo(), model, batch, kit.context())[0]["loss"] for _ in range(2)]
@@ -115,7 +107,7 @@ def test_without_fresh_noise_it_repeats_itself_and_identical_images_cancel(make_
 
 def test_exchanging_the_images_negates_the_margin(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     exchanged = replace(batch, latents_w=batch.latents_l, latents_l=batch.latents_w)
     margins = [kit.backward(inpo(), model, pairs, kit.context())[0]["margin"] for pairs in (batch, exchanged)]
@@ -150,7 +142,7 @@ def test_both_networks_invert_alike_at_the_start_and_differently_after_an_update
 
     policy, reference = ref_errors()
     assert torch.equal(policy, reference)
-    perturb(model)
+    kit.perturb(model)
     policy_later, reference_later = ref_errors()
     assert torch.equal(reference_later, reference)
     assert not torch.allclose(policy_later, policy, rtol=1e-3)

@@ -3,15 +3,16 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from alignbench.batch import LabelledBatch
+from alignbench.config import conf_folder
 from alignbench.context import Context, keyed_generator
-from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.data.stream import Stream
 from alignbench.errors import UserError
 from alignbench.models.random import tiny_adapter
@@ -54,13 +55,6 @@ def point_of(gain, desirable=None, **options) -> float:
 def losses(method: KTO, gain: torch.Tensor, desirable: torch.Tensor) -> torch.Tensor:
     point = method.reference_point(gain, desirable, context())
     return kto_loss(prospect(gain, point, desirable, method.beta), method.utility)
-
-
-def perturb(model) -> None:
-    with torch.no_grad():
-        for parameter in model.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
 
 
 # ---- the pure functions
@@ -182,7 +176,7 @@ def test_two_processes_share_one_point_and_one_gradient(tmp_path, q_mode):
     """Uneven shares, one of them without a desirable image: a mean of means would be wrong."""
     program = f"""
 import json, sys, torch
-from alignbench.context import Context
+from alignbench.context import Context, keyed_generator
 from methods.kto import KTO, kto_loss, prospect
 
 rank, options, gain = int(sys.argv[1]), json.loads(sys.argv[2]), torch.tensor(json.loads(sys.argv[3]))
@@ -247,7 +241,7 @@ def test_descent_brings_the_desirable_image_nearer_and_the_other_away(make_model
 
 def test_weights_of_the_classes_scale_their_losses(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(LabelledBatch, model)
     plain = kto(beta=10.0).loss(model, batch, kit.context()).values
     weighted = kto(beta=10.0, lambda_desirable=3.0, lambda_undesirable=0.5).loss(model, batch, kit.context())
@@ -257,7 +251,7 @@ def test_weights_of_the_classes_scale_their_losses(make_model, kit):
 
 def test_under_other_prompts_the_point_is_measured_with_four_calls_and_never_by_an_image_itself(make_model, kit):
     model, method = make_model(), kto(q_mode="mismatched", q_clamp=False)
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(LabelledBatch, model)
     matched = kit.backward(kto(q_clamp=False), model, batch, kit.context())[0]["reference_point"]
     passes = model.network_passes
@@ -312,7 +306,7 @@ def test_the_reference_stays_frozen_and_the_policy_keeps_its_precision(make_mode
 
 def test_metrics_agree_with_each_other(make_model, kit):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(LabelledBatch, model, num=8)
     metrics = kit.backward(kto(beta=20.0), model, batch, kit.context(micro_batch_size=8))[0]
     gain = metrics["ref_error"] - metrics["error"]
@@ -328,27 +322,13 @@ def test_metrics_agree_with_each_other(make_model, kit):
 # ---- its data
 
 
-class RandomPairs(PairSource):
-    """Pairs of random pictures."""
-
-    name = "random"
-    mixed = "dropped"
-    fingerprint = "random"
-    pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(6))
-    prompts = tuple(pair.prompt for pair in pairs)
-    dropped = Counter()  # noqa: RUF012
-
-    def picture(self, key: str) -> Picture:
-        generator = keyed_generator(key)
-        return Picture(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
-
-
 @pytest.mark.parametrize(("share", "expected"), [(None, 12), (0.75, 18), (0.25, 6)])
 def test_the_share_of_desirable_images_that_was_asked_for_is_shown(tmp_path, share, expected):
     """24 visits of 12 images, half of which are desirable."""
+    data = instantiate(OmegaConf.load(conf_folder() / "data" / "shapes.yaml"), num_pairs=6)
     layout = {"seed": 0, "rank": 0, "num_processes": 1, "start_step": 0, "num_workers": 0}
     method = kto(desirable_share=share)
-    stream = Stream(method, RandomPairs(), tiny_adapter("flux"), tmp_path, total_batch_size=8, **layout)
+    stream = Stream(method, data, tiny_adapter("flux"), tmp_path, total_batch_size=8, **layout)
     batches = [stream.next(context(step=step)) for step in range(3)]
     shown = [int(batch.desirable.sum()) for batch in batches if isinstance(batch, LabelledBatch)]
     assert sum(shown) == expected
@@ -373,7 +353,7 @@ def test_unknown_choices_are_named():
 def test_micro_batches_are_coupled_and_say_so(make_model, kit):
     """Cutting the batch moves the point of each part, as `batch_coupled` declares; without a point nothing moves."""
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(LabelledBatch, model)
     difference = {}
     for q_mode in ("zero", "batch"):

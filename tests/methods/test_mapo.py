@@ -29,13 +29,6 @@ def loss_of(error_w, error_l, beta=0.1, snr_value=0.5, margin_scale=1000.0):
     return mapo_loss(error_w, mapo_margin(error_w, error_l, snr_value, margin_scale), beta, 1.0)
 
 
-def perturb(model) -> None:
-    with torch.no_grad():
-        for parameter in model.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-
-
 # ---- the pure functions
 
 
@@ -157,7 +150,7 @@ def test_it_needs_no_reference_and_one_call(make_model, kit):
 
 def test_identical_images_have_one_error_and_no_margin(make_model, kit):
     model = make_model(reference=False)
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     same = PairBatch(batch.index, batch.prompts, batch.conditioning, *[batch.latents_w] * 2, batch.probability_w)
     metrics = kit.backward(mapo(), model, same, kit.context())[0]

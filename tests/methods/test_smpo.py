@@ -50,14 +50,6 @@ def scored(batch: PairBatch, gaps) -> PairBatch:
     return replace(batch, score_w=0.5 + gap / 2, score_l=0.5 - gap / 2)
 
 
-def perturb(model) -> None:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
 # ---- the pure functions
 
 
@@ -203,7 +195,7 @@ def test_an_untrained_policy_knows_nothing_but_has_somewhere_to_go(make_model, k
 
 def test_equal_rewards_give_log_2_and_no_gradient_whatever_the_policy(make_model, kit, smpo):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = kit.batch(PairBatch, model)
     metrics = kit.backward(smpo(), model, scored(batch, [0.0] * 4), kit.context())[0]
     assert torch.equal(metrics["loss"], torch.full((4,), math.log(2)))
@@ -214,7 +206,7 @@ def test_equal_rewards_give_log_2_and_no_gradient_whatever_the_policy(make_model
 
 def test_with_forward_noise_and_certain_votes_it_is_diffusion_dpo_to_the_last_bit(make_model, kit, smpo, monkeypatch):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch, context = kit.batch(PairBatch, model), kit.context()
     noised = noise_pairs(model, batch, context, "uniform")
 
@@ -230,7 +222,7 @@ def test_with_forward_noise_and_certain_votes_it_is_diffusion_dpo_to_the_last_bi
 
 def test_exchanging_the_images_leaves_the_loss_alone(make_model, kit, smpo):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = scored(kit.batch(PairBatch, model), GAPS)
     exchanged = replace(
         batch,
@@ -246,7 +238,7 @@ def test_exchanging_the_images_leaves_the_loss_alone(make_model, kit, smpo):
 
 def test_identical_images_cancel(make_model, kit, smpo):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = scored(kit.batch(PairBatch, model), GAPS)
     metrics = kit.backward(smpo(), model, replace(batch, latents_l=batch.latents_w), kit.context())[0]
     assert metrics["margin"].abs().max() < 1e-3
@@ -255,7 +247,7 @@ def test_identical_images_cancel(make_model, kit, smpo):
 
 def test_eight_pairs_at_once_and_in_uneven_parts_have_one_gradient(make_model, kit, smpo):
     model = make_model()
-    perturb(model)
+    kit.perturb(model)
     batch = scored(kit.batch(PairBatch, model, num=8), GAPS * 2)
     gradients = []
     for micro_batch_size in (8, 1, 3):
