@@ -32,8 +32,14 @@ def main() -> None:
     def job(cfg: DictConfig) -> None:
         if num_jobs > 1 and _is_main():
             print(f"job {len(ends)} of {num_jobs}{_time_left(ends, num_jobs)}", flush=True)
-        _job(cfg)
-        ends.append(time.monotonic())
+        try:
+            _job(cfg)
+        except Exception as error:  # Hydra goes on with the others and tells of it when all are done
+            if num_jobs > 1:
+                print(f"alignbench: job {len(ends)} of {num_jobs} failed: {error}", file=sys.stderr, flush=True)
+            raise
+        finally:
+            ends.append(time.monotonic())
 
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
 

@@ -197,11 +197,10 @@ def run_name(cfg: DictConfig) -> str:
 
 def base_of(cfg: DictConfig) -> DictConfig:
     """Return the configuration of the untouched model that `cfg` is compared with."""
-    base = cfg.copy()
-    OmegaConf.set_struct(base, False)
+    base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
+    assert isinstance(base, DictConfig)
     base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.model.policy = None
-    OmegaConf.set_struct(base, True)
     return base
 
 
