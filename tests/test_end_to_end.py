@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,32 @@ def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
     )
     found = {(row["method"], row["model"]) for row in rows(tmp_path / "leaderboard.csv")}
     assert found == {(method, model) for method in ("base", "sft", "dpo") for model in ("sd15_mini", "flux_mini")}
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
+    command = ["-m", "method=sft,dpo", "model=flux_mini", "prompts.limit=4", f"results={tmp_path}", *FEW]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", "alignbench", *command], cwd=ROOT, env=environment) as sweep:
+        while sweep.poll() is None and not (runs(tmp_path).get("sft", tmp_path) / "scores").exists():
+            time.sleep(0.1)
+        sweep.kill()
+    assert not (tmp_path / "leaderboard.csv").exists() or "dpo" not in (tmp_path / "leaderboard.csv").read_text()
+    before = {path: made for path, made in snapshot(tmp_path).items() if "/sft-" in path and "/policy/" in path}
+    assert before
+    alignbench(*command)
+    after = snapshot(tmp_path)
+    assert all(after[path] == made for path, made in before.items())
+    assert {row["method"] for row in rows(tmp_path / "leaderboard.csv")} == {"base", "sft", "dpo"}
+
+
+@pytest.mark.slow
+def test_a_sweep_outlives_a_failing_job_and_says_so(tmp_path):
+    sweep = ["-m", "method=sft", "model=flux_mini", "train.learning_rate=1e30,1e-5", "stages=[train]"]
+    done = alignbench(*sweep, f"results={tmp_path}", *FEW, check=False)
+    assert done.returncode != 0
+    assert "alignbench: job 1 of 2 failed: the loss of method=sft is not finite at update 2" in done.stderr
+    assert len(list(tmp_path.glob("sft-*/policy"))) == 1
 
 
 @pytest.mark.slow
