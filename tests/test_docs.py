@@ -27,7 +27,7 @@ from alignbench.models.random import tiny_adapter, tiny_flux
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "results" / "published" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 OF_THE_LOOP = {"loss", "grad_norm", "lr"}
 
