@@ -120,8 +120,9 @@ def rank(scores: Sequence[ArrayLike], resampling: Resampling) -> Ranking:
         observed = wins / games
     gaps = observed - np.where(games > 0, expit(fitted[:, None] - fitted), np.nan)
     beats = observed > 0.5
-    triples = [(i, j, k) for i, j, k in permutations(range(num), 3) if i < min(j, k)]
-    return Ranking(strengths, stronger, gaps, [t for t in triples if all(beats[x, y] for x, y in zip(t, t[1:] + t[:1]))])
+    orders = (order for order in permutations(range(num), 3) if order[0] == min(order))
+    intransitive = [(i, j, k) for i, j, k in orders if beats[i, j] and beats[j, k] and beats[k, i]]
+    return Ranking(strengths, stronger, gaps, intransitive)
 
 
 def log_strengths(wins: Floats, start: ArrayLike = 0.0) -> Floats:

@@ -45,7 +45,9 @@ def prompt_sets() -> dict[str, list[PromptRecord]]:
     styles = ("anime", "concept-art", "paintings", "photo")
     hpdv2 = [(f"{styles[i // 800]}-{i % 800:05d}", f"prompt {i if i < 3172 else i - 3172}", (styles[i // 800],))
              for i in range(3200)]  # fmt: skip
-    parti = [(f"parti-{i:05d}", f"parti prompt {i}", (f"category {i % 12}", f"challenge {i % 11}")) for i in range(1632)]
+    parti = [
+        (f"parti-{i:05d}", f"parti prompt {i}", (f"category {i % 12}", f"challenge {i % 11}")) for i in range(1632)
+    ]
     return {
         name: [PromptRecord(key, text, groups, (image_name(key, 0),)) for key, text, groups in rows]
         for name, rows in (("hpdv2", hpdv2), ("parti", parti))
@@ -56,7 +58,9 @@ def write_runs(root: Path, num_methods: int, num_seeds: int) -> None:
     """Write run folders of base and `num_methods` methods, the latter with `num_seeds` training seeds each."""
     rng = np.random.default_rng(0)
     sets = prompt_sets()
-    difficulty = {(name, evaluator[0]): rng.normal(size=len(rows)) for name, rows in sets.items() for evaluator in EVALUATORS}
+    difficulty = {
+        (name, evaluator[0]): rng.normal(size=len(rows)) for name, rows in sets.items() for evaluator in EVALUATORS
+    }
     for place, method in enumerate(("base", *METHODS[:num_methods])):
         for seed in range(num_seeds) if method != "base" else (None,):
             folder = RunFolder(root / f"{method}-sd15-{seed}")
@@ -69,7 +73,9 @@ def write_runs(root: Path, num_methods: int, num_seeds: int) -> None:
                 files = []
                 for evaluator, version, scale, centre, prompt_sd, image_sd, gain in EVALUATORS:
                     shift = gain * place * (1 + 0.1 * rng.normal())
-                    score = centre + shift + prompt_sd * difficulty[name, evaluator] + image_sd * rng.normal(size=len(rows))
+                    score = (
+                        centre + shift + prompt_sd * difficulty[name, evaluator] + image_sd * rng.normal(size=len(rows))
+                    )
                     info = ScoreInfo(evaluator, version, display_scale=scale)
                     files.append(folder.score_file(name, SAMPLING_HASH, evaluator, version))
                     Scores.of(info, [row.prompt_id for row in rows], [0] * len(rows), score).write(files[-1])
@@ -94,7 +100,9 @@ def main() -> None:
         tables = write_report(root, num_resamples=arguments.resamples)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         profile.disable()
-    print(f"{len(tables.leaderboard)} leaderboard rows, {len(tables.win_rates)} win rates, {len(tables.ranking)} strengths")
+    print(
+        f"{len(tables.leaderboard)} leaderboard rows, {len(tables.win_rates)} win rates, {len(tables.ranking)} strengths"
+    )
     print(f"wall {wall:.1f} s, CPU {cpu:.1f} s")
     if arguments.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)

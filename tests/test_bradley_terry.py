@@ -35,7 +35,9 @@ def test_strengths_agree_with_a_direct_optimisation_of_the_likelihood(seed):
     rng = np.random.default_rng(seed)
     wins = rng.integers(0, 30, size=(5, 5)) + 0.5
     np.fill_diagonal(wins, 0)
-    direct = optimize.minimize(negative_log_likelihood, np.zeros(4), args=(wins,), method="BFGS", options={"gtol": 1e-9})
+    direct = optimize.minimize(
+        negative_log_likelihood, np.zeros(4), args=(wins,), method="BFGS", options={"gtol": 1e-9}
+    )
     assert log_strengths(wins)[1:] == pytest.approx(direct.x, abs=1e-6)
 
 
@@ -175,7 +177,9 @@ def covered(num_worlds, num_prompts, num_seeds=1, seed_sd=0.0):
             deviations = seed_sd * rng.normal(size=(num_seeds, 1))
             scores.append(strength + deviations + rng.gumbel(size=(num_seeds, num_prompts)))
         result = rank(scores, Resampling(range(num_prompts), num_resamples=400))
-        hits[:3] += [entry.low <= ELO * x <= entry.high for entry, x in zip(result.strengths[1:], TRUE[1:], strict=True)]
+        hits[:3] += [
+            entry.low <= ELO * x <= entry.high for entry, x in zip(result.strengths[1:], TRUE[1:], strict=True)
+        ]
         hits[3] += not result.stronger[2, 3]  # a false order of methods that differ the other way
     return hits / num_worlds
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from alignbench.report.tables import ALL, BASE, Row, Tables
+from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.tables import Tables
 from alignbench.results import ScoreInfo
 
 SIGNIFICANT = 0.05
