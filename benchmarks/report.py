@@ -100,9 +100,8 @@ def main() -> None:
         tables = write_report(root, num_resamples=arguments.resamples)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         profile.disable()
-    print(
-        f"{len(tables.leaderboard)} leaderboard rows, {len(tables.win_rates)} win rates, {len(tables.ranking)} strengths"
-    )
+    counts = {name: len(getattr(tables, name)) for name in ("leaderboard", "win_rates", "ranking")}
+    print(", ".join(f"{count} rows of {name}" for name, count in counts.items()))
     print(f"wall {wall:.1f} s, CPU {cpu:.1f} s")
     if arguments.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
