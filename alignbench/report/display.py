@@ -157,11 +157,7 @@ def grids(section: Section) -> list[Grid]:
     return [
         Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {place}", heads, wins),
-        *(
-            [Grid(f"Strength and rank, {place}", [*heads, "mean rank"], _strength_rows(section))]
-            if section.ranking
-            else []
-        ),
+        *([_strength_grid(section)] if section.ranking else []),
         *([_published_grid(section)] if section.matches else []),
         Grid(f"Cost, {place}", cost_heads, costs),
     ]
