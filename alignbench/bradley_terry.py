@@ -10,8 +10,8 @@ likelihood's curvature; the rest is as for every other figure. Where one method 
 resample: such pairs draw the share won from the distribution that has the exact binomial bound as its lower quantile.
 The upper end is then the strength itself, which the half win alone keeps finite.
 
-The likelihood has a single maximum. It is found by Newton's method, damped so that no step can lower it, because the
-usual minorise-maximise rounds reach the same point only after thousands of rounds where one method wins nearly always.
+The likelihood has a single maximum. It is found by Newton's method, damped so that no step can lower it: the usual
+minorise-maximise rounds end at the same point, but only after thousands of them where one method wins nearly always.
 
 Source: Bradley & Terry 1952; Hunter 2004, "MM algorithms for generalized Bradley-Terry models" (existence, uniqueness);
 Sun & Tran-Dinh 2019, "Generalized self-concordant functions", theorem 2 with nu = 2 (the damping).
@@ -85,20 +85,19 @@ def rank(scores: Sequence[ArrayLike], resampling: Resampling) -> Ranking:
     """Fit the strengths of several methods; the higher score wins.
 
     Args:
-        scores: of each method, [N] or [S, N], in the order of the images that `resampling` was made for; NaN where a
-            method has no score of an image. The first method is the zero of the scale.
+        scores: of at least two methods, [N] or [S, N], in the order of the images that `resampling` was made for; NaN
+            where a method has no score of an image. The first method is the zero of the scale.
 
     Raises:
         ValueError: when a method shares no image with the first.
     """
     num = len(scores)
     clusters = list(_meetings([np.atleast_2d(np.asarray(score, dtype=np.float64)) for score in scores], resampling))
+    if alone := set(range(1, num)) - {m.b for m in clusters if m.a == 0}:
+        raise ValueError(f"method {min(alone)} shares no image with method 0; compare methods on the same images")
     table = [replace(m, **{name: getattr(m, name).sum(axis=-1, keepdims=True) for name in SUMS}) for m in clusters]
     wins = _wins(table, num)[0]
     games = wins + wins.T
-    if (games[0, 1:] == 0).any():
-        alone = 1 + int(np.argmin(games[0, 1:]))
-        raise ValueError(f"method {alone} shares no image with method 0; compare methods on the same images")
     pseudo_wins = PSEUDO_WIN * (games > 0)
     fitted = log_strengths(wins + pseudo_wins)
     resampled = _resampled(clusters, table, resampling)

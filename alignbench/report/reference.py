@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from alignbench.report.bench import ALL, BASE, Row
 from alignbench.report.tables import Tables
@@ -71,7 +72,7 @@ def load(folder: Path = FOLDER) -> list[Published]:
     rows = []
     for file in sorted(Path(folder).glob("*.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
-            reader = csv.DictReader(lines)
+            reader = csv.DictReader(lines, restval="")
             if reader.fieldnames != columns:
                 raise ResultsError(f"{file} has the columns {reader.fieldnames}, expected {columns}")
             rows += [_parsed(row, f"{file}, line {reader.line_num}") for row in reader]
@@ -90,17 +91,17 @@ def _parsed(row: dict[str, str], place: str) -> Published:
         problems.append("a win rate needs an opponent, and nothing else has one")
     if not (row["prompt_set"] or row["obstacle"]):
         problems.append("prompt_set is empty; say under obstacle why")
-    numbers = {}
+    values: dict[str, Any] = dict(row)
     for name in ("value", "scale", "guidance_scale"):
         try:
-            numbers[name] = float(row[name]) if row[name] or name != "guidance_scale" else None
+            values[name] = float(row[name]) if row[name] or name != "guidance_scale" else None
         except ValueError:
             problems.append(f"{name} is {row[name]!r}, expected a number")
-    if numbers.get("scale") not in (None, 1.0, 100.0):
+    if values["scale"] not in (1.0, 100.0):
         problems.append(f"scale is {row['scale']}, expected 1 or 100")
     if problems:
         raise ResultsError(f"{place}: {'; '.join(problems)}")
-    return Published(**{**row, **numbers})
+    return Published(**values)
 
 
 def matches(tables: Tables, model: str, prompt_set: str, published: Iterable[Published]) -> list[Match]:

@@ -214,9 +214,7 @@ def test_methods_that_beat_each_other_in_a_circle_say_so(world):
     world.run("sft", [1, 0, 2, 9])
     world.run("dpo", [2, 1, 0, 9])
     rows = build(world.root).ranking
-    assert {row["intransitive"] for row in rows} == {"base>sft>dpo>base"} or {row["intransitive"] for row in rows} == {
-        "base>dpo>sft>base"
-    }
+    assert {row["intransitive"] for row in rows} == {"base>dpo>sft>base"}
 
 
 def test_a_ranking_needs_a_base_and_somebody_else(world):
@@ -236,7 +234,7 @@ def test_subsets_are_ranked_on_the_images_that_each_pair_has(world):
 
 def test_the_number_of_resamples_is_the_callers_choice(small_table):
     few, many = (build(small_table.root, num_resamples=number) for number in (50, 2000))
-    assert few.leaderboard != many.leaderboard
+    assert [row["mean_ci_low"] for row in few.leaderboard] != [row["mean_ci_low"] for row in many.leaderboard]
     assert [row["median"] for row in few.leaderboard] == [row["median"] for row in many.leaderboard]
 
 
