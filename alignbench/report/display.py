@@ -33,8 +33,8 @@ def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> s
     low, high = interval
     half_width = scale * (high - low) / 2
     digits = 3 if not half_width > 0 else min(max(1 - math.floor(math.log10(half_width)), 0), 4)
-    text = f"{scale * value:.{digits}f}"
-    return text if math.isnan(half_width) else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    text = f"{scale * value:z.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
 
 
 def median_text(row: Row, info: ScoreInfo) -> str:
