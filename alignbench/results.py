@@ -33,6 +33,10 @@ WIN_RATE_COLUMNS = (
     "model", "prompt_set", "group", "evaluator", "method_a", "method_b", "n", "wins", "ties", "win_rate",
     "ci_low", "ci_high", "p_win", "p_gain",
 )  # fmt: skip
+RANKING_COLUMNS = (
+    "model", "prompt_set", "group", "evaluator", "version", "method", "rank", "strength", "ci_low", "ci_high",
+    "fit_gap", "intransitive",
+)  # fmt: skip
 
 
 class ResultsError(UserError):

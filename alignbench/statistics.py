@@ -10,9 +10,10 @@ Student's over the normal quantile, at Satterthwaite's degrees of freedom. Total
 is nothing to resample, so the exact binomial bound stands in. One cluster alone has no interval: its ends are NaN.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,27 +90,46 @@ class Resampling:
         """Add up the images of each cluster: [S, N] to [S, C]."""
         return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
 
-    def means(self, values: Floats) -> Floats:
-        """Return the mean of each seed in each resample: [S, N] to [S, R]."""
-        sums = self.cluster_sums(np.concatenate([values, np.ones((1, values.shape[1]))]))
+    def totals(self, sums: Floats) -> Floats:
+        """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
         chunks = range(0, self.num_resamples, _CHUNK)
-        totals = np.concatenate([self.counts[start : start + _CHUNK].astype(np.float64) @ sums.T for start in chunks]).T
+        return np.concatenate([self.counts[start : start + _CHUNK].astype(np.float64) @ sums.T for start in chunks]).T
+
+    def means(self, values: Floats) -> Floats:
+        """Return the mean of each row in each resample: [K, N] to [K, R]."""
+        totals = self.totals(self.cluster_sums(np.concatenate([values, np.ones((1, values.shape[1]))])))
         return totals[:-1] / totals[-1]
 
     def medians(self, values: Floats) -> Floats:
-        """Return the median of each seed in each resample: [S, N] to [S, R]."""
-        return np.stack([self._medians(row) for row in values])
+        """Return the median of each row in each resample: [K, N] to [K, R]."""
+        order = np.argsort(values, axis=1, kind="stable")
+        num_images = values.shape[1]
+        # six standard deviations of a resample's median, in ranks; below them only a count is needed
+        reach = 8 + int(3 * np.sqrt(np.square(np.bincount(self.cluster)).sum()))
+        window = slice(max(num_images // 2 - reach, 0), num_images // 2 + reach)
+        sums = [np.bincount(self.cluster[row[: window.start]], minlength=self.num_clusters) for row in order]
+        *before, total = self.totals(np.array([*sums, np.bincount(self.cluster)], dtype=np.float64)).astype(np.int64)
+        rows = zip(np.take_along_axis(values, order, axis=1), self.cluster[order], before, strict=True)
+        return np.stack([self._medians(ascending, cluster, count, total, window) for ascending, cluster, count in rows])
 
-    def _medians(self, values: Floats) -> Floats:
-        order = np.argsort(values, kind="stable")
-        ascending, cluster = values[order], self.cluster[order]
-        medians = []
+    def _medians(
+        self, ascending: Floats, cluster: NDArray[np.intp], before: NDArray, total: NDArray, window: slice
+    ) -> Floats:
+        """Find the middle of each resample where its images are counted up, `before` of them below the window."""
+        medians = np.empty(self.num_resamples)
         for start in range(0, self.num_resamples, _CHUNK):
-            below = np.cumsum(self.counts[start : start + _CHUNK, cluster], axis=1, dtype=np.int32)
-            total = below[:, -1:]
-            lower, upper = (np.argmax(below > middle, axis=1) for middle in ((total - 1) // 2, total // 2))
-            medians.append((ascending[lower] + ascending[upper]) / 2)
-        return np.concatenate(medians)
+            rows = slice(start, start + _CHUNK)
+            below = np.cumsum(self.counts[rows][:, cluster[window]], axis=1, dtype=np.int32) + before[rows, None]
+            middles = (total[rows] - 1) // 2, total[rows] // 2
+            lower, upper = (window.start + np.argmax(below > middle[:, None], axis=1) for middle in middles)
+            medians[rows] = (ascending[lower] + ascending[upper]) / 2
+            outside = (before[rows] > middles[0]) | (below[:, -1] <= middles[1])
+            for row in start + np.flatnonzero(outside):
+                image = np.searchsorted(
+                    np.cumsum(self.counts[row, cluster]), [(total[row] - 1) // 2, total[row] // 2], side="right"
+                )
+                medians[row] = ascending[image].mean()
+        return medians
 
     def over_seeds(self, draws: Floats, *levels: Floats) -> Floats:
         """Add to resamples over prompts alone, [R], what drawing training seeds with replacement changes.
@@ -143,44 +163,97 @@ class Resampling:
         return Estimate(value, float(low), float(high))
 
 
+class Panel:
+    """What several methods scored on the same images. Each kind of figure takes one pass over the resamples for all.
+
+    Args:
+        scores: of each method, [N] or [S, N], in the order of the images that `resampling` was made for.
+    """
+
+    def __init__(self, scores: Sequence[ArrayLike], resampling: Resampling) -> None:
+        self.scores = [_checked(values, resampling) for values in scores]
+        self.resampling = resampling
+
+    def median(self, method: int) -> Estimate:
+        """Return the median score with its interval; with several seeds the mean of their medians."""
+        draws = self._medians[method]
+        value = float(np.median(self.scores[method], axis=1).mean())
+        return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
+
+    def mean(self, method: int) -> Estimate:
+        """Return the mean score with its interval."""
+        draws = self._means[method]
+        value = float(self.scores[method].mean())
+        return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
+
+    def compare(self, method_a: int, method_b: int) -> Comparison:
+        """Compare two methods image by image, every seed of a with every seed of b; the higher score wins."""
+        a, b, resampling = self.scores[method_a], self.scores[method_b], self.resampling
+        signs = np.sign(a[:, None] - b[None])  # [Sa, Sb, N]
+        net = resampling.cluster_sums(signs.sum(axis=(0, 1))[None])[0]
+        gains = resampling.cluster_sums((a.mean(axis=0) - b.mean(axis=0))[None])[0]
+        if method_a > method_b:
+            won_a, won_b = self._won[method_a, method_b]
+        else:
+            won_b, won_a = (1 - won for won in self._won[method_b, method_a])
+        mean_a, mean_b = self._means[method_a], self._means[method_b]
+        won = resampling.over_seeds(won_a.mean(axis=0), won_a, won_b)
+        gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
+        return Comparison(
+            n=signs.size,
+            wins=int((signs > 0).sum()),
+            ties=int((signs == 0).sum()),
+            win_rate=_win_rate(0.5 + float(signs.sum()) / (2 * signs.size), won, resampling),
+            gain=resampling.interval(float(a.mean() - b.mean()), gained),
+            p_win=sign_test(net),
+            p_gain=sign_flip_test(gains, seed=resampling.seed),
+        )
+
+    @cached_property
+    def _medians(self) -> list[Floats]:
+        """By method, [S, R]."""
+        return self._by_method(self.resampling.medians(np.concatenate(self.scores)))
+
+    @cached_property
+    def _means(self) -> list[Floats]:
+        """By method, [S, R]."""
+        return self._by_method(self.resampling.means(np.concatenate(self.scores)))
+
+    def _by_method(self, rows: Floats) -> list[Floats]:
+        return np.split(rows, np.cumsum([len(values) for values in self.scores])[:-1])
+
+    @cached_property
+    def _won(self) -> dict[tuple[int, int], tuple[Floats, Floats]]:
+        """Win rate of a over b by seed of a, [Sa, R], and by seed of b, [Sb, R], for all pairs a > b."""
+        rows, parts = [], {}
+        for b, a in combinations(range(len(self.scores)), 2):
+            by_seed = won_by_seed(self.scores[a], self.scores[b])
+            starts = np.cumsum([len(rows), *map(len, by_seed)])
+            parts[a, b] = [slice(*ends) for ends in pairwise(starts)]
+            rows += [row for part in by_seed for row in part]
+        draws = self.resampling.means(np.array(rows))
+        return {pair: (draws[by_a], draws[by_b]) for pair, (by_a, by_b) in parts.items()}
+
+
+def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Return the share won by a, ties half, on each image: [Sa, N] by seed of a and [Sb, N] by seed of b."""
+    signs = np.sign(a[:, None] - b[None])
+    return 0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2
+
+
 def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the median score, [N] or [S, N], with its interval; with several seeds the mean of their medians."""
-    values = _checked(scores, resampling)
-    draws = resampling.medians(values)
-    value = float(np.median(values, axis=1).mean())
-    return resampling.interval(value, resampling.over_seeds(draws.mean(axis=0), draws))
+    return Panel([scores], resampling).median(0)
 
 
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the mean score, [N] or [S, N], with its interval."""
-    values = _checked(scores, resampling)
-    draws = resampling.means(values)
-    return resampling.interval(float(values.mean()), resampling.over_seeds(draws.mean(axis=0), draws))
+    return Panel([scores], resampling).mean(0)
 
 
 def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) -> Comparison:
-    """Compare two methods image by image, every seed of a with every seed of b; the higher score wins.
-
-    Args:
-        scores_a, scores_b: [N] or [Sa, N] and [Sb, N], in the order of the images that `resampling` was made for.
-    """
-    a, b = _checked(scores_a, resampling), _checked(scores_b, resampling)
-    signs = np.sign(a[:, None] - b[None])  # [Sa, Sb, N]
-    net = resampling.cluster_sums(signs.sum(axis=(0, 1))[None])[0]
-    gains = resampling.cluster_sums((a.mean(axis=0) - b.mean(axis=0))[None])[0]
-    rows = [0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2, a, b]  # win rate by seed of a, by seed of b
-    won_a, won_b, mean_a, mean_b = np.split(resampling.means(np.concatenate(rows)), np.cumsum(list(map(len, rows)))[:3])
-    won = resampling.over_seeds(won_a.mean(axis=0), won_a, won_b)
-    gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
-    return Comparison(
-        n=signs.size,
-        wins=int((signs > 0).sum()),
-        ties=int((signs == 0).sum()),
-        win_rate=_win_rate(0.5 + float(signs.sum()) / (2 * signs.size), won, resampling),
-        gain=resampling.interval(float(a.mean() - b.mean()), gained),
-        p_win=sign_test(net),
-        p_gain=sign_flip_test(gains, seed=resampling.seed),
-    )
+    """Compare two methods image by image; see `Panel.compare`."""
+    return Panel([scores_b, scores_a], resampling).compare(1, 0)
 
 
 def _win_rate(value: float, draws: Floats, resampling: Resampling) -> Estimate:
@@ -219,12 +292,16 @@ def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) 
         return bound
     rng = np.random.default_rng([seed, len(values)])
     width = -(-len(values) // 8)
+    # a bit a gain; eight gains together have 256 sums, looked up instead of added
+    eights = np.pad(values, (0, 8 * width - len(values))).reshape(width, 8)
+    sums = (eights @ np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).T).ravel()
+    offsets = np.arange(width) * 256
     at_least = 0
     for start in range(0, num_flips, _CHUNK):
         size = min(_CHUNK, num_flips - start)
         packed = np.frombuffer(rng.bytes(size * width), dtype=np.uint8).reshape(size, width)
-        kept = np.unpackbits(packed, axis=1, count=len(values)).astype(np.float64)
-        at_least += int((np.abs(2 * (kept @ values) - values.sum()) >= observed).sum())
+        kept = sums[packed + offsets].sum(axis=1)
+        at_least += int((np.abs(2 * kept - values.sum()) >= observed).sum())
     return (at_least + 1) / (num_flips + 1)
 
 

@@ -2,13 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
 
-from alignbench.report.tables import ALL, BASE, Row, Tables
+from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.reference import Match, load, matches
+from alignbench.report.tables import Tables
 from alignbench.results import ScoreInfo
 
 SIGNIFICANT = 0.05
@@ -16,6 +18,9 @@ STARS = {0.001: "***", 0.01: "**", SIGNIFICANT: "*"}
 NOTES = {
     "win": "win rate over base in %, ties half; Holm-adjusted sign test: *** p < 0.001, ** p < 0.01, * p < 0.05, "
     "n.s. not significant; brackets: 95 % intervals over prompts, and over training seeds where there are several",
+    "strength": "strength: Bradley-Terry, in units of 400 / ln 10, base at 0: 100 above wins 64 % of images; in "
+    "parentheses the rank, 1 + the number of methods whose difference in strength has a 95 % interval above 0",
+    "published": "gap to published values in half-widths of our interval; see alignbench/reference_tables/README.md",
     "seed": "a: one training seed only, so the interval is conditional on it",
     "trained_on": "b: the method trained on this evaluator; left out of the ranking",
     "subset": "c: fewer prompts than the full set",
@@ -28,8 +33,8 @@ def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> s
     low, high = interval
     half_width = scale * (high - low) / 2
     digits = 3 if not half_width > 0 else min(max(1 - math.floor(math.log10(half_width)), 0), 4)
-    text = f"{scale * value:.{digits}f}"
-    return text if math.isnan(half_width) else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    text = f"{scale * value:z.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
 
 
 def median_text(row: Row, info: ScoreInfo) -> str:
@@ -62,10 +67,10 @@ def marks(row: Row) -> list[str]:
     return [MARKS[name] for name, holds in applies.items() if holds]
 
 
-def notes(rows: Iterable[Row]) -> list[str]:
-    """The sentences that explain the brackets, stars and letters of these rows."""
+def notes(rows: Iterable[Row], kinds: Sequence[str] = ("win",)) -> list[str]:
+    """The sentences that explain the brackets, stars and letters of these rows, for these kinds of tables."""
     used = {mark for row in rows for mark in marks(row)}
-    return [NOTES["win"], *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
+    return [*(NOTES[kind] for kind in kinds), *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Section:
     prompt_set: str
     rows: dict[tuple[str, tuple[str, str]], Row]
     infos: dict[tuple[str, str], ScoreInfo]
+    ranking: dict[tuple[str, tuple[str, str]], Row]
+    matches: list[Match]
 
     @property
     def evaluators(self) -> list[tuple[str, str]]:
@@ -111,7 +118,14 @@ def sections(tables: Tables) -> list[Section]:
     for row in tables.leaderboard:
         if row["group"] == ALL:
             parts[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
-    return [Section(*place, rows, tables.evaluators) for place, rows in sorted(parts.items())]
+    ranking: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], Row]] = defaultdict(dict)
+    for row in tables.ranking:
+        ranking[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
+    published = load()
+    return [
+        Section(*place, rows, tables.evaluators, ranking[place], matches(tables, *place, published))
+        for place, rows in sorted(parts.items())
+    ]
 
 
 def mean_ranks(section: Section) -> dict[str, float]:
@@ -126,7 +140,7 @@ def mean_ranks(section: Section) -> dict[str, float]:
 
 
 def grids(section: Section) -> list[Grid]:
-    """Return the tables of medians, of win rates over base, and of what the runs cost."""
+    """Return the tables of medians, win rates over base, strengths, published values, and of what the runs cost."""
     ranks = mean_ranks(section)
     heads = ["method", *map(section.head, section.evaluators)]
     medians, wins, costs = [], [], []
@@ -143,8 +157,57 @@ def grids(section: Section) -> list[Grid]:
     return [
         Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {place}", heads, wins),
+        *([_strength_grid(section)] if section.ranking else []),
+        *([_published_grid(section)] if section.matches else []),
         Grid(f"Cost, {place}", cost_heads, costs),
     ]
+
+
+def grid_notes(section: Section) -> list[str]:
+    """The sentences that explain the tables of a section."""
+    shown = {"win": True, "strength": bool(section.ranking), "published": bool(section.matches)}
+    return notes(section.rows.values(), [kind for kind, holds in shown.items() if holds])
+
+
+def _strength_grid(section: Section) -> Grid:
+    """Methods, then how well the strengths explain who beats whom."""
+    rows = []
+    for method in section.methods:
+        found = [section.ranking.get((method, evaluator)) for evaluator in section.evaluators]
+        if any(found):
+            ranks = [row["rank"] for row in found if row and row["rank"] is not None]
+            cells = [_strength_cell(row, section) for row in found]
+            rows.append([method, *cells, f"{np.mean(ranks):.2f}" if ranks else ""])
+    gaps, circles = [], []
+    for evaluator in section.evaluators:
+        found = [row for (_, other), row in section.ranking.items() if other == evaluator]
+        gaps.append(f"{100 * max(row['fit_gap'] for row in found):.1f}" if found else "")
+        circles.append(" ".join(sorted({text for row in found for text in row["intransitive"].split()})) or "none")
+    rows += [["largest gap to observed win rates, %", *gaps, ""], ["beat each other in a circle", *circles, ""]]
+    heads = ["method", *map(section.head, section.evaluators), "mean rank"]
+    return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)
+
+
+def _strength_cell(row: Row | None, section: Section) -> str:
+    if row is None:
+        return ""
+    measured = section.rows[row["method"], (row["evaluator"], row["version"])]
+    rank = [] if row["rank"] is None else [f"({row['rank']})"]
+    letters = filter(None, [",".join(marks(measured))])
+    return " ".join([number(row["strength"], (row["ci_low"], row["ci_high"])), *rank, *letters])
+
+
+def _published_grid(section: Section) -> Grid:
+    rows = []
+    for match in section.matches:
+        entry, own = match.published, match.own
+        statistic = f"win rate over {entry.opponent}, %" if entry.opponent else entry.statistic
+        gap = "" if math.isnan(match.gap) else f"{match.gap:+.1f}"
+        source = f"{entry.paper}, arXiv {entry.arxiv_id}, {entry.table}"
+        cells = [number(own.value, (own.low, own.high)), f"{entry.value:g}", gap, match.verdict, source]
+        rows.append([match.method, entry.evaluator, statistic, *cells])
+    heads = ["method", "evaluator", "figure", "here", "published", "gap", "verdict", "source"]
+    return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
 
 
 def _median_cell(row: Row | None, section: Section) -> str:

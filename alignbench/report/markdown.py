@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alignbench.files import write_text
-from alignbench.report.display import Grid, grids, notes, sections
+from alignbench.report.display import Grid, grid_notes, grids, sections
 from alignbench.report.tables import Tables
 
 _TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$", "^": r"\^{}",
@@ -23,7 +23,7 @@ def markdown(tables: Tables) -> str:
         lines += [f"## {section.model}, {section.prompt_set}", ""]
         for grid in grids(section):
             lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
-        lines += [*(f"- {_escaped(note)}" for note in notes(section.rows.values())), ""]
+        lines += [*(f"- {_escaped(note)}" for note in grid_notes(section)), ""]
     return "\n".join(lines)
 
 
@@ -56,7 +56,7 @@ def latex(tables: Tables) -> str:
                 "\\end{table}",
                 "",
             ]
-        lines += [*(f"% {note}" for note in notes(section.rows.values())), ""]
+        lines += [*(f"% {note}" for note in grid_notes(section)), ""]
     return "\n".join(lines)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import read_json_lines, replacing, write_png
+from alignbench.report.bench import BASE
 from alignbench.report.display import SIGNIFICANT
-from alignbench.report.tables import BASE, Tables
+from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Build `leaderboard.csv` and `win_rates.csv` from all run folders of a results root.
+"""Build `leaderboard.csv`, `win_rates.csv` and `ranking.csv` from all run folders of a results root.
 
 Figures are compared only between runs of one model on the same prompt set and sampling, by one version of an evaluator.
 Runs of the same recipe with several training seeds are one row. P-values are Holm-adjusted over all rows of one model
@@ -6,20 +6,18 @@ and prompt set. The same inputs give the same bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from itertools import combinations
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from alignbench import statistics
 from alignbench.files import write_csv
+from alignbench.report.bench import BASE, Bench, Contender, Measurement, Resamplings, Row
 from alignbench.results import (
-    BUDGET_COLUMNS,
     LEADERBOARD_COLUMNS,
+    RANKING_COLUMNS,
     WIN_RATE_COLUMNS,
     Manifest,
     PromptRecord,
@@ -33,199 +31,34 @@ from alignbench.results import (
     run_folders,
 )
 
-BASE = "base"
-ALL = "all"
-
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Tables:
     """What the report shows.
 
     Attributes:
-        leaderboard, win_rates: rows with the columns of `results.LEADERBOARD_COLUMNS` and `WIN_RATE_COLUMNS`.
+        leaderboard, win_rates, ranking: rows with the columns of `results.LEADERBOARD_COLUMNS`, `WIN_RATE_COLUMNS` and
+            `RANKING_COLUMNS`.
         evaluators: (name, version) -> direction and display scale.
+        samplings: (model, prompt set) -> how the images were made.
+        starts: (model, method) -> whether training started from a checkpoint instead of the untouched model.
     """
 
     leaderboard: list[Row]
     win_rates: list[Row]
+    ranking: list[Row]
     evaluators: dict[tuple[str, str], ScoreInfo]
+    samplings: dict[tuple[str, str], SamplingRecord]
+    starts: dict[tuple[str, str], bool]
 
     def write(self, root: Path) -> None:
-        """Write both tables under the results root."""
+        """Write the three tables under the results root."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
+        write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One run, scored on one prompt set under one sampling by one evaluator."""
-
-    manifest: Manifest
-    sampling: SamplingRecord
-    sampling_hash: str
-    prompts: dict[str, PromptRecord]
-    scores: Scores
-
-    @cached_property
-    def by_image(self) -> dict[tuple[str, int], float]:
-        keys = zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True)
-        return dict(zip(keys, self.scores.score.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class Contender:
-    """The repetitions of one recipe with different training seeds, in the order of their seeds."""
-
-    label: str
-    runs: tuple[Measurement, ...]
-
-    @cached_property
-    def images(self) -> list[tuple[str, int]]:
-        """The images that all repetitions have a score for, sorted."""
-        return sorted(set.intersection(*(set(run.by_image) for run in self.runs)))
-
-    def scores(self, images: Sequence[tuple[str, int]]) -> np.ndarray:
-        """Scores of these images, [S, N]."""
-        return np.array([[run.by_image[image] for image in images] for run in self.runs])
-
-    @property
-    def subset(self) -> bool:
-        short = len({prompt_id for prompt_id, _ in self.images}) < self.runs[0].sampling.full_size
-        return short or any(run.sampling.subset for run in self.runs)
-
-
-class Bench:
-    """All contenders of one model on one prompt set and sampling by one evaluator."""
-
-    def __init__(self, name: str, contenders: list[Contender], resamplings: dict[Hashable, statistics.Resampling]):
-        self.prompt_set = name
-        self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
-        self.resamplings = resamplings
-        self.info = contenders[0].runs[0].scores.info
-        self.model = contenders[0].runs[0].manifest.model
-        self.prompts = self._agreed_prompts()
-
-    def _agreed_prompts(self) -> dict[str, PromptRecord]:
-        prompts: dict[str, PromptRecord] = {}
-        for run in (run for contender in self.contenders for run in contender.runs):
-            if run.scores.info != self.info:
-                raise ResultsError(
-                    f"{run.manifest.run} was scored as {run.scores.info}, other runs of {self.model} as {self.info}; "
-                    "score them alike"
-                )
-            for prompt_id, record in run.prompts.items():
-                if prompts.setdefault(prompt_id, record).prompt != record.prompt:
-                    raise ResultsError(
-                        f"prompt {prompt_id} of {self.prompt_set} reads {record.prompt!r} in {run.manifest.run} "
-                        f"and {prompts[prompt_id].prompt!r} elsewhere; generate both from the same prompt set"
-                    )
-        return prompts
-
-    @property
-    def groups(self) -> list[str]:
-        return [ALL, *sorted({group for record in self.prompts.values() for group in record.groups} - {ALL})]
-
-    def within(self, group: str, images: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-        return [image for image in images if group == ALL or group in self.prompts[image[0]].groups]
-
-    def resampling(self, images: Sequence[tuple[str, int]]) -> statistics.Resampling:
-        clusters = tuple(self.prompts[prompt_id].prompt for prompt_id, _ in images)
-        if clusters not in self.resamplings:
-            self.resamplings[clusters] = statistics.Resampling(clusters)
-        return self.resamplings[clusters]
-
-    def compare(self, a: Contender, b: Contender, group: str) -> statistics.Comparison | None:
-        """Compare on the images that both have; None where they share none."""
-        images = self.within(group, sorted(set(a.images) & set(b.images)))
-        if not images:
-            return None
-        direction = 1 if self.info.higher_is_better else -1
-        scores_a, scores_b = direction * a.scores(images), direction * b.scores(images)
-        return statistics.compare(scores_a, scores_b, self.resampling(images))
-
-    def rows(self) -> tuple[list[Row], list[Row]]:
-        """Return the leaderboard rows and the win-rate rows."""
-        leaderboard, win_rates = [], []
-        for group in self.groups:
-            over_base = {}
-            for b, a in combinations(self.contenders, 2):  # base comes first, so it is never a
-                result = self.compare(a, b, group)
-                if result is not None:
-                    win_rates.append(self._win_rate_row(group, a, b, result))
-                    if b.label == BASE:
-                        over_base[a.label] = result
-            for contender in self.contenders:
-                images = self.within(group, contender.images)
-                if images:
-                    leaderboard.append(self._row(group, contender, images, over_base.get(contender.label)))
-        return leaderboard, win_rates
-
-    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: statistics.Comparison) -> Row:
-        return {
-            "model": self.model,
-            "prompt_set": self.prompt_set,
-            "group": group,
-            "evaluator": self.info.evaluator,
-            "method_a": a.label,
-            "method_b": b.label,
-            "n": result.n,
-            "wins": result.wins,
-            "ties": result.ties,
-            **_estimate("win_rate", "ci", result.win_rate),
-            "p_win": result.p_win,
-            "p_gain": result.p_gain,
-        }
-
-    def _row(
-        self,
-        group: str,
-        contender: Contender,
-        images: Sequence[tuple[str, int]],
-        over_base: statistics.Comparison | None,
-    ) -> Row:
-        scores, resampling = contender.scores(images), self.resampling(images)
-        manifests = [run.manifest for run in contender.runs]
-        nothing = statistics.Estimate(float("nan"), float("nan"), float("nan"))
-        return {
-            "model": self.model,
-            "method": contender.label,
-            "run": " ".join(manifest.run for manifest in manifests),
-            "num_seeds": len(manifests),
-            "seed_sd": float(np.median(scores, axis=1).std(ddof=1)) if len(manifests) > 1 else None,
-            "prompt_set": self.prompt_set,
-            "group": group,
-            "evaluator": self.info.evaluator,
-            "version": self.info.version,
-            "n": scores.size,
-            "subset": contender.subset,
-            **_estimate("median", "median_ci", statistics.median(scores, resampling)),
-            **_estimate("mean", "mean_ci", statistics.mean(scores, resampling)),
-            **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
-            "p_win": over_base.p_win if over_base else None,
-            "p_gain": over_base.p_gain if over_base else None,
-            "trained_on": any(
-                self.info.evaluator in manifest.trained_on
-                or self.prompt_set.partition("@")[0] in manifest.trained_prompt_sets
-                for manifest in manifests
-            ),
-            **_mean_budget(manifests),
-        }
-
-
-def _estimate(name: str, interval: str, estimate: statistics.Estimate) -> Row:
-    return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
-
-
-def _mean_budget(manifests: list[Manifest]) -> Row:
-    """Mean over the repetitions; the largest for memory."""
-    budgets = [asdict(manifest.budget) for manifest in manifests]
-    means = {name: float(np.mean([budget[name] for budget in budgets])) for name in BUDGET_COLUMNS}
-    return {**means, "peak_memory_gib": max(budget["peak_memory_gib"] for budget in budgets)}
-
-
-def build(root: Path) -> Tables:
+def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
     """Build the tables of all runs under a results root; what a stage has not finished yet is left out."""
     folders = run_folders(root)
     labels = _labels([folder.manifest for folder in folders])
@@ -235,19 +68,25 @@ def build(root: Path) -> Tables:
             info = entry.scores.info
             place = (entry.manifest.model, entry.sampling.prompt_set, entry.sampling_hash)
             cells[(*place, info.evaluator, info.version)].append(entry)
-    samplings: dict[tuple[str, str], set[str]] = defaultdict(set)
+    sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
-        samplings[model, prompt_set].add(sampling_hash)
-    leaderboard, win_rates, evaluators = [], [], {}
-    resamplings: dict[Hashable, statistics.Resampling] = {}
+        sampling_hashes[model, prompt_set].add(sampling_hash)
+    tables = Tables([], [], [], {}, {}, {})
+    resamplings = Resamplings(num_resamples)
     for (model, prompt_set, sampling_hash, *_), entries in sorted(cells.items()):
-        sampled_once = len(samplings[model, prompt_set]) == 1
+        sampled_once = len(sampling_hashes[model, prompt_set]) == 1
         name = prompt_set if sampled_once else f"{prompt_set}@{sampling_hash}"
         bench = Bench(name, _contenders(entries, labels), resamplings)
-        evaluators[bench.info.evaluator, bench.info.version] = bench.info
-        for table, rows in zip((leaderboard, win_rates), bench.rows(), strict=True):
+        tables.evaluators[bench.info.evaluator, bench.info.version] = bench.info
+        tables.samplings[model, name] = entries[0].sampling
+        for contender in bench.contenders:
+            starts = (run.manifest.start_weights for run in contender.runs)
+            tables.starts[model, contender.label] = any("policy" in start for start in starts)
+        for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), bench.rows(), strict=True):
             table.extend(rows)
-    return Tables(_adjusted(leaderboard), _adjusted(win_rates), evaluators)
+    _adjust(tables.leaderboard)
+    _adjust(tables.win_rates)
+    return tables
 
 
 def measurements(folder: RunFolder) -> list[Measurement]:
@@ -307,7 +146,7 @@ def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) 
     return [Contender(label, tuple(runs)) for label, runs in recipes.items()]
 
 
-def _adjusted(rows: list[Row]) -> list[Row]:
+def _adjust(rows: list[Row]) -> None:
     """Replace the p-values by Holm's, each kind over all rows of one model and prompt set."""
     families: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -317,4 +156,3 @@ def _adjusted(rows: list[Row]) -> list[Row]:
             raw = [np.nan if row[name] is None else row[name] for row in family]
             for row, p in zip(family, statistics.holm(raw), strict=True):
                 row[name] = float(p)
-    return rows

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignbench.report.bench import BASE
 from alignbench.report.display import Section, duration, marks, median_text, notes, sections, significance, win_text
-from alignbench.report.tables import BASE, Tables
+from alignbench.report.tables import Tables
 from alignbench.results import Manifest, RunFolder
 
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on

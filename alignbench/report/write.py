@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from alignbench.report import markdown, pictures
+from alignbench.report.bench import BASE
 from alignbench.report.display import sections
-from alignbench.report.tables import BASE, Tables, build
+from alignbench.report.tables import Tables, build
 from alignbench.results import RunFolder, run_folders
+from alignbench.statistics import NUM_RESAMPLES
 
 
-def write_report(root: Path) -> Tables:
-    """Write the leaderboard, the win rates, and a picture of each by model and prompt set; return the tables."""
-    tables = build(root)
+def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
+    """Write the leaderboard, win rates and ranking, and pictures by model and prompt set; return the tables."""
+    tables = build(root, num_resamples)
     tables.write(root)
     markdown.write(root, tables)
     for section in sections(tables):

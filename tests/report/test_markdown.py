@@ -26,7 +26,20 @@ def test_latex_escapes_what_would_break_it(small_table):
     assert r"sd15\_mini" in text
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[_%#]", body)
-    assert body.count("\\begin{tabular}") == body.count("\\end{tabular}") == 3
+    assert body.count("\\begin{tabular}") == body.count("\\end{tabular}") == 4
+
+
+def test_strengths_stand_with_interval_rank_and_marks(small_table):
+    text = markdown.markdown(build(small_table.root))
+    grid = text[text.index("Strength and rank") : text.index("Cost,")]
+    zero = r"0\.000 \[0\.000, 0\.000\] \(1\)"
+    assert re.search(rf"\| base \| {zero} \| {zero} \| 1\.00 \|", grid)
+    own_reward = r"\d+ \[\d+, \d+\] a,b"  # and so no rank
+    assert re.search(rf"\| dpo \| {own_reward} \| -\d+ \[-\d+, -\d+\] \(3\) a \| 3\.00 \|", grid)
+    assert re.search(r"\| largest gap to observed win rates, % \| \d+\.\d \| \d+\.\d \|  \|", grid)
+    assert "| beat each other in a circle | none | none |  |" in grid
+    assert "strength: Bradley-Terry" in text
+    assert "Published values" not in text, "there is nothing of the miniatures to compare with"
 
 
 def test_writing_twice_gives_the_same_bytes(small_table):

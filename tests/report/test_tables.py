@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from alignbench.report.tables import build
-from alignbench.results import LEADERBOARD_COLUMNS, WIN_RATE_COLUMNS, ResultsError
+from alignbench.results import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS, ResultsError
 
 
 def only(rows, **conditions):
@@ -171,14 +171,71 @@ def test_files_have_the_columns_of_the_design_and_the_same_bytes_at_every_run(sm
     contents = []
     for _ in range(2):
         build(small_table.root).write(small_table.root)
-        contents.append([(small_table.root / name).read_bytes() for name in ("leaderboard.csv", "win_rates.csv")])
+        files = [small_table.root / f"{name}.csv" for name in ("leaderboard", "win_rates", "ranking")]
+        contents.append([file.read_bytes() for file in files])
     assert contents[0] == contents[1]
-    for content, columns in zip(contents[0], (LEADERBOARD_COLUMNS, WIN_RATE_COLUMNS), strict=True):
+    for content, columns in zip(contents[0], (LEADERBOARD_COLUMNS, WIN_RATE_COLUMNS, RANKING_COLUMNS), strict=True):
         rows = list(csv.reader(content.decode().splitlines()))
         assert tuple(rows[0]) == columns
         assert {len(row) for row in rows} == {len(columns)}
     assert len(contents[0][0].splitlines()) == 1 + 3 * 3 * 2  # methods, groups, evaluators
     assert len(contents[0][1].splitlines()) == 1 + 3 * 3 * 2  # pairs, groups, evaluators
+    assert len(contents[0][2].splitlines()) == 1 + 3 * 2  # methods, evaluators
+
+
+def test_strengths_of_two_methods_are_the_log_odds_of_their_win_rate(world):
+    """sft wins 3 of 4: log((3 + 1/2) / (1 + 1/2)) units of 400 / ln 10."""
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 3, 4, 3])
+    rows = build(world.root).ranking
+    assert only(rows, method="sft")["strength"] == pytest.approx(400 * np.log10(3.5 / 1.5))
+    assert only(rows, method="base")["strength"] == 0
+    assert [row["rank"] for row in rows] == [1, 1], "four prompts tell nobody apart"
+    assert [row["fit_gap"] for row in rows] == pytest.approx([0.75 - 3.5 / 5] * 2)
+    assert {row["intransitive"] for row in rows} == {""}
+
+
+def test_lower_is_stronger_where_an_evaluator_says_so(world):
+    for method, scores in (("base", [1, 2, 3, 4]), ("sft", [0, 1, 2, 5])):
+        world.run(method, scores, higher_is_better=False)
+    assert only(build(world.root).ranking, method="sft")["strength"] > 0
+
+
+def test_a_method_that_trained_on_the_evaluator_has_a_strength_but_no_rank_and_pushes_nobody_down(small_table):
+    rows = build(small_table.root).ranking
+    assert only(rows, method="dpo", evaluator="clip")["rank"] is None
+    assert only(rows, method="dpo", evaluator="clip")["strength"] > 300
+    assert only(rows, method="sft", evaluator="clip")["rank"] == 1
+    assert only(rows, method="dpo", evaluator="shapes_oracle_agreement")["rank"] > 1
+
+
+def test_methods_that_beat_each_other_in_a_circle_say_so(world):
+    world.run("base", [0, 2, 1, 9])
+    world.run("sft", [1, 0, 2, 9])
+    world.run("dpo", [2, 1, 0, 9])
+    rows = build(world.root).ranking
+    assert {row["intransitive"] for row in rows} == {"base>dpo>sft>base"}
+
+
+def test_a_ranking_needs_a_base_and_somebody_else(world):
+    world.run("sft", [1, 2, 3, 4])
+    assert build(world.root).ranking == []
+    world.run("base", [1, 2], prompts={"p8": "a", "p9": "b"}, groups={})
+    assert build(world.root).ranking == [], "they share no image"
+
+
+def test_subsets_are_ranked_on_the_images_that_each_pair_has(world):
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 3, 4, 3])
+    world.run("dpo", [2, 0], prompts={"p0": "a red circle", "p3": "a yellow cross"}, full_size=4)
+    rows = build(world.root).ranking
+    assert {row["method"] for row in rows} == {"base", "sft", "dpo"}
+
+
+def test_the_number_of_resamples_is_the_callers_choice(small_table):
+    few, many = (build(small_table.root, num_resamples=number) for number in (50, 2000))
+    assert [row["mean_ci_low"] for row in few.leaderboard] != [row["mean_ci_low"] for row in many.leaderboard]
+    assert [row["median"] for row in few.leaderboard] == [row["median"] for row in many.leaderboard]
 
 
 def test_unfinished_scores_are_left_out_and_changed_ones_refused(world):
