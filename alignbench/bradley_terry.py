@@ -161,7 +161,7 @@ def _solved(games: Floats, probability: Floats, surplus: Floats) -> Floats:
 def _meetings(values: list[Floats], resampling: Resampling) -> Iterator[Meeting]:
     """Yield all pairs a < b that share an image, cluster by cluster."""
     for a, b in combinations(range(len(values)), 2):
-        both: NDArray[np.bool_] = np.isfinite(np.concatenate([values[a], values[b]])).all(axis=0)
+        both = np.logical_and.reduce(np.isfinite(np.concatenate([values[a], values[b]])))
         if both.any():
             rows = (np.where(both, rows, 0.0) for rows in won_by_seed(values[a], values[b]))
             images, *sums = map(resampling.cluster_sums, (both[None].astype(np.float64), *rows))
