@@ -64,9 +64,8 @@ def test_pixels_equal_those_of_the_siglip_processor_of_transformers(size):
 def test_hpsv2_resizes_the_long_side_and_adds_black_borders_before_it_normalises(size, resizing):
     image = picture(*size)
     width, height = (round(side * 224 / max(size)) for side in size)
-    resized = transforms.resize(
-        transforms.to_tensor(image), [height, width], transforms.InterpolationMode.BICUBIC, antialias=resizing == "antialias"
-    )  # fmt: skip
+    bicubic, antialias = transforms.InterpolationMode.BICUBIC, resizing == "antialias"
+    resized = transforms.resize(transforms.to_tensor(image), [height, width], bicubic, antialias=antialias)
     expected = torch.zeros(3, 224, 224)
     top, left = (224 - height) // 2, (224 - width) // 2
     expected[:, top : top + height, left : left + width] = resized
