@@ -51,7 +51,7 @@ def environment(folder: Path, requirements: Requirements) -> Path:
         [*install, *resolved],
         [*install, "--no-deps", *requirements.alone],
     ):
-        # elsewhere, for inside this repository uv would hold the packages to the versions that alignbench is tested with
+        # elsewhere: inside this repository uv would hold the packages to the versions alignbench is tested with
         if subprocess.run(command, cwd=tempfile.gettempdir(), check=False).returncode:
             raise UserError(f"`{' '.join(command)}` failed; the lines above say why")
     write_text(complete, listing)
