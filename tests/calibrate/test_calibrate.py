@@ -84,9 +84,7 @@ def test_without_uv_there_is_a_sentence(tmp_path, monkeypatch):
 def test_the_exit_status_says_whether_the_difference_keeps_within_the_bound(
     tmp_path, monkeypatch, capsys, offset, status
 ):
-    golden = Path(__file__).parents[1] / "evaluators" / "data" / "image_reward_golden.json"
-    made = json.loads(golden.read_text(encoding="utf-8"))
-    scores = [sample["official"] for sample in made["samples"]]
+    scores, token_ids = [0.1 * number for number in range(len(SAMPLES))], [[101, 102]] * len(SAMPLES)
     official = calibrate.OFFICIAL["image_reward"]
 
     class Ours:
@@ -94,12 +92,12 @@ def test_the_exit_status_says_whether_the_difference_keeps_within_the_bound(
             return torch.tensor(scores, dtype=torch.float64) + offset
 
         def encode_prompts(self, prompts):
-            return torch.tensor(made["token_ids"])
+            return torch.tensor(token_ids)
 
     theirs = {
         "weights": "here", "packages": dict.fromkeys(official.packages, "1"),
         "scores": scores,
-        "token_ids": made["token_ids"],
+        "token_ids": token_ids,
     }  # fmt: skip
     monkeypatch.setattr(calibrate, "environment", lambda folder, requirements: Path("python"))
     monkeypatch.setattr(calibrate, "_run", lambda python, job, folder: theirs)

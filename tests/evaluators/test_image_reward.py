@@ -20,7 +20,7 @@ from alignbench.errors import UserError
 from alignbench.miniature.scenes import render, sample_scene
 from evaluators.image_reward import MEAN, STD, TEXT, VISION, VOCABULARY, ImageReward, ImageRewardNetwork, from_published
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "image_reward_golden.json").read_text(encoding="utf-8"))
+GOLDEN = Path(__file__).parent / "data" / "image_reward_golden.json"
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY = {"vision": SMALL | {"image_size": 32}, "text": SMALL}
 LONG = "a very long prompt " + "with many words that nobody will read to the end " * 8
@@ -122,41 +122,44 @@ def pixels_of(images):
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory):
-    """The weights that the official package scored with, in a folder."""
+def made():
+    """What the official package made of the samples."""
+    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def golden(made, tmp_path_factory):
+    """Arguments of the evaluator with the weights that the official package had."""
     folder = tmp_path_factory.mktemp("golden")
-    architecture = GOLDEN["architecture"]
-    torch.save(checkpoint(architecture, GOLDEN["seed"]), folder / "ImageReward.pt")
-    return str(folder), architecture
+    torch.save(checkpoint(made["architecture"], made["seed"]), folder / "ImageReward.pt")
+    return {"source": str(folder)} | made["architecture"]
 
 
-def golden_difference(reward):
+def largest_difference(reward, made):
     images = [picture(size, mode, seed=number) for number, (size, mode, _) in enumerate(SAMPLES)]
     scores = reward.score(images, [prompt for _, _, prompt in SAMPLES])
-    return (scores - torch.tensor([sample["official"] for sample in GOLDEN["samples"]])).abs().max().item()
+    return (scores - torch.tensor([sample["official"] for sample in made["samples"]])).abs().max().item()
 
 
-def test_scores_equal_those_of_the_official_package(golden):
-    folder, architecture = golden
-    assert golden_difference(ImageReward(folder, **architecture)) < 1e-5
-    scores = [sample["official"] for sample in GOLDEN["samples"]]
+def test_scores_equal_those_of_the_official_package(golden, made):
+    assert largest_difference(ImageReward(**golden), made) < 1e-5
+    scores = [sample["official"] for sample in made["samples"]]
     assert len({round(score, 2) for score in scores}) == len(scores)
 
 
-def test_the_official_scores_notice_a_causal_mask_and_another_epsilon(golden, monkeypatch):
-    folder, architecture = golden
-    wrong = ImageReward(folder, vision=architecture["vision"] | {"layer_norm_eps": 1e-5}, text=architecture["text"])
-    assert golden_difference(wrong) > 1e-4
-    causal = ImageReward(folder, **architecture)
+def test_the_official_scores_notice_a_causal_mask_and_another_epsilon(golden, made, monkeypatch):
+    wrong = ImageReward(**(golden | {"vision": golden["vision"] | {"layer_norm_eps": 1e-5}}))
+    assert largest_difference(wrong, made) > 1e-4
+    causal = ImageReward(**golden)
     read = causal.network.text.forward
     monkeypatch.setattr(causal.network.text, "forward", lambda **inputs: read(**(inputs | {"is_decoder": True})))
-    assert golden_difference(causal) > 1e-3
+    assert largest_difference(causal, made) > 1e-3
 
 
-def test_token_ids_equal_those_of_the_official_package(tiny):
-    assert [sample["prompt"] for sample in GOLDEN["samples"]] == [prompt for _, _, prompt in SAMPLES]
-    ids = tiny.encode_prompts([sample["prompt"] for sample in GOLDEN["samples"]])
-    assert ids.tolist() == GOLDEN["token_ids"]
+def test_token_ids_equal_those_of_the_official_package(tiny, made):
+    prompts = [prompt for _, _, prompt in SAMPLES]
+    assert [sample["prompt"] for sample in made["samples"]] == prompts
+    assert tiny.encode_prompts(prompts).tolist() == made["token_ids"]
 
 
 # ---- the file
