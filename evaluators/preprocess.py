@@ -1,7 +1,9 @@
 """How pictures become inputs of the evaluators: the published pixel pipelines and their differentiable counterparts."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,16 +15,24 @@ from alignbench.evaluator import Preprocess
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py, _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)  # preprocessor_config.json of google/siglip-so400m-patch14-384
+
+Resizing = Literal["antialias", "legacy_noaa"]
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Return the picture in RGB; 16 bits become 8 by scaling, where PIL would cut them off."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
     """Return the picture in RGB, its short side resized to `size` by PIL's antialiased bicubic, its centre cut out."""
-    image = image.convert("RGB")
-    width, height = image.size
-    if (width, height) == (size, size):
+    image = rgb(image)
+    if image.size == (size, size):
         return image
-    short = min(width, height)
-    width, height = int(size * width / short), int(size * height / short)
+    width, height = _covering(*image.size, size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
@@ -33,8 +43,16 @@ def uint8_array(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(square(image, size))
 
 
+class Pixels(Preprocess):
+    """A pixel pipeline that can also be followed with a gradient."""
+
+    @abstractmethod
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return what a network reads of pixels [N, 3, H, W] in 0..1, with a gradient."""
+
+
 @dataclass(frozen=True, eq=False)
-class ClipPixels(Preprocess):
+class ClipPixels(Pixels):
     """CLIP's pipeline: RGB, short side to `size` by PIL bicubic, centre crop, 0..1, normalise.
 
     Source: transformers, CLIPImageProcessorPil; openai/CLIP, clip.py, _transform.
@@ -48,20 +66,104 @@ class ClipPixels(Preprocess):
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Return normalised pixels, [N, 3, size, size], float32."""
-        pixels = np.stack([uint8_array(image, self.size) for image in images])
-        return self._normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0)
+        return _normalise(_stack([uint8_array(image, self.size) for image in images]), CLIP_MEAN, CLIP_STD)
 
     def differentiable(self, pixels: Tensor) -> Tensor:
-        """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; H = W.
+        """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient.
 
         Differs from the published path where it resizes: PIL rounds to 8 bits and cuts overshoot off.
         """
-        if pixels.shape[-2:] != (self.size, self.size):
-            size = (self.size, self.size)
-            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
-        return self._normalise(pixels)
+        width, height = _covering(pixels.shape[-1], pixels.shape[-2], self.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        pixels = _resize(pixels, height, width)[..., top : top + self.size, left : left + self.size]
+        return _normalise(pixels, CLIP_MEAN, CLIP_STD)
 
-    @staticmethod
-    def _normalise(pixels: Tensor) -> Tensor:
-        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        return (pixels - mean) / std
+
+@dataclass(frozen=True, eq=False)
+class HpsPixels(Pixels):
+    """HPSv2's pipeline: RGB, 0..1, long side to `size` by tensor bicubic, black borders to a square, normalise.
+
+    Interpolation works on floats and nothing is cut off, so values may leave the range of colours a little.
+
+    Attributes:
+        size: side of the square.
+        resizing: `antialias`, as tensors are resized since torchvision 0.17; `legacy_noaa`, as they were before, which
+            is what tables made in such environments saw.
+
+    Source: hpsv2/src/open_clip/transform.py of tgxs002/HPSv2, which leaves a picture whose long side is `size` already
+    without borders, so that only squares of this size can be scored; here they get their borders.
+    """
+
+    size: int
+    resizing: Resizing
+
+    @property
+    def key(self) -> str:
+        return f"hpsv2_{self.size}_{self.resizing}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return normalised pixels, [N, 3, size, size], float32."""
+        pixels = [self._square(_stack([np.asarray(rgb(image))]), self.resizing == "antialias") for image in images]
+        return _normalise(torch.cat(pixels), CLIP_MEAN, CLIP_STD)
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return the same, exactly, for pixels [N, 3, H, W] in 0..1 with a gradient.
+
+        Raises:
+            TypeError: without antialiasing, where most pixels of a large image would get no gradient at all.
+        """
+        if self.resizing != "antialias":
+            raise TypeError(f"pixels resized by {self.resizing} cannot be trained on; use preprocess=antialias")
+        return _normalise(self._square(pixels, antialias=True), CLIP_MEAN, CLIP_STD)
+
+    def _square(self, pixels: Tensor, antialias: bool) -> Tensor:
+        scale = self.size / max(pixels.shape[-2:])
+        height, width = (round(side * scale) for side in pixels.shape[-2:])
+        left, top = (self.size - width) // 2, (self.size - height) // 2
+        borders = (left, self.size - width - left, top, self.size - height - top)
+        return F.pad(_resize(pixels, height, width, antialias), borders)
+
+
+@dataclass(frozen=True, eq=False)
+class SiglipPixels(Pixels):
+    """SigLIP's pipeline: RGB, squashed to `size` x `size` by PIL bicubic whatever the shape, 0..1, normalise.
+
+    Source: transformers, SiglipImageProcessorPil.
+    """
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        return f"siglip_{self.size}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return normalised pixels, [N, 3, size, size], float32."""
+        squashed = [rgb(image).resize((self.size, self.size), Image.Resampling.BICUBIC) for image in images]
+        return _normalise(_stack([np.asarray(image) for image in squashed]), SIGLIP_MEAN, SIGLIP_STD)
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
+        return _normalise(_resize(pixels, self.size, self.size), SIGLIP_MEAN, SIGLIP_STD)
+
+
+def _covering(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return width and height scaled so that the short side is `size`."""
+    short = min(width, height)
+    return int(size * width / short), int(size * height / short)
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    """Return pictures [H, W, 3] in 8 bits as pixels [N, 3, H, W] in 0..1, float32."""
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255.0
+
+
+def _resize(pixels: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=antialias, align_corners=False)
+
+
+def _normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    shift, scale = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return (pixels - shift) / scale

@@ -132,7 +132,7 @@ def test_the_base_run_depends_on_the_model_alone():
         ("model.policy=/nowhere", "model.policy=/nowhere is not a folder", "trained weights"),
         ("nonsense", "'nonsense' is not understood", "key=value"),
         ("reward=none", "method=srpo trains on a reward", "reward=NAME"),
-        ("evaluators=none", "evaluators is empty", "available: shapes"),
+        ("evaluators=none", "evaluators is empty", "available: papers, shapes"),
     ],
 )
 def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(override, found, expected):

@@ -110,25 +110,42 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, Any]:
-    """Ask the hub for the index. One request with a short timeout says whether the rest can be fetched, too."""
+    ask_hub(path, INDEX, revision, named, expected="a diffusers folder", download=path)
+    return json.loads(Path(hf_hub_download(path, INDEX, revision=revision)).read_text())
+
+
+def ask_hub(path: str, filename: str, revision: str | None, named: str, expected: str, download: str) -> None:
+    """Ask the hub for a file: one request with a short timeout says whether it and its neighbours can be fetched.
+
+    Args:
+        path: a hub id, or what was taken for one.
+        filename: the file in that repository.
+        revision: commit, branch or tag.
+        named: how the user gave `path`.
+        expected: what could be given instead, such as `a diffusers folder`.
+        download: what to tell `hf download` while there is a connection.
+
+    Raises:
+        UserError: if the file cannot be fetched.
+    """
     at = f" at revision {revision}" if revision else ""
     try:
-        get_hf_file_metadata(hf_hub_url(path, INDEX, revision=revision), timeout=TIMEOUT_SECONDS)
-        return json.loads(Path(hf_hub_download(path, INDEX, revision=revision)).read_text())
+        get_hf_file_metadata(hf_hub_url(path, filename, revision=revision), timeout=TIMEOUT_SECONDS)
+        return
     except HFValidationError:
-        reason = f"{named} is neither a folder nor a hub id; give a diffusers folder, or an id such as owner/name"
+        reason = f"{named} is neither here nor a hub id; give {expected}, or an id such as owner/name"
     except errors.GatedRepoError:
         reason = f"{named} is gated; accept its licence at {constants.ENDPOINT}/{path}, then run `hf auth login`"
     except errors.RevisionNotFoundError:
-        reason = f"{named} has no revision {revision} on the hub; check model.revision"
+        reason = f"{named} has no revision {revision} on the hub; check the revision"
     except errors.RepositoryNotFoundError:
-        reason = f"{named} is neither a folder here nor a model on the hub; check the spelling, or run `hf auth login`"
+        reason = f"{named} is neither here nor a model on the hub; check the spelling, or run `hf auth login`"
     except errors.EntryNotFoundError:
-        reason = f"{named} has no {INDEX} on the hub{at}; give a diffusers model"
+        reason = f"{named} has no {filename} on the hub{at}; give {expected}"
     # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version
     except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         reason = (
-            f"{named}{at} is neither a folder here nor whole in the local hub cache, and the hub cannot be reached "
-            f"({type(error).__name__}); run `hf download {path}` while connected, or give a diffusers folder"
+            f"{named}{at} is neither here nor whole in the local hub cache, and the hub cannot be reached "
+            f"({type(error).__name__}); run `hf download {download}` while connected, or give {expected}"
         )
     raise UserError(reason)

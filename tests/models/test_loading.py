@@ -74,7 +74,7 @@ def test_another_family_is_refused(flux_folder):
 
 
 def test_a_path_that_is_no_hub_id_is_refused():
-    assert "neither a folder nor a hub id" in sentence_of("/no/such/folder")
+    assert "neither here nor a hub id" in sentence_of("/no/such/folder")
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_without_a_connection_the_sentence_says_what_to_download(monkeypatch, er
     ("error", "advice"),
     [
         (errors.GatedRepoError, "accept its licence"),
-        (errors.RevisionNotFoundError, "check model.revision"),
+        (errors.RevisionNotFoundError, "check the revision"),
         (errors.RepositoryNotFoundError, "check the spelling"),
-        (errors.RemoteEntryNotFoundError, "give a diffusers model"),
+        (errors.RemoteEntryNotFoundError, "give a diffusers folder"),
     ],
 )
 def test_what_the_hub_answers_is_passed_on(monkeypatch, error, advice):

@@ -1,0 +1,1 @@
+"""Compare evaluators with the official packages they stand for."""

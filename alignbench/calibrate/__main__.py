@@ -1,0 +1,212 @@
+"""Prove that an evaluator scores as its official package does.
+
+    python -m alignbench.calibrate --official image_reward --reduced --out image_reward.json
+    python -m alignbench.calibrate --official image_reward --weights ImageReward.pt --out image_reward.json
+
+The package runs in an isolated environment, which is made once. Both sides score the same images with the same
+weights, the package by its own calls. The result is written whatever the difference; beyond the bound the exit status
+is 1.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from alignbench.calibrate.environments import Requirements, environment
+from alignbench.calibrate.samples import SAMPLES, write_samples
+from alignbench.config import conf_folder
+from alignbench.errors import UserError
+from alignbench.files import sha256, write_json
+
+OURS = ("torch", "transformers")  # packages that could move our scores
+
+
+@dataclass(frozen=True)
+class Official:
+    """An official package and what it takes to compare with it.
+
+    Attributes:
+        requirements: of its environment.
+        packages: those whose versions are recorded.
+        evaluator: the one that stands for it.
+        reduced: arguments of the evaluator that give a small architecture, which the package can be brought to.
+        bound: largest difference of two scores.
+        vocabulary: where the path of a vocabulary is kept that the package would fetch.
+    """
+
+    requirements: Requirements
+    packages: tuple[str, ...]
+    evaluator: str
+    reduced: Mapping[str, Mapping[str, Any]]
+    bound: float
+    vocabulary: str | None = None
+
+
+OFFICIAL = {
+    "image_reward": Official(
+        requirements=Requirements(
+            # the newest transformers that the package runs on, and what fits it
+            resolved=(
+                "torchvision", "transformers==4.55.4", "diffusers==0.39.0", "accelerate==1.15.0", "datasets==5.0.1",
+                "timm==1.0.31", "ftfy==6.3.1", "setuptools<82",
+            ),
+            alone=("image-reward==1.5", "fairscale==0.4.13", "clip-anytorch==2.6.0"),
+        ),
+        packages=("image-reward", "transformers", "timm", "torch", "torchvision", "pillow"),
+        evaluator="image_reward",
+        reduced={
+            "vision": {
+                "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+            },
+            "text": {
+                "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            },
+        },
+        bound=1e-5,
+        vocabulary="evaluators.image_reward.VOCABULARY",
+    ),
+    "hpsv2": Official(
+        requirements=Requirements(
+            # what the package imports when it scores; it pins an old protobuf and an old pytest without need
+            resolved=(
+                "torchvision", "open_clip_torch==3.3.0", "transformers==4.55.4", "timm==1.0.31", "ftfy==6.3.1", "clint",
+                "requests",
+            ),
+            alone=("hpsv2==1.2.0",),
+        ),
+        packages=("hpsv2", "torch", "torchvision", "pillow"),
+        evaluator="hpsv2_1",
+        reduced={
+            "architecture": {
+                "embed_dim": 64,
+                "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 64, "head_width": 16, "layers": 2},
+                "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+            },
+        },
+        bound=1e-6,
+    ),
+}  # fmt: skip
+
+
+def compare(
+    name: str, environments: Path, out: Path, weights: Path | None = None, seed: int = 0, reduced: bool = False
+) -> bool:
+    """Score the samples on both sides, print and write the differences, and say whether they keep within the bound.
+
+    Args:
+        name: a key of OFFICIAL.
+        environments: folder of the isolated environments.
+        out: JSON file with the scores of both sides.
+        weights: published weights; random ones by default.
+        seed: of random weights.
+        reduced: compare a small architecture, which takes seconds.
+
+    Raises:
+        UserError: the environment cannot be made, or the official package fails in it.
+    """
+    official = OFFICIAL[name]
+    python = environment(environments / name, official.requirements)
+    architecture = official.reduced if reduced else {}
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        images, prompts = write_samples(folder)
+        job = {
+            "official": name,
+            "packages": official.packages,
+            "images": images,
+            "prompts": prompts,
+            "weights": None if weights is None else str(weights.resolve()),
+            "seed": seed,
+            "architecture": architecture,
+            "vocabulary": str(get_object(official.vocabulary)) if official.vocabulary else None,
+        }
+        theirs = _run(python, job, folder)
+        config = OmegaConf.load(conf_folder() / "evaluator" / f"{official.evaluator}.yaml")
+        evaluator = instantiate(config, source=theirs["weights"], precision="float32", **architecture)
+        ours = evaluator.score([Image.open(folder / image) for image in images], prompts).tolist()
+        token_ids = evaluator.encode_prompts(prompts).tolist() if "token_ids" in theirs else None
+
+    rows = [
+        {"size": size, "mode": mode, "prompt": prompt, "official": official_score, "ours": score}
+        for (size, mode, prompt), official_score, score in zip(SAMPLES, theirs["scores"], ours, strict=True)
+    ]
+    largest = max(abs(row["official"] - row["ours"]) for row in rows)
+    for number, row in enumerate(rows):
+        width, height = row["size"]
+        scores = f"official {row['official']:+.7f}  ours {row['ours']:+.7f}"
+        print(f"{number}: {width}x{height} {row['mode']}  {scores}  difference {row['ours'] - row['official']:+.1e}")
+    print(f"largest difference {largest:.1e}, bound {official.bound:.0e}")
+    same_ids = theirs.get("token_ids") == token_ids
+    if not same_ids:
+        print("the token ids differ")
+    write_json(
+        out,
+        {
+            "official": name,
+            "weights": f"random, seed {seed}" if weights is None else sha256(weights),
+            "seed": seed,
+            "architecture": architecture,
+            "official_packages": theirs["packages"],
+            "our_packages": {package: version(package) for package in OURS},
+            "bound": official.bound,
+            "largest_difference": largest,
+            "samples": rows,
+            "token_ids": theirs.get("token_ids"),
+        },
+    )
+    return same_ids and largest <= official.bound
+
+
+def _run(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    script = Path(__file__).with_name("official.py")
+    # isolated from our packages; the hub is not asked, files beside the job stand in for it
+    command = [str(python), "-I", str(script), "job.json"]
+    settings = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=os.environ | settings, check=False)
+    if done.returncode:
+        raise UserError(f"the official package {job['official']} failed; the lines above say why")
+    return json.loads((folder / "official.json").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Compare as the command line says."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignbench" / "environments"
+    parser = argparse.ArgumentParser(prog="python -m alignbench.calibrate", description=__doc__.split("\n")[0])
+    parser.add_argument("--official", choices=[*OFFICIAL], required=True, help="the package to compare with")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the scores of both sides")
+    parser.add_argument("--weights", type=Path, help="published weights; random ones by default")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    parser.add_argument("--reduced", action="store_true", help="a small architecture with random weights, in seconds")
+    parser.add_argument("--environments", type=Path, default=cache, help="folder of the isolated environments")
+    arguments = parser.parse_args()
+    if arguments.reduced and arguments.weights is not None:
+        parser.error("--reduced is for random weights; published ones have the published architecture")
+    try:
+        within = compare(
+            arguments.official,
+            arguments.environments,
+            arguments.out,
+            arguments.weights,
+            arguments.seed,
+            arguments.reduced,
+        )
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    sys.exit(0 if within else 1)
+
+
+if __name__ == "__main__":
+    main()

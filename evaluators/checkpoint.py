@@ -1,0 +1,115 @@
+"""Published weights of evaluators: where their files are, and how they get into a module without being copied."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from alignbench.errors import UserError
+from alignbench.models.loading import ask_hub
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def checkpoint_file(source: str, filename: str, revision: str | None = None) -> Path:
+    """Return the local path of a file of published weights, fetched from the hub if it is not here.
+
+    Args:
+        source: the file itself, a folder that holds `filename`, or a hub id.
+        filename: the name it was published under.
+        revision: commit, branch or tag on the hub.
+
+    Raises:
+        UserError: as `check_checkpoint` does.
+    """
+    check_checkpoint(source, filename, revision)
+    return _local_file(source, filename, revision) or Path(hf_hub_download(source, filename, revision=revision))
+
+
+def check_checkpoint(source: str, filename: str, revision: str | None = None) -> None:
+    """Make sure within seconds that `checkpoint_file` will find the file; nothing is fetched and no weights are read.
+
+    Raises:
+        UserError: if the folder lacks the file, or if it is neither here nor in the hub cache and the hub cannot help.
+    """
+    if _local_file(source, filename, revision) is None:
+        expected = f"{filename} or its folder"
+        if Path(source).is_dir():
+            raise UserError(f"{source} lacks {filename}; give {expected}, or an id of the hub such as owner/name")
+        ask_hub(source, filename, revision, f"{source} ({filename})", expected, download=f"{source} {filename}")
+
+
+def _local_file(source: str, filename: str, revision: str | None) -> Path | None:
+    """Return the file if it is here or in the hub cache."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / filename if (path / filename).is_file() else None
+    try:
+        cached = try_to_load_from_cache(source, filename, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, on the CPU and mapped from the disk where its format allows.
+
+    Reads safetensors and what torch.save writes, without running code from the file; training checkpoints hold the
+    tensors in their entry `state_dict`.
+    """
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # files of torch before 1.6 are no archives and cannot be mapped
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return dict(content.get("state_dict", content))
+
+
+def assign(make_module: Callable[[], ModuleT], state_dict: Mapping[str, Tensor]) -> ModuleT:
+    """Return a module, frozen and in eval mode, whose parameters are these very tensors, in their own dtypes.
+
+    The module is built without memory, so that nothing is initialised in vain. Position ids, which transformers keeps
+    in buffers that old checkpoints store and new ones do not, are counted anew.
+
+    Raises:
+        UserError: if a tensor is missing, left over, or of another shape than the module's.
+    """
+    with torch.device("meta"):
+        module = make_module()
+    positions = {key: buffer for key, buffer in module.named_buffers() if key.rpartition(".")[2] == "position_ids"}
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items() if key not in positions}
+    found = {key: tuple(tensor.shape) for key, tensor in state_dict.items() if key not in positions}
+    wrong = [f"{key} is {found[key]} instead of {expected[key]}" for key in found.keys() & expected.keys()
+             if found[key] != expected[key]]  # fmt: skip
+    faults = [
+        *_listed("missing: ", expected.keys() - found.keys()),
+        *_listed("left over: ", found.keys() - expected.keys()),
+        *_listed("of another shape: ", wrong),
+    ]
+    if faults:
+        raise UserError(
+            f"the weights do not fit {type(module).__name__}; {'; '.join(faults)}; "
+            "give the published file, or the architecture that the weights were made with"
+        )
+    # strict but for the position ids, which a module may count among its state
+    module.load_state_dict({key: state_dict[key] for key in found}, strict=not positions, assign=True)
+    for key, buffer in positions.items():
+        owner, _, name = key.rpartition(".")
+        setattr(module.get_submodule(owner), name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
+    if unset := [key for key, buffer in module.named_buffers() if buffer.is_meta]:
+        raise ValueError(f"{type(module).__name__} keeps {', '.join(unset)} out of its state; assign cannot fill it")
+    return module.requires_grad_(False).eval()
+
+
+def _listed(label: str, entries: Iterable[str]) -> list[str]:
+    """Return the label with the first few entries in order; nothing if there are none."""
+    entries = sorted(entries)
+    rest = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
+    return [f"{label}{', '.join(entries[:3])}{rest}"] if entries else []
