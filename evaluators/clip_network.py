@@ -98,7 +98,7 @@ def load_clip_vision(
     file: Path, architecture: str | Mapping[str, Any], precision: Precision, gradient_checkpointing: bool
 ) -> CLIPVisionModelWithProjection:
     """Return the image tower alone; as `load_clip` otherwise."""
-    config = clip_config(architecture).vision_config
+    config: Any = clip_config(architecture).vision_config
     weights = to_transformers(read_state_dict(file))
     parts = ("vision_model.", "visual_projection.")
     weights = {key: tensor for key, tensor in weights.items() if key.startswith(parts)}

@@ -119,12 +119,17 @@ class PublishedClipReward(ClipReward):
         file = checkpoint_file(self.source, self.filename, self.revision)
         return load_clip(file, self.architecture, self.precision, self.gradient_checkpointing)
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt, start and end included."""
+        text_config: Any = self.network.config.text_config
+        return text_config.max_position_embeddings
+
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, L], by OpenCLIP, which repairs the text first; L is that of the longest prompt."""
         from open_clip import tokenize
 
-        length = self.network.config.text_config.max_position_embeddings
-        return shortened(tokenize(list(prompts), context_length=length))
+        return shortened(tokenize(list(prompts), context_length=self.context_length))
 
 
 def shortened(ids: Tensor) -> Tensor:

@@ -57,8 +57,7 @@ class PickScore(PublishedClipReward):
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, L], by transformers."""
-        length = self.network.config.text_config.max_position_embeddings
         output = self._tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            list(prompts), padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt"
         )
         return shortened(output.input_ids)

@@ -184,7 +184,7 @@ def _run(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Compare as the command line says."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignbench" / "environments"
-    parser = argparse.ArgumentParser(prog="python -m alignbench.calibrate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m alignbench.calibrate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--official", choices=[*OFFICIAL], required=True, help="the package to compare with")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the scores of both sides")
     parser.add_argument("--weights", type=Path, help="published weights; random ones by default")

@@ -73,8 +73,8 @@ def image_reward(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             num_heads=vision["num_attention_heads"],
             mlp_ratio=vision["intermediate_size"] / vision["hidden_size"],
         )
-        blip.create_vit = lambda *_: (tower, vision["hidden_size"])
-        module.MLP = lambda _: head(text["hidden_size"])
+        vars(blip)["create_vit"] = lambda *_: (tower, vision["hidden_size"])
+        vars(module)["MLP"] = lambda _: head(text["hidden_size"])
 
     config.write_text(json.dumps(bert))
     weights = job["weights"]
@@ -112,7 +112,7 @@ def hpsv2(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     model, _, preprocess = factory.create_model_and_transforms(
         name, precision="amp", device="cpu", light_augmentation=True, output_dict=True
     )
-    scoring.model_dict |= {"model": model, "preprocess_val": preprocess}
+    scoring.model_dict.update(model=model, preprocess_val=preprocess)
 
     weights = job["weights"]
     if weights is None:
