@@ -13,11 +13,11 @@ from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.results import ScoreInfo
 
-SIGNIFICANT = 0.05
-STARS = {0.001: "***", 0.01: "**", SIGNIFICANT: "*"}
+STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
 NOTES = {
     "win": "win rate over base in %, ties half; Holm-adjusted sign test: *** p < 0.001, ** p < 0.01, * p < 0.05, "
-    "n.s. not significant; brackets: 95 % intervals over prompts, and over training seeds where there are several",
+    "n.s. not significant, or 50 within the interval; brackets: 95 % intervals over prompts, and over training seeds "
+    "where there are several",
     "strength": "strength: Bradley-Terry, in units of 400 / ln 10, base at 0: 100 above wins 64 % of images; in "
     "parentheses the rank, 1 + the number of methods whose difference in strength has a 95 % interval above 0",
     "published": "gap to published values in half-widths of our interval; see alignbench/reference_tables/README.md",
@@ -50,10 +50,15 @@ def win_text(row: Row) -> str:
     return f"{value:.1f}" if math.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def significance(p_value: float) -> str:
-    """Stars, `n.s.`, or nothing where nothing was tested."""
+def significance(p_value: float, interval: tuple[float, float]) -> str:
+    """Stars, `n.s.`, or nothing where nothing was tested.
+
+    The test takes the training seeds as given; the win rate's interval does not. No stars where it holds 50 %.
+    """
     if math.isnan(p_value):
         return ""
+    if interval[0] <= 0.5 <= interval[1]:
+        return "n.s."
     return next((stars for limit, stars in STARS.items() if p_value < limit), "n.s.")
 
 
@@ -220,7 +225,8 @@ def _median_cell(row: Row | None, section: Section) -> str:
 def _win_cell(row: Row | None) -> str:
     if row is None or not win_text(row):
         return ""
-    return " ".join(filter(None, [win_text(row), significance(row["p_win"]), ",".join(marks(row))]))
+    stars = significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"]))
+    return " ".join(filter(None, [win_text(row), stars, ",".join(marks(row))]))
 
 
 def _cost_cells(method: str, row: Row) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import read_json_lines, replacing, write_png
 from alignbench.report.bench import BASE
-from alignbench.report.display import SIGNIFICANT
+from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
 
@@ -130,7 +130,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
 def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
     value, low, high = (100 * row[name] for name in ("win_rate_vs_base", "win_ci_low", "win_ci_high"))
     colour = "gray" if row["trained_on"] else "tab:blue"
-    filled = row["p_win"] < SIGNIFICANT
+    filled = "*" in significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"]))
     panel.plot([low, high], [height, height], color=colour, linewidth=1.5)
     panel.plot(
         [value], [height], marker="o", color=colour, markerfacecolor=colour if filled else "white", clip_on=False
@@ -159,7 +159,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
             if row["evaluator"] == evaluator:
                 a, b = methods.index(row["method_a"]), methods.index(row["method_b"])
                 wins[a][b], wins[b][a] = 100 * row["win_rate"], 100 - 100 * row["win_rate"]
-                star = "*" * (row["p_win"] < SIGNIFICANT and not row["ci_low"] <= 0.5 <= row["ci_high"])
+                star = "*" * ("*" in significance(row["p_win"], (row["ci_low"], row["ci_high"])))
                 for y, x in ((a, b), (b, a)):
                     colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
                     panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)

@@ -24,7 +24,13 @@ def test_figures_show_as_many_digits_as_their_interval_supports(value, interval,
     ("p_value", "text"), [(0.0005, "***"), (0.001, "**"), (0.02, "*"), (0.05, "n.s."), (1.0, "n.s."), (math.nan, "")]
 )
 def test_what_is_not_significant_is_said_to_be_so(p_value, text):
-    assert significance(p_value) == text
+    assert significance(p_value, (0.55, 0.7)) == text
+
+
+def test_no_interval_that_holds_one_half_is_significant():
+    """The test knows nothing of how much seeds differ."""
+    assert significance(1e-9, (0.45, 0.7)) == "n.s."
+    assert significance(1e-9, (float("nan"), float("nan"))) == "***"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.2, "45 s"), (750, "12 min 30 s"), (3900, "1 h 05 min")])
