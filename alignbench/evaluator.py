@@ -20,7 +20,7 @@ class Preprocess(ABC):
 
     @abstractmethod
     def __call__(self, images: Sequence[Image.Image]) -> Any:
-        """Return the inputs, one entry an image: a tensor for a network, a list for a program."""
+        """Return the inputs of pictures of any mode, one entry each: a tensor for a network, a list for a program."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Preprocess) and self.key == other.key

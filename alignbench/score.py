@@ -147,7 +147,7 @@ def _refuse_missing(images: Path, keys: Sequence[Key]) -> None:
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return picture.copy()  # in its own mode: the evaluators know how to make RGB of 16 bits
     except (OSError, SyntaxError) as error:  # PIL reports a broken PNG chunk as a SyntaxError
         raise UserError(f"{path} is damaged ({error}); delete it and add generate to stages to make it again") from None
 

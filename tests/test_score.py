@@ -18,7 +18,8 @@ from alignbench.generate import Sampling
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import render, sample_scene
 from alignbench.results import Manifest, RunFolder, Scores, image_name
-from alignbench.score import score, scored
+from alignbench.score import _open, score, scored
+from evaluators.preprocess import rgb
 from evaluators.shapes_oracle import ShapesOracle
 
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=4)
@@ -203,3 +204,8 @@ def test_prompts_outside_the_grammar_are_refused_by_agreement_alone(tmp_path):
     inside = tuple(Prompt(f"p{i:02d}", text) for i, text in enumerate(scene_prompts("heldout", 10, seed=0)))
     score(folder, PromptSet("test", inside, 10), SAMPLING, [ShapesOracle("agreement")], progress=False)
     assert len(table(folder, ShapesOracle("agreement")).score) == 10
+
+
+def test_pictures_of_16_bits_are_scaled_to_8_instead_of_cut_off(tmp_path):
+    Image.fromarray(np.full((4, 4), 257 * 100, dtype=np.uint16)).save(tmp_path / "grey.png")
+    assert rgb(_open(tmp_path / "grey.png")).getpixel((0, 0)) == (100, 100, 100)
