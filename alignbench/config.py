@@ -249,7 +249,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name}={value} must be a whole number of at least 1")
     passes = train["max_network_passes"]
-    if passes is not None and (not isinstance(passes, int) or passes < 1):
+    if passes is not None and (not isinstance(passes, int) or isinstance(passes, bool) or passes < 1):
         raise UserError(f"train.max_network_passes={passes} must be a whole number of at least 1, or null")
     for name in ("learning_rate", "max_grad_norm"):
         if not isinstance(train[name], int | float) or train[name] <= 0:

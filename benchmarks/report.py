@@ -32,10 +32,10 @@ METHODS = ("sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft",
 # (name, version, display scale, centre, spread of prompts, spread of images, one method's usual gain)
 EVALUATORS = (
     ("pickscore", "1", 100.0, 0.21, 0.010, 0.006, 0.001),
-    ("hpsv2", "2.1", 100.0, 0.26, 0.020, 0.012, 0.003),
-    ("imagereward", "1.0", 1.0, 0.20, 0.70, 0.60, 0.08),
+    ("hpsv2_1", "1", 100.0, 0.26, 0.020, 0.012, 0.003),
+    ("image_reward", "1", 1.0, 0.20, 0.70, 0.60, 0.08),
     ("aesthetic", "1", 1.0, 5.40, 0.35, 0.30, 0.03),
-    ("clip", "1", 100.0, 0.34, 0.040, 0.025, 0.001),
+    ("clip_score", "1", 100.0, 0.34, 0.040, 0.025, 0.001),
 )
 SAMPLING_HASH = "0123456789"
 

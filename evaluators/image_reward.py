@@ -68,6 +68,7 @@ class ImageReward(Reward):
     Source: Xu et al. 2023 (ImageReward), arXiv 2304.05977; ImageReward/ImageReward.py of THUDM/ImageReward.
     """
 
+    preprocess: ClipPixels
     name = "image_reward"
     version = "1"
     range = (float("-inf"), float("inf"))  # of images people make: about -2.3 to 2
@@ -86,7 +87,7 @@ class ImageReward(Reward):
         self.source, self.revision, self.precision = source, revision, precision
         self.gradient_checkpointing = gradient_checkpointing
         self.architecture = {"vision": dict(vision or {}), "text": dict(text or {})}
-        self.pixels = self.preprocess = ClipPixels((VISION | self.architecture["vision"])["image_size"])
+        self.preprocess = ClipPixels((VISION | self.architecture["vision"])["image_size"])
         self._ids: dict[str, Tensor] = {}  # token ids, on the CPU
 
     @cached_property
@@ -130,7 +131,7 @@ class ImageReward(Reward):
 
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient through what the text tower reads of the image."""
-        return self.score_inputs(self.pixels.differentiable(pixels), self.encode_prompts(prompts))
+        return self.score_inputs(self.preprocess.differentiable(pixels), self.encode_prompts(prompts))
 
 
 class ImageRewardNetwork(nn.Module):

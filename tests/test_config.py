@@ -119,6 +119,7 @@ def test_the_base_run_depends_on_the_model_alone():
         ("stages=[]", "stages is empty", "train, generate, score, report"),
         ("train.max_train_steps=0", "train.max_train_steps=0", "at least 1"),
         ("train.max_train_steps=many", "train.max_train_steps=many", "whole number"),
+        ("train.max_network_passes=true", "train.max_network_passes=True", "at least 1, or null"),
         ("train.max_network_passes=0", "train.max_network_passes=0", "at least 1, or null"),
         ("train.learning_rate=-1", "train.learning_rate=-1", "above 0"),
         ("train.ema_decay=1.5", "train.ema_decay=1.5", "between 0 and 1"),
@@ -154,6 +155,14 @@ def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
         check_command_line(["experiment=mini_table", "method=sft,dop"], False)
     with pytest.raises(UserError, match=r"train\.learning_rate=-1"):
         check_command_line(["experiment=mini_table", "train.learning_rate=1e-5,-1"], False)
+
+
+def test_rates_that_a_method_has_by_default_are_those_the_table_was_tuned_to():
+    """srpo has a default of its own: there it trains on another reward."""
+    tuned = composed("experiment=mini_table", "method=sft").tuned_learning_rate
+    for model, rates in tuned.items():
+        for method in rates.keys() - {"srpo"}:
+            assert composed(f"method={method}", f"model={model}").train.learning_rate == rates[method], (method, model)
 
 
 def test_every_experiment_passes_the_checks():
