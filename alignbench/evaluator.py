@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from alignbench.errors import UserError
+from alignbench.images import opened
 
 
 class Preprocess(ABC):
@@ -42,6 +46,7 @@ class Evaluator(ABC):
         precision: in which numbers the network computes; scores of two precisions never share a table.
         display_scale: factor in displays (100 for the cosines of the papers); scores keep the published scale.
         preprocess: the published preprocessing.
+        caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
     """
 
     name: str
@@ -51,6 +56,17 @@ class Evaluator(ABC):
     precision: str = "float32"
     display_scale: float = 1.0
     preprocess: Preprocess
+    caches_text: ClassVar[bool] = False
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights that scores depend on; empty where the version alone decides."""
+        return ""
+
+    @property
+    def shared_pass(self) -> str | None:
+        """Name of what `image_features` computes: evaluators with the same take it from one of them; None: alone."""
+        return None
 
     @cached_property
     def network(self) -> nn.Module | None:
@@ -71,22 +87,53 @@ class Evaluator(ABC):
         """Return None if these prompts can be scored, otherwise a sentence that says why not. Loads nothing."""
         return None
 
+    def release(self) -> None:
+        """Forget the network; it is read again when it is next used."""
+        vars(self).pop("network", None)
+
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor | list[Any]:
         """Return what `score_inputs` needs of the prompts, one entry a prompt, whatever the other prompts are."""
 
+    def image_features(self, inputs: Any) -> Any:
+        """Return what `score_features` reads of preprocessed images, one entry an image; by default the inputs."""
+        return inputs
+
     @abstractmethod
-    def score_inputs(self, inputs: Any, encoded: Any) -> Tensor:
-        """Score preprocessed images against encoded prompts, entry by entry.
+    def score_features(self, features: Any, encoded: Any) -> Tensor:
+        """Score images, as `image_features` gives them, against encoded prompts, entry by entry.
 
         Returns:
             Scores, [N], float32, in the published scale.
         """
 
+    def score_inputs(self, inputs: Any, encoded: Any) -> Tensor:
+        """Score preprocessed images against encoded prompts, entry by entry. Returns [N], float32."""
+        return self.score_features(self.image_features(inputs), encoded)
+
     @torch.no_grad()
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """Score each image against its prompt by the published path. Returns [N], float32, on the CPU."""
-        return self.score_inputs(self.preprocess(images), self.encode_prompts(prompts)).float().cpu()
+    def score(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str], batch_size: int = 16) -> Tensor:
+        """Score each image against its prompt by the published path.
+
+        Args:
+            images: pictures, or their files.
+            prompts: one an image.
+            batch_size: images that go through the network at once.
+
+        Returns:
+            Scores, [N], float32, on the CPU, in the published scale.
+
+        Raises:
+            UserError: an image cannot be scored (see `alignbench.images`), or there are not as many prompts as images.
+        """
+        if len(images) != len(prompts):
+            raise UserError(f"{len(images)} images and {len(prompts)} prompts; give one prompt an image")
+        scores = [torch.zeros(0)]
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            inputs = self.preprocess([opened(image) for image in images[batch]])
+            scores.append(self.score_inputs(inputs, self.encode_prompts(prompts[batch])).float().cpu())
+        return torch.cat(scores)
 
 
 class Reward(Evaluator):

@@ -117,6 +117,26 @@ def write_png(path: Path, image: "Image.Image") -> None:
         image.save(temporary, format="PNG")
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again, shared by all results of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignbench"
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a large file that seldom changes, read once for each of its sizes and times of change."""
+    path = Path(path).resolve()
+    state = path.stat()
+    seen = {"path": str(path), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+    note = cache_folder() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    if note.exists():
+        known = json.loads(note.read_bytes())
+        if seen.items() <= known.items():
+            return known["sha256"]
+    digest = sha256(path)
+    write_json(note, {**seen, "sha256": digest})
+    return digest
+
+
 def sha256(path: Path) -> str:
     """Return the digest of a file, or of a folder: over the names and digests of all files in it."""
     path = Path(path)

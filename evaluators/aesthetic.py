@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from transformers import SiglipConfig, SiglipModel
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
+from alignbench.files import file_digest
 from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file, read_state_dict
-from evaluators.clip_network import Precision, check_precision, checkpoint_layers, load_clip_vision
+from evaluators.clip_network import Precision, check_precision, checkpoint_layers, image_pass, load_clip_vision
 from evaluators.clip_reward import unit
 from evaluators.preprocess import ClipPixels, Pixels, SiglipPixels
 
@@ -50,6 +51,7 @@ class AestheticReward(Reward):
 
     version = "1"
     preprocess: Pixels
+    output: ClassVar[str]  # under which name the tower's output holds the features
 
     def __init__(
         self,
@@ -67,27 +69,45 @@ class AestheticReward(Reward):
         self.precision: Precision = precision
         self.gradient_checkpointing = gradient_checkpointing
 
-    @abstractmethod
-    def load_tower(self, file: Path) -> tuple[nn.Module, str]:
-        """Return the image tower, and the name under which its output holds the features."""
+    @property
+    def file(self) -> Path:
+        """The tower's weights on the disk."""
+        return checkpoint_file(self.source, "model.safetensors", self.revision)
 
-    @cached_property
-    def network(self) -> "AestheticNetwork":
-        """The image tower and the head, frozen.
+    @property
+    def weights(self) -> str:
+        return f"{file_digest(self.file)} {file_digest(self.head)}"
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The image tower, frozen.
 
         Raises:
-            UserError: the weights are of another architecture, or the head is not affine.
+            UserError: the weights are of another architecture.
         """
-        tower, output = self.load_tower(checkpoint_file(self.source, "model.safetensors", self.revision))
-        return AestheticNetwork(tower, output, affine_head(self.head)).requires_grad_(False).eval()
+
+    @cached_property
+    def affine(self) -> nn.Linear:
+        """The head, frozen, from [N, D] to [N, 1].
+
+        Raises:
+            UserError: it is not affine.
+        """
+        return affine_head(self.head)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[None]:
         """Return nothing of each prompt."""
         return [None] * len(prompts)
 
-    def score_inputs(self, inputs: Tensor, encoded: Sequence[None]) -> Tensor:
-        """Score preprocessed pixels [N, 3, H, W]."""
-        return self.network(inputs.to(self.device))
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Return unit image features, [N, D], of preprocessed pixels [N, 3, H, W]."""
+        dtype = next(self.network.parameters()).dtype
+        return unit(getattr(self.network(pixel_values=inputs.to(self.device, dtype)), self.output))
+
+    def score_features(self, features: Tensor, encoded: Sequence[None]) -> Tensor:
+        """Score unit image features [N, D]."""
+        return self.affine.to(features.device)(features).squeeze(-1)
 
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient."""
@@ -110,6 +130,7 @@ class Aesthetic(AestheticReward):
     """
 
     name = "aesthetic"
+    output = "image_embeds"
     range = (-12.8, 23.3)  # bias 5.24, and the length of the weights, 18.0, either way
 
     def __init__(
@@ -125,9 +146,13 @@ class Aesthetic(AestheticReward):
         super().__init__(source, revision, file, ClipPixels(224), precision, gradient_checkpointing)
         self.architecture = architecture
 
-    def load_tower(self, file: Path) -> tuple[nn.Module, str]:
-        tower = load_clip_vision(file, self.architecture, self.precision, self.gradient_checkpointing)
-        return tower, "image_embeds"
+    @property
+    def shared_pass(self) -> str:
+        return image_pass(self.file, self.architecture, self.precision)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return load_clip_vision(self.file, self.architecture, self.precision, self.gradient_checkpointing)
 
 
 class AestheticV25(AestheticReward):
@@ -146,6 +171,7 @@ class AestheticV25(AestheticReward):
     """
 
     name = "aesthetic_v2_5"
+    output = "pooler_output"
     range = (-23.6, 27.4)  # bias 1.94, and the length of the weights, 25.5, either way
 
     def __init__(
@@ -162,36 +188,17 @@ class AestheticV25(AestheticReward):
         super().__init__(source, revision, file, pixels, precision, gradient_checkpointing)
         self.architecture = dict(architecture)
 
-    def load_tower(self, file: Path) -> tuple[nn.Module, str]:
+    @cached_property
+    def network(self) -> nn.Module:
         prefix = "vision_model."
-        weights = {key: tensor for key, tensor in read_state_dict(file).items() if key.startswith(prefix)}
+        weights = {key: tensor for key, tensor in read_state_dict(self.file).items() if key.startswith(prefix)}
         config = SiglipConfig(vision_config=self.architecture)
         tower = assign(
             lambda: SiglipModel(config).vision_model, {key.removeprefix(prefix): weights[key] for key in weights}
         )
         if self.gradient_checkpointing:
             checkpoint_layers(tower.encoder.layers)
-        return tower.to(getattr(torch, self.precision)), "pooler_output"
-
-
-class AestheticNetwork(nn.Module):
-    """An image tower and the affine head on its unit features.
-
-    Args:
-        tower: takes `pixel_values`.
-        output: the name under which its output holds the features, [N, D].
-        head: from [N, D] to [N, 1].
-    """
-
-    def __init__(self, tower: nn.Module, output: str, head: nn.Linear) -> None:
-        super().__init__()
-        self.tower, self.output, self.head = tower, output, head
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the score of preprocessed pixels [N, 3, H, W], [N]."""
-        dtype = next(self.tower.parameters()).dtype
-        features = getattr(self.tower(pixel_values=inputs.to(dtype)), self.output)
-        return self.head(unit(features)).squeeze(-1)
+        return tower.to(getattr(torch, self.precision))
 
 
 def affine_head(file: Path) -> nn.Linear:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from alignbench.errors import UserError
+from alignbench.files import file_digest
 from evaluators.checkpoint import assign, read_state_dict
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+_loaded: WeakValueDictionary[tuple[str, str, str, bool], CLIPModel] = WeakValueDictionary()
 
 # Parts of a parameter's name in OpenCLIP, and in transformers; the image tower's before the text tower's.
 RENAMED = (
@@ -79,19 +83,29 @@ def clip_config(architecture: str | Mapping[str, Any]) -> CLIPConfig:
     )
 
 
+def image_pass(file: Path, architecture: str | Mapping[str, Any], precision: Precision) -> str:
+    """Name what an image tower computes: of equal inputs, towers of one name give equal unit features."""
+    vision: Any = clip_config(architecture).vision_config
+    return f"{file_digest(file)} {vision.to_json_string()} {precision}"
+
+
 def load_clip(
     file: Path, architecture: str | Mapping[str, Any], precision: Precision, gradient_checkpointing: bool
 ) -> CLIPModel:
-    """Return both towers with the weights of a file in either layout, frozen.
+    """Return both towers with the weights of a file in either layout, frozen; one network for all who ask alike.
 
     Raises:
         UserError: the architecture is unknown, or the weights are of another.
     """
     config = clip_config(architecture)
-    network = assign(lambda: CLIPModel(config), to_transformers(read_state_dict(file)))
-    if gradient_checkpointing:
-        checkpoint_layers(network.vision_model.encoder.layers)
-    return network.to(getattr(torch, precision))
+    key = (str(file.resolve()), config.to_json_string(), precision, gradient_checkpointing)
+    network = _loaded.get(key)
+    if network is None:
+        network = assign(lambda: CLIPModel(config), to_transformers(read_state_dict(file)))
+        if gradient_checkpointing:
+            checkpoint_layers(network.vision_model.encoder.layers)
+        network = _loaded[key] = network.to(getattr(torch, precision))
+    return network
 
 
 def load_clip_vision(

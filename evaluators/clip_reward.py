@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from alignbench.evaluator import Reward
+from alignbench.files import file_digest
 from evaluators.checkpoint import check_checkpoint, checkpoint_file
-from evaluators.clip_network import Precision, check_precision, load_clip
+from evaluators.clip_network import Precision, check_precision, image_pass, load_clip
 from evaluators.preprocess import Pixels
 
 
@@ -47,9 +49,14 @@ class ClipReward(Reward):
         """Return unit text features, [N, D]."""
         return self.embed_text(prompts)
 
-    def score_inputs(self, inputs: Tensor, encoded: Tensor) -> Tensor:
-        """Score preprocessed pixels [N, 3, H, W] against text features [N, D]."""
-        return self.scale * (self.embed_inputs(inputs) * encoded.to(self.device)).sum(dim=-1)
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Return unit image features, [N, D], of preprocessed pixels [N, 3, H, W]."""
+        output: Any = self.network.get_image_features(pixel_values=inputs.to(self.device, self.network.dtype))
+        return unit(output.pooler_output)
+
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        """Score unit image features [N, D] against those of prompts, [N, D]."""
+        return self.scale * (features * encoded.to(features.device)).sum(dim=-1)
 
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient."""
@@ -57,12 +64,7 @@ class ClipReward(Reward):
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """Return unit image features, [N, D], with a gradient."""
-        return self.embed_inputs(self.preprocess.differentiable(pixels))
-
-    def embed_inputs(self, inputs: Tensor) -> Tensor:
-        """Return unit image features, [N, D], of preprocessed pixels [N, 3, H, W]."""
-        output: Any = self.network.get_image_features(pixel_values=inputs.to(self.device, self.network.dtype))
-        return unit(output.pooler_output)
+        return self.image_features(self.preprocess.differentiable(pixels))
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
@@ -94,6 +96,7 @@ class PublishedClipReward(ClipReward):
 
     version = "1"
     display_scale = 100.0
+    caches_text = True
 
     def __init__(
         self,
@@ -114,10 +117,22 @@ class PublishedClipReward(ClipReward):
         self.precision: Precision = precision
         self.gradient_checkpointing = gradient_checkpointing
 
+    @property
+    def file(self) -> Path:
+        """The weights on the disk."""
+        return checkpoint_file(self.source, self.filename, self.revision)
+
+    @property
+    def weights(self) -> str:
+        return file_digest(self.file)
+
+    @property
+    def shared_pass(self) -> str:
+        return image_pass(self.file, self.architecture, self.precision)
+
     @cached_property
     def network(self) -> CLIPModel:
-        file = checkpoint_file(self.source, self.filename, self.revision)
-        return load_clip(file, self.architecture, self.precision, self.gradient_checkpointing)
+        return load_clip(self.file, self.architecture, self.precision, self.gradient_checkpointing)
 
     @property
     def context_length(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from alignbench.evaluator import Reward
+from alignbench.files import file_digest
 from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file, read_state_dict
 from evaluators.clip_network import Precision, check_precision, checkpoint_layers
 from evaluators.preprocess import ClipPixels
@@ -90,6 +91,15 @@ class ImageReward(Reward):
         self.preprocess = ClipPixels((VISION | self.architecture["vision"])["image_size"])
         self._ids: dict[str, Tensor] = {}  # token ids, on the CPU
 
+    @property
+    def file(self) -> Path:
+        """The weights on the disk."""
+        return checkpoint_file(self.source, FILE, self.revision)
+
+    @property
+    def weights(self) -> str:
+        return file_digest(self.file)
+
     @cached_property
     def network(self) -> "ImageRewardNetwork":
         """The two towers and the head, frozen.
@@ -98,8 +108,7 @@ class ImageReward(Reward):
             UserError: the file lacks a parameter, or holds one that is unknown or of another shape.
         """
         make = partial(ImageRewardNetwork, **self.architecture)
-        file = checkpoint_file(self.source, FILE, self.revision)
-        network = assign(make, from_published(read_state_dict(file)))
+        network = assign(make, from_published(read_state_dict(self.file)))
         dtype = getattr(torch, self.precision)
         network.vision.to(dtype)
         network.text.to(dtype)
@@ -125,9 +134,13 @@ class ImageReward(Reward):
             self._ids |= dict(zip(missing, ids, strict=True))
         return torch.stack([self._ids[prompt] for prompt in prompts])
 
-    def score_inputs(self, inputs: Tensor, encoded: Tensor) -> Tensor:
-        """Score normalised pixels [N, 3, 224, 224] against token ids [N, 35]."""
-        return self.network(inputs.to(self.device), encoded.to(self.device))
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Return what the text tower reads of normalised pixels [N, 3, 224, 224]: tokens, [N, 197, 1024]."""
+        return self.network.vision(pixel_values=inputs.to(self.device)).last_hidden_state
+
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        """Score image tokens [N, 197, 1024] against token ids [N, 35]."""
+        return self.network(features, encoded.to(features.device))
 
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient through what the text tower reads of the image."""
@@ -156,15 +169,15 @@ class ImageRewardNetwork(nn.Module):
             nn.Linear(64, 16), nn.Linear(16, 1),
         )  # fmt: skip
 
-    def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
-        """Return standardised rewards, [N], of normalised pixels [N, 3, H, W] and padded token ids [N, L]."""
+    def forward(self, image_tokens: Tensor, ids: Tensor) -> Tensor:
+        """Return standardised rewards, [N], of what the vision tower saw, [N, T, D], and padded token ids [N, L]."""
         # up to the last token that is no padding; a prompt may spell "[PAD]" and mean it
         mask = ids.ne(PAD).flip(-1).cumsum(-1).flip(-1).gt(0).long()
         longest = int(mask.sum(-1).max())
         output = self.text(
             input_ids=ids[:, :longest],
             attention_mask=mask[:, :longest],
-            encoder_hidden_states=self.vision(pixel_values=pixels).last_hidden_state,
+            encoder_hidden_states=image_tokens,
             is_decoder=False,  # an encoder by its mask: every token sees every other
         )
         first = output.last_hidden_state[:, 0].to(self.head[0].weight.dtype)

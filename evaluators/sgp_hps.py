@@ -1,7 +1,6 @@
 """SGP-HPS: how much more real than rendered HPSv2.1 finds an image, by two readings of the prompt."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -28,7 +27,7 @@ class SgpHps(Evaluator):
     Args:
         reading: `difference` of the two cosines; `softmax`, the probability of the wanted word when the cosines are
             taken times 100, as CLIP's logit scale does.
-        hpsv2: the scorer. It holds weights of its own, even if `hpsv2_1` is asked for beside it.
+        hpsv2: the scorer.
 
     Raises:
         UserError: the reading is unknown.
@@ -37,6 +36,7 @@ class SgpHps(Evaluator):
     """
 
     version = "1"
+    caches_text = True
 
     def __init__(self, reading: Reading, hpsv2: HPSv2) -> None:
         if reading not in get_args(Reading):
@@ -48,19 +48,33 @@ class SgpHps(Evaluator):
         self.range = (-2.0, 2.0) if reading == "difference" else (0.0, 1.0)
         self.display_scale = hpsv2.display_scale if reading == "difference" else 1.0
 
-    @cached_property
+    @property
+    def weights(self) -> str:
+        return self.hpsv2.weights
+
+    @property
+    def shared_pass(self) -> str:
+        return self.hpsv2.shared_pass
+
+    @property
     def network(self) -> CLIPModel:
         """The network of the scorer."""
         return self.hpsv2.network
+
+    def release(self) -> None:
+        self.hpsv2.release()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return unit text features under the wanted and the unwanted word, [N, 2, D]."""
         words = (WANTED, UNWANTED)
         return torch.stack([self.hpsv2.embed_text([word + prompt for prompt in prompts]) for word in words], dim=1)
 
-    def score_inputs(self, inputs: Tensor, encoded: Tensor) -> Tensor:
-        """Score preprocessed pixels [N, 3, 224, 224] against both readings of the prompts, [N, 2, D]."""
-        image = self.hpsv2.embed_inputs(inputs)
-        wanted, unwanted = (encoded.to(self.device) * image.unsqueeze(1)).sum(dim=-1).unbind(dim=1)
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Return unit image features, [N, D], of preprocessed pixels [N, 3, 224, 224]."""
+        return self.hpsv2.image_features(inputs)
+
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        """Score unit image features [N, D] against both readings of the prompts, [N, 2, D]."""
+        wanted, unwanted = (encoded.to(features.device) * features.unsqueeze(1)).sum(dim=-1).unbind(dim=1)
         difference = wanted - unwanted
         return difference if self.reading == "difference" else torch.sigmoid(LOGIT_SCALE * difference)

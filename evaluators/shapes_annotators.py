@@ -33,7 +33,7 @@ class ShapesAnnotators(Evaluator):
         """Return the prompts; people read them as they are."""
         return list(prompts)
 
-    def score_inputs(self, inputs: Sequence[Reading], encoded: Sequence[str]) -> Tensor:
+    def score_features(self, inputs: Sequence[Reading], encoded: Sequence[str]) -> Tensor:
         """Ask the population about each image."""
         seen = np.stack([features(reading, prompt) for reading, prompt in zip(inputs, encoded, strict=True)])
         return torch.from_numpy(self.population.mean_utility(seen)).float()

@@ -66,7 +66,7 @@ class ShapesOracle(Evaluator):
         """Return what each prompt asks for; nothing where the aspect does not depend on it."""
         return [parse(prompt) if self.aspect == "agreement" else None for prompt in prompts]
 
-    def score_inputs(self, inputs: Sequence[Reading], encoded: Sequence[Demand | None]) -> Tensor:
+    def score_features(self, inputs: Sequence[Reading], encoded: Sequence[Demand | None]) -> Tensor:
         """Judge each reading."""
         return torch.tensor([self._judge(*pair) for pair in zip(inputs, encoded, strict=True)], dtype=torch.float32)
 

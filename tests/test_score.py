@@ -55,7 +55,7 @@ class Brightness(Evaluator):
         self.encoded += prompts
         return torch.tensor([float(len(prompt)) for prompt in prompts])
 
-    def score_inputs(self, inputs: Tensor, encoded: Tensor) -> Tensor:
+    def score_features(self, inputs: Tensor, encoded: Tensor) -> Tensor:
         self.num_scored += len(inputs)
         return inputs + encoded
 
@@ -63,7 +63,7 @@ class Brightness(Evaluator):
 class Undefined(Brightness):
     """Gives no number."""
 
-    def score_inputs(self, inputs: Tensor, encoded: Tensor) -> Tensor:
+    def score_features(self, inputs: Tensor, encoded: Tensor) -> Tensor:
         return inputs * float("nan")
 
 

@@ -28,7 +28,7 @@ from alignbench.calibrate.environments import Requirements, environment
 from alignbench.calibrate.samples import SAMPLES, write_samples
 from alignbench.config import conf_folder
 from alignbench.errors import UserError
-from alignbench.files import sha256, write_json
+from alignbench.files import cache_folder, sha256, write_json
 
 OURS = ("torch", "transformers")  # packages that could move our scores
 
@@ -183,7 +183,7 @@ def _run(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Compare as the command line says."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignbench" / "environments"
+    cache = cache_folder() / "environments"
     parser = argparse.ArgumentParser(prog="python -m alignbench.calibrate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--official", choices=[*OFFICIAL], required=True, help="the package to compare with")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the scores of both sides")

@@ -33,7 +33,7 @@ class Light(Evaluator):
     def encode_prompts(self, prompts):
         return [len(prompt) for prompt in prompts]
 
-    def score_inputs(self, inputs, encoded):
+    def score_features(self, inputs, encoded):
         self.num_images += len(inputs)
         return torch.tensor([light + length for light, length in zip(inputs, encoded, strict=True)])
 
@@ -60,7 +60,7 @@ class Pairs(PairSource):
         return list(dict.fromkeys(pair.prompt for pair in self.pairs))
 
     def picture(self, key):
-        return Picture(key, np.full((4, 4, 3), 10 * int(key), np.uint8))
+        return Picture(key, np.full((8, 8, 3), 10 * int(key), np.uint8))
 
 
 EXPECTED = {("red", "0"): 3.0, ("red", "1"): 13.0, ("red", "2"): 23.0, ("blue!", "0"): 5.0, ("blue!", "3"): 35.0}

@@ -152,6 +152,7 @@ def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(
 def test_the_gradient_through_pixels_matches_finite_differences(laion, photos, pixels_of):
     evaluator = laion()
     evaluator.network.double()
+    evaluator.affine.double()
     pixels = pixels_of(photos(2, 256)).double().requires_grad_()
     gradient = torch.autograd.grad(evaluator.reward(pixels, [""] * 2).sum(), pixels)[0]
     assert torch.isfinite(gradient).all()
@@ -172,7 +173,7 @@ def test_scores_do_not_depend_on_the_batch(laion, photos):
 def test_the_head_computes_in_float32_whatever_the_tower_computes_in(laion, photos, precision):
     evaluator, images = laion(precision=precision), photos(5, 64)
     scores = evaluator.score(images, [""] * 5)
-    assert evaluator.network.head.weight.dtype == scores.dtype == torch.float32
+    assert evaluator.affine.weight.dtype == scores.dtype == torch.float32
     assert (scores - laion().score(images, [""] * 5)).abs().max() < 0.03
     assert not any(parameter.requires_grad for parameter in evaluator.network.parameters())
     assert not any(module.training for module in evaluator.network.modules())

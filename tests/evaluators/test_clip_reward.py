@@ -1,5 +1,6 @@
 """PickScore, HPSv2 and CLIPScore: as published, the same in any batch, and with an exact gradient."""
 
+import copy
 import shutil
 from functools import partial
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(
 @pytest.mark.parametrize("name", ["pickscore", "hpsv2_1"])
 def test_the_gradient_through_pixels_matches_finite_differences(build, photos, pixels_of, name):
     evaluator = build(name)
-    evaluator.network.double()
+    evaluator.network = copy.deepcopy(evaluator.network).double()  # others share it
     pixels = pixels_of(photos(2, 256)).double().requires_grad_()
     gradient = torch.autograd.grad(evaluator.reward(pixels, PROMPTS[:2]).sum(), pixels)[0]
     assert torch.isfinite(gradient).all()

@@ -84,7 +84,7 @@ class ToyReward(Reward):
     def encode_prompts(self, prompts):
         return self.embed_text(prompts)
 
-    def score_inputs(self, inputs, encoded):
+    def score_features(self, inputs, encoded):
         return (inputs.flatten(1) * encoded).sum(-1)
 
     def embed_image(self, pixels: Tensor) -> Tensor:
