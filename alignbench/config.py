@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
+from alignbench.place import Place
 
 STAGES = ("train", "generate", "score", "report")
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts"}
@@ -215,6 +216,9 @@ def check(cfg: DictConfig) -> None:
     for stage in values["stages"]:
         if stage not in STAGES:
             raise UserError(f"stages={stage} is unknown;{_near(str(stage), list(STAGES))}")
+    Place.of(values["shard"])
+    if values["shard"] is not None and "train" in values["stages"] and values["method"]["name"] != "base":
+        raise UserError("shard splits generate and score alone; train first, and then take train out of stages")
     if not values["stages"]:
         raise UserError(f"stages is empty; choose from {', '.join(STAGES)}")
     _check_numbers(values)

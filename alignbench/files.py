@@ -52,6 +52,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     _flush(path.parent)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time in; `path` is a file for this alone."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -76,14 +87,14 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line to a log such as `train.jsonl`, first taking away a line that a kill has cut."""
+def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add lines to a log such as `train.jsonl`, first taking away a line that a kill has cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         if file.tell() and _last_byte(file) != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
 
 
 def _last_byte(file: BinaryIO) -> bytes:

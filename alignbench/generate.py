@@ -19,7 +19,9 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.models.adapter import ModelAdapter
+from alignbench.place import Place
 from alignbench.results import (
+    ImageSet,
     PromptRecord,
     RunFolder,
     SamplingRecord,
@@ -79,14 +81,29 @@ def initial_noise(
     return torch.randn(tuple(shape), generator=keyed_generator("image", sampling_seed, prompt_id, number))
 
 
-def generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling) -> bool:
-    """Say whether all images of these prompts are there and whole."""
-    if not folder.completed("generate", f"{prompt_set.name}/{sampling.hash}"):
-        return False
+def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
+    """Return the images of a prompt set as `generate` makes them."""
+    names = range(sampling.images_per_prompt)
+    records = [
+        PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
+        for p in prompt_set
+    ]
+    return ImageSet(prompt_set.name, sampling.hash, records, (resolution, resolution), generated=True)
+
+
+def generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, place: Place | None = None) -> bool:
+    """Say whether all images of these prompts that fall to this shard are there and whole."""
     images = folder.images(prompt_set.name, sampling.hash)
-    before, after = read_prompts(images), _records(images, prompt_set, sampling)
-    wanted = [image_name(prompt.prompt_id, number) for prompt, number in _wanted(prompt_set, sampling)]
-    return before == after and all(_is_whole(images / name) for name in wanted)
+    if not (images / "sampling.json").exists() or read_prompts(images) != _records(images, prompt_set, sampling):
+        return False
+    wanted = _wanted(prompt_set, sampling)
+
+    def whole(items: list[tuple[Prompt, int]]) -> bool:
+        return all(_is_whole(images / image_name(prompt.prompt_id, number)) for prompt, number in items)
+
+    # the shard that makes the last of them says so in the manifest
+    noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
+    return whole((place or Place()).shard_of(wanted)) and (noted or not whole(wanted))
 
 
 def generate(
@@ -94,31 +111,34 @@ def generate(
     prompt_set: PromptSet,
     sampling: Sampling,
     folder: RunFolder,
-    rank: int = 0,
-    num_processes: int = 1,
+    place: Place | None = None,
     progress: bool = True,
-) -> None:
-    """Make the images of a prompt set that are not there yet.
+) -> int:
+    """Make the images of a prompt set that are not there yet; return how many are left for other shards.
 
-    Each process makes every `num_processes`-th image. The main process first records which prompts the folder is for,
-    so that no image is ever taken for that of another text, and at last, when all processes are through, that it is
-    complete.
+    The main process first records which prompts the folder is for, so that no image is ever taken for that of another
+    text, and at last, when all images are there, that it is complete.
+
+    Args:
+        place: which part falls to this process.
 
     Raises:
         UserError: if the folder has images of other prompts under these ids, or if the model gives an entirely black
             image, which is what numbers that are not finite become.
     """
+    place = place or Place()
     images = folder.images(prompt_set.name, sampling.hash)
     records = _records(images, prompt_set, sampling)
-    if rank == 0:
+    if place.is_main:
         write_prompts(images, records)
         write_sampling(images, _sampling_record(prompt_set, sampling, records))
-    share = _wanted(prompt_set, sampling)[rank::num_processes]
+    wanted = _wanted(prompt_set, sampling)
+    share = place.share(wanted)
     todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
 
     with tqdm(
         total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
-        disable=not (progress and rank == 0 and todo), dynamic_ncols=True,
+        disable=not (progress and place.is_main and todo), dynamic_ncols=True,
     ) as bar:  # fmt: skip
         for start in range(0, len(todo), sampling.batch_size):
             batch = todo[start : start + sampling.batch_size]
@@ -131,11 +151,13 @@ def generate(
                 write_png(images / image_name(p.prompt_id, k), picture)
             bar.update(len(batch))
 
-    if num_processes > 1:
+    if place.num_processes > 1:
         PartialState().wait_for_everyone()
-    if rank == 0:
+    left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)
+    if place.is_main and not left:
         files = [images / "prompts.jsonl", images / "sampling.json"]
         folder.complete("generate", f"{prompt_set.name}/{sampling.hash}", files)
+    return left
 
 
 def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int]]:

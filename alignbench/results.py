@@ -5,15 +5,14 @@ Stages talk only through these files. Only the main process writes; a failure to
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from alignbench.errors import UserError
-from alignbench.files import read_json_lines, replacing, sha256, write_json, write_json_lines
+from alignbench.files import locked, read_json_lines, replacing, sha256, write_json, write_json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,6 +173,23 @@ def image_name(prompt_id: str, number: int) -> str:
     return f"{prompt_id}-{number}.png"
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that are to be scored, and where a run keeps their scores.
+
+    Attributes:
+        records: their prompts and files, named within the run's image folder or by absolute paths.
+        size: width and height that all of them have to have; None where they may differ.
+        generated: whether this program made them and can make them again.
+    """
+
+    prompt_set: str
+    sampling_hash: str
+    records: Sequence[PromptRecord]
+    size: tuple[int, int] | None
+    generated: bool
+
+
 def write_prompts(folder: Path, prompts: Iterable[PromptRecord]) -> None:
     """Write `prompts.jsonl` of an image folder, in the given order."""
     write_json_lines(Path(folder) / "prompts.jsonl", map(asdict, prompts))
@@ -201,6 +217,7 @@ class ScoreInfo:
 
     Attributes:
         preprocess: name of the preprocessing, as text.
+        weights: digest of the weights; empty where the version alone decides.
         precision: name of the precision policy of the scoring network.
         higher_is_better: direction.
         display_scale: factor in displays (100 for cosines); files keep the published scale.
@@ -212,6 +229,7 @@ class ScoreInfo:
     precision: str = "float32"
     higher_is_better: bool = True
     display_scale: float = 1.0
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,15 +238,19 @@ class Scores:
 
     Attributes:
         prompt_id: [N], text.   image: number of the image within its prompt, [N], int64.   score: [N], float32.
+        digest: of the image file that was scored, [N], text.
     """
 
     info: ScoreInfo
     prompt_id: "np.ndarray"
     image: "np.ndarray"
     score: "np.ndarray"
+    digest: "np.ndarray"
 
     @classmethod
-    def of(cls, info: ScoreInfo, prompt_id: Sequence[str], image: Sequence[int], score: Any) -> Self:
+    def of(
+        cls, info: ScoreInfo, prompt_id: Sequence[str], image: Sequence[int], score: Any, digest: Sequence[str]
+    ) -> Self:
         """Sort and check rows given in any order.
 
         Raises:
@@ -246,28 +268,38 @@ class Scores:
         if len(set(keys)) != len(keys):
             double = next(a for a, b in pairwise(keys) if a == b)
             raise ResultsError(f"{info.evaluator} scored image {double[1]} of prompt {double[0]} more than once")
-        return cls(info, ids[order], images[order], values[order])
+        return cls(info, ids[order], images[order], values[order], np.asarray(digest, dtype=object)[order])
 
     def write(self, path: Path) -> None:
         """Write parquet atomically, with `info` in the file's metadata."""
         import pyarrow
         from pyarrow import parquet
 
-        columns = {"prompt_id": list(self.prompt_id), "image": self.image, "score": self.score}
+        columns = {
+            "prompt_id": list(self.prompt_id),
+            "image": self.image,
+            "score": self.score,
+            "digest": list(self.digest),
+        }
         table = pyarrow.table(columns).replace_schema_metadata({"alignbench": json.dumps(asdict(self.info))})
         with replacing(path) as temporary:
             parquet.write_table(table, temporary)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises:
+            ResultsError: the file lacks something, as those of earlier versions do.
+        """
         from pyarrow import parquet
 
-        table = parquet.read_table(path, columns=["prompt_id", "image", "score"])
+        table = parquet.read_table(path)
         metadata = (table.schema.metadata or {}).get(b"alignbench")
-        if metadata is None:
-            raise ResultsError(f"{path} does not say how it was scored; delete it and score again")
-        columns = (table.column(name).to_numpy() for name in ("prompt_id", "image", "score"))
+        names = ("prompt_id", "image", "score", "digest")
+        if metadata is None or not set(names) <= set(table.column_names):
+            raise ResultsError(f"{path} does not say how or of what it was scored; delete it and score again")
+        columns = (table.column(name).to_numpy() for name in names)
         return cls(ScoreInfo(**json.loads(metadata)), *columns)
 
 
@@ -343,21 +375,12 @@ class RunFolder:
 
     def update(self, **changes: Any) -> Manifest:
         """Change entries of the manifest; dictionaries are merged into what is there."""
-        with self._locked():
+        with locked(self.path / ".lock"):  # two commands may add to the same run, a shared base run, say
             found = self.manifest
             merged = {k: {**getattr(found, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
             manifest = replace(found, **merged)
             write_json(self.manifest_file, asdict(manifest))
         return manifest
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep two commands that add to the same run (a shared base run, say) from undoing each other's entries."""
-        import fcntl
-
-        with (self.path / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def completed(self, stage: str, key: str = "") -> bool:
         """Say whether a piece of work is done, such as `("score", "<prompt set>/<sampling hash>/<evaluator>@1")`."""
@@ -366,7 +389,7 @@ class RunFolder:
     def complete(self, stage: str, key: str = "", files: Iterable[Path] = ()) -> Manifest:
         """Note that a piece of work is done, and the digests of the files or folders that later stages read."""
         digests = {self._key(path): sha256(path) for path in files}
-        with self._locked():
+        with locked(self.path / ".lock"):  # two commands may add to the same run, a shared base run, say
             found = self.manifest
             done = {**found.completed, stage: sorted({*found.completed.get(stage, []), key})}
             manifest = replace(found, completed=done, files={**found.files, **digests})

@@ -1,99 +1,132 @@
 """Scores of evaluation images: one pass over the images for all evaluators."""
 
+import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
-from PIL import Image
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from alignbench.data.prompts import PromptSet
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.generate import Sampling
-from alignbench.results import RunFolder, ScoreInfo, Scores, image_name
+from alignbench.images import ImageError, decoded
+from alignbench.place import Place
+from alignbench.residents import Residents
+from alignbench.results import ImageSet, RunFolder, ScoreInfo
+from alignbench.score_table import Entry, Key, ScoreTable
+from alignbench.text_cache import TextCache
 
-T = TypeVar("T")
-R = TypeVar("R")
-Key = tuple[str, int]  # prompt id and image number
+CHUNK = 512  # images kept preprocessed, so that one network after another can see them: about 600 MB
+TASK = 8  # images that a worker prepares at a time
+MIN_IMAGES_FOR_WORKERS = 64  # fewer are prepared sooner than processes start
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
-def scored(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, evaluator: Evaluator) -> bool:
-    """Say whether every image of these prompts has its score."""
-    return not _wanted(prompt_set, sampling).keys() - _scores(folder, prompt_set, sampling, evaluator).keys()
+@dataclass(frozen=True)
+class Picture:
+    """One image to be scored."""
+
+    key: Key
+    prompt: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Some images as the evaluators read them.
+
+    Attributes:
+        pictures: those that can be scored.
+        digests: of their files.
+        inputs: what each preprocessing made of them.
+        faults: what is wrong with the others, a sentence each.
+    """
+
+    pictures: list[Picture]
+    digests: list[str]
+    inputs: dict[Preprocess, Any]
+    faults: list[str]
+
+    def batches(self, size: int) -> Iterator["Prepared"]:
+        """Yield the pictures in batches."""
+        for start in range(0, len(self.pictures), size):
+            part = slice(start, start + size)
+            inputs = {preprocess: values[part] for preprocess, values in self.inputs.items()}
+            yield Prepared(self.pictures[part], self.digests[part], inputs, [])
 
 
 @torch.no_grad()
 def score(
     folder: RunFolder,
-    prompt_set: PromptSet,
-    sampling: Sampling,
+    images: ImageSet,
     evaluators: Sequence[Evaluator],
-    rank: int = 0,
-    num_processes: int = 1,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    place: Place | None = None,
     progress: bool = True,
-) -> None:
-    """Score the images of a prompt set that have no score yet, and write one table an evaluator.
+    num_workers: int | None = None,
+) -> int:
+    """Score the images that have no score yet; return how many of all images are left for other shards.
 
-    Images are decoded once and preprocessed once for all evaluators that share a preprocessing; a prompt is encoded
-    once. Each process scores every `num_processes`-th image; the main process writes. Evaluators work where their
-    networks lie.
+    Images are decoded once, by worker processes, and preprocessed once for all evaluators that share a preprocessing;
+    networks that are the same see them once; a prompt is encoded once, for all runs. Scores are kept as they come, so
+    that a killed command goes on where it was. A file that has changed since it was scored is scored again.
+
+    Args:
+        batch_size: images that go through a network at once.
+        place: which part falls to this process.
+        num_workers: processes that prepare images; None for one a core, and none for a few images.
 
     Raises:
-        UserError: if an image is missing or damaged, or an evaluator has no meaning for the prompts.
+        UserError: an evaluator has no meaning for the prompts, an image is missing (then nothing is scored), or images
+            cannot be scored (then all others are).
     """
     for evaluator in evaluators:
-        if refusal := evaluator.supports(prompt_set.texts):
+        if refusal := evaluator.supports([record.prompt for record in images.records]):
             raise UserError(refusal)
-    images, batch_size = folder.images(prompt_set.name, sampling.hash), sampling.batch_size
-    text_of = _wanted(prompt_set, sampling)
-    known = {evaluator.name: _scores(folder, prompt_set, sampling, evaluator) for evaluator in evaluators}
-    todo, names = _from_main(_missing(text_of, known), num_processes)
-    pending = [evaluator for evaluator in evaluators if evaluator.name in names]
-    _refuse_missing(images, todo)
-    share = todo[rank::num_processes]
-    preprocesses = list(dict.fromkeys(evaluator.preprocess for evaluator in pending))
-
-    # text
-    prompts = list(dict.fromkeys(text_of[key] for key in share))
-    position = {prompt: number for number, prompt in enumerate(prompts)}
-    encoded = {evaluator.name: _encode(evaluator, prompts, batch_size) for evaluator in pending}
-
-    # images
-    def inputs_of(batch: list[Key]) -> dict[Preprocess, Any]:
-        pictures = [_open(images / image_name(*key)) for key in batch]
-        return {preprocess: preprocess(pictures) for preprocess in preprocesses}
-
-    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    values: dict[str, list[Tensor]] = {evaluator.name: [] for evaluator in pending}
+    place = place or Place()
+    wanted = _pictures(folder, images)
+    tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
+    todo = _todo(place.share(wanted), tables)
+    pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
+    _refuse_missing(pictures, images)
+    passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
+    preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
+    residents = Residents(torch.device(device))
+    encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
+    faults: list[str] = []
     with tqdm(
-        total=len(share), desc=f"score {prompt_set.name}", unit="image",
-        disable=not (progress and rank == 0 and share), dynamic_ncols=True,
+        total=len(pictures), desc=f"score {images.prompt_set}", unit="image", bar_format=BAR, dynamic_ncols=True,
+        disable=not (progress and place.is_main and pictures),
     ) as bar:  # fmt: skip
-        for batch, inputs in zip(batches, _ahead(inputs_of, batches, num_processes), strict=True):
-            rows = [position[text_of[key]] for key in batch]
-            for evaluator in pending:
-                scores = evaluator.score_inputs(inputs[evaluator.preprocess], _take(encoded[evaluator.name], rows))
-                values[evaluator.name].append(scores.float().cpu())
-            bar.update(len(batch))
-
-    # tables
-    for evaluator in pending:
-        new = list(zip(share, torch.cat(values[evaluator.name]).tolist() if share else [], strict=True))
-        if num_processes > 1:
-            new = gather_object(new)
-        if rank == 0:
-            rows = known[evaluator.name] | dict(new)
-            table = Scores.of(info(evaluator), [key[0] for key in rows], [key[1] for key in rows], list(rows.values()))
-            path = folder.score_file(prompt_set.name, sampling.hash, evaluator.name, evaluator.version)
-            table.write(path)
-            folder.complete("score", f"{prompt_set.name}/{sampling.hash}/{evaluator.name}@{evaluator.version}", [path])
+        for chunk in _prepared(pictures, preprocesses, images.size, num_workers, place.num_processes):
+            faults += chunk.faults
+            bar.update(len(chunk.faults))
+            for sharing in passes:
+                for evaluator in sharing:
+                    if evaluator.name not in encoded:
+                        prompts = dict.fromkeys(picture.prompt for picture in todo[evaluator.name])
+                        encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, residents)
+                residents.use(sharing[0])
+                for batch in chunk.batches(batch_size):
+                    _score_batch(batch, sharing, todo, encoded, tables, place)
+                    bar.update(len(batch.pictures) / len(passes))
+    if place.num_processes > 1:
+        faults = gather_object(faults)  # all have scored when this returns
+    if faults:
+        remedy = "delete them and add generate to stages" if images.generated else "mend them or take them out"
+        raise UserError(f"{len(faults)} of {len(wanted)} images cannot be scored, such as {faults[0]}; {remedy}")
+    if not place.is_main:
+        return 0
+    return max(table.finish([picture.key for picture in wanted]) for table in tables.values())
 
 
 def info(evaluator: Evaluator) -> ScoreInfo:
@@ -105,73 +138,186 @@ def info(evaluator: Evaluator) -> ScoreInfo:
         precision=evaluator.precision,
         higher_is_better=evaluator.higher_is_better,
         display_scale=evaluator.display_scale,
+        weights=evaluator.weights,
     )
 
 
-def _wanted(prompt_set: PromptSet, sampling: Sampling) -> dict[Key, str]:
-    return {(record.prompt_id, k): record.prompt for record in prompt_set for k in range(sampling.images_per_prompt)}
+# ---- what there is to do
 
 
-def _scores(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, evaluator: Evaluator) -> dict[Key, float]:
-    """Return the scores that are there already, if they were made the same way."""
-    path = folder.score_file(prompt_set.name, sampling.hash, evaluator.name, evaluator.version)
-    if not path.exists():
-        return {}
-    table = Scores.read(path)
-    if table.info != info(evaluator):
-        raise UserError(f"{path} was scored as {table.info}, expected {info(evaluator)}; delete it to score again")
-    return dict(zip(zip(table.prompt_id, table.image.tolist(), strict=True), table.score.tolist(), strict=True))
+def _pictures(folder: RunFolder, images: ImageSet) -> list[Picture]:
+    place = folder.images(images.prompt_set, images.sampling_hash)
+    return [
+        Picture((record.prompt_id, number), record.prompt, place / name)  # a path that is absolute stays as it is
+        for record in images.records
+        for number, name in enumerate(record.images)
+    ]
 
 
-def _missing(wanted: Iterable[Key], known: Mapping[str, Mapping[Key, float]]) -> tuple[list[Key], list[str]]:
-    """Return the images that lack a score, and the names of the evaluators that have yet to give one."""
-    keys = [key for key in wanted if any(key not in scores for scores in known.values())]
-    return keys, [name for name, scores in known.items() if any(key not in scores for key in keys)]
+def _todo(share: Sequence[Picture], tables: Mapping[str, ScoreTable]) -> dict[str, dict[Picture, None]]:
+    """Return for each evaluator the images that have no score from it, or had other content when they got it."""
+    known = [picture for picture in share if any(picture.key in table.known for table in tables.values())]
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(known, pool.map(_digest_of_file, known), strict=True))
+
+    def has_score(picture: Picture, table: ScoreTable) -> bool:
+        entry = table.known.get(picture.key)
+        return entry is not None and digests[picture] in (entry.digest, None)
+
+    return {
+        name: {picture: None for picture in share if not has_score(picture, table)} for name, table in tables.items()
+    }
 
 
-def _from_main(value: T, num_processes: int) -> T:
-    """Return the main process's value: what it writes meanwhile must not make the others see less to do."""
-    values = [value]
-    return values[0] if num_processes == 1 else broadcast_object_list(values)[0]
+def _digest_of_file(picture: Picture) -> str | None:
+    """Return the digest of an image; None where the image is gone, which takes nothing from its score."""
+    return _digest(picture.path.read_bytes()) if picture.path.exists() else None
 
 
-def _refuse_missing(images: Path, keys: Sequence[Key]) -> None:
-    missing = [name for name in (image_name(*key) for key in keys) if not (images / name).exists()]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _refuse_missing(pictures: Sequence[Picture], images: ImageSet) -> None:
+    missing = [picture.path for picture in pictures if not picture.path.exists()]
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(keys)} images are missing in {images}, such as {missing[0]}; "
-            "add generate to stages to make them"
+        remedy = "add generate to stages to make them" if images.generated else "put them back or take them out"
+        raise UserError(f"{len(missing)} of {len(pictures)} images are missing, such as {missing[0]}; {remedy}")
+
+
+def _passes(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
+    """Group evaluators that see the same through the same network; the first of each group computes it for all."""
+    passes: dict[tuple[Preprocess, str], list[Evaluator]] = {}
+    # those that have the network anyway, for their prompts, come first
+    for evaluator in sorted(evaluators, key=lambda evaluator: not evaluator.caches_text):
+        seen = evaluator.shared_pass or f"that of {evaluator.name}"
+        passes.setdefault((evaluator.preprocess, seen), []).append(evaluator)
+    return list(passes.values())
+
+
+# ---- images
+
+
+class _Tasks(Dataset[Prepared]):
+    """What a worker process is asked for: a few images at a time, read and preprocessed."""
+
+    def __init__(
+        self, pictures: Sequence[Picture], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
+    ) -> None:
+        self.tasks = [pictures[start : start + TASK] for start in range(0, len(pictures), TASK)]
+        self.preprocesses, self.size = preprocesses, size
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, number: int) -> Prepared:
+        good, digests, opened, faults = [], [], [], []
+        for picture in self.tasks[number]:
+            try:
+                content = picture.path.read_bytes()
+                image = decoded(content)
+                if self.size is not None and image.size != self.size:
+                    (width, height), (w, h) = image.size, self.size
+                    raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected")
+            except ImageError as error:
+                faults.append(f"{picture.path} {error}")
+            except OSError as error:
+                faults.append(f"{picture.path} cannot be read ({error.strerror})")
+            else:
+                good.append(picture)
+                digests.append(_digest(content))
+                opened.append(image)
+        inputs = {preprocess: preprocess(opened) for preprocess in self.preprocesses} if good else {}
+        return Prepared(good, digests, inputs, faults)
+
+
+def _prepared(
+    pictures: Sequence[Picture],
+    preprocesses: Sequence[Preprocess],
+    size: tuple[int, int] | None,
+    num_workers: int | None,
+    num_processes: int,
+) -> Iterator[Prepared]:
+    """Yield the images in their order, a chunk at a time, while workers are at the next."""
+    if num_workers is None:
+        cores = len(os.sched_getaffinity(0))
+        num_workers = 0 if len(pictures) < MIN_IMAGES_FOR_WORKERS else min(8, max(1, cores // num_processes))
+    tasks = iter(
+        DataLoader(
+            _Tasks(pictures, preprocesses, size),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            prefetch_factor=max(2, CHUNK // TASK // num_workers) if num_workers else None,
+        )
+    )
+    while some := list(islice(tasks, CHUNK // TASK)):
+        full = [prepared for prepared in some if prepared.pictures]
+        yield Prepared(
+            [picture for prepared in some for picture in prepared.pictures],
+            [digest for prepared in some for digest in prepared.digests],
+            {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
+            if full
+            else {},
+            [fault for prepared in some for fault in prepared.faults],
         )
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.copy()  # in its own mode: the evaluators know how to make RGB of 16 bits
-    except (OSError, SyntaxError) as error:  # PIL reports a broken PNG chunk as a SyntaxError
-        raise UserError(f"{path} is damaged ({error}); delete it and add generate to stages to make it again") from None
+def _unchanged(prepared: Any) -> Any:
+    return prepared
 
 
-def _encode(evaluator: Evaluator, prompts: Sequence[str], batch_size: int) -> Any:
-    starts = range(0, len(prompts), batch_size)
-    parts = [evaluator.encode_prompts(prompts[start : start + batch_size]) for start in starts]
-    if parts and isinstance(parts[0], Tensor):
-        return torch.cat([part for part in parts if isinstance(part, Tensor)])
-    return [entry for part in parts for entry in part]
+def _joined(parts: Sequence[Any]) -> Any:
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
 
 
-def _take(encoded: Tensor | list[Any], rows: Sequence[int]) -> Any:
-    return encoded[torch.tensor(rows)] if isinstance(encoded, Tensor) else [encoded[row] for row in rows]
+# ---- evaluators
 
 
-def _ahead(function: Callable[[T], R], items: Sequence[T], num_processes: int) -> Iterator[R]:
-    """Yield `function(item)` of each item in order; threads work a few items ahead of the network."""
-    num_threads = max(1, min(8, (os.cpu_count() or 1) // num_processes))
-    with ThreadPoolExecutor(num_threads) as pool:
-        futures = deque(pool.submit(function, item) for item in items[: num_threads + 1])
-        for item in items[num_threads + 1 :]:
-            result = futures.popleft().result()
-            futures.append(pool.submit(function, item))
-            yield result
-        while futures:
-            yield futures.popleft().result()
+def _encode(evaluator: Evaluator, prompts: Sequence[str], batch_size: int, residents: Residents) -> dict[str, Any]:
+    """Return what the evaluator reads of each prompt; what a network makes of it is kept on the disk."""
+    cache = TextCache(evaluator) if evaluator.caches_text else None
+    known = cache.read(prompts) if cache else {}
+    # prompts of one length together, so that short ones are not filled up to the longest
+    missing = sorted((prompt for prompt in prompts if prompt not in known), key=len)
+    if missing:
+        residents.use(evaluator)
+        starts = range(0, len(missing), batch_size)
+        parts = [evaluator.encode_prompts(missing[start : start + batch_size]) for start in starts]
+        rows = [row for part in parts for row in (part.cpu() if isinstance(part, Tensor) else part)]
+        if cache:
+            cache.add(missing, torch.stack(rows))
+        known |= dict(zip(missing, rows, strict=True))
+    return known
+
+
+def _score_batch(
+    batch: Prepared,
+    sharing: Sequence[Evaluator],
+    todo: Mapping[str, Mapping[Picture, None]],
+    encoded: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, ScoreTable],
+    place: Place,
+) -> None:
+    """Score a batch by evaluators that share a pass, and keep the scores."""
+    first = sharing[0]
+    rows_of = {e.name: [row for row, picture in enumerate(batch.pictures) if picture in todo[e.name]] for e in sharing}
+    if not any(rows_of.values()):
+        return
+    features = first.image_features(batch.inputs[first.preprocess])
+    for evaluator in sharing:
+        rows = rows_of[evaluator.name]
+        if rows:
+            pictures = [batch.pictures[row] for row in rows]
+            text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
+            values = evaluator.score_features(_take(features, rows), _stacked(text)).float().cpu().tolist()
+            entries = [Entry(value, batch.digests[row]) for value, row in zip(values, rows, strict=True)]
+            tables[evaluator.name].add(place, [picture.key for picture in pictures], entries)
+
+
+def _take(values: Any, rows: Sequence[int]) -> Any:
+    return values[torch.tensor(rows)] if isinstance(values, Tensor) else [values[row] for row in rows]
+
+
+def _stacked(rows: Sequence[Any]) -> Any:
+    return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else list(rows)

@@ -21,8 +21,9 @@ from alignbench.data.source import kind_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_text
-from alignbench.generate import Sampling, generate, generated
+from alignbench.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
+from alignbench.place import Place
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.results import Budget, Manifest, RunFolder
@@ -66,6 +67,8 @@ class Job:
         self.root = Path(cfg.results)
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
+        self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.left = False  # whether other shards have work to do before a table makes sense
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -122,8 +125,8 @@ class Job:
         """Make the images of this run and, where they are missing, of its base run."""
         assert self.prompts is not None
         if not self.is_base:
-            self._base().generate()
-        if generated(self.folder, self.prompts, self.sampling):
+            self._also_base("generate")
+        if generated(self.folder, self.prompts, self.sampling, self.place):
             self.console.print(f"generate: done before, {self._images}")
             return
         if not self.is_base and not self.folder.completed("train"):
@@ -132,22 +135,24 @@ class Job:
         if not self.is_base:
             model.load_policy(self.folder.verified(self.folder.policy))
         model.to(self.accelerator.device)
-        generate(model, self.prompts, self.sampling, self.folder, *self._place)
+        self._leave(generate(model, self.prompts, self.sampling, self.folder, self.place), "generate")
 
     def score(self) -> None:
         """Score the images of this run and, where scores are missing, of its base run."""
         assert self.prompts is not None
         if not self.is_base:
-            self._base().score()
-        if self.is_base and not generated(self.folder, self.prompts, self.sampling):
+            self._also_base("score")
+        if self.is_base and not generated(self.folder, self.prompts, self.sampling, self.place):
             self.generate()
-        for evaluator in self.evaluators:
-            evaluator.to(self.accelerator.device)
-        score(self.folder, self.prompts, self.sampling, self.evaluators, *self._place)
+        images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
+        left = score(
+            self.folder, images, self.evaluators, self.sampling.batch_size, self.accelerator.device, self.place
+        )
+        self._leave(left, "score")
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process or self.left:
             return
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder)
@@ -157,9 +162,17 @@ class Job:
 
     # ---- parts
 
-    @property
-    def _place(self) -> tuple[int, int]:
-        return self.accelerator.process_index, self.accelerator.num_processes
+    def _also_base(self, stage: str) -> None:
+        """Do a stage of the base run first."""
+        base = self._base()
+        getattr(base, stage)()
+        self.left = self.left or base.left
+
+    def _leave(self, num_images: int, stage: str) -> None:
+        """Say what is left for other shards, if anything is."""
+        if num_images:
+            self.left = True
+            self.console.print(f"{stage}: {num_images} images of {self.folder.name} are left for the other shards")
 
     @property
     def _images(self) -> Path:

@@ -23,7 +23,7 @@ from alignbench.context import Context
 from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
 from alignbench.errors import UserError
-from alignbench.files import append_json_line, read_json_lines, replacing_folder, write_json_lines
+from alignbench.files import append_json_lines, read_json_lines, replacing_folder, write_json_lines
 from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
@@ -326,4 +326,4 @@ class Log:
 
     def write(self, record: dict[str, float]) -> None:
         if self.active:
-            append_json_line(self.path, record)
+            append_json_lines(self.path, [record])

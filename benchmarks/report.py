@@ -78,7 +78,9 @@ def write_runs(root: Path, num_methods: int, num_seeds: int) -> None:
                     )
                     info = ScoreInfo(evaluator, version, display_scale=scale)
                     files.append(folder.score_file(name, SAMPLING_HASH, evaluator, version))
-                    Scores.of(info, [row.prompt_id for row in rows], [0] * len(rows), score).write(files[-1])
+                    Scores.of(info, [row.prompt_id for row in rows], [0] * len(rows), score, [""] * len(rows)).write(
+                        files[-1]
+                    )
                 folder.complete("score", name, files)
 
 

@@ -55,7 +55,7 @@ def test_a_csv_keeps_nine_digits_and_leaves_what_is_unknown_empty(tmp_path):
 
 def test_a_log_line_cut_by_a_kill_is_skipped(tmp_path):
     log = tmp_path / "train.jsonl"
-    files.append_json_line(log, {"step": 1, "prompt": "naïve"})
+    files.append_json_lines(log, [{"step": 1, "prompt": "naïve"}])
     with log.open("a") as file:
         file.write('{"step": 2, "lo')
     assert files.read_json_lines(log) == [{"step": 1, "prompt": "naïve"}]
@@ -63,10 +63,10 @@ def test_a_log_line_cut_by_a_kill_is_skipped(tmp_path):
 
 def test_a_log_goes_on_after_a_cut_line(tmp_path):
     log = tmp_path / "train.jsonl"
-    files.append_json_line(log, {"step": 1})
+    files.append_json_lines(log, [{"step": 1}])
     with log.open("a") as file:
         file.write('{"step": 2, "lo')
-    files.append_json_line(log, {"step": 2})
+    files.append_json_lines(log, [{"step": 2}])
     assert files.read_json_lines(log) == [{"step": 1}, {"step": 2}]
 
 

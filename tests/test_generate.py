@@ -13,6 +13,7 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.generate import Sampling, generate, generated, initial_noise
 from alignbench.models.random import Family, tiny_adapter
+from alignbench.place import Place
 from alignbench.results import Manifest, RunFolder, read_prompts, read_sampling
 
 SHAPE = (4, 8, 8)
@@ -98,7 +99,12 @@ def test_noise_is_equal_bit_for_bit_whatever_batch_order_or_number_of_processes(
         model, folder = painter(), run_folder(tmp_path / str(number))
         for rank in reversed(range(num_processes)):
             generate(
-                model, prompts, replace(SAMPLING, batch_size=batch_size), folder, rank, num_processes, progress=False
+                model,
+                prompts,
+                replace(SAMPLING, batch_size=batch_size),
+                folder,
+                Place(rank, num_processes),
+                progress=False,
             )
         seen.append(model.noise)
     for noise in seen[1:]:

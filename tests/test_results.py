@@ -160,7 +160,7 @@ def test_prompts_and_sampling_come_back_in_order_and_to_the_byte(tmp_path):
 
 
 def test_scores_come_back_sorted_with_what_decides_them(tmp_path):
-    scores = Scores.of(INFO, ["b", "a", "a"], [0, 1, 0], np.array([3, 2, 1], dtype=np.float32))
+    scores = Scores.of(INFO, ["b", "a", "a"], [0, 1, 0], np.array([3, 2, 1], dtype=np.float32), ["f", "e", "d"])
     scores.write(tmp_path / "s.parquet")
     found = Scores.read(tmp_path / "s.parquet")
     assert found.info == INFO
@@ -171,16 +171,16 @@ def test_scores_come_back_sorted_with_what_decides_them(tmp_path):
 
 
 def test_equal_scores_in_any_order_give_equal_bytes(tmp_path):
-    Scores.of(INFO, ["a", "b"], [0, 0], [1.5, 2.5]).write(tmp_path / "1.parquet")
-    Scores.of(INFO, ["b", "a"], [0, 0], [2.5, 1.5]).write(tmp_path / "2.parquet")
+    Scores.of(INFO, ["a", "b"], [0, 0], [1.5, 2.5], ["d", "e"]).write(tmp_path / "1.parquet")
+    Scores.of(INFO, ["b", "a"], [0, 0], [2.5, 1.5], ["e", "d"]).write(tmp_path / "2.parquet")
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
 
 
 def test_scores_that_are_not_finite_or_doubled_are_refused():
     with pytest.raises(ResultsError, match="clip gave 1 of 2 scores that are not finite"):
-        Scores.of(INFO, ["a", "b"], [0, 0], [1.0, float("nan")])
+        Scores.of(INFO, ["a", "b"], [0, 0], [1.0, float("nan")], ["", ""])
     with pytest.raises(ResultsError, match="clip scored image 0 of prompt a more than once"):
-        Scores.of(INFO, ["a", "a"], [0, 0], [1.0, 2.0])
+        Scores.of(INFO, ["a", "a"], [0, 0], [1.0, 2.0], ["", ""])
 
 
 def test_all_run_folders_of_a_root_are_found_by_name(folder, tmp_path):

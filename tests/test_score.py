@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.files import write_png
-from alignbench.generate import Sampling
+from alignbench.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
-from alignbench.miniature.scenes import render, sample_scene
+from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
+from alignbench.place import Place
 from alignbench.results import Manifest, RunFolder, Scores, image_name
-from alignbench.score import _open, score, scored
-from evaluators.preprocess import rgb
+from alignbench.score import score
 from evaluators.shapes_oracle import ShapesOracle
 
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=4)
@@ -55,16 +56,16 @@ class Brightness(Evaluator):
         self.encoded += prompts
         return torch.tensor([float(len(prompt)) for prompt in prompts])
 
-    def score_features(self, inputs: Tensor, encoded: Tensor) -> Tensor:
-        self.num_scored += len(inputs)
-        return inputs + encoded
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        self.num_scored += len(features)
+        return features + encoded
 
 
 class Undefined(Brightness):
     """Gives no number."""
 
-    def score_features(self, inputs: Tensor, encoded: Tensor) -> Tensor:
-        return inputs * float("nan")
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        return features * float("nan")
 
 
 def prompt_set(num: int) -> PromptSet:
@@ -84,13 +85,21 @@ def run_folder(path: Path, num: int = 10, images_per_prompt: int = 1) -> RunFold
     return folder
 
 
+def run(
+    folder: RunFolder, prompts: PromptSet, sampling: Sampling, evaluators: Sequence[Evaluator], **arguments: Any
+) -> int:
+    """Score in this process, where what evaluators count can be seen."""
+    images = image_set(prompts, sampling, IMAGE_SIZE)
+    return score(folder, images, evaluators, sampling.batch_size, progress=False, num_workers=0, **arguments)
+
+
 def table(folder: RunFolder, evaluator: Evaluator) -> Scores:
     return Scores.read(folder.score_file("test", SAMPLING.hash, evaluator.name, evaluator.version))
 
 
 def test_each_image_gets_its_own_score(tmp_path):
     folder, evaluator = run_folder(tmp_path, 5, images_per_prompt=2), Brightness("bright", Mean())
-    score(folder, prompt_set(5), replace(SAMPLING, images_per_prompt=2), [evaluator], progress=False)
+    run(folder, prompt_set(5), replace(SAMPLING, images_per_prompt=2), [evaluator])
     rows = table(folder, evaluator)
     assert list(rows.prompt_id) == [f"p{i:02d}" for i in range(5) for _ in range(2)]
     assert rows.image.tolist() == [0, 1] * 5
@@ -106,7 +115,7 @@ def test_each_image_gets_its_own_score(tmp_path):
 def test_scores_do_not_depend_on_the_batch_size(tmp_path, batch_size, num_rows):
     folder = run_folder(tmp_path)
     oracle, bright = ShapesOracle("cleanliness"), Brightness("bright", Mean())
-    score(folder, prompt_set(num_rows), replace(SAMPLING, batch_size=batch_size), [oracle, bright], progress=False)
+    run(folder, prompt_set(num_rows), replace(SAMPLING, batch_size=batch_size), [oracle, bright])
     images = [Image.open(folder.images("test", SAMPLING.hash) / f"p{i:02d}-0.png") for i in range(num_rows)]
     for evaluator in (oracle, bright):
         expected = evaluator.score(images, prompt_set(num_rows).texts).numpy()
@@ -116,10 +125,9 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path, batch_size, num_rows):
 def test_equal_preprocessings_are_computed_once_and_repeated_prompts_encoded_once(tmp_path):
     shared, own = Mean(), Mean("other")
     evaluators = [Brightness("a", shared), Brightness("b", Mean()), Brightness("c", own)]
-    score(run_folder(tmp_path), prompt_set(10), SAMPLING, evaluators, progress=False)
-    assert sorted(shared.read) == [2, 4, 4]
+    run(run_folder(tmp_path), prompt_set(10), SAMPLING, evaluators)
+    assert sum(shared.read) == sum(own.read) == 10
     assert evaluators[1].preprocess.read == []  # pyright: ignore[reportAttributeAccessIssue]
-    assert sorted(own.read) == [2, 4, 4]
     for evaluator in evaluators:
         assert len(evaluator.encoded) == len(set(evaluator.encoded)) == 5
         assert evaluator.num_scored == 10
@@ -127,13 +135,11 @@ def test_equal_preprocessings_are_computed_once_and_repeated_prompts_encoded_onc
 
 def test_a_second_call_scores_nothing(tmp_path):
     folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
-    assert not scored(folder, prompt_set(10), SAMPLING, evaluator)
-    score(folder, prompt_set(10), SAMPLING, [evaluator], progress=False)
-    assert scored(folder, prompt_set(10), SAMPLING, evaluator)
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
     path = folder.score_file("test", SAMPLING.hash, "a", "1")
     assert folder.verified(path) == path
     before = path.stat().st_mtime_ns
-    score(folder, prompt_set(10), SAMPLING, [evaluator], progress=False)
+    assert run(folder, prompt_set(10), SAMPLING, [evaluator]) == 0
     assert evaluator.num_scored == 10
     assert path.stat().st_mtime_ns == before
 
@@ -141,71 +147,200 @@ def test_a_second_call_scores_nothing(tmp_path):
 def test_added_prompts_and_evaluators_are_scored_alone(tmp_path):
     folder = run_folder(tmp_path)
     first, second = Brightness("a", Mean()), Brightness("b", Mean())
-    score(folder, prompt_set(6), SAMPLING, [first], progress=False)
+    run(folder, prompt_set(6), SAMPLING, [first])
     old = table(folder, first)
-    score(folder, prompt_set(10), SAMPLING, [first], progress=False)
+    run(folder, prompt_set(10), SAMPLING, [first])
     assert first.num_scored == 10
     assert len(table(folder, first).score) == 10
     np.testing.assert_array_equal(table(folder, first).score[:6], old.score)
-    score(folder, prompt_set(10), SAMPLING, [first, second], progress=False)
+    run(folder, prompt_set(10), SAMPLING, [first, second])
     assert (first.num_scored, second.num_scored) == (10, 10)
     # a smaller request takes no score away
-    score(folder, prompt_set(2), SAMPLING, [first, second], progress=False)
+    run(folder, prompt_set(2), SAMPLING, [first, second])
     assert len(table(folder, first).score) == 10
 
 
 def test_a_missing_image_is_refused_before_anything_is_scored(tmp_path):
     folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
     (folder.images("test", SAMPLING.hash) / "p07-0.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 10 images are missing in .* such as p07-0.png; add generate to stages"):
-        score(folder, prompt_set(10), SAMPLING, [evaluator], progress=False)
+    with pytest.raises(UserError, match=r"1 of 10 images are missing, such as .*p07-0.png; add generate to stages"):
+        run(folder, prompt_set(10), SAMPLING, [evaluator])
     assert evaluator.num_scored == 0
 
 
-@pytest.mark.parametrize("damage", [slice(0, -300), slice(0, 20), slice(0, 0)])
-def test_a_damaged_image_is_refused_and_nothing_is_written(tmp_path, damage):
+def cut(picture: bytes) -> bytes:
+    return picture[:-300]
+
+
+def flip_a_bit(picture: bytes) -> bytes:
+    middle = len(picture) // 2
+    return picture[:middle] + bytes([picture[middle] ^ 1]) + picture[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, lambda picture: picture[:20], lambda picture: b""])
+def test_a_damaged_image_is_told_and_all_others_are_scored(tmp_path, damage):
     folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
     path = folder.images("test", SAMPLING.hash) / "p07-0.png"
-    path.write_bytes(path.read_bytes()[damage])
-    with pytest.raises(UserError, match=r"p07-0.png is damaged .* delete it and add generate to stages"):
-        score(folder, prompt_set(10), SAMPLING, [evaluator], progress=False)
-    assert not folder.scores("test", SAMPLING.hash).exists()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    message = r"1 of 10 images cannot be scored, such as .*p07-0.png is damaged .*; delete them and add generate"
+    with pytest.raises(UserError, match=message):
+        run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert not folder.score_file("test", SAMPLING.hash, "a", "1").exists()
+    path.write_bytes(whole)
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert evaluator.num_scored == 10
+    assert len(table(folder, evaluator).score) == 10
 
 
-def test_an_image_with_a_flipped_bit_is_refused(tmp_path):
+def test_an_image_of_another_size_than_the_model_makes_is_told(tmp_path):
     folder = run_folder(tmp_path)
-    path = folder.images("test", SAMPLING.hash) / "p07-0.png"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"p07-0.png is damaged"):
-        score(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean())], progress=False)
+    Image.new("RGB", (32, 64)).save(folder.images("test", SAMPLING.hash) / "p07-0.png")
+    with pytest.raises(UserError, match=r"p07-0.png is 32 x 64 pixels, where 64 x 64 are expected"):
+        run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean())])
 
 
 def test_a_score_that_is_no_number_stops_the_run_and_is_not_stored(tmp_path):
     folder = run_folder(tmp_path)
-    with pytest.raises(ValueError, match="10 of 10 scores that are not finite"):
-        score(folder, prompt_set(10), SAMPLING, [Undefined("a", Mean())], progress=False)
-    assert not folder.scores("test", SAMPLING.hash).exists()
+    with pytest.raises(
+        ValueError, match="4 of 4 scores that are not finite numbers, such as that of image 0 of prompt"
+    ):
+        run(folder, prompt_set(10), SAMPLING, [Undefined("a", Mean())])
+    assert not list(folder.scores("test", SAMPLING.hash).rglob("*.*l*"))
+
+
+# ---- interrupted, shared out, changed
+
+
+class Killed(Brightness):
+    """Is killed before the third batch."""
+
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        if self.num_scored >= 8:
+            raise KeyboardInterrupt
+        return super().score_features(features, encoded)
+
+
+def test_a_killed_command_goes_on_where_it_was(tmp_path):
+    folder = run_folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, prompt_set(10), SAMPLING, [Killed("a", Mean())])
+    evaluator = Brightness("a", Mean())
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert evaluator.num_scored == 2
+    undisturbed = run_folder(tmp_path / "other")
+    run(undisturbed, prompt_set(10), SAMPLING, [evaluator])
+    path = folder.score_file("test", SAMPLING.hash, "a", "1")
+    assert path.read_bytes() == undisturbed.score_file("test", SAMPLING.hash, "a", "1").read_bytes()
+
+
+def test_a_line_that_a_kill_has_cut_is_scored_again(tmp_path):
+    folder = run_folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, prompt_set(10), SAMPLING, [Killed("a", Mean())])
+    (part,) = folder.scores("test", SAMPLING.hash).rglob("*.jsonl")
+    part.write_bytes(part.read_bytes()[:-5])
+    evaluator = Brightness("a", Mean())
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert evaluator.num_scored == 3
+    assert len(table(folder, evaluator).score) == 10
+
+
+def test_scores_kept_of_another_preprocessing_are_refused(tmp_path):
+    folder = run_folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, prompt_set(10), SAMPLING, [Killed("a", Mean())])
+    with pytest.raises(UserError, match="jsonl was scored as .* delete it to score again"):
+        run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean("another"))])
+
+
+def test_shards_split_the_images_and_the_last_of_them_makes_the_table(tmp_path):
+    folder, whole = run_folder(tmp_path / "a"), run_folder(tmp_path / "b")
+    run(whole, prompt_set(10), SAMPLING, [Brightness("a", Mean())])
+    path = folder.score_file("test", SAMPLING.hash, "a", "1")
+    shares, left = [], []
+    for shard in ("3/3", "1/3", "2/3"):
+        evaluator = Brightness("a", Mean())
+        assert not path.exists()
+        left.append(run(folder, prompt_set(10), SAMPLING, [evaluator], place=Place.of(shard)))
+        shares.append(evaluator.num_scored)
+    assert shares == [3, 4, 3]
+    assert left == [7, 3, 0]
+    assert path.read_bytes() == whole.score_file("test", SAMPLING.hash, "a", "1").read_bytes()
+    assert folder.verified(path) == path
+
+
+def test_an_image_that_has_changed_is_scored_again_and_alone(tmp_path):
+    folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    before = table(folder, evaluator).score
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(folder.images("test", SAMPLING.hash) / "p07-0.png")
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert evaluator.num_scored == 11
+    after = table(folder, evaluator).score
+    assert after[7] == 9 + len(prompt_set(10).texts[7])
+    np.testing.assert_array_equal(np.delete(after, 7), np.delete(before, 7))
+
+
+def test_images_prepared_by_other_processes_get_the_same_scores(tmp_path):
+    folders = [run_folder(tmp_path / name, 20) for name in "ab"]
+    for folder, num_workers in zip(folders, (0, 2), strict=True):
+        images = image_set(prompt_set(20), SAMPLING, IMAGE_SIZE)
+        evaluators = [ShapesOracle("cleanliness"), Brightness("a", Mean())]
+        score(folder, images, evaluators, 4, progress=False, num_workers=num_workers)
+    for name in ("a@1", "shapes_oracle_cleanliness@2"):
+        one, other = (folder.scores("test", SAMPLING.hash) / f"{name}.parquet" for folder in folders)
+        assert one.read_bytes() == other.read_bytes()
+
+
+# ---- one pass for those that see the same
+
+
+class Shared(Brightness):
+    """Takes the brightness from whoever computed it, times a factor of its own."""
+
+    shared_pass = "brightness"  # pyright: ignore[reportAssignmentType]
+    num_passes = 0
+
+    def __init__(self, name: str, preprocess: Preprocess, factor: float) -> None:
+        super().__init__(name, preprocess)
+        self.factor = factor
+
+    def image_features(self, inputs: Tensor) -> Tensor:
+        self.num_passes += 1
+        return 2 * inputs
+
+    def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
+        return super().score_features(self.factor * features, encoded)
+
+
+def test_a_pass_is_shared_by_those_that_see_the_same_and_by_no_others(tmp_path):
+    mean, other = Mean(), Mean("other")
+    evaluators = [Shared("a", mean, 1.0), Shared("b", mean, 0.5), Shared("c", other, 1.0), Brightness("d", mean)]
+    folder = run_folder(tmp_path)
+    run(folder, prompt_set(10), SAMPLING, evaluators)
+    assert [evaluator.num_passes for evaluator in evaluators[:3]] == [3, 0, 3]  # pyright: ignore
+    np.testing.assert_array_equal(table(folder, evaluators[1]).score, table(folder, evaluators[3]).score)
+    np.testing.assert_array_equal(table(folder, evaluators[0]).score, table(folder, evaluators[2]).score)
+    # one that comes later makes the pass itself
+    late = Shared("e", mean, 0.5)
+    run(folder, prompt_set(10), SAMPLING, [evaluators[0], late])
+    assert (late.num_passes, evaluators[0].num_scored) == (3, 10)
+    np.testing.assert_array_equal(table(folder, late).score, table(folder, evaluators[1]).score)
 
 
 def test_scores_of_another_preprocessing_are_not_added_to(tmp_path):
     folder = run_folder(tmp_path)
-    score(folder, prompt_set(6), SAMPLING, [Brightness("a", Mean())], progress=False)
+    run(folder, prompt_set(6), SAMPLING, [Brightness("a", Mean())])
     with pytest.raises(UserError, match="delete it to score again"):
-        score(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean("another"))], progress=False)
+        run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean("another"))])
 
 
 def test_prompts_outside_the_grammar_are_refused_by_agreement_alone(tmp_path):
     folder = run_folder(tmp_path)
     with pytest.raises(UserError, match="shapes_oracle_agreement judges by prompts of the shapes world alone"):
-        score(folder, prompt_set(10), SAMPLING, [ShapesOracle("agreement")], progress=False)
-    score(folder, prompt_set(10), SAMPLING, [ShapesOracle("realism"), ShapesOracle("cleanliness")], progress=False)
+        run(folder, prompt_set(10), SAMPLING, [ShapesOracle("agreement")])
+    run(folder, prompt_set(10), SAMPLING, [ShapesOracle("realism"), ShapesOracle("cleanliness")])
     inside = tuple(Prompt(f"p{i:02d}", text) for i, text in enumerate(scene_prompts("heldout", 10, seed=0)))
-    score(folder, PromptSet("test", inside, 10), SAMPLING, [ShapesOracle("agreement")], progress=False)
+    run(folder, PromptSet("test", inside, 10), SAMPLING, [ShapesOracle("agreement")])
     assert len(table(folder, ShapesOracle("agreement")).score) == 10
-
-
-def test_pictures_of_16_bits_are_scaled_to_8_instead_of_cut_off(tmp_path):
-    Image.fromarray(np.full((4, 4), 257 * 100, dtype=np.uint16)).save(tmp_path / "grey.png")
-    assert rgb(_open(tmp_path / "grey.png")).getpixel((0, 0)) == (100, 100, 100)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alignbench.files import append_json_line
+from alignbench.files import append_json_lines
 from alignbench.results import (
     Budget,
     Manifest,
@@ -79,11 +79,13 @@ class World:
         ids = [prompt_id for prompt_id in prompts for _ in range(num_images)]
         numbers = [k for _ in prompts for k in range(num_images)]
         file = folder.score_file("shapes", sampling_hash, evaluator, version)
-        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores).write(file)
+        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, [""] * len(ids)).write(file)
         folder.complete("score", f"shapes/{sampling_hash}/{evaluator}@{version}", [file])
         if steps:
             for step in range(3):
-                append_json_line(folder.train_log, {"step": step, "train/loss": 1 / (step + 1), "train/accuracy": 0.5})
+                append_json_lines(
+                    folder.train_log, [{"step": step, "train/loss": 1 / (step + 1), "train/accuracy": 0.5}]
+                )
         return folder
 
 

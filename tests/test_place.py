@@ -1,0 +1,31 @@
+"""Every image falls to one process of one shard, evenly."""
+
+import pytest
+
+from alignbench.errors import UserError
+from alignbench.place import Place
+
+
+@pytest.mark.parametrize(("num_shards", "num_processes", "num_items"), [(1, 1, 5), (3, 1, 10), (2, 3, 23), (4, 2, 3)])
+def test_shares_are_even_and_together_the_whole(num_shards, num_processes, num_items):
+    items = list(range(num_items))
+    shares = []
+    for shard in range(1, num_shards + 1):
+        of_shard = [
+            Place.of(f"{shard}/{num_shards}", rank, num_processes).share(items) for rank in range(num_processes)
+        ]
+        assert sorted(sum(of_shard, [])) == Place.of(f"{shard}/{num_shards}", 0, num_processes).shard_of(items)
+        shares += of_shard
+    assert sorted(sum(shares, [])) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert len({Place.of("1/2", rank, 3).name for rank in range(3)} | {Place.of("2/2", 0, 3).name}) == 4
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "1/0", "a/b", "1/3/5", "-1/3", 2])
+def test_a_shard_that_does_not_exist_is_refused(shard):
+    with pytest.raises(UserError, match=f"shard={shard} is not understood; expected I/N"):
+        Place.of(shard)
+
+
+def test_without_shard_a_process_has_its_part_of_the_whole():
+    assert Place.of(None, 1, 2).share("abcde") == ["b", "d"]
