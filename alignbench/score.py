@@ -118,7 +118,8 @@ def score(
                 residents.use(sharing[0])
                 for batch in chunk.batches(batch_size):
                     _score_batch(batch, sharing, todo, encoded, tables, place)
-                    bar.update(len(batch.pictures) / len(passes))
+                    # an image is done when the last pass has seen it; fractions may add up to a little too much
+                    bar.update(min(len(batch.pictures) / len(passes), bar.total - bar.n))
     if place.num_processes > 1:
         faults = gather_object(faults)  # all have scored when this returns
     if faults:

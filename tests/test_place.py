@@ -1,5 +1,7 @@
 """Every image falls to one process of one shard, evenly."""
 
+from itertools import chain
+
 import pytest
 
 from alignbench.errors import UserError
@@ -11,12 +13,11 @@ def test_shares_are_even_and_together_the_whole(num_shards, num_processes, num_i
     items = list(range(num_items))
     shares = []
     for shard in range(1, num_shards + 1):
-        of_shard = [
-            Place.of(f"{shard}/{num_shards}", rank, num_processes).share(items) for rank in range(num_processes)
-        ]
-        assert sorted(sum(of_shard, [])) == Place.of(f"{shard}/{num_shards}", 0, num_processes).shard_of(items)
+        places = [Place.of(f"{shard}/{num_shards}", rank, num_processes) for rank in range(num_processes)]
+        of_shard = [place.share(items) for place in places]
+        assert sorted(chain(*of_shard)) == places[0].shard_of(items)
         shares += of_shard
-    assert sorted(sum(shares, [])) == items
+    assert sorted(chain(*shares)) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert len({Place.of("1/2", rank, 3).name for rank in range(3)} | {Place.of("2/2", 0, 3).name}) == 4
 

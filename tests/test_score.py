@@ -250,7 +250,7 @@ def test_scores_kept_of_another_preprocessing_are_refused(tmp_path):
     folder = run_folder(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(folder, prompt_set(10), SAMPLING, [Killed("a", Mean())])
-    with pytest.raises(UserError, match="jsonl was scored as .* delete it to score again"):
+    with pytest.raises(UserError, match=r"jsonl was scored as .* delete it to score again"):
         run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean("another"))])
 
 
