@@ -55,6 +55,18 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
     return len(jobs)
 
 
+def composed(overrides: list[str]) -> DictConfig:
+    """Return the configuration of one command, as typed.
+
+    Raises:
+        UserError: naming what was typed, what was expected and what to do.
+    """
+    with _hydra():
+        for override in _parse(overrides):
+            _check_choice(override)
+        return _compose(overrides)
+
+
 def _parse(overrides: list[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(overrides)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -46,6 +46,9 @@ class Evaluator(ABC):
         precision: in which numbers the network computes; scores of two precisions never share a table.
         display_scale: factor in displays (100 for the cosines of the papers); scores keep the published scale.
         preprocess: the published preprocessing.
+        calibrated_on: whether it judges photographs or scenes of the shapes world; see `calibrate/reference.py`.
+        matches_prompts: whether an image has to score higher with the prompt that describes it than with one of
+            another image.
         caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
     """
 
@@ -56,6 +59,8 @@ class Evaluator(ABC):
     precision: str = "float32"
     display_scale: float = 1.0
     preprocess: Preprocess
+    calibrated_on: Literal["photos", "scenes"] = "photos"
+    matches_prompts: bool = False
     caches_text: ClassVar[bool] = False
 
     @property

@@ -79,6 +79,8 @@ class Manifest:
         start_weights: what training started from, with its revision or sha256.
         trained_on: names of the evaluators whose score or labels the training saw.
         trained_prompt_sets: names of the prompt sets of which the training saw prompts.
+        calibration: what the calibration of the evaluators came to, by `<evaluator>@<version>`; see
+            `alignbench.calibrate.reference`.
         selected_step: the optimizer step whose weights `policy/` holds.
         weights_kind: whether those are the raw weights or their moving average.
         files: ledger, path in the run folder -> sha256, of what later stages read.
@@ -98,6 +100,7 @@ class Manifest:
     devices: list[str] = field(default_factory=list)
     trained_on: list[str] = field(default_factory=list)
     trained_prompt_sets: list[str] = field(default_factory=list)
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     selected_step: int | None = None
     weights_kind: Literal["raw", "ema"] = "raw"
     budget: Budget = Budget()
@@ -127,7 +130,8 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        if missing := sorted(names - set(values)):
+        needed = names - {"calibration"}  # younger than the others
+        if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
 

@@ -69,7 +69,7 @@ def score(
     images: ImageSet,
     evaluators: Sequence[Evaluator],
     batch_size: int,
-    device: torch.device | str = "cpu",
+    residents: Residents | None = None,
     place: Place | None = None,
     progress: bool = True,
     num_workers: int | None = None,
@@ -82,6 +82,7 @@ def score(
 
     Args:
         batch_size: images that go through a network at once.
+        residents: the networks on the device that is scored on; the CPU by default.
         place: which part falls to this process.
         num_workers: processes that prepare images; None for one a core, and none for a few images.
 
@@ -92,7 +93,7 @@ def score(
     for evaluator in evaluators:
         if refusal := evaluator.supports([record.prompt for record in images.records]):
             raise UserError(refusal)
-    place = place or Place()
+    place, residents = place or Place(), residents or Residents(torch.device("cpu"))
     wanted = _pictures(folder, images)
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
     todo = _todo(place.share(wanted), tables)
@@ -100,7 +101,6 @@ def score(
     _refuse_missing(pictures, images)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
-    residents = Residents(torch.device(device))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
     faults: list[str] = []
     with tqdm(

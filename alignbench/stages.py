@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from alignbench.calibrate.reference import calibrate
 from alignbench.config import STAGES, base_of, build, config_hash, recipe_hash, resolve, run_name
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
@@ -26,6 +28,7 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.place import Place
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
+from alignbench.residents import Residents
 from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.score import score
 
@@ -41,6 +44,7 @@ def run(cfg: DictConfig) -> None:
     for library in (diffusers_logging, transformers_logging):  # long real prompts would fill the screen with warnings
         library.set_verbosity_error()
         library.disable_progress_bar()
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: an accelerator scores as a CPU does
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it, launched processes on a CPU each believe to be alone
         mixed_precision=cfg.train.mixed_precision,
@@ -68,6 +72,8 @@ class Job:
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.residents = Residents(accelerator.device)
+        self.calibration: dict[str, dict[str, Any]] = {}  # of the evaluators, as the manifest says it
         self.left = False  # whether other shards have work to do before a table makes sense
 
     def run(self) -> None:
@@ -81,6 +87,8 @@ class Job:
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         self._introduce(stages)
+        if "score" in stages:
+            self.calibration = self._calibrated()
         for stage in stages:
             getattr(self, stage)()
             self.accelerator.wait_for_everyone()
@@ -145,9 +153,9 @@ class Job:
         if self.is_base and not generated(self.folder, self.prompts, self.sampling, self.place):
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
-        left = score(
-            self.folder, images, self.evaluators, self.sampling.batch_size, self.accelerator.device, self.place
-        )
+        left = score(self.folder, images, self.evaluators, self.sampling.batch_size, self.residents, self.place)
+        if self.accelerator.is_main_process:
+            self.folder.update(calibration=self.calibration)
         self._leave(left, "score")
 
     def report(self) -> None:
@@ -183,6 +191,7 @@ class Job:
         """Return the job of the base run, sharing what is already loaded."""
         base = Job(base_of(self.cfg), self.accelerator)
         base.prompts, base.evaluators, base.sampling = self.prompts, self.evaluators, self.sampling
+        base.residents, base.calibration = self.residents, self.calibration
         if not base.folder.manifest_file.exists():
             self.console.print(f"the base run is missing and is made first: {base.folder.path}")
         base._open()
@@ -239,6 +248,21 @@ class Job:
         if not kept:
             raise UserError(f"none of the evaluators can judge prompts={self.prompts.name}; choose others")
         return kept
+
+    def _calibrated(self) -> dict[str, dict[str, Any]]:
+        """Make sure that the evaluators score as they should before anything rests on them."""
+        if not self.cfg.calibration:
+            return {f"{evaluator.name}@{evaluator.version}": {"outcome": "off"} for evaluator in self.evaluators}
+        found = calibrate(self.evaluators, self.root, self.residents, write=self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+        self.residents.clear()  # training needs the memory
+        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
+        if news:
+            self.console.print(f"  calibrated  {', '.join(news)}")
+        return {
+            key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
+            for key, entry in found.items()
+        }
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""

@@ -96,6 +96,7 @@ class PublishedClipReward(ClipReward):
 
     version = "1"
     display_scale = 100.0
+    matches_prompts = True
     caches_text = True
 
     def __init__(

@@ -71,6 +71,7 @@ class ImageReward(Reward):
 
     preprocess: ClipPixels
     name = "image_reward"
+    matches_prompts = True
     version = "1"
     range = (float("-inf"), float("inf"))  # of images people make: about -2.3 to 2
 

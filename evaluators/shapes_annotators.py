@@ -22,6 +22,8 @@ class ShapesAnnotators(Evaluator):
     version = "2"
     range = (float(MEAN_WEIGHTS.clip(max=0.0).sum()), float(MEAN_WEIGHTS.clip(min=0.0).sum()))
     preprocess = OracleReading()
+    calibrated_on = "scenes"
+    matches_prompts = True
 
     def __init__(self) -> None:
         self.population = Population()

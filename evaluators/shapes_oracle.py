@@ -52,12 +52,14 @@ class ShapesOracle(Evaluator):
     version = "2"
     range = (0.0, 1.0)
     preprocess = OracleReading()
+    calibrated_on = "scenes"
 
     def __init__(self, aspect: Aspect) -> None:
         if aspect not in get_args(Aspect):
             raise ValueError(f"aspect={aspect} is unknown; available: {', '.join(get_args(Aspect))}")
         self.aspect = aspect
         self.name = f"shapes_oracle_{aspect}"
+        self.matches_prompts = aspect == "agreement"
 
     def supports(self, prompts: Sequence[str]) -> str | None:
         return refusal(self.name, prompts) if self.aspect == "agreement" else None

@@ -1,11 +1,16 @@
-"""Prove that an evaluator scores as its official package does.
+"""Do the evaluators score as they should?
+
+    python -m alignbench.calibrate evaluators=papers evaluators.pickscore.source=FOLDER
+
+scores a few shipped images with every evaluator whose weights are present and compares the scores with stored ones; a
+run does the same before it scores. Exit status 1 means that an evaluator was refused.
 
     python -m alignbench.calibrate --official image_reward --reduced --out image_reward.json
     python -m alignbench.calibrate --official image_reward --weights ImageReward.pt --out image_reward.json
 
-The package runs in an isolated environment, which is made once. Both sides score the same images with the same
-weights, the package by its own calls. The result is written whatever the difference; beyond the bound the exit status
-is 1.
+proves that an evaluator scores as its official package does. The package runs in an isolated environment, which is made
+once. Both sides score the same images with the same weights, the package by its own calls. The result is written
+whatever the difference; beyond the bound the exit status is 1.
 """
 
 import argparse
@@ -14,21 +19,34 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from alignbench.calibrate.environments import Requirements, environment
+from alignbench.calibrate.reference import (
+    RECORD,
+    Calibration,
+    compare,
+    largest_difference,
+    read_values,
+    store,
+)
 from alignbench.calibrate.samples import SAMPLES, write_samples
-from alignbench.config import conf_folder
+from alignbench.config import build, composed, conf_folder
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, sha256, write_json
+from alignbench.results import ScoreInfo
+from alignbench.score import info
 
 OURS = ("torch", "transformers")  # packages that could move our scores
 
@@ -100,7 +118,7 @@ OFFICIAL = {
 }  # fmt: skip
 
 
-def compare(
+def compare_official(
     name: str, environments: Path, out: Path, weights: Path | None = None, seed: int = 0, reduced: bool = False
 ) -> bool:
     """Score the samples on both sides, print and write the differences, and say whether they keep within the bound.
@@ -181,31 +199,92 @@ def _run(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return json.loads((folder / "official.json").read_text(encoding="utf-8"))
 
 
+def calibrate_all(overrides: list[str], precision: str | None, keep: bool) -> bool:
+    """Calibrate all evaluators of a configuration whose weights are present; print and return whether all passed.
+
+    Args:
+        overrides: as on the main command line, such as evaluators=papers.
+        precision: also say how far the scores in this precision are from those in float32.
+        keep: store the scores with the program, as what later ones are compared with.
+
+    Raises:
+        UserError: the configuration cannot be composed, or no evaluator's weights are present.
+    """
+    cfg = composed(overrides)
+    record = read_values(Path(cfg.results) / RECORD)
+    found: dict[str, tuple[ScoreInfo, Calibration]] = {}
+    rows, passed = Table("evaluator", "outcome", "largest difference", "scores"), True
+    for name, node in cfg.evaluators.items():
+        try:
+            evaluator = build(node)
+        except UserError as error:
+            rows.add_row(str(name), "absent", "", escape(str(error)))
+            continue
+        key = f"{evaluator.name}@{evaluator.version}"
+        before = record.get(key)
+        same = before is not None and before["info"] == asdict(info(evaluator))
+        try:
+            calibration = compare(evaluator, before["values"] if before is not None and same else None)
+        except UserError as error:
+            rows.add_row(key, "refused", "", escape(str(error)))
+            passed = False
+            continue
+        found[key] = info(evaluator), calibration
+        scores = [evaluator.display_scale * value for value in calibration.values]
+        difference = calibration.largest_difference
+        rows.add_row(key, calibration.outcome, "" if difference is None else f"{difference:.1e}", _listed(scores))
+        if precision is not None and "precision" in node:
+            evaluator.release()
+            faster = build(DictConfig({**node, "precision": precision}))
+            moved = largest_difference(evaluator, compare(faster, None).values, calibration.values)
+            rows.add_row(f"{key} in {precision}", f"against {evaluator.precision}", f"{moved:.1e}", "")
+            faster.release()
+        evaluator.release()
+    Console(width=None if sys.stdout.isatty() else 160).print(rows)
+    if not found and passed:
+        raise UserError("no evaluator has its weights here; give their folders, as in evaluators.pickscore.source=DIR")
+    if keep:
+        store(found)
+    return passed
+
+
+def _listed(scores: Sequence[float]) -> str:
+    return " ".join(f"{score:.4f}" for score in scores)
+
+
 def main() -> None:
-    """Compare as the command line says."""
-    cache = cache_folder() / "environments"
-    parser = argparse.ArgumentParser(prog="python -m alignbench.calibrate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--official", choices=[*OFFICIAL], required=True, help="the package to compare with")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the scores of both sides")
-    parser.add_argument("--weights", type=Path, help="published weights; random ones by default")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights")
-    parser.add_argument("--reduced", action="store_true", help="a small architecture with random weights, in seconds")
-    parser.add_argument("--environments", type=Path, default=cache, help="folder of the isolated environments")
+    """Calibrate or compare as the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m alignbench.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="as of the main program: evaluators=papers results=DIR ...")
+    parser.add_argument("--precision", help="also tell how far bfloat16 or float16 is from the configured precision")
+    parser.add_argument("--store", action="store_true", help="store the scores with the program")
+    group = parser.add_argument_group("comparison with an official package")
+    group.add_argument("--official", choices=[*OFFICIAL], help="the package to compare with")
+    group.add_argument("--out", type=Path, help="JSON file for the scores of both sides")
+    group.add_argument("--weights", type=Path, help="published weights; random ones by default")
+    group.add_argument("--seed", type=int, default=0, help="of random weights")
+    group.add_argument("--reduced", action="store_true", help="a small architecture with random weights, in seconds")
+    group.add_argument("--environments", type=Path, help="folder of the isolated environments")
     arguments = parser.parse_args()
+    if arguments.official is not None and arguments.out is None:
+        parser.error("--official needs --out, where the scores of both sides go")
+    if arguments.official is not None and arguments.overrides:
+        parser.error(f"--official compares one package; {arguments.overrides[0]} has no part in it")
     if arguments.reduced and arguments.weights is not None:
         parser.error("--reduced is for random weights; published ones have the published architecture")
     try:
-        within = compare(
-            arguments.official,
-            arguments.environments,
-            arguments.out,
-            arguments.weights,
-            arguments.seed,
-            arguments.reduced,
-        )
+        if arguments.official is None:
+            passed = calibrate_all(arguments.overrides, arguments.precision, arguments.store)
+        else:
+            environments = arguments.environments or cache_folder() / "environments"
+            passed = compare_official(
+                arguments.official, environments, arguments.out, arguments.weights, arguments.seed, arguments.reduced
+            )
     except UserError as error:
-        parser.exit(2, f"{error}\n")
-    sys.exit(0 if within else 1)
+        parser.exit(2, f"alignbench: {error}\n")
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":
