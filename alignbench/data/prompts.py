@@ -140,6 +140,12 @@ def pickapic_test(name: str, limit: int | None) -> PromptSet:
     return _take(name, [Prompt(f"pickapic_test-{i:05d}", text) for i, text in enumerate(texts)], limit)
 
 
+def imagereward_test(name: str, limit: int | None) -> PromptSet:
+    """Return the prompts of ImageReward's test annotations, one a record. Repeated texts keep their own ids."""
+    rows = json.loads((FOLDER / "imagereward_test.json").read_text("utf-8"))
+    return _take(name, [Prompt(f"imagereward_test-{i:05d}", row["prompt"]) for i, row in enumerate(rows)], limit)
+
+
 def file(name: str, path: str, limit: int | None) -> PromptSet:
     """Return the prompts of a file, see `read_prompts`.
 

@@ -13,6 +13,7 @@ from alignbench.data.prompts import (
     file,
     geneval,
     hpdv2,
+    imagereward_test,
     overlap,
     parti,
     pickapic_test,
@@ -30,8 +31,16 @@ SHA256 = {  # of the files as they were published
     "drawbench.tsv": "4ffec52ee97b20368503c8b5cf11d6d0bb3093ac478b0030716d810d568deb65",
     "geneval.jsonl": "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
     "pickapic_test.json": "1880384bffac2a90ea55cfbf6f4fa6f87c931ade3d8a50c0ecd447b8522dc6d6",
+    "imagereward_test.json": "d442d4cbc781fbe240b43017e761fc7147ea55081db64e63b949e46f4c638904",  # two fields of the published file
 }
-PUBLISHED = {"hpdv2": hpdv2, "parti": parti, "drawbench": drawbench, "geneval": geneval, "pickapic_test": pickapic_test}
+PUBLISHED = {
+    "hpdv2": hpdv2,
+    "parti": parti,
+    "drawbench": drawbench,
+    "geneval": geneval,
+    "pickapic_test": pickapic_test,
+    "imagereward_test": imagereward_test,
+}
 
 
 @pytest.mark.parametrize("name", SHA256)
@@ -47,6 +56,7 @@ def test_the_shipped_files_are_the_published_ones(name):
         ("drawbench", 200, 200),
         ("geneval", 553, 553),
         ("pickapic_test", 487, 487),
+        ("imagereward_test", 466, 463),
     ],
 )
 def test_each_set_holds_as_many_prompts_as_published(name, num_prompts, num_distinct):
@@ -102,6 +112,12 @@ def test_geneval_has_the_published_number_of_prompts_of_each_task():
         "position": 100,
         "color_attr": 100,
     }
+
+
+def test_an_imagereward_id_is_the_place_of_its_record():
+    texts = [row["prompt"] for row in json.loads((FOLDER / "imagereward_test.json").read_text("utf-8"))]
+    expected = [Prompt(f"imagereward_test-{number:05d}", text) for number, text in enumerate(texts)]
+    assert list(imagereward_test("imagereward_test", None)) == expected
 
 
 def test_shapes_prompts_are_grouped_by_the_number_of_shapes_and_named_by_their_text():
