@@ -21,24 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from alignbench.data import prompts as prompt_sets
 from alignbench.data.folder_labels import distinct_labels, path_labels
-from alignbench.data.prompts import HPDV2_STYLES, Prompt, PromptSet, check_prompt_id
-from alignbench.data.tables import Row, columns_of, parse_json, read_rows, read_text
+from alignbench.data.image_lists import LIST_SUFFIXES, OWN, is_run, read_image_list, read_json
+from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
 from alignbench.errors import UserError
 from alignbench.results import PromptRecord, RunFolder, SamplingRecord, read_prompts, read_sampling
 
-FILE_COLUMNS = ("file", "file_name", "filename", "file_path", "image", "path")
-PROMPT_COLUMNS = ("prompt", "caption", "text")
-LIST_SUFFIXES = (".jsonl", ".csv", ".tsv")  # and manifest.json
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-SHIPPED = (
-    prompt_sets.hpdv2, prompt_sets.parti, prompt_sets.drawbench, prompt_sets.geneval, prompt_sets.pickapic_test,
-    prompt_sets.imagereward_test,
-)  # fmt: skip
-OWN = "own"
 LAYOUTS = (
     f"known are image folders and run folders of this program, the folders {', '.join(HPDV2_STYLES)} of the HPSv2 "
     "benchmark, and a list of images and prompts (manifest.json, or one .jsonl, .csv or .tsv) beside the images"
@@ -146,7 +136,7 @@ def _read(path: str) -> _Found:
 
     if {"prompts.jsonl", "sampling.json"} <= set(files):
         return _read_made_here(given)
-    if "manifest.json" in files and _is_run(_read_json(given / "manifest.json")):
+    if "manifest.json" in files and is_run(read_json(given / "manifest.json")):
         return _read_run(given)
     lists = [name for name in files if name == "manifest.json" or Path(name).suffix in LIST_SUFFIXES]
     styles = [name for name in folders if name in HPDV2_STYLES]
@@ -167,15 +157,6 @@ def _read(path: str) -> _Found:
         f"{name} such as {kind[0]} ({len(kind)})" for name, kind in (("folders", folders), ("files", files)) if kind
     ]
     raise UserError(f"{given} is of an unknown layout: it holds {' and '.join(kinds)}; {LAYOUTS}")
-
-
-def _read_json(path: Path) -> Any:
-    return parse_json(read_text(path), str(path))
-
-
-def _is_run(content: Any) -> bool:
-    """Say whether a manifest.json is that of a run of this program, not a list of images."""
-    return isinstance(content, dict) and {"schema_version", "run", "method", "model"} <= content.keys()
 
 
 # ---- made by this program
@@ -239,7 +220,7 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
             f"{folder} has the layout of the HPSv2 benchmark, and holds {', '.join(unknown[:3])} too "
             f"({len(unknown)} in all); expected the folders {', '.join(HPDV2_STYLES)} only"
         )
-    whole = prompt_sets.hpdv2("hpdv2", None)
+    whole = hpdv2("hpdv2", None)
     sizes = Counter(prompt.groups[0] for prompt in whole)
     images: dict[str, str] = {}
     for style in HPDV2_STYLES:
@@ -271,105 +252,10 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
 
 
 def _read_list(path: Path) -> _Found:
-    rows = _list_rows(path)
-    if not rows:
-        raise UserError(f"{path} lists no images")
-    columns = columns_of(rows)
-    file_column, prompt_column = (
-        _column(path, columns, what, names) for what, names in (("file", FILE_COLUMNS), ("prompt", PROMPT_COLUMNS))
-    )
-    texts = [row.prompt(prompt_column) for row in rows]
-    images = _images(path, rows, file_column)
-    source = path.resolve()
-    if "prompt_id" in columns:
-        ids = [row.text("prompt_id") for row in rows]
-        for row, prompt_id in zip(rows, ids, strict=True):
-            check_prompt_id(prompt_id, row.place)
-    else:
-        if shipped := _shipped(texts):
-            return _Found(_of_set(path.parent, shipped, _numbered(shipped, texts, images)), source)
-        ids = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
-
-    first: dict[str, tuple[str, Prompt]] = {}
-    of_prompt: defaultdict[str, list[str]] = defaultdict(list)
-    for row, prompt_id, text, image in zip(rows, ids, texts, images, strict=True):
-        prompt = Prompt(prompt_id, text, row.groups())
-        place, before = first.setdefault(prompt_id, (row.place, prompt))
-        if before.prompt != text:
-            raise UserError(
-                f"{row.place} gives the prompt_id {prompt_id} to {text!r}, and {place} to {before.prompt!r}"
-            )
-        if before.groups != prompt.groups:
-            raise UserError(f"{row.place} puts {text!r} in group {_group(prompt)}, and {place} in {_group(before)}")
-        of_prompt[prompt_id].append(image)
-    own = PromptSet(OWN, tuple(prompt for _, prompt in first.values()), len(first))
-    return _Found(_of_set(path.parent, own, of_prompt), source)
+    return _Found(_of_set(path.parent, *read_image_list(path)), path.resolve())
 
 
-def _list_rows(path: Path) -> list[Row]:
-    """Return the rows of a list; a JSON list holds objects, or is an object of prompts by file."""
-    if path.suffix != ".json":
-        return read_rows(path)
-    content = _read_json(path)
-    if _is_run(content):
-        raise UserError(f"{path} is the manifest of a run; give the folder that it lies in")
-    if isinstance(content, dict):
-        content = [{FILE_COLUMNS[0]: file, PROMPT_COLUMNS[0]: prompt} for file, prompt in content.items()]
-    if not isinstance(content, list) or not all(isinstance(values, dict) for values in content):
-        raise UserError(f"{path} is no list of images; expected a list of objects, or an object of prompts by file")
-    return [Row(f"entry {number} of {path}", values) for number, values in enumerate(content, 1)]
-
-
-def _column(path: Path, columns: Sequence[str], what: str, names: Sequence[str]) -> str:
-    found = [name for name in names if name in columns]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{path} has the columns {', '.join(found)}, any of which could be the {what}; keep one")
-    raise UserError(f"{path} has no column for the {what} ({', '.join(names)}); its columns are {', '.join(columns)}")
-
-
-def _images(path: Path, rows: Sequence[Row], column: str) -> list[str]:
-    """Return the absolute path of each row's image."""
-    seen: dict[str, str] = {}
-    images, missing = [], []
-    for row in rows:
-        name = row.text(column)
-        image = str(path.parent / name)  # a name that is absolute stays
-        if (other := seen.setdefault(os.path.normpath(image), row.place)) is not row.place:
-            raise UserError(f"{row.place} lists {name}, which {other} lists too")
-        if not os.path.isfile(image):
-            missing.append(f"{name!r} in {row.place}")
-        images.append(image)
-    if missing:
-        raise UserError(f"{len(missing)} of {len(rows)} images do not exist, the first being {missing[0]}")
-    return images
-
-
-def _shipped(texts: Sequence[str]) -> PromptSet | None:
-    """Return the first shipped set that holds all these prompts, byte for byte."""
-    for build in SHIPPED:
-        whole = build(build.__name__, None)
-        if set(texts) <= set(whole.texts):
-            return whole
-    return None
-
-
-def _numbered(whole: PromptSet, texts: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """Return the images by prompt id: of a text with several ids, each gets one image before any gets its second."""
-    ids: defaultdict[str, list[str]] = defaultdict(list)
-    for prompt in whole:
-        ids[prompt.prompt].append(prompt.prompt_id)
-    occurrences: Counter[str] = Counter()
-    of_prompt: defaultdict[str, list[str]] = defaultdict(list)
-    for text, image in zip(texts, images, strict=True):
-        of_prompt[ids[text][occurrences[text] % len(ids[text])]].append(image)
-        occurrences[text] += 1
-    return of_prompt
-
-
-def _group(prompt: Prompt) -> str:
-    return prompt.groups[0] if prompt.groups else "none"
+# ---- what the last two share
 
 
 def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> ImageFolder:
