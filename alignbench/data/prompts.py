@@ -1,15 +1,15 @@
 """Prompt sets: which prompts a model is evaluated on, under which names, in which groups."""
 
-import csv
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from alignbench.data.tables import Row, columns_of, lines_of, read_rows, read_text
 from alignbench.errors import UserError
 
 FOLDER = Path(__file__).parent / "prompt_sets"
@@ -130,7 +130,7 @@ def drawbench(name: str, limit: int | None) -> PromptSet:
 
 def geneval(name: str, limit: int | None) -> PromptSet:
     """Return the GenEval prompts; the group of a prompt is its task."""
-    rows = [json.loads(line) for line in _lines(FOLDER / "geneval.jsonl")]
+    rows = [json.loads(line) for _, line in lines_of(read_text(FOLDER / "geneval.jsonl"))]
     return _take(name, [Prompt(f"geneval-{i:05d}", row["prompt"], (row["tag"],)) for i, row in enumerate(rows)], limit)
 
 
@@ -140,6 +140,12 @@ def pickapic_test(name: str, limit: int | None) -> PromptSet:
     return _take(name, [Prompt(f"pickapic_test-{i:05d}", text) for i, text in enumerate(texts)], limit)
 
 
+def imagereward_test(name: str, limit: int | None) -> PromptSet:
+    """Return the prompts of ImageReward's test annotations, one a record. Repeated texts keep their own ids."""
+    rows = json.loads((FOLDER / "imagereward_test.json").read_text("utf-8"))
+    return _take(name, [Prompt(f"imagereward_test-{i:05d}", row["prompt"]) for i, row in enumerate(rows)], limit)
+
+
 def file(name: str, path: str, limit: int | None) -> PromptSet:
     """Return the prompts of a file, see `read_prompts`.
 
@@ -147,7 +153,7 @@ def file(name: str, path: str, limit: int | None) -> PromptSet:
     """
     records = read_prompts(path)
     whole = PromptSet(name, tuple(records), len(records))
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(path).stem).strip("._-") or name
+    stem = path_safe(Path(path).stem) or name
     return _take(f"{stem}-{whole.fingerprint[:8]}", records, limit)
 
 
@@ -157,61 +163,63 @@ def file(name: str, path: str, limit: int | None) -> PromptSet:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read prompts from a file.
 
-    .txt: one prompt a line. .jsonl: objects with "prompt" and optionally "group". .csv: a header line with the column
-    prompt and optionally group. Ids are the places in the file.
+    .txt: one prompt a line; blank lines are left out. .jsonl: objects with "prompt" and optionally "group" and
+    "prompt_id". .csv: a line of names first, with the column prompt and optionally group and prompt_id. Without
+    prompt_id, ids are the places in the file.
 
     Raises:
-        UserError: the file is missing, empty, of another kind, or a line holds no prompt.
+        UserError: the file is missing, empty, damaged or of another kind, or a row has no prompt, a prompt that is
+            blank or holds a NUL byte, or a prompt_id that cannot name a file or was given before.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], Iterable[tuple[str, str | None]]]] = {
-        ".txt": lambda path: ((line, None) for line in _lines(path)),
-        ".jsonl": _jsonl_rows,
-        ".csv": _csv_rows,
-    }
-    if path.suffix not in readers:
-        raise UserError(f"the prompt file {path} is of an unknown kind; expected a name in {', '.join(readers)}")
+    if path.suffix not in (".txt", ".jsonl", ".csv"):
+        raise UserError(f"the prompt file {path} is of an unknown kind; expected a name in .txt, .jsonl, .csv")
     if not path.is_file():
         raise UserError(f"the prompt file {path} does not exist")
-    try:
-        rows = list(readers[path.suffix](path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"the prompt file {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if path.suffix == ".txt":
+        rows = [Row(f"line {number} of {path}", {"prompt": line}) for number, line in lines_of(read_text(path))]
+    else:
+        rows = read_rows(path)
     if not rows:
         raise UserError(f"the prompt file {path} holds no prompts")
-    return [Prompt(f"{i:05d}", text, (group,) if group else ()) for i, (text, group) in enumerate(rows)]
+    columns = columns_of(rows)
+    if "prompt" not in columns:
+        raise UserError(f"{path} has no column prompt; its columns are {', '.join(columns)}")
+
+    places: dict[str, str] = {}
+    prompts = []
+    for number, row in enumerate(rows):
+        prompt_id = row.text("prompt_id") if "prompt_id" in columns else f"{number:05d}"
+        check_prompt_id(prompt_id, row.place)
+        if prompt_id in places:
+            raise UserError(f"{row.place} has the prompt_id {prompt_id}, which {places[prompt_id]} has too")
+        places[prompt_id] = row.place
+        prompts.append(Prompt(prompt_id, row.prompt("prompt"), row.groups()))
+    return prompts
 
 
-def _lines(path: Path) -> list[str]:
-    """Return the lines that are not empty; only line feeds end a line (str.splitlines would cut inside prompts)."""
-    lines = (line.removesuffix("\r") for line in path.read_bytes().decode("utf-8-sig").split("\n"))
-    return [line for line in lines if line]
+def check_prompt_id(prompt_id: str, place: str) -> None:
+    """Refuse an id that cannot name a file.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not _PATH_SAFE.fullmatch(prompt_id):
+        raise UserError(
+            f"{place} has the prompt_id {prompt_id!r}, which cannot name a file; "
+            "use letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+
+
+def path_safe(name: str) -> str:
+    """Return a name with what could not name a file replaced; empty if nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
 
 
 def _tsv(path: Path) -> list[dict[str, str]]:
     """Read tab-separated values literally: quotes are part of the prompts."""
-    header, *rows = (line.split("\t") for line in _lines(path))
+    header, *rows = (line.split("\t") for _, line in lines_of(read_text(path)))
     return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"record {number} of {path} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise UserError(f'record {number} of {path} has no text under "prompt"')
-        yield row["prompt"], row.get("group")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
-        if "prompt" not in (rows.fieldnames or ()):
-            raise UserError(f"{path} has no column prompt; its first line is {','.join(rows.fieldnames or ())!r}")
-        for row in rows:
-            yield row["prompt"], row.get("group")
 
 
 # ---- subsets and overlaps

@@ -18,7 +18,15 @@ def load(group, name, **values):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("shapes", 384), ("hpdv2", 3200), ("parti", 1632), ("drawbench", 200), ("geneval", 553), ("pickapic_test", 487)],
+    [
+        ("shapes", 384),
+        ("hpdv2", 3200),
+        ("parti", 1632),
+        ("drawbench", 200),
+        ("geneval", 553),
+        ("pickapic_test", 487),
+        ("imagereward_test", 466),
+    ],
 )
 def test_a_prompt_set_is_whole_unless_a_limit_is_given(name, size):
     whole, part = load("prompts", name), load("prompts", name, limit=12)

@@ -13,6 +13,7 @@ from alignbench.data.prompts import (
     file,
     geneval,
     hpdv2,
+    imagereward_test,
     overlap,
     parti,
     pickapic_test,
@@ -21,7 +22,7 @@ from alignbench.data.prompts import (
 )
 from alignbench.errors import UserError
 
-SHA256 = {  # of the files as they were published
+SHA256 = {  # of the files as they were published, and of two fields of the one from ImageReward
     "hpdv2/anime.json": "6b38a479cc6f899866e9b7a8bf91f096b4afc6883b95275a61891327182b14ae",
     "hpdv2/concept-art.json": "530d057deafcb82c581e9d1be2ffcb98828fe99f0b54257414d2ab8a5cf2b83e",
     "hpdv2/paintings.json": "6570d39467e08b24b64e5b8a4177b0f61c525631121dc5a91fe2ab956eab4d5f",
@@ -30,8 +31,16 @@ SHA256 = {  # of the files as they were published
     "drawbench.tsv": "4ffec52ee97b20368503c8b5cf11d6d0bb3093ac478b0030716d810d568deb65",
     "geneval.jsonl": "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
     "pickapic_test.json": "1880384bffac2a90ea55cfbf6f4fa6f87c931ade3d8a50c0ecd447b8522dc6d6",
+    "imagereward_test.json": "d442d4cbc781fbe240b43017e761fc7147ea55081db64e63b949e46f4c638904",
 }
-PUBLISHED = {"hpdv2": hpdv2, "parti": parti, "drawbench": drawbench, "geneval": geneval, "pickapic_test": pickapic_test}
+PUBLISHED = {
+    "hpdv2": hpdv2,
+    "parti": parti,
+    "drawbench": drawbench,
+    "geneval": geneval,
+    "pickapic_test": pickapic_test,
+    "imagereward_test": imagereward_test,
+}
 
 
 @pytest.mark.parametrize("name", SHA256)
@@ -47,6 +56,7 @@ def test_the_shipped_files_are_the_published_ones(name):
         ("drawbench", 200, 200),
         ("geneval", 553, 553),
         ("pickapic_test", 487, 487),
+        ("imagereward_test", 466, 463),
     ],
 )
 def test_each_set_holds_as_many_prompts_as_published(name, num_prompts, num_distinct):
@@ -102,6 +112,12 @@ def test_geneval_has_the_published_number_of_prompts_of_each_task():
         "position": 100,
         "color_attr": 100,
     }
+
+
+def test_an_imagereward_id_is_the_place_of_its_record():
+    texts = [row["prompt"] for row in json.loads((FOLDER / "imagereward_test.json").read_text("utf-8"))]
+    expected = [Prompt(f"imagereward_test-{number:05d}", text) for number, text in enumerate(texts)]
+    assert list(imagereward_test("imagereward_test", None)) == expected
 
 
 def test_shapes_prompts_are_grouped_by_the_number_of_shapes_and_named_by_their_text():
@@ -178,6 +194,29 @@ def test_prompts_are_read_from_text_jsonl_and_csv(tmp_path):
     assert read_prompts(tmp_path / "a.csv") == [Prompt("00000", 'a, "b"', ("g",)), Prompt("00001", "c")]
 
 
+def test_blank_lines_of_a_text_file_are_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n\n  \nb")
+    assert read_prompts(tmp_path / "a.txt") == [Prompt("00000", "a"), Prompt("00001", "b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("a.csv", "prompt,prompt_id\nx,one\n", "prompt,prompt_id\ny,two\nx,one\n"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "prompt_id": "one"}\n',
+            '{"prompt": "y", "prompt_id": "two"}\n{"prompt": "x", "prompt_id": "one"}\n',
+        ),
+    ],
+)
+def test_a_prompt_keeps_an_id_of_its_own_when_lines_are_inserted(tmp_path, name, before, after):
+    (tmp_path / name).write_text(before)
+    assert read_prompts(tmp_path / name) == [Prompt("one", "x")]
+    (tmp_path / name).write_text(after)
+    assert read_prompts(tmp_path / name) == [Prompt("two", "y"), Prompt("one", "x")]
+
+
 def test_a_file_set_is_named_after_file_and_content(tmp_path):
     path = tmp_path / "my prompts.txt"
     path.write_text("a\nb\n")
@@ -192,13 +231,30 @@ def test_a_file_set_is_named_after_file_and_content(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", None, "does not exist"),
-        ("a.txt", b"\n\n", "holds no prompts"),
+        ("a.txt", b"\n \n", "holds no prompts"),
         ("a.txt", b"\xff\xfe", "is not UTF-8"),
+        ("a.txt", b"x\n\ny\0\n", "line 3 of .* has a prompt with a NUL byte"),
         ("a.xml", b"a", "unknown kind; expected a name in .txt, .jsonl, .csv"),
-        ("a.csv", b"caption\nx\n", "has no column prompt; its first line is 'caption'"),
+        ("a.csv", b"caption\nx\n", "has no column prompt; its columns are caption"),
         ("a.csv", b"prompt\n", "holds no prompts"),
-        ("a.jsonl", b'{"prompt": "x"}\n{"caption": "x"}\n', 'record 2 of .* has no text under "prompt"'),
-        ("a.jsonl", b"x\n", "record 1 of .* is not JSON"),
+        ("a.csv", b"prompt,prompt\nx,y\n", "has more than one column 'prompt'"),
+        ("a.csv", b"prompt,group\nx,g\n ,g\n", "line 3 of .* has an empty prompt"),
+        ("a.csv", b'prompt\n"a\nb"\n""\n', "line 4 of .* has an empty prompt"),
+        ("a.csv", b"prompt\na cat, asleep\n", "line 2 of .* has 2 cells, and its first line names 1 columns"),
+        ("a.csv", b'prompt\n"a cat" asleep\n', "line 2 of .* is not CSV"),
+        ("a.csv", b"prompt\na\0\n", "line 2 of .* has a prompt with a NUL byte"),
+        ("a.csv", b"prompt,prompt_id\nx,a\ny,a\n", "line 3 of .* has the prompt_id a, which line 2 of .* has too"),
+        ("a.csv", b"prompt,prompt_id\nx,../a\n", "line 2 of .* has the prompt_id '../a', which cannot name a file"),
+        ("a.csv", b"prompt,prompt_id\nx,\n", "line 2 of .* has the prompt_id '', which cannot name a file"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"caption": "x"}\n', 'line 2 of .* has no text under "prompt"'),
+        ("a.jsonl", b'{"prompt": " "}\n', "line 1 of .* has an empty prompt"),
+        ("a.jsonl", b'{"prompt": "a\\u0000"}\n', "line 1 of .* has a prompt with a NUL byte"),
+        ("a.jsonl", b'{"prompt": "a\\ud800"}\n', "line 1 of .* has a prompt with half a surrogate pair"),
+        ("a.jsonl", b'{"prompt": "x", "prompt": "y"}\n', "line 1 of .* gives 'prompt' twice in one object"),
+        ("a.jsonl", b'{"prompt": "x", "prompt_id": "a"}\n{"prompt": "y"}\n', 'line 2 .* no text under "prompt_id"'),
+        ("a.jsonl", b'{"prompt": "x", "group": ["a"]}\n', 'line 1 of .* has no text under "group"'),
+        ("a.jsonl", b'"x"\n', "line 1 of .* is not a JSON object"),
+        ("a.jsonl", b"\nx\n", "line 2 of .* is not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_in_one_sentence(tmp_path, name, content, message):

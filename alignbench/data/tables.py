@@ -1,0 +1,161 @@
+"""Tables as users write them, read strictly: what could mean two things is refused, and every row knows its line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        place: where it stands, such as `line 3 of prompts.csv`.
+        values: column -> value; text, but for JSON.
+    """
+
+    place: str
+    values: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """Return the text in a column.
+
+        Raises:
+            UserError: there is none.
+        """
+        value = self.values.get(column)
+        if not isinstance(value, str):
+            raise UserError(f'{self.place} has no text under "{column}"')
+        return value
+
+    def prompt(self, column: str) -> str:
+        """Return the prompt in a column, byte for byte.
+
+        Raises:
+            UserError: it says nothing, or holds what text encoders and files cannot.
+        """
+        prompt = self.text(column)
+        if not prompt.strip():
+            raise UserError(f"{self.place} has an empty prompt")
+        if "\0" in prompt:
+            raise UserError(f"{self.place} has a prompt with a NUL byte")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UserError(f"{self.place} has a prompt with half a surrogate pair, which is no character")
+        return prompt
+
+    def groups(self) -> tuple[str, ...]:
+        """Return what is under `group`: nothing, or one name."""
+        return (self.text("group"),) if self.values.get("group") else ()
+
+
+def columns_of(rows: list[Row]) -> list[str]:
+    """Return the names of all columns, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def read_text(path: Path) -> str:
+    """Return what a UTF-8 file says, line ends as they are.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, numbered from 1; only line feeds end one (str.splitlines cuts prompts)."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a table: .jsonl (an object a line), .csv or .tsv (a line of column names first). Blank lines are left out.
+
+    Tab-separated values are taken literally, as the published prompt lists are. A cell in quotes is refused there:
+    some programs write quotes that are not part of the text.
+
+    Raises:
+        UserError: the file is not UTF-8, damaged, or gives a column twice.
+    """
+    return {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}[path.suffix](path, read_text(path))
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        UserError: it is damaged, or an object has a key twice, of which Python would keep the last.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{place} gives {repeated!r} twice in one object")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        raise UserError(f"{place} is not JSON: {error.msg} ({line}column {error.colno})") from None
+
+
+def _jsonl(path: Path, text: str) -> list[Row]:
+    rows = []
+    for number, line in lines_of(text):
+        place = f"line {number} of {path}"
+        values = parse_json(line, place)
+        if not isinstance(values, dict):
+            raise UserError(f"{place} is not a JSON object")
+        rows.append(Row(place, values))
+    return rows
+
+
+def _csv(path: Path, text: str) -> list[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, start = [], 1
+    try:
+        for cells in reader:
+            lines.append((start, cells))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"line {start} of {path} is not CSV: {error}") from None
+    return _with_header(path, [(number, cells) for number, cells in lines if cells])
+
+
+def _tsv(path: Path, text: str) -> list[Row]:
+    lines = [(number, line.split("\t")) for number, line in lines_of(text)]
+    for number, cells in lines:
+        for cell in cells:
+            if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
+                raise UserError(
+                    f"line {number} of {path} has a cell in quotes, {cell}, and nothing says whether they are part of "
+                    "the text; save the table as .csv or .jsonl"
+                )
+    return _with_header(path, lines)
+
+
+def _with_header(path: Path, lines: list[tuple[int, list[str]]]) -> list[Row]:
+    if not lines:
+        return []
+    (_, names), *rest = lines
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} has more than one column {repeated[0]!r}")
+    for number, cells in rest:
+        if len(cells) != len(names):
+            raise UserError(
+                f"line {number} of {path} has {len(cells)} cells, and its first line names {len(names)} columns; "
+                "put text that holds the separator in quotes, or use .jsonl"
+            )
+    return [Row(f"line {number} of {path}", dict(zip(names, cells, strict=True))) for number, cells in rest]
