@@ -223,16 +223,15 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the field, the rule and the way out.
     """
+    if has_images(cfg):
+        _check_existing(cfg)
+        return
     _check_weights(cfg.model)
     values = resolve(cfg)
-    for stage in values["stages"]:
-        if stage not in STAGES:
-            raise UserError(f"stages={stage} is unknown;{_near(str(stage), list(STAGES))}")
+    _check_stages(values["stages"])
     Place.of(values["shard"])
     if values["shard"] is not None and "train" in values["stages"] and values["method"]["name"] != "base":
         raise UserError("shard splits generate and score alone; train first, and then take train out of stages")
-    if not values["stages"]:
-        raise UserError(f"stages is empty; choose from {', '.join(STAGES)}")
     _check_numbers(values)
     if values["method"]["name"] != "base":
         _check_package(values["train"]["optimizer"]["_target_"])
@@ -245,10 +244,43 @@ def check(cfg: DictConfig) -> None:
             build(cfg.auxiliary[name].term)
     elif values["model"]["policy"] is not None:
         raise UserError("method=base is the untouched model and takes no model.policy; give model.policy to a method")
-    if {"score", "report"} & set(values["stages"]) and not values["evaluators"]:
-        raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
+    if {"score", "report"} & set(values["stages"]):
+        _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
         build(cfg.prompts)  # a missing or empty file, a limit of nothing
+
+
+def has_images(cfg: DictConfig) -> bool:
+    """Say whether the images of this configuration exist already, so that no model is needed."""
+    return "folders" in list(cfg.model)  # where its value is missing, too
+
+
+def _check_existing(cfg: DictConfig) -> None:
+    """Refuse what cannot be scored and compared of images that exist already."""
+    from alignbench.existing import read_folders
+
+    if OmegaConf.is_missing(cfg.model, "folders"):
+        raise UserError("model.folders must be set: add model.folders=[FOLDER,FOLDER] to the command")
+    stages = list(cfg.stages)
+    _check_stages(stages)
+    if not {"score", "report"} & set(stages):
+        raise UserError("model=images has nothing to train or to generate; choose stages from score, report")
+    Place.of(cfg.shard)
+    _check_evaluators(cfg)
+    read_folders(cfg)
+
+
+def _check_evaluators(cfg: DictConfig) -> None:
+    if not cfg.evaluators:
+        raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
+
+
+def _check_stages(stages: list[str]) -> None:
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"stages={stage} is unknown;{_near(str(stage), list(STAGES))}")
+    if not stages:
+        raise UserError(f"stages is empty; choose from {', '.join(STAGES)}")
 
 
 def _choices(group: str) -> list[str]:

@@ -1,12 +1,9 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
 import importlib.metadata
-import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -16,23 +13,20 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from alignbench.calibrate.reference import calibrate
-from alignbench.config import STAGES, base_of, build, config_hash, recipe_hash, resolve, run_name
+from alignbench.config import STAGES, base_of, build, config_hash, has_images, recipe_hash, resolve, run_name
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator
+from alignbench.existing import compare_existing
 from alignbench.files import write_text
 from alignbench.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.place import Place
+from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
-from alignbench.residents import Residents
 from alignbench.results import Budget, Manifest, RunFolder
-from alignbench.score import score
-
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
+from alignbench.scoring import Scoring
 
 
 def run(cfg: DictConfig) -> None:
@@ -50,8 +44,13 @@ def run(cfg: DictConfig) -> None:
         mixed_precision=cfg.train.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
+    console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
     try:
-        Job(cfg, accelerator).run()
+        if has_images(cfg):
+            compare_existing(cfg, accelerator, console)
+        else:
+            Job(cfg, accelerator, console).run()
     finally:
         # accelerate keeps its state for the process; the next job of a sweep must not inherit it
         accelerator.end_training()
@@ -63,32 +62,31 @@ def run(cfg: DictConfig) -> None:
 class Job:
     """The stages of one configuration."""
 
-    def __init__(self, cfg: DictConfig, accelerator: Accelerator) -> None:
+    def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
         self.cfg = cfg
         self.accelerator = accelerator
-        width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
-        self.console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
+        self.console = console
         self.root = Path(cfg.results)
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
-        self.residents = Residents(accelerator.device)
-        self.calibration: dict[str, dict[str, Any]] = {}  # of the evaluators, as the manifest says it
         self.left = False  # whether other shards have work to do before a table makes sense
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
         evaluates = {"generate", "score", "report"} & set(stages)
         self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
-        self.evaluators = self._evaluators() if {"score", "report"} & set(stages) else []
+        self.scoring: Scoring | None = None
+        if self.prompts is not None and {"score", "report"} & set(stages):
+            self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
         self.sampling = Sampling(**resolve(self.cfg)["sampling"])
         seen = self._evaluation_prompts_trained_on()
         self._open()
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         self._introduce(stages)
-        if "score" in stages:
-            self.calibration = self._calibrated()
+        if self.scoring is not None and "score" in stages:
+            self.scoring.calibrate()
         for stage in stages:
             getattr(self, stage)()
             self.accelerator.wait_for_everyone()
@@ -148,15 +146,13 @@ class Job:
     def score(self) -> None:
         """Score the images of this run and, where scores are missing, of its base run."""
         assert self.prompts is not None
+        assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
         if self.is_base and not generated(self.folder, self.prompts, self.sampling, self.place):
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
-        left = score(self.folder, images, self.evaluators, self.sampling.batch_size, self.residents, self.place)
-        if self.accelerator.is_main_process:
-            self.folder.update(calibration=self.calibration)
-        self._leave(left, "score")
+        self._leave(self.scoring.score(self.folder, images), "score")
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
@@ -189,9 +185,8 @@ class Job:
 
     def _base(self) -> "Job":
         """Return the job of the base run, sharing what is already loaded."""
-        base = Job(base_of(self.cfg), self.accelerator)
-        base.prompts, base.evaluators, base.sampling = self.prompts, self.evaluators, self.sampling
-        base.residents, base.calibration = self.residents, self.calibration
+        base = Job(base_of(self.cfg), self.accelerator, self.console)
+        base.prompts, base.scoring, base.sampling = self.prompts, self.scoring, self.sampling
         if not base.folder.manifest_file.exists():
             self.console.print(f"the base run is missing and is made first: {base.folder.path}")
         base._open()
@@ -234,36 +229,6 @@ class Job:
             part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
 
-    def _evaluators(self) -> list[Evaluator]:
-        """Build the evaluators; those that cannot judge these prompts are left out, and that is said."""
-        assert self.prompts is not None
-        texts = self.prompts.texts
-        kept: list[Evaluator] = []
-        for evaluator in build(self.cfg.evaluators).values():
-            reason = evaluator.supports(texts)
-            if reason is None:
-                kept.append(evaluator)
-            else:
-                self.console.print(f"left out: {reason}")
-        if not kept:
-            raise UserError(f"none of the evaluators can judge prompts={self.prompts.name}; choose others")
-        return kept
-
-    def _calibrated(self) -> dict[str, dict[str, Any]]:
-        """Make sure that the evaluators score as they should before anything rests on them."""
-        if not self.cfg.calibration:
-            return {f"{evaluator.name}@{evaluator.version}": {"outcome": "off"} for evaluator in self.evaluators}
-        found = calibrate(self.evaluators, self.root, self.residents, write=self.accelerator.is_main_process)
-        self.accelerator.wait_for_everyone()
-        self.residents.clear()  # training needs the memory
-        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
-        if news:
-            self.console.print(f"  calibrated  {', '.join(news)}")
-        return {
-            key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
-            for key, entry in found.items()
-        }
-
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
         if self.is_base or self.prompts is None:
@@ -299,15 +264,3 @@ def start_weights(cfg: DictConfig) -> dict[str, str]:
     """Say what training starts from, as the manifest records it."""
     pipeline = {key: str(value) for key, value in cfg.model.adapter.pipeline.items() if key != "_target_"}
     return pipeline | ({} if cfg.model.policy is None else {"policy": str(cfg.model.policy)})
-
-
-def commit() -> str | None:
-    """Return the commit of the clone this program runs from; None where it was installed without one."""
-    here = Path(__file__).resolve().parent
-    found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a reader of results would call the device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

@@ -12,7 +12,7 @@ from alignbench.config import base_of, check_command_line, conf_folder, config_h
 from alignbench.errors import UserError
 
 METHODS = sorted(file.stem for file in (conf_folder() / "method").glob("*.yaml"))
-MODELS = sorted(file.stem for file in (conf_folder() / "model").glob("*.yaml"))
+MODELS = sorted(file.stem for file in (conf_folder() / "model").glob("*.yaml") if file.stem != "images")  # no model
 
 
 def composed(*overrides):

@@ -48,7 +48,10 @@ def side_by_side(
     num_prompts = min(num_prompts, len(shared))
     chosen = [shared[i * len(shared) // num_prompts] for i in range(num_prompts)]
     titles = [run.manifest.method for run in runs]
-    blocks = [_block([folder / record.images[0] for folder in folders], titles, record) for record in chosen]
+    blocks = [
+        _block([folder / of[one.prompt_id].images[0] for folder, of in zip(folders, records, strict=True)], titles, one)
+        for one in chosen
+    ]
     write_png(path, _tiled(blocks, columns))
 
 

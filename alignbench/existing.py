@@ -1,0 +1,129 @@
+"""Score and compare images that exist already: a run folder for each folder of images, and the same tables as ever."""
+
+import hashlib
+import importlib.metadata
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from alignbench.data.image_folders import ImageFolder, read_image_folders
+from alignbench.errors import UserError
+from alignbench.files import write_text
+from alignbench.provenance import PACKAGES, commit, device_name
+from alignbench.report.bench import BASE
+from alignbench.report.terminal import print_run
+from alignbench.report.write import write_report, write_run_pictures
+from alignbench.results import ImageSet, Manifest, RunFolder, write_prompts, write_sampling
+from alignbench.scoring import Scoring
+
+SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
+
+
+def read_folders(cfg: DictConfig) -> list[ImageFolder]:
+    """Read the folders that are to be compared.
+
+    Raises:
+        UserError: there is none, one cannot be read, or they have nothing in common.
+    """
+    if not cfg.model.folders:
+        raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER,FOLDER]")
+    folders = read_image_folders([str(path) for path in cfg.model.folders])
+    first, *others = folders
+    shown = _images(first)
+    for folder in others:
+        if not shown & _images(folder):
+            raise UserError(f"{first.path} and {folder.path} share no prompt; give images of the same prompts")
+        if folder.label == BASE:
+            raise UserError(f"{folder.path} is the base that others are compared with; give it as the first folder")
+    return folders
+
+
+def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
+    """Do the score and report stages for existing images.
+
+    Raises:
+        UserError: the folders cannot be compared, or images cannot be scored.
+    """
+    folders = read_folders(cfg)
+    first = folders[0]
+    model = cfg.model.name or _name_of(first)
+    scoring = Scoring(cfg, first.prompt_set, _texts(folders), accelerator, console)
+    methods = [BASE, *(folder.label for folder in folders[1:])]
+    names = (f"{method}-{model}-{_identity(folder)}" for method, folder in zip(methods, folders, strict=True))
+    runs = [RunFolder(Path(cfg.results) / name) for name in names]
+    num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
+    console.print(f"[bold]{model}[/bold]  images that exist already")
+    console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
+    for folder, run, method in zip(folders, runs, methods, strict=True):
+        console.print(f"  {method:10}  {folder.path}, {len(_images(folder))} images")
+        if accelerator.is_main_process:
+            _open(cfg, run, folder, method, model, accelerator)
+    accelerator.wait_for_everyone()
+    left = 0
+    if "score" in cfg.stages:
+        scoring.calibrate()
+        for folder, run in zip(folders, runs, strict=True):
+            images = ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False)
+            left += scoring.score(run, images)
+    if left:
+        console.print(f"score: {left} images are left for the other shards")
+    elif "report" in cfg.stages and accelerator.is_main_process:
+        tables = write_report(Path(cfg.results))
+        for run in runs[1:] or runs:
+            pictures = write_run_pictures(run)
+            print_run(run, tables, console)
+            for picture in pictures:
+                console.print(f"     picture  {picture}")
+
+
+def _identity(folder: ImageFolder) -> str:
+    """Return the hash of where the images are and what they are of."""
+    return hashlib.sha256(f"{folder.path}\0{folder.fingerprint}".encode()).hexdigest()[:10]
+
+
+def _name_of(folder: ImageFolder) -> str:
+    """Return how tables call a comparison with this folder, unlike any model that runs here."""
+    return f"{folder.model or re.sub(r'[^A-Za-z0-9_.]', '_', folder.label)}_images"
+
+
+def _images(folder: ImageFolder) -> set[tuple[str, int]]:
+    return {(record.prompt_id, number) for record in folder.records for number in range(len(record.images))}
+
+
+def _texts(folders: list[ImageFolder]) -> list[str]:
+    return list(dict.fromkeys(record.prompt for folder in folders for record in folder.records))
+
+
+def _open(
+    cfg: DictConfig, run: RunFolder, folder: ImageFolder, method: str, model: str, accelerator: Accelerator
+) -> None:
+    """Make the run folder, with what later stages read in place of generated images."""
+    identity = _identity(folder)
+    manifest = Manifest(
+        run=run.name,
+        method=method,
+        model=model,
+        seed=None,
+        config_hash=identity,
+        recipe_hash=identity,
+        fingerprints={"images": folder.fingerprint},
+        start_weights={"images": str(folder.path)},
+        package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        commit=commit(),
+        devices=[device_name(accelerator.device)] * accelerator.num_processes,
+    )
+    if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
+        made_by = RunFolder(folder.path.resolve().parents[2]).manifest
+        kept = ("trained_on", "trained_prompt_sets", "budget", "selected_step", "weights_kind")
+        manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
+        manifest.start_weights.update(made_by.start_weights)
+    run.open(manifest)
+    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
+    images = run.images(folder.prompt_set, SAMPLING)
+    write_prompts(images, folder.records)
+    write_sampling(images, folder.sampling)
+    run.complete("generate", f"{folder.prompt_set}/{SAMPLING}", [images / "prompts.jsonl", images / "sampling.json"])

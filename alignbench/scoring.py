@@ -1,0 +1,79 @@
+"""The evaluators of one command: which can judge its prompts, whether they score as they should, what they say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from rich.console import Console
+
+from alignbench.calibrate.reference import calibrate
+from alignbench.config import build
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator
+from alignbench.place import Place
+from alignbench.residents import Residents
+from alignbench.results import ImageSet, RunFolder
+from alignbench.score import score
+
+
+class Scoring:
+    """Scores the image sets of several run folders by the same evaluators.
+
+    Args:
+        cfg: the configuration, of which evaluators, calibration, batch size and results folder are read.
+        prompt_set: name of the prompt set.
+        prompts: its texts. Evaluators that cannot judge them are left out, and that is said.
+
+    Raises:
+        UserError: no evaluator can judge them.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, prompt_set: str, prompts: Sequence[str], accelerator: Accelerator, console: Console
+    ) -> None:
+        self.cfg, self.accelerator, self.console = cfg, accelerator, console
+        self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.residents = Residents(accelerator.device)
+        self.evaluators: list[Evaluator] = []
+        self.calibration: dict[str, dict[str, Any]] = {}
+        for evaluator in build(cfg.evaluators).values():
+            reason = evaluator.supports(prompts)
+            if reason is None:
+                self.evaluators.append(evaluator)
+            else:
+                console.print(f"left out: {reason}")
+        if not self.evaluators:
+            raise UserError(f"none of the evaluators can judge prompts={prompt_set}; choose others")
+
+    def calibrate(self) -> None:
+        """Make sure that the evaluators score as they should, before hours of work rest on them.
+
+        Raises:
+            UserError: one of them does not.
+        """
+        if not self.cfg.calibration:
+            self.calibration = {f"{one.name}@{one.version}": {"outcome": "off"} for one in self.evaluators}
+            return
+        found = calibrate(self.evaluators, Path(self.cfg.results), self.residents, self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+        self.residents.clear()  # training may need the memory
+        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
+        if news:
+            self.console.print(f"  calibrated  {', '.join(news)}")
+        self.calibration = {
+            key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
+            for key, entry in found.items()
+        }
+
+    def score(self, folder: RunFolder, images: ImageSet) -> int:
+        """Score what has no score yet; return how many images are left for other shards.
+
+        Raises:
+            UserError: as `alignbench.score.score` does.
+        """
+        left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.residents, self.place)
+        if self.accelerator.is_main_process:
+            folder.update(calibration=self.calibration)
+        return left
