@@ -163,8 +163,9 @@ class HPSv3(Reward):
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient.
 
-        Pixels are resized as tensors by antialiased bicubic interpolation, which is nearer to the published scores than
-        the bilinear one without antialiasing in the published training code.
+        Pixels are resized as tensors by antialiased bicubic interpolation. What the network reads then differs from the
+        published path by 0.004 on average and 0.06 at most, in units of the normalised pixels, for images of 512 to
+        1024 pixels; the published training code, bilinear without antialiasing, differs by 0.013 to 0.03, at most 0.28.
         """
         return self.score_inputs(self.preprocess.differentiable(pixels), self.encode_prompts(prompts))
 
@@ -178,7 +179,8 @@ class HPSv3Network(nn.Module):
 
     def __init__(self, config: Qwen2VLConfig) -> None:
         super().__init__()
-        text, vision = config.get_text_config(), config.vision_config
+        text: Any = config.get_text_config()
+        vision: Any = config.vision_config
         self.trunk = Qwen2VLModel(config)
         self.head = nn.Sequential(
             nn.Linear(text.hidden_size, 1024), nn.ReLU(), nn.Dropout(0.05),
@@ -186,7 +188,7 @@ class HPSv3Network(nn.Module):
         )  # fmt: skip
         # frequencies are computed, not stored: here with memory even where the parameters have none
         with torch.device("cpu"):
-            rotary = Qwen2VLRotaryEmbedding(text)
+            rotary: Any = Qwen2VLRotaryEmbedding(text)
             rotary.inv_freq = rounded(rotary.inv_freq)
             self.trunk.language_model.rotary_emb = rotary
             self.patch_rotary = PatchRotary(vision.embed_dim // vision.num_heads)
@@ -202,12 +204,12 @@ class HPSv3Network(nn.Module):
         patches = [patches_of(image, size, merged, visual.config.temporal_patch_size) for image in images]
         places = torch.cat([places_of(image.shape[1] // size, image.shape[2] // size, merged) for image in images])
         lengths = torch.tensor([0] + [len(some) for some in patches])
-        dtype = self.trunk.language_model.embed_tokens.weight.dtype
+        limits = lengths.cumsum(0, dtype=torch.int32)  # patches of one picture see each other
 
-        hidden = visual.patch_embed(torch.cat(patches).to(dtype))
-        turns = self.patch_rotary(places.to(hidden.device), dtype)
-        for block in visual.blocks:  # patches of one picture see each other
-            hidden = block(hidden, cu_seqlens=lengths.cumsum(0, dtype=torch.int32), position_embeddings=turns)
+        hidden = visual.patch_embed(torch.cat(patches))  # in the tower's numbers
+        turns = self.patch_rotary(places.to(hidden.device), hidden.dtype)
+        for block in visual.blocks:
+            hidden = block(hidden, cu_seqlens=limits, position_embeddings=turns)
         return list(visual.merger(hidden).split((lengths[1:] // merged**2).tolist()))
 
     def forward(self, image_tokens: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> Tensor:
@@ -229,7 +231,7 @@ class HPSv3Network(nn.Module):
         positions = torch.arange(longest, device=embeddings.device).expand(3, num, -1)
         hidden = text(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
         last = torch.stack([states[len(sequence) - 1] for states, sequence in zip(hidden, sequences, strict=True)])
-        return self.head(last.to(self.head[0].weight.dtype))
+        return self.head(last.to(next(self.head.parameters()).dtype))
 
 
 class PatchRotary(nn.Module):
@@ -239,7 +241,7 @@ class PatchRotary(nn.Module):
         head_dim: of its attention; a quarter of it turns by rows, a quarter by columns, and the second half repeats.
     """
 
-    inv_freq: Tensor
+    inv_freq: Tensor  # a buffer
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()

@@ -161,8 +161,13 @@ def hpsv3(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     official.model.rm_head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
     images = [str(folder / name) for name in job["images"]]
-    ids = [official.prepare_batch([image], [prompt]).input_ids[0] for image, prompt in zip(images, job["prompts"])]
-    after = [row[int((row == official.model.config.image_token_id).nonzero().max()) + 1 :] for row in ids]
+    ids = [
+        official.prepare_batch([image], [prompt]).input_ids[0].tolist()
+        for image, prompt in zip(images, job["prompts"], strict=True)
+    ]
+    image_token, (reward_token,) = official.model.config.image_token_id, official.model.special_token_ids
+    num_image_tokens = [row.count(image_token) for row in ids]
+    starts = [row.index(image_token) for row in ids]
     with torch.no_grad():
         bfloat16 = official.reward(images, job["prompts"])[:, 0].tolist()
         official.model.float()
@@ -170,10 +175,15 @@ def hpsv3(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "weights": weights,
         "scores": scores,
-        "token_ids": [row[: row.tolist().index(official.model.special_token_ids[0]) + 1].tolist() for row in after],
-        "recorded": {"bfloat16": bfloat16},
+        "token_ids": [
+            row[start + num : row.index(reward_token) + 1]
+            for row, start, num in zip(ids, starts, num_image_tokens, strict=True)
+        ],
+        "recorded": {
+            "bfloat16": bfloat16, "num_image_tokens": num_image_tokens, "before_image": ids[0][: starts[0]],
+        },
         "arguments": {"base": settings.model_name_or_path},
-    }
+    }  # fmt: skip
 
 
 QWEN2_TOKENS = (
@@ -251,7 +261,8 @@ def write_qwen2_vl(folder: Path, architecture: Mapping[str, Any], text: str) -> 
             "rope_theta": 1000000.0, "max_position_embeddings": 32768, "sliding_window": 32768,
             "use_sliding_window": False, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
             "attention_dropout": 0.0, "vocab_size": len(vocabulary) + len(ids) + 7,  # spare rows, as published
-        } | architecture,
+            **architecture,
+        },
     }  # fmt: skip
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
