@@ -1,5 +1,6 @@
 """How pictures become inputs of the evaluators: the published pixel pipelines and their differentiable counterparts."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +146,55 @@ class SiglipPixels(Pixels):
     def differentiable(self, pixels: Tensor) -> Tensor:
         """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
         return _normalise(_resize(pixels, self.size, self.size), SIGLIP_MEAN, SIGLIP_STD)
+
+
+@dataclass(frozen=True, eq=False)
+class QwenPixels(Pixels):
+    """Qwen2-VL's pipeline at one area: RGB, sides to multiples of `factor` by PIL bicubic, 0..1, normalise.
+
+    The shape is kept as nearly as the multiples allow, so pictures of several shapes have inputs of several sizes.
+
+    Attributes:
+        area: pixels that the result has, more or less: both the smallest and the largest allowed.
+        factor: what either side is a multiple of.
+
+    Source: fetch_image and smart_resize in hpsv3/dataset/utils.py of MizzenAI/HPSv3, with min_pixels = max_pixels.
+    """
+
+    area: int
+    factor: int
+
+    @property
+    def key(self) -> str:
+        return f"qwen2_vl_{self.area}_{self.factor}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Return normalised pixels of each picture, [3, H, W], float32."""
+        resized = [rgb(image).resize(self.size(*image.size), Image.Resampling.BICUBIC) for image in images]
+        return [_normalise(_stack([np.asarray(image)]), CLIP_MEAN, CLIP_STD)[0] for image in resized]
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
+        width, height = self.size(pixels.shape[-1], pixels.shape[-2])
+        return _normalise(_resize(pixels, height, width), CLIP_MEAN, CLIP_STD)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of a picture after resizing.
+
+        A picture whose rounded sides have the wanted area is not scaled; one that would be larger or smaller is scaled
+        to that area, and then its sides are rounded down or up, which may miss the area by a few rows of patches.
+        """
+        sides = width, height
+        multiples = [max(1, round(side / self.factor)) for side in sides]
+        rounded_area = math.prod(multiples) * self.factor**2
+        # in this order of operations: where a scaled side is a multiple already, the last bit decides
+        if rounded_area > self.area:
+            shrinking = math.sqrt(width * height / self.area)
+            multiples = [math.floor(side / shrinking / self.factor) for side in sides]
+        elif rounded_area < self.area:
+            growing = math.sqrt(self.area / (width * height))
+            multiples = [math.ceil(side * growing / self.factor) for side in sides]
+        return multiples[0] * self.factor, multiples[1] * self.factor
 
 
 def _covering(width: int, height: int, size: int) -> tuple[int, int]:

@@ -59,7 +59,8 @@ class Official:
         requirements: of its environment.
         packages: those whose versions are recorded.
         evaluator: the one that stands for it.
-        reduced: arguments of the evaluator that give a small architecture, which the package can be brought to.
+        reduced: arguments of the evaluator that give a small architecture, which the package can be brought to; for
+            hpsv3, what differs in the config.json of its base.
         bound: largest difference of two scores.
         vocabulary: where the path of a vocabulary is kept that the package would fetch.
     """
@@ -67,7 +68,7 @@ class Official:
     requirements: Requirements
     packages: tuple[str, ...]
     evaluator: str
-    reduced: Mapping[str, Mapping[str, Any]]
+    reduced: Mapping[str, Any]
     bound: float
     vocabulary: str | None = None
 
@@ -115,6 +116,28 @@ OFFICIAL = {
         },
         bound=1e-6,
     ),
+    "hpsv3": Official(
+        requirements=Requirements(
+            # what the package imports when it scores; it asks for a training framework besides
+            resolved=(
+                "torchvision", "transformers==4.45.2", "trl==0.11.4", "peft==0.13.2", "accelerate==1.15.0",
+                "datasets==3.0.2", "pandas", "matplotlib", "tensorboard", "fire", "rich", "omegaconf", "requests",
+            ),
+            alone=("hpsv3==1.0.0",),
+        ),
+        packages=("hpsv3", "transformers", "torch", "torchvision", "pillow"),
+        evaluator="hpsv3",
+        reduced={
+            "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_window_layers": 3,
+            "rope_scaling": {"type": "mrope", "mrope_section": [4, 4, 4]},
+            "vision_config": {
+                "depth": 3, "embed_dim": 64, "mlp_ratio": 4, "num_heads": 4, "in_chans": 3, "hidden_size": 96,
+                "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14, "temporal_patch_size": 2,
+            },
+        },
+        bound=1e-5,
+    ),
 }  # fmt: skip
 
 
@@ -152,9 +175,11 @@ def compare_official(
         }
         theirs = _run(python, job, folder)
         config = OmegaConf.load(conf_folder() / "evaluator" / f"{official.evaluator}.yaml")
-        evaluator = instantiate(config, source=theirs["weights"], precision="float32", **architecture)
+        arguments = theirs.get("arguments", architecture)
+        evaluator = instantiate(config, source=theirs["weights"], precision="float32", **arguments)
         ours = evaluator.score([Image.open(folder / image) for image in images], prompts).tolist()
-        token_ids = evaluator.encode_prompts(prompts).tolist() if "token_ids" in theirs else None
+        encoded = evaluator.encode_prompts(prompts) if "token_ids" in theirs else ()
+        token_ids = [[int(token) for token in ids] for ids in encoded] or None
 
     rows = [
         {"size": size, "mode": mode, "prompt": prompt, "official": official_score, "ours": score}
@@ -182,7 +207,8 @@ def compare_official(
             "largest_difference": largest,
             "samples": rows,
             "token_ids": theirs.get("token_ids"),
-        },
+        }
+        | theirs.get("recorded", {}),
     )
     return same_ids and largest <= official.bound
 

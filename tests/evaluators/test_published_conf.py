@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from alignbench.config import conf_folder
 from evaluators.hpsv2 import HPSv2
 
-WITH_TOWER = ["pickscore", "hpsv2_0", "hpsv2_1", "clip_score", "clip_score_l14", "aesthetic", "aesthetic_v2_5"]
+WITH_TOWER = ["pickscore", "hpsv2_0", "hpsv2_1", "clip_score", "clip_score_l14", "aesthetic", "aesthetic_v2_5", "hpsv3"]
 REWARDS = {"hpsv2_1": 1.0, "pickscore": 5.0, "clip_score": 5.0, "aesthetic": None}
 
 
