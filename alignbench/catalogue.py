@@ -48,10 +48,15 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for text in settings:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_overrides([text])[0]
         except OverrideParseException:
             override = None
-        if override is None or override.type != OverrideType.CHANGE or override.is_sweep_override():
+        if (
+            override is None
+            or override.type != OverrideType.CHANGE
+            or override.is_sweep_override()
+            or not override.key_or_group
+        ):
             raise UserError(f"{text!r} is not understood; expected key=value, as in source=FOLDER")
         *path, last = override.key_or_group.split(".")
         node = values
@@ -64,13 +69,13 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _compose(path: str) -> DictConfig:
-    state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None  # this may run inside a program that uses Hydra itself
+    outer = GlobalHydra.instance().hydra  # of a program that uses Hydra itself
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return compose(path)
     finally:
-        state.hydra = outer
+        GlobalHydra.instance().hydra = outer
 
 
 def _replace(node: DictConfig, values: Mapping[str, Any], where: str) -> None:

@@ -37,7 +37,8 @@ class Info:
     def of(cls, evaluator: Evaluator) -> "Info":
         """Describe an evaluator."""
         values: dict[str, Any] = {field.name: getattr(evaluator, field.name) for field in fields(cls)}
-        return cls(**values | {"preprocess": evaluator.preprocess.key})
+        values["preprocess"] = evaluator.preprocess.key
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `/info` answers; JSON has no infinities, so an end without bound is null."""

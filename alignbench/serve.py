@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 from alignbench.catalogue import build_evaluator, read_settings
 from alignbench.cli import check_neighbours
@@ -217,6 +218,8 @@ def _picture(text: str, named: str) -> Image.Image:
 def main() -> None:
     """Serve until a signal ends it. Exit status 2 means: the command must be changed."""
     args = _arguments()
+    transformers_logging.set_verbosity_error()  # long prompts would fill the screen with warnings
+    transformers_logging.disable_progress_bar()
     try:
         check_neighbours()
         evaluator = build_evaluator(args.evaluator, read_settings(args.settings))
