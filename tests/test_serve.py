@@ -4,14 +4,10 @@ import base64
 import http.client
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +16,10 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.generate import Sampling
 from alignbench.remote_protocol import Info, checked_token, is_loopback
 from alignbench.serve import ScoreServer
 from evaluators import load
 from evaluators.preprocess import ClipPixels
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -222,50 +215,7 @@ def test_what_cannot_work_is_refused(oracle):
         ScoreServer(evaluator, port=70000)
 
 
-# ---- the program
-
-
-def program(*words, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "alignbench.serve", *words], cwd=ROOT, env=os.environ | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def test_the_program_serves_the_score_stage_and_ends_when_told(tmp_path, monkeypatch):
-    from alignbench.data.prompts import Prompt, PromptSet
-    from alignbench.results import Manifest, RunFolder, Scores, image_name
-    from alignbench.score import info, score
-
-    monkeypatch.setenv("ALIGNBENCH_TOKEN", "secret")
-    process = program("shapes_clip", "--port", "0", "name=shapes_clip", ALIGNBENCH_TOKEN="secret")
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving shapes_clip@1 on http://127.0.0.1:")
-        remote, local = load("remote", url=line.split()[-1]), load("shapes_clip")
-
-        sampling = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=4)
-        prompts = PromptSet("test", tuple(Prompt(f"p{i}", "a red circle " * i) for i in range(4)), 64)
-        tables = []
-        for evaluator in (remote, local):
-            manifest = Manifest(
-                run="base-test-0", method="base", model="test", seed=None, config_hash="0", recipe_hash="0"
-            )
-            folder = RunFolder(tmp_path / str(len(tables)))
-            folder.open(manifest)
-            folder.images("test", sampling.hash).mkdir(parents=True)
-            for i in range(4):
-                content = base64.b64decode(picture(i))
-                (folder.images("test", sampling.hash) / image_name(f"p{i}", 0)).write_bytes(content)
-            score(folder, prompts, sampling, [evaluator], progress=False)
-            tables.append(Scores.read(folder.score_file("test", sampling.hash, "shapes_clip", "1")))
-        assert tables[0].info == tables[1].info == info(local) == info(remote)
-        np.testing.assert_array_equal(tables[0].score, tables[1].score)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
+# ---- the program; that it serves, tests/evaluators/test_remote.py shows
 
 
 def test_the_program_refuses_in_one_sentence(monkeypatch, capsys):

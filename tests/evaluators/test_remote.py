@@ -3,20 +3,27 @@
 import base64
 import io
 import json
-import math
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
+from alignbench.files import write_png
+from alignbench.generate import Sampling
 from alignbench.remote_protocol import Info
-from alignbench.score import info
+from alignbench.results import Manifest, RunFolder, Scores, image_name
+from alignbench.score import info, score
 from alignbench.serve import ScoreServer
 from evaluators import load
 from evaluators.clip_score import ClipScore
@@ -57,9 +64,15 @@ def remote(server, **values):
 
 
 @pytest.fixture(scope="module")
-def clip(weights, architecture):
-    """A tiny CLIP."""
-    return ClipScore("clip_score", weights["clip_score"], architecture=architecture)
+def make_clip(weights, architecture):
+    """Build a tiny CLIP."""
+    return lambda: ClipScore("clip_score", weights["clip_score"], architecture=architecture)
+
+
+@pytest.fixture(scope="module")
+def clip(make_clip):
+    """One for all tests."""
+    return make_clip()
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +137,7 @@ def in_mode(mode):
 MODES = ["RGB", "RGBA", "L", "LA", "1", "P", "P, opaque", "CMYK", "YCbCr", "HSV", "I;16", "I"]
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("mode", MODES)
 def test_pictures_of_any_mode_are_handed_over_without_loss(clip, served_clip, mode):
     picture = in_mode(mode)
@@ -147,6 +161,44 @@ def test_preprocessings_are_shared_by_what_comes_back_and_not_by_what_tables_say
     assert png != pixels
     assert pixels != png
     assert len({png, pixels, PngFiles("other"), ClipPixels(224)}) == 2
+
+
+# ---- the real program
+
+
+@pytest.fixture
+def program(weights, architecture, monkeypatch):
+    """`python -m alignbench.serve` on the tiny CLIP, with a token."""
+    monkeypatch.setenv("ALIGNBENCH_TOKEN", "secret")
+    tiny = json.dumps(architecture).replace('"', "")  # as one types mappings
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alignbench.serve", "clip_score", "--port", "0", f"source={weights['clip_score']}",
+         f"architecture={tiny}"],
+        cwd=Path(__file__).resolve().parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_program_serves_the_score_stage_and_ends_when_told(program, make_clip, photos, tmp_path):
+    line = program.stdout.readline()
+    assert line.startswith("serving clip_score@1 on http://127.0.0.1:"), program.communicate()[1]
+    sampling = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=4)
+    prompts = PromptSet("test", tuple(Prompt(f"p{i}", "a red fox " * i) for i in range(4)), 64)
+    tables = []
+    for evaluator in (load("remote", url=line.split()[-1]), make_clip()):  # both have seen no prompt yet
+        folder = RunFolder(tmp_path / str(len(tables)))
+        folder.open(Manifest(run="run", method="base", model="m", seed=None, config_hash="0", recipe_hash="0"))
+        for i, image in enumerate(photos(4, 100)):
+            write_png(folder.images("test", sampling.hash) / image_name(f"p{i}", 0), image)
+        score(folder, prompts, sampling, [evaluator], progress=False)
+        tables.append(Scores.read(folder.score_file("test", sampling.hash, "clip_score", "1")))
+    assert tables[0].info == tables[1].info
+    np.testing.assert_array_equal(tables[0].score, tables[1].score)
+    program.send_signal(signal.SIGTERM)
+    assert program.communicate(timeout=20) == ("", "")
+    assert program.returncode == 0
 
 
 # ---- what the server may do
