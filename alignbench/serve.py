@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -217,7 +218,7 @@ def _picture(text: str, named: str) -> Image.Image:
 
 def main() -> None:
     """Serve until a signal ends it. Exit status 2 means: the command must be changed."""
-    args = _arguments()
+    args = arguments()
     transformers_logging.set_verbosity_error()  # long prompts would fill the screen with warnings
     transformers_logging.disable_progress_bar()
     try:
@@ -238,7 +239,8 @@ def main() -> None:
     server.lock.acquire()  # the interpreter must not end under a network at work
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read a command line, that of this process by default."""
     parser = argparse.ArgumentParser(prog="python -m alignbench.serve", description=__doc__)
     parser.add_argument("evaluator", help="the name of a file in conf/evaluator")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="in place of values of that file")
@@ -248,7 +250,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--token", help=f"what requests must carry; by default that of {TOKEN_VARIABLE}, if set")
     parser.add_argument("--batch-size", type=int, default=16, help="images that go through the network at once")
     parser.add_argument("--max-request-mb", type=float, default=256, help="largest request")
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(words)
 
 
 if __name__ == "__main__":
