@@ -1,6 +1,5 @@
 """What a configuration means: its run's name, and the checks that speak before anything heavy loads."""
 
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignbench.errors import UserError
+from alignbench.errors import UserError, near
 from alignbench.place import Place
 
 STAGES = ("train", "generate", "score", "report")
@@ -103,19 +102,14 @@ def _check_choice(override: Override) -> None:
         chosen = value if isinstance(value, list) else [value]
     for choice in chosen:
         if choice is not None and str(choice) not in available:
-            raise UserError(f"{override.key_or_group}={choice} is unknown;{_near(str(choice), available)}")
-
-
-def _near(word: str, available: list[str]) -> str:
-    near = difflib.get_close_matches(word, available, n=3, cutoff=0.5)
-    return (f" did you mean {' or '.join(near)}?" if near else "") + f" available: {', '.join(available) or 'none'}"
+            raise UserError(f"{override.key_or_group}={choice} is unknown;{near(str(choice), available)}")
 
 
 def _compose(overrides: list[str], hydra: bool = False) -> DictConfig:
     try:
         return compose("config", overrides, return_hydra_config=hydra)
     except MissingConfigException as error:
-        raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{_near('', [])}") from None
+        raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{near('', [])}") from None
     except ConfigCompositionException as error:
         for override in overrides:
             _check_key(override)
@@ -134,7 +128,7 @@ def _check_key(text: str) -> None:
         keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
         if part not in keys:
             where = ".".join(path) or "the configuration"
-            raise UserError(f"{override.key_or_group} is unknown; {where} has no key {part!r};{_near(part, keys)}")
+            raise UserError(f"{override.key_or_group} is unknown; {where} has no key {part!r};{near(part, keys)}")
         path.append(part)
         node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
 
@@ -272,13 +266,13 @@ def _check_existing(cfg: DictConfig) -> None:
 
 def _check_evaluators(cfg: DictConfig) -> None:
     if not cfg.evaluators:
-        raise UserError(f"evaluators is empty, so nothing can be scored;{_near('', _choices('evaluators'))}")
+        raise UserError(f"evaluators is empty, so nothing can be scored;{near('', _choices('evaluators'))}")
 
 
 def _check_stages(stages: list[str]) -> None:
     for stage in stages:
         if stage not in STAGES:
-            raise UserError(f"stages={stage} is unknown;{_near(str(stage), list(STAGES))}")
+            raise UserError(f"stages={stage} is unknown;{near(str(stage), list(STAGES))}")
     if not stages:
         raise UserError(f"stages is empty; choose from {', '.join(STAGES)}")
 
@@ -319,7 +313,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
         if value not in allowed:
-            raise UserError(f"{name}={value} is unknown;{_near(str(value), allowed)}")
+            raise UserError(f"{name}={value} is unknown;{near(str(value), allowed)}")
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
 
@@ -335,7 +329,7 @@ def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:
 
     for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
         if key in method and method[key] is not None and not method[key].get("_target_"):
-            raise UserError(f"method={method['name']} {use}; add reward=NAME;{_near('', _choices('reward'))}")
+            raise UserError(f"method={method['name']} {use}; add reward=NAME;{near('', _choices('reward'))}")
     needed = get_class(method["_target_"]).batch_type
     provided = get_class(data["_target_"]).provides
     kind = {"PromptBatch": "prompts", "ImageBatch": "images", "LabelledBatch": "labels", "PairBatch": "pairs"}[

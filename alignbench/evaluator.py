@@ -20,17 +20,22 @@ class Preprocess(ABC):
     @property
     @abstractmethod
     def key(self) -> str:
-        """What decides the result: kind, size, interpolation, constants."""
+        """What decides the scores: kind, size, interpolation, constants. Tables say it."""
+
+    @property
+    def output(self) -> str:
+        """What comes back; other than `key` only where another program does a part of the preprocessing."""
+        return self.key
 
     @abstractmethod
     def __call__(self, images: Sequence[Image.Image]) -> Any:
         """Return the inputs of pictures of any mode, one entry each: a tensor for a network, a list for a program."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Preprocess) and self.key == other.key
+        return isinstance(other, Preprocess) and self.output == other.output
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash(self.output)
 
 
 class Evaluator(ABC):

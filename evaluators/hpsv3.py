@@ -76,6 +76,7 @@ class HPSv3(Reward):
 
     preprocess: QwenPixels
     name = "hpsv3"
+    matches_prompts = True
     version = "1"
 
     def __init__(

@@ -7,8 +7,10 @@ import re
 import shlex
 import sys
 from functools import cache
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from threading import Thread
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -17,13 +19,18 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
+from PIL import Image
 
 import methods
 from alignbench import inversion, preference
 from alignbench.batch import PairBatch
+from alignbench.catalogue import read_settings
 from alignbench.config import check_command_line, conf_folder
 from alignbench.context import Context
+from alignbench.evaluator import Reward
 from alignbench.models.random import tiny_adapter, tiny_flux
+from alignbench.serve import arguments as arguments_of_serve
+from evaluators import load
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -265,3 +272,72 @@ def test_the_test_of_the_example_passes(example):
     assert tests
     for test in tests:
         test()
+
+
+# ---- evaluators
+
+EVALUATORS = ROOT / "docs" / "evaluators.md"
+
+
+def module_of(block):
+    """Return a block of Python as the module it would be."""
+    module = ModuleType("example")
+    exec(compile(block, str(EVALUATORS), "exec"), module.__dict__)
+    return module
+
+
+def test_the_table_of_evaluators_has_them_all_and_says_which_are_rewards():
+    rows = next(rows for heads, rows in tables(EVALUATORS) if heads[-1] == "reward")
+    told = {row[0].strip("`"): row[-1] for row in rows}
+    files = {file.stem: yaml.safe_load(file.read_text()) for file in (conf_folder() / "evaluator").glob("*.yaml")}
+    assert told == {
+        stem: "yes" if issubclass(get_class(file["_target_"]), Reward) else "no" for stem, file in files.items()
+    }
+
+
+def test_the_three_lines_build_what_they_say(monkeypatch, capsys):
+    built = []
+
+    def build_evaluator(name, values):
+        built.append((name, values))
+        return SimpleNamespace(score=lambda images, prompts: (images, prompts))
+
+    monkeypatch.setattr("alignbench.catalogue.build_evaluator", build_evaluator)
+    module_of(block_that_begins(EVALUATORS, "python", "from evaluators"))
+    assert built == [("pickscore", {"source": "FOLDER"})]
+    assert capsys.readouterr().out == "(['cat.png'], ['a photo of a cat'])\n"
+
+
+def served():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for words in map(shlex.split, block.replace("\\\n", " ").splitlines()):
+                if words[:3] == ["python", "-m", "alignbench.serve"]:
+                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
+
+
+@pytest.mark.parametrize("words", list(served()))
+def test_every_command_that_serves_has_known_names_and_keys(words):
+    args = arguments_of_serve(words)
+    keys = yaml.safe_load((conf_folder() / "evaluator" / f"{args.evaluator}.yaml").read_text())
+    assert read_settings(args.settings).keys() <= keys.keys()
+
+
+def test_the_example_of_a_server_is_one():
+    example = module_of(block_that_begins(EVALUATORS, "python", "# brightness_server.py"))
+    monochrome = [Image.new("L", (64, 64), value) for value in (0, 100)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), example.Handler) as server:
+        server.RequestHandlerClass.log_message = lambda *_: None
+        Thread(target=server.serve_forever, daemon=True).start()
+        remote = load("remote", url=f"http://127.0.0.1:{server.server_address[1]}")
+        assert (remote.name, remote.range) == ("brightness", (0, 255))
+        assert remote.score(monochrome, ["", ""]).tolist() == [0, 100]
+        server.shutdown()
+
+
+def test_the_example_of_an_evaluator_scores():
+    block = block_that_begins(EVALUATORS, "python", "# evaluators/saturation.py")
+    target = yaml.safe_load(block_that_begins(EVALUATORS, "yaml", "# conf/evaluator/saturation.yaml"))["_target_"]
+    evaluator = getattr(module_of(block), target.removeprefix("evaluators.saturation."))()
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("grey", "red", (255, 127, 127))]
+    torch.testing.assert_close(evaluator.score(pictures, [""] * 3), torch.tensor([0, 1, 128 / 255]), atol=1e-5, rtol=0)
