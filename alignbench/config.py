@@ -254,7 +254,7 @@ def _check_existing(cfg: DictConfig) -> None:
     from alignbench.existing import read_folders
 
     if OmegaConf.is_missing(cfg.model, "folders"):
-        raise UserError("model.folders must be set: add model.folders=[FOLDER,FOLDER] to the command")
+        raise UserError("model.folders must be set: add model.folders=[FOLDER_A,FOLDER_B] to the command")
     stages = list(cfg.stages)
     _check_stages(stages)
     if not {"score", "report"} & set(stages):

@@ -30,7 +30,7 @@ def read_folders(cfg: DictConfig) -> list[ImageFolder]:
         UserError: there is none, one cannot be read, or they have nothing in common.
     """
     if not cfg.model.folders:
-        raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER,FOLDER]")
+        raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
     folders = read_image_folders([str(path) for path in cfg.model.folders])
     first, *others = folders
     shown = _images(first)

@@ -80,13 +80,22 @@ def placeholders(tmp_path_factory):
     folder, file = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("data") / "prompts.txt"
     tiny_flux().save_pretrained(folder)
     file.write_text("a red circle\n")
-    return {"FOLDER": str(folder), "FILE": str(file)}
+    images = {}
+    for letter in "AB":
+        pictures = tmp_path_factory.mktemp(f"pictures_{letter}")
+        Image.new("RGB", (64, 64)).save(pictures / "1.png")
+        (pictures / "list.csv").write_text("file,prompt\n1.png,a red circle\n")
+        images[f"FOLDER_{letter}"] = str(pictures)
+    return {"FOLDER": str(folder), "FILE": str(file), **images}
 
 
 @pytest.mark.parametrize("given", list(commands()))
 def test_every_command_passes_the_checks(given, placeholders):
     args = get_args_parser().parse_args(given)
-    overrides = [re.sub(r"\b(FOLDER|FILE)\b", lambda found: placeholders[found[0]], text) for text in args.overrides]
+    overrides = [
+        re.sub(r"\b(FOLDER|FOLDER_A|FOLDER_B|FILE)\b", lambda found: placeholders[found[0]], text)
+        for text in args.overrides
+    ]
     check_command_line(overrides, args.multirun)
 
 

@@ -116,7 +116,7 @@ def refusal(*arguments: str) -> str:
 def test_what_cannot_be_compared_is_refused_at_once(two_folders, tmp_path):
     both = folders_argument(two_folders)
     check(composed([*SHAPES, both]))
-    assert refusal() == "model.folders must be set: add model.folders=[FOLDER,FOLDER] to the command"
+    assert refusal() == "model.folders must be set: add model.folders=[FOLDER_A,FOLDER_B] to the command"
     assert refusal("model.folders=[]").startswith("model.folders is empty")
     assert "nothing to train or to generate" in refusal(both, "stages=[train,generate]")
     assert "shard=3/2 is not understood" in refusal(both, "shard=3/2")

@@ -20,7 +20,7 @@ from PIL import Image
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
-from alignbench.generate import Sampling
+from alignbench.generate import Sampling, image_set
 from alignbench.remote_protocol import Info
 from alignbench.results import Manifest, RunFolder, Scores, image_name
 from alignbench.score import info, score
@@ -192,7 +192,7 @@ def test_the_program_serves_the_score_stage_and_ends_when_told(program, make_cli
         folder.open(Manifest(run="run", method="base", model="m", seed=None, config_hash="0", recipe_hash="0"))
         for i, image in enumerate(photos(4, 100)):
             write_png(folder.images("test", sampling.hash) / image_name(f"p{i}", 0), image)
-        score(folder, prompts, sampling, [evaluator], progress=False)
+        score(folder, image_set(prompts, sampling, 100), [evaluator], batch_size=4, progress=False)
         tables.append(Scores.read(folder.score_file("test", sampling.hash, "clip_score", "1")))
     assert tables[0].info == tables[1].info
     np.testing.assert_array_equal(tables[0].score, tables[1].score)
