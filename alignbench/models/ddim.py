@@ -16,7 +16,8 @@ def as_ddim(scheduler: Any, **changes: Any) -> DDIMScheduler:
         changes: further values of its configuration.
     """
     # latents are not confined to -1..1, and DDIM clips by default where the old configuration does not say
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False, **changes)
+    ddim: Any = DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False, **changes)
+    return ddim
 
 
 def ddim_ladder(scheduler: Any, schedule: NoiseSchedule, num_inference_steps: int) -> Ladder:
