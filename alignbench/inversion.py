@@ -194,7 +194,7 @@ def round_trip_error(
 def _asking(model: ModelAdapter, conditioning: Conditioning, settings: InversionSettings) -> Iterator[Ask]:
     """Give the network that inverts, as a function of noisy latents, timesteps and their rows in the batch."""
     scale = settings.guidance_scale
-    empty = model.unconditional(scale, len(conditioning))
+    empty = model.unconditional(scale, conditioning)
 
     def ask(noisy_latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
         full = conditioning.map(lambda value: value[rows])

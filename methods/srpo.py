@@ -154,7 +154,7 @@ class SRPO(Method[RecoveryBatch]):
         """Sample an image for each prompt and draw the recoveries to make of it, one batch a branch."""
         noise = self.noise(model, batch, context, "rollout")
         ladder, guidance = model.ladder(self.num_rollout_steps), self.rollout_guidance_scale
-        empty = model.unconditional(guidance, len(batch))
+        empty = model.unconditional(guidance, batch.conditioning)
         latents = model.sample(noise, batch.conditioning, ladder, guidance, empty).latents
         if self.noise_source == "fresh":
             noise = self.noise(model, batch, context, "recovery")
@@ -193,7 +193,7 @@ class SRPO(Method[RecoveryBatch]):
             batch.start,
             batch.conditioning,
             self.train_guidance_scale,
-            model.unconditional(self.train_guidance_scale, len(batch)),
+            model.unconditional(self.train_guidance_scale, batch.conditioning),
             self.detach_unconditional,
         )
         target = schedule.target(batch.latents, batch.noise, start)

@@ -196,7 +196,7 @@ def test_optimizers_and_auxiliary_losses_combine_with_any_method_and_change_the_
 
 
 def test_a_model_without_weights_says_what_to_set():
-    for model in ("flux", "sd15"):
+    for model in ("flux", "sd15", "sdxl", "sd3"):
         message = refusal(f"model={model}", "data=shapes", "reward=shapes_clip", "evaluators=shapes")
         assert "model.pretrained_model_name_or_path" in message
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_noise_is_equal_bit_for_bit_whatever_batch_order_or_number_of_processes(
 # ---- images
 
 
-@pytest.mark.parametrize("family", ["stable_diffusion", "flux"])
+@pytest.mark.parametrize("family", get_args(Family))
 def test_images_agree_within_one_level_whatever_the_batch(tmp_path, family: Family):
     model = tiny_adapter(family)
     folders = []

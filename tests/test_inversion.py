@@ -40,8 +40,8 @@ class Toy:
         self.policy = nn.Identity()
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []  # noisy latents, timesteps, what was known of the prompt
 
-    def unconditional(self, guidance_scale, num):
-        return None if guidance_scale in (None, 1) else Conditioning(torch.zeros(num, 1, 1))
+    def unconditional(self, guidance_scale, conditioning):
+        return None if guidance_scale in (None, 1) else conditioning.map(torch.zeros_like)
 
     def predict(self, noisy_latents, timesteps, conditioning, guidance_scale=None, unconditional=None):
         for rows in (conditioning, unconditional):

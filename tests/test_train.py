@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import nn
 
 from alignbench.batch import ImageBatch, PairBatch, PromptBatch
-from alignbench.config import conf_folder
+from alignbench.config import build, conf_folder
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.errors import UserError
 from alignbench.method import Loss, Method
-from alignbench.models.random import tiny_adapter
+from alignbench.models.random import Family, tiny_adapter
 from alignbench.preference import noise_images, noise_pairs, prediction_error
 from alignbench.results import RunFolder
 from alignbench.train import Auxiliary, train
@@ -113,6 +114,27 @@ class DiesAt:
         if context.step == self.step:
             raise Interrupted
         return self.method.loss(model, batch, context)
+
+
+METHODS = sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {"base"})
+MODELS: dict[str, Family] = {"sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_the_families_that_need_more_than_a_prompt(tmp_path, name, model):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("config", [f"method={name}", f"model={model}", "data=shapes", "reward=shapes_clip"])
+    cfg.train = settings(max_train_steps=2, total_batch_size=2, micro_batch_size=2).train
+    if "num_rollout_steps" in cfg.method:
+        cfg.method.num_rollout_steps = 2
+    if "inversion" in cfg.method:
+        cfg.method.inversion.num_steps = 2
+    adapter = tiny_adapter(MODELS[model])
+    start = {k: v.clone() for k, v in adapter.denoiser.state_dict().items()}
+    train(cfg, adapter, build(cfg.method), RandomPairs(), RunFolder(tmp_path), Accelerator(cpu=True))
+    assert all(np.isfinite(line["loss"]) for line in log_of(tmp_path))
+    assert changed(adapter, start).norm() > 0
 
 
 @pytest.mark.parametrize("family", ["flux", "stable_diffusion"])

@@ -1,5 +1,6 @@
 """Load the shipped networks of the shapes world: pipelines of the miniature models, and the reward CLIPs."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,57 +8,114 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from alignbench.errors import UserError
 
 FOLDER = Path(__file__).parent / "weights"
-PIPELINES = ("flux_mini", "sd15_mini")
+PIPELINES = ("flux_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
 CLIPS = ("shapes_clip", "shapes_preference")
 LATENT_SIDE = 16
+SD3_CLIP_LENGTH = 24  # captions have at most 17 tokens; the others are padding, which costs the transformer time
 
 
 def load_pipeline(
     name: str, dtype: torch.dtype = torch.float32, folder: Path = FOLDER
-) -> FluxPipeline | StableDiffusionPipeline:
+) -> FluxPipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline:
     """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all of them.
 
-    Weights lie on disk in half precision and come back in `dtype`. T5 prompts are `tokenizer_2.model_max_length` = 20
-    tokens long, which is what `max_sequence_length` of FluxPipeline must be told. Images are 64 x 64 by default.
+    Weights lie on disk in half precision and come back in `dtype`. T5 prompts are 20 tokens long, the
+    `model_max_length` of their tokenizer, which is what `max_sequence_length` of a pipeline must be told. Images are
+    64 x 64 by default.
 
     Raises:
         UserError: the name is unknown, or the shipped weights are incomplete.
     """
     _check(name, PIPELINES, folder)
+    own = folder / name
+    clip = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype),
-        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
+        "text_encoder": clip,
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
     }
     if name == "sd15_mini":
         parts |= {
-            "unet": UNet2DConditionModel.from_pretrained(folder / name / "unet", torch_dtype=dtype),
-            "scheduler": DDIMScheduler.from_pretrained(folder / name / "scheduler"),
+            "unet": UNet2DConditionModel.from_pretrained(own / "unet", torch_dtype=dtype),
+            "scheduler": DDIMScheduler.from_pretrained(own / "scheduler"),
             "safety_checker": None,
             "feature_extractor": None,
             "requires_safety_checker": False,
         }
         return StableDiffusionPipeline(**parts)
+    if name == "sdxl_mini":
+        parts |= {
+            "unet": UNet2DConditionModel.from_pretrained(own / "unet", torch_dtype=dtype),
+            "scheduler": EulerDiscreteScheduler.from_pretrained(own / "scheduler"),
+            "text_encoder_2": with_projection(clip),
+            "tokenizer_2": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        }
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    parts["scheduler"] = FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler")
+    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype)
+    t5_tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer_2")
+    if name == "sd3_mini":
+        parts |= {
+            "transformer": SD3Transformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
+            "text_encoder": with_projection(clip),
+            "text_encoder_2": with_projection(clip),
+            "text_encoder_3": t5,
+            "tokenizer_3": t5_tokenizer,
+        }
+        for tokenizer in ("tokenizer", "tokenizer_2"):
+            parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=SD3_CLIP_LENGTH)
+        return StableDiffusion3Pipeline(**parts)
     parts |= {
-        "transformer": FluxTransformer2DModel.from_pretrained(folder / name / "transformer", torch_dtype=dtype),
-        "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(folder / name / "scheduler"),
-        "text_encoder_2": T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype),
-        "tokenizer_2": T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+        "transformer": FluxTransformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
+        "text_encoder_2": t5,
+        "tokenizer_2": t5_tokenizer,
     }
     pipeline = FluxPipeline(**parts)
     pipeline.default_sample_size = LATENT_SIDE  # FluxPipeline knows this of FLUX.1 alone; in latents, as its own value
     return pipeline
+
+
+def with_projection(clip: CLIPTextModel) -> CLIPTextModelWithProjection:
+    """Return the shared CLIP in the class that SDXL and SD3 ask for, made of its weights alone.
+
+    Both take the hidden states before the last layer. So that these are what the layers of the shared encoder end with,
+    one more layer follows here, which changes nothing; nor does the projection.
+    """
+    config = copy.deepcopy(clip.config)
+    config.num_hidden_layers += 1
+    with torch.random.fork_rng(devices=[]):  # loading should not move the draws of who loads
+        encoder: Any = CLIPTextModelWithProjection(config)
+    weights = encoder.state_dict()
+    weights |= {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}
+    last = f"text_model.encoder.layers.{clip.config.num_hidden_layers}"
+    for branch in (f"{last}.self_attn.out_proj", f"{last}.mlp.fc2"):
+        for kind in ("weight", "bias"):
+            weights[f"{branch}.{kind}"] = torch.zeros_like(weights[f"{branch}.{kind}"])
+    weights["text_projection.weight"] = torch.eye(*weights["text_projection.weight"].shape)
+    encoder.load_state_dict(weights)
+    return encoder.to(dtype=clip.dtype).eval()
 
 
 def load_clip(name: str, folder: Path = FOLDER) -> tuple[CLIPModel, CLIPTokenizer]:

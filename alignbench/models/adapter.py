@@ -66,7 +66,7 @@ class ModelAdapter(ABC):
 
     pipeline_class: ClassVar[str]  # as written in model_index.json
     denoiser_name: ClassVar[str]  # attribute of the pipeline: "unet" or "transformer"
-    frozen_parts: ClassVar[Sequence[str]]  # attributes that are never trained: the VAE and the text encoders
+    frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
 
     def __init__(
@@ -94,7 +94,9 @@ class ModelAdapter(ABC):
         self.reference_network: nn.Module | None = None
         self.network_passes = 0
         for name in (*self.frozen_parts, self.denoiser_name):
-            getattr(pipeline, name).requires_grad_(False).eval()
+            part = getattr(pipeline, name)
+            if part is not None:  # Stable Diffusion 3 works without T5
+                part.requires_grad_(False).eval()
         nn.Module.to(pipeline.vae, getattr(torch, vae_dtype))  # diffusers' own `to` warns of an empty list
         pipeline.set_progress_bar_config(disable=True)
 
@@ -162,11 +164,15 @@ class ModelAdapter(ABC):
         """Keep a surrounding autocast away: SDXL's VAE overflows in half precision, and rewards see every rounding."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def unconditional(self, guidance_scale: float | None, num: int) -> Conditioning | None:
-        """Return `num` rows of the empty prompt where `guidance_scale` needs them in `predict`, else None."""
+    def unconditional(self, guidance_scale: float | None, conditioning: Conditioning) -> Conditioning | None:
+        """Return `conditioning` without its prompts where `guidance_scale` needs that in `predict`, else None."""
         if self.guidance_is_distilled or guidance_scale in (None, 1):
             return None
-        return self.encode_prompts([""]).repeat(num)
+        return self.without_prompts(conditioning)
+
+    def without_prompts(self, conditioning: Conditioning) -> Conditioning:
+        """Return what the family's pipeline guides away from: each row without its prompt, all else as it was."""
+        return self.encode_prompts([""]).repeat(len(conditioning))
 
     # ---- noise levels
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
 from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
 from alignbench.schedule import Level
 
 
@@ -46,35 +46,18 @@ class Flux(ModelAdapter):
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=sigmas, mu=self._mu)
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self._num_tokens))
         sigma = scheduler.sigmas.double()
         return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw continuous timesteps: logit-normal(0, 1) sigmas under the shift that sampling uses.
-
-        Source: sigmas as in Esser et al. 2024 (SD3), section 3.1; the shift is the scheduler's own.
-        """
-        sigma = torch.randn(batch_size, generator=generator, dtype=torch.float64).sigmoid()
-        scheduler = self.pipeline.scheduler
-        if scheduler.config.use_dynamic_shifting:
-            sigma = scheduler.time_shift(self._mu, 1.0, sigma)
-        else:
-            sigma = scheduler.shift * sigma / (1 + (scheduler.shift - 1) * sigma)
-        return self.schedule.timesteps_at(sigma)
+        """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self._num_tokens, batch_size, generator)
 
     @property
-    def _mu(self) -> float:
-        """The strength of resolution-dependent shifting."""
+    def _num_tokens(self) -> int:
         _, height, width = self.latent_shape
-        config = self.pipeline.scheduler.config
-        return calculate_shift(
-            height * width // self.patch_size**2,
-            config.base_image_seq_len,
-            config.max_image_seq_len,
-            config.base_shift,
-            config.max_shift,
-        )
+        return height * width // self.patch_size**2
 
     # ---- the network
 

@@ -37,6 +37,8 @@ def load_pipeline(
     import diffusers
     import torch
 
+    # diffusers wants to be told of the parts that the index lists as absent, as T5 may be of Stable Diffusion 3.
+    absent = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
     # A score needs pictures, not a filter that blackens some of them.
     without_filter = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
     return getattr(diffusers, index["_class_name"]).from_pretrained(
@@ -44,7 +46,7 @@ def load_pipeline(
         revision=revision,
         torch_dtype=getattr(torch, torch_dtype),
         variant=variant,
-        **without_filter,
+        **absent | without_filter,
     )
 
 

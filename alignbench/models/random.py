@@ -5,19 +5,33 @@ from typing import Any, Literal
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.flux import Flux
 from alignbench.models.stable_diffusion import StableDiffusion
+from alignbench.models.stable_diffusion_3 import StableDiffusion3
+from alignbench.models.stable_diffusion_xl import StableDiffusionXL
 
-Family = Literal["stable_diffusion", "flux"]
+Family = Literal["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
 
 RESOLUTION = 32
 WIDTH = 16  # of the text features
@@ -51,12 +65,91 @@ def tiny_stable_diffusion(seed: int = 0, prediction_type: str = "epsilon") -> St
             "unet": UNet2DConditionModel(**unet),
             "vae": _vae(0.18215),
             "tokenizer": tokenizer,
-            "text_encoder": _clip_encoder(tokenizer),
+            "text_encoder": CLIPTextModel(_clip_config(tokenizer)),
             "scheduler": DDIMScheduler(**scheduler),
             "safety_checker": None,
             "feature_extractor": None,
         }
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def tiny_stable_diffusion_xl(
+    seed: int = 0, prediction_type: str = "epsilon", force_zeros_for_empty_prompt: bool = True
+) -> StableDiffusionXLPipeline:
+    """Return a random Stable Diffusion XL with the published noise process and sampler."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = clip_tokenizer()
+        unet: dict[str, Any] = {
+            "sample_size": 8,
+            "block_out_channels": (16, 32),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2),
+            "cross_attention_dim": 2 * WIDTH,
+            "attention_head_dim": (2, 4),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+            "norm_num_groups": 8,
+        }
+        scheduler: dict[str, Any] = {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "timestep_spacing": "leading",
+            "steps_offset": 1,
+            "prediction_type": prediction_type,
+        }
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**unet),
+            "vae": _vae(0.13025),
+            "tokenizer": tokenizer,
+            "text_encoder": CLIPTextModel(_clip_config(tokenizer)),
+            "tokenizer_2": tokenizer,
+            "text_encoder_2": CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            "scheduler": EulerDiscreteScheduler(**scheduler),
+        }
+    return StableDiffusionXLPipeline(
+        **parts, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, add_watermarker=False
+    )
+
+
+def tiny_stable_diffusion_3(
+    seed: int = 0, use_dynamic_shifting: bool = False, with_t5: bool = True
+) -> StableDiffusion3Pipeline:
+    """Return a random Stable Diffusion 3.5 with the published shift; `with_t5=False` leaves T5 out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=16,
+            pooled_projection_dim=2 * WIDTH,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer()
+        parts: dict[str, Any] = {
+            "transformer": transformer,
+            "vae": _vae(1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+            "tokenizer": tokenizer,
+            "text_encoder": CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            "tokenizer_2": tokenizer,
+            "text_encoder_2": CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            "tokenizer_3": tokenizer_3 if with_t5 else None,
+            "text_encoder_3": _t5_encoder(tokenizer_3, 2 * WIDTH) if with_t5 else None,
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=use_dynamic_shifting),
+        }
+    return StableDiffusion3Pipeline(**parts)
 
 
 def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
@@ -75,22 +168,13 @@ def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
             guidance_embeds=guidance_embeds,
         )
         tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
-        t5 = T5Config(
-            vocab_size=len(tokenizer_2),
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=32,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-        )
         return FluxPipeline(
             transformer=transformer,
             vae=_vae(0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
             tokenizer=tokenizer,
-            text_encoder=_clip_encoder(tokenizer),
+            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
             tokenizer_2=tokenizer_2,
-            text_encoder_2=T5EncoderModel(t5),
+            text_encoder_2=_t5_encoder(tokenizer_2, WIDTH),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         )
 
@@ -98,10 +182,17 @@ def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
 def tiny_adapter(family: Family, **pipeline_arguments: Any) -> ModelAdapter:
     """Return the adapter of a tiny random pipeline."""
     attention = ["to_q", "to_k", "to_v", "to_out.0"]
-    if family == "stable_diffusion":
-        return StableDiffusion(tiny_stable_diffusion(**pipeline_arguments), RESOLUTION, attention)
-    pipeline = tiny_flux(**pipeline_arguments)
-    return Flux(pipeline, RESOLUTION, attention, train_guidance_scale=3.5, max_sequence_length=32)
+    match family:
+        case "stable_diffusion":
+            return StableDiffusion(tiny_stable_diffusion(**pipeline_arguments), RESOLUTION, attention)
+        case "stable_diffusion_xl":
+            return StableDiffusionXL(tiny_stable_diffusion_xl(**pipeline_arguments), RESOLUTION, attention)
+        case "stable_diffusion_3":
+            pipeline = tiny_stable_diffusion_3(**pipeline_arguments)
+            return StableDiffusion3(pipeline, RESOLUTION, attention, max_sequence_length=32)
+        case "flux":
+            pipeline = tiny_flux(**pipeline_arguments)
+            return Flux(pipeline, RESOLUTION, attention, train_guidance_scale=3.5, max_sequence_length=32)
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -118,7 +209,7 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=scores, extra_ids=0, model_max_length=512)
 
 
-def _clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def _clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     config: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
@@ -130,7 +221,20 @@ def _clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    return CLIPTextModel(CLIPTextConfig(**config))
+    return CLIPTextConfig(**config)
+
+
+def _t5_encoder(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)
 
 
 def _vae(scaling_factor: float, **settings: Any) -> AutoencoderKL:

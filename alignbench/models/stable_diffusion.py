@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from alignbench.batch import Conditioning
 from alignbench.models.adapter import Ladder, ModelAdapter
-from alignbench.schedule import Level
+from alignbench.models.ddim import as_ddim, ddim_ladder
 
 
 class StableDiffusion(ModelAdapter):
@@ -24,8 +23,7 @@ class StableDiffusion(ModelAdapter):
     frozen_parts = ("vae", "text_encoder")
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
-        # latents are not confined to -1..1, and DDIM clips by default where the old configuration does not say
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+        pipeline.scheduler = as_ddim(pipeline.scheduler)
         super().__init__(pipeline, *args, **kwargs)
 
     @torch.no_grad()
@@ -37,31 +35,8 @@ class StableDiffusion(ModelAdapter):
         return Conditioning(embeds)
 
     def ladder(self, num_inference_steps: int) -> Ladder:
-        """Return the levels that DDIM visits.
-
-        Raises:
-            ValueError: if DDIM lands at other timesteps than it visits, as it does with some spacings.
-        """
-        scheduler: Any = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(num_inference_steps)
-        timesteps = scheduler.timesteps
-        landings = timesteps - scheduler.config.num_train_timesteps // num_inference_steps
-        if not torch.equal(landings[:-1], timesteps[1:]):
-            raise ValueError(
-                f"DDIM with timestep_spacing={scheduler.config.timestep_spacing} and {num_inference_steps} steps lands "
-                "beside the timesteps it visits; choose a num_inference_steps that divides "
-                f"{scheduler.config.num_train_timesteps}, or a model with leading spacing"
-            )
-        last = int(landings[-1])
-        end = scheduler.alphas_cumprod[last] if last >= 0 else scheduler.final_alpha_cumprod
-        visited = self.schedule.level(timesteps)
-        return Ladder(
-            timesteps.double(),
-            Level(
-                torch.cat([visited.alpha, end.double().sqrt()[None]]),
-                torch.cat([visited.sigma, (1 - end.double()).sqrt()[None]]),
-            ),
-        )
+        """Return the levels that DDIM visits, as `ddim_ladder` does."""
+        return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """Draw integer timesteps uniformly."""

@@ -9,15 +9,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import nn
-from transformers import CLIPTokenizer, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
 from alignbench.data.candidates import scene_for, with_fault
 from alignbench.errors import UserError
 from alignbench.miniature.captions import demand_of, parse, prompts, split_of
 from alignbench.miniature.pretrain.autoencoder import SCALING_FACTOR, build_autoencoder, code
 from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, load_data, render_data, scene_at
-from alignbench.miniature.pretrain.denoisers import FluxDenoiser, build_flux, build_sd15_scheduler
+from alignbench.miniature.pretrain.denoisers import (
+    FluxDenoiser,
+    build_flux,
+    build_sd3,
+    build_sd3_scheduler,
+    build_sd15_scheduler,
+    build_sdxl,
+    build_sdxl_scheduler,
+    encode_for_sd3,
+    encode_for_sdxl,
+)
+from alignbench.miniature.pretrain.export import export
 from alignbench.miniature.pretrain.loop import Plan, learning_rate_at, load_average, train
 from alignbench.miniature.pretrain.muon import Muon, orthogonalise
 from alignbench.miniature.pretrain.rewards import normalise
@@ -31,11 +43,21 @@ from alignbench.miniature.pretrain.text_encoders import (
 from alignbench.miniature.pretrain.tokenizers import (
     COMMON_WORDS,
     GRAMMAR_WORDS,
+    T5_LENGTH,
     build_clip_tokenizer,
     build_t5_tokenizer,
 )
+from alignbench.miniature.pretrain.warm_start import sd3_from_flux, sdxl_from_sd15
 from alignbench.miniature.scenes import COLOURS, PLACES, SHAPES, SIZES, render
-from alignbench.miniature.weights import CLIPS, FOLDER, PIPELINES, load_clip, load_pipeline
+from alignbench.miniature.weights import (
+    CLIPS,
+    FOLDER,
+    PIPELINES,
+    SD3_CLIP_LENGTH,
+    load_clip,
+    load_pipeline,
+    with_projection,
+)
 
 SENTENCE = "shaded. a small blue square left of a large yellow cross, gray background"
 OTHER_TEXTS = ["", "An astronaut riding a horse, 8k", "Ünïcödé 漢字 🙂\n\tit's 100%", "</s> <|endoftext|>", "x" * 500]
@@ -259,7 +281,140 @@ def test_sd15_has_the_noise_schedule_of_sd15():
     assert float(alphas[-1]) == pytest.approx(0.0047, abs=1e-4)
 
 
+# ---- SDXL and SD3
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> Path:
+    """A folder like the shipped one, with SDXL and SD3 as they are before training."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        (folder / name).symlink_to(FOLDER / name)
+    torch.manual_seed(0)
+    build_sdxl().save_pretrained(folder / "sdxl_mini/unet")
+    build_sdxl_scheduler().save_pretrained(folder / "sdxl_mini/scheduler")
+    build_sd3().save_pretrained(folder / "sd3_mini/transformer")
+    build_sd3_scheduler().save_pretrained(folder / "sd3_mini/scheduler")
+    return folder
+
+
+def test_clip_with_projection_is_the_shared_clip_and_a_layer_that_does_nothing(clip_tokenizer):
+    clip = CLIPTextModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
+    state = torch.get_rng_state()
+    encoder = with_projection(clip)
+    assert torch.equal(torch.get_rng_state(), state)
+    ids = clip_tokenizer([SENTENCE, ""], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        shared, projected = (network(ids, output_hidden_states=True) for network in (clip, encoder))
+    assert torch.equal(projected.hidden_states[-3], shared.hidden_states[-2])
+    assert torch.equal(projected.hidden_states[-2], projected.hidden_states[-1])
+    assert torch.equal(projected.last_hidden_state, shared.last_hidden_state)
+    assert torch.equal(projected.text_embeds, shared.pooler_output)
+
+
+def test_sdxl_trains_on_the_conditioning_of_its_pipeline(untrained, clip_tokenizer):
+    pipeline = load_pipeline("sdxl_mini", folder=untrained)
+    embeds, empty_embeds, pooled, empty_pooled = pipeline.encode_prompt([SENTENCE, "a red circle"])
+    ids = clip_tokenizer([SENTENCE, "a red circle"] * 2, padding="max_length", return_tensors="pt").input_ids
+    given = encode_for_sdxl(pipeline.text_encoder_2, ids, is_empty=torch.tensor([False, False, True, True]))
+    assert torch.equal(given["encoder_hidden_states"], torch.cat([embeds, empty_embeds]))
+    assert torch.equal(given["added_cond_kwargs"]["text_embeds"], torch.cat([pooled, empty_pooled]))
+    sizes = pipeline._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, text_encoder_projection_dim=64)
+    assert torch.equal(given["added_cond_kwargs"]["time_ids"], sizes.repeat(4, 1))
+
+
+def test_sd3_trains_on_the_conditioning_of_its_pipeline(untrained, clip_tokenizer, t5_tokenizer):
+    pipeline, texts = load_pipeline("sd3_mini", folder=untrained), [SENTENCE, ""]
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        texts, None, None, do_classifier_free_guidance=False, max_sequence_length=t5_tokenizer.model_max_length
+    )
+    tokenizers = (clip_tokenizer, t5_tokenizer)
+    ids = [tokenizer(texts, padding="max_length", return_tensors="pt").input_ids for tokenizer in tokenizers]
+    given = encode_for_sd3(pipeline.text_encoder, pipeline.text_encoder_3, ids)
+    torch.testing.assert_close(given["encoder_hidden_states"], embeds)
+    torch.testing.assert_close(given["pooled_projections"], pooled)
+
+
+def test_no_caption_is_cut_by_the_short_clip_of_sd3(clip_tokenizer):
+    ids = clip_tokenizer(prompts("heldout", 256, seed=1)).input_ids
+    assert max(map(len, ids)) <= SD3_CLIP_LENGTH - len(PLACES)  # room for padding that speaks for each region
+
+
+def test_sdxl_starts_as_the_sd15_that_was_trained(untrained, clip_tokenizer):
+    sd15, pipeline = load_pipeline("sd15_mini"), load_pipeline("sdxl_mini", folder=untrained)
+    ids = clip_tokenizer(prompts("train", 256, seed=0), padding="max_length", return_tensors="pt").input_ids
+    sdxl_from_sd15(pipeline.unet, sd15.unet, pipeline.text_encoder_2, ids.split(32))
+    noisy, timesteps = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((8,), 400)
+    with torch.no_grad():
+        features = sd15.text_encoder(ids[:16]).last_hidden_state
+        expected, others = (sd15.unet(noisy, timesteps, rows).sample for rows in features.split(8))
+        given = encode_for_sdxl(pipeline.text_encoder_2, ids[:8], is_empty=torch.zeros(8, dtype=torch.bool))
+        found = pipeline.unet(noisy, timesteps, **given).sample
+    assert (found - expected).norm() < 0.25 * (others - expected).norm()
+
+
+@pytest.mark.parametrize("num_single_layers", [0, 1])
+def test_sd3_starts_as_a_flux_that_knows_no_places_and_feeds_forward_in_two_streams_alone(num_single_layers):
+    torch.manual_seed(0)
+    shape = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 24, "joint_attention_dim": 64}
+    flux = FluxTransformer2DModel(
+        in_channels=16,
+        num_single_layers=num_single_layers,
+        pooled_projection_dim=64,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 10, 10),
+        **shape,
+    )
+    sd3 = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        caption_projection_dim=96,
+        pooled_projection_dim=128,
+        pos_embed_max_size=8,
+        qk_norm="rms_norm",
+        **(shape | {"num_layers": 2 + num_single_layers}),
+    )
+    with torch.no_grad():
+        sd3.pos_embed.pos_embed.zero_()
+        for block in flux.single_transformer_blocks:
+            block.proj_out.weight[:, 96:] = 0.0  # side by side and one after the other are the same then
+        for parameter in flux.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter) * (parameter.ndim == 1))
+    sd3_from_flux(sd3, flux)
+    noisy, text, pooled = torch.randn(2, 4, 16, 16), torch.randn(2, 20, 64), torch.randn(2, 64)
+    with torch.no_grad():
+        expected = flux(
+            FluxDenoiser.pack(noisy),
+            timestep=torch.tensor([0.3, 0.9]),
+            guidance=torch.ones(2),
+            encoder_hidden_states=text,
+            pooled_projections=pooled,
+            txt_ids=torch.zeros(20, 3),
+            img_ids=torch.zeros(64, 3),  # all at one place
+        ).sample
+        found = sd3(noisy, text, pooled.repeat(1, 2), torch.tensor([300.0, 900.0])).sample
+    torch.testing.assert_close(FluxDenoiser.pack(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_work_folder_lacks_is_left_as_it_was_shipped(untrained, tmp_path, clip_tokenizer, t5_tokenizer):
+    clip_tokenizer.save_pretrained(tmp_path / "work/tokenizer")
+    t5_tokenizer.save_pretrained(tmp_path / "work/tokenizer_2")
+    plan, target = Plan(num_updates=1, learning_rate=1e-3), tmp_path / "target"
+
+    def loss_of(step, generator):
+        return torch.zeros((), requires_grad=True), {}
+
+    train(build_sd3(), loss_of, plan, tmp_path / "work/sd3_mini", "sd3_mini")
+    (target / "vae").mkdir(parents=True)
+    export(tmp_path / "work", target)
+    assert sorted(path.name for path in target.iterdir()) == ["sd3_mini", "tokenizer", "tokenizer_2", "vae"]
+    assert not list((target / "vae").iterdir())
+
+
 # ---- what is shipped
+
+SHIPPED = [name for name in PIPELINES if (FOLDER / name).is_dir()]
 
 
 def test_shipped_files_are_small_enough():
@@ -268,19 +423,19 @@ def test_shipped_files_are_small_enough():
     assert sum(sizes) < 25e6
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_pipeline_loads_in_float32_survives_saving_and_draws(name, tmp_path):
     pipeline = load_pipeline(name)
     pipeline.set_progress_bar_config(disable=True)
-    denoiser = pipeline.transformer if name == "flux_mini" else pipeline.unet
-    for part in (denoiser, pipeline.vae, pipeline.text_encoder):
-        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
     pipeline.save_pretrained(tmp_path)
     again = type(pipeline).from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     arguments = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "np"}
-    if name == "flux_mini":
-        arguments["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
+    if name in ("flux_mini", "sd3_mini"):
+        arguments["max_sequence_length"] = T5_LENGTH
     images = [p(SENTENCE, generator=torch.Generator().manual_seed(0), **arguments).images for p in (pipeline, again)]
     assert images[0].shape == (1, 64, 64, 3)
     assert np.isfinite(images[0]).all()
@@ -318,7 +473,7 @@ def test_a_shipped_reward_prefers_the_right_picture(name):
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist():
-    with pytest.raises(UserError, match="flux_mini, sd15_mini"):
+    with pytest.raises(UserError, match="flux_mini, sd15_mini, sd3_mini, sdxl_mini"):
         load_pipeline("sd16_mini")
     with pytest.raises(UserError, match="restore it from the repository"):
         load_clip("shapes_clip", folder=Path("/nonexistent"))

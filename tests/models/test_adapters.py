@@ -1,33 +1,67 @@
 """What every family promises, on tiny random networks: the pipeline's numbers, exact references, lasting weights."""
 
 import json
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FluxPipeline, PNDMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, PNDMScheduler
 from safetensors.torch import load_file
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.flow_matching import shift_exponent
 from alignbench.models.flux import Flux
-from alignbench.models.random import RESOLUTION, tiny_adapter, tiny_flux, tiny_stable_diffusion
+from alignbench.models.loading import load_pipeline
+from alignbench.models.random import (
+    RESOLUTION,
+    Family,
+    tiny_adapter,
+    tiny_flux,
+    tiny_stable_diffusion,
+    tiny_stable_diffusion_3,
+    tiny_stable_diffusion_xl,
+)
 from alignbench.models.saved import LORA_FILE
 from alignbench.models.stable_diffusion import StableDiffusion
+from alignbench.models.stable_diffusion_3 import StableDiffusion3
+from alignbench.models.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES = {"stable_diffusion": {}, "flux": {}, "flux_undistilled": {"guidance_embeds": False}}
+FAMILIES: dict[str, tuple[Family, dict[str, Any]]] = {
+    "stable_diffusion": ("stable_diffusion", {}),
+    "stable_diffusion_xl": ("stable_diffusion_xl", {}),
+    "stable_diffusion_3": ("stable_diffusion_3", {}),
+    "flux": ("flux", {}),
+    "flux_undistilled": ("flux", {"guidance_embeds": False}),
+}
+VARIANTS = FAMILIES | {  # which sample in another way, and are the same to all else
+    "stable_diffusion_xl_with_empty_prompt": ("stable_diffusion_xl", {"force_zeros_for_empty_prompt": False}),
+    "stable_diffusion_3_dynamic": ("stable_diffusion_3", {"use_dynamic_shifting": True}),
+    "stable_diffusion_3_without_t5": ("stable_diffusion_3", {"with_t5": False}),
+}
 PROMPTS = ["a red circle", "", "Ünïcode 你好, a far longer caption that asks for a blue square left of a green cross"]
 NUM_STEPS = 4
 
 
-def make(family: str, **arguments) -> ModelAdapter:
-    name = cast(Any, family.removesuffix("_undistilled"))
-    return tiny_adapter(name, **FAMILIES[family], **arguments)
+def make(name: str, **arguments) -> ModelAdapter:
+    family, settings = VARIANTS[name]
+    return tiny_adapter(family, **settings, **arguments)
 
 
 @pytest.fixture(params=FAMILIES)
-def model(request) -> ModelAdapter:
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(kind) -> ModelAdapter:
+    return make(kind)
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> ModelAdapter:
     return make(request.param)
 
 
@@ -38,9 +72,8 @@ def noise_for(model: ModelAdapter, batch: int = 3, seed: int = 0) -> torch.Tenso
 def guidance_of(model: ModelAdapter, scale: float | None, batch: int = 3) -> dict:
     if model.guidance_is_distilled:
         return {"guidance_scale": scale}
-    return (
-        {} if scale in (None, 1.0) else {"guidance_scale": scale, "unconditional": model.encode_prompts([""] * batch)}
-    )
+    unconditional = model.unconditional(scale, model.encode_prompts(PROMPTS[:batch]))
+    return {} if unconditional is None else {"guidance_scale": scale, "unconditional": unconditional}
 
 
 def predictions(model: ModelAdapter) -> torch.Tensor:
@@ -63,20 +96,20 @@ def train_a_little(model: ModelAdapter, updates: int = 2) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_sampling_and_decoding_give_the_images_of_the_pipeline(model, scale):
-    noise = noise_for(model)
-    trajectory = model.sample(
-        noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, scale)
+def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
+    noise = noise_for(variant)
+    trajectory = variant.sample(
+        noise, variant.encode_prompts(PROMPTS), variant.ladder(NUM_STEPS), **guidance_of(variant, scale)
     )
-    ours = model.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
-    theirs = model.pipeline(
+    ours = variant.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
+    theirs = variant.pipeline(
         prompt=PROMPTS,
-        latents=model.pack(noise),
+        latents=variant.pack(noise),
         num_inference_steps=NUM_STEPS,
         height=RESOLUTION,
         width=RESOLUTION,
         output_type="np",
-        **model.generation_arguments(len(PROMPTS), scale),
+        **variant.generation_arguments(len(PROMPTS), scale),
     ).images
     assert abs(ours - theirs).max() < 5e-6
 
@@ -95,9 +128,9 @@ def test_generate_shows_what_sample_computes(model, scale):
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 20])
-def test_the_ladder_is_what_the_pipeline_visits(model, num_steps):
+def test_the_ladder_is_what_the_pipeline_visits(variant, num_steps):
     visited = []
-    model.pipeline(
+    variant.pipeline(
         prompt="",
         num_inference_steps=num_steps,
         height=RESOLUTION,
@@ -105,7 +138,7 @@ def test_the_ladder_is_what_the_pipeline_visits(model, num_steps):
         output_type="latent",
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: visited.append(float(timestep)) or kwargs,
     )
-    ladder = model.ladder(num_steps)
+    ladder = variant.ladder(num_steps)
     assert ladder.timesteps.tolist() == visited
     assert len(ladder.level) == num_steps + 1
 
@@ -117,8 +150,22 @@ def test_stable_diffusion_ends_at_the_first_entry_of_its_table():
     assert last.alpha == model.schedule.level(torch.tensor(0)).alpha
 
 
-def test_flux_ends_clean_and_shifts_with_the_resolution():
-    model = make("flux")
+def test_stable_diffusion_xl_takes_the_steps_of_the_euler_sampler_it_is_published_with():
+    pipeline, model = tiny_stable_diffusion_xl(), make("stable_diffusion_xl")
+    assert isinstance(pipeline.scheduler, EulerDiscreteScheduler)
+    noise = noise_for(model)
+    for num_steps in (4, 7):
+        theirs = pipeline(
+            PROMPTS, latents=noise, num_inference_steps=num_steps, height=32, width=32, output_type="latent"
+        ).images
+        conditioning, guidance = model.encode_prompts(PROMPTS), guidance_of(model, 5.0)
+        ours = model.sample(noise, conditioning, model.ladder(num_steps), **guidance).latents
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # Euler divides by small numbers
+
+
+@pytest.mark.parametrize("name", ["flux", "stable_diffusion_3_dynamic"])
+def test_dynamic_shifting_ends_clean_and_grows_with_the_resolution(name):
+    model = make(name)
     assert model.ladder(20).level[20].sigma == 0
     middle = model.ladder(20).level[10].sigma
     model.resolution *= 8
@@ -151,9 +198,21 @@ def test_a_ddim_that_lands_beside_its_timesteps_is_refused():
         model.ladder(30)
 
 
+def test_static_shifting_is_that_of_the_scheduler_whatever_the_resolution():
+    model = make("stable_diffusion_3")
+    sigma = model.ladder(20).level.sigma
+    model.resolution *= 8
+    assert torch.equal(model.ladder(20).level.sigma, sigma)
+    assert sigma[0] == 1
+    assert sigma[20] == 0
+    even = torch.linspace(1, 3 / 1002, 20, dtype=torch.float64)  # the scheduler shifts its end, 1 / 1000, too
+    torch.testing.assert_close(sigma[:20], 3 * even / (1 + 2 * even), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_both_prediction_types_of_stable_diffusion_sample_like_the_pipeline(prediction_type):
-    model = make("stable_diffusion", prediction_type=prediction_type)
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_both_prediction_types_of_stable_diffusion_sample_like_the_pipeline(name, prediction_type):
+    model = make(name, prediction_type=prediction_type)
     noise = noise_for(model)
     ours = model.sample(noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS)).latents
     theirs = model.pipeline(
@@ -191,7 +250,7 @@ def test_posterior_samples_depend_on_their_own_generator_alone(model):
     pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
     together = model.encode_pixels(pixels, [torch.Generator().manual_seed(i) for i in range(3)])
     alone = model.encode_pixels(pixels[1:2], [torch.Generator().manual_seed(1)])
-    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together, model.encode_pixels(pixels))
 
 
@@ -223,12 +282,23 @@ def test_gradient_checkpointing_changes_memory_not_gradients(model):
     torch.testing.assert_close(gradients(), plain, rtol=1e-5, atol=1e-8)
 
 
-def test_the_vae_stays_float32_beside_a_half_precision_network_and_under_autocast():
-    pipeline = tiny_stable_diffusion().to(torch.bfloat16)
-    model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
+@pytest.mark.parametrize(
+    ("adapter", "tiny", "dtype"),
+    [
+        (StableDiffusion, tiny_stable_diffusion, torch.bfloat16),
+        (StableDiffusionXL, tiny_stable_diffusion_xl, torch.float16),
+        (StableDiffusion3, tiny_stable_diffusion_3, torch.float16),
+    ],
+    ids=["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"],
+)
+def test_the_vae_stays_float32_beside_a_half_precision_network_and_under_autocast(adapter, tiny, dtype):
+    pipeline = tiny().to(dtype)
+    model = adapter(pipeline, RESOLUTION, ["to_q"])
+    assert model.dtype == dtype
+    assert pipeline.vae.dtype == torch.float32
     assert predictions(model).dtype == torch.float32
     plain = model.decode_latents(noise_for(model))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         assert torch.equal(model.decode_latents(noise_for(model)), plain)
     assert len(model.generate(PROMPTS, noise_for(model), 2, 4.0)) == 3
 
@@ -247,18 +317,20 @@ def test_a_batch_equals_its_samples_one_by_one(model):
         torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-6)
 
 
-def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_gradient():
-    model = make("stable_diffusion")
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"])
+def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_gradient(name):
+    model = make(name)
     model.prepare_training("full", rank=0, alpha=0)
     noisy_latents, timesteps = noise_for(model), torch.full((3,), 500)
-    full, empty = model.encode_prompts(PROMPTS), model.encode_prompts([""] * 3)
+    full = model.encode_prompts(PROMPTS)
+    empty = model.without_prompts(full)
     conditional = model.predict(noisy_latents, timesteps, full)
     unconditional = model.predict(noisy_latents, timesteps, empty)
     expected = unconditional + 3 * (conditional - unconditional)
     for detach in (False, True):
         guided = model.predict(noisy_latents, timesteps, full, 3.0, empty, detach_unconditional=detach)
         torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
-    weight = model.denoiser.conv_out.weight
+    weight = getattr(model.denoiser, "conv_out" if model.denoiser_name == "unet" else "proj_out").weight
     (gradient,) = torch.autograd.grad(guided.sum(), weight)
     (conditional_gradient,) = torch.autograd.grad(3 * conditional.sum(), weight)
     torch.testing.assert_close(gradient, conditional_gradient, rtol=1e-4, atol=1e-4)
@@ -314,11 +386,58 @@ def test_prompts_are_encoded_without_a_gradient_as_the_pipeline_does(model):
     assert not torch.equal(conditioning.prompt_embeds[0], conditioning.prompt_embeds[2])
 
 
+def test_guidance_asks_for_no_features_where_it_needs_none(variant):
+    conditioning = variant.encode_prompts(PROMPTS)
+    for scale in (None, 1, 1.0):
+        assert variant.unconditional(scale, conditioning) is None
+    without = variant.unconditional(4.0, conditioning)
+    assert (without is None) == variant.guidance_is_distilled
+    if without is not None:
+        assert len(without) == len(conditioning)
+        assert not torch.equal(without.prompt_embeds[0], conditioning.prompt_embeds[0])
+
+
+def test_stable_diffusion_xl_guides_away_from_zeros_or_from_the_empty_prompt_as_its_checkpoint_says():
+    zeros, empty = make("stable_diffusion_xl"), make("stable_diffusion_xl_with_empty_prompt")
+    for model, expected in ((zeros, 0.0), (empty, empty.encode_prompts([""]).prompt_embeds.expand(3, -1, -1))):
+        conditioning = model.encode_prompts(PROMPTS)
+        conditioning = replace(conditioning, time_ids=torch.arange(18.0).reshape(3, 6))
+        without = model.without_prompts(conditioning)
+        assert torch.equal(without.prompt_embeds, torch.zeros_like(conditioning.prompt_embeds) + expected)
+        assert torch.equal(without.time_ids, conditioning.time_ids)
+        assert (without.pooled_prompt_embeds == 0).all() == (model is zeros)
+
+
+def test_stable_diffusion_xl_declares_its_images_uncropped_and_as_large_as_they_are():
+    model = make("stable_diffusion_xl")
+    model.resolution = 1024
+    assert model.encode_prompts(PROMPTS).time_ids.tolist() == [[1024, 1024, 0, 0, 1024, 1024]] * 3
+
+
+def test_stable_diffusion_xl_heeds_the_sizes_it_is_told():
+    model = make("stable_diffusion_xl")
+    conditioning = model.encode_prompts(PROMPTS)
+    small = replace(conditioning, time_ids=conditioning.time_ids / 4)
+    with torch.no_grad():
+        told = [model.predict(noise_for(model), torch.full((3,), 500), rows) for rows in (conditioning, small)]
+    assert not torch.allclose(*told)
+
+
+def test_stable_diffusion_3_without_t5_has_zeros_in_its_place():
+    whole, without = (
+        make(name).encode_prompts(PROMPTS) for name in ("stable_diffusion_3", "stable_diffusion_3_without_t5")
+    )
+    assert whole.prompt_embeds.shape[1] == 77 + 32
+    assert (without.prompt_embeds[:, 77:] == 0).all()
+    assert (without.prompt_embeds[:, :77] != 0).any()
+
+
 # ---- training timesteps
 
 
-def test_stable_diffusion_draws_integer_timesteps_evenly():
-    draws = make("stable_diffusion").sample_timesteps(20000, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_stable_diffusion_draws_integer_timesteps_evenly(name):
+    draws = make(name).sample_timesteps(20000, torch.Generator().manual_seed(0))
     assert torch.equal(draws, draws.round())
     assert draws.min() == 0
     assert draws.max() == 999
@@ -326,12 +445,15 @@ def test_stable_diffusion_draws_integer_timesteps_evenly():
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_flux_draws_shifted_logit_normal_timesteps(dynamic):
-    pipeline = tiny_flux()
+@pytest.mark.parametrize("tiny", [tiny_flux, tiny_stable_diffusion_3])
+def test_flow_models_draw_shifted_logit_normal_timesteps(tiny, dynamic):
+    pipeline = tiny()
     pipeline.scheduler = type(pipeline.scheduler)(shift=3.0, use_dynamic_shifting=dynamic)
-    model = Flux(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5, max_sequence_length=32)
+    model = (Flux if tiny is tiny_flux else StableDiffusion3)(pipeline, RESOLUTION, ["to_q"])
     draws = model.sample_timesteps(20000, torch.Generator().manual_seed(0)) / 1000
-    shift = torch.tensor(model._mu).exp() if dynamic else torch.tensor(3.0)
+    mu = shift_exponent(pipeline.scheduler, num_tokens=16)
+    assert (mu is not None) == dynamic
+    shift = torch.tensor(3.0) if mu is None else torch.tensor(mu).exp()
     unshifted = draws / (shift - (shift - 1) * draws)
     normal = unshifted.logit()
     assert normal.mean().item() == pytest.approx(0, abs=0.02)
@@ -389,18 +511,16 @@ def test_adapters_train_in_float32_on_a_half_precision_network():
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_a_saved_policy_gives_the_same_predictions_here_and_in_plain_diffusers(model, tuning, tmp_path):
+def test_a_saved_policy_gives_the_same_predictions_here_and_in_plain_diffusers(model, kind, tuning, tmp_path):
     model.prepare_training(tuning, rank=4, alpha=16)
     train_a_little(model)
     trained = predictions(model)
     model.save_policy(tmp_path)
-    kwargs = {"guidance_embeds": model.guidance_is_distilled} if isinstance(model, Flux) else {}
-    name = "flux" if isinstance(model, Flux) else "stable_diffusion"
-    fresh = tiny_adapter(name, **kwargs)
+    fresh = make(kind)
     fresh.load_policy(tmp_path)
     assert torch.equal(predictions(fresh), trained)
 
-    other = tiny_adapter(name, **kwargs)
+    other = make(kind)
     if tuning == "lora":
         other.pipeline.load_lora_weights(tmp_path)
     else:
@@ -478,11 +598,10 @@ def test_a_resolution_that_does_not_fit_is_refused():
         Flux(tiny_flux(), 36, ["to_q"])
 
 
-def test_a_saved_tiny_pipeline_loads_and_computes_the_same(model, tmp_path):
-    model.pipeline.save_pretrained(tmp_path)
-    cls = FluxPipeline if isinstance(model, Flux) else StableDiffusionPipeline
-    pipeline = cls.from_pretrained(tmp_path)
-    loaded = type(model)(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5)
-    if isinstance(loaded, Flux):
+def test_a_saved_tiny_pipeline_loads_and_computes_the_same(variant, tmp_path):
+    variant.pipeline.save_pretrained(tmp_path)
+    pipeline = load_pipeline(str(tmp_path), variant.pipeline_class)
+    loaded = type(variant)(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5)
+    if isinstance(loaded, Flux | StableDiffusion3):
         loaded.max_sequence_length = 32
-    assert torch.equal(predictions(loaded), predictions(model))
+    assert torch.equal(predictions(loaded), predictions(variant))

@@ -12,7 +12,12 @@ from huggingface_hub import constants, errors
 from alignbench.errors import UserError
 from alignbench.models import loading
 from alignbench.models.loading import check_weights, load_pipeline
-from alignbench.models.random import tiny_flux, tiny_stable_diffusion
+from alignbench.models.random import (
+    tiny_flux,
+    tiny_stable_diffusion,
+    tiny_stable_diffusion_3,
+    tiny_stable_diffusion_xl,
+)
 
 FIELD = "model.pretrained_model_name_or_path"
 
@@ -134,3 +139,18 @@ def test_a_saved_pipeline_loads_with_its_tokenizers_and_in_the_dtype_asked_for(t
     assert loaded.safety_checker is None
     text = "Un cercle rouge, 你好!"
     assert loaded.tokenizer(text).input_ids == pipeline.tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize("tiny", [tiny_stable_diffusion_xl, tiny_stable_diffusion_3])
+def test_a_pipeline_of_several_text_encoders_needs_them_all(tiny, tmp_path):
+    pipeline = tiny()
+    pipeline.save_pretrained(tmp_path)
+    loaded = load_pipeline(str(tmp_path), type(pipeline).__name__)
+    assert type(loaded.text_encoder_2) is type(pipeline.text_encoder_2)
+    shutil.rmtree(tmp_path / "text_encoder_2")
+    assert "lacks text_encoder_2/" in sentence_of(tmp_path)
+
+
+def test_a_stable_diffusion_3_saved_without_t5_is_whole(tmp_path):
+    tiny_stable_diffusion_3(with_t5=False).save_pretrained(tmp_path)
+    assert load_pipeline(str(tmp_path), "StableDiffusion3Pipeline").text_encoder_3 is None

@@ -1,24 +1,32 @@
-"""The denoisers of 16 x 16 latents: a FLUX transformer with distilled guidance and a Stable Diffusion 1.5 UNet."""
+"""The denoisers of 16 x 16 latents: FLUX, with distilled guidance, and SD3, transformers; SD1.5 and SDXL, UNets."""
 
+import math
 from pathlib import Path
 
 import torch
 from diffusers import (
     DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from alignbench.miniature.pretrain.latents import LatentData
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
+from alignbench.miniature.scenes import IMAGE_SIZE
+from alignbench.miniature.weights import LATENT_SIDE, SD3_CLIP_LENGTH
 
 FLUX_PLAN = Plan(num_updates=10_000, learning_rate=2e-3, muon="block", ema_decay=0.998)
 GUIDANCE_PLAN = Plan(num_updates=1000, learning_rate=5e-4, muon="block", ema_decay=0.995)
 SD15_PLAN = Plan(num_updates=8000, learning_rate=1.5e-3, muon="block", ema_decay=0.998)
+SDXL_PLAN = Plan(num_updates=4000, learning_rate=7e-4, muon="block", ema_decay=0.998)
+SD3_PLAN = Plan(num_updates=8000, learning_rate=2e-3, muon="block", ema_decay=0.998)
 BATCH_SIZE = 32
+SD3_SHIFT = 1.65  # as FLUX has at the 64 tokens of this world; SD3's own 3 is for images of 4096
 GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
 
@@ -72,6 +80,56 @@ def build_sd15_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+
+
+def build_sdxl() -> UNet2DConditionModel:
+    """Build the untrained UNet of SDXL: it attends to two encoders at the coarser of three levels, as SDXL does."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=64 + 6 * 16,
+        norm_num_groups=8,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_sdxl_scheduler() -> EulerDiscreteScheduler:
+    """Build SDXL's noise schedule and sampler."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+
+
+def build_sd3() -> SD3Transformer2DModel:
+    """Build the untrained transformer of SD3.5: 64 tokens of 2 x 2 latents, and of text 24 of CLIP and 20 of T5."""
+    return SD3Transformer2DModel(
+        sample_size=LATENT_SIDE,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=24,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=96,
+        pooled_projection_dim=128,
+        pos_embed_max_size=LATENT_SIDE // 2,
+        qk_norm="rms_norm",
+    )
+
+
+def build_sd3_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Build SD3's scheduler, whose shift is one number."""
+    return FlowMatchEulerDiscreteScheduler(shift=SD3_SHIFT)
 
 
 class FluxDenoiser:
@@ -158,9 +216,58 @@ def distil_guidance(
 def train_sd15(
     unet: UNet2DConditionModel, clip: CLIPTextModel, data: LatentData, folder: Path, plan: Plan = SD15_PLAN
 ) -> UNet2DConditionModel:
+    """Train with the last hidden states of CLIP."""
+    clip.requires_grad_(False).eval()
+
+    def encode(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return {"encoder_hidden_states": clip(ids).last_hidden_state}
+
+    return _train_unet(unet, encode, data, folder, plan, "sd15_mini", seed=3)
+
+
+def train_sdxl(
+    unet: UNet2DConditionModel,
+    clip: CLIPTextModelWithProjection,
+    data: LatentData,
+    folder: Path,
+    plan: Plan = SDXL_PLAN,
+) -> UNet2DConditionModel:
+    """Train as SD1.5 is trained, with zeros in place of dropped prompts, which SDXL's pipeline guides away from."""
+    clip.requires_grad_(False).eval()
+
+    def encode(ids: torch.Tensor) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+        return encode_for_sdxl(clip, ids, is_empty=(ids == data.empty_ids[0]).all(dim=1))
+
+    return _train_unet(unet, encode, data, folder, plan, "sdxl_mini", seed=4)
+
+
+def encode_for_sdxl(
+    clip: CLIPTextModelWithProjection, ids: torch.Tensor, is_empty: torch.Tensor
+) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+    """Return the conditioning arguments of the UNet, with the conventions of StableDiffusionXLPipeline.
+
+    The first encoder ends a layer before the second one, which goes on from its weights: one call gives both.
+
+    Args:
+        ids: [B, 77]; is_empty: rows whose text features are to be zeros, [B].
+    """
+    with torch.no_grad():
+        output = clip(ids, output_hidden_states=True)
+    prompt_embeds = torch.cat([output.hidden_states[-3], output.hidden_states[-2]], dim=-1)
+    size = torch.tensor([IMAGE_SIZE, IMAGE_SIZE, 0, 0, IMAGE_SIZE, IMAGE_SIZE], dtype=torch.float32)
+    return {
+        "encoder_hidden_states": prompt_embeds.masked_fill(is_empty[:, None, None], 0.0),
+        "added_cond_kwargs": {
+            "text_embeds": output.text_embeds.masked_fill(is_empty[:, None], 0.0),
+            "time_ids": size.expand(len(ids), -1),
+        },
+    }
+
+
+def _train_unet(unet, encode, data: LatentData, folder: Path, plan: Plan, name: str, seed: int) -> UNet2DConditionModel:
     """Train to predict the noise, with the loss of clean levels held down (min-SNR)."""
     scheduler = build_sd15_scheduler()
-    clip.requires_grad_(False).eval()
     alphas = scheduler.alphas_cumprod
     snr = alphas / (1.0 - alphas)
     weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
@@ -170,10 +277,49 @@ def train_sd15(
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(len(alphas), (BATCH_SIZE,), generator=generator)
         noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            prompt_embeds = clip(ids[0]).last_hidden_state
-        prediction = unet(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample
+        prediction = unet(noisy, timesteps, **encode(ids[0])).sample
         error = (prediction - noise).square().mean(dim=(1, 2, 3))
         return (weights[timesteps] * error).mean(), {"error": error.mean().item()}
 
-    return train(unet, loss_of, plan, folder, "sd15_mini", seed=3)
+    return train(unet, loss_of, plan, folder, name, seed=seed)
+
+
+def train_sd3(
+    transformer: SD3Transformer2DModel,
+    clip: CLIPTextModelWithProjection,
+    t5: T5EncoderModel,
+    data: LatentData,
+    folder: Path,
+    plan: Plan = SD3_PLAN,
+) -> SD3Transformer2DModel:
+    """Train by flow matching, with sigmas logit-normal(0, 1) under the shift of the scheduler."""
+    clip.requires_grad_(False).eval()
+    t5.requires_grad_(False).eval()
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
+        latents, ids = data.draw(BATCH_SIZE, generator)
+        sigmas = (torch.randn(BATCH_SIZE, generator=generator) + math.log(SD3_SHIFT)).sigmoid()
+        noise = torch.randn(latents.shape, generator=generator)
+        level = sigmas[:, None, None, None]
+        noisy = (1.0 - level) * latents + level * noise
+        prediction = transformer(noisy, timestep=1000.0 * sigmas, **encode_for_sd3(clip, t5, ids)).sample
+        return (prediction - (noise - latents)).square().mean(), {}
+
+    return train(transformer, loss_of, plan, folder, "sd3_mini", seed=6)
+
+
+def encode_for_sd3(
+    clip: CLIPTextModelWithProjection, t5: T5EncoderModel, ids: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return the conditioning arguments of the transformer, with the conventions of StableDiffusion3Pipeline.
+
+    Both CLIPs are the same here. The pipeline lays their features side by side and fits them to the width of T5, which
+    in this world is that of one CLIP: of the second one only the pooled vector is left.
+
+    Args:
+        ids: of CLIP, [B, 77], and of T5, [B, 20].
+    """
+    with torch.no_grad():
+        output = clip(ids[0][:, :SD3_CLIP_LENGTH], output_hidden_states=True)
+        features = torch.cat([output.hidden_states[-2], t5(ids[1]).last_hidden_state], dim=1)
+    return {"encoder_hidden_states": features, "pooled_projections": output.text_embeds.repeat(1, 2)}

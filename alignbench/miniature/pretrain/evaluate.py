@@ -9,11 +9,12 @@ from PIL import Image
 
 from alignbench.miniature.captions import parse, prompts
 from alignbench.miniature.oracle import agreement, all_right, style
+from alignbench.miniature.pretrain.tokenizers import T5_LENGTH
 from alignbench.miniature.scenes import IMAGE_SIZE
 from alignbench.miniature.weights import FOLDER, LATENT_SIDE, PIPELINES, load_pipeline
 
 NUM_INFERENCE_STEPS = 16
-GUIDANCE_SCALES = {"flux_mini": 3.5, "sd15_mini": 4.0}
+GUIDANCE_SCALES = {"flux_mini": 3.5, "sd15_mini": 4.0, "sd3_mini": 4.0, "sdxl_mini": 4.0}
 BATCH_SIZE = 32
 SHEET_COLUMNS = 12
 
@@ -47,7 +48,8 @@ def _sample(name: str, pipeline, asked: list[str], first: int) -> np.ndarray:
     arguments = {"guidance_scale": GUIDANCE_SCALES[name], "num_inference_steps": NUM_INFERENCE_STEPS}
     if name == "flux_mini":
         noise = pipeline._pack_latents(noise, len(asked), 4, LATENT_SIDE, LATENT_SIDE)
-        arguments["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
+    if name in ("flux_mini", "sd3_mini"):
+        arguments["max_sequence_length"] = T5_LENGTH
     pixels = pipeline(asked, height=IMAGE_SIZE, width=IMAGE_SIZE, latents=noise, output_type="np", **arguments).images
     return (pixels * 255.0).round().astype(np.uint8)
 

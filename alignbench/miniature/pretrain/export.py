@@ -10,8 +10,12 @@ from alignbench.miniature.pretrain.autoencoder import build_autoencoder
 from alignbench.miniature.pretrain.denoisers import (
     build_flux,
     build_flux_scheduler,
+    build_sd3,
+    build_sd3_scheduler,
     build_sd15,
     build_sd15_scheduler,
+    build_sdxl,
+    build_sdxl_scheduler,
 )
 from alignbench.miniature.pretrain.loop import load_average
 
@@ -23,23 +27,25 @@ def export(work: Path, target: Path) -> None:
     """
     CLIPTokenizer.from_pretrained(work / "tokenizer").save_pretrained(target / "tokenizer")
     T5Tokenizer.from_pretrained(work / "tokenizer_2").save_pretrained(target / "tokenizer_2")
-    vae = build_autoencoder()
-    print(f"export: vae after {load_average(vae, work / 'vae')} updates")
-    _save(vae, target / "vae")
-    _save(CLIPTextModel.from_pretrained(work / "text_encoder/model"), target / "text_encoder")
-    _save(T5EncoderModel.from_pretrained(work / "text_encoder_2/model"), target / "text_encoder_2")
-    stages = (work / "flux_mini_guidance", work / "flux_mini")
-    flux = next((folder for folder in stages if (folder / "state.pt").exists()), None)
-    if flux is not None:
-        transformer = build_flux()
-        print(f"export: flux_mini after {load_average(transformer, flux)} updates of {flux.name}")
-        _save(transformer, target / "flux_mini/transformer")
-        build_flux_scheduler().save_pretrained(target / "flux_mini/scheduler")
-    if (work / "sd15_mini/state.pt").exists():
-        unet = build_sd15()
-        print(f"export: sd15_mini after {load_average(unet, work / 'sd15_mini')} updates")
-        _save(unet, target / "sd15_mini/unet")
-        build_sd15_scheduler().save_pretrained(target / "sd15_mini/scheduler")
+    if (work / "vae/state.pt").exists():
+        vae = build_autoencoder()
+        print(f"export: vae after {load_average(vae, work / 'vae')} updates")
+        _save(vae, target / "vae")
+    for name, encoder_class in (("text_encoder", CLIPTextModel), ("text_encoder_2", T5EncoderModel)):
+        if (work / name / "model").exists():
+            _save(encoder_class.from_pretrained(work / name / "model"), target / name)
+    for name, part, build, build_scheduler in (
+        ("flux_mini", "transformer", build_flux, build_flux_scheduler),
+        ("sd15_mini", "unet", build_sd15, build_sd15_scheduler),
+        ("sdxl_mini", "unet", build_sdxl, build_sdxl_scheduler),
+        ("sd3_mini", "transformer", build_sd3, build_sd3_scheduler),
+    ):
+        stages = [folder for folder in (work / f"{name}_guidance", work / name) if (folder / "state.pt").exists()]
+        if stages:
+            denoiser = build()
+            print(f"export: {name} after {load_average(denoiser, stages[0])} updates of {stages[0].name}")
+            _save(denoiser, target / name / part)
+            build_scheduler().save_pretrained(target / name / "scheduler")
     for name in ("shapes_clip", "shapes_preference"):
         if (work / name / "model").exists():
             _save(CLIPModel.from_pretrained(work / name / "model"), target / name)

@@ -57,11 +57,17 @@ def make_latents(work: Path, updates: int | None) -> None:
 
 
 def _text_parts(work: Path):
+    """Return the tokenizers and text encoders, the shipped ones where this work folder trained none."""
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+    from alignbench.miniature.weights import FOLDER
+
     tokenizers = [CLIPTokenizer.from_pretrained(work / "tokenizer"), T5Tokenizer.from_pretrained(work / "tokenizer_2")]
-    clip = CLIPTextModel.from_pretrained(work / "text_encoder/model")
-    t5 = T5EncoderModel.from_pretrained(work / "text_encoder_2/model")
+    folders = [
+        own if (own := work / name / "model").exists() else FOLDER / name for name in ("text_encoder", "text_encoder_2")
+    ]
+    clip = CLIPTextModel.from_pretrained(folders[0], dtype=torch.float32)
+    t5 = T5EncoderModel.from_pretrained(folders[1], dtype=torch.float32)
     return tokenizers, clip, t5
 
 
@@ -102,6 +108,50 @@ def make_sd15_mini(work: Path, updates: int | None) -> None:
     unet = build_sd15()
     unet.compile()
     train_sd15(unet, clip, data, work / "sd15_mini", _plan(SD15_PLAN, updates))
+
+
+def make_sdxl_mini(work: Path, updates: int | None) -> None:
+    from diffusers import UNet2DConditionModel
+
+    from alignbench.miniature.pretrain.denoisers import SDXL_PLAN, build_sd15, build_sdxl, train_sdxl
+    from alignbench.miniature.pretrain.latents import load_latents
+    from alignbench.miniature.pretrain.warm_start import sdxl_from_sd15
+    from alignbench.miniature.weights import FOLDER, with_projection
+
+    tokenizers, clip, _ = _text_parts(work)
+    data, clip = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers[:1]), with_projection(clip)
+    if (work / "sd15_mini/state.pt").exists():
+        sd15 = build_sd15()
+        load_average(sd15, work / "sd15_mini")
+    else:
+        sd15 = UNet2DConditionModel.from_pretrained(FOLDER / "sd15_mini/unet", torch_dtype=torch.float32)
+    torch.manual_seed(4)
+    unet = build_sdxl()
+    sdxl_from_sd15(unet, sd15, clip, data.ids[0][:1024].long().split(64))
+    unet.compile()
+    train_sdxl(unet, clip, data, work / "sdxl_mini", _plan(SDXL_PLAN, updates))
+
+
+def make_sd3_mini(work: Path, updates: int | None) -> None:
+    from diffusers import FluxTransformer2DModel
+
+    from alignbench.miniature.pretrain.denoisers import SD3_PLAN, build_flux, build_sd3, train_sd3
+    from alignbench.miniature.pretrain.latents import load_latents
+    from alignbench.miniature.pretrain.warm_start import sd3_from_flux
+    from alignbench.miniature.weights import FOLDER, with_projection
+
+    tokenizers, clip, t5 = _text_parts(work)
+    data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
+    if (work / "flux_mini_guidance/state.pt").exists():
+        flux = build_flux()
+        load_average(flux, work / "flux_mini_guidance")
+    else:
+        flux = FluxTransformer2DModel.from_pretrained(FOLDER / "flux_mini/transformer", torch_dtype=torch.float32)
+    torch.manual_seed(6)
+    transformer = build_sd3()
+    sd3_from_flux(transformer, flux)
+    transformer.compile()
+    train_sd3(transformer, with_projection(clip), t5, data, work / "sd3_mini", _plan(SD3_PLAN, updates))
 
 
 def make_shapes_clip(work: Path, updates: int | None) -> None:
@@ -150,6 +200,8 @@ STAGES = {
     "flux_mini": make_flux_mini,
     "flux_mini_guidance": make_flux_mini_guidance,
     "sd15_mini": make_sd15_mini,
+    "sdxl_mini": make_sdxl_mini,
+    "sd3_mini": make_sd3_mini,
     "shapes_clip": make_shapes_clip,
     "shapes_preference": make_shapes_preference,
     "export": make_export,

@@ -1,0 +1,117 @@
+"""What `sdxl_mini` and `sd3_mini` start from: the weights of `sd15_mini` and `flux_mini`, as far as shapes allow.
+
+On a CPU that saves the first hours. What has no counterpart starts so that it changes nothing, where that can be.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection
+
+Weights = dict[str, Tensor]
+
+
+@torch.no_grad()
+def sdxl_from_sd15(
+    unet: UNet2DConditionModel, sd15: UNet2DConditionModel, clip: CLIPTextModelWithProjection, ids: Iterable[Tensor]
+) -> None:
+    """Fill SDXL's UNet with SD1.5's weights.
+
+    SD1.5 attends to normalised hidden states, SDXL to raw ones of two encoders: keys and values get the linear map that
+    comes nearest to the former. Attention that SD1.5 lacks, pooled vector and sizes have no effect yet.
+
+    Args:
+        clip: the encoder with projection; ids: batches of token ids, [B, 77], to fit the map on.
+    """
+    raw, normalised = [], []
+    for batch in ids:
+        output = clip(batch, output_hidden_states=True)
+        raw.append(torch.cat([output.hidden_states[-3], output.hidden_states[-2]], dim=-1).flatten(0, 1))
+        normalised.append(output.last_hidden_state.flatten(0, 1))
+    towards = torch.linalg.lstsq(torch.cat(raw), torch.cat(normalised)).solution  # [128, 64]
+    old, new = sd15.state_dict(), unet.state_dict()
+    for name, value in new.items():
+        if name not in old:
+            continue
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            value.copy_(old[name] @ towards.T)
+        else:
+            value.copy_(old[name].reshape(value.shape))  # projections by convolution become linear ones
+    for name, module in unet.named_modules():
+        if name.endswith("proj_out") and f"{name}.weight" not in old:
+            _silence(module)
+    _silence(unet.add_embedding.linear_2)
+
+
+@torch.no_grad()
+def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DModel) -> None:
+    """Fill SD3's transformer with FLUX's weights: its two-stream blocks, then its one-stream blocks in both streams.
+
+    FLUX turns queries and keys by position and runs attention and feed-forward of a one-stream block side by side; SD3
+    does neither. So this is a beginning, not the same function. Guidance is set to 1.
+    """
+    old: Weights = flux.state_dict()
+    new: Weights = {}
+    for kind in ("timestep_embedder.linear_1", "timestep_embedder.linear_2", "text_embedder.linear_2"):
+        new |= _copied(old, f"time_text_embed.{kind}", f"time_text_embed.{kind}")
+    no_guidance = flux.time_text_embed.time_proj(torch.tensor([1000.0]))
+    new["time_text_embed.timestep_embedder.linear_2.bias"] = (
+        old["time_text_embed.timestep_embedder.linear_2.bias"] + flux.time_text_embed.guidance_embedder(no_guidance)[0]
+    )
+    pooled = old["time_text_embed.text_embedder.linear_1.weight"]
+    new["time_text_embed.text_embedder.linear_1.weight"] = torch.cat([pooled, pooled], dim=1) / 2  # the same one twice
+    new["time_text_embed.text_embedder.linear_1.bias"] = old["time_text_embed.text_embedder.linear_1.bias"]
+    new |= _copied(old, "context_embedder", "context_embedder")
+    new |= _copied(old, "norm_out.linear", "norm_out.linear")
+    width, channels = len(old["x_embedder.weight"]), transformer.out_channels
+    new["pos_embed.proj.weight"] = old["x_embedder.weight"].reshape(width, channels, 2, 2)
+    new["pos_embed.proj.bias"] = old["x_embedder.bias"]
+    for name in ("proj_out.weight", "proj_out.bias"):  # FLUX has channels first in a token, SD3 last
+        new[name] = old[name].unflatten(0, (channels, 4)).transpose(0, 1).flatten(0, 1)
+
+    num_two_stream = len(flux.transformer_blocks)
+    for number in range(num_two_stream):
+        new |= _copied(old, f"transformer_blocks.{number}", f"transformer_blocks.{number}")
+    for number in range(len(flux.single_transformer_blocks)):
+        new |= _two_streams(old, number, num_two_stream + number, width)
+    last = f"transformer_blocks.{len(transformer.transformer_blocks) - 1}"
+    # the last block only reads the text: its norm has a scale and a shift, in this order
+    for kind in ("weight", "bias"):
+        shift, scale = new[f"{last}.norm1_context.linear.{kind}"].chunk(6)[:2]
+        new[f"{last}.norm1_context.linear.{kind}"] = torch.cat([scale, shift])
+    own = transformer.state_dict()
+    transformer.load_state_dict(own | {name: value for name, value in new.items() if name in own})
+
+
+def _two_streams(old: Weights, number: int, target: int, width: int) -> Weights:
+    """Return a block of two streams that both do what FLUX's one-stream block `number` does."""
+    source, block = f"single_transformer_blocks.{number}", f"transformer_blocks.{target}"
+    new: Weights = {}
+    for kind in ("weight", "bias"):
+        shift, scale, gate = old[f"{source}.norm.linear.{kind}"].chunk(3)
+        for norm in ("norm1", "norm1_context"):
+            new[f"{block}.{norm}.linear.{kind}"] = torch.cat([shift, scale, gate] * 2)
+        for part in ("q", "k", "v"):
+            for name in (f"to_{part}", f"add_{part}_proj"):
+                new[f"{block}.attn.{name}.{kind}"] = old[f"{source}.attn.to_{part}.{kind}"]
+        for ff in ("ff", "ff_context"):
+            new[f"{block}.{ff}.net.0.proj.{kind}"] = old[f"{source}.proj_mlp.{kind}"]
+    for part in ("q", "k"):
+        for name in (f"norm_{part}", f"norm_added_{part}"):
+            new[f"{block}.attn.{name}.weight"] = old[f"{source}.attn.norm_{part}.weight"]
+    out, bias = old[f"{source}.proj_out.weight"], old[f"{source}.proj_out.bias"]
+    for attention, ff in (("to_out.0", "ff"), ("to_add_out", "ff_context")):
+        new[f"{block}.attn.{attention}.weight"], new[f"{block}.attn.{attention}.bias"] = out[:, :width], bias
+        new[f"{block}.{ff}.net.2.weight"], new[f"{block}.{ff}.net.2.bias"] = out[:, width:], torch.zeros_like(bias)
+    return new
+
+
+def _copied(old: Weights, source: str, target: str) -> Weights:
+    return {target + name.removeprefix(source): value for name, value in old.items() if name.startswith(f"{source}.")}
+
+
+def _silence(module: nn.Linear) -> None:
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)

@@ -1,0 +1,76 @@
+"""Stable Diffusion 3 and 3.5: a transformer with two CLIPs and T5, rectified flow, classifier-free guidance."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignbench.batch import Conditioning
+from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.schedule import Level
+
+
+class StableDiffusion3(ModelAdapter):
+    """Stable Diffusion 3 and 3.5; a checkpoint without T5 has zeros in place of its features, as in diffusers.
+
+    Args:
+        max_sequence_length: tokens of the T5 prompt.
+    """
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    denoiser_name = "transformer"
+    frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+    patch_size = 2
+
+    def __init__(self, *args: Any, max_sequence_length: int = 256, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_sequence_length = max_sequence_length
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the CLIPs' penultimate hidden states followed by T5's, and the pooled vectors of both CLIPs."""
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts),
+            prompt_2=None,
+            prompt_3=None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_sequence_length,
+        )
+        return Conditioning(embeds, pooled)
+
+    def ladder(self, num_inference_steps: int) -> Ladder:
+        """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
+        scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
+        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self._num_tokens))
+        sigma = scheduler.sigmas.double()
+        return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self._num_tokens, batch_size, generator)
+
+    @property
+    def _num_tokens(self) -> int:
+        _, height, width = self.latent_shape
+        return height * width // self.patch_size**2
+
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
+    ) -> Tensor:
+        """Call the transformer."""
+        assert conditioning.pooled_prompt_embeds is not None
+        return self.policy(
+            hidden_states=noisy_latents.to(self.dtype),
+            timestep=timesteps,
+            pooled_projections=conditioning.pooled_prompt_embeds.to(self.dtype),
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+            return_dict=False,
+        )[0]
+
+    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
+        """Guide by the empty prompt, which is the pipeline's default."""
+        return {"guidance_scale": guidance_scale, "max_sequence_length": self.max_sequence_length}

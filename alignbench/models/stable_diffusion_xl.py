@@ -1,0 +1,80 @@
+"""Stable Diffusion XL: a UNet with two CLIP text encoders, told the size of its images besides the prompt."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignbench.batch import Conditioning
+from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.ddim import as_ddim, ddim_ladder
+
+
+class StableDiffusionXL(ModelAdapter):
+    """Stable Diffusion XL's base model, epsilon or v_prediction.
+
+    Whatever sampler the pipeline came with is replaced by DDIM on the same noise process, so that `generate` and
+    `sample` are one sampler. It ends clean and so takes the very steps of the Euler sampler that SDXL comes with.
+
+    Images are declared uncropped and as large as they are sampled: (R, R, 0, 0, R, R) for original size, crop and
+    target size, in sampling and in training, as in the published code of DPO, InPO, SmPO and SFT. MaPO's tells the true
+    size and crop of the preferred image.
+    """
+
+    pipeline_class = "StableDiffusionXLPipeline"
+    denoiser_name = "unet"
+    frozen_parts = ("vae", "text_encoder", "text_encoder_2")
+
+    def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
+        pipeline.scheduler = as_ddim(pipeline.scheduler, set_alpha_to_one=True)
+        super().__init__(pipeline, *args, **kwargs)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return both encoders' penultimate hidden states side by side, the second one's pooled vector, and sizes."""
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
+        return Conditioning(embeds, pooled, sizes.to(embeds).repeat(len(prompts), 1))
+
+    def without_prompts(self, conditioning: Conditioning) -> Conditioning:
+        """Return zeros in place of text features, which SDXL was trained to take for no prompt, and the same sizes.
+
+        A checkpoint that says otherwise in its `force_zeros_for_empty_prompt` has the features of the empty prompt.
+        """
+        if not self.pipeline.config.force_zeros_for_empty_prompt:
+            return replace(super().without_prompts(conditioning), time_ids=conditioning.time_ids)
+        assert conditioning.pooled_prompt_embeds is not None
+        return replace(
+            conditioning,
+            prompt_embeds=torch.zeros_like(conditioning.prompt_embeds),
+            pooled_prompt_embeds=torch.zeros_like(conditioning.pooled_prompt_embeds),
+        )
+
+    def ladder(self, num_inference_steps: int) -> Ladder:
+        """Return the levels that DDIM visits, as `ddim_ladder` does."""
+        return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
+
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw integer timesteps uniformly."""
+        return torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator).double()
+
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
+    ) -> Tensor:
+        """Call the UNet."""
+        assert conditioning.pooled_prompt_embeds is not None
+        assert conditioning.time_ids is not None
+        return self.policy(
+            noisy_latents.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+            added_cond_kwargs={
+                "text_embeds": conditioning.pooled_prompt_embeds.to(self.dtype),
+                "time_ids": conditioning.time_ids.to(self.dtype),
+            },
+            return_dict=False,
+        )[0]
