@@ -285,7 +285,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
     train, sampling = values["train"], values["sampling"]
     counts = {f"train.{name}": train[name] for name in train if name.endswith(("_steps", "_batch_size"))}
     del counts["train.lr_warmup_steps"]
-    for name in ("num_inference_steps", "images_per_prompt", "batch_size"):
+    for name in ("num_inference_steps", "num_images_per_prompt", "batch_size"):
         counts[f"sampling.{name}"] = sampling[name]
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

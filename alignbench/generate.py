@@ -41,7 +41,7 @@ class Sampling:
     Attributes:
         num_inference_steps: denoising steps.
         guidance_scale: in the family's own sense.
-        images_per_prompt: images of each prompt, numbered from 0.
+        num_images_per_prompt: images of each prompt, numbered from 0.
         noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
         seed: of the noise; not the training seed.
         batch_size: images made at once; does not change them.
@@ -49,7 +49,7 @@ class Sampling:
 
     num_inference_steps: int
     guidance_scale: float
-    images_per_prompt: int = 1
+    num_images_per_prompt: int = 1
     noise: NoiseMode = "per_prompt"
     seed: int = 0
     batch_size: int = 16
@@ -83,7 +83,7 @@ def initial_noise(
 
 def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
     """Return the images of a prompt set as `generate` makes them."""
-    names = range(sampling.images_per_prompt)
+    names = range(sampling.num_images_per_prompt)
     records = [
         PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
         for p in prompt_set
@@ -161,7 +161,7 @@ def generate(
 
 
 def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int]]:
-    return [(prompt, number) for prompt in prompt_set for number in range(sampling.images_per_prompt)]
+    return [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
 
 
 def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:
@@ -175,7 +175,7 @@ def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[Pr
                 f"{images} holds the image of {before.prompt!r} as {prompt.prompt_id}, and the prompt is now "
                 f"{prompt.prompt!r}; delete that folder, or give the changed prompts a name of their own"
             )
-        num_images = max(sampling.images_per_prompt, len(before.images) if before else 0)
+        num_images = max(sampling.num_images_per_prompt, len(before.images) if before else 0)
         names = tuple(image_name(prompt.prompt_id, number) for number in range(num_images))
         new[prompt.prompt_id] = PromptRecord(prompt.prompt_id, prompt.prompt, tuple(prompt.groups), names)
     # in the order of the set, which the larger request has whole
@@ -189,7 +189,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         guidance_scale=sampling.guidance_scale,
         noise=sampling.noise,
         seed=sampling.seed,
-        images_per_prompt=max(len(record.images) for record in records),
+        num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,
     )

@@ -165,7 +165,7 @@ class SamplingRecord:
     guidance_scale: float | None
     noise: str
     seed: int
-    images_per_prompt: int
+    num_images_per_prompt: int
     full_size: int
     subset: bool
 

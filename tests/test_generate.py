@@ -134,7 +134,7 @@ def test_images_agree_within_one_level_whatever_the_batch(tmp_path, family: Fami
 
 def test_the_folder_says_what_it_holds(tmp_path):
     folder = run_folder(tmp_path)
-    sampling = replace(SAMPLING, images_per_prompt=2)
+    sampling = replace(SAMPLING, num_images_per_prompt=2)
     assert not generated(folder, prompt_set(3), sampling)
     generate(painter(), prompt_set(3), sampling, folder, progress=False)
     assert generated(folder, prompt_set(3), sampling)
@@ -144,7 +144,7 @@ def test_the_folder_says_what_it_holds(tmp_path):
     assert records[1].images == ("p01-0.png", "p01-1.png")
     assert records[1].groups == ("odd",)
     sample = read_sampling(images)
-    assert (sample.images_per_prompt, sample.full_size, sample.subset) == (2, 32, True)
+    assert (sample.num_images_per_prompt, sample.full_size, sample.subset) == (2, 32, True)
     assert {path.name for path in images.iterdir()} == {
         *(f"p{i:02d}-{k}.png" for i in range(3) for k in range(2)), "prompts.jsonl", "sampling.json",
     }  # fmt: skip
@@ -154,7 +154,7 @@ def test_the_hash_covers_what_changes_an_image_and_nothing_else():
     changes = [{"num_inference_steps": 3}, {"guidance_scale": 4.0}, {"noise": "constant"}, {"seed": 1}]
     hashes = {replace(SAMPLING, **change).hash for change in changes} | {SAMPLING.hash}
     assert len(hashes) == 5
-    assert replace(SAMPLING, batch_size=1, images_per_prompt=8).hash == SAMPLING.hash
+    assert replace(SAMPLING, batch_size=1, num_images_per_prompt=8).hash == SAMPLING.hash
     assert replace(SAMPLING, guidance_scale=4).hash == replace(SAMPLING, guidance_scale=4.0).hash
 
 
@@ -207,7 +207,7 @@ def test_more_prompts_and_more_images_a_prompt_only_add_files(tmp_path):
     before = bytes_of(folder)
     assert not generated(folder, prompt_set(6), SAMPLING)
     model = painter()
-    generate(model, prompt_set(6), replace(SAMPLING, images_per_prompt=2), folder, progress=False)
+    generate(model, prompt_set(6), replace(SAMPLING, num_images_per_prompt=2), folder, progress=False)
     assert len(model.asked) == 8
     assert before.items() < bytes_of(folder).items()
     # a smaller request finds its own and takes nothing from the record

@@ -73,12 +73,12 @@ def prompt_set(num: int) -> PromptSet:
     return PromptSet("test", tuple(Prompt(f"p{i:02d}", "prompt " + "x" * (i // 2)) for i in range(num)), 32)
 
 
-def run_folder(path: Path, num: int = 10, images_per_prompt: int = 1) -> RunFolder:
+def run_folder(path: Path, num: int = 10, num_images_per_prompt: int = 1) -> RunFolder:
     """Return a run folder with a rendered scene as each image."""
     folder = RunFolder(path / "base-test-0")
     folder.open(Manifest(run="base-test-0", method="base", model="test", seed=None, config_hash="0", recipe_hash="0"))
     for i in range(num):
-        for k in range(images_per_prompt):
+        for k in range(num_images_per_prompt):
             rng = np.random.default_rng([i, k])
             picture = Image.fromarray(render(sample_scene(rng), rng))
             write_png(folder.images("test", SAMPLING.hash) / image_name(f"p{i:02d}", k), picture)
@@ -98,8 +98,8 @@ def table(folder: RunFolder, evaluator: Evaluator) -> Scores:
 
 
 def test_each_image_gets_its_own_score(tmp_path):
-    folder, evaluator = run_folder(tmp_path, 5, images_per_prompt=2), Brightness("bright", Mean())
-    run(folder, prompt_set(5), replace(SAMPLING, images_per_prompt=2), [evaluator])
+    folder, evaluator = run_folder(tmp_path, 5, num_images_per_prompt=2), Brightness("bright", Mean())
+    run(folder, prompt_set(5), replace(SAMPLING, num_images_per_prompt=2), [evaluator])
     rows = table(folder, evaluator)
     assert list(rows.prompt_id) == [f"p{i:02d}" for i in range(5) for _ in range(2)]
     assert rows.image.tolist() == [0, 1] * 5

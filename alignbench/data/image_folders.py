@@ -270,7 +270,7 @@ def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> Ima
         guidance_scale=None,
         noise="unknown",
         seed=0,
-        images_per_prompt=max(len(record.images) for record in records),
+        num_images_per_prompt=max(len(record.images) for record in records),
         full_size=whole.full_size,
         subset=len(records) < whole.full_size,
     )

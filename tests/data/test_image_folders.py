@@ -257,7 +257,7 @@ def test_ids_and_groups_of_a_list_are_kept(tmp_path):
         PromptRecord("one", "x", ("animals",), (str(tmp_path / "a.png"), str(tmp_path / "c.png"))),
         PromptRecord("two", "x", (), (str(tmp_path / "b.png"),)),
     )
-    assert (folder.sampling.images_per_prompt, folder.sampling.full_size) == (2, 2)
+    assert (folder.sampling.num_images_per_prompt, folder.sampling.full_size) == (2, 2)
 
 
 def test_two_lists_in_different_order_pair_up(tmp_path):
@@ -275,7 +275,7 @@ def test_images_of_one_prompt_are_numbered_in_the_order_of_the_list(tmp_path):
         (str(tmp_path / "b.png"), str(tmp_path / "a.png")),
         (str(tmp_path / "c.png"),),
     ]
-    assert folder.sampling.images_per_prompt == 2
+    assert folder.sampling.num_images_per_prompt == 2
 
 
 def test_the_images_of_a_list_may_lie_anywhere(tmp_path):
