@@ -63,15 +63,15 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         if accelerator.is_main_process:
             _open(cfg, run, folder, method, model, accelerator)
     accelerator.wait_for_everyone()
-    left = 0
     if "score" in cfg.stages:
         scoring.calibrate()
         for folder, run in zip(folders, runs, strict=True):
-            images = ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False)
-            left += scoring.score(run, images)
-    if left:
+            scoring.score(run, ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False))
+    if not accelerator.is_main_process:
+        return
+    if left := scoring.left():
         console.print(f"score: {left} images are left for the other shards")
-    elif "report" in cfg.stages and accelerator.is_main_process:
+    elif "report" in cfg.stages:
         tables = write_report(Path(cfg.results))
         for run in runs[1:] or runs:
             pictures = write_run_pictures(run)

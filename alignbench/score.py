@@ -125,9 +125,13 @@ def score(
     if faults:
         remedy = "delete them and add generate to stages" if images.generated else "mend them or take them out"
         raise UserError(f"{len(faults)} of {len(wanted)} images cannot be scored, such as {faults[0]}; {remedy}")
-    if not place.is_main:
-        return 0
-    return max(table.finish([picture.key for picture in wanted]) for table in tables.values())
+    return finish(folder, images, evaluators) if place.is_main else 0
+
+
+def finish(folder: RunFolder, images: ImageSet, evaluators: Sequence[Evaluator]) -> int:
+    """Make the tables of those evaluators that have scored all images; return how many of these some have not."""
+    tables = [ScoreTable(folder, images.prompt_set, images.sampling_hash, info(evaluator)) for evaluator in evaluators]
+    return max(table.finish([picture.key for picture in _pictures(folder, images)]) for table in tables)
 
 
 def info(evaluator: Evaluator) -> ScoreInfo:

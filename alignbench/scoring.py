@@ -15,7 +15,7 @@ from alignbench.evaluator import Evaluator
 from alignbench.place import Place
 from alignbench.residents import Residents
 from alignbench.results import ImageSet, RunFolder
-from alignbench.score import score
+from alignbench.score import finish, score
 
 
 class Scoring:
@@ -38,6 +38,7 @@ class Scoring:
         self.residents = Residents(accelerator.device)
         self.evaluators: list[Evaluator] = []
         self.calibration: dict[str, dict[str, Any]] = {}
+        self._asked: list[tuple[RunFolder, ImageSet]] = []
         for evaluator in build(cfg.evaluators).values():
             reason = evaluator.supports(prompts)
             if reason is None:
@@ -73,7 +74,15 @@ class Scoring:
         Raises:
             UserError: as `alignbench.score.score` does.
         """
+        self._asked.append((folder, images))
         left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.residents, self.place)
         if self.accelerator.is_main_process:
             folder.update(calibration=self.calibration)
         return left
+
+    def left(self) -> int:
+        """Return how many of all images that were to be scored are left for other shards now.
+
+        These go on meanwhile. Only who asks when all its own work is done can tell whether it is the last.
+        """
+        return sum(finish(folder, images, self.evaluators) for folder, images in self._asked)

@@ -70,7 +70,6 @@ class Job:
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
-        self.left = False  # whether other shards have work to do before a table makes sense
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -156,8 +155,8 @@ class Job:
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
-        if not self.accelerator.is_main_process or self.left:
-            return
+        if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
+            return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder)
         print_run(self.folder, tables, self.console)
@@ -168,14 +167,11 @@ class Job:
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
-        base = self._base()
-        getattr(base, stage)()
-        self.left = self.left or base.left
+        getattr(self._base(), stage)()
 
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
         if num_images:
-            self.left = True
             self.console.print(f"{stage}: {num_images} images of {self.folder.name} are left for the other shards")
 
     @property
