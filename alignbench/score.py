@@ -98,7 +98,7 @@ def score(
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
     todo = _todo(place.share(wanted), tables)
     pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
-    _refuse_missing(pictures, images)
+    _refuse_missing(place.shard_of(wanted), images, tables)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
@@ -183,8 +183,10 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _refuse_missing(pictures: Sequence[Picture], images: ImageSet) -> None:
-    missing = [picture.path for picture in pictures if not picture.path.exists()]
+def _refuse_missing(pictures: Sequence[Picture], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
+    """Refuse images of this shard that are gone and lack a score; all its processes find the same."""
+    unknown = (picture for picture in pictures if any(picture.key not in table.known for table in tables.values()))
+    missing = [picture.path for picture in unknown if not picture.path.exists()]
     if missing:
         remedy = "add generate to stages to make them" if images.generated else "put them back or take them out"
         raise UserError(f"{len(missing)} of {len(pictures)} images are missing, such as {missing[0]}; {remedy}")

@@ -171,6 +171,14 @@ def test_a_missing_image_is_refused_before_anything_is_scored(tmp_path):
     assert evaluator.num_scored == 0
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_refuse_an_image_that_one_of_them_misses(tmp_path, rank):
+    folder = run_folder(tmp_path)
+    (folder.images("test", SAMPLING.hash) / "p07-0.png").unlink()
+    with pytest.raises(UserError, match="1 of 10 images are missing"):
+        run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean())], place=Place(rank, 2))
+
+
 def cut(picture: bytes) -> bytes:
     return picture[:-300]
 
