@@ -1,5 +1,6 @@
 """The evaluators of one command: which can judge its prompts, whether they score as they should, what they say."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class Scoring:
         prompts: its texts. Evaluators that cannot judge them are left out, and that is said.
 
     Raises:
-        UserError: no evaluator can judge them.
+        UserError: no evaluator can judge them, or two evaluators have one name.
     """
 
     def __init__(
@@ -47,6 +48,12 @@ class Scoring:
                 console.print(f"left out: {reason}")
         if not self.evaluators:
             raise UserError(f"none of the evaluators can judge prompts={prompt_set}; choose others")
+        repeated = [name for name, count in Counter(one.name for one in self.evaluators).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"{repeated[0]} is the name of more than one evaluator, and scores are kept by name; leave one out, or "
+                "give remote ones names of their own, as in evaluators.KEY.name=NAME"
+            )
 
     def calibrate(self) -> None:
         """Make sure that the evaluators score as they should, before hours of work rest on them.

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from accelerate import Accelerator
 from PIL import Image
 from rich.console import Console
 
 from alignbench.config import composed
+from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder
 from alignbench.scoring import Scoring
@@ -38,3 +40,8 @@ def test_the_shard_that_ends_last_knows_it_even_if_another_was_behind_it_before(
     assert second.left() == 2
     assert first.score(*other) == 0
     assert first.left() == 0
+
+
+def test_two_evaluators_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="shapes_oracle_cleanliness is the name of more than one evaluator"):
+        scoring(tmp_path, *CLEANLINESS, "+evaluator@evaluators.again=shapes_oracle_cleanliness")
