@@ -17,7 +17,7 @@ from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.bench import BASE
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
-from alignbench.results import ImageSet, Manifest, RunFolder, write_prompts, write_sampling
+from alignbench.results import ImageSet, Manifest, RunFolder, run_folders, write_prompts, write_sampling
 from alignbench.scoring import Scoring
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
@@ -55,6 +55,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     methods = [BASE, *(folder.label for folder in folders[1:])]
     names = (f"{method}-{model}-{_identity(folder)}" for method, folder in zip(methods, folders, strict=True))
     runs = [RunFolder(Path(cfg.results) / name) for name in names]
+    _refuse_other_base(runs[0], model)
     num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
     console.print(f"[bold]{model}[/bold]  images that exist already")
     console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
@@ -78,6 +79,17 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
             print_run(run, tables, console)
             for picture in pictures:
                 console.print(f"     picture  {picture}")
+
+
+def _refuse_other_base(run: RunFolder, model: str) -> None:
+    """Refuse a second base of one model, between which tables could not choose, before hours of scoring."""
+    for other in run_folders(run.path.parent):
+        if other.name != run.name and (other.manifest.method, other.manifest.model) == (BASE, model):
+            images = other.manifest.start_weights.get("images", "other images")
+            raise UserError(
+                f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
+                "have changed, or it is another folder: give model.name=NAME, another results folder, or delete that one"
+            )
 
 
 def _identity(folder: ImageFolder) -> str:
