@@ -60,7 +60,7 @@ def decoded(content: bytes) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:  # its message shows an address in memory
-        raise ImageError("is damaged, or no picture that can be read") from None
+        raise ImageError("is damaged (it holds no picture)") from None
     except DAMAGE as error:
         raise ImageError(f"is damaged ({' '.join(str(error).split())})") from None
 

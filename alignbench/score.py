@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from alignbench.errors import UserError
@@ -234,7 +234,7 @@ class _Tasks(Dataset[Prepared]):
                 good.append(picture)
                 digests.append(_digest(content))
                 opened.append(image)
-        inputs = {preprocess: preprocess(opened) for preprocess in self.preprocesses} if good else {}
+        inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
         return Prepared(good, digests, inputs, faults)
 
 
@@ -259,15 +259,38 @@ def _prepared(
         )
     )
     while some := list(islice(tasks, CHUNK // TASK)):
-        full = [prepared for prepared in some if prepared.pictures]
-        yield Prepared(
-            [picture for prepared in some for picture in prepared.pictures],
-            [digest for prepared in some for digest in prepared.digests],
-            {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
-            if full
-            else {},
-            [fault for prepared in some for fault in prepared.faults],
-        )
+        chunk = _chunk(some, preprocesses)
+        del some  # or memory would hold these images twice
+        yield chunk
+
+
+def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
+    full = [prepared for prepared in some if prepared.pictures]
+    return Prepared(
+        [picture for prepared in some for picture in prepared.pictures],
+        [digest for prepared in some for digest in prepared.digests],
+        {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
+        if full
+        else {},
+        [fault for prepared in some for fault in prepared.faults],
+    )
+
+
+class _ByValue:
+    """A tensor that goes to another process as its numbers."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def _sent(inputs: Any) -> Any:
+    """Return inputs as a worker hands them over. A shared tensor keeps a file open, too many where each image is one."""
+    if get_worker_info() is None or not isinstance(inputs, list):
+        return inputs
+    return [_ByValue(entry) if isinstance(entry, Tensor) else entry for entry in inputs]
 
 
 def _unchanged(prepared: Any) -> Any:

@@ -22,7 +22,7 @@ from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.place import Place
 from alignbench.results import Manifest, RunFolder, Scores, image_name
-from alignbench.score import info, score
+from alignbench.score import _pictures, _prepared, info, score
 from alignbench.score_table import ScoreTable
 from evaluators.shapes_oracle import ShapesOracle
 
@@ -323,6 +323,23 @@ def test_images_prepared_by_other_processes_get_the_same_scores(tmp_path):
     for name in ("a@1", "shapes_oracle_cleanliness@2"):
         one, other = (folder.scores("test", SAMPLING.hash) / f"{name}.parquet" for folder in folders)
         assert one.read_bytes() == other.read_bytes()
+
+
+class Separate(Mean):
+    """Gives each picture a tensor of its own, as where their sizes differ."""
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [one.clone() for one in super().__call__(images)]
+
+
+def test_images_prepared_by_other_processes_keep_no_files_open(tmp_path):
+    folder = run_folder(tmp_path, 40)
+    pictures = _pictures(folder, image_set(prompt_set(40), SAMPLING, IMAGE_SIZE))
+    before = len(os.listdir("/proc/self/fd"))
+    separate = Separate()
+    for chunk in _prepared(pictures, [separate], None, num_workers=1, num_processes=1):
+        assert len(os.listdir("/proc/self/fd")) < before + 20
+        assert [float(one) for one in chunk.inputs[separate]] == Mean()([Image.open(p.path) for p in pictures]).tolist()
 
 
 # ---- one pass for those that see the same
