@@ -75,6 +75,7 @@ def test_info_says_what_a_table_says(oracle):
     assert answer == {
         "protocol": 1, "name": "shapes_oracle_agreement", "version": "2", "higher_is_better": True, "range": [0.0, 1.0],
         "precision": "float32", "display_scale": 1.0, "preprocess": "oracle_64", "weights": "",
+        "calibrated_on": "scenes", "matches_prompts": True,
     }  # fmt: skip
     assert Info.from_json(answer) == Info.of(oracle.evaluator)
     unbounded = replace(Info.of(oracle.evaluator), range=(float("-inf"), float("inf")))
