@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -131,7 +132,7 @@ class Job:
         assert self.prompts is not None
         if not self.is_base:
             self._also_base("generate")
-        if generated(self.folder, self.prompts, self.sampling, self.place):
+        if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
         if not self.is_base and not self.folder.completed("train"):
@@ -148,7 +149,7 @@ class Job:
         assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
-        if self.is_base and not generated(self.folder, self.prompts, self.sampling, self.place):
+        if self.is_base and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
         self._leave(self.scoring.score(self.folder, images), "score")
@@ -173,6 +174,12 @@ class Job:
         """Say what is left for other shards, if anything is."""
         if num_images:
             self.console.print(f"{stage}: {num_images} images of {self.folder.name} are left for the other shards")
+
+    def _generated(self) -> bool:
+        """Say whether this shard has its images: the word of the main process, while other shards go on, for all."""
+        assert self.prompts is not None
+        done = self.accelerator.is_main_process and generated(self.folder, self.prompts, self.sampling, self.place)
+        return broadcast_object_list([done])[0]
 
     @property
     def _images(self) -> Path:
