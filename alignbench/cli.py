@@ -14,6 +14,7 @@ from alignbench.config import check_command_line, conf_folder
 from alignbench.errors import UserError
 
 PACE_OF = 4  # jobs by which the time left is estimated
+PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
 
 
 def main() -> None:
@@ -79,8 +80,12 @@ def _job(cfg: DictConfig) -> None:
 
 
 def _stop(error: UserError) -> None:
+    """Tell the user, and end. Launchers end all processes with the first, so the main one has to get its word in."""
     if _is_main():
-        print(f"alignbench: {error}", file=sys.stderr)
+        print(f"alignbench: {error}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(PATIENCE_SECONDS)  # where the others fail alike, this one does not live to tell it again
+        print(f"alignbench: process {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

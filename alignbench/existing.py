@@ -17,7 +17,7 @@ from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.bench import BASE
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
-from alignbench.results import ImageSet, Manifest, RunFolder, write_prompts, write_sampling
+from alignbench.results import ImageSet, Manifest, RunFolder, run_folders, write_prompts, write_sampling
 from alignbench.scoring import Scoring
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
@@ -55,6 +55,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     methods = [BASE, *(folder.label for folder in folders[1:])]
     names = (f"{method}-{model}-{_identity(folder)}" for method, folder in zip(methods, folders, strict=True))
     runs = [RunFolder(Path(cfg.results) / name) for name in names]
+    _refuse_other_base(runs[0], model)
     num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
     console.print(f"[bold]{model}[/bold]  images that exist already")
     console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
@@ -63,21 +64,32 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         if accelerator.is_main_process:
             _open(cfg, run, folder, method, model, accelerator)
     accelerator.wait_for_everyone()
-    left = 0
     if "score" in cfg.stages:
         scoring.calibrate()
         for folder, run in zip(folders, runs, strict=True):
-            images = ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False)
-            left += scoring.score(run, images)
-    if left:
+            scoring.score(run, ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False))
+    if not accelerator.is_main_process:
+        return
+    if left := scoring.left():
         console.print(f"score: {left} images are left for the other shards")
-    elif "report" in cfg.stages and accelerator.is_main_process:
+    elif "report" in cfg.stages:
         tables = write_report(Path(cfg.results))
         for run in runs[1:] or runs:
             pictures = write_run_pictures(run)
             print_run(run, tables, console)
             for picture in pictures:
                 console.print(f"     picture  {picture}")
+
+
+def _refuse_other_base(run: RunFolder, model: str) -> None:
+    """Refuse a second base of one model, between which tables could not choose, before hours of scoring."""
+    for other in run_folders(run.path.parent):
+        if other.name != run.name and (other.manifest.method, other.manifest.model) == (BASE, model):
+            images = other.manifest.start_weights.get("images", "other images")
+            raise UserError(
+                f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
+                "have changed, or it is another folder: give model.name=NAME, another results folder, or delete that one"
+            )
 
 
 def _identity(folder: ImageFolder) -> str:

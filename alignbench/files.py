@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on leaving, make its content durable and give it the final name."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         _flush(temporary)
@@ -38,8 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on leaving, make its files durable and let it take the place of `path`."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _temporary(path)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -61,6 +61,11 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` that no other process uses, on any machine: processes of containers share numbers."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def _flush(path: Path) -> None:

@@ -6,19 +6,25 @@ in EXIF is not applied. All this is what the published scorers do, or what keeps
 
 Refused: files that are damaged, truncated or no picture; several frames; transparent pixels, behind which no
 publication says what lies; sides under 8 pixels, or 20 times as long as wide, which the scorers would cut to nearly
-nothing.
+nothing; 32 bits a channel, whose range nothing says.
 """
 
 import io
 import struct
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from alignbench.errors import UserError
 
 MIN_SIDE = 8
 MAX_ASPECT = 20
+# What PIL raises of damaged files: a broken PNG chunk is a SyntaxError, a TIFF without size a TypeError, an unknown DDS a
+# NotImplementedError.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ImageError(UserError):
@@ -53,8 +59,9 @@ def decoded(content: bytes) -> Image.Image:
             return accepted(image)
     except ImageError:
         raise
-    # PIL reports a broken PNG chunk as a SyntaxError, a header that promises too much as the others
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its message shows an address in memory
+        raise ImageError("is damaged (it holds no picture)") from None
+    except DAMAGE as error:
         raise ImageError(f"is damaged ({' '.join(str(error).split())})") from None
 
 
@@ -73,9 +80,17 @@ def accepted(image: Image.Image) -> Image.Image:
             f"is {image.width} x {image.height} pixels; sides must have at least {MIN_SIDE}, and the longer at most "
             f"{MAX_ASPECT} times the shorter"
         )
+    if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
+        raise ImageError("has 32 bits a channel, whose range nothing says; save it with 8 or 16")
     if image.has_transparency_data and _alpha_floor(image) < 255:
         raise ImageError("has transparent pixels; lay it over the background it is meant to have")
     return image
+
+
+def _fits_16_bits(image: Image.Image) -> bool:
+    """Say whether all values of a grey picture lie within 0..65535; PIL opens some of 16 bits with 32."""
+    low, high = image.getextrema()
+    return 0 <= low and high < 2**16  # pyright: ignore[reportOperatorIssue]
 
 
 def _alpha_floor(image: Image.Image) -> int:

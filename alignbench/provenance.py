@@ -10,9 +10,12 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
 
 
 def commit() -> str | None:
-    """Return the commit of the clone this program runs from; None where it was installed without one."""
+    """Return the commit of the clone this program runs from; None where it is no clone, or git is not installed."""
     here = Path(__file__).resolve().parent
-    found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None
 
 

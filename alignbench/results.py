@@ -366,9 +366,10 @@ class RunFolder:
         Raises:
             ResultsError: when the folder was written by another schema version or for another configuration.
         """
-        if not self.manifest_file.exists():
-            write_json(self.manifest_file, asdict(manifest))
-            return manifest
+        with locked(self.path / ".lock"):  # or of two that start together, the second would undo what the first notes
+            if not self.manifest_file.exists():
+                write_json(self.manifest_file, asdict(manifest))
+                return manifest
         found = self.manifest
         if found.config_hash != manifest.config_hash:
             raise ResultsError(

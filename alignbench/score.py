@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from alignbench.errors import UserError
@@ -98,7 +98,7 @@ def score(
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
     todo = _todo(place.share(wanted), tables)
     pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
-    _refuse_missing(pictures, images)
+    _refuse_missing(place.shard_of(wanted), images, tables)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
@@ -125,9 +125,13 @@ def score(
     if faults:
         remedy = "delete them and add generate to stages" if images.generated else "mend them or take them out"
         raise UserError(f"{len(faults)} of {len(wanted)} images cannot be scored, such as {faults[0]}; {remedy}")
-    if not place.is_main:
-        return 0
-    return max(table.finish([picture.key for picture in wanted]) for table in tables.values())
+    return finish(folder, images, evaluators) if place.is_main else 0
+
+
+def finish(folder: RunFolder, images: ImageSet, evaluators: Sequence[Evaluator]) -> int:
+    """Make the tables of those evaluators that have scored all images; return how many of these some have not."""
+    tables = [ScoreTable(folder, images.prompt_set, images.sampling_hash, info(evaluator)) for evaluator in evaluators]
+    return max(table.finish([picture.key for picture in _pictures(folder, images)]) for table in tables)
 
 
 def info(evaluator: Evaluator) -> ScoreInfo:
@@ -179,8 +183,10 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _refuse_missing(pictures: Sequence[Picture], images: ImageSet) -> None:
-    missing = [picture.path for picture in pictures if not picture.path.exists()]
+def _refuse_missing(pictures: Sequence[Picture], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
+    """Refuse images of this shard that are gone and lack a score; all its processes find the same."""
+    unknown = (picture for picture in pictures if any(picture.key not in table.known for table in tables.values()))
+    missing = [picture.path for picture in unknown if not picture.path.exists()]
     if missing:
         remedy = "add generate to stages to make them" if images.generated else "put them back or take them out"
         raise UserError(f"{len(missing)} of {len(pictures)} images are missing, such as {missing[0]}; {remedy}")
@@ -228,7 +234,7 @@ class _Tasks(Dataset[Prepared]):
                 good.append(picture)
                 digests.append(_digest(content))
                 opened.append(image)
-        inputs = {preprocess: preprocess(opened) for preprocess in self.preprocesses} if good else {}
+        inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
         return Prepared(good, digests, inputs, faults)
 
 
@@ -253,15 +259,38 @@ def _prepared(
         )
     )
     while some := list(islice(tasks, CHUNK // TASK)):
-        full = [prepared for prepared in some if prepared.pictures]
-        yield Prepared(
-            [picture for prepared in some for picture in prepared.pictures],
-            [digest for prepared in some for digest in prepared.digests],
-            {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
-            if full
-            else {},
-            [fault for prepared in some for fault in prepared.faults],
-        )
+        chunk = _chunk(some, preprocesses)
+        del some  # or memory would hold these images twice
+        yield chunk
+
+
+def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
+    full = [prepared for prepared in some if prepared.pictures]
+    return Prepared(
+        [picture for prepared in some for picture in prepared.pictures],
+        [digest for prepared in some for digest in prepared.digests],
+        {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
+        if full
+        else {},
+        [fault for prepared in some for fault in prepared.faults],
+    )
+
+
+class _ByValue:
+    """A tensor that goes to another process as its numbers."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def _sent(inputs: Any) -> Any:
+    """Return inputs as a worker hands them over. A shared tensor keeps a file open, too many where each image is one."""
+    if get_worker_info() is None or not isinstance(inputs, list):
+        return inputs
+    return [_ByValue(entry) if isinstance(entry, Tensor) else entry for entry in inputs]
 
 
 def _unchanged(prepared: Any) -> Any:

@@ -40,7 +40,8 @@ class ScoreTable:
         self.key = f"{prompt_set}/{sampling_hash}/{info.evaluator}@{info.version}"
         self.path = folder.score_file(prompt_set, sampling_hash, info.evaluator, info.version)
         self.parts = self.path.parent / "parts" / f"{info.evaluator}@{info.version}"
-        self.known = self._read()
+        with self._alone():  # while another command joins its parts, scores are neither here nor there
+            self.known = self._read()
 
     def add(self, place: Place, keys: Sequence[Key], entries: Sequence[Entry]) -> None:
         """Keep the scores of some images in the part of this process.
@@ -69,7 +70,7 @@ class ScoreTable:
             lacking = sum(key not in known for key in wanted)
             if lacking:
                 return lacking
-            parts = sorted(self.parts.glob("*.jsonl"))
+            parts = self._parts()
             if parts:
                 keys, entries = list(known), list(known.values())
                 Scores.of(
@@ -98,11 +99,15 @@ class ScoreTable:
             keys = zip(table.prompt_id.tolist(), table.image.tolist(), strict=True)
             entries = map(Entry, table.score.tolist(), table.digest.tolist())
             known.update(zip(keys, entries, strict=True))
-        for part in sorted(self.parts.glob("*.jsonl")):
+        for part in self._parts():
             head, *rows = read_json_lines(part) or [asdict(self.info)]
             self._refuse_other(ScoreInfo(**head), part)
             known |= {(row["prompt_id"], row["image"]): Entry(row["score"], row["digest"]) for row in rows}
         return known
+
+    def _parts(self) -> list[Path]:
+        """Return the parts, the one last written to at the end: of two scores of an image, the later is right."""
+        return sorted(self.parts.glob("*.jsonl"), key=lambda part: (part.stat().st_mtime_ns, part.name))
 
     def _refuse_other(self, info: ScoreInfo, path: os.PathLike[str]) -> None:
         if info != self.info:

@@ -1,5 +1,6 @@
 """The evaluators of one command: which can judge its prompts, whether they score as they should, what they say."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from alignbench.evaluator import Evaluator
 from alignbench.place import Place
 from alignbench.residents import Residents
 from alignbench.results import ImageSet, RunFolder
-from alignbench.score import score
+from alignbench.score import finish, score
 
 
 class Scoring:
@@ -27,7 +28,7 @@ class Scoring:
         prompts: its texts. Evaluators that cannot judge them are left out, and that is said.
 
     Raises:
-        UserError: no evaluator can judge them.
+        UserError: no evaluator can judge them, or two evaluators have one name.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Scoring:
         self.residents = Residents(accelerator.device)
         self.evaluators: list[Evaluator] = []
         self.calibration: dict[str, dict[str, Any]] = {}
+        self._asked: list[tuple[RunFolder, ImageSet]] = []
         for evaluator in build(cfg.evaluators).values():
             reason = evaluator.supports(prompts)
             if reason is None:
@@ -46,6 +48,12 @@ class Scoring:
                 console.print(f"left out: {reason}")
         if not self.evaluators:
             raise UserError(f"none of the evaluators can judge prompts={prompt_set}; choose others")
+        repeated = [name for name, count in Counter(one.name for one in self.evaluators).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"{repeated[0]} is the name of more than one evaluator, and scores are kept by name; leave one out, or "
+                "give remote ones names of their own, as in evaluators.KEY.name=NAME"
+            )
 
     def calibrate(self) -> None:
         """Make sure that the evaluators score as they should, before hours of work rest on them.
@@ -73,7 +81,15 @@ class Scoring:
         Raises:
             UserError: as `alignbench.score.score` does.
         """
+        self._asked.append((folder, images))
         left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.residents, self.place)
         if self.accelerator.is_main_process:
             folder.update(calibration=self.calibration)
         return left
+
+    def left(self) -> int:
+        """Return how many of all images that were to be scored are left for other shards now.
+
+        These go on meanwhile. Only who asks when all its own work is done can tell whether it is the last.
+        """
+        return sum(finish(folder, images, self.evaluators) for folder, images in self._asked)

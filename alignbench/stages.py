@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -70,7 +71,6 @@ class Job:
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = cfg.method.name == "base"
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
-        self.left = False  # whether other shards have work to do before a table makes sense
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -132,7 +132,7 @@ class Job:
         assert self.prompts is not None
         if not self.is_base:
             self._also_base("generate")
-        if generated(self.folder, self.prompts, self.sampling, self.place):
+        if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
         if not self.is_base and not self.folder.completed("train"):
@@ -149,15 +149,15 @@ class Job:
         assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
-        if self.is_base and not generated(self.folder, self.prompts, self.sampling, self.place):
+        if self.is_base and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
         self._leave(self.scoring.score(self.folder, images), "score")
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
-        if not self.accelerator.is_main_process or self.left:
-            return
+        if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
+            return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder)
         print_run(self.folder, tables, self.console)
@@ -168,15 +168,18 @@ class Job:
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
-        base = self._base()
-        getattr(base, stage)()
-        self.left = self.left or base.left
+        getattr(self._base(), stage)()
 
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
         if num_images:
-            self.left = True
             self.console.print(f"{stage}: {num_images} images of {self.folder.name} are left for the other shards")
+
+    def _generated(self) -> bool:
+        """Say whether this shard has its images: the word of the main process, while other shards go on, for all."""
+        assert self.prompts is not None
+        done = self.accelerator.is_main_process and generated(self.folder, self.prompts, self.sampling, self.place)
+        return broadcast_object_list([done])[0]
 
     @property
     def _images(self) -> Path:

@@ -53,10 +53,12 @@ def _rows(file: Path) -> list[tuple[str, Tensor]]:
         with safe_open(file, "pt") as content:
             metadata, rows = content.metadata(), content.get_tensor("rows")
         whole = _digest(metadata["prompts"], rows) == metadata["sha256"]
+    except FileNotFoundError:  # another command found the same damage
+        return []
     except SafetensorError:
         whole = False
     if not whole:
-        file.unlink()
+        file.unlink(missing_ok=True)
         return []
     return list(zip(json.loads(metadata["prompts"]), rows, strict=True))
 

@@ -1,4 +1,8 @@
-from alignbench.cli import _time_left
+import pytest
+
+from alignbench import cli
+from alignbench.cli import _stop, _time_left
+from alignbench.errors import UserError
 
 
 def test_the_time_left_of_a_sweep_follows_its_last_jobs():
@@ -7,3 +11,15 @@ def test_the_time_left_of_a_sweep_follows_its_last_jobs():
     assert _time_left(done_before, 12) == ", 3 s so far, about 9 s left"
     slow = [3.0 + 60.0 * number for number in range(1, 5)]
     assert _time_left([*done_before, *slow], 12) == ", 4 min 03 s so far, about 5 min 00 s left"
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "alignbench: a fault\n"), ("1", "alignbench: process 1: a fault\n")])
+def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(monkeypatch, capsys, rank, said):
+    pauses = []
+    monkeypatch.setattr(cli.time, "sleep", pauses.append)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stop:
+        _stop(UserError("a fault"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == said
+    assert bool(pauses) == (rank != "0")

@@ -18,6 +18,7 @@ from alignbench.miniature.scenes import render, sample_scene
 from alignbench.results import RunFolder, Scores
 
 SHAPES = ["model=images", "evaluators=shapes"]
+CLEANLINESS = ["evaluators=none", "+evaluator@evaluators.cleanliness=shapes_oracle_cleanliness"]
 
 
 def scenes(folder: Path, num: int, style: str, seed: int = 0, suffix: str = "png") -> dict[str, str]:
@@ -93,6 +94,20 @@ def test_shards_score_existing_images_and_the_last_makes_the_table(two_folders, 
     assert not list((tmp_path / "results").rglob("*.jsonl")) or all(
         path.name == "prompts.jsonl" for path in (tmp_path / "results").rglob("*.jsonl")
     )
+
+
+@pytest.mark.slow
+def test_a_base_that_has_changed_is_refused_before_anything_is_scored(two_folders, tmp_path):
+    command = [folders_argument(two_folders[:1]), f"results={tmp_path / 'results'}", "stages=[score]", *CLEANLINESS]
+    assert program(*command).returncode == 0
+    (run,) = (tmp_path / "results").glob("base-*")
+    with (two_folders[0] / "list.csv").open("a") as file:
+        file.write("copy.png,a prompt of its own\n")
+    (two_folders[0] / "copy.png").write_bytes((two_folders[0] / "flat0.png").read_bytes())
+    done = program(*command)
+    assert done.returncode == 2
+    assert f"{run} holds a comparison with {two_folders[0]} under the name plain_images already" in done.stderr
+    assert list((tmp_path / "results").glob("base-*")) == [run]
 
 
 def test_a_damaged_image_is_named_and_the_command_fails(two_folders, tmp_path):

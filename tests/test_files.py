@@ -32,6 +32,13 @@ def test_a_failed_write_raises_and_leaves_neither_half_a_file_nor_a_temporary_on
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_of_one_number_on_two_machines_may_write_the_same_file(tmp_path):
+    with files.replacing(tmp_path / "a.txt") as one, files.replacing(tmp_path / "a.txt") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["one"]
+
+
 def test_what_cannot_be_stored_stops_the_caller(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -87,6 +87,23 @@ def test_truncated_files_are_refused(kind, share):
         decoded(content[: int(share * len(content))])
 
 
+def test_channels_of_32_bits_are_refused_unless_16_hold_their_values():
+    for values in (np.full((8, 8), 0.5, np.float32), np.full((8, 8), 2**16, np.int32), np.full((8, 8), -1, np.int32)):
+        with pytest.raises(ImageError, match="has 32 bits a channel"):
+            decoded(encoded(Image.fromarray(values), "TIFF"))
+    wide = encoded(Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.int32)), "TIFF")
+    np.testing.assert_array_equal(seen(wide), np.full((8, 8, 3), 100))
+
+
+def test_a_tiff_whose_next_frame_is_nowhere_is_damaged():
+    content = bytearray(encoded(Image.new("RGB", (16, 16)), "TIFF"))
+    first = int.from_bytes(content[4:8], "little")
+    end = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[end : end + 4] = (len(content) - 16).to_bytes(4, "little")  # into the black pixels
+    with pytest.raises(ImageError, match="is damaged"):
+        decoded(bytes(content))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + bytes(100), b"<html></html>"])
 def test_what_is_no_picture_is_refused(content):
     with pytest.raises(ImageError, match="is damaged"):

@@ -1,11 +1,11 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from alignbench.files import write_text
+from alignbench.files import locked, write_json, write_text
 from alignbench.results import (
     SCHEMA_VERSION,
     Budget,
@@ -42,6 +42,17 @@ def test_a_manifest_comes_back_as_it_was_written(folder):
 def test_opening_the_same_run_again_returns_what_is_there(folder):
     folder.update(selected_step=60)
     assert folder.open(MANIFEST).selected_step == 60
+
+
+def test_of_two_commands_that_start_together_the_second_keeps_what_the_first_notes(tmp_path):
+    folder = RunFolder(tmp_path / MANIFEST.run)
+    with ThreadPoolExecutor() as pool:
+        with locked(folder.path / ".lock"):
+            second = pool.submit(folder.open, MANIFEST)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.2)
+            write_json(folder.manifest_file, asdict(replace(MANIFEST, selected_step=60)))
+        assert second.result().selected_step == 60
 
 
 def test_a_folder_of_another_configuration_is_refused(folder):

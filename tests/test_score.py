@@ -1,6 +1,8 @@
 """Scores are made in one pass, once, and the same whatever the batch."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ from torch import Tensor
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.files import write_png
+from alignbench.files import locked, write_png
 from alignbench.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.place import Place
 from alignbench.results import Manifest, RunFolder, Scores, image_name
-from alignbench.score import score
+from alignbench.score import _pictures, _prepared, info, score
+from alignbench.score_table import ScoreTable
 from evaluators.shapes_oracle import ShapesOracle
 
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=4)
@@ -168,6 +171,14 @@ def test_a_missing_image_is_refused_before_anything_is_scored(tmp_path):
     assert evaluator.num_scored == 0
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_refuse_an_image_that_one_of_them_misses(tmp_path, rank):
+    folder = run_folder(tmp_path)
+    (folder.images("test", SAMPLING.hash) / "p07-0.png").unlink()
+    with pytest.raises(UserError, match="1 of 10 images are missing"):
+        run(folder, prompt_set(10), SAMPLING, [Brightness("a", Mean())], place=Place(rank, 2))
+
+
 def cut(picture: bytes) -> bytes:
     return picture[:-300]
 
@@ -206,7 +217,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_is_not_stored(tmp_path):
         ValueError, match="4 of 4 scores that are not finite numbers, such as that of image 0 of prompt"
     ):
         run(folder, prompt_set(10), SAMPLING, [Undefined("a", Mean())])
-    assert not list(folder.scores("test", SAMPLING.hash).rglob("*.*l*"))
+    assert [path.name for path in folder.scores("test", SAMPLING.hash).rglob("*") if path.is_file()] == [".lock"]
 
 
 # ---- interrupted, shared out, changed
@@ -232,6 +243,27 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path):
     run(undisturbed, prompt_set(10), SAMPLING, [evaluator])
     path = folder.score_file("test", SAMPLING.hash, "a", "1")
     assert path.read_bytes() == undisturbed.score_file("test", SAMPLING.hash, "a", "1").read_bytes()
+
+
+def test_the_later_of_two_scores_counts_whichever_process_kept_it(tmp_path):
+    folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
+    run(folder, prompt_set(10), SAMPLING, [evaluator], place=Place.of("1/2"))
+    (part,) = folder.scores("test", SAMPLING.hash).rglob("*.jsonl")
+    os.utime(part, (0, 0))  # clocks of file systems are coarse
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(folder.images("test", SAMPLING.hash) / "p02-0.png")
+    run(folder, prompt_set(10), SAMPLING, [evaluator])
+    assert table(folder, evaluator).score[2] == 9 + len(prompt_set(10).texts[2])
+
+
+def test_scores_are_not_read_while_another_command_joins_them(tmp_path):
+    folder, evaluator = run_folder(tmp_path), Brightness("a", Mean())
+    run(folder, prompt_set(10), SAMPLING, [evaluator], place=Place.of("1/2"))
+    with ThreadPoolExecutor() as pool:
+        with locked(folder.scores("test", SAMPLING.hash) / ".lock"):
+            reading = pool.submit(ScoreTable, folder, "test", SAMPLING.hash, info(evaluator))
+            with pytest.raises(TimeoutError):
+                reading.result(timeout=0.2)
+        assert len(reading.result().known) == 5
 
 
 def test_a_line_that_a_kill_has_cut_is_scored_again(tmp_path):
@@ -291,6 +323,23 @@ def test_images_prepared_by_other_processes_get_the_same_scores(tmp_path):
     for name in ("a@1", "shapes_oracle_cleanliness@2"):
         one, other = (folder.scores("test", SAMPLING.hash) / f"{name}.parquet" for folder in folders)
         assert one.read_bytes() == other.read_bytes()
+
+
+class Separate(Mean):
+    """Gives each picture a tensor of its own, as where their sizes differ."""
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [one.clone() for one in super().__call__(images)]
+
+
+def test_images_prepared_by_other_processes_keep_no_files_open(tmp_path):
+    folder = run_folder(tmp_path, 40)
+    pictures = _pictures(folder, image_set(prompt_set(40), SAMPLING, IMAGE_SIZE))
+    before = len(os.listdir("/proc/self/fd"))
+    separate = Separate()
+    for chunk in _prepared(pictures, [separate], None, num_workers=1, num_processes=1):
+        assert len(os.listdir("/proc/self/fd")) < before + 20
+        assert [float(one) for one in chunk.inputs[separate]] == Mean()([Image.open(p.path) for p in pictures]).tolist()
 
 
 # ---- one pass for those that see the same

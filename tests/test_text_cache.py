@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alignbench.evaluator import Evaluator
-from alignbench.text_cache import TextCache
+from alignbench.text_cache import TextCache, _rows
 
 PROMPTS = ["a", 'it\u2019s\n"quoted"', "", "a" * 10_000, "\u05d0\u05d1 \U0001f98a"]
 
@@ -56,3 +56,7 @@ def test_a_damaged_file_is_deleted_and_its_prompts_are_unknown(tmp_path, place):
     file.write_bytes(content)
     assert cache.read(["a", "b", "c"]).keys() == {"c"}
     assert not file.exists()
+
+
+def test_a_file_that_another_command_has_deleted_is_left_out(tmp_path):
+    assert _rows(tmp_path / "gone.safetensors") == []

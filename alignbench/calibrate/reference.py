@@ -87,6 +87,8 @@ def calibrate(
         if write:
             with locked(record.with_name(f".{RECORD}.lock")):
                 entry = {name: value for name, value in asdict(found).items() if name != "known"}
+                if before is not None:  # the first values stay: each could differ a little more than the one before
+                    entry["values"] = before["values"]
                 write_json(record, read_values(record) | {key: {"info": how, "libraries": here, **entry}})
     return done
 
