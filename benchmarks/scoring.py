@@ -1,15 +1,17 @@
 """Time the scoring of images: by this program, one image a call as the published code is used, and by its packages.
 
     python -m benchmarks.scoring --weights FOLDER [--evaluators pickscore hpsv2_1] [--images 32] [--size 512]
-        [--device cuda] [--precision bfloat16] [--official] [--apart] [--json FILE]
+        [--official] [--apart] [--json FILE]
+    python -m benchmarks.scoring --weights FOLDER --device cuda --precision bfloat16 --images 2048 --others 64
+        --batch-size 64
 
 Weights are random ones of the published sizes in the published files, written to FOLDER once (13 GB for all five);
 images are generated. Nothing is downloaded. Three ways are measured:
 
 - alignbench: the score stage, alone for each evaluator, and for all of them in one pass;
-- singly: the same networks called as evaluators.md 6.1 says the published code is: in float32 (HPSv2 on CUDA by
-  autocast), a picture opened on the main thread by each scorer, one image a pass, its prompt at full length with it, a
-  number fetched after each; HPSv2 reads its checkpoint anew for every prompt;
+- singly: the same networks called as the published code calls them: in float32 (HPSv2 on CUDA by autocast), a picture
+  opened on the main thread by each scorer, one image a pass, its prompt at full length with it, a number fetched after
+  each; HPSv2 reads its checkpoint anew for every prompt;
 - package: the official packages themselves (with --official), in the environments of `alignbench.calibrate`.
 
 Loading and text are timed apart. `images` compares what is left when both are taken out; `calls` counts the text on
@@ -55,20 +57,21 @@ def measure(arguments: argparse.Namespace, environments: Path, work: Path) -> tu
     device, precision = torch.device(arguments.device), arguments.precision
     folder, reduced, names = arguments.weights, arguments.reduced, arguments.evaluators
     samples = make_samples(work / "images", arguments.images, arguments.size)
+    few = Samples(samples.files[: arguments.others], samples.prompts[: arguments.others])
     found, moved = [], {}
     for name in names:
         ours = by_alignbench(
             [make_evaluator(folder, name, reduced, precision=precision)], samples, arguments.batch_size, device, work
         )
         exact = make_evaluator(folder, name, reduced, precision="float32")
-        found += [ours, singly(exact, samples, device)]
+        found += [ours, singly(exact, few, device)]
         if precision != "float32":
-            scores = exact.score(samples.files, samples.prompts).tolist()
+            scores = exact.score(samples.files, samples.prompts, arguments.batch_size).tolist()
             moved[name] = exact.display_scale * largest_difference(ours.scores, scores)
         exact.release()
         if arguments.official and name in PACKAGE_OF:
             found.append(
-                by_package(name, samples, weights_file(folder, name, reduced), reduced, device, environments, work)
+                by_package(name, few, weights_file(folder, name, reduced), reduced, device, environments, work)
             )
     if len(names) > 1:
         apart = [one for one in found if one.way == "singly"]
@@ -90,20 +93,24 @@ def total(apart: Sequence[Measured]) -> Measured:
 
 
 def largest_difference(scores: Sequence[float], others: Sequence[float]) -> float:
-    """Return the largest difference of two rows of scores."""
-    return max(abs(score - other) for score, other in zip(scores, others, strict=True))
+    """Return the largest difference of two rows of scores, of images that both have."""
+    return max(abs(score - other) for score, other in zip(scores, others, strict=False))
 
 
 def ratios(one: Measured, ours: Measured | None) -> dict[str, float]:
-    """Return how many times as long one way takes as this program; empty for this program itself."""
+    """Return how many times as long for an image one way takes as this program; empty for this program itself."""
     if ours is None or one is ours:
         return {}
+
+    def ratio(seconds: float, our_seconds: float) -> float:
+        return (seconds / one.num_images) / (our_seconds / ours.num_images)
+
     found = {
-        "calls": one.call_seconds / ours.call_seconds,
-        "reread": (one.call_seconds + one.rereading_seconds) / ours.call_seconds,
+        "calls": ratio(one.call_seconds, ours.call_seconds),
+        "reread": ratio(one.call_seconds + one.rereading_seconds, ours.call_seconds),
     }
     if one.image_seconds is not None and ours.image_seconds is not None:
-        found = {"images": one.image_seconds / ours.image_seconds} | found
+        found = {"images": ratio(one.image_seconds, ours.image_seconds)} | found
     if one.scores and ours.scores:
         found["largest_difference"] = largest_difference(one.scores, ours.scores)
     return found
@@ -124,12 +131,12 @@ def rows_of(found: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Print one table."""
-    table = Table(title="seconds; and how many times as long as alignbench")
+    table = Table(title="seconds; and x: how many times as long for an image as alignbench")
     for column in ("evaluator", "way"):
         table.add_column(column)
     columns = (
-        "loading", "text", "images", "images/s", "in networks", "reread", "x images", "x calls", "x calls, reread",
-        "scores differ by",
+        "loading", "number", "text", "images", "images/s", "in networks", "reread", "x images", "x calls",
+        "x calls, reread", "scores differ by",
     )  # fmt: skip
     for column in columns:
         table.add_column(column, justify="right")
@@ -137,6 +144,7 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
         ratio = row["ratios"]
         cells = [
             f"{row['loading_seconds']:.1f}",
+            str(row["num_images"]),
             _cell(row["text_seconds"], "{:.2f}"),
             _cell(row["image_seconds"], "{:.2f}") or f"{row['call_seconds']:.2f} with text",
             _cell(row.get("images_per_second"), "{:.2f}"),
@@ -159,6 +167,7 @@ def main() -> None:
     parser.add_argument("--evaluators", nargs="+", choices=[*SCORERS], default=[*SCORERS], metavar="NAME",
                         help=f"of {', '.join(SCORERS)}; all by default")  # fmt: skip
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--others", type=int, default=32, help="of these, images scored in the other ways, at most")
     parser.add_argument("--size", type=int, default=512, help="side of the images")
     parser.add_argument("--batch-size", type=int, default=16, help="images that go through a network of alignbench")
     parser.add_argument("--device", default="cpu")

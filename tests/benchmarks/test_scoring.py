@@ -61,10 +61,17 @@ def test_every_scorer_is_timed_alone_and_in_one_pass_and_scores_the_same_singly(
     assert "load_average" in printed
 
 
+def test_ways_are_compared_image_by_image():
+    ours = Measured("alignbench", "a", 4, 4.0, 3.0, 1.0, 5.0, 9.0, scores=(1.0, 2.0, 3.0, 4.0))
+    other = Measured("singly", "a", 2, 10.0, 8.0, 5.0, 15.0, 9.0, 20.0, scores=(1.0, 2.5))
+    assert scoring.ratios(other, ours) == {"images": 5.0, "calls": 6.0, "reread": 14.0, "largest_difference": 0.5}
+    assert scoring.ratios(ours, ours) == {}
+
+
 def test_a_faster_precision_is_told_with_what_it_costs(run):
-    found = run("--evaluators", "clip_score", "--precision", "bfloat16")
+    found = run("--evaluators", "clip_score", "--precision", "bfloat16", "--others", "2")
     assert 0 < found["moved_by_precision"]["clip_score"] < 2
-    assert {row["way"] for row in found["measured"]} == {"alignbench", "singly"}
+    assert {row["way"]: row["num_images"] for row in found["measured"]} == {"alignbench": 3, "singly": 2}
 
 
 def test_weights_of_image_reward_have_all_names_of_the_published_file(weights):
