@@ -173,7 +173,7 @@ def compare_official(
             "architecture": architecture,
             "vocabulary": str(get_object(official.vocabulary)) if official.vocabulary else None,
         }
-        theirs = _run(python, job, folder)
+        theirs = run_official(python, job, folder)
         config = OmegaConf.load(conf_folder() / "evaluator" / f"{official.evaluator}.yaml")
         arguments = theirs.get("arguments", architecture)
         evaluator = instantiate(config, source=theirs["weights"], precision="float32", **arguments)
@@ -213,12 +213,19 @@ def compare_official(
     return same_ids and largest <= official.bound
 
 
-def _run(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def run_official(python: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a job of `official.py` in an isolated environment, in a folder of its own, and return what came of it.
+
+    Raises:
+        UserError: the official package fails.
+    """
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     script = Path(__file__).with_name("official.py")
     # isolated from our packages; the hub is not asked, files beside the job stand in for it
     command = [str(python), "-I", str(script), "job.json"]
-    settings = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    settings = {"HF_HUB_OFFLINE": "1"}
+    if job.get("device", "cpu") == "cpu":  # a package may choose for itself
+        settings["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(command, cwd=folder, env=os.environ | settings, check=False)
     if done.returncode:
         raise UserError(f"the official package {job['official']} failed; the lines above say why")

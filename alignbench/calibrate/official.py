@@ -9,8 +9,9 @@ import json
 import re
 import shutil
 import sys
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,13 +85,18 @@ def image_reward(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         weights = str(folder / "ImageReward.pt")
         torch.save(_randomised(model, job["seed"]), weights)
 
-    model = package.load(weights, device="cpu", med_config=str(config))
-    scores, ids = [], []
+    start = time.perf_counter()
+    model = package.load(weights, device=_device(job), med_config=str(config))
+    loading = time.perf_counter() - start
+    scores, seconds, ids = [], [], []
     for name, prompt in zip(job["images"], job["prompts"], strict=True):
+        start = time.perf_counter()
         with Image.open(folder / name) as picture, torch.no_grad():
             scores.append(model.score(prompt, picture))
+        seconds.append(time.perf_counter() - start)
         ids.append(model.blip.tokenizer(prompt, padding="max_length", truncation=True, max_length=35).input_ids)
-    return {"weights": weights, "scores": scores, "token_ids": ids}
+    times = {"loading": loading, "calls": seconds, "rereading": [0.0] * len(seconds)}
+    return {"weights": weights, "scores": scores, "token_ids": ids, "seconds": times}
 
 
 def hpsv2(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -110,20 +116,30 @@ def hpsv2(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         (folder / f"{name}.json").write_text(json.dumps(job["architecture"]["architecture"]))
         factory.add_model_config(folder / f"{name}.json")
     # as the package makes it, but for the weights that it fetches before it takes those of the checkpoint
+    start = time.perf_counter()
     model, _, preprocess = factory.create_model_and_transforms(
-        name, precision="amp", device="cpu", light_augmentation=True, output_dict=True
+        name, precision="amp", device=_device(job), light_augmentation=True, output_dict=True
     )
     scoring.model_dict.update(model=model, preprocess_val=preprocess)
+    loading = time.perf_counter() - start
 
     weights = job["weights"]
     if weights is None:
         weights = str(folder / "HPS_v2.1_compressed.pt")
         torch.save({"state_dict": _randomised(model, job["seed"])}, weights)
-    scores = []
+    reading: list[float] = []  # seconds of what every call begins with: reading the checkpoint, and copying it
+    vars(model)["load_state_dict"] = _timed(model.load_state_dict, reading)
+    vars(scoring)["torch"] = _Replaced(torch, load=_timed(torch.load, reading))
+    scores, seconds, rereading = [], [], []
     for name, prompt in zip(job["images"], job["prompts"], strict=True):
+        reading.clear()
+        start = time.perf_counter()
         with Image.open(folder / name) as picture:  # more than three channels would stop the package
             scores.append(float(scoring.score(picture.convert("RGB"), prompt, cp=weights, hps_version="v2.1")[0]))
-    return {"weights": weights, "scores": scores}
+        rereading.append(sum(reading))
+        seconds.append(time.perf_counter() - start - rereading[-1])
+    times = {"loading": loading, "calls": seconds, "rereading": rereading}
+    return {"weights": weights, "scores": scores, "seconds": times}
 
 
 def hpsv3(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -275,6 +291,35 @@ def _randomised(model: torch.nn.Module, seed: int) -> dict[str, Tensor]:
     )
 
 
+def _device(job: dict[str, Any]) -> str:
+    return job.get("device", "cpu")
+
+
+def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return the function, adding to a list how long each call takes."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments, **named)
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    return call
+
+
+class _Replaced:
+    """A module some names of which mean something else."""
+
+    def __init__(self, module: ModuleType, **replaced: Any) -> None:
+        vars(self).update(replaced)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
 def _folder_of(package: str) -> Path:
     """Return where a package is installed, without importing it."""
     spec = find_spec(package)
@@ -287,7 +332,7 @@ def main() -> None:
     """Run the job named on the command line."""
     path = Path(sys.argv[1]).resolve()
     job = json.loads(path.read_text(encoding="utf-8"))
-    torch.set_num_threads(1)
+    torch.set_num_threads(job.get("threads", 1))
     result = {"image_reward": image_reward, "hpsv2": hpsv2, "hpsv3": hpsv3}[job["official"]](job, path.parent)
     result["packages"] = {name: version(name) for name in job["packages"]}
     (path.parent / "official.json").write_text(json.dumps(result), encoding="utf-8")

@@ -100,7 +100,7 @@ def test_the_exit_status_says_whether_the_difference_keeps_within_the_bound(
         "token_ids": token_ids,
     }  # fmt: skip
     monkeypatch.setattr(calibrate, "environment", lambda folder, requirements: Path("python"))
-    monkeypatch.setattr(calibrate, "_run", lambda python, job, folder: theirs)
+    monkeypatch.setattr(calibrate, "run_official", lambda python, job, folder: theirs)
     monkeypatch.setattr(calibrate, "instantiate", lambda config, **arguments: Ours())
     out = tmp_path / "out.json"
     monkeypatch.setattr(sys, "argv", ["calibrate", "--official", "image_reward", "--reduced", "--out", str(out)])

@@ -1,6 +1,6 @@
 """What the tests of published evaluators share: tiny checkpoints in the published layouts, and pictures with detail."""
 
-import gzip
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from alignbench.calibrate.reference import IMAGES
 
 TINY = {  # an open_clip configuration
     "embed_dim": 16,
@@ -73,16 +75,11 @@ def tiny_pickscore() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory) -> Path:
-    """CLIP's tokenizer as transformers saves it, made of the merges that OpenCLIP ships."""
-    from open_clip.tokenizer import SimpleTokenizer, default_bpe
-    from transformers import CLIPTokenizer
+    """CLIP's tokenizer as transformers saves it."""
+    from benchmarks.scorer_weights import write_tokenizer
 
-    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
-    renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocab = {renamed.get(token, token): number for token, number in SimpleTokenizer().encoder.items()}
     folder = tmp_path_factory.mktemp("tokenizer")
-    CLIPTokenizer(vocab, [tuple(merge.split()) for merge in merges]).save_pretrained(folder)
+    write_tokenizer(folder)
     return folder
 
 
@@ -119,6 +116,13 @@ def photos() -> Callable[[int, int], list[Image.Image]]:
         return [Image.fromarray((value * 255).astype(np.uint8)) for value in values]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """The photographs that evaluators are calibrated with: what the training path is held to the published one on."""
+    samples = json.loads((IMAGES / "samples.json").read_text())["photos"]
+    return [Image.open(IMAGES / sample["file"]).convert("RGB") for sample in samples]
 
 
 @pytest.fixture(scope="session")

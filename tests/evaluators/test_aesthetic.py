@@ -125,22 +125,44 @@ def test_the_laion_score_is_that_of_the_layers_on_unit_clip_features(laion, phot
     assert torch.equal(evaluator.score(images, list("abcde")), evaluator.score(images, [""] * 5))
 
 
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    """The folder of a tiny SigLIP and a head of its width, in bfloat16 as published."""
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(0)
+    SiglipModel(SiglipConfig(vision_config=SO400M | TOWER | {"image_size": 64}, text_config=TOWER)).save_pretrained(
+        folder
+    )
+    head = {f"scoring_head.{key}": tensor for key, tensor in stacked_head(32).bfloat16().state_dict().items()}
+    torch.save(head, folder / "aesthetic_predictor_v2_5.pth")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def v2_5(siglip):
+    """Build the V2.5 predictor on a tiny SigLIP."""
+    return partial(AestheticV25, siglip, siglip, architecture=SO400M | TOWER | {"image_size": 64})
+
+
+@pytest.fixture(params=["laion", "v2_5"])
+def predictor(request, laion, v2_5):
+    """Either predictor."""
+    return {"laion": laion, "v2_5": v2_5}[request.param]()
+
+
 @torch.no_grad()
-def test_the_v2_5_score_is_that_of_the_layers_on_unit_siglip_features(photos, tmp_path):
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = SiglipConfig(vision_config=SO400M | tower | {"image_size": 64}, text_config=tower)
-    network = SiglipModel(config).eval()
-    network.save_pretrained(tmp_path)
-    head = stacked_head(32).bfloat16()
-    published = {f"scoring_head.{key}": tensor for key, tensor in head.state_dict().items()}
-    torch.save(published, tmp_path / "aesthetic_predictor_v2_5.pth")
-    build = partial(AestheticV25, str(tmp_path), str(tmp_path), architecture=SO400M | tower | {"image_size": 64})
-    images, evaluator = photos(3, 100), build()
+def test_the_v2_5_score_is_that_of_the_layers_on_unit_siglip_features(v2_5, siglip, photos):
+    network = SiglipModel.from_pretrained(siglip).eval()
+    images, evaluator = photos(3, 100), v2_5()
     output = network.vision_model(pixel_values=evaluator.preprocess(images))
-    expected = head.float()(F.normalize(output.pooler_output, dim=-1)).squeeze(-1)
+    head = stacked_head(32).bfloat16().float()
+    expected = head(F.normalize(output.pooler_output, dim=-1)).squeeze(-1)
     scores = evaluator.score(images, [""] * 3)
     torch.testing.assert_close(scores, expected, atol=5e-6, rtol=0)
-    assert torch.equal(build(gradient_checkpointing=True).score(images, [""] * 3), scores)
+    assert torch.equal(v2_5(gradient_checkpointing=True).score(images, [""] * 3), scores)
 
 
 def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(laion, photos, pixels_of):
@@ -149,8 +171,8 @@ def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(
     assert difference.abs().max() < 0.03
 
 
-def test_the_gradient_through_pixels_matches_finite_differences(laion, photos, pixels_of):
-    evaluator = laion()
+def test_the_gradient_through_pixels_matches_finite_differences(predictor, photos, pixels_of):
+    evaluator = predictor
     evaluator.network.double()
     evaluator.affine.double()
     pixels = pixels_of(photos(2, 256)).double().requires_grad_()
@@ -163,10 +185,22 @@ def test_the_gradient_through_pixels_matches_finite_differences(laion, photos, p
     torch.testing.assert_close((gradient * block).sum(), (ahead - behind) / 2e-5, rtol=1e-5, atol=0)
 
 
-def test_scores_do_not_depend_on_the_batch(laion, photos):
-    evaluator, images = laion(), photos(7, 64)
-    alone = torch.cat([evaluator.score([image], [""]) for image in images])
-    torch.testing.assert_close(evaluator.score(images, [""] * 7), alone, atol=1e-5, rtol=0)
+def test_the_training_path_keeps_within_the_bound_on_photographs(predictor, photographs, pixels_of):
+    published = predictor.score(photographs, [""] * 4)
+    trained = torch.cat([predictor.reward(pixels_of([image]), [""]) for image in photographs])
+    assert (published - trained).abs().max() < 0.03
+
+
+def test_scores_depend_neither_on_the_batch_nor_on_its_order(predictor, photos):
+    images = photos(64, 64)
+    scores = predictor.score(images, [""] * 64, batch_size=64)
+    assert len(scores.unique()) > 32
+    for size in (1, 7):
+        parts = predictor.score(images, [""] * 64, batch_size=size)
+        torch.testing.assert_close(parts, scores, atol=1e-5, rtol=0)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = predictor.score([images[n] for n in order], [""] * 64)
+    torch.testing.assert_close(shuffled, scores[order], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -5,15 +5,17 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from open_clip import tokenize
 from PIL import Image
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from alignbench.errors import UserError
-from alignbench.score import info
+from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder, Scores
+from alignbench.score import info, score
 from evaluators.checkpoint import read_state_dict
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
@@ -75,6 +77,22 @@ def test_scores_are_those_of_transformers(evaluators, photos, tokenizer_folder, 
     assert expected.std() > 0.01
 
 
+@torch.no_grad()
+def test_pickscore_is_what_its_readme_computes_with_the_processor_of_transformers(
+    evaluators, weights, photographs, tokenizer_folder
+):
+    model = CLIPModel.from_pretrained(weights["pickscore"]).eval()
+    processor = CLIPProcessor(CLIPImageProcessorPil(), CLIPTokenizer.from_pretrained(tokenizer_folder))
+    arguments = {"padding": True, "truncation": True, "max_length": 77, "return_tensors": "pt"}
+    expected = []
+    for picture, prompt in zip(photographs, PROMPTS[1:], strict=True):
+        image = model.get_image_features(**processor(images=picture, **arguments)).pooler_output
+        text = model.get_text_features(**processor(text=prompt, **arguments)).pooler_output
+        expected.append((text / text.norm(dim=-1)) @ (image / image.norm(dim=-1)).T)
+    scores = evaluators["pickscore"].score(photographs, PROMPTS[1:])
+    torch.testing.assert_close(scores, torch.cat(expected)[:, 0], atol=1e-6, rtol=0)
+
+
 def test_each_reads_prompts_with_the_tokenizer_it_was_published_with(evaluators, tokenizer_folder):
     plain, curly = PROMPTS[:2], [CURLY]
     pickscore, hpsv2, clip_score = (evaluators[name] for name in ("pickscore", "hpsv2_1", "clip_score"))
@@ -115,7 +133,7 @@ def test_preprocessing_is_shared_by_all_but_hpsv2(evaluators):
 # ---- the same in any company
 
 
-@pytest.mark.parametrize("name", ["pickscore", "hpsv2_1"])
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2_1", "clip_score"])
 def test_scores_depend_neither_on_the_batch_nor_on_its_order(evaluators, photos, name):
     images, texts = photos(64, 64), [f"{number} {PROMPTS[number % 5]}" for number in range(64)]
     evaluator = evaluators[name]
@@ -144,6 +162,31 @@ def test_a_prompt_is_encoded_once_and_alike_in_any_company(build, monkeypatch):
     torch.testing.assert_close(build("clip_score").embed_text(PROMPTS)[[4, 1, 0, 4]], again, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2_1", "clip_score"])
+def test_prompts_encoded_before_give_the_scores_of_prompts_encoded_anew(build, photos, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, texts = photos(10, 64), [f"{PROMPTS[number % 5]} {number // 5}" for number in range(10)]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    rows = [PromptRecord(f"p{n}", text, (), (str(tmp_path / f"{n}.png"),)) for n, text in enumerate(texts)]
+
+    def table(run, prompts):
+        folder, evaluator = RunFolder(tmp_path / run), build(name)
+        folder.open(Manifest(run, "base", "test", None, "0", "0"))
+        images = ImageSet("test", "0", [row for row in rows if row.prompt in prompts], None, generated=False)
+        score(folder, images, [evaluator], 4, progress=False, num_workers=0)
+        return Scores.read(folder.score_file("test", "0", name, "1")).score, evaluator
+
+    some, _ = table("some", texts[3:])  # so that those of `mixed` are partly read and partly encoded
+    mixed, _ = table("mixed", texts)
+    kept, reader = table("kept", texts)
+    assert not reader._text  # nothing was encoded
+    anew = build(name).score(images, texts).numpy()
+    np.testing.assert_allclose(mixed, anew, atol=1e-6)
+    np.testing.assert_allclose(mixed[3:], some, atol=1e-6)  # in other batches
+    np.testing.assert_array_equal(kept, mixed)
+
+
 # ---- precision
 
 
@@ -167,7 +210,17 @@ def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(
     assert difference.abs().max() < (0.001 if "hps" in name else 0.3)
 
 
-@pytest.mark.parametrize("name", ["pickscore", "hpsv2_1"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_training_path_keeps_within_a_tenth_on_photographs(evaluators, photographs, pixels_of, name):
+    published = evaluators[name].score(photographs, PROMPTS[:4])
+    trained = torch.cat(
+        [evaluators[name].reward(pixels_of([image]), [text]) for image, text in zip(photographs, PROMPTS, strict=False)]
+    )
+    assert 100 * (published - trained).abs().max() < 0.1
+    assert 100 * published.std() > 1
+
+
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2_1", "clip_score"])
 def test_the_gradient_through_pixels_matches_finite_differences(build, photos, pixels_of, name):
     evaluator = build(name)
     evaluator.network = copy.deepcopy(evaluator.network).double()  # others share it

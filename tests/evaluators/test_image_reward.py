@@ -330,6 +330,16 @@ def test_the_training_path_differs_from_the_published_one_by_the_resizing_alone(
     assert difference.abs().max() < bound
 
 
+def test_the_training_path_keeps_within_the_bound_on_photographs(golden, photographs):
+    reward, prompts = ImageReward(**golden), PROMPTS[:4]
+    published = reward.score(photographs, prompts)
+    trained = torch.cat(
+        [reward.reward(pixels_of([image]), [text]) for image, text in zip(photographs, prompts, strict=True)]
+    )
+    assert (published - trained).abs().max() < 0.03
+    assert published.std() > 0.05
+
+
 def test_the_gradient_through_pixels_matches_finite_differences(file):
     reward = ImageReward(file, **TINY)
     reward.network.double()
