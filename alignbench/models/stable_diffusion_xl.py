@@ -53,6 +53,7 @@ class StableDiffusionXL(ModelAdapter):
         """Return zeros in place of text features, which SDXL was trained to take for no prompt, and the same sizes.
 
         A checkpoint that says otherwise in its `force_zeros_for_empty_prompt` has the features of the empty prompt.
+        Those are also what a method's prompt dropout trains, as in the published code.
         """
         if not self.pipeline.config.force_zeros_for_empty_prompt:
             return replace(super().without_prompts(conditioning), time_ids=conditioning.time_ids)
