@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
+from alignbench.errors import UserError
 from alignbench.models.adapter import Ladder, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
 
@@ -21,6 +22,9 @@ class StableDiffusionXL(ModelAdapter):
     Images are declared uncropped and as large as they are sampled: (R, R, 0, 0, R, R) for original size, crop and
     target size, in sampling and in training, as in the published code of DPO, InPO, SmPO and SFT. MaPO's tells the true
     size and crop of the preferred image.
+
+    Raises:
+        UserError: if the VAE is to decode in float16 and is not made for it.
     """
 
     pipeline_class = "StableDiffusionXLPipeline"
@@ -30,6 +34,11 @@ class StableDiffusionXL(ModelAdapter):
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
         pipeline.scheduler = as_ddim(pipeline.scheduler, set_alpha_to_one=True)
         super().__init__(pipeline, *args, **kwargs)
+        if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
+            raise UserError(
+                "model.adapter.vae_dtype=float16 would blacken images: the VAE of these weights overflows (its "
+                "force_upcast is true); choose float32, or weights with a repaired VAE"
+            )
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -44,6 +53,7 @@ class StableDiffusionXL(ModelAdapter):
         """Return zeros in place of text features, which SDXL was trained to take for no prompt, and the same sizes.
 
         A checkpoint that says otherwise in its `force_zeros_for_empty_prompt` has the features of the empty prompt.
+        Those are also what a method's prompt dropout trains, as in the published code.
         """
         if not self.pipeline.config.force_zeros_for_empty_prompt:
             return replace(super().without_prompts(conditioning), time_ids=conditioning.time_ids)

@@ -303,6 +303,15 @@ def test_the_vae_stays_float32_beside_a_half_precision_network_and_under_autocas
     assert len(model.generate(PROMPTS, noise_for(model), 2, 4.0)) == 3
 
 
+def test_a_vae_of_stable_diffusion_xl_that_overflows_never_decodes_in_float16():
+    pipeline = tiny_stable_diffusion_xl()
+    with pytest.raises(UserError, match="vae_dtype=float16 would blacken images"):
+        StableDiffusionXL(pipeline, RESOLUTION, ["to_q"], vae_dtype="float16")
+    pipeline.vae.register_to_config(force_upcast=False)
+    model = StableDiffusionXL(pipeline, RESOLUTION, ["to_q"], vae_dtype="float16")
+    assert model.decode_latents(noise_for(model)).dtype == torch.float32
+
+
 # ---- predict
 
 
