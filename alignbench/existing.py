@@ -88,7 +88,7 @@ def _refuse_other_base(run: RunFolder, model: str) -> None:
             images = other.manifest.start_weights.get("images", "other images")
             raise UserError(
                 f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
-                "have changed, or it is another folder: give model.name=NAME, another results folder, or delete that one"
+                "have changed, or it is another folder: give model.name=NAME or another results folder, or delete it"
             )
 
 

@@ -19,8 +19,8 @@ from alignbench.errors import UserError
 
 MIN_SIDE = 8
 MAX_ASPECT = 20
-# What PIL raises of damaged files: a broken PNG chunk is a SyntaxError, a TIFF without size a TypeError, an unknown DDS a
-# NotImplementedError.
+# What PIL raises of damaged files: a broken PNG chunk is a SyntaxError, a TIFF without size a TypeError, an unknown DDS
+# a NotImplementedError.
 DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, struct.error,
     Image.DecompressionBombError,
@@ -90,7 +90,7 @@ def accepted(image: Image.Image) -> Image.Image:
 def _fits_16_bits(image: Image.Image) -> bool:
     """Say whether all values of a grey picture lie within 0..65535; PIL opens some of 16 bits with 32."""
     low, high = image.getextrema()
-    return 0 <= low and high < 2**16  # pyright: ignore[reportOperatorIssue]
+    return low >= 0 and high < 2**16  # pyright: ignore[reportOperatorIssue]
 
 
 def _alpha_floor(image: Image.Image) -> int:

@@ -287,7 +287,7 @@ class _ByValue:
 
 
 def _sent(inputs: Any) -> Any:
-    """Return inputs as a worker hands them over. A shared tensor keeps a file open, too many where each image is one."""
+    """Return inputs as a worker hands them over. A shared tensor keeps a file open: many where each image is one."""
     if get_worker_info() is None or not isinstance(inputs, list):
         return inputs
     return [_ByValue(entry) if isinstance(entry, Tensor) else entry for entry in inputs]
