@@ -216,6 +216,19 @@ def _picture(text: str, named: str) -> Image.Image:
         raise Refusal(400, f"{named} {error}") from None
 
 
+def usable(device: str) -> str:
+    """Return a device on which numbers can be kept.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
+        raise UserError(f"device={device} cannot be used ({str(error).splitlines()[0]}); give another") from None
+    return device
+
+
 def main() -> None:
     """Serve until a signal ends it. Exit status 2 means: the command must be changed."""
     args = arguments()
@@ -224,7 +237,7 @@ def main() -> None:
     try:
         check_neighbours()
         evaluator = build_evaluator(args.evaluator, read_settings(args.settings))
-        evaluator.to(args.device)
+        evaluator.to(usable(args.device))
         token = args.token or os.environ.get(TOKEN_VARIABLE)
         server = ScoreServer(evaluator, args.host, args.port, token, args.batch_size, args.max_request_mb)
     except UserError as error:

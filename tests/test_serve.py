@@ -17,7 +17,7 @@ from PIL import Image
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.remote_protocol import Info, checked_token, is_loopback
-from alignbench.serve import ScoreServer
+from alignbench.serve import ScoreServer, usable
 from evaluators import load
 from evaluators.preprocess import ClipPixels
 
@@ -234,3 +234,10 @@ def test_the_program_refuses_in_one_sentence(monkeypatch, capsys):
             serve.main()
         assert stopped.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(device):
+    assert usable("cpu") == "cpu"
+    with pytest.raises(UserError, match=f"device={device} cannot be used .*; give another"):
+        usable(device)
