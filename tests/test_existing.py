@@ -110,6 +110,7 @@ def test_a_base_that_has_changed_is_refused_before_anything_is_scored(two_folder
     assert list((tmp_path / "results").glob("base-*")) == [run]
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_named_and_the_command_fails(two_folders, tmp_path):
     (two_folders[1] / "shaded3.png").write_bytes(b"")
     done = program(folders_argument(two_folders), f"results={tmp_path / 'results'}")
