@@ -357,4 +357,4 @@ def _check_weights(model: DictConfig) -> None:
         from alignbench.models.loading import check_weights
 
         pipeline = model.adapter.pipeline
-        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class)
+        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config)

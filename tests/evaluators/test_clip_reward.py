@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from alignbench.errors import UserError
+from alignbench.models.state_dicts import read_state_dict
 from alignbench.score import info
-from evaluators.checkpoint import read_state_dict
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
 from evaluators.pickscore import PickScore
