@@ -20,6 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 import methods
 from alignbench import inversion, preference
@@ -78,7 +79,10 @@ def commands():
 def placeholders(tmp_path_factory):
     """Something real for each word in capitals."""
     folder, file = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("data") / "prompts.txt"
-    tiny_flux().save_pretrained(folder)
+    pipeline = tiny_flux()
+    pipeline.save_pretrained(folder)
+    single = tmp_path_factory.mktemp("single") / "flux1.safetensors"
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, single)  # checked, not loaded
     file.write_text("a red circle\n")
     images = {}
     for letter in "AB":
@@ -86,14 +90,15 @@ def placeholders(tmp_path_factory):
         Image.new("RGB", (64, 64)).save(pictures / "1.png")
         (pictures / "list.csv").write_text("file,prompt\n1.png,a red circle\n")
         images[f"FOLDER_{letter}"] = str(pictures)
-    return {"FOLDER": str(folder), "FILE": str(file), **images}
+    weights = {"FOLDER": str(folder), "SINGLE_FILE": str(single), "POLICY": str(folder / "transformer")}
+    return {**weights, "FILE": str(file), **images}
 
 
 @pytest.mark.parametrize("given", list(commands()))
 def test_every_command_passes_the_checks(given, placeholders):
     args = get_args_parser().parse_args(given)
     overrides = [
-        re.sub(r"\b(FOLDER|FOLDER_A|FOLDER_B|FILE)\b", lambda found: placeholders[found[0]], text)
+        re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
         for text in args.overrides
     ]
     check_command_line(overrides, args.multirun)

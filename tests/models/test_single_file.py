@@ -88,7 +88,7 @@ def test_what_a_file_lacks_comes_from_the_folder(kind, tmp_path, to_original):
     assert_same(load_pipeline(file, kind, config=str(folder)), pipeline)
 
     without_weights(folder, "vae")
-    with pytest.raises(UserError, match="what model.safetensors lacks, lacks the weights of text_encoder/"):
+    with pytest.raises(UserError, match=r"what model.safetensors lacks, lacks the weights of text_encoder/"):
         check_weights(file, None, kind, str(folder))
 
 
