@@ -114,6 +114,16 @@ def _load_adapters(model: "ModelAdapter", policy: Policy, state: dict[str, Tenso
         state = _with_alpha_inside(state, policy)
     state = _in_keys_of_peft(model, policy, state)
     _check_adapters(network, policy, state)
+    put_adapters(network, state, config)
+
+
+def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> None:
+    """Add low-rank adapters to a network without any, in the dtype they have.
+
+    Args:
+        state: `<module>.lora_A.weight` and `.lora_B.weight` of each adapter.
+        config: as PEFT has it; without one every alpha is its rank.
+    """
     network.load_lora_adapter(state, prefix=None, metadata=config, adapter_name="default")
     if network.dtype not in (torch.float32, torch.float64):  # loading rounded the adapters to the network's dtype
         from peft import set_peft_model_state_dict
