@@ -159,7 +159,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: if a required value is missing.
     """
-    if cfg.method.name == "base":  # trains on nothing, so it needs no data
+    if not trains(cfg):  # trains on nothing, so it needs no data
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
@@ -173,8 +173,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Return the fingerprint of all that changes the weights; a base run depends on its model alone."""
-    return _fingerprint(_recipe(cfg) | ({} if cfg.method.name == "base" else {"seed": cfg.seed}))
+    """Return the fingerprint of all that changes the weights; a run that trains nothing depends on its model alone."""
+    return _fingerprint(_recipe(cfg) | ({"seed": cfg.seed} if trains(cfg) else {}))
 
 
 def recipe_hash(cfg: DictConfig) -> str:
@@ -184,9 +184,12 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    # how the model is sampled does not change it
-    model = {key: v for key, v in values["model"].items() if key not in ("num_inference_steps", "guidance_scale")}
-    if cfg.method.name == "base":
+    # how the model is sampled does not change it, nor does what is known of its past
+    beside = ("num_inference_steps", "guidance_scale", "policy_trained_on")
+    model = {key: value for key, value in values["model"].items() if key not in beside}
+    if cfg.model.policy is None:
+        model.pop("policy_revision", None)
+    if not trains(cfg):
         return {"method": values["method"], "model": model}
     train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
     recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
@@ -199,7 +202,26 @@ def _fingerprint(values: dict[str, Any]) -> str:
 
 def run_name(cfg: DictConfig) -> str:
     """Return the folder name of a run: the same for the same command, on every process."""
-    return f"{cfg.method.name}-{cfg.model.name}-{config_hash(cfg)}"
+    return f"{row_name(cfg)}-{cfg.model.name}-{config_hash(cfg)}"
+
+
+def row_name(cfg: DictConfig) -> str:
+    """Return how tables call a run: its method, or the published policy that `method=base model.policy=X` measures."""
+    if trains(cfg) or cfg.model.policy is None:
+        return cfg.method.name
+    from alignbench.models.policies import policy_label
+
+    return policy_label(cfg.model.policy)
+
+
+def trains(cfg: DictConfig) -> bool:
+    """Say whether a run makes weights of its own; `method=base` measures those that it is given."""
+    return cfg.method.name != "base"
+
+
+def is_base(cfg: DictConfig) -> bool:
+    """Say whether this is the untouched model that all else is compared with."""
+    return not trains(cfg) and cfg.model.policy is None
 
 
 def base_of(cfg: DictConfig) -> DictConfig:
@@ -208,6 +230,8 @@ def base_of(cfg: DictConfig) -> DictConfig:
     assert isinstance(base, DictConfig)
     base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.model.policy = None
+    base.model.policy_revision = None
+    base.model.policy_trained_on = []
     return base
 
 
@@ -224,10 +248,10 @@ def check(cfg: DictConfig) -> None:
     values = resolve(cfg)
     _check_stages(values["stages"])
     Place.of(values["shard"])
-    if values["shard"] is not None and "train" in values["stages"] and values["method"]["name"] != "base":
+    if values["shard"] is not None and "train" in values["stages"] and trains(cfg):
         raise UserError("shard splits generate and score alone; train first, and then take train out of stages")
     _check_numbers(values)
-    if values["method"]["name"] != "base":
+    if trains(cfg):
         _check_package(values["train"]["optimizer"]["_target_"])
         _check_method(values["method"], values["data"])
         build(cfg.method)
@@ -236,8 +260,6 @@ def check(cfg: DictConfig) -> None:
                 raise UserError(f"auxiliary.{name}.weight={term['weight']} must be a number above 0")
             _check_method(term["term"], term["data"])
             build(cfg.auxiliary[name].term)
-    elif values["model"]["policy"] is not None:
-        raise UserError("method=base is the untouched model and takes no model.policy; give model.policy to a method")
     if {"score", "report"} & set(values["stages"]):
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
@@ -351,10 +373,20 @@ def _provides(data: str) -> frozenset[str]:
 
 
 def _check_weights(model: DictConfig) -> None:
-    if model.policy is not None and not Path(model.policy).is_dir():
-        raise UserError(f"model.policy={model.policy} is not a folder; give one that holds trained weights")
     if "pretrained_model_name_or_path" in model:
         from alignbench.models.loading import check_weights
 
         pipeline = model.adapter.pipeline
-        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class)
+        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config)
+    known = _choices("evaluator")
+    for name in model.policy_trained_on:
+        if model.policy is None:
+            raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")
+        if name not in known:
+            raise UserError(f"model.policy_trained_on names {name}, which is unknown;{near(name, known)}")
+    if model.policy is not None:
+        from hydra.utils import get_class
+
+        from alignbench.models.policies import check_policy
+
+        check_policy(model.policy, get_class(model.adapter._target_).denoiser_name, model.policy_revision)

@@ -10,18 +10,32 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from alignbench.config import STAGES, base_of, build, config_hash, has_images, recipe_hash, resolve, run_name
+from alignbench.config import (
+    STAGES,
+    base_of,
+    build,
+    config_hash,
+    has_images,
+    is_base,
+    recipe_hash,
+    resolve,
+    row_name,
+    run_name,
+    trains,
+)
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError
 from alignbench.existing import compare_existing
-from alignbench.files import write_text
+from alignbench.files import file_digest, write_text
 from alignbench.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.policies import find_policy
 from alignbench.place import Place
 from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.terminal import print_run
@@ -69,7 +83,8 @@ class Job:
         self.console = console
         self.root = Path(cfg.results)
         self.folder = RunFolder(self.root / run_name(cfg))
-        self.is_base = cfg.method.name == "base"
+        self.is_base = is_base(cfg)
+        self.trains = trains(cfg)
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
 
     def run(self) -> None:
@@ -94,8 +109,8 @@ class Job:
     # ---- stages
 
     def train(self) -> None:
-        """Train, unless it was done before. The base run has nothing to train."""
-        if self.is_base:
+        """Train, unless it was done before. The base run and a published policy have nothing to train."""
+        if not self.trains:
             return
         if self.folder.completed("train"):
             self.console.print(f"train: done before, {self.folder.policy}")
@@ -112,7 +127,7 @@ class Job:
             for node in self.cfg.auxiliary.values()
         ]
         budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
-        seen = [*method.trained_on, *(() if kind == "prompts" else data.judged_by)]
+        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.judged_by]
         if self.accelerator.is_main_process:
@@ -135,10 +150,10 @@ class Job:
         if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
-        if not self.is_base and not self.folder.completed("train"):
+        if self.trains and not self.folder.completed("train"):
             raise UserError(f"{self.folder.path} holds no trained policy; add train to stages")
         model = self._model(self.cfg)
-        if not self.is_base:
+        if self.trains:
             model.load_policy(self.folder.verified(self.folder.policy))
         model.to(self.accelerator.device)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.place), "generate")
@@ -149,7 +164,7 @@ class Job:
         assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
-        if self.is_base and not self._generated():
+        if not self.trains and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
         self._leave(self.scoring.score(self.folder, images), "score")
@@ -198,20 +213,29 @@ class Job:
     def _open(self) -> None:
         """Start the run folder, or check that what lies there belongs to this configuration."""
         with self.accelerator.main_process_first():
-            self.folder.open(
+            start = start_weights(self.cfg)
+            found = self.folder.open(
                 Manifest(
                     run=self.folder.name,
-                    method=self.cfg.method.name,
+                    method=row_name(self.cfg),
                     model=self.cfg.model.name,
-                    seed=None if self.is_base else self.cfg.seed,
+                    seed=self.cfg.seed if self.trains else None,
                     config_hash=config_hash(self.cfg),
                     recipe_hash=recipe_hash(self.cfg),
-                    start_weights=start_weights(self.cfg),
+                    start_weights=start,
+                    trained_on=list(self.cfg.model.policy_trained_on),
                     package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
                     commit=commit(),
                     devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
                 )
             )
+            if changed := [key for key, value in found.start_weights.items() if start.get(key, value) != value]:
+                raise UserError(
+                    f"{self.folder.path} was made from weights of another {' and '.join(changed)}; give those back, "
+                    "choose another results folder, or delete this one"
+                )
+            if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
+                self.folder.update(trained_on=list(self.cfg.model.policy_trained_on))
             if self.accelerator.is_main_process and not self.folder.config_file.exists():
                 write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
 
@@ -221,7 +245,7 @@ class Job:
         say(f"[bold]{self.folder.name}[/bold]  {' > '.join(stages)}")
         say(f"  folder      {self.folder.path}")
         say(f"  model       {self.cfg.model.name}, {self.cfg.model.resolution} px, {self.accelerator.device}")
-        if "train" in stages and not self.is_base:
+        if "train" in stages and self.trains:
             rest = -(-settings.total_batch_size // (settings.micro_batch_size * self.accelerator.num_processes))
             say(
                 f"  batch       {settings.total_batch_size} samples an update = {self.accelerator.num_processes} "
@@ -234,7 +258,7 @@ class Job:
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
-        if self.is_base or self.prompts is None:
+        if not self.trains or self.prompts is None:
             return None
         trained = None
         for node in (self.cfg.data, *(term.data for term in self.cfg.auxiliary.values())):
@@ -252,8 +276,9 @@ class Job:
         """Build the model with its start weights."""
         model = build(cfg.model.adapter)
         if cfg.model.policy is not None:
-            model.load_policy(Path(cfg.model.policy))
-            model.fold_adapters()  # a policy trained from here on is relative to their sum
+            model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+            if trains(cfg):
+                model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model
 
 
@@ -264,6 +289,13 @@ def _length(settings: DictConfig) -> str:
 
 
 def start_weights(cfg: DictConfig) -> dict[str, str]:
-    """Say what training starts from, as the manifest records it."""
-    pipeline = {key: str(value) for key, value in cfg.model.adapter.pipeline.items() if key != "_target_"}
-    return pipeline | ({} if cfg.model.policy is None else {"policy": str(cfg.model.policy)})
+    """Say what the model is made of, as the manifest records it: paths, and revision or sha256 of what they held."""
+    pipeline = cfg.model.adapter.pipeline
+    found = {key: str(value) for key, value in pipeline.items() if key != "_target_"}
+    file = Path(found.get("pretrained_model_name_or_path", ""))
+    if file.is_file():
+        found["sha256"] = file_digest(file)
+    if cfg.model.policy is not None:
+        denoiser = get_class(cfg.model.adapter._target_).denoiser_name
+        found |= find_policy(cfg.model.policy, denoiser, cfg.model.policy_revision).origin
+    return found

@@ -15,7 +15,8 @@ from transformers import SiglipConfig, SiglipModel
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file, read_state_dict
+from alignbench.models.state_dicts import read_state_dict
+from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
 from evaluators.clip_network import Precision, check_precision, checkpoint_layers, image_pass, load_clip_vision
 from evaluators.clip_reward import unit
 from evaluators.preprocess import ClipPixels, Pixels, SiglipPixels

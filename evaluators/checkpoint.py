@@ -1,18 +1,17 @@
 """Published weights of evaluators: where their files are, and how they get into a module without being copied."""
 
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.models.loading import ask_hub
+from alignbench.models.state_dicts import misfits, shapes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,19 +58,6 @@ def _local_file(source: str, filename: str, revision: str | None) -> Path | None
     return Path(cached) if isinstance(cached, str) else None
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint, on the CPU and mapped from the disk where its format allows.
-
-    Reads safetensors and what torch.save writes, without running code from the file; training checkpoints hold the
-    tensors in their entry `state_dict`.
-    """
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    # files of torch before 1.6 are no archives and cannot be mapped
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    return dict(content.get("state_dict", content))
-
-
 def assign(make_module: Callable[[], ModuleT], state_dict: Mapping[str, Tensor]) -> ModuleT:
     """Return a module, frozen and in eval mode, whose parameters are these very tensors, in their own dtypes.
 
@@ -84,32 +70,18 @@ def assign(make_module: Callable[[], ModuleT], state_dict: Mapping[str, Tensor])
     with torch.device("meta"):
         module = make_module()
     positions = {key: buffer for key, buffer in module.named_buffers() if key.rpartition(".")[2] == "position_ids"}
-    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items() if key not in positions}
-    found = {key: tuple(tensor.shape) for key, tensor in state_dict.items() if key not in positions}
-    wrong = [f"{key} is {found[key]} instead of {expected[key]}" for key in found.keys() & expected.keys()
-             if found[key] != expected[key]]  # fmt: skip
-    faults = [
-        *_listed("missing: ", expected.keys() - found.keys()),
-        *_listed("left over: ", found.keys() - expected.keys()),
-        *_listed("of another shape: ", wrong),
-    ]
-    if faults:
+    tensors = {key: tensor for key, tensor in state_dict.items() if key not in positions}
+    expected = {key: tensor for key, tensor in module.state_dict().items() if key not in positions}
+    if faults := misfits(shapes(expected), shapes(tensors)):
         raise UserError(
-            f"the weights do not fit {type(module).__name__}; {'; '.join(faults)}; "
+            f"the weights do not fit {type(module).__name__}; {faults}; "
             "give the published file, or the architecture that the weights were made with"
         )
     # strict but for the position ids, which a module may count among its state
-    module.load_state_dict({key: state_dict[key] for key in found}, strict=not positions, assign=True)
+    module.load_state_dict(tensors, strict=not positions, assign=True)
     for key, buffer in positions.items():
         owner, _, name = key.rpartition(".")
         setattr(module.get_submodule(owner), name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
     if unset := [key for key, buffer in module.named_buffers() if buffer.is_meta]:
         raise ValueError(f"{type(module).__name__} keeps {', '.join(unset)} out of its state; assign cannot fill it")
     return module.requires_grad_(False).eval()
-
-
-def _listed(label: str, entries: Iterable[str]) -> list[str]:
-    """Return the label with the first few entries in order; nothing if there are none."""
-    entries = sorted(entries)
-    rest = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-    return [f"{label}{', '.join(entries[:3])}{rest}"] if entries else []

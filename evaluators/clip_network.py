@@ -16,7 +16,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from alignbench.errors import UserError
 from alignbench.files import file_digest
-from evaluators.checkpoint import assign, read_state_dict
+from alignbench.models.state_dicts import read_state_dict
+from evaluators.checkpoint import assign
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

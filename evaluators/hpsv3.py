@@ -26,7 +26,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file, read_state_dict
+from alignbench.models.state_dicts import read_state_dict
+from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
 from evaluators.clip_network import checkpoint_layers
 from evaluators.preprocess import QwenPixels
 

@@ -11,7 +11,8 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file, read_state_dict
+from alignbench.models.state_dicts import read_state_dict
+from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
 from evaluators.clip_network import Precision, check_precision, checkpoint_layers
 from evaluators.preprocess import ClipPixels
 

@@ -4,6 +4,7 @@ import itertools
 from importlib.util import find_spec
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -104,6 +105,27 @@ def test_the_base_run_depends_on_the_model_alone():
     assert run_name(base_of(composed("model=sd15_mini"))) not in names
 
 
+def test_a_published_policy_is_a_run_of_its_own_beside_the_base(tmp_path):
+    torch.save({}, tmp_path / "unet.pth")
+    given = ["model=sd15_mini", f"model.policy={tmp_path}/unet.pth"]
+    published = composed("method=base", *given)
+    assert check_command_line(["method=base", *given], False) == 1
+    assert run_name(published) == f"published_{tmp_path.name}-sd15_mini-{config_hash(published)}"
+    assert run_name(composed("method=base", *given, "seed=3")) == run_name(published)
+    base = run_name(composed("method=base", "model=sd15_mini"))
+    assert run_name(base_of(published)) == run_name(base_of(composed("method=dpo", *given))) == base
+    names = {run_name(composed("method=base", *given, f"model.policy_revision={name}")) for name in ("a", "b")}
+    assert len({run_name(published), *names}) == 3
+
+
+def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
+    assert run_name(composed("model.policy_trained_on=[shapes_clip]")) == run_name(composed())
+    assert "model.policy_trained_on names clip, which is unknown" in refusal(
+        "model.policy_trained_on=[clip]", "model.policy=FOLDER"
+    )
+    assert "belongs to a model.policy" in refusal("model.policy_trained_on=[shapes_clip]")
+
+
 # ---- refusals
 
 
@@ -130,7 +152,7 @@ def test_the_base_run_depends_on_the_model_alone():
         ("auxiliary=denoise", "auxiliary=denoise is unknown", "did you mean denoising"),
         ("sampling.noise=same", "sampling.noise=same is unknown", "per_prompt, constant"),
         ("prompts.limit=0", "prompts.limit=0", "at least 1"),
-        ("model.policy=/nowhere", "model.policy=/nowhere is not a folder", "trained weights"),
+        ("model.policy=/nowhere", "model.policy=/nowhere is neither here nor a hub id", "trained weights"),
         ("nonsense", "'nonsense' is not understood", "key=value"),
         ("reward=none", "method=srpo trains on a reward", "reward=NAME"),
         ("evaluators=none", "evaluators is empty", "available: papers, shapes"),

@@ -20,6 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 import methods
 from alignbench import inversion, preference
@@ -28,6 +29,8 @@ from alignbench.catalogue import read_settings
 from alignbench.config import check_command_line, conf_folder
 from alignbench.context import Context
 from alignbench.evaluator import Reward
+from alignbench.export import arguments as arguments_of_export
+from alignbench.export import find_source
 from alignbench.models.random import tiny_adapter, tiny_flux
 from alignbench.serve import arguments as arguments_of_serve
 from evaluators import load
@@ -78,7 +81,12 @@ def commands():
 def placeholders(tmp_path_factory):
     """Something real for each word in capitals."""
     folder, file = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("data") / "prompts.txt"
-    tiny_flux().save_pretrained(folder)
+    pipeline = tiny_flux()
+    pipeline.save_pretrained(folder)
+    (folder / "unet").mkdir()  # some commands start from trained weights of another family
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    single = tmp_path_factory.mktemp("single") / "flux1.safetensors"
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, single)  # checked, not loaded
     file.write_text("a red circle\n")
     images = {}
     for letter in "AB":
@@ -86,14 +94,15 @@ def placeholders(tmp_path_factory):
         Image.new("RGB", (64, 64)).save(pictures / "1.png")
         (pictures / "list.csv").write_text("file,prompt\n1.png,a red circle\n")
         images[f"FOLDER_{letter}"] = str(pictures)
-    return {"FOLDER": str(folder), "FILE": str(file), **images}
+    weights = {"FOLDER": str(folder), "SINGLE_FILE": str(single), "POLICY": str(folder / "transformer")}
+    return {**weights, "FILE": str(file), **images}
 
 
 @pytest.mark.parametrize("given", list(commands()))
 def test_every_command_passes_the_checks(given, placeholders):
     args = get_args_parser().parse_args(given)
     overrides = [
-        re.sub(r"\b(FOLDER|FOLDER_A|FOLDER_B|FILE)\b", lambda found: placeholders[found[0]], text)
+        re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
         for text in args.overrides
     ]
     check_command_line(overrides, args.multirun)
@@ -350,3 +359,63 @@ def test_the_example_of_an_evaluator_scores():
     evaluator = getattr(module_of(block), target.removeprefix("evaluators.saturation."))()
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("grey", "red", (255, 127, 127))]
     torch.testing.assert_close(evaluator.score(pictures, [""] * 3), torch.tensor([0, 1, 128 / 255]), atol=1e-5, rtol=0)
+
+
+# ---- weights
+
+
+@pytest.fixture(scope="module")
+def mini_run(tmp_path_factory):
+    """Runs of flux_mini as training leaves them, and its pipeline as a folder: what the pages call RUN and BASE."""
+    root = tmp_path_factory.mktemp("runs")
+    models = {}
+    for tuning in ("lora", "full"):
+        model = instantiate(configuration("dpo", "flux_mini").model.adapter)
+        if not models:
+            model.pipeline.save_pretrained(root / "base")
+        model.prepare_training(tuning, rank=2, alpha=6)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in (p for p in model.denoiser.parameters() if p.requires_grad):
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+        model.save_policy(root / tuning / "policy")
+        model.fold_adapters()
+        models[tuning] = model.denoiser.state_dict()
+    return root, models
+
+
+def loading_blocks():
+    for page in (README, ROOT / "docs" / "models.md"):
+        for block in blocks(page, "python"):
+            if "RUN/policy" in block:
+                tuning = "lora" if "load_lora_weights" in block else "full"
+                yield pytest.param(block, tuning, id=f"{name(page)}: {tuning}")
+
+
+@pytest.mark.parametrize(("block", "tuning"), list(loading_blocks()))
+def test_the_three_lines_load_what_a_run_leaves(block, tuning, mini_run):
+    root, models = mini_run
+    assert len([line for line in block.splitlines() if line]) == 3
+    names: dict = {}
+    exec(block.replace('"BASE"', repr(str(root / "base"))).replace('"RUN/', f'"{root / tuning}/'), names)
+    network = names["pipeline"].transformer
+    if tuning == "lora":
+        network.fuse_lora()
+        network.unload_lora()
+    for key, tensor in models[tuning].items():
+        torch.testing.assert_close(network.state_dict()[key], tensor, rtol=0, atol=1e-5, msg=key)
+
+
+def exports():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for words in (shlex.split(line, comments=True) for line in block.splitlines()):
+                if words[:3] == ["python", "-m", "alignbench.export"]:
+                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
+
+
+@pytest.mark.parametrize("words", list(exports()))
+def test_every_command_that_exports_is_understood(words, placeholders):
+    args = arguments_of_export(words)
+    if args.settings:
+        settings = [word.replace("FOLDER", placeholders["FOLDER"]) for word in args.settings]
+        assert find_source(placeholders["POLICY"], [w.replace("sdxl", "flux") for w in settings]).run is None

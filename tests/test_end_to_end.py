@@ -1,6 +1,7 @@
 """The whole command, from training to tables, on tiny random models of the real classes and on the miniatures."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from alignbench.models.random import tiny_flux, tiny_stable_diffusion
+from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = [
@@ -245,3 +247,53 @@ def test_what_an_auxiliary_loss_learns_from_is_marked_as_trained_on(tmp_path):
     assert manifest["trained_on"] == ["shapes_clip", "shapes_annotators"]
     lines = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
     assert all(line["denoising/loss"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_published_policy_is_measured_against_the_untouched_model(tmp_path):
+    model = tiny_adapter("stable_diffusion", seed=5)
+    folder = tmp_path / "sd"
+    model.pipeline.save_pretrained(folder)
+    model.prepare_training("lora", rank=2, alpha=8)
+    for parameter in model.denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    model.save_policy(tmp_path / "kind_lora")
+    policy = tmp_path / "kind_lora" / "pytorch_lora_weights.safetensors"
+    command = [
+        "method=base",
+        "model=sd15",
+        f"model.pretrained_model_name_or_path={folder}",
+        "model.resolution=64",
+        "evaluators=shapes",
+        "prompts=shapes",
+        "prompts.limit=4",
+        "sampling.num_inference_steps=2",
+        f"results={tmp_path / 'results'}",
+    ]
+    alignbench(*command, f"model.policy={policy}", "model.policy_trained_on=[shapes_clip]")
+    found = runs(tmp_path / "results")
+    assert set(found) == {"base", "published_kind_lora"}
+    manifest = json.loads((found["published_kind_lora"] / "manifest.json").read_text())
+    assert manifest["seed"] is None
+    assert manifest["start_weights"]["policy"] == str(policy)
+    assert manifest["start_weights"]["policy_sha256"] == hashlib.sha256(policy.read_bytes()).hexdigest()
+    assert manifest["budget"]["optimizer_steps"] == 0
+    table = [row for row in rows(tmp_path / "results" / "leaderboard.csv") if row["group"] == "all"]
+    assert {row["method"] for row in table} == {"base", "published_kind_lora"}
+    published = [row for row in table if row["method"] != "base"]
+    assert all(row["win_rate_vs_base"] for row in published)
+    assert {row["evaluator"] for row in published if row["trained_on"] == "True"} == {"shapes_clip"}
+
+    # its images are those of the adapters, not folded into the weights and not left out
+    images = {name: next(run.glob("images/shapes/*/")) for name, run in found.items()}
+    assert sorted(path.name for path in images["base"].glob("*.png")) == sorted(
+        path.name for path in images["published_kind_lora"].glob("*.png")
+    )
+    assert all(path.read_bytes() != (images["base"] / path.name).read_bytes()
+               for path in images["published_kind_lora"].glob("*.png"))  # fmt: skip
+
+    save_file({"unet.x": torch.zeros(1)}, policy)
+    done = alignbench(*command, f"model.policy={policy}", check=False)
+    assert done.returncode == 2
+    assert "was made from weights of another policy_sha256" in done.stderr

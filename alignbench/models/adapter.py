@@ -65,7 +65,7 @@ class ModelAdapter(ABC):
     """
 
     pipeline_class: ClassVar[str]  # as written in model_index.json
-    denoiser_name: ClassVar[str]  # attribute of the pipeline: "unet" or "transformer"
+    denoiser_name: ClassVar[Literal["unet", "transformer"]]  # attribute of the pipeline
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
 
@@ -381,10 +381,14 @@ class ModelAdapter(ABC):
         """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors."""
         saved.save_policy(self, folder)
 
-    def load_policy(self, folder: Path) -> None:
-        """Take weights that `save_policy` wrote; adapters replace those there are, they do not add up.
+    def load_policy(self, path: Path | str, revision: str | None = None) -> None:
+        """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
+
+        Args:
+            path: a folder or file, or a hub id.
+            revision: commit, branch or tag on the hub.
 
         Raises:
-            FileNotFoundError: if the folder holds neither a network nor an adapter of this family.
+            UserError: if there are none, or a tensor is missing, left over or of another shape.
         """
-        saved.load_policy(self, folder)
+        saved.load_policy(self, path, revision)

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from alignbench.errors import UserError
+from alignbench.models.state_dicts import read_state_dict
 from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder, Scores
 from alignbench.score import info, score
-from evaluators.checkpoint import read_state_dict
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
 from evaluators.pickscore import PickScore

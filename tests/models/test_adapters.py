@@ -579,7 +579,7 @@ def test_training_on_top_of_a_loaded_adapter_starts_from_it(model, tmp_path):
 
 
 def test_a_folder_without_a_policy_is_refused(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match=LORA_FILE):
+    with pytest.raises(UserError, match=LORA_FILE):
         model.load_policy(tmp_path)
 
 

@@ -1,0 +1,219 @@
+"""Export trained weights: `python -m alignbench.export RUN_OR_POLICY --format merged|lora|comfyui --out FOLDER`.
+
+- merged: the whole network as diffusers saves it, adapters added to the weights. ComfyUI reads it as a diffusion model.
+- lora: adapters as diffusers saves them; of weights that were trained whole, the nearest ones of `--rank`.
+- comfyui: the same adapters in one file under keys that ComfyUI reads.
+
+A run says itself what it was made of; for other weights, say it as in any command: `model=sdxl
+model.pretrained_model_name_or_path=FOLDER`. Beside the weights lies a README.md with their scores, their settings and
+the lines that load them. Nothing is uploaded without `--push-to-hub owner/name`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignbench.config import build, composed, row_name, trains
+from alignbench.errors import UserError
+from alignbench.files import replacing_folder, write_text
+from alignbench.model_card import loading_lines, model_card
+from alignbench.models.policies import check_policy
+from alignbench.results import RunFolder
+
+FORMATS = ("merged", "lora", "comfyui")
+COMFYUI_FILE = "{name}_comfyui.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        cfg: what says of which model it was made.
+        policy: the trained weights, a path or hub id, with their revision.
+        run: the run that trained them; None for weights made elsewhere.
+    """
+
+    cfg: DictConfig
+    policy: str
+    revision: str | None
+    run: RunFolder | None
+
+    @property
+    def name(self) -> str:
+        return row_name(self.cfg).removeprefix("published_") if self.run is None else self.run.name
+
+    @property
+    def start(self) -> str | None:
+        """Trained weights that training itself started from."""
+        return self.cfg.model.policy if trains(self.cfg) else None
+
+
+def main() -> None:
+    """Export as the command line says. Exit status 2 means: the command must be changed."""
+    args = arguments()
+    try:
+        source = find_source(args.source, args.settings)
+        export(source, args.format, Path(args.out), args.rank, args.push_to_hub)
+        if args.push_to_hub:
+            from huggingface_hub import HfApi
+
+            push(Path(args.out), args.push_to_hub, HfApi())
+    except UserError as error:
+        print(f"alignbench: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def find_source(path: str, settings: Sequence[str]) -> Source:
+    """Return what a path or hub id stands for.
+
+    Raises:
+        UserError: if there are no trained weights, or nothing says what they were made of.
+    """
+    run = RunFolder(Path(path))
+    if not run.manifest_file.exists():
+        if not any(word.startswith("model=") for word in settings):
+            raise UserError(f"{path} is not a run and does not say what it was made of; add model=NAME and its weights")
+        cfg = composed(["method=base", *settings])
+        revision = cfg.model.policy_revision
+        cfg.model.policy = path
+        _check(cfg)
+        return Source(cfg, path, revision, None)
+    if settings:
+        raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
+    cfg = OmegaConf.load(run.config_file)
+    assert isinstance(cfg, DictConfig)
+    if trains(cfg):
+        return Source(cfg, str(run.verified(run.policy)), None, run)
+    if cfg.model.policy is None:
+        raise UserError(f"{path} is the untouched model, of which there is nothing to export; give a run that trains")
+    _check(cfg)
+    return Source(cfg, cfg.model.policy, cfg.model.policy_revision, run)
+
+
+def _check(cfg: DictConfig) -> None:
+    from hydra.utils import get_class
+
+    check_policy(cfg.model.policy, get_class(cfg.model.adapter._target_).denoiser_name, cfg.model.policy_revision)
+
+
+def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:
+    """Write the weights and their model card into a new folder; return what is said of them, one sentence a fact.
+
+    Args:
+        kind: one of FORMATS.
+        rank: of adapters to extract; None for the run's own.
+        repository: the hub id that the lines of the card load from; None for the folder itself.
+
+    Raises:
+        UserError: if the folder is in use, or adapters are asked for where there are none.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not empty; give a new folder")
+    if rank is not None and (rank < 1 or kind == "merged"):
+        raise UserError(
+            f"--rank {rank} is for --format lora or comfyui, and at least 1; --format merged keeps everything"
+        )
+    if kind != "merged" and rank is None:
+        _check_own_adapters(source)
+    model = build(source.cfg.model.adapter)
+    untouched = {} if rank is None else {key: t.clone() for key, t in model.denoiser.state_dict().items()}
+    if source.start is not None:
+        model.load_policy(source.start, source.cfg.model.policy_revision)
+        model.fold_adapters()
+    model.load_policy(source.policy, source.revision)
+    facts = []
+    if rank is not None:
+        facts.append(_extract(model, untouched, rank))
+    elif kind == "merged":
+        model.fold_adapters()
+        facts.append("The whole network; adapters, if there were any, are added to its weights.")
+    elif not model.is_lora:
+        raise UserError(f"{source.policy} holds a whole network; add --rank N to extract adapters from it")
+    else:
+        facts.append("Adapters as they were trained.")
+    file = "merged"
+    with replacing_folder(out) as partial:
+        if kind == "comfyui":
+            file = COMFYUI_FILE.format(name=source.name)
+            _save_comfyui(model, partial / file)
+        else:
+            from alignbench.models.saved import LORA_FILE
+
+            file = "merged" if kind == "merged" else LORA_FILE
+            model.save_policy(partial)
+        place = {} if repository is None else {"place": repository}
+        lines = loading_lines(source.cfg, model.denoiser_name, file, model.pipeline_class, **place)
+        write_text(partial / "README.md", model_card(source.cfg, source.name, lines, facts, source.run))
+    for fact in [*facts, f"written to {out}; load it with", *lines.splitlines()]:
+        print(fact)
+    return facts
+
+
+def _check_own_adapters(source: Source) -> None:
+    """Refuse before anything loads what a run's configuration tells already."""
+    if source.run is None or not trains(source.cfg):
+        return
+    if source.cfg.train.tuning != "lora":
+        raise UserError(f"{source.run.path} was trained whole; add --rank N to extract adapters from its change")
+    if source.start is not None:
+        raise UserError(
+            f"the adapters of {source.run.path} belong on top of model.policy={source.start}, not on the base model; "
+            "add --rank N to extract the change of both, or take --format merged"
+        )
+
+
+def _extract(model: Any, untouched: dict[str, Any], rank: int) -> str:
+    """Put the untouched weights back, with adapters that come near to what was trained; say how near."""
+    from alignbench.models.low_rank import extract
+    from alignbench.models.saved import put_adapters
+
+    model.fold_adapters()
+    state, kept = extract(model.denoiser, untouched, rank)
+    model.denoiser.load_state_dict(untouched)
+    put_adapters(model.denoiser, state)
+    return (
+        f"Adapters of rank {rank}, extracted by SVD; they keep {100 * kept:.1f} % of the squared change of all weights."
+    )
+
+
+def _save_comfyui(model: Any, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    from alignbench.models.low_rank import adapters_of, comfyui_keys
+
+    save_file(comfyui_keys(model.denoiser_name, adapters_of(model.denoiser)), file)
+
+
+def push(folder: Path, repository: str, api: Any) -> None:
+    """Upload an exported folder to a repository of the hub, private where it is made here.
+
+    Args:
+        api: `huggingface_hub.HfApi`.
+    """
+    api.create_repo(repository, private=True, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload weights and model card")
+    print(f"uploaded to {repository}")
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read a command line, that of this process by default."""
+    parser = argparse.ArgumentParser(
+        prog="python -m alignbench.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a run folder, or trained weights: a folder, a file or a hub id")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="what trained weights were made of")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--rank", type=int, help="extract adapters of this rank")
+    parser.add_argument("--push-to-hub", metavar="owner/name", help="upload the folder to this repository")
+    return parser.parse_intermixed_args(words)
+
+
+if __name__ == "__main__":
+    main()

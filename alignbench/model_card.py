@@ -1,0 +1,93 @@
+"""The page that goes with exported weights: what they are, how they were made, what they score, how to load them."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignbench.results import RunFolder
+
+PLACE = "."  # where the three lines look unless the weights are on the hub: they are run inside the folder
+
+
+def loading_lines(cfg: DictConfig, denoiser: str, kind: str, pipeline_class: str, place: str = PLACE) -> str:
+    """Return the lines of Python that put exported weights into their base model.
+
+    Args:
+        denoiser: attribute of the pipeline that they belong to.
+        kind: `merged` or the name of the file of adapters.
+        place: folder or hub id of the weights.
+    """
+    pipeline = cfg.model.adapter.pipeline
+    if "pretrained_model_name_or_path" not in pipeline:
+        first = "from alignbench.miniature.weights import load_pipeline"
+        made = f'load_pipeline("{pipeline.name}")'
+    else:
+        first = f"from diffusers import {pipeline_class}"
+        base = pipeline.pretrained_model_name_or_path
+        single = f'from_single_file("{base}", config="{pipeline.config}")'
+        made = f"{pipeline_class}." + (single if Path(base).is_file() else f'from_pretrained("{base}")')
+    if kind == "merged":
+        last = f'pipeline.{denoiser} = type(pipeline.{denoiser}).from_pretrained("{place}", subfolder="{denoiser}")'
+    else:
+        last = f'pipeline.load_lora_weights("{place}", weight_name="{kind}")'
+    return f"{first}\n\npipeline = {made}\n{last}"
+
+
+def model_card(cfg: DictConfig, name: str, lines: str, facts: list[str], run: RunFolder | None) -> str:
+    """Return README.md, with the front matter that the hub reads.
+
+    Args:
+        name: of the weights.
+        lines: of Python that load them.
+        facts: sentences on what was exported.
+        run: the run that made them, whose rows of the leaderboard are shown; None for weights made elsewhere.
+    """
+    base = str(cfg.model.get("pretrained_model_name_or_path", cfg.model.name))
+    is_id = "pretrained_model_name_or_path" in cfg.model and not Path(base).exists()
+    front = ["library_name: diffusers", "pipeline_tag: text-to-image", "tags: [alignbench]"]
+    told = [f"# {name}", "", *(f"- {fact}" for fact in [f"Base model: `{base}`.", *facts]), ""]
+    told += ["## Load", "", "```python", lines, "```", ""]
+    if run is not None:
+        told += ["## Scores", "", *_table(run), ""]
+        settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["method", "train", "seed"]), resolve=True)
+        told += ["## Settings", "", "```yaml", settings + "```", ""]
+    told += [
+        "## Licence",
+        "",
+        f"These weights are made of those of `{base}`, whose licence holds for them too; it may forbid uses or ask for "
+        "its own text to be passed on. The data and rewards that they were trained on may add terms of their own. "
+        "Say so in `license:` at the head of this page before it is published.",
+    ]
+    return "\n".join(["---", *([f"base_model: {base}"] if is_id else []), *front, "---", "", *told, ""])
+
+
+def _table(run: RunFolder) -> list[str]:
+    """Return the rows of a run in its results' leaderboard, over all prompts of each set."""
+    file = run.path.parent / "leaderboard.csv"
+    rows: list[dict[str, Any]] = []
+    if file.exists():
+        with file.open(newline="") as opened:
+            rows = [row for row in csv.DictReader(opened) if row["group"] == "all" and run.name in row["run"].split()]
+    if not rows:
+        return ["Not measured yet."]
+    lines = [
+        "| prompts | n | evaluator | median [95 %] | wins over base [95 %] | trained on |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        median = f"{_short(row['median'])} [{_short(row['median_ci_low'])}, {_short(row['median_ci_high'])}]"
+        wins = ""
+        if row["win_rate_vs_base"]:
+            rate, low, high = (
+                f"{100 * float(row[key]):.1f}" for key in ("win_rate_vs_base", "win_ci_low", "win_ci_high")
+            )
+            wins = f"{rate} % [{low}, {high}]"
+        cells = [row["prompt_set"], row["n"], f"`{row['evaluator']}@{row['version']}`", median, wins]
+        lines.append("| " + " | ".join([*cells, "yes" if row["trained_on"] == "True" else ""]) + " |")
+    return lines
+
+
+def _short(value: str) -> str:
+    return f"{float(value):.4g}" if value else ""
