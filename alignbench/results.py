@@ -384,7 +384,8 @@ class RunFolder:
             found = self.manifest
             merged = {k: {**getattr(found, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
             manifest = replace(found, **merged)
-            write_json(self.manifest_file, asdict(manifest))
+            if manifest != found:
+                write_json(self.manifest_file, asdict(manifest))
         return manifest
 
     def completed(self, stage: str, key: str = "") -> bool:
