@@ -21,7 +21,7 @@ from alignbench.errors import UserError, near
 from alignbench.place import Place
 
 STAGES = ("train", "generate", "score", "report")
-NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts"}
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 
 def conf_folder() -> Path:
@@ -229,6 +229,8 @@ def check(cfg: DictConfig) -> None:
     _check_numbers(values)
     if values["method"]["name"] != "base":
         _check_package(values["train"]["optimizer"]["_target_"])
+        if "train" in values["stages"]:
+            _check_memory(values["train"], weights_dtype(values))
         _check_method(values["method"], values["data"])
         build(cfg.method)
         for name, term in values["auxiliary"].items():
@@ -310,12 +312,39 @@ def _check_numbers(values: dict[str, Any]) -> None:
     for name, value, allowed in (
         ("train.tuning", train["tuning"], ["full", "lora"]),
         ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
+        ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
+        ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
         if value not in allowed:
-            raise UserError(f"{name}={value} is unknown;{near(str(value), allowed)}")
+            known = ["null" if one is None else one for one in allowed]
+            raise UserError(f"{name}={value} is unknown;{near(str(value), known)}")
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
+
+
+def weights_dtype(values: dict[str, Any]) -> str:
+    """Return the name of the dtype that the denoiser is trained in; `values` as `resolve` gives them."""
+    loaded = values["model"]["adapter"]["pipeline"].get("torch_dtype", "float32")  # the miniatures have no choice
+    return values["train"]["weights_dtype"] or loaded
+
+
+def _check_memory(train: dict[str, Any], dtype: str) -> None:
+    """Refuse updates of half-precision weights that would be lost or cannot be made."""
+    if train["tuning"] == "lora" or dtype == "float32":
+        return
+    if train["mixed_precision"] == "fp16":
+        raise UserError(f"train.mixed_precision=fp16 cannot scale gradients of {dtype} weights; use bf16")
+    if dtype != "bfloat16" or train["weight_updates"] == "nearest":
+        raise UserError(
+            f"train.tuning=full on {dtype} weights would lose most updates in rounding; add memory=bf16_compensated or "
+            "memory=bf16_stochastic, or train.weights_dtype=float32 where memory allows"
+        )
+    if train["optimizer"]["_target_"].startswith("prodigyopt"):
+        raise UserError(
+            f"optimizer=prodigy looks at all weights at once, and train.weight_updates={train['weight_updates']} shows "
+            "it some at a time; choose another optimizer, or train.weights_dtype=float32"
+        )
 
 
 def _check_package(target: str) -> None:
