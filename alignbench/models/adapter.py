@@ -348,7 +348,7 @@ class ModelAdapter(ABC):
         saved.widen_adapters(self.denoiser)
 
     def enable_checkpointing(self, network: bool, decoder: bool) -> None:
-        """Compute activations of the network or the VAE's decoder again in the backward pass instead of keeping them."""
+        """Compute activations of the network or the VAE's decoder anew in the backward pass, not keeping them."""
         if network:
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
