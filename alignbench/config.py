@@ -220,6 +220,9 @@ def check(cfg: DictConfig) -> None:
     if has_images(cfg):
         _check_existing(cfg)
         return
+    if cfg.dry_run:
+        _check_dry_run(cfg)
+        return
     _check_weights(cfg.model)
     values = resolve(cfg)
     _check_stages(values["stages"])
@@ -244,6 +247,15 @@ def check(cfg: DictConfig) -> None:
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
         build(cfg.prompts)  # a missing or empty file, a limit of nothing
+
+
+def _check_dry_run(cfg: DictConfig) -> None:
+    """Refuse what has no memory to estimate; weights, of a reward neither, need not be there."""
+    values = resolve(cfg)
+    if values["method"]["name"] == "base":
+        raise UserError("dry_run estimates training, and method=base does not train; choose another method")
+    _check_numbers(values)
+    _check_method(values["method"], values["data"])
 
 
 def has_images(cfg: DictConfig) -> bool:

@@ -17,6 +17,8 @@ from alignbench.errors import UserError
 from alignbench.models import saved
 from alignbench.schedule import Level, NoiseSchedule
 
+CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
+
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
@@ -132,6 +134,13 @@ class ModelAdapter(ABC):
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the features of each prompt, without a gradient."""
+
+    @abstractmethod
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:

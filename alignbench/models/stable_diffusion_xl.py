@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
 
 
@@ -53,6 +53,12 @@ class StableDiffusionXL(ModelAdapter):
             prompt_embeds=torch.zeros_like(conditioning.prompt_embeds),
             pooled_prompt_embeds=torch.zeros_like(conditioning.pooled_prompt_embeds),
         )
+
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns."""
+        embeds = self._zeros(num_prompts, CLIP_TOKENS, self.denoiser.config.cross_attention_dim)
+        pooled = self._zeros(num_prompts, self.pipeline.text_encoder_2.config.projection_dim)
+        return Conditioning(embeds, pooled, self._zeros(num_prompts, 6))
 
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
