@@ -56,9 +56,11 @@ class StableDiffusionXL(ModelAdapter):
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
-        embeds = self._zeros(num_prompts, CLIP_TOKENS, self.denoiser.config.cross_attention_dim)
-        pooled = self._zeros(num_prompts, self.pipeline.text_encoder_2.config.projection_dim)
-        return Conditioning(embeds, pooled, self._zeros(num_prompts, 6))
+        config = self.denoiser.config
+        embeds = self._zeros(num_prompts, CLIP_TOKENS, config.cross_attention_dim)
+        # the network is told the pooled vector and the embedding of each of the six sizes, side by side
+        pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return Conditioning(embeds, self._zeros(num_prompts, pooled_width), self._zeros(num_prompts, 6))
 
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
