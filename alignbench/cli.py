@@ -71,10 +71,10 @@ def check_neighbours() -> None:
 
 
 def _job(cfg: DictConfig) -> None:
-    from alignbench.stages import run
+    from alignbench.stages import dry_run, run
 
     try:
-        run(cfg)
+        (dry_run if cfg.dry_run else run)(cfg)
     except UserError as error:
         _stop(error)
 

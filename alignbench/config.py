@@ -21,7 +21,7 @@ from alignbench.errors import UserError, near
 from alignbench.place import Place
 
 STAGES = ("train", "generate", "score", "report")
-NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts"}
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 
 def conf_folder() -> Path:
@@ -244,6 +244,9 @@ def check(cfg: DictConfig) -> None:
     if has_images(cfg):
         _check_existing(cfg)
         return
+    if cfg.dry_run:
+        _check_dry_run(cfg)
+        return
     _check_weights(cfg.model)
     values = resolve(cfg)
     _check_stages(values["stages"])
@@ -253,6 +256,8 @@ def check(cfg: DictConfig) -> None:
     _check_numbers(values)
     if trains(cfg):
         _check_package(values["train"]["optimizer"]["_target_"])
+        if "train" in values["stages"]:
+            _check_memory(values["train"], weights_dtype(values))
         _check_method(values["method"], values["data"])
         build(cfg.method)
         for name, term in values["auxiliary"].items():
@@ -264,6 +269,15 @@ def check(cfg: DictConfig) -> None:
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
         build(cfg.prompts)  # a missing or empty file, a limit of nothing
+
+
+def _check_dry_run(cfg: DictConfig) -> None:
+    """Refuse what has no memory to estimate; weights, of a reward neither, need not be there."""
+    values = resolve(cfg)
+    if values["method"]["name"] == "base":
+        raise UserError("dry_run estimates training, and method=base does not train; choose another method")
+    _check_numbers(values)
+    _check_method(values["method"], values["data"])
 
 
 def has_images(cfg: DictConfig) -> bool:
@@ -332,12 +346,39 @@ def _check_numbers(values: dict[str, Any]) -> None:
     for name, value, allowed in (
         ("train.tuning", train["tuning"], ["full", "lora"]),
         ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
+        ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
+        ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
         if value not in allowed:
-            raise UserError(f"{name}={value} is unknown;{near(str(value), allowed)}")
+            known = ["null" if one is None else one for one in allowed]
+            raise UserError(f"{name}={value} is unknown;{near(str(value), known)}")
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
+
+
+def weights_dtype(values: dict[str, Any]) -> str:
+    """Return the name of the dtype that the denoiser is trained in; `values` as `resolve` gives them."""
+    loaded = values["model"]["adapter"]["pipeline"].get("torch_dtype", "float32")  # the miniatures have no choice
+    return values["train"]["weights_dtype"] or loaded
+
+
+def _check_memory(train: dict[str, Any], dtype: str) -> None:
+    """Refuse updates of half-precision weights that would be lost or cannot be made."""
+    if train["tuning"] == "lora" or dtype == "float32":
+        return
+    if train["mixed_precision"] == "fp16":
+        raise UserError(f"train.mixed_precision=fp16 cannot scale gradients of {dtype} weights; use bf16")
+    if dtype != "bfloat16" or train["weight_updates"] == "nearest":
+        raise UserError(
+            f"train.tuning=full on {dtype} weights would lose most updates in rounding; add memory=bf16_compensated or "
+            "memory=bf16_stochastic, or train.weights_dtype=float32 where memory allows"
+        )
+    if train["optimizer"]["_target_"].startswith("prodigyopt"):
+        raise UserError(
+            f"optimizer=prodigy looks at all weights at once, and train.weight_updates={train['weight_updates']} shows "
+            "it some at a time; choose another optimizer, or train.weights_dtype=float32"
+        )
 
 
 def _check_package(target: str) -> None:

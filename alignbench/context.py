@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """Return a CPU generator that depends on `key` alone: the same on every machine, process and batch layout."""
+def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator that depends on `key` alone: the same in every process and batch layout.
+
+    On the CPU it is also the same on every machine; elsewhere on every device of a kind, for draws too large to move.
+    """
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
 @dataclass(frozen=True)

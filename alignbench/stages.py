@@ -31,6 +31,7 @@ from alignbench.config import (
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError
+from alignbench.estimate import refuse_what_cannot_fit, table
 from alignbench.existing import compare_existing
 from alignbench.files import file_digest, write_text
 from alignbench.generate import Sampling, generate, generated, image_set
@@ -40,6 +41,7 @@ from alignbench.place import Place
 from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
+from alignbench.residents import free_memory
 from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.scoring import Scoring
 
@@ -72,6 +74,17 @@ def run(cfg: DictConfig) -> None:
         accelerator.free_memory()
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """Print what training by `cfg` would take of a device's memory; nothing is loaded or written.
+
+    Raises:
+        UserError: if the architecture is neither here nor on the hub.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}")
+    print(table(cfg, free_memory(device) if device.type == "cuda" else None))
 
 
 class Job:
@@ -121,6 +134,8 @@ class Job:
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
         self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
+            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device))
         model = self._model(self.cfg)
         auxiliary = [
             Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))

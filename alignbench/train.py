@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +25,11 @@ from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, read_json_lines, replacing_folder, write_json_lines
+from alignbench.helpers import Helpers
 from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.optim import make_optimizer
 from alignbench.results import RunFolder
 
 SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
@@ -90,10 +93,10 @@ def train(
     torch.manual_seed(cfg.seed)  # initial adapters; every later draw is keyed
 
     # what is trained, and what only helps
-    model.to(device)
-    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha)
-    if settings.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
+    helpers = Helpers(model.helpers, device, settings.offload)
+    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, settings.weights_dtype)
+    model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
+    model.denoiser.to(device)
     if any(one.needs_reference for one in (method, *(term.method for term in auxiliary))):
         model.make_reference()
     for module in method.frozen_modules().values():
@@ -107,14 +110,18 @@ def train(
     start = [p.detach().clone() for p in policy_parameters] if settings.weight_distance else None
 
     # optimizer, schedule, averages
-    optimizer = instantiate(settings.optimizer)(parameters, lr=settings.learning_rate)
+    make = partial(instantiate(settings.optimizer), lr=settings.learning_rate)
+    optimizer = make_optimizer(make, parameters, settings.weight_updates, cfg.seed)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler,
         optimizer,
         num_warmup_steps=settings.lr_warmup_steps,
         num_training_steps=settings.max_train_steps,
     )
-    ema = EMAModel(policy_parameters, decay=settings.ema_decay) if settings.ema_decay is not None else None
+    ema = None
+    if settings.ema_decay is not None:  # float32, or its small steps would be lost
+        wide = (p.to(torch.promote_types(p.dtype, torch.float32)) for p in policy_parameters)
+        ema = EMAModel(wide, decay=settings.ema_decay)
 
     # processes: wrapped networks, the plain scheduler (it steps once an update whatever their number)
     model.policy, optimizer = accelerator.prepare(model.denoiser, optimizer)
@@ -175,6 +182,7 @@ def train(
     while progress.step < settings.max_train_steps and progress.network_passes < most_passes:
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
         batch = batches.next(context)
+        helpers.rest()  # its prompts and pictures are encoded
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
@@ -183,9 +191,9 @@ def train(
             gradients, metrics = [], {}
             for term, its_batches in zip(auxiliary, streams, strict=True):
                 its_context = replace(context, seed=term.seed(cfg.seed), update=0)
-                (its_parts,) = autocast(
-                    term.method.rollout(model, its_batches.next(its_context), its_context), accelerator
-                )
+                its_batch = its_batches.next(its_context)
+                helpers.rest()
+                (its_parts,) = autocast(term.method.rollout(model, its_batch, its_context), accelerator)
                 figures = update(term.method, model, its_parts, its_context, accelerator, policy_parameters, [])
                 metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
                 gradients.append((term.weight, take_gradients(policy_parameters)))
@@ -227,8 +235,8 @@ def train(
     if ema is not None:
         ema.copy_to(policy_parameters)
     if accelerator.is_main_process:
-        with replacing_folder(folder.policy) as partial:
-            model.save_policy(partial)
+        with replacing_folder(folder.policy) as unfinished:
+            model.save_policy(unfinished)
     accelerator.wait_for_everyone()
     return {
         "optimizer_steps": progress.step,

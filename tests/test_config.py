@@ -170,6 +170,26 @@ def test_what_reads_gradients_as_they_are_is_refused_where_they_are_scaled(chang
     check_command_line([change, "train.mixed_precision=bf16"], False)
 
 
+@pytest.mark.parametrize("mode", ["bf16_compensated", "bf16_stochastic"])
+def test_updates_of_bfloat16_weights_that_would_be_lost_are_refused(mode):
+    full = ["method=dpo", "model=sd15_mini", "train.tuning=full"]
+    lost = refusal(*full, "train.weights_dtype=bfloat16")
+    assert "would lose most updates in rounding; add memory=bf16_compensated or memory=bf16_stochastic" in lost
+    assert "cannot scale gradients of bfloat16" in refusal(*full, f"memory={mode}", "train.mixed_precision=fp16")
+    check_command_line([*full, f"memory={mode}"], False)
+    check_command_line(["method=dpo", "model=sd15_mini", "train.tuning=lora", "train.weights_dtype=bfloat16"], False)
+
+
+def test_memory_modes_are_combined_and_only_the_ones_that_change_weights_change_the_name():
+    cfg = composed("method=dpo", "memory=[bf16_stochastic,checkpointing,offload]")
+    assert (cfg.train.weights_dtype, cfg.train.weight_updates) == ("bfloat16", "stochastic")
+    assert cfg.train.gradient_checkpointing
+    assert cfg.train.offload
+    assert run_name(composed("method=dpo", "memory=offload")) == run_name(composed("method=dpo"))
+    assert run_name(composed("method=dpo", "memory=bf16_stochastic")) != run_name(composed("method=dpo"))
+    assert "did you mean bf16_stochastic" in refusal("memory=bf16_stochastik")
+
+
 def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
     assert check_command_line(["experiment=mini_table"], False) == 7 * 2 * 3
     assert check_command_line(["experiment=mini_table", "method=sft,dpo", "seed=5"], False) == 2 * 2

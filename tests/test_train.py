@@ -50,6 +50,11 @@ def settings(**changes):
     return OmegaConf.create({"seed": 0, "train": OmegaConf.merge(values, small, changes)})
 
 
+def memory(mode):
+    """What memory=MODE sets."""
+    return dict(OmegaConf.load(conf_folder() / "memory" / f"{mode}.yaml"))
+
+
 def run(path, method, family="flux", model=None, **changes):
     """Train a tiny model and return its adapter and the weights it ends with."""
     model = model or tiny_adapter(family)
@@ -83,7 +88,9 @@ def log_of(path):
 def files_of(folder):
     """Every file below a folder; weights as bytes of tensors, for the order of their metadata is random."""
     return {
-        str(path.relative_to(folder)): {k: v.numpy().tobytes() for k, v in load_file(path).items()}
+        str(path.relative_to(folder)): {
+            k: v.flatten().view(torch.uint8).numpy().tobytes() for k, v in load_file(path).items()
+        }
         if path.suffix == ".safetensors"
         else path.read_bytes()
         for path in folder.rglob("*")
@@ -135,6 +142,42 @@ def test_every_method_trains_the_families_that_need_more_than_a_prompt(tmp_path,
     train(cfg, adapter, build(cfg.method), RandomPairs(), RunFolder(tmp_path), Accelerator(cpu=True))
     assert all(np.isfinite(line["loss"]) for line in log_of(tmp_path))
     assert changed(adapter, start).norm() > 0
+
+
+@pytest.mark.parametrize("mode", ["bf16_compensated", "bf16_stochastic"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_killed_run_on_bfloat16_weights_ends_byte_for_byte_like_one_that_was_never_killed(tmp_path, mode, tuning):
+    changes = {"tuning": tuning, "checkpointing_steps": 2, "max_train_steps": 5, "lr_scheduler": "cosine"}
+    changes |= {"learning_rate": 1e-5 if tuning == "full" else 1e-3, **memory(mode)}
+    start = {k: v.bfloat16() for k, v in tiny_adapter("flux").denoiser.state_dict().items()}
+    model, weights, _ = run(tmp_path / "whole", dpo(), **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(dpo(), 3), **changes)
+    run(tmp_path / "killed", dpo(), **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+    if tuning == "full":
+        assert all(weights[name].dtype == torch.bfloat16 for name in start)
+        assert any(not torch.equal(weights[name], start[name]) for name in start)
+    else:  # adapters are float32 whatever holds them, and nothing else moves
+        assert {p.dtype for p in model.denoiser.parameters() if p.requires_grad} == {torch.float32}
+        assert {p.dtype for p in model.denoiser.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_the_average_of_bfloat16_weights_moves_by_steps_that_they_cannot_hold(tmp_path):
+    changes = {"ema_decay": 0.999, "max_train_steps": 3, "learning_rate": 1e-2, **memory("bf16_stochastic")}
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(sft(), 2), checkpointing_steps=2, **changes)
+    (checkpoint,) = (tmp_path / "killed" / "checkpoints").iterdir()
+    average = torch.load(checkpoint / "state.pt", weights_only=True)["ema"]["shadow_params"]
+    assert {p.dtype for p in average} == {torch.float32}
+    assert any(not torch.equal(p, p.bfloat16().float()) for p in average)
+
+
+@pytest.mark.parametrize("make", [sft, dpo])
+def test_networks_that_lie_elsewhere_between_calls_change_nothing(tmp_path, make):
+    _, weights, _ = run(tmp_path / "there", make())
+    _, offloaded, _ = run(tmp_path / "elsewhere", make(), **memory("offload"))
+    assert all(torch.equal(weights[name], offloaded[name]) for name in weights)
 
 
 @pytest.mark.parametrize("family", ["flux", "stable_diffusion"])

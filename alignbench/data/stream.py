@@ -59,6 +59,7 @@ class Stream:
         if method.scorer is not None:
             method.scorer.to(model.device)
             self.scores = score_pairs(cast(PairSource, data), method.scorer, cache, rank, num_processes)
+            method.scorer.to("cpu")  # its work is done
             method.fit(torch.tensor(list(self.scores.values())))
         self.samples = iter(DataLoader(Indexed(view), batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
 

@@ -17,6 +17,8 @@ from alignbench.errors import UserError
 from alignbench.models import saved
 from alignbench.schedule import Level, NoiseSchedule
 
+CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
+
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
@@ -93,10 +95,8 @@ class ModelAdapter(ABC):
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
         self.network_passes = 0
-        for name in (*self.frozen_parts, self.denoiser_name):
-            part = getattr(pipeline, name)
-            if part is not None:  # Stable Diffusion 3 works without T5
-                part.requires_grad_(False).eval()
+        for part in (*self.helpers, self.denoiser):
+            part.requires_grad_(False).eval()
         nn.Module.to(pipeline.vae, getattr(torch, vae_dtype))  # diffusers' own `to` warns of an empty list
         pipeline.set_progress_bar_config(disable=True)
 
@@ -106,6 +106,12 @@ class ModelAdapter(ABC):
     def denoiser(self) -> Any:
         """The network itself, without the wrappers of a distributed run."""
         return getattr(self.pipeline, self.denoiser_name)
+
+    @property
+    def helpers(self) -> list[nn.Module]:
+        """The networks that are never trained: the VAE and the text encoders."""
+        parts = (getattr(self.pipeline, name) for name in self.frozen_parts)
+        return [part for part in parts if part is not None]  # Stable Diffusion 3 works without T5
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +134,13 @@ class ModelAdapter(ABC):
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the features of each prompt, without a gradient."""
+
+    @abstractmethod
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -320,13 +333,20 @@ class ModelAdapter(ABC):
 
     # ---- training
 
-    def prepare_training(self, tuning: Literal["full", "lora"], rank: int, alpha: float) -> None:
+    def prepare_training(
+        self, tuning: Literal["full", "lora"], rank: int, alpha: float, weights_dtype: str | None = None
+    ) -> None:
         """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity.
 
         Adapters loaded before become part of the start. New ones are float32 whatever the network's dtype: updates of
         the usual size would be rounded away in half precision.
+
+        Args:
+            weights_dtype: name of the dtype that the network is held in; None leaves it as it is.
         """
         self.fold_adapters()
+        if weights_dtype is not None:
+            nn.Module.to(self.denoiser, getattr(torch, weights_dtype))
         if tuning == "full":
             self.denoiser.requires_grad_(True)
             return
@@ -336,10 +356,12 @@ class ModelAdapter(ABC):
         self.denoiser.add_adapter(LoraConfig(**settings))
         saved.widen_adapters(self.denoiser)
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in the network and in the VAE's decoder."""
-        self.denoiser.enable_gradient_checkpointing()
-        self.pipeline.vae.enable_gradient_checkpointing()
+    def enable_checkpointing(self, network: bool, decoder: bool) -> None:
+        """Compute activations of the network or the VAE's decoder anew in the backward pass, not keeping them."""
+        if network:
+            self.denoiser.enable_gradient_checkpointing()
+        if decoder:
+            self.pipeline.vae.enable_gradient_checkpointing()
 
     @property
     def is_lora(self) -> bool:

@@ -40,6 +40,12 @@ class Flux(ModelAdapter):
         )
         return Conditioning(embeds, pooled)
 
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns."""
+        config = self.denoiser.config
+        embeds = self._zeros(num_prompts, self.max_sequence_length, config.joint_attention_dim)
+        return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
+
     # ---- noise levels
 
     def ladder(self, num_inference_steps: int) -> Ladder:

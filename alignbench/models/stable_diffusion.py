@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
 
 
@@ -33,6 +33,11 @@ class StableDiffusion(ModelAdapter):
             list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return Conditioning(embeds)
+
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns."""
+        config = self.denoiser.config
+        return Conditioning(self._zeros(num_prompts, CLIP_TOKENS, config.cross_attention_dim))
 
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
 from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
 from alignbench.schedule import Level
 
@@ -41,6 +41,12 @@ class StableDiffusion3(ModelAdapter):
             max_sequence_length=self.max_sequence_length,
         )
         return Conditioning(embeds, pooled)
+
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns."""
+        config = self.denoiser.config
+        embeds = self._zeros(num_prompts, CLIP_TOKENS + self.max_sequence_length, config.joint_attention_dim)
+        return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
 
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""

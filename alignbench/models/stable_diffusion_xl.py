@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
 
 
@@ -63,6 +63,14 @@ class StableDiffusionXL(ModelAdapter):
             prompt_embeds=torch.zeros_like(conditioning.prompt_embeds),
             pooled_prompt_embeds=torch.zeros_like(conditioning.pooled_prompt_embeds),
         )
+
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the shapes that `encode_prompts` returns."""
+        config = self.denoiser.config
+        embeds = self._zeros(num_prompts, CLIP_TOKENS, config.cross_attention_dim)
+        # the network is told the pooled vector and the embedding of each of the six sizes, side by side
+        pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return Conditioning(embeds, self._zeros(num_prompts, pooled_width), self._zeros(num_prompts, 6))
 
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""

@@ -278,7 +278,7 @@ def test_gradient_checkpointing_changes_memory_not_gradients(model):
 
     model.prepare_training("full", rank=0, alpha=0)
     plain = gradients()
-    model.enable_gradient_checkpointing()
+    model.enable_checkpointing(network=True, decoder=True)
     torch.testing.assert_close(gradients(), plain, rtol=1e-5, atol=1e-8)
 
 
