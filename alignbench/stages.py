@@ -38,6 +38,7 @@ from alignbench.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.policies import find_policy
 from alignbench.place import Place
+from alignbench.precision import float32_products, multiply_float32
 from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     for library in (diffusers_logging, transformers_logging):  # long real prompts would fill the screen with warnings
         library.set_verbosity_error()
         library.disable_progress_bar()
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: an accelerator scores as a CPU does
+    multiply_float32(tf32=False)  # an accelerator scores as a CPU does
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # without it, launched processes on a CPU each believe to be alone
         mixed_precision=cfg.train.mixed_precision,
@@ -141,7 +142,8 @@ class Job:
             Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
             for node in self.cfg.auxiliary.values()
         ]
-        budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
+        with float32_products(self.cfg.train.tf32):
+            budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
         seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.judged_by]

@@ -96,9 +96,13 @@ def train(
     helpers = Helpers(model.helpers, device, settings.offload)
     model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, settings.weights_dtype)
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
+    if settings.attention_backend is not None:
+        model.set_attention_backend(settings.attention_backend)
     model.denoiser.to(device)
     if any(one.needs_reference for one in (method, *(term.method for term in auxiliary))):
         model.make_reference()
+    if settings.compile:
+        model.compile()
     for module in method.frozen_modules().values():
         module.requires_grad_(False).eval().to(device)
     own = method.trainable_modules()

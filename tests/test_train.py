@@ -20,6 +20,7 @@ from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.errors import UserError
 from alignbench.method import Loss, Method
 from alignbench.models.random import Family, tiny_adapter
+from alignbench.precision import float32_products
 from alignbench.preference import noise_images, noise_pairs, prediction_error
 from alignbench.results import RunFolder
 from alignbench.train import Auxiliary, train
@@ -487,3 +488,45 @@ def test_an_optimizer_file_trains_and_resumes(tmp_path, name):
         go(tmp_path / "killed", DiesAt(sft(), 3))
     go(tmp_path / "killed", sft())
     assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_makes_the_update_of_another(tmp_path):
+    plain, line = one_step(tmp_path / "plain", sft())
+    compiled, compiled_line = one_step(tmp_path / "compiled", sft(), compile=True)
+    assert not torch.equal(compiled, plain)  # another program computed it
+    assert (compiled - plain).norm() < 1e-4 * plain.norm()
+    assert compiled_line["loss"] == pytest.approx(line["loss"], rel=1e-4)
+
+
+def test_policy_and_reference_are_compiled_together():
+    model = tiny_adapter("flux")
+    model.prepare_training("full", 0, 0)
+    model.make_reference()
+    model.compile()
+    assert model.denoiser._compiled_call_impl is not None
+    assert model.reference_network._compiled_call_impl is not None
+
+
+def test_another_attention_backend_gives_the_same_gradient(tmp_path):
+    torch_own, _ = one_step(tmp_path / "own", dpo())
+    other, _ = one_step(tmp_path / "other", dpo(), attention_backend="_native_math")
+    assert (other - torch_own).norm() < 1e-4 * torch_own.norm()
+    assert not torch.equal(other, torch_own)
+    with pytest.raises(UserError, match="did you mean native"):
+        one_step(tmp_path / "none", dpo(), attention_backend="nativ")
+    with pytest.raises(UserError, match="cannot be used here"):
+        one_step(tmp_path / "absent", dpo(), attention_backend="xformers")
+    with pytest.raises(UserError, match="has no effect on a UNet2DConditionModel"):
+        one_step(tmp_path / "unet", dpo(), family="stable_diffusion", attention_backend="_native_math")
+
+
+def test_float32_products_are_exact_but_where_training_asks_otherwise():
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    with float32_products(tf32=True):
+        assert flags() == (True, True)
+    assert flags() == (False, False)
+    with float32_products(tf32=False):
+        assert flags() == (False, False)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
-from alignbench.errors import UserError
+from alignbench.errors import UserError, near
 from alignbench.models import saved
 from alignbench.schedule import Level, NoiseSchedule
 
@@ -362,6 +363,33 @@ class ModelAdapter(ABC):
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
             self.pipeline.vae.enable_gradient_checkpointing()
+
+    def compile(self) -> None:
+        """Have torch.compile make kernels for the network and its reference, so that both compute alike."""
+        for network in (self.denoiser, self.reference_network):
+            if network is not None:
+                network.compile()
+
+    def set_attention_backend(self, name: str) -> None:
+        """Have attention of the network computed by another of diffusers' back ends.
+
+        Raises:
+            UserError: if the back end is unknown or not usable here, or the network does not go through them.
+        """
+        processors = [getattr(module, "processor", None) for module in self.denoiser.modules()]
+        if not any(hasattr(processor, "_attention_backend") for processor in processors):
+            raise UserError(
+                f"train.attention_backend={name} has no effect on a {type(self.denoiser).__name__}, whose attention is "
+                "torch's own; set train.attention_backend=null"
+            )
+        known = [one.value for one in AttentionBackendName]
+        if name not in known:
+            raise UserError(f"train.attention_backend={name} is unknown;{near(name, known)}")
+        try:
+            with attention_backend(AttentionBackendName(name)):  # diffusers would make it that of all networks
+                self.denoiser.set_attention_backend(name)
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise UserError(f"train.attention_backend={name} cannot be used here: {error}") from None
 
     @property
     def is_lora(self) -> bool:
