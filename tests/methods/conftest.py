@@ -42,6 +42,9 @@ class ToyModel(ModelAdapter):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         return Conditioning(torch.zeros(len(prompts), 1, 1))
 
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        return Conditioning(torch.zeros(num_prompts, 1, 1))
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         return latents[:, :3]
 
