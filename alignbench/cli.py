@@ -10,7 +10,8 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 import alignbench
-from alignbench.config import check_command_line, conf_folder
+from alignbench.command_line import check_command_line
+from alignbench.config import conf_folder
 from alignbench.errors import UserError
 
 PACE_OF = 4  # jobs by which the time left is estimated

@@ -18,7 +18,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.config import build, composed, row_name, trains
+from alignbench.command_line import composed
+from alignbench.config import build, row_name, trains
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card

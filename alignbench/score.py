@@ -20,7 +20,8 @@ from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.images import ImageError, decoded
 from alignbench.place import Place
 from alignbench.residents import Residents
-from alignbench.results import ImageSet, RunFolder, ScoreInfo
+from alignbench.results import ImageSet, RunFolder
+from alignbench.score_file import ScoreInfo
 from alignbench.score_table import Entry, Key, ScoreTable
 from alignbench.text_cache import TextCache
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, locked, read_json_lines
 from alignbench.place import Place
-from alignbench.results import ResultsError, RunFolder, ScoreInfo, Scores
+from alignbench.results import ResultsError, RunFolder
+from alignbench.score_file import ScoreInfo, Scores
 
 Key = tuple[str, int]  # prompt id and image number
 

@@ -29,6 +29,7 @@ from alignbench.helpers import Helpers
 from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.speed import compile_networks, set_attention_backend
 from alignbench.optim import make_optimizer
 from alignbench.results import RunFolder
 
@@ -97,12 +98,12 @@ def train(
     model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, settings.weights_dtype)
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
     if settings.attention_backend is not None:
-        model.set_attention_backend(settings.attention_backend)
+        set_attention_backend(model.denoiser, settings.attention_backend)
     model.denoiser.to(device)
     if any(one.needs_reference for one in (method, *(term.method for term in auxiliary))):
         model.make_reference()
     if settings.compile:
-        model.compile()
+        compile_networks(model)
     for module in method.frozen_modules().values():
         module.requires_grad_(False).eval().to(device)
     own = method.trainable_modules()

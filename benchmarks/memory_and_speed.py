@@ -31,7 +31,8 @@ from transformers import CLIPModel
 
 from alignbench import train as loop
 from alignbench.batch import Conditioning
-from alignbench.config import build, composed
+from alignbench.command_line import composed
+from alignbench.config import build
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.memory import peak_memory_gib

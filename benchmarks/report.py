@@ -21,12 +21,11 @@ from alignbench.results import (
     PromptRecord,
     RunFolder,
     SamplingRecord,
-    ScoreInfo,
-    Scores,
     image_name,
     write_prompts,
     write_sampling,
 )
+from alignbench.score_file import ScoreInfo, Scores
 
 METHODS = ("sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")
 # (name, version, display scale, centre, spread of prompts, spread of images, one method's usual gain)

@@ -19,8 +19,9 @@ from alignbench.calibrate.environments import environment
 from alignbench.evaluator import Evaluator, Reward
 from alignbench.files import cache_folder, write_png
 from alignbench.residents import Residents
-from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder, Scores
+from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder
 from alignbench.score import score
+from alignbench.score_file import Scores
 from benchmarks.scorer_weights import SCORERS
 from evaluators.clip_network import to_transformers
 from evaluators.clip_reward import PublishedClipReward, unit

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from alignbench.config import base_of, check_command_line, conf_folder, config_hash, recipe_hash, run_name
+from alignbench.command_line import check_command_line
+from alignbench.config import base_of, conf_folder, config_hash, recipe_hash, run_name
 from alignbench.errors import UserError
 
 METHODS = sorted(file.stem for file in (conf_folder() / "method").glob("*.yaml"))

@@ -26,7 +26,8 @@ import methods
 from alignbench import inversion, preference
 from alignbench.batch import PairBatch
 from alignbench.catalogue import read_settings
-from alignbench.config import check_command_line, conf_folder
+from alignbench.command_line import check_command_line
+from alignbench.config import conf_folder
 from alignbench.context import Context
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export

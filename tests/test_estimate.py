@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignbench import estimate as module
-from alignbench.config import build, check_command_line, composed, conf_folder
+from alignbench.command_line import check_command_line, composed
+from alignbench.config import build, conf_folder
 from alignbench.errors import UserError
 from alignbench.estimate import GIB, OPTIMIZER_BYTES, advice, estimate, refuse_what_cannot_fit, table, total
 from alignbench.models.architectures import FOLDER

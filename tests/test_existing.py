@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignbench.config import check, composed
+from alignbench.checks import check
+from alignbench.command_line import composed
 from alignbench.errors import UserError
 from alignbench.existing import read_folders
 from alignbench.miniature.captions import caption
 from alignbench.miniature.scenes import render, sample_scene
-from alignbench.results import RunFolder, Scores
+from alignbench.results import RunFolder
+from alignbench.score_file import Scores
 
 SHAPES = ["model=images", "evaluators=shapes"]
 CLEANLINESS = ["evaluators=none", "+evaluator@evaluators.cleanliness=shapes_oracle_cleanliness"]

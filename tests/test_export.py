@@ -11,7 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from alignbench.config import composed, config_hash, recipe_hash, run_name
+from alignbench.command_line import composed
+from alignbench.config import config_hash, recipe_hash, run_name
 from alignbench.errors import UserError
 from alignbench.export import arguments, export, find_source, push
 from alignbench.models.low_rank import extract

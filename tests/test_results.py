@@ -14,8 +14,6 @@ from alignbench.results import (
     ResultsError,
     RunFolder,
     SamplingRecord,
-    ScoreInfo,
-    Scores,
     image_name,
     read_prompts,
     read_sampling,
@@ -23,6 +21,7 @@ from alignbench.results import (
     write_prompts,
     write_sampling,
 )
+from alignbench.score_file import ScoreInfo, Scores
 
 MANIFEST = Manifest("sft-sd15_mini-ab12", "sft", "sd15_mini", 0, "ab12", "cd34", budget=Budget(optimizer_steps=60))
 INFO = ScoreInfo("clip", "1", preprocess="R224", display_scale=100.0)

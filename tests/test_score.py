@@ -21,8 +21,9 @@ from alignbench.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.place import Place
-from alignbench.results import Manifest, RunFolder, Scores, image_name
+from alignbench.results import Manifest, RunFolder, image_name
 from alignbench.score import _pictures, _prepared, info, score
+from alignbench.score_file import Scores
 from alignbench.score_table import ScoreTable
 from evaluators.shapes_oracle import ShapesOracle
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from PIL import Image
 from rich.console import Console
 
-from alignbench.config import composed
+from alignbench.command_line import composed
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder

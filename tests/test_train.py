@@ -20,6 +20,7 @@ from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.errors import UserError
 from alignbench.method import Loss, Method
 from alignbench.models.random import Family, tiny_adapter
+from alignbench.models.speed import compile_networks
 from alignbench.precision import float32_products
 from alignbench.preference import noise_images, noise_pairs, prediction_error
 from alignbench.results import RunFolder
@@ -503,7 +504,7 @@ def test_policy_and_reference_are_compiled_together():
     model = tiny_adapter("flux")
     model.prepare_training("full", 0, 0)
     model.make_reference()
-    model.compile()
+    compile_networks(model)
     assert model.denoiser._compiled_call_impl is not None
     assert model.reference_network._compiled_call_impl is not None
 

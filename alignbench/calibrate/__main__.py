@@ -42,11 +42,12 @@ from alignbench.calibrate.reference import (
     store,
 )
 from alignbench.calibrate.samples import SAMPLES, write_samples
-from alignbench.config import build, composed, conf_folder
+from alignbench.command_line import composed
+from alignbench.config import build, conf_folder
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, sha256, write_json
-from alignbench.results import ScoreInfo
 from alignbench.score import info
+from alignbench.score_file import ScoreInfo
 
 OURS = ("torch", "transformers")  # packages that could move our scores
 

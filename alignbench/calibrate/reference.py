@@ -19,8 +19,8 @@ from alignbench.evaluator import Evaluator
 from alignbench.files import locked, write_json
 from alignbench.images import opened
 from alignbench.residents import Residents
-from alignbench.results import ScoreInfo
 from alignbench.score import info
+from alignbench.score_file import ScoreInfo
 
 IMAGES = Path(__file__).with_name("images")
 STORED = Path(__file__).with_name("values.json")

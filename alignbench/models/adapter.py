@@ -9,32 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
-from alignbench.errors import UserError, near
+from alignbench.errors import UserError
 from alignbench.models import saved
-from alignbench.schedule import Level, NoiseSchedule
+from alignbench.models.ladder import Ladder
+from alignbench.schedule import NoiseSchedule
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
-
-
-@dataclass(frozen=True, eq=False)
-class Ladder:
-    """The noise levels one sampling walks down.
-
-    Attributes:
-        timesteps: label given to the network before each step, [n], float64, 0..1000, noisy to clean.
-        level: level of the latents before each step and after the last, alpha and sigma [n + 1].
-    """
-
-    timesteps: Tensor
-    level: Level
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +153,12 @@ class ModelAdapter(ABC):
         """Channels, height and width of the latents of one image."""
         side = self.resolution // self.pipeline.vae_scale_factor
         return self.pipeline.vae.config.latent_channels, side, side
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that a transformer makes of one image's latents."""
+        _, height, width = self.latent_shape
+        return height * width // self.patch_size**2
 
     @property
     def _shift_factor(self) -> float:
@@ -363,33 +353,6 @@ class ModelAdapter(ABC):
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
             self.pipeline.vae.enable_gradient_checkpointing()
-
-    def compile(self) -> None:
-        """Have torch.compile make kernels for the network and its reference, so that both compute alike."""
-        for network in (self.denoiser, self.reference_network):
-            if network is not None:
-                network.compile()
-
-    def set_attention_backend(self, name: str) -> None:
-        """Have attention of the network computed by another of diffusers' back ends.
-
-        Raises:
-            UserError: if the back end is unknown or not usable here, or the network does not go through them.
-        """
-        processors = [getattr(module, "processor", None) for module in self.denoiser.modules()]
-        if not any(hasattr(processor, "_attention_backend") for processor in processors):
-            raise UserError(
-                f"train.attention_backend={name} has no effect on a {type(self.denoiser).__name__}, whose attention is "
-                "torch's own; set train.attention_backend=null"
-            )
-        known = [one.value for one in AttentionBackendName]
-        if name not in known:
-            raise UserError(f"train.attention_backend={name} is unknown;{near(name, known)}")
-        try:
-            with attention_backend(AttentionBackendName(name)):  # diffusers would make it that of all networks
-                self.denoiser.set_attention_backend(name)
-        except (RuntimeError, ImportError, ValueError) as error:
-            raise UserError(f"train.attention_backend={name} cannot be used here: {error}") from None
 
     @property
     def is_lora(self) -> bool:

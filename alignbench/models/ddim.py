@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from alignbench.models.adapter import Ladder
+from alignbench.models.ladder import Ladder
 from alignbench.schedule import Level, NoiseSchedule
 
 

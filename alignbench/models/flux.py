@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import ModelAdapter
 from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.models.ladder import Ladder
 from alignbench.schedule import Level
 
 
@@ -52,18 +53,13 @@ class Flux(ModelAdapter):
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self._num_tokens))
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens))
         sigma = scheduler.sigmas.double()
         return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self._num_tokens, batch_size, generator)
-
-    @property
-    def _num_tokens(self) -> int:
-        _, height, width = self.latent_shape
-        return height * width // self.patch_size**2
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self.num_tokens, batch_size, generator)
 
     # ---- the network
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
+from alignbench.models.ladder import Ladder
 
 
 class StableDiffusion(ModelAdapter):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import CLIP_TOKENS, Ladder, ModelAdapter
+from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.models.ladder import Ladder
 from alignbench.schedule import Level
 
 
@@ -51,18 +52,13 @@ class StableDiffusion3(ModelAdapter):
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
-        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self._num_tokens))
+        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens))
         sigma = scheduler.sigmas.double()
         return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self._num_tokens, batch_size, generator)
-
-    @property
-    def _num_tokens(self) -> int:
-        _, height, width = self.latent_shape
-        return height * width // self.patch_size**2
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self.num_tokens, batch_size, generator)
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from alignbench import bradley_terry, statistics
-from alignbench.results import BUDGET_COLUMNS, Manifest, PromptRecord, ResultsError, SamplingRecord, Scores
+from alignbench.results import BUDGET_COLUMNS, Manifest, PromptRecord, ResultsError, SamplingRecord
+from alignbench.score_file import Scores
 
 BASE = "base"
 ALL = "all"

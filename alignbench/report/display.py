@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from alignbench.report.bench import ALL, BASE, Row
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
-from alignbench.results import ScoreInfo
+from alignbench.score_file import ScoreInfo
 
 STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
 NOTES = {

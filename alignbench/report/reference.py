@@ -9,7 +9,8 @@ from typing import Any
 
 from alignbench.report.bench import ALL, BASE, Row
 from alignbench.report.tables import Tables
-from alignbench.results import ResultsError, SamplingRecord, ScoreInfo
+from alignbench.results import ResultsError, SamplingRecord
+from alignbench.score_file import ScoreInfo
 from alignbench.statistics import Estimate
 
 NAMES = ("paper", "arxiv_id", "table", "model", "method", "evaluator")  # never empty

@@ -24,12 +24,11 @@ from alignbench.results import (
     ResultsError,
     RunFolder,
     SamplingRecord,
-    ScoreInfo,
-    Scores,
     read_prompts,
     read_sampling,
     run_folders,
 )
+from alignbench.score_file import ScoreInfo, Scores
 
 
 @dataclass(frozen=True)

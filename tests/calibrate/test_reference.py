@@ -12,7 +12,7 @@ from torch import Tensor
 from alignbench.calibrate import __main__ as program
 from alignbench.calibrate import reference
 from alignbench.calibrate.reference import IMAGES, RECORD, STORED, calibrate, compare, store
-from alignbench.config import composed
+from alignbench.command_line import composed
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.residents import Residents

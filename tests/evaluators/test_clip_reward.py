@@ -15,8 +15,9 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 
 from alignbench.errors import UserError
 from alignbench.models.state_dicts import read_state_dict
-from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder, Scores
+from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder
 from alignbench.score import info, score
+from alignbench.score_file import Scores
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
 from evaluators.pickscore import PickScore

@@ -22,8 +22,9 @@ from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.generate import Sampling, image_set
 from alignbench.remote_protocol import Info
-from alignbench.results import Manifest, RunFolder, Scores, image_name
+from alignbench.results import Manifest, RunFolder, image_name
 from alignbench.score import info, score
+from alignbench.score_file import Scores
 from alignbench.serve import ScoreServer
 from evaluators import load
 from evaluators.clip_score import ClipScore

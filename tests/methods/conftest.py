@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from alignbench.batch import Conditioning, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.evaluator import Reward
-from alignbench.models.adapter import Ladder, ModelAdapter
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.ladder import Ladder
 from alignbench.models.random import tiny_adapter
 from alignbench.schedule import Level, NoiseSchedule
 

@@ -11,12 +11,11 @@ from alignbench.results import (
     PromptRecord,
     RunFolder,
     SamplingRecord,
-    ScoreInfo,
-    Scores,
     image_name,
     write_prompts,
     write_sampling,
 )
+from alignbench.score_file import ScoreInfo, Scores
 
 PROMPTS = {"p0": "a red circle", "p1": "a blue cross", "p2": "a green square", "p3": "a yellow cross"}
 GROUPS = {"p0": ("flat",), "p1": ("flat",), "p2": ("shaded",), "p3": ("shaded",)}

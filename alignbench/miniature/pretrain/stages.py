@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -110,8 +111,15 @@ def make_sd15_mini(work: Path, updates: int | None) -> None:
     train_sd15(unet, clip, data, work / "sd15_mini", _plan(SD15_PLAN, updates))
 
 
+def _trained(network: Any, stage: Path, shipped: Path) -> Any:
+    """Return a network as an earlier stage left it, or with the shipped weights where that stage was not run."""
+    if (stage / "state.pt").exists():
+        load_average(network, stage)
+        return network
+    return type(network).from_pretrained(shipped, torch_dtype=torch.float32)
+
+
 def make_sdxl_mini(work: Path, updates: int | None) -> None:
-    from diffusers import UNet2DConditionModel
 
     from alignbench.miniature.pretrain.denoisers import SDXL_PLAN, build_sd15, build_sdxl, train_sdxl
     from alignbench.miniature.pretrain.latents import load_latents
@@ -120,11 +128,7 @@ def make_sdxl_mini(work: Path, updates: int | None) -> None:
 
     tokenizers, clip, _ = _text_parts(work)
     data, clip = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers[:1]), with_projection(clip)
-    if (work / "sd15_mini/state.pt").exists():
-        sd15 = build_sd15()
-        load_average(sd15, work / "sd15_mini")
-    else:
-        sd15 = UNet2DConditionModel.from_pretrained(FOLDER / "sd15_mini/unet", torch_dtype=torch.float32)
+    sd15 = _trained(build_sd15(), work / "sd15_mini", FOLDER / "sd15_mini/unet")
     torch.manual_seed(4)
     unet = build_sdxl()
     sdxl_from_sd15(unet, sd15, clip, data.ids[0][:1024].long().split(64))
@@ -133,7 +137,6 @@ def make_sdxl_mini(work: Path, updates: int | None) -> None:
 
 
 def make_sd3_mini(work: Path, updates: int | None) -> None:
-    from diffusers import FluxTransformer2DModel
 
     from alignbench.miniature.pretrain.denoisers import SD3_PLAN, build_flux, build_sd3, train_sd3
     from alignbench.miniature.pretrain.latents import load_latents
@@ -142,11 +145,7 @@ def make_sd3_mini(work: Path, updates: int | None) -> None:
 
     tokenizers, clip, t5 = _text_parts(work)
     data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
-    if (work / "flux_mini_guidance/state.pt").exists():
-        flux = build_flux()
-        load_average(flux, work / "flux_mini_guidance")
-    else:
-        flux = FluxTransformer2DModel.from_pretrained(FOLDER / "flux_mini/transformer", torch_dtype=torch.float32)
+    flux = _trained(build_flux(), work / "flux_mini_guidance", FOLDER / "flux_mini/transformer")
     torch.manual_seed(6)
     transformer = build_sd3()
     sd3_from_flux(transformer, flux)
