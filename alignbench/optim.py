@@ -82,10 +82,11 @@ class Compensated(Rounding):
 class Stochastic(Rounding):
     """Round up or down by chance, so that the expectation is the float32 value; nothing is kept.
 
-    Draws are keyed by seed, update and parameter: they are the same on all processes and after an interruption.
+    Draws are keyed by seed, update and parameter: they are the same on all processes of one seed, and after an
+    interruption.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self.seed = seed
 
     def widen(self, weight: Tensor, number: int) -> Tensor:
@@ -165,7 +166,7 @@ def make_optimizer(
     make: Callable[[list[nn.Parameter]], Optimizer],
     parameters: list[nn.Parameter],
     weight_updates: WeightUpdates,
-    seed: int,
+    seed: int | str,
 ) -> Optimizer:
     """Return the optimizer that `make` makes, with the updates of bfloat16 weights asked for.
 

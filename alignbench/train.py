@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alignbench.batch import Rows
-from alignbench.checkpoint import Checkpoints
+from alignbench.checkpoint import Checkpoints, Weights
 from alignbench.context import Context
 from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
@@ -31,6 +30,7 @@ from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.speed import compile_networks, set_attention_backend
 from alignbench.optim import make_optimizer
+from alignbench.parallel import Replicated, join
 from alignbench.results import RunFolder
 
 SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
@@ -91,6 +91,7 @@ def train(
     """
     settings = cfg.train
     device = accelerator.device
+    parallel = join(accelerator)
     torch.manual_seed(cfg.seed)  # initial adapters; every later draw is keyed
 
     # what is trained, and what only helps
@@ -99,24 +100,29 @@ def train(
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
     if settings.attention_backend is not None:
         set_attention_backend(model.denoiser, settings.attention_backend)
-    model.denoiser.to(device)
     if any(one.needs_reference for one in (method, *(term.method for term in auxiliary))):
         model.make_reference()
     if settings.compile:
         compile_networks(model)
+    for network in (model.denoiser, model.reference_network):
+        if network is not None:
+            parallel.place(network)
     for module in method.frozen_modules().values():
         module.requires_grad_(False).eval().to(device)
     own = method.trainable_modules()
     for module in own.values():
         module.to(device)
-    policy_parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
+    policy_parameters = parallel.parameters(model.denoiser)
     own_parameters = [p for module in own.values() for p in module.parameters() if p.requires_grad]
     parameters = policy_parameters + own_parameters
     start = [p.detach().clone() for p in policy_parameters] if settings.weight_distance else None
 
     # optimizer, schedule, averages
     make = partial(instantiate(settings.optimizer), lr=settings.learning_rate)
-    optimizer = make_optimizer(make, parameters, settings.weight_updates, cfg.seed)
+    rounding_seed = (
+        f"{cfg.seed}/{accelerator.process_index}" if parallel.shards else cfg.seed
+    )  # whole copies stay equal
+    optimizer = make_optimizer(make, parameters, settings.weight_updates, rounding_seed)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler,
         optimizer,
@@ -125,25 +131,22 @@ def train(
     )
     ema = None
     if settings.ema_decay is not None:  # float32, or its small steps would be lost
-        wide = (p.to(torch.promote_types(p.dtype, torch.float32)) for p in policy_parameters)
-        ema = EMAModel(wide, decay=settings.ema_decay)
+        wide = [p.to(torch.promote_types(p.dtype, torch.float32)) for p in policy_parameters]
+        ema = EMAModel(cast(list[nn.Parameter], wide), decay=settings.ema_decay)
 
     # processes: wrapped networks, the plain scheduler (it steps once an update whatever their number)
-    model.policy, optimizer = accelerator.prepare(model.denoiser, optimizer)
+    model.policy, optimizer = parallel.wrap(model.denoiser, optimizer)
 
     # resume from the last checkpoint, if a run was killed
     progress = Progress()
+    trained = {"optimizer": optimizer, **({"ema": ema} if ema else {})}
+    common = {"lr_scheduler": lr_scheduler, "progress": progress, "method": method}
     checkpoints = Checkpoints(
         folder.checkpoints,
         accelerator,
-        networks={"policy": model.denoiser, **own},
-        parts={
-            "optimizer": optimizer,
-            "lr_scheduler": lr_scheduler,
-            "progress": progress,
-            "method": method,
-            **({"ema": ema} if ema else {}),
-        },
+        networks=own if parallel.shards else {"policy": model.denoiser, **own},
+        parts=common if parallel.shards else trained | common,
+        shards={"policy": Weights(policy_parameters), **trained} if parallel.shards else {},
     )
     checkpoints.load_last()
     log = Log(folder.train_log, progress.step, accelerator.is_main_process)
@@ -199,20 +202,19 @@ def train(
                 its_batch = its_batches.next(its_context)
                 helpers.rest()
                 (its_parts,) = autocast(term.method.rollout(model, its_batch, its_context), accelerator)
-                figures = update(term.method, model, its_parts, its_context, accelerator, policy_parameters, [])
+                figures = update(term.method, model, its_parts, its_context, parallel, policy_parameters, [])
                 metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
                 gradients.append((term.weight, take_gradients(policy_parameters)))
-            metrics |= update(method, model, micro_batches, context, accelerator, policy_parameters, own_parameters)
+            metrics |= update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
             for weight, gradient in gradients:
                 add_gradients(policy_parameters, gradient, weight)
             if start is not None:
                 distance = torch._foreach_sub([p.detach() for p in policy_parameters], start)
                 add_gradients(policy_parameters, distance, settings.weight_distance)
-                metrics["weight_distance"] = float(torch.stack(torch._foreach_norm(distance)).norm())
+                metrics["weight_distance"] = float(parallel.norm(distance))
             if settings.max_grad_value is not None:
                 accelerator.clip_grad_value_(parameters, settings.max_grad_value)
-            grad_norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-            metrics["grad_norm"] = float(cast(Tensor, grad_norm))
+            metrics["grad_norm"] = parallel.clip(policy_parameters, own_parameters, settings.max_grad_norm)
             metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
@@ -239,9 +241,10 @@ def train(
     # the result, as diffusers loads it
     if ema is not None:
         ema.copy_to(policy_parameters)
+    weights = parallel.whole_state(model.denoiser)
     if accelerator.is_main_process:
         with replacing_folder(folder.policy) as unfinished:
-            model.save_policy(unfinished)
+            model.save_policy(unfinished, weights)
     accelerator.wait_for_everyone()
     return {
         "optimizer_steps": progress.step,
@@ -272,7 +275,7 @@ def update(
     model: ModelAdapter,
     micro_batches: list[Rows],
     context: Context,
-    accelerator: Accelerator,
+    parallel: Replicated,
     policy_parameters: list[nn.Parameter],
     own_parameters: list[nn.Parameter],
 ) -> dict[str, float]:
@@ -281,11 +284,10 @@ def update(
     Returns:
         The weighted averages of the loss and of the method's metrics, each over the samples that have one.
     """
+    accelerator = parallel.accelerator
     sums: dict[str, Tensor] = {}  # of values times weights, and of weights
     for number, micro_batch in enumerate(micro_batches):
-        with ExitStack() as stack:
-            if number + 1 < len(micro_batches):
-                stack.enter_context(accelerator.no_sync(model.policy))  # gradients are exchanged once an update
+        with parallel.micro_batch(model.policy, is_last=number + 1 == len(micro_batches)):
             with accelerator.autocast():
                 loss = method.loss(model, micro_batch, context)
             if not torch.isfinite(loss.values).all():
@@ -293,12 +295,13 @@ def update(
                     f"the loss of method={method.name} is not finite at update {context.step + 1}; "
                     "lower train.learning_rate or train.max_grad_norm"
                 )
-            accelerator.backward((loss.values * loss.weights).sum())
+            parallel.backward((loss.values * loss.weights).sum())
         for name, values in {"loss": loss.values, **loss.metrics}.items():
             known = loss.weights.double() * ~values.isnan()
             total = (values.detach().double().nan_to_num() * known).sum()
             sums[name] = sums.get(name, 0.0) + torch.stack([total, known.sum()])
 
+    parallel.collect()
     totals = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
     weight = float(totals[0, 1])
     if weight == 0:

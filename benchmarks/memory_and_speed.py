@@ -241,7 +241,7 @@ def measure(
     clock.watch(adapter, "forward", lambda: "forward" if torch.is_grad_enabled() else clock.phase)
     clock.watch(adapter, "decode_latents", "decode")
     clock.watch(accelerator, "backward", "backward")
-    adapter.save_policy = lambda folder: folder.mkdir(exist_ok=True)  # writing is not what is measured
+    adapter.save_policy = lambda folder, weights: folder.mkdir(exist_ok=True)  # writing is not what is measured
     data = RandomPairs(adapter.resolution)
 
     def watched_optimizer(*args: Any) -> torch.optim.Optimizer:

@@ -390,9 +390,13 @@ class ModelAdapter(ABC):
 
     # ---- weights on disk
 
-    def save_policy(self, folder: Path) -> None:
-        """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors."""
-        saved.save_policy(self, folder)
+    def save_policy(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors.
+
+        Args:
+            weights: those of the denoiser by name, where the network itself has no more than shards of them.
+        """
+        saved.save_policy(self, folder, weights)
 
     def load_policy(self, path: Path | str, revision: str | None = None) -> None:
         """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.

@@ -23,11 +23,16 @@ ORIGINAL = re.compile(r"(^|\.)(input_blocks|middle_block|output_blocks|double_bl
 IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
 
 
-def save_policy(model: "ModelAdapter", folder: Path) -> None:
+def save_policy(model: "ModelAdapter", folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Write the trained weights of `model`; see `ModelAdapter.save_policy`."""
     network: Any = model.denoiser
+    if weights is None:
+        weights = network.state_dict()
     if not model.is_lora:
-        network.save_pretrained(folder / model.denoiser_name)
+        with torch.device("meta"):
+            whole = type(network).from_config(network.config)
+        whole.load_state_dict(weights, assign=True)
+        whole.save_pretrained(folder / model.denoiser_name)
         return
     from peft import get_peft_model_state_dict
 
@@ -35,7 +40,7 @@ def save_policy(model: "ModelAdapter", folder: Path) -> None:
     model.pipeline.save_lora_weights(
         folder,
         **{
-            f"{model.denoiser_name}_lora_layers": get_peft_model_state_dict(network),
+            f"{model.denoiser_name}_lora_layers": get_peft_model_state_dict(network, weights),
             f"{model.denoiser_name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
         },
     )

@@ -1,0 +1,58 @@
+"""Several processes that meet over gloo, for tests of what they do together."""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+
+TIME_LIMIT = 300  # seconds; a process that waits for another in vain would wait for ever
+
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def together(function, *arguments, num_processes=2, environment=None):
+    """Call `function(rank, *arguments)` in processes of one group; return what each returned, in rank order."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            context.Process(
+                target=_work, args=(function, arguments, rank, num_processes, folder, environment or {}, results)
+            )
+            for rank in range(num_processes)
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            found = dict(results.get(timeout=TIME_LIMIT) for _ in workers)
+        finally:
+            for worker in workers:
+                worker.kill()
+    for value in found.values():
+        if isinstance(value, Failure):
+            raise AssertionError(value.args[0])
+    return [found[rank] for rank in range(num_processes)]
+
+
+class Failure(Exception):
+    """What went wrong in a process, as text."""
+
+
+def _work(function, arguments, rank, num_processes, folder, environment, results):
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+    os.environ.update({name: str(value) for name, value in names.items()} | environment)
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent was alone
+    meet = f"file://{Path(folder) / 'meet'}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=num_processes)
+    try:
+        results.put((rank, function(rank, *arguments)))
+    except BaseException:
+        results.put((rank, Failure(traceback.format_exc())))
+    results.close()
+    results.join_thread()
+    torch.distributed.barrier()

@@ -1,0 +1,193 @@
+"""Processes: whatever shares the work, the update is that of one process, and its checkpoints are whole."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from alignbench.config import build, conf_folder
+from alignbench.errors import UserError
+from alignbench.models.random import tiny_adapter
+from alignbench.parallel import Sharded, check_sharded, engine_asked_for, join
+from alignbench.results import RunFolder
+from alignbench.train import Auxiliary, train
+from methods.output_distance import OutputDistance
+from tests.processes import FSDP2, together
+from tests.training import DiesAt, Interrupted, RandomPairs, dpo, files_of, memory, settings, sft
+
+FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+GRADIENT = {"max_train_steps": 1, "learning_rate": 1.0, "max_grad_norm": 1e9, "micro_batch_size": 2}
+
+
+def job(rank, path, family, method, auxiliary=(), **changes):
+    cfg = settings(**changes)
+    if changes.get("learning_rate") == 1.0:  # the update is the gradient
+        cfg.train.optimizer = OmegaConf.create({"_target_": "torch.optim.SGD", "_partial_": True})
+    model = tiny_adapter(family)
+    train(cfg, model, method, RandomPairs(), RunFolder(path), Accelerator(cpu=True), auxiliary)
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.denoiser.parameters())
+
+
+def run(path, family, method, *auxiliary, engine, **changes):
+    """Train in one process, or in two; return the numbers that each holds of the network."""
+
+    def one(rank):
+        return job(rank, path, family, method, auxiliary, **changes)
+
+    if engine is None:
+        return [one(0)]
+    return together(one, environment=FSDP2 if engine == "fsdp2" else {})
+
+
+def policy(path, family, start=False):
+    """The weights of the policy that a run left, as diffusers loads them."""
+    model = tiny_adapter(family)
+    if not start:
+        model.load_policy(RunFolder(path).policy)
+        model.fold_adapters()
+    return torch.cat([value.flatten() for _, value in sorted(model.denoiser.state_dict().items())])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_two_processes_make_the_update_of_one(tmp_path, family, tuning):
+    engines = {"one": None, "ddp": "ddp", "fsdp2": "fsdp2"}
+    held = {
+        name: run(tmp_path / name, family, dpo(), engine=engine, tuning=tuning, **GRADIENT)
+        for name, engine in engines.items()
+    }
+    start = policy(None, family, start=True)
+    one, ddp, fsdp2 = (policy(tmp_path / name, family) for name in engines)
+    moved = (one - start).norm()
+    assert moved > 0
+    assert (ddp - one).norm() / moved < 1e-5
+    assert (fsdp2 - one).norm() / moved < 1e-5
+    assert held["ddp"] == held["one"] * 2
+    assert sum(held["fsdp2"]) == held["one"][0]
+    assert max(held["fsdp2"]) < 0.6 * held["one"][0]
+
+
+def composed(name):
+    """A method as its configuration makes it, with few steps of whatever it walks."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("config", [f"method={name}", "model=sd15", "data=shapes", "reward=shapes_clip"]).method
+    if "num_rollout_steps" in cfg:
+        cfg.num_rollout_steps = 3
+    if "inversion" in cfg:
+        cfg.inversion.num_steps = 3
+    return build(cfg)
+
+
+METHODS = sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {"base"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_path, name):
+    """Inversions are of unequal length here: the processes draw timesteps of their own."""
+    changes = GRADIENT | {"gradient_checkpointing": True}
+    run(tmp_path / "ddp", "stable_diffusion", composed(name), engine="ddp", **changes)
+    run(tmp_path / "fsdp2", "stable_diffusion", composed(name), engine="fsdp2", **changes)
+    start = policy(None, "stable_diffusion", start=True)
+    ddp, fsdp2 = (policy(tmp_path / engine, "stable_diffusion") for engine in ("ddp", "fsdp2"))
+    assert (ddp - start).norm() > 0
+    assert (fsdp2 - ddp).norm() / (ddp - start).norm() < 1e-5
+
+
+EVERYTHING = {
+    "ema_decay": 0.5,
+    "weight_distance": 0.1,
+    "max_grad_value": 0.01,
+    "max_grad_norm": 0.05,
+    "max_train_steps": 3,
+    "learning_rate": 1e-3,
+}
+
+
+def test_averages_distances_limits_and_further_losses_are_those_of_whole_weights(tmp_path):
+    for name, engine in {"one": None, "fsdp2": "fsdp2"}.items():
+        further = Auxiliary(0.5, OutputDistance("output_distance", "uniform", 0.1), RandomPairs())
+        run(tmp_path / name, "flux", dpo(), further, engine=engine, **EVERYTHING)
+    start = policy(None, "flux", start=True)
+    one, fsdp2 = (policy(tmp_path / name, "flux") for name in ("one", "fsdp2"))
+    # AdamW divides each gradient by its size, so that of a tiny one is mostly rounding
+    assert (fsdp2 - one).norm() / (one - start).norm() < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["bf16_compensated", "bf16_stochastic"])
+def test_bfloat16_shards_train(tmp_path, mode):
+    changes = {"max_train_steps": 3, "learning_rate": 1e-3, **memory(mode)}
+    for name, engine in {"one": None, "fsdp2": "fsdp2"}.items():
+        run(tmp_path / name, "flux", sft(), engine=engine, **changes)
+    start = policy(None, "flux", start=True)
+    one, fsdp2 = (policy(tmp_path / name, "flux") for name in ("one", "fsdp2"))
+    assert (fsdp2 - one).norm() < 0.5 * (one - start).norm()
+
+
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.9}, {"tuning": "lora"}, memory("bf16_stochastic")])
+def test_a_killed_sharded_run_ends_byte_for_byte_like_one_that_was_never_killed(tmp_path, changes):
+    changes = {"checkpointing_steps": 2, "max_train_steps": 4, "learning_rate": 1e-3, **changes}
+    run(tmp_path / "whole", "flux", dpo(), engine="fsdp2", **changes)
+
+    def killed(rank):
+        with pytest.raises(Interrupted):
+            job(rank, tmp_path / "killed", "flux", DiesAt(dpo(), 3), **changes)
+
+    together(killed, environment=FSDP2)
+    run(tmp_path / "killed", "flux", dpo(), engine="fsdp2", **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+
+
+def test_shards_go_on_only_with_as_many_processes(tmp_path):
+    changes = {"checkpointing_steps": 1, "max_train_steps": 2}
+
+    def killed(rank):
+        with pytest.raises(Interrupted):
+            job(rank, tmp_path, "flux", DiesAt(sft(), 1), **changes)
+
+    together(killed, environment=FSDP2)
+    with pytest.raises(UserError, match="2 processes that shared the weights"):
+        run(tmp_path, "flux", sft(), engine=None, **changes)
+    with pytest.raises(AssertionError, match="2 processes that shared the weights"):
+        together(lambda rank: job(rank, tmp_path, "flux", sft(), **changes), num_processes=4, environment=FSDP2)
+
+
+def test_weights_that_stayed_whole_are_found():
+    network = tiny_adapter("flux").denoiser
+    with pytest.raises(UserError, match=r"sharding over 2 processes did not happen: .* is whole on each of them"):
+        check_sharded(network, 2)
+
+
+# ---- what the launcher asks for
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 2"),
+        ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "memory=checkpointing"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+    ],
+)
+def test_what_the_program_cannot_do_is_refused(environment, message):
+    with pytest.raises(UserError, match=message):
+        engine_asked_for(environment)
+
+
+def test_nothing_asked_for_is_ddp():
+    assert engine_asked_for({"ACCELERATE_USE_FSDP": "false"}) == "ddp"
+
+
+def test_sharding_by_one_process_is_refused(monkeypatch):
+    for name, value in FSDP2.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="there is one process"):
+        join(Accelerator(cpu=True))
+
+
+def test_gradients_that_are_scaled_are_not_sharded():
+    class Scaling:
+        scaler = object()
+
+    with pytest.raises(UserError, match="fp16"):
+        Sharded(Scaling())
