@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.config import STAGES, build, conf_folder, has_images, resolve, trains, weights_dtype
 from alignbench.errors import UserError, near
+from alignbench.launcher import engine_asked_for
 from alignbench.place import Place
 
 
@@ -33,6 +34,7 @@ def check(cfg: DictConfig) -> None:
         _check_package(values["train"]["optimizer"]["_target_"])
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
+            _check_processes(values["train"], values["auxiliary"])
         _check_method(values["method"], values["data"])
         build(cfg.method)
         for name, term in values["auxiliary"].items():
@@ -129,6 +131,8 @@ def _check_memory(train: dict[str, Any], dtype: str) -> None:
         return
     if train["mixed_precision"] == "fp16":
         raise UserError(f"train.mixed_precision=fp16 cannot scale gradients of {dtype} weights; use bf16")
+    if engine_asked_for() == "deepspeed" and dtype == "bfloat16":
+        return  # it keeps float32 copies
     if dtype != "bfloat16" or train["weight_updates"] == "nearest":
         raise UserError(
             f"train.tuning=full on {dtype} weights would lose most updates in rounding; add memory=bf16_compensated or "
@@ -139,6 +143,36 @@ def _check_memory(train: dict[str, Any], dtype: str) -> None:
             f"optimizer=prodigy looks at all weights at once, and train.weight_updates={train['weight_updates']} shows "
             "it some at a time; choose another optimizer, or train.weights_dtype=float32"
         )
+
+
+def _check_processes(train: dict[str, Any], auxiliary: dict[str, Any]) -> None:
+    """Refuse what cannot be done with parts of weights or of gradients."""
+    engine = engine_asked_for()
+    if engine == "ddp":
+        return
+    if (target := train["optimizer"]["_target_"]).startswith(("prodigyopt", "transformers")):
+        raise UserError(
+            f"train.optimizer={target} looks at whole weights, and under {engine} a process has parts of them; choose "
+            "optimizer=adamw or optimizer=adamw8bit"
+        )
+    if train["mixed_precision"] == "fp16":
+        raise UserError(f"train.mixed_precision=fp16 scales gradients, which {engine} does not do here; use bf16")
+    if engine == "fsdp2":
+        return
+    for name, found, off in (
+        ("mixed_precision", train["mixed_precision"], "no"),
+        ("weight_updates", train["weight_updates"], "nearest"),
+        ("max_grad_value", train["max_grad_value"], None),
+        ("weight_distance", train["weight_distance"], 0),
+    ):
+        if found != off:
+            none = "null" if off is None else off
+            raise UserError(
+                f"train.{name}={found} needs what DeepSpeed keeps to itself; set it to {none} (bfloat16 weights get "
+                "float32 copies there), or use conf/accelerate/fsdp2.yaml"
+            )
+    if auxiliary:
+        raise UserError("auxiliary losses need what DeepSpeed keeps to itself; use conf/accelerate/fsdp2.yaml")
 
 
 def _check_package(target: str) -> None:

@@ -1,18 +1,17 @@
-"""How the processes of a run hold the networks together: each a whole copy (DDP), or each a shard (FSDP2).
+"""How the processes of a run hold the networks: whole copies (DDP), shards (FSDP2), shared optimizers (DeepSpeed).
 
-What is asked for is read from the environment, which `accelerate launch --config_file conf/accelerate/NAME.yaml` sets.
 The loop sees the trained weights through `parameters`: plain tensors whose `grad` it may read and change, whether they
-are whole or this process's shards, so averages, clipping and optimizers need not know. What a single process cannot
-know from its shard (a norm, the whole weights) is asked for here.
+are whole or this process's shards, so averages, limits and optimizers need not know. What a single process cannot know
+from its shard (a norm, the whole weights) is asked for here.
 
-Sharding is torch's own `fully_shard`, called here and not by accelerate, because accelerate shards one network alone
-(the reference is a second), never on a CPU, and does without where it cannot, all in silence.
+The engines are called here and not by accelerate, because accelerate shards one network alone (the reference is a
+second), never on a CPU, and does without where it cannot, all in silence.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, cast
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,55 +19,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alignbench.errors import UserError
-
-Engine = Literal["ddp", "fsdp2"]
-
-
-def engine_asked_for(environment: "os._Environ[str] | dict[str, str]" = os.environ) -> Engine:
-    """Return what the launcher asked for.
-
-    Raises:
-        UserError: if it is something that this program cannot do.
-    """
-
-    def on(name: str) -> bool:
-        return environment.get(name, "false").lower() in ("true", "1", "yes")
-
-    for name, engine in (
-        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
-        ("ACCELERATE_USE_PARALLELISM_CONFIG", "tensor, context or sequence parallelism"),
-    ):
-        if on(name):
-            raise UserError(f"the launcher asks for {engine}, which is not supported; conf/accelerate has what is")
-    if not on("ACCELERATE_USE_FSDP"):
-        return "ddp"
-    if environment.get("FSDP_VERSION", "1") != "2":
-        raise UserError("the launcher asks for FSDP 1; set fsdp_version: 2, as conf/accelerate/fsdp2.yaml does")
-    if on("FSDP_ACTIVATION_CHECKPOINTING"):
-        raise UserError("fsdp_activation_checkpointing is memory=checkpointing here; set it to false")
-    return "fsdp2"
+from alignbench.launcher import engine_asked_for
 
 
 def join(accelerator: Accelerator) -> "Replicated":
-    """Return how this run's processes hold the networks.
-
-    Raises:
-        UserError: if sharding was asked for and there is nobody to share with.
-    """
-    if engine_asked_for() == "ddp":
-        return Replicated(accelerator)
-    if accelerator.num_processes == 1:
-        raise UserError(
-            "the launcher asks for FSDP, and there is one process, so nothing would be sharded; start several "
-            "(--num_processes; on a CPU, torchrun --nproc_per_node), or do without FSDP"
-        )
-    return Sharded(accelerator)
+    """Return how this run's processes hold the networks."""
+    engines = {"ddp": Replicated, "fsdp2": Sharded, "deepspeed": SharedOptimizer}
+    return engines[engine_asked_for()](accelerator)
 
 
 class Replicated:
     """Every process has the whole networks; DDP averages the gradients of the policy once an update."""
 
     shards: bool = False  # whether a process has only its part of the trained weights
+    shares_optimizer: bool = False  # whether a process has only its part of the optimizer's state
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -81,8 +45,12 @@ class Replicated:
         """Return what is trained of a placed network, as the loop and the optimizer see it."""
         return [p for p in network.parameters() if p.requires_grad]
 
-    def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Return what the loop calls and steps instead."""
+    def wrap(self, network: nn.Module, optimizer: Optimizer, max_norm: float) -> tuple[nn.Module, Optimizer]:
+        """Return what the loop calls and steps instead.
+
+        Args:
+            max_norm: the limit that every `step` will be given.
+        """
         return self.accelerator.prepare(network, optimizer)
 
     def micro_batch(self, policy: nn.Module, is_last: bool) -> AbstractContextManager[None]:
@@ -93,15 +61,29 @@ class Replicated:
         """Add the gradient of `total` to that of the parameters."""
         self.accelerator.backward(total)
 
-    def collect(self) -> None:
-        """Put the exchanged gradients, averaged over processes, where the loop looks for them."""
+    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
+        """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`."""
+        for gradient in _gradients(parameters):
+            gradient.mul_(factor)
 
     def norm(self, tensors: Sequence[Tensor], whole: Sequence[Tensor] = ()) -> Tensor:
         """Return the norm of all `tensors`, shaped as `parameters`, and of `whole` ones that all processes have."""
         return _norm([*tensors, *whole], self.accelerator.device)
 
-    def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
-        """Scale gradients down to a common norm of at most `max_norm`; return what it was."""
+    def step(
+        self, optimizer: Optimizer, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float
+    ) -> float:
+        """Make one update from gradients whose common norm is scaled down to `max_norm`; return what it was.
+
+        Args:
+            whole: further parameters, which all processes have.
+        """
+        norm = self._clip(parameters, whole, max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def _clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
         return float(cast(Tensor, self.accelerator.clip_grad_norm_([*parameters, *whole], max_norm)))
 
     def whole_state(self, network: nn.Module) -> dict[str, Tensor]:
@@ -117,13 +99,12 @@ class Sharded(Replicated):
     """
 
     shards = True
+    shares_optimizer = True
 
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__(accelerator)
         from torch.distributed.device_mesh import init_device_mesh
 
-        if accelerator.scaler is not None:
-            raise UserError("train.mixed_precision=fp16 cannot be sharded, because gradients are scaled; use bf16")
         self.mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self._views: list[tuple[nn.Parameter, nn.Parameter]] = []  # a sharded parameter, and this process's part of it
 
@@ -152,17 +133,18 @@ class Sharded(Replicated):
         self._views += [(p, nn.Parameter(cast(Any, p).to_local().detach())) for p in sharded]
         return [view for _, view in self._views[-len(sharded) :]]
 
-    def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def wrap(self, network: nn.Module, optimizer: Optimizer, max_norm: float) -> tuple[nn.Module, Optimizer]:
         return network, optimizer
 
     def micro_batch(self, policy: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def collect(self) -> None:
+    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
         for parameter, view in self._views:
             if parameter.grad is not None:
                 view.grad = cast(Any, parameter.grad).to_local()
                 parameter.grad = None
+        super().collect(parameters, factor)
 
     def norm(self, tensors: Sequence[Tensor], whole: Sequence[Tensor] = ()) -> Tensor:
         device = self.accelerator.device
@@ -170,7 +152,7 @@ class Sharded(Replicated):
         torch.distributed.all_reduce(square)
         return (square + _norm(whole, device).square()).sqrt()
 
-    def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
+    def _clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
         norm = self.norm(_gradients(parameters), _gradients(whole))
         torch.nn.utils.clip_grads_with_norm_([*parameters, *whole], max_norm, norm)
         return float(norm)
@@ -181,6 +163,74 @@ class Sharded(Replicated):
         # lands on the CPU of the main process, one tensor after the other
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return cast(dict[str, Tensor], get_model_state_dict(network, options=options))
+
+
+class SharedOptimizer(Replicated):
+    """Every process has the whole networks, and its part of gradients and optimizer state (DeepSpeed, ZeRO 1 and 2).
+
+    Where weights are bfloat16, the optimizer steps float32 copies of them. Gradients are out of the loop's sight, so
+    what reads or changes them is refused before (alignbench/checks.py).
+    """
+
+    shares_optimizer = True
+
+    def wrap(self, network: nn.Module, optimizer: Optimizer, max_norm: float) -> tuple[nn.Module, Optimizer]:
+        import deepspeed  # pyright: ignore[reportMissingImports]
+
+        offload = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,  # the loop splits batches itself
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": max_norm,
+            "bf16": {"enabled": any(p.dtype == torch.bfloat16 for p in self.parameters(network))},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {
+                "stage": int(os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"]),
+                "offload_optimizer": {"device": offload},
+            },
+        }
+        self._engine, *_ = deepspeed.initialize(
+            model=network, optimizer=optimizer, config=settings, dist_init_required=False
+        )
+        return self._engine, cast(Optimizer, Partition(self._engine.optimizer))
+
+    @contextmanager
+    def micro_batch(self, policy: nn.Module, is_last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.optimizer.override_loss_scale(1.0)
+        yield
+
+    def backward(self, total: Tensor) -> None:
+        self._engine.backward(total, scale_wrt_gas=False)
+
+    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
+        self._engine.optimizer.override_loss_scale(1 / factor)  # by which the step divides the gradients
+
+    def step(
+        self, optimizer: Optimizer, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float
+    ) -> float:
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+
+class Partition:
+    """This process's part of an optimizer of DeepSpeed, as a state to keep: averages, and the float32 weights."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "averages": self.optimizer.optimizer.state_dict(),
+            "weights": [part.detach() for part in self.optimizer.single_partition_of_fp32_groups],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.optimizer.load_state_dict(state["averages"])
+        for part, weights in zip(self.optimizer.single_partition_of_fp32_groups, state["weights"], strict=True):
+            part.copy_(weights)
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alignbench.batch import Rows
-from alignbench.checkpoint import Checkpoints, Weights
+from alignbench.checkpoint import Checkpoints, Stateful, Weights
 from alignbench.context import Context
 from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
@@ -135,19 +135,19 @@ def train(
         ema = EMAModel(cast(list[nn.Parameter], wide), decay=settings.ema_decay)
 
     # processes: wrapped networks, the plain scheduler (it steps once an update whatever their number)
-    model.policy, optimizer = parallel.wrap(model.denoiser, optimizer)
+    model.policy, optimizer = parallel.wrap(model.denoiser, optimizer, settings.max_grad_norm)
 
     # resume from the last checkpoint, if a run was killed
     progress = Progress()
-    trained = {"optimizer": optimizer, **({"ema": ema} if ema else {})}
-    common = {"lr_scheduler": lr_scheduler, "progress": progress, "method": method}
-    checkpoints = Checkpoints(
-        folder.checkpoints,
-        accelerator,
-        networks=own if parallel.shards else {"policy": model.denoiser, **own},
-        parts=common if parallel.shards else trained | common,
-        shards={"policy": Weights(policy_parameters), **trained} if parallel.shards else {},
-    )
+    parts: dict[str, Stateful] = {"lr_scheduler": lr_scheduler, "progress": progress, "method": method}
+    shards: dict[str, Stateful] = {}
+    (shards if parallel.shares_optimizer else parts)["optimizer"] = optimizer
+    if ema is not None:
+        (shards if parallel.shards else parts)["ema"] = ema
+    if parallel.shards:
+        shards["policy"] = Weights(policy_parameters)
+    networks = own if parallel.shards else {"policy": model.denoiser, **own}
+    checkpoints = Checkpoints(folder.checkpoints, accelerator, networks, parts, shards)
     checkpoints.load_last()
     log = Log(folder.train_log, progress.step, accelerator.is_main_process)
     began = time.monotonic() - progress.train_seconds
@@ -214,10 +214,8 @@ def train(
                 metrics["weight_distance"] = float(parallel.norm(distance))
             if settings.max_grad_value is not None:
                 accelerator.clip_grad_value_(parameters, settings.max_grad_value)
-            metrics["grad_norm"] = parallel.clip(policy_parameters, own_parameters, settings.max_grad_norm)
             metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
-            optimizer.step()
-            optimizer.zero_grad()
+            metrics["grad_norm"] = parallel.step(optimizer, policy_parameters, own_parameters, settings.max_grad_norm)
             lr_scheduler.step()
             if ema is not None:
                 ema.step(policy_parameters)
@@ -301,19 +299,15 @@ def update(
             total = (values.detach().double().nan_to_num() * known).sum()
             sums[name] = sums.get(name, 0.0) + torch.stack([total, known.sum()])
 
-    parallel.collect()
     totals = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
     weight = float(totals[0, 1])
     if weight == 0:
         raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
-    # distributed training averages over processes what should be a sum over samples
-    scale = accelerator.num_processes / weight
     for parameter in own_parameters:  # methods call their networks as they are, so nothing exchanged these gradients
         if parameter.grad is not None:
             parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, reduction="mean"))
-    for parameter in policy_parameters + own_parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(scale)
+    # distributed training averages over processes what should be a sum over samples
+    parallel.collect(policy_parameters + own_parameters, accelerator.num_processes / weight)
     return {name: float(total / known) for name, (total, known) in zip(sums, totals, strict=True) if known > 0}
 
 

@@ -11,7 +11,9 @@ from accelerate.state import AcceleratorState
 
 TIME_LIMIT = 300  # seconds; a process that waits for another in vain would wait for ever
 
+# what `accelerate launch` says to its processes
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
 
 
 def together(function, *arguments, num_processes=2, environment=None):

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from alignbench.command_line import check_command_line
 from alignbench.config import base_of, conf_folder, config_hash, recipe_hash, run_name
 from alignbench.errors import UserError
+from tests.processes import DEEPSPEED, FSDP2
 
 METHODS = sorted(file.stem for file in (conf_folder() / "method").glob("*.yaml"))
 MODELS = sorted(file.stem for file in (conf_folder() / "model").glob("*.yaml") if file.stem != "images")  # no model
@@ -224,6 +225,34 @@ def test_an_auxiliary_loss_is_checked_as_a_method_is(tmp_path):
     assert "auxiliary.denoising.weight=0 must be a number above 0" in message
     message = refusal("method=srpo", "auxiliary=denoising", "data=prompts", f"data.path={tmp_path}/prompts.txt")
     assert "method=denoising needs pairs" in message
+
+
+@pytest.mark.parametrize(
+    ("launcher_says", "command", "message"),
+    [
+        (FSDP2, ["optimizer=adafactor"], "looks at whole weights"),
+        (FSDP2, ["train.mixed_precision=fp16"], "fp16 scales gradients"),
+        (DEEPSPEED, ["train.mixed_precision=bf16"], "train.mixed_precision=bf16 needs what DeepSpeed keeps to itself"),
+        (DEEPSPEED, ["memory=bf16_stochastic"], "train.weight_updates=stochastic"),
+        (DEEPSPEED, ["train.max_grad_value=1"], "train.max_grad_value=1"),
+        (DEEPSPEED, ["auxiliary=output_distance"], "auxiliary losses"),
+    ],
+)
+def test_what_parts_of_weights_or_gradients_cannot_do_is_refused(monkeypatch, launcher_says, command, message):
+    monkeypatch.setattr("alignbench.launcher.find_spec", lambda package: True)
+    for name, value in {**launcher_says, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert message in refusal("method=dpo", "model=sd15_mini", *command)
+    check_command_line(["method=dpo", "model=sd15_mini"], False)
+
+
+def test_deepspeed_keeps_float32_copies_of_bfloat16_weights_itself(monkeypatch):
+    command = ["method=dpo", "model=sd15_mini", "train.tuning=full", "train.weights_dtype=bfloat16"]
+    assert "would lose most updates in rounding" in refusal(*command)
+    monkeypatch.setattr("alignbench.launcher.find_spec", lambda package: True)
+    for name, value in {**DEEPSPEED, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    check_command_line(command, False)
 
 
 def test_an_optimizer_whose_package_is_missing_says_what_to_install(monkeypatch):

@@ -64,7 +64,7 @@ def arguments(command):
     words = shlex.split(command, comments=True)
     if words[:2] == ["uv", "run"]:
         words = words[2:]
-    if words[:2] == ["accelerate", "launch"] and "-m" in words:
+    if (words[:2] == ["accelerate", "launch"] or words[:1] == ["torchrun"]) and "-m" in words:
         words = ["python", *words[words.index("-m") :]]
     return words[3:] if words[:3] == ["python", "-m", "alignbench"] else None
 

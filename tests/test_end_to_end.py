@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion
+from tests.processes import FSDP2
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = [
@@ -29,12 +31,13 @@ FEW = [
 ]
 
 
-def alignbench(*arguments, processes=1, check=True):
+def alignbench(*arguments, processes=1, check=True, launcher_says=None):
     """Run the program as a user would; return what it printed."""
     launcher = [sys.executable, "-m"]
     if processes > 1:
         launcher += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    environment |= launcher_says or {}
     done = subprocess.run(
         [*launcher, "alignbench", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -149,7 +152,7 @@ def test_a_run_folder_of_another_configuration_is_refused(real_prompts):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_update_and_the_images_of_one(tmp_path):
+def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_or_share(tmp_path):
     folder = tmp_path / "sd"
     tiny_stable_diffusion().save_pretrained(folder)
     command = [
@@ -171,20 +174,23 @@ def test_two_processes_make_the_update_and_the_images_of_one(tmp_path):
         "train.learning_rate=1.0",
         "train.max_grad_norm=1e9",
     ]
-    for processes in (1, 2):
-        alignbench(*command, f"results={tmp_path / str(processes)}", processes=processes)
+    layouts = {"one": (1, {}), "ddp": (2, {}), "fsdp2": (2, FSDP2)}
+    for name, (processes, says) in layouts.items():
+        alignbench(*command, f"results={tmp_path / name}", processes=processes, launcher_says=says)
     start = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    one, two = (
-        load_file(next((tmp_path / n).glob("dpo-*/policy/unet/diffusion_pytorch_model.safetensors"))) for n in "12"
-    )
-    moved = sum(float((one[k] - start[k]).square().sum()) for k in start) ** 0.5
-    apart = sum(float((one[k] - two[k]).square().sum()) for k in start) ** 0.5
+    policies, levels = {}, {}
+    for name in layouts:
+        (run,) = (tmp_path / name).glob("dpo-*")
+        policies[name] = UNet2DConditionModel.from_pretrained(run / "policy" / "unet").state_dict()
+        pictures = sorted((tmp_path / name).glob("*/images/shapes/*/*.png"))
+        assert len(pictures) == 12  # of base and of the policy
+        levels[name] = np.stack([np.asarray(Image.open(path), dtype=int) for path in pictures])
+    moved = sum(float((policies["one"][k] - start[k]).square().sum()) for k in start) ** 0.5
     assert moved > 0
-    assert apart / moved < 1e-5
-    pictures = [sorted((tmp_path / n).glob("base-*/images/shapes/*/*.png")) for n in "12"]
-    assert [path.name for path in pictures[0]] == [path.name for path in pictures[1]]
-    levels = [np.stack([np.asarray(Image.open(path), dtype=int) for path in paths]) for paths in pictures]
-    assert (abs(levels[0] - levels[1]) > 1).mean() <= 1e-3
+    for name in ("ddp", "fsdp2"):
+        apart = sum(float((policies["one"][k] - policies[name][k]).square().sum()) for k in start) ** 0.5
+        assert apart / moved < 1e-5
+        assert (abs(levels["one"] - levels[name]) > 1).mean() <= 1e-3
 
 
 @pytest.mark.slow

@@ -1,0 +1,59 @@
+"""What the launcher asks for, which `accelerate launch --config_file conf/accelerate/NAME.yaml` says by environment."""
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Literal
+
+from alignbench.errors import UserError
+
+Engine = Literal["ddp", "fsdp2", "deepspeed"]
+
+
+def engine_asked_for(environment: Mapping[str, str] = os.environ) -> Engine:
+    """Return what the launcher asked for.
+
+    Raises:
+        UserError: if it is something that this program cannot do, or there is nobody to share with.
+    """
+
+    def on(name: str) -> bool:
+        return environment.get(name, "false").lower() in ("true", "1", "yes")
+
+    for name, engine in (
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "tensor, context or sequence parallelism"),
+    ):
+        if on(name):
+            raise UserError(f"the launcher asks for {engine}, which is not supported; conf/accelerate has what is")
+    if on("ACCELERATE_USE_DEEPSPEED"):
+        return _deepspeed(environment)
+    if not on("ACCELERATE_USE_FSDP"):
+        return "ddp"
+    if environment.get("FSDP_VERSION", "1") != "2":
+        raise UserError("the launcher asks for FSDP 1; set fsdp_version: 2, as conf/accelerate/fsdp2.yaml does")
+    if on("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise UserError("fsdp_activation_checkpointing is memory=checkpointing here; set it to false")
+    _refuse_one_process("FSDP", environment)
+    return "fsdp2"
+
+
+def _deepspeed(environment: Mapping[str, str]) -> Engine:
+    if environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
+        raise UserError("deepspeed_config_file is not read; set zero_stage as conf/accelerate/deepspeed.yaml does")
+    if environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") not in ("1", "2"):
+        raise UserError(
+            "DeepSpeed is used with zero_stage 1 or 2; conf/accelerate/fsdp2.yaml is there to shard whole networks"
+        )
+    if find_spec("deepspeed") is None:
+        raise UserError("the launcher asks for DeepSpeed, which is not installed: pip install deepspeed")
+    _refuse_one_process("DeepSpeed", environment)
+    return "deepspeed"
+
+
+def _refuse_one_process(name: str, environment: Mapping[str, str]) -> None:
+    if environment.get("WORLD_SIZE", "1") == "1":
+        raise UserError(
+            f"the launcher asks for {name}, and there is one process, so nothing would be shared; start several "
+            f"(--num_processes; on a CPU, torchrun --nproc_per_node), or do without {name}"
+        )
