@@ -35,6 +35,7 @@ def check(cfg: DictConfig) -> None:
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
             _check_processes(values["train"], values["auxiliary"])
+            _check_validation(values["validation"], values["evaluators"])
         _check_method(values["method"], values["data"])
         build(cfg.method)
         for name, term in values["auxiliary"].items():
@@ -173,6 +174,26 @@ def _check_processes(train: dict[str, Any], auxiliary: dict[str, Any]) -> None:
             )
     if auxiliary:
         raise UserError("auxiliary losses need what DeepSpeed keeps to itself; use conf/accelerate/fsdp2.yaml")
+
+
+def _check_validation(validation: dict[str, Any], evaluators: dict[str, Any]) -> None:
+    if validation["every"] is None:
+        return
+    for name in ("every", "num_inference_steps", "batch_size", "patience"):
+        value = validation[name]
+        if not (name == "patience" and value is None) and (not isinstance(value, int) or value < 1):
+            raise UserError(f"validation.{name}={value} must be a whole number of at least 1")
+    if validation["prompts"] is None:
+        raise UserError(
+            "validation.every needs prompts to look at; add validation=shapes or another of conf/validation"
+        )
+    if not evaluators:
+        raise UserError("validation scores images, and evaluators is empty; add evaluators=NAME")
+    for name in validation["select"] or ():
+        if name not in evaluators:
+            raise UserError(f"validation.select={name} is not among evaluators;{near(name, list(evaluators))}")
+    if validation["patience"] is not None and not validation["select"]:
+        raise UserError("validation.patience waits for a better look, and without validation.select none is better")
 
 
 def _check_package(target: str) -> None:

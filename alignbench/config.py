@@ -77,7 +77,11 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
         return {"method": values["method"], "model": model}
     train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
     recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
-    return recipe | ({"auxiliary": values["auxiliary"]} if values["auxiliary"] else {})
+    if values["auxiliary"]:
+        recipe["auxiliary"] = values["auxiliary"]
+    if values["validation"]["every"] is not None:  # it chooses among weights
+        recipe["validation"] = values["validation"]
+    return recipe
 
 
 def _fingerprint(values: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from alignbench.context import keyed_generator
+from alignbench.context import keyed_generator, most_of_all
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
@@ -113,6 +114,8 @@ def generate(
     folder: RunFolder,
     place: Place | None = None,
     progress: bool = True,
+    in_step: bool = False,
+    refuse_black: bool = True,
 ) -> int:
     """Make the images of a prompt set that are not there yet; return how many are left for other shards.
 
@@ -121,10 +124,11 @@ def generate(
 
     Args:
         place: which part falls to this process.
+        in_step: whether all processes call the network equally often, as those must that have shards of it.
+        refuse_black: whether an entirely black image ends it, which is what numbers that are not finite become.
 
     Raises:
-        UserError: if the folder has images of other prompts under these ids, or if the model gives an entirely black
-            image, which is what numbers that are not finite become.
+        UserError: if the folder has images of other prompts under these ids, or an image is black.
     """
     place = place or Place()
     images = folder.images(prompt_set.name, sampling.hash)
@@ -138,16 +142,24 @@ def generate(
 
     with tqdm(
         total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
-        disable=not (progress and place.is_main and todo), dynamic_ncols=True,
+        disable=not (progress and place.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
-        for start in range(0, len(todo), sampling.batch_size):
-            batch = todo[start : start + sampling.batch_size]
+        num_batches = math.ceil(len(todo) / sampling.batch_size)
+        if in_step:
+            num_batches = most_of_all(num_batches, model.device, place.num_processes)
+        for number in range(num_batches):
+            batch = todo[number * sampling.batch_size : (number + 1) * sampling.batch_size]
+            company = not batch  # others need this process's shards; what comes of it is dropped
+            batch = batch or wanted[:1]
             noise = [initial_noise(p.prompt_id, k, sampling.seed, model.latent_shape, sampling.noise) for p, k in batch]
             pictures = model.generate(
                 [p.prompt for p, _ in batch], torch.stack(noise), sampling.num_inference_steps, sampling.guidance_scale
             )
+            if company:
+                continue
             for (p, k), picture in zip(batch, pictures, strict=True):
-                _refuse_black(picture, p)
+                if refuse_black:
+                    _refuse_black(picture, p)
                 write_png(images / image_name(p.prompt_id, k), picture)
             bar.update(len(batch))
 

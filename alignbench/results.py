@@ -81,6 +81,7 @@ class Manifest:
         calibration: what the calibration of the evaluators came to, by `<evaluator>@<version>`; see
             `alignbench.calibrate.reference`.
         selected_step: the optimizer step whose weights `policy/` holds.
+        selected_by: names of the evaluators whose scores on other prompts chose that step; none where it is the last.
         weights_kind: whether those are the raw weights or their moving average.
         files: ledger, path in the run folder -> sha256, of what later stages read.
         completed: stage -> keys of the work that is done, such as `<prompt set>/<sampling hash>`.
@@ -101,6 +102,7 @@ class Manifest:
     trained_prompt_sets: list[str] = field(default_factory=list)
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     selected_step: int | None = None
+    selected_by: list[str] = field(default_factory=list)
     weights_kind: Literal["raw", "ema"] = "raw"
     budget: Budget = Budget()
     files: dict[str, str] = field(default_factory=dict)
@@ -129,7 +131,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration"}  # younger than the others
+        needed = names - {"calibration", "selected_by"}  # younger than the others
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
@@ -241,6 +243,10 @@ class RunFolder:
     @property
     def train_log(self) -> Path:
         return self.path / "train.jsonl"
+
+    @property
+    def validation_table(self) -> Path:
+        return self.path / "validation.csv"
 
     @property
     def checkpoints(self) -> Path:

@@ -106,7 +106,7 @@ def score(
     faults: list[str] = []
     with tqdm(
         total=len(pictures), desc=f"score {images.prompt_set}", unit="image", bar_format=BAR, dynamic_ncols=True,
-        disable=not (progress and place.is_main and pictures),
+        leave=None, disable=not (progress and place.is_main and pictures),
     ) as bar:  # fmt: skip
         for chunk in _prepared(pictures, preprocesses, images.size, num_workers, place.num_processes):
             faults += chunk.faults

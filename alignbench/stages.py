@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from alignbench.config import (
     trains,
 )
 from alignbench.data.prompts import PromptSet, overlap
-from alignbench.data.source import kind_of
+from alignbench.data.source import DataSource, kind_of
 from alignbench.errors import UserError
 from alignbench.estimate import refuse_what_cannot_fit, table
 from alignbench.existing import compare_existing
@@ -45,6 +46,7 @@ from alignbench.report.write import write_report, write_run_pictures
 from alignbench.residents import free_memory
 from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.scoring import Scoring
+from alignbench.validation import Validation
 
 
 def run(cfg: DictConfig) -> None:
@@ -142,15 +144,19 @@ class Job:
             Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
             for node in self.cfg.auxiliary.values()
         ]
-        with float32_products(self.cfg.train.tf32):
-            budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
         seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.judged_by]
+        followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
+        validation = self._validation(followed, [data, *(term.data for term in auxiliary)])
+        with float32_products(self.cfg.train.tf32):
+            budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation)
+        best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
                 budget=Budget(**budget),
-                selected_step=budget["optimizer_steps"],
+                selected_step=budget["optimizer_steps"] if best_step is None else best_step,
+                selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
                 trained_on=list(dict.fromkeys(seen)),
                 fingerprints={"data": data.fingerprint}
@@ -288,6 +294,38 @@ class Job:
                 )
             trained = self.prompts.name if shared else trained
         return trained
+
+    def _validation(self, followed: Sequence[str], data: Sequence[DataSource]) -> Validation | None:
+        """Return who looks at the run while it trains, if anybody does.
+
+        Args:
+            followed: evaluators whose scores training follows. Those who judged its data may choose, on other prompts.
+
+        Raises:
+            UserError: what is held out from training is not.
+        """
+        cfg = self.cfg.validation
+        if cfg.every is None:
+            return None
+        evaluators = build(self.cfg.evaluators)
+        select = [evaluators[key].name for key in cfg.select or ()]
+        if told := [name for name in select if name in followed]:
+            raise UserError(f"validation.select={told[0]} is what training follows; choose evaluators that it does not")
+        prompts = build(cfg.prompts)
+        for source in data:
+            if shared := overlap(source.prompts, prompts):
+                raise UserError(
+                    f"data={source.name} trains on {len(shared)} prompts of validation.prompts={prompts.name}, such as "
+                    f"{shared[0]!r}; choose other prompts for validation"
+                )
+        if self.prompts is not None and (shared := overlap(self.prompts.texts, prompts)):
+            raise UserError(
+                f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={self.prompts.name}, so "
+                "what judges the weights would choose them; choose other prompts for validation"
+            )
+        sampling = Sampling(cfg.num_inference_steps, cfg.guidance_scale, batch_size=cfg.batch_size)
+        able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
+        return Validation(prompts, sampling, able, self.folder, self.accelerator, cfg.every, select, cfg.patience)
 
     def _model(self, cfg: DictConfig) -> ModelAdapter:
         """Build the model with its start weights."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from alignbench.models.speed import compile_networks, set_attention_backend
 from alignbench.optim import make_optimizer
 from alignbench.parallel import Replicated, join
 from alignbench.results import RunFolder
+from alignbench.validation import Validation
 
 SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
 
@@ -76,6 +78,7 @@ def train(
     folder: RunFolder,
     accelerator: Accelerator,
     auxiliary: Sequence[Auxiliary] = (),
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Train the policy of `model` by `method` and write it to the run folder.
 
@@ -84,10 +87,11 @@ def train(
     A run that was killed continues from its last checkpoint. Draws are keyed by the sample's place in the run, so they
     do not depend on the number of processes, the micro-batches or an interruption.
 
-    Training ends after `train.max_train_steps` updates, or after the rollout that reaches `train.max_network_passes`.
+    Training ends after `train.max_train_steps` updates, after the rollout that reaches `train.max_network_passes`, or
+    when `validation` has lost its patience. What is written is the last weights, or those that `validation` found best.
 
     Returns:
-        The budget: what the run has used, as the manifest names it.
+        The budget: what the run has used, as the manifest names it, looks of `validation` left out.
     """
     settings = cfg.train
     device = accelerator.device
@@ -146,6 +150,8 @@ def train(
         (shards if parallel.shards else parts)["ema"] = ema
     if parallel.shards:
         shards["policy"] = Weights(policy_parameters)
+    if validation is not None:
+        parts["validation"] = validation
     networks = own if parallel.shards else {"policy": model.denoiser, **own}
     checkpoints = Checkpoints(folder.checkpoints, accelerator, networks, parts, shards)
     checkpoints.load_last()
@@ -174,6 +180,22 @@ def train(
             start_step=start_step,
             num_workers=settings.dataloader_num_workers,
         )
+
+    def save_policy(path: Path) -> None:
+        weights = parallel.whole_state(model.denoiser)
+        if accelerator.is_main_process:
+            with replacing_folder(path) as unfinished:
+                model.save_policy(unfinished, weights)
+        accelerator.wait_for_everyone()
+
+    def look(validation: Validation) -> None:
+        with averaged(policy_parameters, ema):  # what would be saved
+            validation.look(progress.step, model, save_policy, in_step=parallel.shards)
+        helpers.rest()
+
+    if validation is not None and validation.last_step < 0:
+        look(validation)
+        began = time.monotonic()
 
     most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes
     batches = stream(method, data, cfg.seed, progress.rollouts)
@@ -232,18 +254,21 @@ def train(
         progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
         affordable = progress.step * most_passes / max(progress.network_passes, 1)
         bar.total = math.ceil(min(settings.max_train_steps, affordable))
+        if validation is not None and (validation.due(progress.step) or progress.step >= bar.total):
+            look(validation)
+            began = time.monotonic() - progress.train_seconds
+            if validation.exhausted:
+                break
         if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < bar.total:
             checkpoints.save(progress.step)
     bar.close()
 
     # the result, as diffusers loads it
-    if ema is not None:
-        ema.copy_to(policy_parameters)
-    weights = parallel.whole_state(model.denoiser)
-    if accelerator.is_main_process:
-        with replacing_folder(folder.policy) as unfinished:
-            model.save_policy(unfinished, weights)
-    accelerator.wait_for_everyone()
+    if validation is not None and validation.best_step is not None:
+        validation.finish(folder.policy)
+    else:
+        with averaged(policy_parameters, ema):
+            save_policy(folder.policy)
     return {
         "optimizer_steps": progress.step,
         "samples_seen": progress.samples_seen,
@@ -255,6 +280,18 @@ def train(
         "peak_memory_gib": peak_memory_gib(),
         "trainable_parameters": sum(p.numel() for p in parameters),
     }
+
+
+@contextmanager
+def averaged(parameters: list[nn.Parameter], ema: EMAModel | None) -> Iterator[None]:
+    """Put the averages, if there are any, in the place of the weights."""
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    yield
+    ema.restore(parameters)
 
 
 def autocast(rollout: Iterable[list[Rows]], accelerator: Accelerator) -> Iterator[list[Rows]]:

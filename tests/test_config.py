@@ -255,6 +255,29 @@ def test_deepspeed_keeps_float32_copies_of_bfloat16_weights_itself(monkeypatch):
     check_command_line(command, False)
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["validation.every=5"], "needs prompts to look at; add validation=shapes"),
+        (["validation=shapes", "validation.every=0"], "validation.every=0 must be a whole number"),
+        (["validation=shapes", "validation.patience=0"], "validation.patience=0 must be"),
+        (["validation=shapes", "validation.select=[hpsv2]"], "validation.select=hpsv2 is not among evaluators"),
+        (["validation=shapes", "validation.select=null", "validation.patience=3"], "none is better"),
+        (["validation=shapes", "evaluators=none"], "evaluators is empty"),
+    ],
+)
+def test_a_validation_that_cannot_be_is_refused(command, message):
+    assert message in refusal("method=dpo", "model=sd15_mini", "stages=[train]", *command)
+
+
+def test_validation_is_part_of_a_runs_name_only_where_it_chooses():
+    name = run_name(composed("method=dpo", "model=sd15_mini"))
+    assert run_name(composed("method=dpo", "model=sd15_mini", "validation.batch_size=3")) == name
+    looked_at = run_name(composed("method=dpo", "model=sd15_mini", "validation=shapes"))
+    assert looked_at != name
+    assert run_name(composed("method=dpo", "model=sd15_mini", "validation=shapes", "validation.every=7")) != looked_at
+
+
 def test_an_optimizer_whose_package_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     assert "needs the package prodigyopt, which is not installed: pip install" in refusal("optimizer=prodigy")

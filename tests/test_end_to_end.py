@@ -194,6 +194,26 @@ def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_o
 
 
 @pytest.mark.slow
+def test_a_run_that_is_looked_at_says_which_weights_it_kept_and_who_chose_them(tmp_path):
+    command = ["method=sft", "model=flux_mini", "validation=shapes", "validation.every=1", "validation.prompts.limit=4"]
+    command += ["prompts.limit=4", f"results={tmp_path}", *FEW]
+    alignbench(*command)
+    run = runs(tmp_path)["sft"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["selected_by"] == ["shapes_annotators", "shapes_oracle_agreement"]
+    assert manifest["selected_step"] in (1, 2)
+    assert {row["step"] for row in rows(run / "validation.csv")} == {"0", "1", "2"}
+    assert Image.open(tmp_path / "report" / run.name / "validation.png").size[0] > 300
+    with_same_prompts = alignbench(*command, "prompts=shapes_validation", "seed=1", check=False)
+    assert with_same_prompts.returncode == 2
+    assert "choose other prompts for validation" in with_same_prompts.stderr
+    by_its_reward = [*command, "method=srpo", "validation.select=[shapes_clip]", "method.num_rollout_steps=2"]
+    told = alignbench(*by_its_reward, check=False)
+    assert told.returncode == 2
+    assert "validation.select=shapes_clip is what training follows" in told.stderr
+
+
+@pytest.mark.slow
 def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
     alignbench(
         "-m",

@@ -90,12 +90,25 @@ def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptS
 
     if num_prompts < 1:
         raise UserError(f"prompts.num_prompts={num_prompts} must be at least 1")
+    return _take(name, [_shape_prompt(text) for text in captions.prompts("heldout", num_prompts, seed)], limit)
 
-    def record(text: str) -> Prompt:
-        group = "one_shape" if len(captions.parse(text).shapes) == 1 else "two_shapes"
-        return Prompt(f"{group}-{hashlib.sha256(text.encode()).hexdigest()[:10]}", text, (group,))
 
-    return _take(name, [record(text) for text in captions.prompts("heldout", num_prompts, seed)], limit)
+def shapes_validation(name: str, num_prompts: int, apart_from: int, seed: int, limit: int | None) -> PromptSet:
+    """Return held-out prompts that `shapes` with `apart_from` prompts and the seed before does not return."""
+    from alignbench.miniature import captions
+
+    if num_prompts < 1:
+        raise UserError(f"num_prompts={num_prompts} of {name} must be at least 1")
+    known = set(captions.prompts("heldout", apart_from, seed - 1))
+    texts = captions.prompts("heldout", 2 * num_prompts + apart_from, seed)
+    return _take(name, [_shape_prompt(text) for text in texts if text not in known][:num_prompts], limit)
+
+
+def _shape_prompt(text: str) -> Prompt:
+    from alignbench.miniature import captions
+
+    group = "one_shape" if len(captions.parse(text).shapes) == 1 else "two_shapes"
+    return Prompt(f"{group}-{hashlib.sha256(text.encode()).hexdigest()[:10]}", text, (group,))
 
 
 def hpdv2(name: str, limit: int | None) -> PromptSet:

@@ -1,5 +1,6 @@
 """Draw what a run did: its images beside base's, its win rates, its training curves."""
 
+import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,6 +208,39 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
         panel.set_axis_off()
     figure.suptitle(title, fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
+    _save(figure, path)
+
+
+def validation_curves(table: Path, path: Path, title: str = "", kept: int | None = None) -> None:
+    """Write a panel for each evaluator of `validation.csv`: its win rate over the start, with intervals, by step.
+
+    Args:
+        kept: the step whose weights were kept, marked by a line.
+    """
+    with Path(table).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(dict.fromkeys(row["evaluator"] for row in rows))
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for panel, name in zip(panels, names, strict=False):
+        told = [row for row in rows if row["evaluator"] == name]
+        steps = [int(row["step"]) for row in told]
+        rates, low, high = ([100 * float(row[key]) for row in told] for key in ("win_rate", "ci_low", "ci_high"))
+        panel.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0)
+        panel.plot(steps, rates, color="tab:blue", linewidth=1, marker=".")
+        panel.axhline(50, color="gray", linewidth=0.5)
+        if kept is not None:
+            panel.axvline(kept, color="tab:orange", linewidth=1, linestyle="--")
+        panel.set(title=name, ylim=(0, 100))
+        panel.title.set_fontsize(9)
+        panel.tick_params(labelsize=8)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel("optimizer step", fontsize=9)
+    figure.supylabel("% won over the start", fontsize=9)
     _save(figure, path)
 
 

@@ -32,6 +32,10 @@ def write_run_pictures(folder: RunFolder) -> list[Path]:
     if folder.train_log.exists():
         written.append(target / "training.png")
         pictures.training_curve(folder.train_log, written[-1], title=folder.name)
+    if folder.validation_table.exists():
+        written.append(target / "validation.png")
+        kept = manifest.selected_step if manifest.selected_by else None
+        pictures.validation_curves(folder.validation_table, written[-1], title=folder.name, kept=kept)
     for base in run_folders(folder.path.parent):
         if (base.manifest.method, base.manifest.model) != (BASE, manifest.model) or base.name == folder.name:
             continue

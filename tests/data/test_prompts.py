@@ -19,6 +19,7 @@ from alignbench.data.prompts import (
     pickapic_test,
     read_prompts,
     shapes,
+    shapes_validation,
 )
 from alignbench.errors import UserError
 
@@ -269,3 +270,11 @@ def test_an_overlap_ignores_case_and_blanks():
     prompt_set = PromptSet("a", (Prompt("0", "A red  Car "), Prompt("1", "a blue car")), 2)
     assert overlap(["a RED car", "a car"], prompt_set) == ["A red  Car "]
     assert overlap([], prompt_set) == []
+
+
+def test_prompts_for_validation_are_held_out_from_those_for_evaluation():
+    evaluation = shapes("shapes", 384, 0, None)
+    found = shapes_validation("shapes_validation", 64, 384, 1, None)
+    assert len(found) == 64
+    assert not set(found.texts) & set(evaluation.texts)
+    assert {prompt.groups for prompt in found} == {("one_shape",), ("two_shapes",)}

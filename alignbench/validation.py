@@ -1,0 +1,196 @@
+"""A look at a run while it trains: images of held-out prompts, their scores, and which weights were best so far.
+
+Each look is a small run folder of its own, `validation/step-N`, so images are made, scored and kept as after training.
+"""
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from alignbench.data.prompts import PromptSet
+from alignbench.evaluator import Evaluator
+from alignbench.files import write_text
+from alignbench.generate import Sampling, generate, image_set
+from alignbench.models.adapter import ModelAdapter
+from alignbench.place import Place
+from alignbench.residents import Residents
+from alignbench.results import Manifest, RunFolder
+from alignbench.score import score
+from alignbench.score_file import Scores
+from alignbench.statistics import Resampling, compare, median
+
+NUM_RESAMPLES = 2000  # of intervals that are read while a run trains
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one evaluator says of one look; `win_rate` is that over the start, with its 95 % interval over prompts."""
+
+    step: int
+    evaluator: str
+    version: str
+    n: int
+    median: float
+    win_rate: float
+    ci_low: float
+    ci_high: float
+
+
+class Validation:
+    """The looks at one run.
+
+    Args:
+        prompts: what images are made of.
+        evaluators: who scores them.
+        folder: of the run.
+        every: updates between two looks.
+        select: names of the evaluators whose mean win rate over the start decides; none keeps the last weights.
+        patience: looks without a better one after which training should end; None for no end.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptSet,
+        sampling: Sampling,
+        evaluators: Sequence[Evaluator],
+        folder: RunFolder,
+        accelerator: Accelerator,
+        every: int,
+        select: Sequence[str],
+        patience: int | None,
+    ) -> None:
+        self.prompts, self.sampling, self.evaluators = prompts, sampling, evaluators
+        self.folder, self.accelerator = folder, accelerator
+        self.every, self.select, self.patience = every, select, patience
+        self.place = Place(accelerator.process_index, accelerator.num_processes)
+        self.residents = Residents(accelerator.device)
+        self.findings: list[Finding] = []
+        self.best_step: int | None = None
+        self.best_rate = -1.0
+        self.looks_since = 0
+
+    # ---- the state that a killed run goes on from
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the looks so far have found."""
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            "best_step": self.best_step,
+            "best_rate": self.best_rate,
+            "looks_since": self.looks_since,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.findings = [Finding(**finding) for finding in state["findings"]]
+        self.best_step, self.best_rate = state["best_step"], state["best_rate"]
+        self.looks_since = state["looks_since"]
+
+    # ---- looking
+
+    @property
+    def best_policy(self) -> Path:
+        """Where the best weights so far lie."""
+        return self.folder.path / "best"
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last look, -1 before the first."""
+        return self.findings[-1].step if self.findings else -1
+
+    def due(self, step: int) -> bool:
+        """Return whether `every` updates have passed since the last look."""
+        return step // self.every > self.last_step // self.every
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether as many looks as `patience` found nothing better."""
+        return self.patience is not None and self.looks_since >= self.patience
+
+    def look(self, step: int, model: ModelAdapter, save_policy: Callable[[Path], None], in_step: bool = False) -> None:
+        """Make and score the images of a step; keep the weights if they are the best so far.
+
+        Args:
+            save_policy: writes the weights to a folder; all processes call it.
+            in_step: whether all processes must call the network equally often, because each has shards of it.
+        """
+        folder = self._folder(step)
+        if self.accelerator.is_main_process:
+            folder.open(self._manifest(step))
+        self.accelerator.wait_for_everyone()
+        sampling, device = self.sampling, self.accelerator.device
+        generate(
+            model, self.prompts, sampling, folder, self.place, in_step=in_step, refuse_black=False
+        )  # a collapsed policy may well be black, and is to be found out, not to end the run
+        images = image_set(self.prompts, sampling, model.resolution)
+        score(folder, images, self.evaluators, sampling.batch_size, self.residents, self.place)
+        if device.type != "cpu":
+            self.residents.clear()  # training needs the memory
+        self.accelerator.wait_for_everyone()
+        found = [self._compare(step, evaluator) for evaluator in self.evaluators] if self.place.is_main else []
+        (found,) = broadcast_object_list([found])
+        self.findings += found
+        if step > 0:
+            self._choose(step, found, save_policy)
+        if self.place.is_main:
+            self._write()
+
+    def _choose(self, step: int, found: Sequence[Finding], save_policy: Callable[[Path], None]) -> None:
+        told = {finding.evaluator: finding for finding in found}
+        if self.place.is_main:
+            rates = (f"{name} {100 * one.win_rate:.0f} %" for name, one in told.items())
+            tqdm.write(f"  step {step:<6} wins over the start: {', '.join(rates)}")
+        if not self.select:
+            return
+        rate = sum(told[name].win_rate for name in self.select) / len(self.select)
+        self.looks_since += 1
+        if rate > self.best_rate:
+            self.best_step, self.best_rate, self.looks_since = step, rate, 0
+            save_policy(self.best_policy)
+
+    def finish(self, policy: Path) -> None:
+        """Put the best weights in the place of the policy."""
+        if self.place.is_main:
+            shutil.rmtree(policy, ignore_errors=True)
+            self.best_policy.replace(policy)
+        self.accelerator.wait_for_everyone()
+
+    # ---- parts
+
+    def _folder(self, step: int) -> RunFolder:
+        return RunFolder(self.folder.path / "validation" / f"step-{step}")
+
+    def _manifest(self, step: int) -> Manifest:
+        run = self.folder.manifest
+        name = f"step-{step}"
+        return Manifest(name, name, run.model, run.seed, run.config_hash, run.recipe_hash)
+
+    def _scores(self, step: int, evaluator: Evaluator) -> Scores:
+        place = (self.prompts.name, self.sampling.hash, evaluator.name, evaluator.version)
+        return Scores.read(self._folder(step).score_file(*place))
+
+    def _compare(self, step: int, evaluator: Evaluator) -> Finding:
+        now, start = self._scores(step, evaluator), self._scores(0, evaluator)
+        texts = {prompt.prompt_id: prompt.prompt for prompt in self.prompts}
+        resampling = Resampling([texts[one] for one in now.prompt_id], NUM_RESAMPLES)
+        sign = 1 if evaluator.higher_is_better else -1
+        win_rate = compare(sign * now.score, sign * start.score, resampling).win_rate
+        middle = median(now.score, resampling).value
+        name = (evaluator.name, evaluator.version)
+        return Finding(step, *name, len(now.score), middle, win_rate.value, win_rate.low, win_rate.high)
+
+    def _write(self) -> None:
+        """Write `validation.csv` of the run: one line a look and evaluator."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(Finding.__dataclass_fields__), lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(finding) for finding in self.findings)
+        write_text(self.folder.validation_table, text.getvalue())
