@@ -35,6 +35,8 @@ def check(cfg: DictConfig) -> None:
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
             _check_processes(values["train"], values["auxiliary"])
+            if (kind := values["tracker"]["log_with"]) is not None:
+                _check_package(kind, f"tracker={kind}")
             _check_validation(values["validation"], values["evaluators"])
         _check_method(values["method"], values["data"])
         build(cfg.method)
@@ -196,10 +198,10 @@ def _check_validation(validation: dict[str, Any], evaluators: dict[str, Any]) ->
         raise UserError("validation.patience waits for a better look, and without validation.select none is better")
 
 
-def _check_package(target: str) -> None:
+def _check_package(target: str, needed_by: str = "train.optimizer") -> None:
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"train.optimizer needs the package {package}, which is not installed: pip install {package}")
+        raise UserError(f"{needed_by} needs the package {package}, which is not installed: pip install {package}")
 
 
 def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:

@@ -41,11 +41,13 @@ from alignbench.models.policies import find_policy
 from alignbench.place import Place
 from alignbench.precision import float32_products, multiply_float32
 from alignbench.provenance import PACKAGES, commit, device_name
+from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.residents import free_memory
 from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.scoring import Scoring
+from alignbench.tracking import Tracking
 from alignbench.validation import Validation
 
 
@@ -102,6 +104,7 @@ class Job:
         self.is_base = is_base(cfg)
         self.trains = trains(cfg)
         self.place = Place.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.tracking: Tracking | None = None  # of a run that trains now
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -148,9 +151,12 @@ class Job:
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.judged_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
+        self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
         validation = self._validation(followed, [data, *(term.data for term in auxiliary)])
         with float32_products(self.cfg.train.tf32):
-            budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation)
+            budget = train(
+                self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
+            )
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
@@ -201,8 +207,24 @@ class Job:
         print_run(self.folder, tables, self.console)
         for picture in pictures:
             self.console.print(f"     picture  {picture}")
+        if self.tracking is not None:
+            self._track(tables, pictures)
 
     # ---- parts
+
+    def _track(self, tables: Tables, pictures: Sequence[Path]) -> None:
+        """Send what the report says of this run to its tracker."""
+        assert self.tracking is not None
+        step = self.folder.manifest.budget.optimizer_steps
+        told = [row for row in tables.leaderboard if row["run"] == self.folder.name and row["group"] == "all"]
+        for row in told:
+            name = f"eval/{row['prompt_set']}/{row['evaluator']}"
+            self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
+        columns = ("prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win")
+        self.tracking.table("eval/table", columns, [[row[column] for column in columns] for row in told], step)
+        for picture in pictures:
+            self.tracking.picture(f"report/{picture.stem}", picture, step)
+        self.tracking.finish()
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
@@ -325,7 +347,9 @@ class Job:
             )
         sampling = Sampling(cfg.num_inference_steps, cfg.guidance_scale, batch_size=cfg.batch_size)
         able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
-        return Validation(prompts, sampling, able, self.folder, self.accelerator, cfg.every, select, cfg.patience)
+        return Validation(
+            prompts, sampling, able, self.folder, self.accelerator, cfg.every, select, cfg.patience, self.tracking
+        )
 
     def _model(self, cfg: DictConfig) -> ModelAdapter:
         """Build the model with its start weights."""

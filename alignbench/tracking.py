@@ -3,7 +3,6 @@
 Names are `train/...` for what an update logs, `perf/...` for its pace and memory, `eval/...` for scores of images.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-PROJECT = "alignbench"
 # what a tracker calls the name of a run; TensorBoard's project is the run
 NAME_OPTION = {"wandb": "name", "swanlab": "experiment_name", "mlflow": "run_name"}
 
@@ -31,14 +29,14 @@ class Tracking:
         kind = cfg.tracker.log_with
         if kind is None or not accelerator.is_main_process:
             return
-        options: dict[str, Any] = dict(cfg.tracker.get("options") or {})
-        project = cfg.tracker.get("project") or PROJECT
+        options: dict[str, Any] = dict(cfg.tracker.options)
         if kind == "tensorboard":
-            self.tracker = LOGGER_TYPE_TO_CLASS[kind](run, Path(cfg.results) / "tensorboard", **options)
+            tracker = LOGGER_TYPE_TO_CLASS[kind](run, Path(cfg.results) / "tensorboard", **options)
         else:
-            self.tracker = LOGGER_TYPE_TO_CLASS[kind](project, **{NAME_OPTION[kind]: run}, **options)
-        self.tracker.start()
-        self.tracker.store_init_configuration(_flat(cfg))
+            tracker = LOGGER_TYPE_TO_CLASS[kind](cfg.tracker.project, **{NAME_OPTION[kind]: run}, **options)
+        tracker.start()
+        tracker.store_init_configuration(_flat(cfg))
+        self.tracker = tracker
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log figures by name."""
@@ -49,20 +47,57 @@ class Tracking:
         """Log one picture file."""
         if self.tracker is None:
             return
+        tracker: Any = self.tracker
         with Image.open(file) as image:
             picture = image.convert("RGB")
-        if self.tracker.name == "tensorboard":
+        if tracker.name == "tensorboard":
             import numpy as np
 
-            self.tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
-        elif self.tracker.name == "mlflow":
+            tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+        elif tracker.name == "mlflow":
             import mlflow  # pyright: ignore[reportMissingImports]
 
             mlflow.log_image(picture, key=name.replace("/", "_"), step=step)
         else:
-            self.tracker.log_images({name: [picture]}, step=step)
+            tracker.log_images({name: [picture]}, step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Log a table: as such where the tracker has tables, otherwise as text."""
+        if self.tracker is None:
+            return
+        tracker: Any = self.tracker
+        if tracker.name == "wandb":
+            tracker.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step)
+        elif tracker.name == "mlflow":
+            import mlflow  # pyright: ignore[reportMissingImports]
+
+            cells = {column: [row[place] for row in rows] for place, column in enumerate(columns)}
+            mlflow.log_table(cells, artifact_file=f"{name}.json")
+        else:
+            text = "\n".join(f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows))
+            if tracker.name == "swanlab":
+                import swanlab  # pyright: ignore[reportMissingImports]
+
+                tracker.log({name: swanlab.Text(text)}, step=step)
+            else:
+                tracker.log({name: text}, step=step)
 
     def finish(self) -> None:
         """Close the tracker."""
         if self.tracker is not None:
             self.tracker.finish()
+
+
+def _flat(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as dotted names with plain values, as trackers take it."""
+    flat: dict[str, Any] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{name}.{key}" if name else str(key), inner)
+        else:
+            flat[name] = value if isinstance(value, bool | int | float | str) else str(value)
+
+    add("", OmegaConf.to_container(cfg, resolve=False))
+    return flat

@@ -33,6 +33,7 @@ from alignbench.models.speed import compile_networks, set_attention_backend
 from alignbench.optim import make_optimizer
 from alignbench.parallel import Replicated, join
 from alignbench.results import RunFolder
+from alignbench.tracking import Tracking
 from alignbench.validation import Validation
 
 SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
@@ -79,6 +80,7 @@ def train(
     accelerator: Accelerator,
     auxiliary: Sequence[Auxiliary] = (),
     validation: Validation | None = None,
+    tracking: Tracking | None = None,
 ) -> dict[str, Any]:
     """Train the policy of `model` by `method` and write it to the run folder.
 
@@ -155,7 +157,7 @@ def train(
     networks = own if parallel.shards else {"policy": model.denoiser, **own}
     checkpoints = Checkpoints(folder.checkpoints, accelerator, networks, parts, shards)
     checkpoints.load_last()
-    log = Log(folder.train_log, progress.step, accelerator.is_main_process)
+    log = Log(folder.train_log, progress.step, accelerator.is_main_process, tracking)
     began = time.monotonic() - progress.train_seconds
 
     def calls() -> tuple[int, int]:
@@ -363,14 +365,27 @@ def add_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor], w
 
 
 class Log:
-    """train.jsonl: one line a log step. Lines after the step that a run resumes from are dropped; they come again."""
+    """train.jsonl: one line a log step. Lines after the step that a run resumes from are dropped; they come again.
 
-    def __init__(self, path: Path, step: int, active: bool) -> None:
+    A tracker is told the same, and how long an update takes.
+    """
+
+    def __init__(self, path: Path, step: int, active: bool, tracking: Tracking | None) -> None:
         self.path = path
         self.active = active
+        self.tracking = tracking
+        self._last = (step, time.monotonic())
         if active and path.exists():
             write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step])
 
     def write(self, record: dict[str, float]) -> None:
-        if self.active:
-            append_json_lines(self.path, [record])
+        if not self.active:
+            return
+        append_json_lines(self.path, [record])
+        if self.tracking is not None:
+            step, now = int(record["step"]), time.monotonic()
+            values = {f"train/{name}": value for name, value in record.items() if name != "step"}
+            values["perf/seconds_per_update"] = (now - self._last[1]) / max(step - self._last[0], 1)
+            values["perf/peak_memory_gib"] = peak_memory_gib()
+            self.tracking.log(values, step)
+            self._last = (step, now)

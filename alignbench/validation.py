@@ -8,6 +8,7 @@ import io
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from alignbench.generate import Sampling, generate, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.place import Place
 from alignbench.residents import Residents
-from alignbench.results import Manifest, RunFolder
+from alignbench.results import Manifest, RunFolder, image_name
 from alignbench.score import score
 from alignbench.score_file import Scores
 from alignbench.statistics import Resampling, compare, median
+from alignbench.tracking import Tracking
 
+NUM_TRACKED = 4  # images of a look that a tracker is sent
 NUM_RESAMPLES = 2000  # of intervals that are read while a run trains
 
 
@@ -54,6 +57,7 @@ class Validation:
         every: updates between two looks.
         select: names of the evaluators whose mean win rate over the start decides; none keeps the last weights.
         patience: looks without a better one after which training should end; None for no end.
+        tracking: is told what every look found.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class Validation:
         every: int,
         select: Sequence[str],
         patience: int | None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.prompts, self.sampling, self.evaluators = prompts, sampling, evaluators
         self.folder, self.accelerator = folder, accelerator
         self.every, self.select, self.patience = every, select, patience
+        self.tracking = tracking
         self.place = Place(accelerator.process_index, accelerator.num_processes)
         self.residents = Residents(accelerator.device)
         self.findings: list[Finding] = []
@@ -142,6 +148,18 @@ class Validation:
             self._choose(step, found, save_policy)
         if self.place.is_main:
             self._write()
+            self._track(step, found)
+
+    def _track(self, step: int, found: Sequence[Finding]) -> None:
+        if self.tracking is None:
+            return
+        name = f"eval/{self.prompts.name}"
+        values = {f"{name}/{one.evaluator}/median": one.median for one in found}
+        values |= {f"{name}/{one.evaluator}/win_rate_vs_start": one.win_rate for one in found}
+        self.tracking.log(values, step)
+        images = self._folder(step).images(self.prompts.name, self.sampling.hash)
+        for prompt in islice(self.prompts, NUM_TRACKED):
+            self.tracking.picture(f"{name}/{prompt.prompt_id}", images / image_name(prompt.prompt_id, 0), step)
 
     def _choose(self, step: int, found: Sequence[Finding], save_policy: Callable[[Path], None]) -> None:
         told = {finding.evaluator: finding for finding in found}
