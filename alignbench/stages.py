@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.models.policies import find_policy
 from alignbench.place import Place
 from alignbench.precision import float32_products, multiply_float32
+from alignbench.preparation import Preparation, Term, build_adapter
 from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
@@ -122,6 +124,13 @@ class Job:
 
     # ---- stages
 
+    def prepare(self) -> None:
+        """Encode and score the data of training, unless training was done before."""
+        if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
+            return
+        with float32_products(self.cfg.train.tf32):
+            self._preparation(self._terms()).run(self.place, self.console)
+
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
         if not self.trains:
@@ -131,16 +140,20 @@ class Job:
             return
         from alignbench.train import Auxiliary, train
 
-        data, method = build(self.cfg.data), build(self.cfg.method)
+        terms = self._terms()
+        method, data = terms[0]
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
         self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        with float32_products(self.cfg.train.tf32):
+            left_out = self._preparation(terms).left_out()
+        if left_out:
+            self.console.print(f"  cache       all that {', '.join(left_out)} would compute, so they are not loaded")
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
-            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device))
-        model = self._model(self.cfg)
+            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
+        model = self._model(self.cfg, left_out)
         auxiliary = [
-            Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
-            for node in self.cfg.auxiliary.values()
+            Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
         with float32_products(self.cfg.train.tf32):
             budget = train(self.cfg, model, method, data, self.folder, self.accelerator, auxiliary)
@@ -289,9 +302,20 @@ class Job:
             trained = self.prompts.name if shared else trained
         return trained
 
-    def _model(self, cfg: DictConfig) -> ModelAdapter:
-        """Build the model with its start weights."""
-        model = build(cfg.model.adapter)
+    def _terms(self) -> list[Term]:
+        """Build the method and the auxiliary terms, each with its data."""
+        data = build(self.cfg.data)
+        terms: list[Term] = [(build(self.cfg.method), data)]
+        for node in self.cfg.auxiliary.values():
+            terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
+        return terms
+
+    def _preparation(self, terms: list[Term]) -> Preparation:
+        return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
+
+    def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
+        """Build the model with its start weights; networks that are left out have none."""
+        model = build_adapter(cfg.model, left_out)
         if cfg.model.policy is not None:
             model.load_policy(cfg.model.policy, cfg.model.policy_revision)
             if trains(cfg):
