@@ -148,7 +148,7 @@ class Job:
         with float32_products(self.cfg.train.tf32):
             left_out = self._preparation(terms).left_out()
         if left_out:
-            self.console.print(f"  cache       all that {', '.join(left_out)} would compute, so they are not loaded")
+            self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
             refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
         model = self._model(self.cfg, left_out)

@@ -162,8 +162,8 @@ class Indexed(Dataset):
     def __getitem__(self, place: Place) -> tuple[int, PromptSample]:
         index, position = place
         sample = self.view[position]
-        for picture in pictures_of(sample) if self.decodes is not None else ():
-            if self.decodes(picture):
+        if self.decodes is not None:
+            for picture in filter(self.decodes, pictures_of(sample)):
                 _ = picture.pixels
         return index, sample
 
@@ -171,12 +171,13 @@ class Indexed(Dataset):
 class Encoder:
     """Turns prompts and pictures into features and latents, and remembers them.
 
-    Each is encoded on its own, never in a batch: with others beside it the last bits would differ (by 7e-6 for the VAE of
-    the miniatures on a CPU), and with them a resumed run from one that was not interrupted, or two processes from one.
+    Each is encoded on its own, never in a batch: with others beside it the last bits would differ (by 7e-6 for the VAE
+    of the miniatures on a CPU), and with them a resumed run from one that was not interrupted, or two processes from
+    one.
 
     Args:
-        posterior: `mode` gives an image the same latents at every visit; `sample` draws them anew at each visit, keyed by
-            the global sample index.
+        posterior: `mode` gives an image the same latents at every visit; `sample` draws them anew at each visit, keyed
+            by the global sample index.
         max_bytes: what prompts, and again what images, may occupy in main memory; the least recently used go first.
         caches: what is kept on the disk and read from there at every visit; nothing is added to it.
         address: names the pixels of a picture, given its key, among those of all data.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Spot(NamedTuple):
-    """Where a picture is in a view: the sample's position and the picture's number in it; and the key of its latents."""
+    """A picture of a view: the key of its latents, the sample's position, and the picture's number in the sample."""
 
     key: bytes
     position: int
@@ -83,8 +83,8 @@ def refuse_too_little_space(folder: Path, wanted: float) -> None:
     free = shutil.disk_usage(there).free
     if wanted > free:
         raise UserError(
-            f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; make room, "
-            "choose another disk with results=DIR, or train without prepare"
+            f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; make "
+            "room, choose another disk with results=DIR, or train without prepare"
         )
 
 
@@ -161,5 +161,5 @@ def _key(spot: Spot) -> bytes:
     return spot.key
 
 
-def _unchanged(picture: Picture) -> Picture:
+def _unchanged(picture: Any) -> Any:
     return picture

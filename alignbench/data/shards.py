@@ -260,7 +260,7 @@ def _digest(key: bytes, entry: Entry) -> bytes:
     digest = hashlib.sha256(key)
     for name, tensor in sorted(entry.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.digest()
 
 

@@ -47,6 +47,8 @@ class LazyPicture(Picture):
             `partial(decode, path)`.
     """
 
+    read: Callable[[], np.ndarray]
+
     def __init__(self, key: str, read: Callable[[], np.ndarray]) -> None:
         vars(self).update(key=key, read=read)  # Picture is frozen
 

@@ -118,6 +118,7 @@ def with_projection(clip: CLIPTextModel) -> CLIPTextModelWithProjection:
     config = copy.deepcopy(clip.config)
     config.num_hidden_layers += 1
     with torch.random.fork_rng(devices=[]):  # loading should not move the draws of who loads
+        torch.manual_seed(0)  # what does not matter is the same each time, too
         encoder: Any = CLIPTextModelWithProjection(config)
     weights = encoder.state_dict()
     weights |= {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}

@@ -58,10 +58,10 @@ def weights_digest(network: nn.Module) -> str:
         return digest.hexdigest()
     if is_dropped(network):
         raise UserError(
-            f"the {type(network).__name__} was left out and its files are not here, so nothing tells its weights apart; "
-            "fetch the whole model first, with `hf download`"
+            f"the {type(network).__name__} was left out and its files are not here, so nothing tells its weights "
+            "apart; fetch the whole model first, with `hf download`"
         )
-    config = {key: value for key, value in dict(_config(network)).items() if not key.startswith("_")}
+    config = {key: value for key, value in _config(network).items() if not key.startswith("_")}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -69,9 +69,9 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _config(network: nn.Module) -> dict:
+def _config(network: Any) -> dict[str, Any]:
     config = network.config
-    return config.to_dict() if hasattr(config, "to_dict") else config  # pyright: ignore[reportCallIssue, reportReturnType]
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
 def _bytes(tensor: Tensor) -> bytes:

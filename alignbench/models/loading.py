@@ -107,8 +107,9 @@ def load_pipeline(
             **absent | without_filter | left_out,
         )
         folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
-        for name in networks if folder is not None else ():
-            note_files(getattr(pipeline, name), _files(folder / name, variant))
+        if folder is not None:
+            for name in networks:
+                note_files(getattr(pipeline, name), _files(folder / name, variant))
         return pipeline
     assert config is not None
     lacking = _lacking(file, index)
