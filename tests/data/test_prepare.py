@@ -120,6 +120,14 @@ def test_what_is_not_there_is_encoded_in_training(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+def test_larger_data_add_what_they_have_more(tmp_path):
+    model = tiny_adapter("flux")
+    before = len(prepared(tmp_path, model, Pairs(size=3, fingerprint="x")).latents)
+    larger = Pairs(size=5, fingerprint="x")
+    assert (before, len(prepared(tmp_path, model, larger).latents)) == (5, 9)
+    assert sorted(set(larger.decoded)) == ["3-l", "3-w", "4-l", "4-w"]
+
+
 @pytest.mark.parametrize("family", ["stable_diffusion_3", "flux"])
 def test_a_pass_that_was_killed_anywhere_and_repeated_leaves_the_same_bytes(tmp_path, family):
     model, data = tiny_adapter(family), Pairs("sample")
