@@ -67,9 +67,7 @@ def trained(cfg, root):
     prepared = preparation(cfg, root)
     left_out = prepared.left_out()
     (method, data), *others = prepared.terms
-    auxiliary = [
-        Auxiliary(node.weight, *term) for node, term in zip(cfg.auxiliary.values(), others, strict=True)
-    ]
+    auxiliary = [Auxiliary(node.weight, *term) for node, term in zip(cfg.auxiliary.values(), others, strict=True)]
     model = build_adapter(cfg.model, left_out)
     folder = RunFolder(root / "run")
     train(cfg, model, method, data, folder, Accelerator(cpu=True), auxiliary)

@@ -204,12 +204,12 @@ class Encoder:
 
     def latents(self, pictures: Sequence[Picture], index: Tensor, context: Context) -> Tensor:
         """Return the latents of each picture, on the CPU. A sample's draw is the same for both images of a pair."""
-        rows = []
-        for picture, number in zip(pictures, index.tolist(), strict=True):
-            draw = [context.sample_generator(number, "vae")] if self.posterior == "sample" else None
-            codes = {name: tensor[None] for name, tensor in self._codes(picture).items()}
-            rows.append(self.model.latents_of(**codes, generators=draw))
-        return torch.cat(rows)
+        codes = [self._codes(picture) for picture in pictures]
+        mean = torch.stack([one["mean"] for one in codes])
+        if self.posterior == "mode":
+            return self.model.latents_of(mean)
+        std = torch.stack([one["std"] for one in codes])
+        return self.model.latents_of(mean, std, [context.sample_generator(i, "vae") for i in index.tolist()])
 
     @torch.no_grad()
     def encode_prompt(self, text: str) -> Entry:

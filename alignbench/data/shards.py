@@ -11,10 +11,11 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,22 +46,26 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class _Column:
-    """One tensor of a shard: where it begins in the file, and the dtype and shape of its rows."""
+    """One tensor of a shard.
+
+    Attributes:
+        start: where it begins in the file.
+        dtype, shape, num_bytes: of one row.
+        note: what a digest says of it beside the bytes of a row.
+    """
 
     start: int
     dtype: torch.dtype
     shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return self.dtype.itemsize * math.prod(self.shape)
+    num_bytes: int
+    note: bytes
 
 
 @dataclass(frozen=True)
 class _Layout:
     """Entries of a shard whose tensors are of the same names, dtypes and shapes."""
 
-    columns: dict[str, _Column]
+    columns: dict[str, _Column]  # sorted by name
     digests: int  # where they begin in the file
 
 
@@ -118,8 +123,11 @@ class Shards:
         shard, number, row = place
         file, layout = self._files[shard], self._layouts[shard][number]
         try:
-            with file.open("rb", buffering=0) as content:
-                return _entry(content.fileno(), key, layout, row)
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                return _entry(descriptor, key, layout, row)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:  # another run found it damaged
             self._forget(shard)
         except DamagedError:
@@ -135,7 +143,7 @@ class Shards:
             layouts.setdefault(shapes, []).append(key)
         tensors: dict[str, Tensor] = {}
         for number, (shapes, keys) in enumerate(layouts.items()):
-            digests = b"".join(_digest(key, entries[key]) for key in keys)
+            digests = b"".join(_digest(key, map(_told, sorted(entries[key].items()))) for key in keys)
             tensors[f"{number}/key"] = _table(b"".join(keys), KEY_BYTES)
             tensors[f"{number}/sha256"] = _table(digests, DIGEST_BYTES)
             for name, _, _ in shapes:
@@ -226,10 +234,11 @@ def _layouts(descriptor: int, header: dict, start: int) -> Iterator[tuple[_Layou
     for number in numbers:
         tensors = {name.split("/")[1]: value for name, value in header.items() if name.startswith(f"{number}/")}
         keys, digests = tensors.pop("key"), tensors.pop("sha256")
-        columns = {
-            name: _Column(start + value["data_offsets"][0], DTYPES[value["dtype"]], tuple(value["shape"][1:]))
-            for name, value in tensors.items()
-        }
+        columns = {}
+        for name, value in sorted(tensors.items()):
+            dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"][1:])
+            size = dtype.itemsize * math.prod(shape)
+            columns[name] = _Column(start + value["data_offsets"][0], dtype, shape, size, _note(name, dtype, shape))
         found = _read(descriptor, start + keys["data_offsets"][0], keys["shape"][0] * KEY_BYTES)
         yield _Layout(columns, start + digests["data_offsets"][0]), np.frombuffer(found, np.uint64).reshape(-1, 2)
 
@@ -240,13 +249,17 @@ def _entry(descriptor: int, key: bytes, layout: _Layout, row: int) -> Entry:
     Raises:
         DamagedError: if it has not the digest that was written with it.
     """
-    entry = {}
-    for name, column in layout.columns.items():
-        data = _read(descriptor, column.start + row * column.num_bytes, column.num_bytes)
-        entry[name] = torch.frombuffer(data, dtype=column.dtype).reshape(column.shape)
-    if _digest(key, entry) != _read(descriptor, layout.digests + row * DIGEST_BYTES, DIGEST_BYTES):
+    data = {
+        name: _read(descriptor, column.start + row * column.num_bytes, column.num_bytes)
+        for name, column in layout.columns.items()
+    }
+    told = ((column.note, data[name]) for name, column in layout.columns.items())
+    if _digest(key, told) != _read(descriptor, layout.digests + row * DIGEST_BYTES, DIGEST_BYTES):
         raise DamagedError
-    return entry
+    return {
+        name: torch.frombuffer(data[name], dtype=column.dtype).view(column.shape)
+        for name, column in layout.columns.items()
+    }
 
 
 def _read(descriptor: int, start: int, size: int) -> bytearray:
@@ -256,12 +269,22 @@ def _read(descriptor: int, start: int, size: int) -> bytearray:
     return data
 
 
-def _digest(key: bytes, entry: Entry) -> bytes:
+def _digest(key: bytes, told: Iterable[tuple[bytes, Any]]) -> bytes:
+    """Return the digest of an entry: of its key, and of note and bytes of each tensor."""
     digest = hashlib.sha256(key)
-    for name, tensor in sorted(entry.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    for note, data in told:
+        digest.update(note)
+        digest.update(data)
     return digest.digest()
+
+
+def _told(item: tuple[str, Tensor]) -> tuple[bytes, Any]:
+    name, tensor = item
+    return _note(name, tensor.dtype, tuple(tensor.shape)), tensor.contiguous().view(torch.uint8).numpy().data
+
+
+def _note(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    return f"{name} {dtype} {list(shape)}\n".encode()
 
 
 def _table(data: bytes, width: int) -> Tensor:

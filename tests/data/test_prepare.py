@@ -137,9 +137,9 @@ def test_a_pass_that_was_killed_anywhere_and_repeated_leaves_the_same_bytes(tmp_
     for calls in range(1, 6 + 9 + 1):
         root = tmp_path / str(calls)
         caches = opened(root, model, data)
+        dying, demand = DyingEncoder(encoder(model, data, caches), calls), Demand.of(OnPairs, data, model.resolution)
         with pytest.raises(InterruptedError):
-            dying = DyingEncoder(encoder(model, data, caches), calls)
-            prepare(Demand.of(OnPairs, data, model.resolution), dying, caches, Place(), progress=False)
+            prepare(demand, dying, caches, Place(), progress=False)
         assert content(root).items() < whole.items()
         prepared(root, model, data)
         assert content(root) == whole
@@ -226,10 +226,12 @@ def test_a_value_that_was_lost_after_its_encoder_was_left_out_is_missed_in_one_s
     for part in model.helpers:
         drop(part)
     caches.latents.files[0].unlink()
-    with pytest.raises(UserError, match="the image .* is not in the cache any more, .* run the command again with prep"):
+    with pytest.raises(
+        UserError, match=r"the image .* is not in the cache any more, .* run the command again with prep"
+    ):
         batch(model, data, caches)
     caches.prompts.files[0].unlink()
-    with pytest.raises(UserError, match="the prompt '.*' is not in the cache any more"):
+    with pytest.raises(UserError, match=r"the prompt '.*' is not in the cache any more"):
         batch(model, data, caches)
 
 

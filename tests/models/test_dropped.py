@@ -32,7 +32,7 @@ def test_a_model_does_without_what_was_dropped():
     assert model.device.type == "cpu"
     assert not model.encodes_prompts
     assert not model.encodes_pixels
-    with pytest.raises(RuntimeError, match="AutoencoderKL was left out .* sets reads_pixels"):
+    with pytest.raises(RuntimeError, match=r"AutoencoderKL was left out .* sets reads_pixels"):
         model.decode_latents(torch.zeros(1, *shape))
     with pytest.raises(RuntimeError, match="was left out"):
         model.encode_pixels(torch.zeros(1, 3, 32, 32))
