@@ -47,7 +47,7 @@ def score_pairs(
     for number in range(len(_cut(_keys(data), part_size))):
         part = _read(_file(_folder(data, scorer, cache), number))
         if part is None:
-            raise UserError(f"part {number} of the scores by {scorer.name} was lost while it was read; start again")
+            raise UserError(f"part {number} of the scores by {scorer.name} is not there any more; start again")
         scores |= part
     return scores
 
@@ -110,11 +110,11 @@ def _read(path: Path) -> dict[Key, float] | None:
 
     try:
         table = parquet.read_table(path)
+        columns = table.to_pydict()
     except FileNotFoundError:
         return None
-    except (pyarrow.ArrowException, OSError):  # what damaged files lead to
+    except (pyarrow.ArrowException, OSError, ValueError):  # what damaged files lead to
         return _discard(path)
-    columns = table.to_pydict()
     if (table.schema.metadata or {}).get(DIGEST.encode(), b"").decode() != _digest(columns):
         return _discard(path)
     return dict(zip(zip(columns["prompt"], columns["picture"], strict=True), columns["score"], strict=True))
