@@ -28,7 +28,7 @@ def check(cfg: DictConfig) -> None:
     _check_stages(values["stages"])
     Place.of(values["shard"])
     if values["shard"] is not None and "train" in values["stages"] and trains(cfg):
-        raise UserError("shard splits generate and score alone; train first, and then take train out of stages")
+        raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
     _check_numbers(values)
     if trains(cfg):
         _check_package(values["train"]["optimizer"]["_target_"])
@@ -47,7 +47,9 @@ def check(cfg: DictConfig) -> None:
             build(cfg.auxiliary[name].term)
     if {"score", "report"} & set(values["stages"]):
         _check_evaluators(cfg)
-    if set(values["stages"]) != {"train"}:
+    if values["stages"] == ["prepare"] and not trains(cfg):
+        raise UserError("method=base does not train, so it has nothing to prepare; choose another method")
+    if not set(values["stages"]) <= {"prepare", "train"}:
         build(cfg.prompts)  # a missing or empty file, a limit of nothing
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
 
-STAGES = ("train", "generate", "score", "report")
+STAGES = ("prepare", "train", "generate", "score", "report")
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 

@@ -5,7 +5,7 @@ saves for its backward pass when it is called on the meta device, with attention
 fused kernels do. Left out: memory that kernels use within one operation, fragmentation, and the device's own share.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,12 +97,14 @@ class Saved:
         return self.num_bytes + self.largest_block + 2 * self.largest
 
 
-def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
+def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Collection[str] | None = None) -> list[Part]:
     """Return what training by `cfg` takes on each device, part by part.
 
     Args:
         cfg: a whole configuration.
         model: its skeleton on the meta device, which is changed; built if None.
+        left_out: names of networks that are not loaded, because a cache has what they would compute; by default those
+            that are not once the stage `prepare` was done, if it is asked for.
 
     Raises:
         UserError: if the architecture or what the optimizer keeps is unknown.
@@ -116,7 +118,13 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     needs_reference = any(get_class(node._target_).needs_reference for node in methods)
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
-    text = sum(_bytes(part) for part in model.helpers if part is not model.pipeline.vae)
+    if left_out is None:
+        reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
+        prepared = [name for name in model.frozen_parts if not (name == "vae" and reads_pixels)]
+        left_out = prepared if "prepare" in cfg.stages else ()
+    absent = [getattr(model.pipeline, name) for name in left_out]
+    text = sum(_bytes(part) for part in model.helpers if part not in (model.pipeline.vae, *absent))
+    vae = 0 if model.pipeline.vae in absent else _bytes(model.pipeline.vae)
 
     parts = [
         Part("weights", _bytes(denoiser)),
@@ -126,7 +134,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
         Part("text encoders", 0 if train.offload else text),
-        Part("VAE", 0 if train.offload and cfg.method.get("reward") is None else _bytes(model.pipeline.vae)),
+        Part("VAE", 0 if train.offload and cfg.method.get("reward") is None else vae),
     ]
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
@@ -183,13 +191,13 @@ def table(cfg: DictConfig, capacity: float | None) -> str:
     return "\n".join(lines)
 
 
-def refuse_what_cannot_fit(cfg: DictConfig, capacity: float) -> None:
-    """Refuse training whose estimate is above `capacity` bytes.
+def refuse_what_cannot_fit(cfg: DictConfig, capacity: float, left_out: Collection[str] = ()) -> None:
+    """Refuse training whose estimate is above `capacity` bytes, where some networks are not loaded.
 
     Raises:
         UserError: with the estimate and with what would fit.
     """
-    needed = total(estimate(cfg))
+    needed = total(estimate(cfg, left_out=left_out))
     if needed > capacity:
         raise UserError(
             f"training needs about {needed / GIB:.1f} GiB and {capacity / GIB:.1f} GiB are free; "

@@ -48,6 +48,7 @@ class Method(ABC, Generic[BatchT]):
         batch_type: what the data must provide.
         needs_reference: whether `loss` or `rollout` calls `model.reference()`.
         batch_coupled: True where a sample's loss depends on the others of its micro-batch or of other processes.
+        reads_pixels: whether `loss` or `rollout` calls `model.decode_latents`, which needs the VAE.
         group_size: how many consecutive samples share one prompt.
         prompt_dropout: share of samples whose conditioning is the empty prompt's.
         desirable_share: share of desirable images among those shown, of a method on `LabelledBatch`; None shows the
@@ -62,6 +63,7 @@ class Method(ABC, Generic[BatchT]):
     batch_type: ClassVar[type[PromptBatch]] = PromptBatch
     needs_reference: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
+    reads_pixels: ClassVar[bool] = False
     group_size: int = 1
     prompt_dropout: float = 0.0
     desirable_share: float | None = None

@@ -30,7 +30,7 @@ from alignbench.config import (
     trains,
 )
 from alignbench.data.prompts import PromptSet, overlap
-from alignbench.data.source import DataSource, kind_of
+from alignbench.data.source import kind_of
 from alignbench.errors import UserError
 from alignbench.estimate import refuse_what_cannot_fit, table
 from alignbench.existing import compare_existing
@@ -40,6 +40,7 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.models.policies import find_policy
 from alignbench.place import Place
 from alignbench.precision import float32_products, multiply_float32
+from alignbench.preparation import Preparation, Term, build_adapter
 from alignbench.provenance import PACKAGES, commit, device_name
 from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
@@ -48,7 +49,7 @@ from alignbench.residents import free_memory
 from alignbench.results import Budget, Manifest, RunFolder
 from alignbench.scoring import Scoring
 from alignbench.tracking import Tracking
-from alignbench.validation import Validation
+from alignbench.validation import build_validation
 
 
 def run(cfg: DictConfig) -> None:
@@ -127,6 +128,13 @@ class Job:
 
     # ---- stages
 
+    def prepare(self) -> None:
+        """Encode and score the data of training, unless training was done before."""
+        if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
+            return
+        with float32_products(self.cfg.train.tf32):
+            self._preparation(self._terms()).run(self.place, self.console)
+
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
         if not self.trains:
@@ -136,23 +144,32 @@ class Job:
             return
         from alignbench.train import Auxiliary, train
 
-        data, method = build(self.cfg.data), build(self.cfg.method)
+        terms = self._terms()
+        method, data = terms[0]
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
         self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        left_out: Sequence[str] = ()
+        if self.cfg.validation.every is None:  # images need all networks
+            with float32_products(self.cfg.train.tf32):
+                left_out = self._preparation(terms).left_out()
+        if left_out:
+            self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
-            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device))
-        model = self._model(self.cfg)
+            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
+        model = self._model(self.cfg, left_out)
         auxiliary = [
-            Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
-            for node in self.cfg.auxiliary.values()
+            Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
         seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.judged_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
         self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
-        validation = self._validation(followed, [data, *(term.data for term in auxiliary)])
+        sources = [data, *(term.data for term in auxiliary)]
+        validation = build_validation(
+            self.cfg, followed, sources, self.prompts, self.folder, self.accelerator, self.tracking
+        )
         with float32_products(self.cfg.train.tf32):
             budget = train(
                 self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
@@ -317,43 +334,20 @@ class Job:
             trained = self.prompts.name if shared else trained
         return trained
 
-    def _validation(self, followed: Sequence[str], data: Sequence[DataSource]) -> Validation | None:
-        """Return who looks at the run while it trains, if anybody does.
+    def _terms(self) -> list[Term]:
+        """Build the method and the auxiliary terms, each with its data."""
+        data = build(self.cfg.data)
+        terms: list[Term] = [(build(self.cfg.method), data)]
+        for node in self.cfg.auxiliary.values():
+            terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
+        return terms
 
-        Args:
-            followed: evaluators whose scores training follows. Those who judged its data may choose, on other prompts.
+    def _preparation(self, terms: list[Term]) -> Preparation:
+        return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
 
-        Raises:
-            UserError: what is held out from training is not.
-        """
-        cfg = self.cfg.validation
-        if cfg.every is None:
-            return None
-        evaluators = build(self.cfg.evaluators)
-        select = [evaluators[key].name for key in cfg.select or ()]
-        if told := [name for name in select if name in followed]:
-            raise UserError(f"validation.select={told[0]} is what training follows; choose evaluators that it does not")
-        prompts = build(cfg.prompts)
-        for source in data:
-            if shared := overlap(source.prompts, prompts):
-                raise UserError(
-                    f"data={source.name} trains on {len(shared)} prompts of validation.prompts={prompts.name}, such as "
-                    f"{shared[0]!r}; choose other prompts for validation"
-                )
-        if self.prompts is not None and (shared := overlap(self.prompts.texts, prompts)):
-            raise UserError(
-                f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={self.prompts.name}, so "
-                "what judges the weights would choose them; choose other prompts for validation"
-            )
-        sampling = Sampling(cfg.num_inference_steps, cfg.guidance_scale, batch_size=cfg.batch_size)
-        able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
-        return Validation(
-            prompts, sampling, able, self.folder, self.accelerator, cfg.every, select, cfg.patience, self.tracking
-        )
-
-    def _model(self, cfg: DictConfig) -> ModelAdapter:
-        """Build the model with its start weights."""
-        model = build(cfg.model.adapter)
+    def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
+        """Build the model with its start weights; networks that are left out have none."""
+        model = build_adapter(cfg.model, left_out)
         if cfg.model.policy is not None:
             model.load_policy(cfg.model.policy, cfg.model.policy_revision)
             if trains(cfg):

@@ -174,7 +174,7 @@ def train(
             method,
             data,
             model,
-            folder.path.parent / "cache/scores",
+            folder.path.parent / "cache",
             total_batch_size=settings.total_batch_size,
             seed=seed,
             rank=accelerator.process_index,

@@ -14,9 +14,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from alignbench.data.prompts import PromptSet
+from alignbench.config import build
+from alignbench.data.prompts import PromptSet, overlap
+from alignbench.data.source import DataSource
+from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_text
 from alignbench.generate import Sampling, generate, image_set
@@ -212,3 +216,47 @@ class Validation:
         table.writeheader()
         table.writerows(asdict(finding) for finding in self.findings)
         write_text(self.folder.validation_table, text.getvalue())
+
+
+def build_validation(
+    cfg: DictConfig,
+    followed: Sequence[str],
+    data: Sequence[DataSource],
+    evaluated: PromptSet | None,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    tracking: Tracking | None,
+) -> Validation | None:
+    """Return who looks at a run while it trains, if its configuration asks for anybody.
+
+    Args:
+        followed: evaluators whose scores training follows. Those who judged its data may choose, on other prompts.
+        data: what is trained on.
+        evaluated: the prompts of the evaluation in the end, where there is one.
+
+    Raises:
+        UserError: what should be held out is not.
+    """
+    settings = cfg.validation
+    if settings.every is None:
+        return None
+    evaluators = build(cfg.evaluators)
+    select = [evaluators[key].name for key in settings.select or ()]
+    if told := [name for name in select if name in followed]:
+        raise UserError(f"validation.select={told[0]} is what training follows; choose evaluators that it does not")
+    prompts = build(settings.prompts)
+    for source in data:
+        if shared := overlap(source.prompts, prompts):
+            raise UserError(
+                f"data={source.name} trains on {len(shared)} prompts of validation.prompts={prompts.name}, such as "
+                f"{shared[0]!r}; choose other prompts for validation"
+            )
+    if evaluated is not None and (shared := overlap(evaluated.texts, prompts)):
+        raise UserError(
+            f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={evaluated.name}, so what "
+            "judges the weights would choose them; choose other prompts for validation"
+        )
+    sampling = Sampling(settings.num_inference_steps, settings.guidance_scale, batch_size=settings.batch_size)
+    able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
+    rule = (settings.every, select, settings.patience)
+    return Validation(prompts, sampling, able, folder, accelerator, *rule, tracking)

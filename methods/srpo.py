@@ -13,7 +13,7 @@ named, never inferred from the number of accumulation steps; batches may be larg
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,8 @@ class SRPO(Method[RecoveryBatch]):
             caption itself is wanted; without negative ones nothing is subtracted.
         template: how a word and a caption are joined.
     """
+
+    reads_pixels: ClassVar[bool] = True
 
     name: str
     reward: Reward

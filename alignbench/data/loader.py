@@ -1,7 +1,7 @@
 """From samples to batches: in which order, cut and encoded how. Nothing here depends on the number of processes."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any
@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 
 from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context, keyed_generator
-from alignbench.data.source import Picture, Posterior, PromptSample
+from alignbench.data.caches import Caches, picture_key, prompt_key
+from alignbench.data.shards import Entry, Shards, num_bytes
+from alignbench.data.source import Picture, Posterior, PromptSample, pictures_of
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
@@ -143,58 +145,121 @@ class _Mixed:
 
 
 class Indexed(Dataset):
-    """A view whose items are asked for by place and come with their global index."""
+    """A view whose items are asked for by place and come with their global index.
 
-    def __init__(self, view: Sequence[PromptSample]) -> None:
+    Args:
+        decodes: says of a picture whether its pixels are wanted along with it, as a process that only reads data should
+            have decoded them; None leaves that to whoever asks for them.
+    """
+
+    def __init__(self, view: Sequence[PromptSample], decodes: Callable[[Picture], bool] | None = None) -> None:
         self.view = view
+        self.decodes = decodes
 
     def __len__(self) -> int:
         return len(self.view)
 
     def __getitem__(self, place: Place) -> tuple[int, PromptSample]:
         index, position = place
-        return index, self.view[position]
+        sample = self.view[position]
+        if self.decodes is not None:
+            for picture in filter(self.decodes, pictures_of(sample)):
+                _ = picture.pixels
+        return index, sample
 
 
 class Encoder:
     """Turns prompts and pictures into features and latents, and remembers them.
 
-    Each is encoded on its own, never in a batch: with others beside it the last bits would differ, and with them a
-    resumed run from one that was not interrupted, or two processes from one.
+    Each is encoded on its own, never in a batch: with others beside it the last bits would differ (by 7e-6 for the VAE
+    of the miniatures on a CPU), and with them a resumed run from one that was not interrupted, or two processes from
+    one.
 
     Args:
-        posterior: `mode` gives an image the same latents at every visit, so they are remembered. `sample` draws them
-            anew at each visit, keyed by the global sample index: as published, but each visit runs the VAE.
-        max_bytes: what prompts, and again what latents, may occupy in main memory; the least recently used go first.
+        posterior: `mode` gives an image the same latents at every visit; `sample` draws them anew at each visit, keyed
+            by the global sample index.
+        max_bytes: what prompts, and again what images, may occupy in main memory; the least recently used go first.
+        caches: what is kept on the disk and read from there at every visit; nothing is added to it.
+        address: names the pixels of a picture, given its key, among those of all data.
     """
 
-    def __init__(self, model: ModelAdapter, posterior: Posterior = "mode", max_bytes: int = 2 * 2**30) -> None:
+    def __init__(
+        self,
+        model: ModelAdapter,
+        posterior: Posterior = "mode",
+        max_bytes: int = 2 * 2**30,
+        caches: Caches | None = None,
+        address: Callable[[str], str] = str,
+    ) -> None:
         self.model = model
         self.posterior = posterior
+        self.caches = caches
+        self.known = Known(caches.latents if caches else None, address, model.resolution)
         self._prompts = _Memory(max_bytes)
-        self._latents = _Memory(max_bytes)
+        self._pictures = _Memory(max_bytes)
 
-    @torch.no_grad()
     def prompts(self, texts: Sequence[str]) -> Conditioning:
         """Return the features of each text, on the CPU."""
-        return Conditioning.cat([self._prompts.get(text, self._encode_prompt, text) for text in texts])
+        return Conditioning.cat([self._features(text) for text in texts])
 
-    @torch.no_grad()
     def latents(self, pictures: Sequence[Picture], index: Tensor, context: Context) -> Tensor:
         """Return the latents of each picture, on the CPU. A sample's draw is the same for both images of a pair."""
-        if self.posterior == "sample":
-            generators = [context.sample_generator(int(i), "vae") for i in index]
-            rows = [self._encode(picture, [g]) for picture, g in zip(pictures, generators, strict=True)]
-        else:
-            rows = [self._latents.get(picture.key, self._encode, picture, None) for picture in pictures]
-        return torch.cat(rows)
+        codes = [self._codes(picture) for picture in pictures]
+        mean = torch.stack([one["mean"] for one in codes])
+        if self.posterior == "mode":
+            return self.model.latents_of(mean)
+        std = torch.stack([one["std"] for one in codes])
+        return self.model.latents_of(mean, std, [context.sample_generator(i, "vae") for i in index.tolist()])
 
-    def _encode_prompt(self, text: str) -> Conditioning:
-        return self.model.encode_prompts([text]).to("cpu")
+    @torch.no_grad()
+    def encode_prompt(self, text: str) -> Entry:
+        """Return the features of a prompt by their names in `Conditioning`, without a batch axis."""
+        self._refuse_dropped(f"the prompt {text!r}", self.model.encodes_prompts)
+        features = self.model.encode_prompts([text]).to("cpu")
+        return {name: tensor[0] for name, tensor in vars(features).items() if tensor is not None}
 
-    def _encode(self, picture: Picture, generators: list[torch.Generator] | None) -> Tensor:
+    @torch.no_grad()
+    def encode_picture(self, picture: Picture) -> Entry:
+        """Return what is needed of the VAE's posterior: `mean`, and `std` where draws are made; [C, h, w]."""
+        self._refuse_dropped(f"the image {picture.key}", self.model.encodes_pixels)
         pixels = fit(picture, self.model.resolution).to(self.model.device)
-        return self.model.encode_pixels(pixels, generators).cpu()
+        mean, std = self.model.encode_posterior(pixels)
+        return {"mean": mean[0].cpu()} | ({"std": std[0].cpu()} if self.posterior == "sample" else {})
+
+    def _features(self, text: str) -> Conditioning:
+        kept = self.caches.prompts.get(prompt_key(text)) if self.caches else None
+        entry = kept or self._prompts.get(text, self.encode_prompt, text)
+        return Conditioning(**{name: tensor[None] for name, tensor in entry.items()})
+
+    def _codes(self, picture: Picture) -> Entry:
+        return self.known.get(picture) or self._pictures.get(picture.key, self.encode_picture, picture)
+
+    def _refuse_dropped(self, what: str, encodes: bool) -> None:
+        if not encodes:
+            raise UserError(
+                f"{what} is not in the cache any more, and its encoder was not loaded; run the command again with "
+                "prepare in stages"
+            )
+
+
+class Known:
+    """The pictures whose latents are on the disk; small, so that it travels to the processes that read data."""
+
+    def __init__(self, shards: Shards | None, address: Callable[[str], str], resolution: int) -> None:
+        self.shards = shards
+        self.address = address
+        self.resolution = resolution
+
+    def get(self, picture: Picture) -> Entry | None:
+        """Return what is kept of a picture."""
+        return None if self.shards is None else self.shards.get(self._key(picture))
+
+    def lacks(self, picture: Picture) -> bool:
+        """Say whether a picture has to be decoded."""
+        return self.shards is None or self._key(picture) not in self.shards
+
+    def _key(self, picture: Picture) -> bytes:
+        return picture_key(self.address(picture.key), self.resolution)
 
 
 def fit(picture: Picture, resolution: int) -> Tensor:
@@ -273,22 +338,15 @@ class _Memory:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self.values: OrderedDict[str, Any] = OrderedDict()
+        self.values: OrderedDict[str, Entry] = OrderedDict()
 
-    def get(self, key: str, make: Any, *arguments: Any) -> Any:
-        """Return the value of `key`, made by `make(*arguments)` unless it is remembered."""
+    def get(self, key: str, make: Callable[[Any], Entry], argument: Any) -> Entry:
+        """Return the value of `key`, made by `make(argument)` unless it is remembered."""
         if key in self.values:
             self.values.move_to_end(key)
             return self.values[key]
-        value = self.values[key] = make(*arguments)
-        self.num_bytes += _num_bytes(value)
+        value = self.values[key] = make(argument)
+        self.num_bytes += num_bytes(value)
         while self.num_bytes > self.max_bytes and len(self.values) > 1:
-            self.num_bytes -= _num_bytes(self.values.popitem(last=False)[1])
+            self.num_bytes -= num_bytes(self.values.popitem(last=False)[1])
         return value
-
-
-def _num_bytes(value: Tensor | Conditioning) -> int:
-    if isinstance(value, Tensor):
-        return value.nbytes
-    parts = (value.prompt_embeds, value.pooled_prompt_embeds, value.time_ids)
-    return sum(part.nbytes for part in parts if part is not None)

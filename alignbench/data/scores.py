@@ -1,5 +1,8 @@
 """Scores of training images by a method's scorer: computed once for each data set, in batches, and kept."""
 
+import hashlib
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +14,14 @@ from alignbench.data.source import PairSource
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.files import replacing
+from alignbench.place import Place
 
 Key = tuple[str, str]  # prompt, and key of the picture within the data
 PART_SIZE = 1024  # images a file: a killed pass loses no more
 BATCH_SIZE = 32
+DIGEST = "sha256"  # of the columns, in the notes of a file
 
 
-@torch.no_grad()
 def score_pairs(
     data: PairSource,
     scorer: Evaluator,
@@ -36,15 +40,33 @@ def score_pairs(
     Raises:
         UserError: the scorer cannot judge some of the prompts.
     """
+    add_scores(data, scorer, cache, Place(rank, num_processes), part_size)
+    if num_processes > 1:
+        torch.distributed.barrier()
+    scores: dict[Key, float] = {}
+    for number in range(len(_cut(_keys(data), part_size))):
+        part = _read(_file(_folder(data, scorer, cache), number))
+        if part is None:
+            raise UserError(f"part {number} of the scores by {scorer.name} is not there any more; start again")
+        scores |= part
+    return scores
+
+
+@torch.no_grad()
+def add_scores(data: PairSource, scorer: Evaluator, cache: Path, place: Place, part_size: int = PART_SIZE) -> None:
+    """Score this process's share of the images, but for parts that are there and as they were written.
+
+    Raises:
+        UserError: the scorer cannot judge some of the prompts.
+    """
     if refusal := scorer.supports(data.prompts):
         raise UserError(refusal)
-    keys = list(dict.fromkeys((pair.prompt, key) for pair in data.pairs for key in (pair.key_w, pair.key_l)))
-    folder = cache / f"{scorer.name}@{scorer.version}-{scorer.precision}" / data.fingerprint
-    parts = list(enumerate(_cut(keys, part_size)))
-    todo = [(number, part) for number, part in parts[rank::num_processes] if not _file(folder, number).exists()]
+    folder = _folder(data, scorer, cache)
+    parts = place.share(list(enumerate(_cut(_keys(data), part_size))))
+    todo = [(number, part) for number, part in parts if _read(_file(folder, number)) is None]
     with tqdm(
         total=sum(len(part) for _, part in todo), desc=f"score training images with {scorer.name}", unit="image",
-        disable=not todo or rank > 0, dynamic_ncols=True,
+        disable=not todo or not place.is_main, dynamic_ncols=True,
     ) as bar:  # fmt: skip
         for number, part in todo:
             scores: list[float] = []
@@ -53,9 +75,14 @@ def score_pairs(
                 scores += scorer.score(pictures, [prompt for prompt, _ in some]).tolist()
                 bar.update(len(some))
             _write(_file(folder, number), part, scores)
-    if num_processes > 1:
-        torch.distributed.barrier()
-    return {key: score for number, _ in parts for key, score in _read(_file(folder, number)).items()}
+
+
+def _keys(data: PairSource) -> list[Key]:
+    return list(dict.fromkeys((pair.prompt, key) for pair in data.pairs for key in (pair.key_w, pair.key_l)))
+
+
+def _folder(data: PairSource, scorer: Evaluator, cache: Path) -> Path:
+    return cache / f"{scorer.name}@{scorer.version}-{scorer.precision}" / data.fingerprint
 
 
 def _cut(keys: Sequence[Key], size: int) -> list[Sequence[Key]]:
@@ -71,12 +98,32 @@ def _write(path: Path, keys: Sequence[Key], scores: Sequence[float]) -> None:
     from pyarrow import parquet
 
     columns = {"prompt": [prompt for prompt, _ in keys], "picture": [key for _, key in keys], "score": list(scores)}
+    table = pyarrow.table(columns)
     with replacing(path) as temporary:
-        parquet.write_table(pyarrow.table(columns), temporary)
+        parquet.write_table(table.replace_schema_metadata({DIGEST: _digest(columns)}), temporary)
 
 
-def _read(path: Path) -> dict[Key, float]:
+def _read(path: Path) -> dict[Key, float] | None:
+    """Return the scores of a file; None if it is absent or, then deleted, not as it was written."""
+    import pyarrow
     from pyarrow import parquet
 
-    columns = parquet.read_table(path).to_pydict()
+    try:
+        table = parquet.read_table(path)
+        columns = table.to_pydict()
+    except FileNotFoundError:
+        return None
+    except (pyarrow.ArrowException, OSError, ValueError):  # what damaged files lead to
+        return _discard(path)
+    if (table.schema.metadata or {}).get(DIGEST.encode(), b"").decode() != _digest(columns):
+        return _discard(path)
     return dict(zip(zip(columns["prompt"], columns["picture"], strict=True), columns["score"], strict=True))
+
+
+def _discard(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    warnings.warn(f"{path} is damaged and was deleted; its images are scored again", RuntimeWarning, stacklevel=3)
+
+
+def _digest(columns: dict[str, list]) -> str:
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()

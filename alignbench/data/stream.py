@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
+from alignbench.data.caches import Caches
 from alignbench.data.loader import Encoder, Indexed, Mix, StepSampler, collate
 from alignbench.data.scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, kind_of
@@ -21,7 +22,7 @@ class Stream:
     Where the method has a `scorer`, all training images are scored first, and the method takes the scores in.
 
     Args:
-        cache: folder of the score passes, shared by all runs.
+        cache: folder of what is kept of prompts, images and scores, shared by all runs.
         start_step: number of the first batch, to go on after an interruption.
         num_workers: processes that read data beside this one.
     """
@@ -54,14 +55,18 @@ class Stream:
         )
         self.method = method
         self.device = model.device
-        self.encoder = Encoder(model, data.posterior)
+        caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
+        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
+        if caches is not None:
+            model.empty_prompt = self.encoder.prompts([""])
         self.scores = None
         if method.scorer is not None:
             method.scorer.to(model.device)
-            self.scores = score_pairs(cast(PairSource, data), method.scorer, cache, rank, num_processes)
+            self.scores = score_pairs(cast(PairSource, data), method.scorer, cache / "scores", rank, num_processes)
             method.scorer.to("cpu")  # its work is done
             method.fit(torch.tensor(list(self.scores.values())))
-        self.samples = iter(DataLoader(Indexed(view), batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
+        dataset = Indexed(view, self.encoder.known.lacks if num_workers else None)
+        self.samples = iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
 
     def next(self, context: Context) -> PromptBatch:
         """Return the next batch, of the type that the method asks for, on the model's device."""

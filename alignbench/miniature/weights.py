@@ -1,6 +1,7 @@
 """Load the shipped networks of the shapes world: pipelines of the miniature models, and the reward CLIPs."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ from transformers import (
 )
 
 from alignbench.errors import UserError
+from alignbench.models.dropped import drop
 
 FOLDER = Path(__file__).parent / "weights"
 PIPELINES = ("flux_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
 CLIPS = ("shapes_clip", "shapes_preference")
 LATENT_SIDE = 16
+Pipeline = FluxPipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline
 SD3_CLIP_LENGTH = 24  # captions have at most 17 tokens; the others are padding, which costs the transformer time
 
 
 def load_pipeline(
-    name: str, dtype: torch.dtype = torch.float32, folder: Path = FOLDER
-) -> FluxPipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline:
+    name: str, dtype: torch.dtype = torch.float32, folder: Path = FOLDER, without: Sequence[str] = ()
+) -> Pipeline:
     """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all of them.
+
+    Networks named in `without` are dropped, see `alignbench.models.dropped`.
 
     Weights lie on disk in half precision and come back in `dtype`. T5 prompts are 20 tokens long, the
     `model_max_length` of their tokenizer, which is what `max_sequence_length` of a pipeline must be told. Images are
@@ -48,6 +53,13 @@ def load_pipeline(
     Raises:
         UserError: the name is unknown, or the shipped weights are incomplete.
     """
+    pipeline = _assemble(name, dtype, folder)
+    for part in without:
+        drop(getattr(pipeline, part))
+    return pipeline
+
+
+def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
     _check(name, PIPELINES, folder)
     own = folder / name
     clip = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
@@ -106,6 +118,7 @@ def with_projection(clip: CLIPTextModel) -> CLIPTextModelWithProjection:
     config = copy.deepcopy(clip.config)
     config.num_hidden_layers += 1
     with torch.random.fork_rng(devices=[]):  # loading should not move the draws of who loads
+        torch.manual_seed(0)  # what does not matter is the same each time, too
         encoder: Any = CLIPTextModelWithProjection(config)
     weights = encoder.state_dict()
     weights |= {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models import saved
+from alignbench.models.dropped import is_dropped
 from alignbench.models.ladder import Ladder
 from alignbench.schedule import NoiseSchedule
 
@@ -48,6 +50,7 @@ class ModelAdapter(ABC):
         schedule: how noise and latents mix and what a prediction means.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
+        empty_prompt: features of the empty prompt, one row; encoded when first needed, unless they are given.
         network_passes: forward passes of the network so far, counted in samples, the reference's included.
     """
 
@@ -79,6 +82,7 @@ class ModelAdapter(ABC):
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
+        self.empty_prompt: Conditioning | None = None
         self.network_passes = 0
         for part in (*self.helpers, self.denoiser):
             part.requires_grad_(False).eval()
@@ -94,19 +98,31 @@ class ModelAdapter(ABC):
 
     @property
     def helpers(self) -> list[nn.Module]:
-        """The networks that are never trained: the VAE and the text encoders."""
+        """The networks that are never trained: the VAE and the text encoders, but for those that were left out."""
         parts = (getattr(self.pipeline, name) for name in self.frozen_parts)
-        return [part for part in parts if part is not None]  # Stable Diffusion 3 works without T5
+        return [part for part in parts if part is not None and not is_dropped(part)]  # SD3 works without T5
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
-        return next(self.denoiser.parameters()).device
+        """Where the network lies; where it was left out, where the others do."""
+        network = next((part for part in self.helpers if is_dropped(self.denoiser)), self.denoiser)
+        return next(network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in (outside autocast); its adapters may be kept in float32."""
         return next(self.denoiser.parameters()).dtype
+
+    @property
+    def encodes_prompts(self) -> bool:
+        """Whether the text encoders are there; training from a cache leaves them out."""
+        names = [name for name in self.frozen_parts if name != "vae"]
+        return not any(is_dropped(getattr(self.pipeline, name)) for name in names if getattr(self.pipeline, name))
+
+    @property
+    def encodes_pixels(self) -> bool:
+        """Whether the VAE is there."""
+        return not is_dropped(self.pipeline.vae)
 
     def to(self, device: torch.device | str) -> None:
         """Move the pipeline and the reference."""
@@ -120,6 +136,11 @@ class ModelAdapter(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the features of each prompt, without a gradient."""
 
+    @property
+    def text_settings(self) -> dict[str, int]:
+        """What else than networks and tokenizers decides what `encode_prompts` returns."""
+        return {}
+
     @abstractmethod
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
@@ -127,22 +148,41 @@ class ModelAdapter(ABC):
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
-    @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Return latents [B, C, h, w] of pixels [B, 3, H, W] in 0..1, float32, without a gradient.
 
         Args:
             generators: one CPU generator an image, to sample the VAE posterior; its mode is taken without them.
         """
+        mean, std = self.encode_posterior(pixels)
+        return self.latents_of(mean, std, generators)
+
+    @torch.no_grad()
+    def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the VAE's codes of pixels, [B, C, h, w] each, as the VAE has them."""
         vae = self.pipeline.vae
+        self._refuse_dropped(vae)
         with self._vae_precision():
             posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
-        latents = posterior.mode() if generators is None else posterior.sample(list(generators))
-        return (latents.float() - self._shift_factor) * vae.config.scaling_factor
+        return posterior.mean, posterior.std
+
+    def latents_of(
+        self, mean: Tensor, std: Tensor | None = None, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """Return latents, float32, of a posterior: a draw of it, or without generators its mode.
+
+        A draw is the same on any device: what is done to each number is rounded alike.
+        """
+        codes = mean
+        if generators is not None:
+            assert std is not None
+            codes = mean + std * randn_tensor(mean.shape, list(generators), mean.device, mean.dtype)
+        return (codes.float() - self._shift_factor) * self.pipeline.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable."""
         vae = self.pipeline.vae
+        self._refuse_dropped(vae)
         with self._vae_precision():
             codes = latents.to(vae.dtype) / vae.config.scaling_factor + self._shift_factor
             pixels = vae.decode(codes, return_dict=False)[0]
@@ -164,6 +204,13 @@ class ModelAdapter(ABC):
     def _shift_factor(self) -> float:
         return self.pipeline.vae.config.shift_factor or 0.0
 
+    def _refuse_dropped(self, network: nn.Module) -> None:
+        if is_dropped(network):
+            raise RuntimeError(
+                f"the {type(network).__name__} was left out of training from a cache, and something calls it; a method "
+                "that decodes images sets reads_pixels"
+            )
+
     def _vae_precision(self) -> torch.autocast:
         """Keep a surrounding autocast away: SDXL's VAE overflows in half precision, and rewards see every rounding."""
         return torch.autocast(self.device.type, enabled=False)
@@ -176,7 +223,10 @@ class ModelAdapter(ABC):
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """Return what the family's pipeline guides away from: each row without its prompt, all else as it was."""
-        return self.encode_prompts([""]).repeat(len(conditioning))
+        if self.empty_prompt is None:
+            with torch.autocast(self.device.type, enabled=False):  # as the features of all other prompts
+                self.empty_prompt = self.encode_prompts([""])
+        return self.empty_prompt.to(self.device).repeat(len(conditioning))
 
     # ---- noise levels
 

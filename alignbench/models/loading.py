@@ -63,6 +63,7 @@ def load_pipeline(
     torch_dtype: str = "float32",
     variant: str | None = None,
     config: str | None = None,
+    without: Collection[str] = (),
 ) -> Any:
     """Load a diffusers pipeline from a folder, the local hub cache, the hub, or a single file of the original layout.
 
@@ -74,6 +75,7 @@ def load_pipeline(
         variant: suffix of the weight files, such as `fp16`.
         config: for a single file: a diffusers folder or a hub id of the same family, which says what the parts are and
             has those that the file lacks, tokenizers and the scheduler always among them.
+        without: networks whose weights are not loaded, see `alignbench.models.dropped`.
 
     Raises:
         UserError: as `check_weights` does.
@@ -82,6 +84,8 @@ def load_pipeline(
     import diffusers
     import torch
 
+    from alignbench.models.dropped import note_files
+
     # diffusers wants to be told of the parts that the index lists as absent, as T5 may be of Stable Diffusion 3.
     absent: dict[str, Any] = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
     # A score needs pictures, not a filter that blackens some of them.
@@ -89,13 +93,24 @@ def load_pipeline(
     kind, dtype = getattr(diffusers, index["_class_name"]), getattr(torch, torch_dtype)
     file = Path(pretrained_model_name_or_path)
     if not file.is_file():
-        return kind.from_pretrained(
-            _complete_folder(pretrained_model_name_or_path, revision) or pretrained_model_name_or_path,
+        networks = _networks(index)
+        folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
+        left_out = {
+            name: _without_weights(folder or pretrained_model_name_or_path, revision, name, index[name][1], dtype)
+            for name in networks & set(without)
+        }
+        pipeline = kind.from_pretrained(
+            folder or pretrained_model_name_or_path,
             revision=revision,
             torch_dtype=dtype,
             variant=variant,
-            **absent | without_filter,
+            **absent | without_filter | left_out,
         )
+        folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
+        if folder is not None:
+            for name in networks:
+                note_files(getattr(pipeline, name), _files(folder / name, variant))
+        return pipeline
     assert config is not None
     lacking = _lacking(file, index)
     folder = _complete_folder(config, None, lacking) or Path(
@@ -105,11 +120,46 @@ def load_pipeline(
     for part in lacking:
         library, name = index[part]
         arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-        absent[part] = getattr(__import__(library), name).from_pretrained(folder / part, **arguments)
+        if part not in without:
+            absent[part] = getattr(__import__(library), name).from_pretrained(folder / part, **arguments)
+    absent |= {name: _without_weights(folder, None, name, index[name][1], dtype) for name in without if name in index}
     unused = dict.fromkeys(UNUSED_PARTS & index.keys())
-    return kind.from_single_file(
+    pipeline = kind.from_single_file(
         str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **unused | absent | without_filter
     )
+    for name in _networks(index):
+        own = _files(folder / name, None) if name in lacking else [folder / name / "config.json", file]
+        note_files(getattr(pipeline, name), own)
+    return pipeline
+
+
+def _networks(index: dict[str, Any]) -> set[str]:
+    """Return the parts of a pipeline that are networks and are used."""
+    return {
+        name
+        for name, part in index.items()
+        if isinstance(part, list) and part[0] is not None and name not in UNUSED_PARTS and _is_network(part[1])
+    }
+
+
+def _is_network(class_name: str) -> bool:
+    return not any(kind in class_name for kind in ("Tokenizer", "Scheduler"))
+
+
+def _without_weights(source: Path | str, revision: str | None, part: str, class_name: str, dtype: Any) -> Any:
+    """Return a network of a pipeline, of which only the configuration was read."""
+    from alignbench.models.dropped import drop, on_meta
+
+    local = Path(source) / part / "config.json"
+    file = local if local.is_file() else Path(hf_hub_download(str(source), f"{part}/config.json", revision=revision))
+    return drop(on_meta(class_name, json.loads(file.read_text()), dtype))
+
+
+def _files(folder: Path, variant: str | None) -> list[Path]:
+    """Return the files that a network is loaded from: its configuration and weights."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    chosen = [file for file in found if variant is not None and f".{variant}." in file.name.replace("-", ".")]
+    return [folder / "config.json", *(chosen or found)]
 
 
 def check_weights(
@@ -226,8 +276,7 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
             if file.endswith(".index.json")
             for shard in json.loads((folder / name / file).read_text())["weight_map"].values()
         ]
-        is_network = not any(kind in part[1] for kind in ("Tokenizer", "Scheduler"))
-        has_weights = is_network and (parts is None or name in parts)
+        has_weights = _is_network(part[1]) and (parts is None or name in parts)
         if not files or (has_weights and not files.issuperset(shards)):
             missing.append(f"{name}/")
         elif has_weights and not any(file.endswith((".safetensors", ".bin")) for file in files):

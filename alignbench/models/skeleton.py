@@ -13,6 +13,7 @@ from torch import nn
 
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.architectures import published
+from alignbench.models.dropped import on_meta
 from alignbench.models.loading import INDEX, UNUSED_PARTS, ask_hub
 
 
@@ -56,18 +57,11 @@ def build_pipeline(architecture: dict[str, Any], dtype: torch.dtype, device: tor
 
 def _part(config: dict[str, Any], dtype: torch.dtype, device: torch.device | str) -> Any:
     import diffusers
-    import transformers
 
     name = config.pop("_class_name")
     if name.endswith("Scheduler"):
         return getattr(diffusers, name).from_config(config)
-    with torch.device("meta"):
-        if hasattr(diffusers, name):
-            network = getattr(diffusers, name).from_config(config)
-        else:
-            network_class = getattr(transformers, name)
-            network = network_class(network_class.config_class.from_dict(config))
-    network = nn.Module.to(network, dtype)
+    network = on_meta(name, config, dtype)
     return network if str(device) == "meta" else network.to_empty(device=device)
 
 

@@ -43,6 +43,10 @@ class StableDiffusion3(ModelAdapter):
         )
         return Conditioning(embeds, pooled)
 
+    @property
+    def text_settings(self) -> dict[str, int]:
+        return {"max_sequence_length": self.max_sequence_length}
+
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
         config = self.denoiser.config

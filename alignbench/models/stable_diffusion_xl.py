@@ -65,6 +65,10 @@ class StableDiffusionXL(ModelAdapter):
             pooled_prompt_embeds=torch.zeros_like(conditioning.pooled_prompt_embeds),
         )
 
+    @property
+    def text_settings(self) -> dict[str, int]:
+        return {"resolution": self.resolution}
+
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
         config = self.denoiser.config

@@ -31,11 +31,16 @@ class FakeModel:
         rows = [torch.tensor([[len(prompt), sum(map(ord, prompt))]], dtype=torch.float32) for prompt in prompts]
         return Conditioning(torch.stack(rows), torch.stack([row[0] for row in rows]))
 
-    def encode_pixels(self, pixels, generators=None):
+    encodes_prompts = encodes_pixels = True
+
+    def encode_posterior(self, pixels):
         self.num_images += len(pixels)
+        return pixels, torch.ones_like(pixels)
+
+    def latents_of(self, mean, std=None, generators=None):
         if generators is None:
-            return pixels
-        return pixels + torch.stack([torch.randn(pixels.shape[1:], generator=generator) for generator in generators])
+            return mean
+        return mean + std * torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators])
 
 
 def method(batch_type, prompt_dropout=0.0):

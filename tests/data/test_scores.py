@@ -1,5 +1,7 @@
 """Scores of training images: every image once, kept by content, resumed where they stopped."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -95,7 +97,9 @@ def test_a_pass_that_was_cut_short_goes_on_with_the_missing_part(tmp_path):
 def test_processes_share_the_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     first, second = Light(), Light()
-    with pytest.raises(FileNotFoundError):  # without a second process its parts are missing
+    with pytest.raises(
+        UserError, match="part 1 of the scores by light is not there"
+    ):  # without a second process its parts are missing
         score_pairs(Pairs(), first, tmp_path, 0, 2, part_size=2)
     assert score_pairs(Pairs(), second, tmp_path, 1, 2, part_size=2) == EXPECTED
     assert (first.num_images, second.num_images) == (3, 2)
@@ -104,3 +108,28 @@ def test_processes_share_the_parts(tmp_path, monkeypatch):
 def test_a_scorer_that_cannot_read_the_prompts_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read emptiness"):
         score_pairs(Pairs(("red", "")), Light(), tmp_path)
+
+
+def test_damage_anywhere_in_a_part_changes_no_score(tmp_path):
+    score_pairs(Pairs(), Light(), tmp_path, part_size=2)
+    file = tmp_path / "light@3-float32" / "f00d" / "000001.parquet"
+    whole = file.read_bytes()
+    num_again = 0
+    for place in range(0, len(whole), 23):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        file.write_bytes(damaged)
+        scorer = Light()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert score_pairs(Pairs(), scorer, tmp_path, part_size=2) == EXPECTED
+        assert scorer.num_images in (0, 2)  # there are bytes that nothing depends on
+        assert [str(one.message) for one in told] == [
+            f"{file} is damaged and was deleted; its images are scored again"
+        ] * (scorer.num_images // 2)
+        num_again += scorer.num_images // 2
+    assert num_again > 10
+    file.write_bytes(whole[:-1])
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert score_pairs(Pairs(), Light(), tmp_path, part_size=2) == EXPECTED
+    assert file.read_bytes() == whole

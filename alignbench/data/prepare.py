@@ -1,0 +1,165 @@
+"""Encode what training will read before it starts: prompts and images, in parts that a killed pass goes on with."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from alignbench.data.caches import Caches, picture_key, prompt_key
+from alignbench.data.loader import Encoder
+from alignbench.data.shards import Entry, Shards, num_bytes
+from alignbench.data.source import DataSource, Picture, PromptSample, kind_of, pictures_of
+from alignbench.errors import UserError
+from alignbench.method import Method
+from alignbench.models.adapter import ModelAdapter
+from alignbench.place import Place
+
+SHARD_BYTES = 64 * 2**20
+MOST_ENTRIES = 1024  # of a shard: a killed pass loses no more, a process
+
+T = TypeVar("T")
+
+
+class Spot(NamedTuple):
+    """A picture of a view: the key of its latents, the sample's position, and the picture's number in the sample."""
+
+    key: bytes
+    position: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a method reads of its data.
+
+    Attributes:
+        prompts: the empty one, which dropout and guidance ask for, and all of the data.
+        view: the samples.
+        pictures: the distinct pictures of them, in order of appearance.
+    """
+
+    prompts: Sequence[str]
+    view: Sequence[PromptSample]
+    pictures: Sequence[Spot]
+
+    @classmethod
+    def of(cls, method: Method, data: DataSource, resolution: int) -> "Demand":
+        """Return what a method reads of its data at a resolution; no image is decoded for it."""
+        view = data.view(kind_of(method.batch_type))
+        spots: dict[bytes, Spot] = {}
+        if kind_of(method.batch_type) != "prompts":
+            for position in range(len(view)):
+                for number, picture in enumerate(pictures_of(view[position])):
+                    key = picture_key(data.address(picture.key), resolution)
+                    spots.setdefault(key, Spot(key, position, number))
+        return cls(list(dict.fromkeys(["", *data.prompts])), view, list(spots.values()))
+
+    def lacking_prompts(self, caches: Caches) -> list[str]:
+        """Return the prompts that are not encoded yet."""
+        return [text for text in self.prompts if prompt_key(text) not in caches.prompts]
+
+    def lacking_pictures(self, caches: Caches) -> list[Spot]:
+        """Return the pictures that are not encoded yet."""
+        return [spot for spot in self.pictures if spot.key not in caches.latents]
+
+
+def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
+    """Return the size of what is kept of one image."""
+    return prod(model.latent_shape) * model.pipeline.vae.dtype.itemsize * (2 if encoder.posterior == "sample" else 1)
+
+
+def refuse_too_little_space(folder: Path, wanted: float) -> None:
+    """Refuse to write more than the disk can take.
+
+    Raises:
+        UserError: if `wanted` bytes are not free where `folder` is or will be.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if wanted > free:
+        raise UserError(
+            f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; make "
+            "room, choose another disk with results=DIR, or train without prepare"
+        )
+
+
+def prepare(
+    demand: Demand, encoder: Encoder, caches: Caches, place: Place, num_workers: int = 0, progress: bool = True
+) -> None:
+    """Encode this process's share of what is missing.
+
+    Parts follow from the demand alone, and every part that is missing becomes one shard. So the folder that a killed
+    pass and its repetition leave equals that of a pass that was left alone, and so do those of two passes at once.
+
+    Args:
+        num_workers: processes that decode images beside this one.
+    """
+    size = num_bytes(encoder.encode_prompt(""))
+    todo = _parts(demand.prompts, prompt_key, caches.prompts, size, place)
+    with _bar("prepare prompts", "prompt", todo, progress) as bar:
+        _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for part in todo for text in part), bar)
+
+    size = latents_bytes(encoder.model, encoder)
+    todo = _parts(demand.pictures, _key, caches.latents, size, place)
+    pictures = DataLoader(
+        _Decoded(demand.view, [spot for part in todo for spot in part]),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+    )
+    with _bar("prepare images", "image", todo, progress) as bar:
+        _fill(caches.latents, todo, _key, map(encoder.encode_picture, pictures), bar)
+
+
+def _parts(
+    items: Sequence[T], key: Callable[[T], bytes], shards: Shards, entry_bytes: int, place: Place
+) -> list[list[T]]:
+    """Return what is missing of this process's parts, but for those that lack nothing."""
+    size = max(1, min(MOST_ENTRIES, SHARD_BYTES // entry_bytes))
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    missing = [[item for item in part if key(item) not in shards] for part in place.share(parts)]
+    return [part for part in missing if part]
+
+
+def _fill(shards: Shards, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm) -> None:
+    for part in todo:
+        made: dict[bytes, Entry] = {}
+        for item in part:
+            made[key(item)] = next(entries)
+            bar.update()
+        shards.add(made)
+
+
+def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:
+    total = sum(len(part) for part in todo)
+    return tqdm(total=total, desc=what, unit=unit, disable=not (progress and total), dynamic_ncols=True)
+
+
+class _Decoded(Dataset):
+    """Pictures by their number in a list of spots, decoded where they are asked for."""
+
+    def __init__(self, view: Sequence[PromptSample], spots: Sequence[Spot]) -> None:
+        self.view = view
+        self.spots = spots
+
+    def __len__(self) -> int:
+        return len(self.spots)
+
+    def __getitem__(self, place: int) -> Picture:
+        _, position, number = self.spots[place]
+        picture = pictures_of(self.view[position])[number]
+        _ = picture.pixels
+        return picture
+
+
+def _key(spot: Spot) -> bytes:
+    return spot.key
+
+
+def _unchanged(picture: Any) -> Any:
+    return picture
