@@ -16,6 +16,7 @@ from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models import saved
 from alignbench.models.ladder import Ladder
+from alignbench.models.quantised import quantise_blocks
 from alignbench.schedule import NoiseSchedule
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
@@ -325,7 +326,13 @@ class ModelAdapter(ABC):
     # ---- training
 
     def prepare_training(
-        self, tuning: Literal["full", "lora"], rank: int, alpha: float, weights_dtype: str | None = None
+        self,
+        tuning: Literal["full", "lora"],
+        rank: int,
+        alpha: float,
+        weights_dtype: str | None = None,
+        base_bits: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity.
 
@@ -334,10 +341,14 @@ class ModelAdapter(ABC):
 
         Args:
             weights_dtype: name of the dtype that the network is held in; None leaves it as it is.
+            base_bits: what adapters' frozen base is quantised to, as by `quantise_blocks`; None leaves it as it is.
+            device: where that is done; where the network lies, by default.
         """
         self.fold_adapters()
         if weights_dtype is not None:
             nn.Module.to(self.denoiser, getattr(torch, weights_dtype))
+        if base_bits is not None:
+            quantise_blocks(self.denoiser, base_bits, device)
         if tuning == "full":
             self.denoiser.requires_grad_(True)
             return
