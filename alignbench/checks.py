@@ -52,6 +52,7 @@ def _check_dry_run(cfg: DictConfig) -> None:
     if values["method"]["name"] == "base":
         raise UserError("dry_run estimates training, and method=base does not train; choose another method")
     _check_numbers(values)
+    _check_base(values["train"])
     _check_method(values["method"], values["data"])
 
 
@@ -113,18 +114,21 @@ def _check_numbers(values: dict[str, Any]) -> None:
         ("train.tuning", train["tuning"], ["full", "lora"]),
         ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
         ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
+        ("train.base_bits", train["base_bits"], [None, 8, 4]),
         ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
+        ("sampling.base_bits", sampling["base_bits"], [None, 8, 4]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
         if value not in allowed:
-            known = ["null" if one is None else one for one in allowed]
+            known = ["null" if one is None else str(one) for one in allowed]
             raise UserError(f"{name}={value} is unknown;{near(str(value), known)}")
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
 
 
 def _check_memory(train: dict[str, Any], dtype: str) -> None:
-    """Refuse updates of half-precision weights that would be lost or cannot be made."""
+    """Refuse updates of half-precision weights that would be lost or cannot be made, and those of a frozen base."""
+    _check_base(train)
     if train["tuning"] == "lora" or dtype == "float32":
         return
     if train["mixed_precision"] == "fp16":
@@ -138,6 +142,23 @@ def _check_memory(train: dict[str, Any], dtype: str) -> None:
         raise UserError(
             f"optimizer=prodigy looks at all weights at once, and train.weight_updates={train['weight_updates']} shows "
             "it some at a time; choose another optimizer, or train.weights_dtype=float32"
+        )
+
+
+def _check_base(train: dict[str, Any]) -> None:
+    """Refuse to train weights that are held in too few bits to be trained."""
+    bits, updates = train["base_bits"], train["weight_updates"]
+    if bits is None:
+        return
+    if train["tuning"] == "full":
+        raise UserError(
+            f"train.base_bits={bits} freezes the denoiser, and train.tuning=full is to train it; add train.tuning=lora, "
+            f"or leave memory=base_{bits}bit out"
+        )
+    if updates != "nearest":
+        raise UserError(
+            f"train.weight_updates={updates} is for training bfloat16 weights, of which train.base_bits={bits} leaves "
+            f"none; choose memory=base_{bits}bit without memory=bf16_{updates}"
         )
 
 

@@ -57,10 +57,16 @@ class QuantisedLinear(nn.Linear):
         self.register_buffer("scales", scales)
         self.bias = layer.bias
 
+    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+        scales = self.scales
+        super()._apply(fn, recurse)
+        self.scales = scales.to(self.scales.device)  # a change of dtype is for what is computed, not for how it is kept
+        return self
+
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layer makes of `input` [..., in_features], in its dtype or that of autocast."""
         device = input.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # not for meta
             input = input.to(torch.get_autocast_dtype(device))
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return _Linear.apply(input, self.weight, self.scales, bias, (self.out_features, self.in_features))
