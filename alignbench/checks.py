@@ -34,6 +34,7 @@ def check(cfg: DictConfig) -> None:
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
         _check_method(values["method"], values["data"])
+        _check_sizes(values)
         build(cfg.method)
         for name, term in values["auxiliary"].items():
             if not isinstance(term["weight"], int | float) or term["weight"] <= 0:
@@ -116,6 +117,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
         ("train.base_bits", train["base_bits"], [None, 8, 4]),
         ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
+        ("train.size_conditioning", train["size_conditioning"], ["square", "true_size"]),
         ("sampling.base_bits", sampling["base_bits"], [None, 8, 4]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
@@ -184,6 +186,20 @@ def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:
         raise UserError(
             f"method={method['name']} needs {kind}, and data={data['name']} has only "
             f"{', '.join(sorted(provided))}; add data={' or data='.join(able)}"
+        )
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    from hydra.utils import get_class
+
+    model = values["model"]
+    if (
+        values["train"]["size_conditioning"] == "true_size"
+        and not get_class(model["adapter"]["_target_"]).is_told_sizes
+    ):
+        raise UserError(
+            f"train.size_conditioning=true_size is for SDXL, and model={model['name']} is told nothing of sizes; "
+            "set train.size_conditioning=square"
         )
 
 

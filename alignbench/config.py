@@ -15,7 +15,7 @@ NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers",
 
 
 # settings of training that results have been made without, and the value that is the same as not to have them
-LATER_IN_HASH = {"base_bits": None}
+LATER_IN_HASH = {"base_bits": None, "size_conditioning": "square"}
 
 
 def conf_folder() -> Path:

@@ -171,6 +171,7 @@ def train(
             num_processes=accelerator.num_processes,
             start_step=start_step,
             num_workers=settings.dataloader_num_workers,
+            true_size=settings.size_conditioning == "true_size",
         )
 
     most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes

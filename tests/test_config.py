@@ -208,7 +208,9 @@ def test_only_widths_that_exist_are_taken():
 
 def test_a_quantised_base_has_a_run_of_its_own_and_runs_without_one_keep_their_names():
     plain = composed("method=dpo", "train.tuning=lora")
-    names = {run_name(composed("method=dpo", "train.tuning=lora", f"train.base_bits={bits}")) for bits in ("null", 8, 4)}
+    names = {
+        run_name(composed("method=dpo", "train.tuning=lora", f"train.base_bits={bits}")) for bits in ("null", 8, 4)
+    }
     assert len(names) == 3
     OmegaConf.set_struct(plain, False)
     del plain.train["base_bits"]

@@ -15,6 +15,7 @@ from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch,
 from alignbench.context import Context, keyed_generator
 from alignbench.data.source import Picture, Posterior, PromptSample
 from alignbench.errors import UserError
+from alignbench.framing import centre_frame
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 
@@ -166,11 +167,19 @@ class Encoder:
         posterior: `mode` gives an image the same latents at every visit, so they are remembered. `sample` draws them
             anew at each visit, keyed by the global sample index: as published, but each visit runs the VAE.
         max_bytes: what prompts, and again what latents, may occupy in main memory; the least recently used go first.
+        true_size: whether conditioning tells the size that images came in and what was cut out of them.
     """
 
-    def __init__(self, model: ModelAdapter, posterior: Posterior = "mode", max_bytes: int = 2 * 2**30) -> None:
+    def __init__(
+        self,
+        model: ModelAdapter,
+        posterior: Posterior = "mode",
+        max_bytes: int = 2 * 2**30,
+        true_size: bool = False,
+    ) -> None:
         self.model = model
         self.posterior = posterior
+        self.true_size = true_size
         self._prompts = _Memory(max_bytes)
         self._latents = _Memory(max_bytes)
 
@@ -189,6 +198,15 @@ class Encoder:
             rows = [self._latents.get(picture.key, self._encode, picture, None) for picture in pictures]
         return torch.cat(rows)
 
+    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture]) -> Conditioning:
+        """Return the conditioning of prompts as that of these pictures, one a row."""
+        if not self.true_size:
+            return conditioning
+        sizes = [picture.pixels.shape[:2] for picture in pictures]
+        return self.model.with_frames(
+            conditioning, [centre_frame(height, width, self.model.resolution) for height, width in sizes]
+        )
+
     def _encode_prompt(self, text: str) -> Conditioning:
         return self.model.encode_prompts([text]).to("cpu")
 
@@ -206,13 +224,11 @@ def fit(picture: Picture, resolution: int) -> Tensor:
     Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
     """
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
-    height, width = pixels.shape[-2:]
-    scale = resolution / min(height, width)
-    if scale != 1.0:
-        size = [max(resolution, round(height * scale)), max(resolution, round(width * scale))]
+    frame = centre_frame(*pixels.shape[-2:], resolution)
+    if frame.resized != frame.original:
+        size = list(frame.resized)
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
-        height, width = size
-    top, left = (height - resolution) // 2, (width - resolution) // 2
+    top, left = frame.corner
     return pixels[..., top : top + resolution, left : left + resolution]
 
 
@@ -252,18 +268,21 @@ def collate(
         return PairBatch(
             index,
             texts,
-            conditioning,
+            encoder.sized(conditioning, winners),
             latents_w=latents(winners),
             latents_l=latents(losers),
             probability_w=torch.tensor([sample.probability_w for sample in samples], dtype=torch.float32),
             score_w=scores_of(winners),
             score_l=scores_of(losers),
+            time_ids_l=encoder.sized(conditioning, losers).time_ids,
         )
-    if kind is LabelledBatch:
+    if kind in (LabelledBatch, ImageBatch):
+        pictures = [sample.image for sample in samples]
+        images = ImageBatch(index, texts, encoder.sized(conditioning, pictures), latents(pictures))
+        if kind is ImageBatch:
+            return images
         desirable = torch.tensor([sample.desirable for sample in samples])
-        return LabelledBatch(index, texts, conditioning, latents([sample.image for sample in samples]), desirable)
-    if kind is ImageBatch:
-        return ImageBatch(index, texts, conditioning, latents([sample.image for sample in samples]))
+        return LabelledBatch(index, texts, images.conditioning, images.latents, desirable)
     return PromptBatch(index, texts, conditioning)
 
 

@@ -24,6 +24,7 @@ class Stream:
         cache: folder of the score passes, shared by all runs.
         start_step: number of the first batch, to go on after an interruption.
         num_workers: processes that read data beside this one.
+        true_size: whether conditioning tells the size that images came in.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Stream:
         num_processes: int,
         start_step: int,
         num_workers: int,
+        true_size: bool = False,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
         share = method.desirable_share
@@ -54,7 +56,7 @@ class Stream:
         )
         self.method = method
         self.device = model.device
-        self.encoder = Encoder(model, data.posterior)
+        self.encoder = Encoder(model, data.posterior, true_size=true_size)
         self.scores = None
         if method.scorer is not None:
             method.scorer.to(model.device)

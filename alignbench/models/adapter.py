@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
+from alignbench.framing import Frame
 from alignbench.models import saved
 from alignbench.models.ladder import Ladder
 from alignbench.models.quantised import quantise_blocks
@@ -56,6 +57,7 @@ class ModelAdapter(ABC):
     denoiser_name: ClassVar[Literal["unet", "transformer"]]  # attribute of the pipeline
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
+    is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
 
     def __init__(
         self,
@@ -124,6 +126,10 @@ class ModelAdapter(ABC):
     @abstractmethod
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
+
+    def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """Return conditioning that tells how each row's image was brought to its size, where the family is told that."""
+        return conditioning
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
