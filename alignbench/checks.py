@@ -154,8 +154,8 @@ def _check_base(train: dict[str, Any]) -> None:
         return
     if train["tuning"] == "full":
         raise UserError(
-            f"train.base_bits={bits} freezes the denoiser, and train.tuning=full is to train it; add train.tuning=lora, "
-            f"or leave memory=base_{bits}bit out"
+            f"train.base_bits={bits} freezes the denoiser, and train.tuning=full is to train it; "
+            f"add train.tuning=lora, or leave memory=base_{bits}bit out"
         )
     if updates != "nearest":
         raise UserError(
@@ -192,13 +192,10 @@ def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:
 def _check_sizes(values: dict[str, Any]) -> None:
     from hydra.utils import get_class
 
-    model = values["model"]
-    if (
-        values["train"]["size_conditioning"] == "true_size"
-        and not get_class(model["adapter"]["_target_"]).is_told_sizes
-    ):
+    model, told = values["model"], values["train"]["size_conditioning"]
+    if told != "square" and not get_class(model["adapter"]["_target_"]).is_told_sizes:
         raise UserError(
-            f"train.size_conditioning=true_size is for SDXL, and model={model['name']} is told nothing of sizes; "
+            f"train.size_conditioning={told} is for SDXL, and model={model['name']} is told nothing of sizes; "
             "set train.size_conditioning=square"
         )
 

@@ -2,8 +2,8 @@
 
     python benchmarks/memory_and_speed.py --model flux --method srpo [--tuning lora|full] [--steps 2] [KEY=VALUE ...]
     python benchmarks/memory_and_speed.py --model flux --method srpo --scale tiny        # anywhere, in seconds
-    # the recipe for 24 GB
-    python benchmarks/memory_and_speed.py --model flux --method dpo --tuning lora memory=[base_4bit,checkpointing,offload]
+
+The recipe for 24 GB is `--model flux --method dpo --tuning lora memory=[base_4bit,checkpointing,offload]`.
 
 It prints seconds an update by phase, the arithmetic of forward and backward as a share of what the device reaches in a
 large matrix product, and the peak of memory. The first update warms up and counts the arithmetic; it is not timed. The
@@ -265,7 +265,7 @@ def measure(
             clock.count(counter)
             run(1, counted)
         if cfg.train.base_bits is not None:
-            adapter.denoiser.unload_lora()  # the second run would fold these into its start, as weights in few bits cannot
+            adapter.denoiser.unload_lora()  # or the second run would fold them into its start, which few bits forbid
         clock.restart()
         with tempfile.TemporaryDirectory() as timed:
             budget = run(steps, timed)

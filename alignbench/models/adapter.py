@@ -128,7 +128,7 @@ class ModelAdapter(ABC):
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
 
     def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        """Return conditioning that tells how each row's image was brought to its size, where the family is told that."""
+        """Return conditioning that says how each row's image was brought to its size, where the family is told."""
         return conditioning
 
     def _zeros(self, *shape: int) -> Tensor:
