@@ -105,6 +105,8 @@ class PairBatch(PromptBatch):
         probability_w: probability that the winner is preferred, [B], float32, 0.5..1; 1 where only a vote is known.
         score_w, score_l: scores of the two by the method's `scorer`, [B], float32, in its published scale; None where
             the method has none. The winner by vote may have the lower score.
+        time_ids_l: what the denoiser is told of the loser's size, [B, 6]; `conditioning` tells the winner's. None where
+            it is told the same of both, or nothing.
     """
 
     latents_w: Tensor
@@ -112,3 +114,34 @@ class PairBatch(PromptBatch):
     probability_w: Tensor
     score_w: Tensor | None = None
     score_l: Tensor | None = None
+    time_ids_l: Tensor | None = None
+
+    @property
+    def conditioning_l(self) -> Conditioning:
+        """The conditioning of the losers, B rows: the prompts of the winners, and sizes of their own."""
+        if self.time_ids_l is None:
+            return self.conditioning
+        return replace(self.conditioning, time_ids=self.time_ids_l)
+
+    @property
+    def conditioning_both(self) -> Conditioning:
+        """The conditioning of all winners, then of all losers, 2 B rows."""
+        return Conditioning.cat([self.conditioning, self.conditioning_l])
+
+    def swapped(self, rows: Tensor) -> Self:
+        """Return the pairs with winner and loser exchanged where `rows` [B] is true."""
+
+        def choose(first: Tensor, second: Tensor) -> Tensor:
+            return torch.where(rows.reshape(-1, *(1,) * (first.ndim - 1)), second, first)
+
+        pairs: dict[str, Tensor] = {}
+        for name in ("latents", "score"):
+            first, second = getattr(self, f"{name}_w"), getattr(self, f"{name}_l")
+            if first is not None:
+                pairs |= {f"{name}_w": choose(first, second), f"{name}_l": choose(second, first)}
+        conditioning = self.conditioning
+        if conditioning.time_ids is not None and self.time_ids_l is not None:
+            pairs["time_ids_l"] = choose(self.time_ids_l, conditioning.time_ids)
+            conditioning = replace(conditioning, time_ids=choose(conditioning.time_ids, self.time_ids_l))
+        probability_w = choose(self.probability_w, 1 - self.probability_w)
+        return replace(self, conditioning=conditioning, probability_w=probability_w, **pairs)

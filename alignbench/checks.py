@@ -39,6 +39,7 @@ def check(cfg: DictConfig) -> None:
                 _check_package(kind, f"tracker={kind}")
             _check_validation(values["validation"], values["evaluators"])
         _check_method(values["method"], values["data"])
+        _check_sizes(values)
         build(cfg.method)
         for name, term in values["auxiliary"].items():
             if not isinstance(term["weight"], int | float) or term["weight"] <= 0:
@@ -59,6 +60,7 @@ def _check_dry_run(cfg: DictConfig) -> None:
     if values["method"]["name"] == "base":
         raise UserError("dry_run estimates training, and method=base does not train; choose another method")
     _check_numbers(values)
+    _check_base(values["train"])
     _check_method(values["method"], values["data"])
 
 
@@ -120,18 +122,22 @@ def _check_numbers(values: dict[str, Any]) -> None:
         ("train.tuning", train["tuning"], ["full", "lora"]),
         ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
         ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
+        ("train.base_bits", train["base_bits"], [None, 8, 4]),
         ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
+        ("train.size_conditioning", train["size_conditioning"], ["square", "true_size"]),
+        ("sampling.base_bits", sampling["base_bits"], [None, 8, 4]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
         if value not in allowed:
-            known = ["null" if one is None else one for one in allowed]
+            known = ["null" if one is None else str(one) for one in allowed]
             raise UserError(f"{name}={value} is unknown;{near(str(value), known)}")
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
 
 
 def _check_memory(train: dict[str, Any], dtype: str) -> None:
-    """Refuse updates of half-precision weights that would be lost or cannot be made."""
+    """Refuse updates of half-precision weights that would be lost or cannot be made, and those of a frozen base."""
+    _check_base(train)
     if train["tuning"] == "lora" or dtype == "float32":
         return
     if train["mixed_precision"] == "fp16":
@@ -200,6 +206,23 @@ def _check_validation(validation: dict[str, Any], evaluators: dict[str, Any]) ->
         raise UserError("validation.patience waits for a better look, and without validation.select none is better")
 
 
+def _check_base(train: dict[str, Any]) -> None:
+    """Refuse to train weights that are held in too few bits to be trained."""
+    bits, updates = train["base_bits"], train["weight_updates"]
+    if bits is None:
+        return
+    if train["tuning"] == "full":
+        raise UserError(
+            f"train.base_bits={bits} freezes the denoiser, and train.tuning=full is to train it; "
+            f"add train.tuning=lora, or leave memory=base_{bits}bit out"
+        )
+    if updates != "nearest":
+        raise UserError(
+            f"train.weight_updates={updates} is for training bfloat16 weights, of which train.base_bits={bits} leaves "
+            f"none; choose memory=base_{bits}bit without memory=bf16_{updates}"
+        )
+
+
 def _check_package(target: str, needed_by: str = "train.optimizer") -> None:
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
@@ -222,6 +245,17 @@ def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:
         raise UserError(
             f"method={method['name']} needs {kind}, and data={data['name']} has only "
             f"{', '.join(sorted(provided))}; add data={' or data='.join(able)}"
+        )
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    from hydra.utils import get_class
+
+    model, told = values["model"], values["train"]["size_conditioning"]
+    if told != "square" and not get_class(model["adapter"]["_target_"]).is_told_sizes:
+        raise UserError(
+            f"train.size_conditioning={told} is for SDXL, and model={model['name']} is told nothing of sizes; "
+            "set train.size_conditioning=square"
         )
 
 

@@ -14,6 +14,10 @@ STAGES = ("prepare", "train", "generate", "score", "report")
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 
+# settings of training that results have been made without, and the value that is the same as not to have them
+LATER_IN_HASH = {"base_bits": None, "size_conditioning": "square"}
+
+
 def conf_folder() -> Path:
     """Return the configuration tree: inside the package when installed, beside it in a clone."""
     package = Path(__file__).resolve().parent
@@ -75,7 +79,11 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
         model.pop("policy_revision", None)
     if not trains(cfg):
         return {"method": values["method"], "model": model}
-    train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
+    train = {
+        key: value
+        for key, value in values["train"].items()
+        if key not in NOT_IN_HASH and not (key in LATER_IN_HASH and value == LATER_IN_HASH[key])
+    }
     recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
     if values["auxiliary"]:
         recipe["auxiliary"] = values["auxiliary"]

@@ -5,6 +5,7 @@ saves for its backward pass when it is called on the meta device, with attention
 fused kernels do. Left out: memory that kernels use within one operation, fragmentation, and the device's own share.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,14 +113,14 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     train = cfg.train
     model = model or skeleton(cfg.model)
     dtype = weights_dtype(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
-    model.prepare_training(train.tuning, train.lora_rank, train.lora_alpha, dtype)
+    model.prepare_training(train.tuning, train.lora_rank, train.lora_alpha, dtype, train.base_bits)
     denoiser = model.denoiser
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     needs_reference = any(get_class(node._target_).needs_reference for node in methods)
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
+    reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
-        reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
         prepared = [name for name in model.frozen_parts if not (name == "vae" and reads_pixels)]
         left_out = prepared if "prepare" in cfg.stages else ()
     absent = [getattr(model.pipeline, name) for name in left_out]
@@ -134,19 +135,21 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
         Part("text encoders", 0 if train.offload else text),
-        Part("VAE", 0 if train.offload and cfg.method.get("reward") is None else vae),
+        Part("VAE", 0 if train.offload and not reads_pixels else vae),
     ]
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
         share, copies = MIXED_SHARE, sum(2 * p.numel() for p in denoiser.parameters())
     network = _network_activations(model, rows, train.gradient_checkpointing)
-    parts.append(Part("activations", network.peak * share + copies))
-    if cfg.method.get("reward") is not None:
+    working = [Part("activations", network.peak * share + copies)]
+    if reads_pixels:
         parts.append(Part("reward", _reward_bytes(cfg.method.reward)))
-        parts.append(
+        working.append(
             Part("VAE decode", _decode_activations(model, train.micro_batch_size, train.decode_checkpointing).peak)
         )
-    return parts
+    # what lies in main memory comes before the network works, and is gone when it does
+    visit = (text + (0 if reads_pixels else vae)) if train.offload else 0
+    return [*parts, *working, Part("visit of text encoders", max(0, visit - total(working)))]
 
 
 def total(parts: Sequence[Part]) -> float:
@@ -154,29 +157,46 @@ def total(parts: Sequence[Part]) -> float:
     return sum(part.num_bytes for part in parts)
 
 
-STEPS: tuple[tuple[str, dict[str, Any]], ...] = (  # from what costs least
+Steps = tuple[tuple[str, dict[str, Any]], ...]
+# what to change, from what costs least: of any training, of all weights, of adapters
+SHARED_STEPS: Steps = (
     ("offload", {"offload": True}),
     ("checkpointing", {"gradient_checkpointing": True, "decode_checkpointing": True}),
     ("train.micro_batch_size=1", {"micro_batch_size": 1}),
+)
+FULL_STEPS: Steps = (
+    *SHARED_STEPS,
     ("bf16_stochastic", {"weights_dtype": "bfloat16", "weight_updates": "stochastic"}),
     ("optimizer=adamw8bit", {"optimizer": {"_target_": "bitsandbytes.optim.AdamW8bit"}}),
-    ("train.tuning=lora", {"tuning": "lora"}),
+)
+LORA_STEPS: Steps = (
+    *SHARED_STEPS,
+    ("base_8bit", {"base_bits": 8, "weights_dtype": "bfloat16"}),
+    ("base_4bit", {"base_bits": 4, "weights_dtype": "bfloat16"}),
 )
 
 
 def advice(cfg: DictConfig, capacity: float) -> str:
     """Return what to add to the command so that its estimate is at most `capacity` bytes."""
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    modes, others, needed = [], [], 0.0
-    for name, changes in STEPS:
-        (others if "=" in name else modes).append(name)
-        cfg.train = OmegaConf.merge(cfg.train, changes)
-        needed = total(estimate(cfg))
-        if needed <= capacity:
-            chosen = [f"memory=[{','.join(modes)}]", *others]
-            return f"{' '.join(chosen)} would need {needed / GIB:.1f} GiB"
-    return f"even all modes of docs/memory.md with adapters need {needed / GIB:.1f} GiB"
+    least = math.inf
+    for tuning, steps in (("full", FULL_STEPS), ("lora", LORA_STEPS)):
+        if tuning == "full" and cfg.train.tuning == "lora":
+            continue
+        trial = cfg.copy()
+        OmegaConf.set_struct(trial, False)
+        modes, others = [], [] if tuning == cfg.train.tuning else [f"train.tuning={tuning}"]
+        trial.train = OmegaConf.merge(trial.train, {"tuning": tuning})
+        for name, changes in steps:
+            if name == "base_4bit":
+                modes.remove("base_8bit")
+            (others if "=" in name else modes).append(name)
+            trial.train = OmegaConf.merge(trial.train, changes)
+            needed = total(estimate(trial))
+            if needed <= capacity:
+                chosen = [f"memory=[{','.join(modes)}]", *others]
+                return f"{' '.join(chosen)} would need {needed / GIB:.1f} GiB"
+            least = min(least, needed)
+    return f"even all modes of docs/memory.md with adapters need {least / GIB:.1f} GiB"
 
 
 def table(cfg: DictConfig, capacity: float | None) -> str:

@@ -46,6 +46,7 @@ class Sampling:
         noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
         seed: of the noise; not the training seed.
         batch_size: images made at once; does not change them.
+        base_bits: bits in which the linear layers of the denoiser are held: 8 or 4; None as they were loaded.
     """
 
     num_inference_steps: int
@@ -54,6 +55,7 @@ class Sampling:
     noise: NoiseMode = "per_prompt"
     seed: int = 0
     batch_size: int = 16
+    base_bits: int | None = None
 
     @property
     def hash(self) -> str:
@@ -63,7 +65,7 @@ class Sampling:
             "guidance_scale": float(self.guidance_scale),
             "noise": self.noise,
             "seed": self.seed,
-        }
+        } | ({} if self.base_bits is None else {"base_bits": self.base_bits})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -201,6 +203,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         guidance_scale=sampling.guidance_scale,
         noise=sampling.noise,
         seed=sampling.seed,
+        base_bits=sampling.base_bits,
         num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,

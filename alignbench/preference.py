@@ -198,8 +198,12 @@ def reference_error(model: ModelAdapter, noised: Noised, conditioning: Condition
 
 
 def pair_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> PairErrors:
-    """Return the errors of noised pairs by one call of each network; rows are all winners, then all losers."""
-    conditioning = conditioning.repeat(2)
+    """Return the errors of noised pairs by one call of each network; rows are all winners, then all losers.
+
+    Args:
+        noised: 2 B rows.
+        conditioning: 2 B rows, as `PairBatch.conditioning_both`.
+    """
     # the reference goes first: switching adapters off and on must not meet a graph under construction
     ref_error_w, ref_error_l = reference_error(model, noised, conditioning).chunk(2)
     error_w, error_l = prediction_error(model, noised, conditioning).chunk(2)

@@ -159,6 +159,7 @@ class SamplingRecord:
         seed: sampling seed, not the training seed.
         full_size: number of prompts of the whole prompt set.
         subset: whether fewer were used.
+        base_bits: bits that the linear layers of the denoiser were held in; None as they were loaded.
     """
 
     prompt_set: str
@@ -169,6 +170,7 @@ class SamplingRecord:
     num_images_per_prompt: int
     full_size: int
     subset: bool
+    base_bits: int | None = None
 
 
 def image_name(prompt_id: str, number: int) -> str:

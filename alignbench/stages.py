@@ -38,6 +38,7 @@ from alignbench.files import file_digest, write_text
 from alignbench.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.policies import find_policy
+from alignbench.models.quantised import quantise_blocks
 from alignbench.place import Place
 from alignbench.precision import float32_products, multiply_float32
 from alignbench.preparation import Preparation, Term, build_adapter
@@ -201,6 +202,8 @@ class Job:
         model = self._model(self.cfg)
         if self.trains:
             model.load_policy(self.folder.verified(self.folder.policy))
+        if self.sampling.base_bits is not None:
+            quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.place), "generate")
 

@@ -102,7 +102,8 @@ def train(
 
     # what is trained, and what only helps
     helpers = Helpers(model.helpers, device, settings.offload)
-    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, settings.weights_dtype)
+    weights = (settings.weights_dtype, settings.base_bits, device)
+    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, *weights)
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
     if settings.attention_backend is not None:
         set_attention_backend(model.denoiser, settings.attention_backend)
@@ -181,6 +182,7 @@ def train(
             num_processes=accelerator.num_processes,
             start_step=start_step,
             num_workers=settings.dataloader_num_workers,
+            true_size=settings.size_conditioning == "true_size",
         )
 
     def save_policy(path: Path) -> None:

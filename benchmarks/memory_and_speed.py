@@ -3,6 +3,8 @@
     python benchmarks/memory_and_speed.py --model flux --method srpo [--tuning lora|full] [--steps 2] [KEY=VALUE ...]
     python benchmarks/memory_and_speed.py --model flux --method srpo --scale tiny        # anywhere, in seconds
 
+The recipe for 24 GB is `--model flux --method dpo --tuning lora memory=[base_4bit,checkpointing,offload]`.
+
 It prints seconds an update by phase, the arithmetic of forward and backward as a share of what the device reaches in a
 large matrix product, and the peak of memory. The first update warms up and counts the arithmetic; it is not timed. The
 loop is that of `alignbench.train`; only its calls are watched. Prompts are random features, so no text encoder runs.
@@ -175,7 +177,8 @@ def random_model(cfg: DictConfig, model: str, scale: str, device: torch.device) 
     if scale == "tiny":
         adapter = tiny_adapter(FAMILIES[model])  # pyright: ignore[reportArgumentType]
     else:
-        adapter = skeleton(cfg.model, device)
+        # what is to be quantised on its way to the device need not fit there as it is
+        adapter = skeleton(cfg.model, device if cfg.train.base_bits is None else "cpu")
         for part in (adapter.denoiser, adapter.pipeline.vae):
             _randomise(part)
         for name in adapter.frozen_parts[1:]:
@@ -261,6 +264,8 @@ def measure(
         with tempfile.TemporaryDirectory() as counted, FlopCounterMode(display=False) as counter:
             clock.count(counter)
             run(1, counted)
+        if cfg.train.base_bits is not None:
+            adapter.denoiser.unload_lora()  # or the second run would fold them into its start, which few bits forbid
         clock.restart()
         with tempfile.TemporaryDirectory() as timed:
             budget = run(steps, timed)
@@ -274,6 +279,7 @@ def measure(
         "method": method,
         "scale": scale,
         "tuning": cfg.train.tuning,
+        "base_bits": cfg.train.base_bits,
         "device": device_name(device),
         "torch": torch.__version__,
         "steps": steps,
@@ -289,9 +295,8 @@ def measure(
 
 def show(figures: dict[str, Any]) -> str:
     """Return the figures as lines of text."""
-    lines = [
-        f"{figures['method']} on {figures['model']} ({figures['scale']}), {figures['tuning']}, {figures['device']}"
-    ]
+    tuning = figures["tuning"] + (f" on {figures['base_bits']} bits" if figures["base_bits"] else "")
+    lines = [f"{figures['method']} on {figures['model']} ({figures['scale']}), {tuning}, {figures['device']}"]
     for phase in PHASES:
         lines.append(
             f"  {phase:<10}{figures['seconds'][phase]:10.3f} s {figures['tflop'][phase]:10.4g} TFLOP an update"

@@ -124,7 +124,7 @@ class DPO(Method[PairBatch]):
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = noise_pairs(model, batch, context, self.error_weighting)
-        conditioning = batch.conditioning.repeat(2)
+        conditioning = batch.conditioning_both
         # the reference goes first: switching adapters off and on must not meet a graph under construction
         ref_error_w, ref_error_l = reference_error(model, noised, conditioning).chunk(2)
         prediction = model.predict(noised.noisy_latents, noised.timesteps, conditioning)

@@ -20,4 +20,4 @@ class InPO(InvertedPairs):
 
     def judge(self, batch: PairBatch) -> Judged:
         """Take the vote."""
-        return Judged(batch.latents_w, batch.latents_l, torch.ones_like(batch.probability_w), {})
+        return Judged(batch, torch.ones_like(batch.probability_w), {})

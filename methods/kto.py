@@ -10,6 +10,7 @@ processes; the policy keeps its precision during the reference pass; errors are 
 the model family. Utilities of the code that the paper does not have are left out, and so is its moving reference.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -202,5 +203,6 @@ def _metrics(
 
 
 def _others(batch: LabelledBatch) -> Conditioning:
-    """Return for each image the conditioning of its neighbour; no image keeps its own."""
-    return batch.conditioning.map(lambda rows: rows.roll(1, dims=0))
+    """Return for each image the prompt of its neighbour; no image keeps its own. What is told of its size stays."""
+    others = batch.conditioning.map(lambda rows: rows.roll(1, dims=0))
+    return replace(others, time_ids=batch.conditioning.time_ids)

@@ -99,7 +99,7 @@ class MaPO(Method[PairBatch]):
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = noise_pairs(model, batch, context, self.error_weighting)
-        prediction = model.predict(noised.noisy_latents, noised.timesteps, batch.conditioning.repeat(2))
+        prediction = model.predict(noised.noisy_latents, noised.timesteps, batch.conditioning_both)
         error = sample_error(prediction, noised.target)
         error_w, error_l = error.chunk(2)
         compared_w, compared_l = (noised.weight * error).chunk(2)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from alignbench.batch import ImageBatch, LabelledBatch, PairBatch
+from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.method import BatchT, Loss, Method
 from alignbench.models.adapter import ModelAdapter
@@ -84,9 +84,10 @@ class SFT(Supervised[PairBatch]):
     batch_type = PairBatch
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
-        error = self.error(model, _images(batch, batch.latents_w), context)
+        error = self.error(model, _images(batch, batch.latents_w, batch.conditioning), context)
         if self.variant == "all":
-            error = torch.cat([error, self.error(model, _images(batch, batch.latents_l), context, draw="_l")])
+            losers = _images(batch, batch.latents_l, batch.conditioning_l)
+            error = torch.cat([error, self.error(model, losers, context, draw="_l")])
         return self.weigh(error, torch.ones_like(error, dtype=torch.bool))
 
 
@@ -100,5 +101,5 @@ class LabelledSFT(Supervised[LabelledBatch]):
         return self.weigh(error, batch.desirable if self.variant == "chosen" else torch.ones_like(batch.desirable))
 
 
-def _images(batch: PairBatch, latents: Tensor) -> ImageBatch:
-    return ImageBatch(batch.index, batch.prompts, batch.conditioning, latents)
+def _images(batch: PairBatch, latents: Tensor, conditioning: Conditioning) -> ImageBatch:
+    return ImageBatch(batch.index, batch.prompts, conditioning, latents)

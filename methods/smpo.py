@@ -69,13 +69,12 @@ class Judged:
     """Pairs with their labels decided.
 
     Attributes:
-        latents_w, latents_l: winner and loser, [B, C, h, w].
+        pairs: the batch, winners first by that label.
         kappa: factor on the margin, [B], >= 0.
         metrics: what to log of the labels, [B] each.
     """
 
-    latents_w: Tensor
-    latents_l: Tensor
+    pairs: PairBatch
     kappa: Tensor
     metrics: dict[str, Tensor]
 
@@ -122,8 +121,8 @@ class InvertedPairs(Method[PairBatch]):
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         judged = self.judge(batch)
-        latents = torch.cat([judged.latents_w, judged.latents_l])
-        conditioning = batch.conditioning.repeat(2)
+        latents = torch.cat([judged.pairs.latents_w, judged.pairs.latents_l])
+        conditioning = judged.pairs.conditioning_both
         timesteps = draw_timesteps(model, batch.index, context).repeat(2)  # one a pair
         generators = [
             context.sample_generator(int(i), f"inversion_{image}") for image in ("w", "l") for i in batch.index
@@ -136,7 +135,7 @@ class InvertedPairs(Method[PairBatch]):
             timesteps.to(latents.device),
             weight.to(latents.device, torch.float32),
         )
-        errors = pair_errors(model, noised, batch.conditioning)
+        errors = pair_errors(model, noised, conditioning)
 
         round_trip = torch.full_like(inverted.contraction, torch.nan)
         if self.round_trip_every is not None and context.step % self.round_trip_every == 0:
@@ -213,9 +212,6 @@ class SmPO(InvertedPairs):
         probability = self.probability(batch)
         swap = probability < 0.5
         probability = torch.where(swap, 1 - probability, probability)
-        rows = swap[:, None, None, None]
-        latents_w = torch.where(rows, batch.latents_l, batch.latents_w)
-        latents_l = torch.where(rows, batch.latents_w, batch.latents_l)
         kappa = (self.gamma * (2 * probability - 1)).float()
         metrics = {
             "kappa": kappa,
@@ -223,7 +219,7 @@ class SmPO(InvertedPairs):
             "near_tie": (probability < NEAR_TIE).float(),
             "relabelled": swap.float(),
         }
-        return Judged(latents_w, latents_l, kappa, metrics)
+        return Judged(batch.swapped(swap), kappa, metrics)
 
     def probability(self, batch: PairBatch) -> Tensor:
         """Return the probability that the first image of each pair is preferred, [B], float64."""

@@ -192,6 +192,44 @@ def test_memory_modes_are_combined_and_only_the_ones_that_change_weights_change_
     assert "did you mean bf16_stochastic" in refusal("memory=bf16_stochastik")
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_is_for_adapters_alone(bits):
+    mode = f"memory=base_{bits}bit"
+    assert "add train.tuning=lora" in refusal("method=dpo", "train.tuning=full", mode)
+    assert "add train.tuning=lora" in refusal("method=dpo", "train.tuning=full", mode, "dry_run=true")
+    twice = refusal("method=dpo", "train.tuning=lora", f"memory=[base_{bits}bit,bf16_stochastic]")
+    assert f"choose memory=base_{bits}bit without memory=bf16_stochastic" in twice
+    check_command_line(["method=dpo", "train.tuning=lora", mode, f"sampling.base_bits={bits}"], False)
+
+
+def test_only_widths_that_exist_are_taken():
+    assert "train.base_bits=3 is unknown; available: null, 8, 4" in refusal("train.tuning=lora", "train.base_bits=3")
+    assert "sampling.base_bits=16 is unknown" in refusal("sampling.base_bits=16")
+
+
+def test_a_quantised_base_has_a_run_of_its_own_and_runs_without_one_keep_their_names():
+    plain = composed("method=dpo", "train.tuning=lora")
+    command = ["method=dpo", "train.tuning=lora"]
+    names = [run_name(composed(*command, f"train.base_bits={bits}")) for bits in ("null", 8, 4)]
+    assert len(set(names)) == 3
+    OmegaConf.set_struct(plain, False)
+    del plain.train["base_bits"], plain.train["size_conditioning"]
+    assert run_name(plain) == names[0]
+
+
+def test_true_sizes_are_told_to_sdxl_alone_and_change_the_run_but_not_its_base():
+    told = "train.size_conditioning=true_size"
+    assert "model=flux_mini is told nothing of sizes" in refusal("method=mapo", told)
+    assert "train.size_conditioning=real is unknown" in refusal("train.size_conditioning=real")
+    command = ["method=mapo", "model=sdxl_mini"]
+    check_command_line([*command, told], False)
+    plain, sized = composed(*command), composed(*command, told)
+    assert run_name(plain) != run_name(sized)
+    assert run_name(base_of(plain)) == run_name(base_of(sized))
+    assert composed("method=mapo", "model=sdxl", "data=shapes").train.size_conditioning == "true_size"
+    assert composed("method=dpo", "model=sdxl", "data=shapes").train.size_conditioning == "square"
+
+
 def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
     assert check_command_line(["experiment=mini_table"], False) == 7 * 2 * 3
     assert check_command_line(["experiment=mini_table", "method=sft,dpo", "seed=5"], False) == 2 * 2

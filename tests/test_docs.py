@@ -32,7 +32,7 @@ from alignbench.context import Context
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
 from alignbench.export import find_source
-from alignbench.models.random import tiny_adapter, tiny_flux
+from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
 from alignbench.serve import arguments as arguments_of_serve
 from evaluators import load
 
@@ -95,7 +95,13 @@ def placeholders(tmp_path_factory):
         Image.new("RGB", (64, 64)).save(pictures / "1.png")
         (pictures / "list.csv").write_text("file,prompt\n1.png,a red circle\n")
         images[f"FOLDER_{letter}"] = str(pictures)
-    weights = {"FOLDER": str(folder), "SINGLE_FILE": str(single), "POLICY": str(folder / "transformer")}
+    tiny_stable_diffusion_xl().save_pretrained(sdxl := tmp_path_factory.mktemp("sdxl"))
+    weights = {
+        "FOLDER": str(folder),
+        "SDXL_FOLDER": str(sdxl),
+        "SINGLE_FILE": str(single),
+        "POLICY": str(folder / "transformer"),
+    }
     return {**weights, "FILE": str(file), **images}
 
 

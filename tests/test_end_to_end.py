@@ -323,3 +323,22 @@ def test_a_published_policy_is_measured_against_the_untouched_model(tmp_path):
     done = alignbench(*command, f"model.policy={policy}", check=False)
     assert done.returncode == 2
     assert "was made from weights of another policy_sha256" in done.stderr
+
+
+@pytest.mark.slow
+def test_adapters_of_a_quantised_base_are_sampled_on_the_base_as_it_is_or_quantised_on_request(tmp_path):
+    command = ["method=dpo", "model=flux_mini", "train.tuning=lora", "memory=base_4bit", *FEW, f"results={tmp_path}"]
+    command.append("prompts.limit=2")
+    alignbench(*command, "stages=[train,generate]")
+    alignbench(*command, "stages=[generate]", "sampling.base_bits=4")
+    found = runs(tmp_path)
+    assert set(found) == {"base", "dpo"}  # the base run was sampled both ways, too
+    assert (found["dpo"] / "policy" / "pytorch_lora_weights.safetensors").is_file()
+    for run in found.values():
+        bits = {
+            json.loads(file.read_text())["base_bits"]: file.parent for file in run.glob("images/shapes/*/sampling.json")
+        }
+        assert set(bits) == {None, 4}
+        exact, quantised = (sorted(bits[key].glob("*.png")) for key in (None, 4))
+        assert [path.name for path in exact] == [path.name for path in quantised]
+        assert all(one.read_bytes() != other.read_bytes() for one, other in zip(exact, quantised, strict=True))

@@ -16,6 +16,7 @@ from alignbench.config import build, conf_folder
 from alignbench.errors import UserError
 from alignbench.estimate import GIB, OPTIMIZER_BYTES, advice, estimate, refuse_what_cannot_fit, table, total
 from alignbench.models.architectures import FOLDER
+from alignbench.models.quantised import quantise_blocks
 from alignbench.models.random import tiny_adapter
 from alignbench.models.skeleton import skeleton
 from alignbench.optim import make_optimizer
@@ -83,6 +84,27 @@ def test_weights_gradients_and_states_are_what_is_really_allocated(optimizer, mo
     assert estimated["optimizer"] == kept(chosen.state_dict())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_takes_what_is_estimated(family, bits):
+    changes = [f"memory=base_{bits}bit", "train.tuning=lora", "method=sft"]
+    estimated = sizes(*changes, model=on_meta(family))
+    train = composed(["model=flux_mini", *changes]).train
+    model = tiny_adapter(family)
+    model.prepare_training("lora", train.lora_rank, train.lora_alpha, train.weights_dtype, train.base_bits)
+    everything = (*model.denoiser.parameters(), *model.denoiser.buffers())
+    assert estimated["weights"] == sum(tensor.nbytes for tensor in everything)
+    assert estimated["weights"] < sizes(*changes, "train.base_bits=null", model=on_meta(family))["weights"]
+
+
+@pytest.mark.parametrize(("bits", "bytes_per_weight"), [(8, 1 + 4 / 64), (4, 1 / 2 + 4 / 64)])
+def test_nearly_all_of_flux_is_quantised(bits, bytes_per_weight):
+    model = skeleton(composed(["model=flux", "data=shapes", "method=sft"]).model)
+    number = sum(p.numel() for p in model.denoiser.parameters())
+    quantise_blocks(model.denoiser, bits)
+    assert module._bytes(model.denoiser) / number == pytest.approx(bytes_per_weight, rel=0.02)
+
+
 def kept(node):
     """Return the bytes of all tensors in a state, but for single numbers."""
     if isinstance(node, dict):
@@ -105,6 +127,15 @@ def test_a_reference_an_average_and_offloading_count_where_they_exist():
     away = sizes("method=sft", "memory=offload", model=on_meta("flux"))
     assert away["text encoders"] == away["VAE"] == 0
     assert sizes("method=srpo", "memory=offload", model=on_meta("flux"))["VAE"] > 0
+
+
+def test_what_comes_for_a_visit_counts_where_it_is_more_than_what_works_later(monkeypatch):
+    here, away = (sizes("method=sft", mode, model=on_meta("flux")) for mode in ("memory=default", "memory=offload"))
+    guests = here["text encoders"] + here["VAE"]
+    assert away["visit of text encoders"] == max(0, guests - away["activations"])
+    monkeypatch.setattr(module, "_network_activations", lambda *_: module.Saved(num_bytes=guests - 10))
+    assert sizes("method=sft", "memory=offload", model=on_meta("flux"))["visit of text encoders"] == 10
+    assert sizes("method=sft", "memory=default", model=on_meta("flux"))["visit of text encoders"] == 0
 
 
 class Live(TorchDispatchMode):
@@ -179,6 +210,12 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
         refuse_what_cannot_fit(cfg, needed - 1)
     small = total(estimate(composed([*COMMAND, "memory=[offload,checkpointing,bf16_stochastic]", ONE])))
     assert f"memory=[offload,checkpointing,bf16_stochastic] {ONE} would need" in advice(cfg, small)
+    for bits in (8, 4):
+        command = [*COMMAND, f"memory=[offload,checkpointing,base_{bits}bit]", "train.tuning=lora", ONE]
+        small = total(estimate(composed(command)))
+        assert f"memory=[offload,checkpointing,base_{bits}bit] train.tuning=lora {ONE} would need" in advice(cfg, small)
+        adapters = composed([*COMMAND, "train.tuning=lora"])
+        assert f"memory=[offload,checkpointing,base_{bits}bit] {ONE} would need" in advice(adapters, small)
     assert "even all modes" in advice(cfg, 0)
     assert "fits" in table(cfg, needed)
     assert f"{needed / GIB:9.3f}" in table(cfg, None)

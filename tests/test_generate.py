@@ -83,6 +83,11 @@ def test_constant_noise_of_several_images_is_what_diffusers_draws_for_them():
         assert torch.equal(initial_noise("p00", number, 7, SHAPE, "constant"), together[number])
 
 
+def test_a_quantised_network_has_images_of_its_own_and_others_stay_where_they_were():
+    assert SAMPLING.hash == "cda68fdef8"  # as before there was a choice
+    assert len({replace(SAMPLING, base_bits=bits).hash for bits in (None, 8, 4)}) == 3
+
+
 def test_noise_is_a_unit_gaussian():
     noise = torch.stack([initial_noise(f"p{i}", 0, 0, SHAPE) for i in range(400)])
     assert noise.mean().abs() < 0.01

@@ -142,7 +142,8 @@ def test_two_images_of_one_sample_have_draws_of_their_own(model):
 def test_policy_and_reference_agree_to_the_last_bit_at_the_start(model, tuning):
     model.prepare_training(tuning, rank=2, alpha=2.0)
     model.make_reference()
-    errors = pair_errors(model, noise_pairs(model, pairs(model), CONTEXT, "eps_equivalent"), pairs(model).conditioning)
+    batch = pairs(model)
+    errors = pair_errors(model, noise_pairs(model, batch, CONTEXT, "eps_equivalent"), batch.conditioning_both)
     assert torch.equal(errors.error_w, errors.ref_error_w)
     assert torch.equal(errors.error_l, errors.ref_error_l)
 
@@ -154,9 +155,10 @@ def test_the_reference_has_no_gradient_and_leaves_the_policy_trainable(model, tu
     trainable = {name for name, p in model.denoiser.named_parameters() if p.requires_grad}
     batch = pairs(model, 2)
     noised = noise_pairs(model, batch, CONTEXT, "uniform")
-    assert not reference_error(model, noised, batch.conditioning.repeat(2)).requires_grad
+    assert not reference_error(model, noised, batch.conditioning_both).requires_grad
     assert {name for name, p in model.denoiser.named_parameters() if p.requires_grad} == trainable
-    assert pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning).error_w.requires_grad
+    errors = pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning_both)
+    assert errors.error_w.requires_grad
 
 
 def test_a_pair_costs_eight_passes(model):
@@ -164,5 +166,5 @@ def test_a_pair_costs_eight_passes(model):
     model.make_reference()
     before = model.network_passes
     batch = pairs(model, 3)
-    pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning)
+    pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning_both)
     assert model.network_passes - before == 3 * 8

@@ -17,6 +17,7 @@ from alignbench.data.caches import Caches, picture_key, prompt_key
 from alignbench.data.shards import Entry, Shards, num_bytes
 from alignbench.data.source import Picture, Posterior, PromptSample, pictures_of
 from alignbench.errors import UserError
+from alignbench.framing import centre_frame
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 
@@ -181,6 +182,7 @@ class Encoder:
         max_bytes: what prompts, and again what images, may occupy in main memory; the least recently used go first.
         caches: what is kept on the disk and read from there at every visit; nothing is added to it.
         address: names the pixels of a picture, given its key, among those of all data.
+        true_size: whether conditioning tells the size that images came in and what was cut out of them.
     """
 
     def __init__(
@@ -190,9 +192,11 @@ class Encoder:
         max_bytes: int = 2 * 2**30,
         caches: Caches | None = None,
         address: Callable[[str], str] = str,
+        true_size: bool = False,
     ) -> None:
         self.model = model
         self.posterior = posterior
+        self.true_size = true_size
         self.caches = caches
         self.known = Known(caches.latents if caches else None, address, model.resolution)
         self._prompts = _Memory(max_bytes)
@@ -211,6 +215,14 @@ class Encoder:
         std = torch.stack([one["std"] for one in codes])
         return self.model.latents_of(mean, std, [context.sample_generator(i, "vae") for i in index.tolist()])
 
+    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture]) -> Conditioning:
+        """Return the conditioning of prompts as that of these pictures, one a row."""
+        if not self.true_size:
+            return conditioning
+        sizes = [self._codes(picture)["size"].tolist() for picture in pictures]
+        frames = [centre_frame(height, width, self.model.resolution) for height, width in sizes]
+        return self.model.with_frames(conditioning, frames)
+
     @torch.no_grad()
     def encode_prompt(self, text: str) -> Entry:
         """Return the features of a prompt by their names in `Conditioning`, without a batch axis."""
@@ -220,11 +232,16 @@ class Encoder:
 
     @torch.no_grad()
     def encode_picture(self, picture: Picture) -> Entry:
-        """Return what is needed of the VAE's posterior: `mean`, and `std` where draws are made; [C, h, w]."""
+        """Return what is needed of the VAE's posterior, `mean` and, where draws are made, `std` [C, h, w]; and `size` [2].
+
+        The size is that of the picture as it came, height first.
+        """
         self._refuse_dropped(f"the image {picture.key}", self.model.encodes_pixels)
         pixels = fit(picture, self.model.resolution).to(self.model.device)
         mean, std = self.model.encode_posterior(pixels)
-        return {"mean": mean[0].cpu()} | ({"std": std[0].cpu()} if self.posterior == "sample" else {})
+        size = torch.tensor(picture.pixels.shape[:2], dtype=torch.int32)
+        draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
+        return {"mean": mean[0].cpu(), "size": size, **draws}
 
     def _features(self, text: str) -> Conditioning:
         kept = self.caches.prompts.get(prompt_key(text)) if self.caches else None
@@ -271,13 +288,11 @@ def fit(picture: Picture, resolution: int) -> Tensor:
     Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
     """
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
-    height, width = pixels.shape[-2:]
-    scale = resolution / min(height, width)
-    if scale != 1.0:
-        size = [max(resolution, round(height * scale)), max(resolution, round(width * scale))]
+    frame = centre_frame(*pixels.shape[-2:], resolution)
+    if frame.resized != frame.original:
+        size = list(frame.resized)
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
-        height, width = size
-    top, left = (height - resolution) // 2, (width - resolution) // 2
+    top, left = frame.corner
     return pixels[..., top : top + resolution, left : left + resolution]
 
 
@@ -317,18 +332,21 @@ def collate(
         return PairBatch(
             index,
             texts,
-            conditioning,
+            encoder.sized(conditioning, winners),
             latents_w=latents(winners),
             latents_l=latents(losers),
             probability_w=torch.tensor([sample.probability_w for sample in samples], dtype=torch.float32),
             score_w=scores_of(winners),
             score_l=scores_of(losers),
+            time_ids_l=encoder.sized(conditioning, losers).time_ids,
         )
-    if kind is LabelledBatch:
+    if kind in (LabelledBatch, ImageBatch):
+        pictures = [sample.image for sample in samples]
+        images = ImageBatch(index, texts, encoder.sized(conditioning, pictures), latents(pictures))
+        if kind is ImageBatch:
+            return images
         desirable = torch.tensor([sample.desirable for sample in samples])
-        return LabelledBatch(index, texts, conditioning, latents([sample.image for sample in samples]), desirable)
-    if kind is ImageBatch:
-        return ImageBatch(index, texts, conditioning, latents([sample.image for sample in samples]))
+        return LabelledBatch(index, texts, images.conditioning, images.latents, desirable)
     return PromptBatch(index, texts, conditioning)
 
 

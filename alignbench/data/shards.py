@@ -27,7 +27,13 @@ Entry = dict[str, Tensor]
 
 KEY_BYTES = 16
 DIGEST_BYTES = 32
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+}
 
 
 def key_of(*parts: str) -> bytes:

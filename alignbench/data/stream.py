@@ -25,6 +25,7 @@ class Stream:
         cache: folder of what is kept of prompts, images and scores, shared by all runs.
         start_step: number of the first batch, to go on after an interruption.
         num_workers: processes that read data beside this one.
+        true_size: whether conditioning tells the size that images came in.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Stream:
         num_processes: int,
         start_step: int,
         num_workers: int,
+        true_size: bool = False,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
         share = method.desirable_share
@@ -56,7 +58,7 @@ class Stream:
         self.method = method
         self.device = model.device
         caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
-        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
+        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=true_size)
         if caches is not None:
             model.empty_prompt = self.encoder.prompts([""])
         self.scores = None

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
+from alignbench.framing import Frame
 from alignbench.models import saved
 from alignbench.models.dropped import is_dropped
 from alignbench.models.ladder import Ladder
+from alignbench.models.quantised import quantise_blocks
 from alignbench.schedule import NoiseSchedule
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
@@ -58,6 +60,7 @@ class ModelAdapter(ABC):
     denoiser_name: ClassVar[Literal["unet", "transformer"]]  # attribute of the pipeline
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
+    is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
 
     def __init__(
         self,
@@ -144,6 +147,10 @@ class ModelAdapter(ABC):
     @abstractmethod
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
+
+    def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """Return conditioning that says how each row's image was brought to its size, where the family is told."""
+        return conditioning
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
@@ -375,7 +382,13 @@ class ModelAdapter(ABC):
     # ---- training
 
     def prepare_training(
-        self, tuning: Literal["full", "lora"], rank: int, alpha: float, weights_dtype: str | None = None
+        self,
+        tuning: Literal["full", "lora"],
+        rank: int,
+        alpha: float,
+        weights_dtype: str | None = None,
+        base_bits: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity.
 
@@ -384,10 +397,14 @@ class ModelAdapter(ABC):
 
         Args:
             weights_dtype: name of the dtype that the network is held in; None leaves it as it is.
+            base_bits: what adapters' frozen base is quantised to, as by `quantise_blocks`; None leaves it as it is.
+            device: where that is done; where the network lies, by default.
         """
         self.fold_adapters()
         if weights_dtype is not None:
             nn.Module.to(self.denoiser, getattr(torch, weights_dtype))
+        if base_bits is not None:
+            quantise_blocks(self.denoiser, base_bits, device)
         if tuning == "full":
             self.denoiser.requires_grad_(True)
             return

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
+from alignbench.framing import Frame
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.ddim import as_ddim, ddim_ladder
 from alignbench.models.ladder import Ladder
@@ -21,8 +22,8 @@ class StableDiffusionXL(ModelAdapter):
     `sample` are one sampler. It ends clean and so takes the very steps of the Euler sampler that SDXL comes with.
 
     Images are declared uncropped and as large as they are sampled: (R, R, 0, 0, R, R) for original size, crop and
-    target size, in sampling and in training, as in the published code of DPO, InPO, SmPO and SFT. MaPO's tells the true
-    size and crop of the preferred image.
+    target size, in sampling and, unless `with_frames` is asked, in training, as in the published code of DPO, InPO,
+    SmPO and SFT.
 
     Raises:
         UserError: if the VAE is to decode in float16 and is not made for it.
@@ -31,6 +32,7 @@ class StableDiffusionXL(ModelAdapter):
     pipeline_class = "StableDiffusionXLPipeline"
     denoiser_name = "unet"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
+    is_told_sizes = True
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
         pipeline.scheduler = as_ddim(pipeline.scheduler, set_alpha_to_one=True)
@@ -49,6 +51,12 @@ class StableDiffusionXL(ModelAdapter):
         )
         sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
         return Conditioning(embeds, pooled, sizes.to(embeds).repeat(len(prompts), 1))
+
+    def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """Tell the true original size of each image and the corner that was cut out, as MaPO's code does."""
+        assert conditioning.time_ids is not None
+        time_ids = torch.tensor([frame.time_ids for frame in frames])
+        return replace(conditioning, time_ids=time_ids.to(conditioning.time_ids))
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """Return zeros in place of text features, which SDXL was trained to take for no prompt, and the same sizes.

@@ -169,6 +169,8 @@ def _obstacles(
         yield "guidance not stated"
     elif sampling.guidance_scale != entry.guidance_scale:
         yield f"guidance {sampling.guidance_scale} here, {entry.guidance_scale:g} there"
+    if sampling.base_bits is not None:
+        yield f"network in {sampling.base_bits} bits here"
     if not entry.start:
         yield "start not stated"
     elif from_checkpoint != (entry.start != "base"):

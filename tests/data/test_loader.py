@@ -12,6 +12,7 @@ from alignbench.context import Context
 from alignbench.data.loader import Encoder, Mix, StepSampler, collate, fit
 from alignbench.data.source import ImageSample, LabelledSample, PairSample, Picture, PromptSample
 from alignbench.errors import UserError
+from alignbench.models.random import tiny_adapter
 
 RNG = np.random.default_rng(0)
 CONTEXT = Context(step=0, seed=7, micro_batch_size=2)
@@ -196,6 +197,26 @@ def test_each_kind_of_batch_is_made_from_its_samples():
     assert [type(batch) for batch in (prompts, images, labels)] == [PromptBatch, ImageBatch, LabelledBatch]
     assert labels.desirable.tolist() == [False]
     assert torch.equal(images.latents, labels.latents)
+
+
+def test_images_are_told_their_own_size_where_that_is_asked_for_and_prompts_alone_never_are():
+    model = tiny_adapter("stable_diffusion_xl")  # 32 pixels a side
+    wide, tall = picture("wide", 40, 80), picture("tall", 96, 48)
+    items = [(0, PairSample("a", wide, tall, 1.0)), (1, PairSample("b", tall, tall, 1.0))]
+    as_wide, as_tall, square = [40, 80, 0, 16, 32, 32], [96, 48, 16, 0, 32, 32], [32, 32, 0, 0, 32, 32]
+    sized, plain = Encoder(model, true_size=True), Encoder(model)
+
+    batch = collate(items, method(PairBatch), sized, CONTEXT)
+    assert batch.conditioning_both.time_ids.tolist() == [as_wide, as_tall, as_tall, as_tall]
+    told = collate(items, method(PairBatch), plain, CONTEXT)
+    assert told.conditioning_both.time_ids.tolist() == [square] * 4
+    assert torch.equal(batch.conditioning.prompt_embeds, told.conditioning.prompt_embeds)
+
+    single = collate([(0, ImageSample("a", wide))], method(ImageBatch), sized, CONTEXT)
+    labelled = collate([(0, LabelledSample("a", tall, False))], method(LabelledBatch), sized, CONTEXT)
+    alone = collate([(0, PromptSample("a"))], method(PromptBatch), sized, CONTEXT)
+    found = [one.conditioning.time_ids.tolist() for one in (single, labelled, alone)]
+    assert found == [[as_wide], [as_tall], [square]]
 
 
 @pytest.mark.parametrize("posterior", ["mode", "sample"])

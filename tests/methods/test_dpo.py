@@ -287,7 +287,7 @@ def test_stored_reference_errors_reproduce_the_loss(make_model, kit):
     model = make_model()
     kit.perturb(model)
     batch, context = kit.batch(PairBatch, model), kit.context()
-    stored = pair_errors(model, noise_pairs(model, batch, context, "uniform"), batch.conditioning)
+    stored = pair_errors(model, noise_pairs(model, batch, context, "uniform"), batch.conditioning_both)
     live = kit.backward(dpo(), model, batch, context)[0]["loss"]
     cached = hard_loss(stored, 500)
     torch.testing.assert_close(cached.detach(), live, rtol=0, atol=1e-6)
@@ -297,9 +297,9 @@ def test_switching_adapters_off_equals_a_copy_of_the_start(make_model, kit):
     model, plain = make_model("lora"), make_model("full")
     batch, context = kit.batch(PairBatch, model), kit.context()
     noised = noise_pairs(plain, batch, context, "uniform")
-    start = pair_errors(plain, noised, batch.conditioning)
+    start = pair_errors(plain, noised, batch.conditioning_both)
     kit.perturb(model)
-    trained = pair_errors(model, noised, batch.conditioning)
+    trained = pair_errors(model, noised, batch.conditioning_both)
     assert torch.equal(trained.ref_error_w, start.ref_error_w)
     assert torch.equal(trained.ref_error_l, start.ref_error_l)
     assert (trained.error_w - start.error_w).abs().max() > 0

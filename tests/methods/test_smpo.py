@@ -105,9 +105,9 @@ def test_the_image_with_the_higher_score_is_the_winner_whatever_the_votes_say(sm
     batch = scored(kit.batch(PairBatch, kit.ToyModel(kit.Linear(0.1))), [0.2, -0.2, 0.4, -0.6])
     judged = smpo().judge(batch)
     assert judged.metrics["relabelled"].tolist() == [0, 1, 0, 1]
-    assert torch.equal(judged.latents_w[1], batch.latents_l[1])
-    assert torch.equal(judged.latents_l[1], batch.latents_w[1])
-    assert torch.equal(judged.latents_w[0], batch.latents_w[0])
+    assert torch.equal(judged.pairs.latents_w[1], batch.latents_l[1])
+    assert torch.equal(judged.pairs.latents_l[1], batch.latents_w[1])
+    assert torch.equal(judged.pairs.latents_w[0], batch.latents_w[0])
     assert judged.kappa.tolist() == pytest.approx([10 * math.tanh(gap / 2) for gap in (0.2, 0.2, 0.4, 0.6)], abs=1e-5)
 
 
@@ -216,7 +216,7 @@ def test_with_forward_noise_and_certain_votes_it_is_diffusion_dpo_to_the_last_bi
     monkeypatch.setattr(methods.smpo, "invert", forward_noise)
     metrics = kit.backward(smpo(labels="votes", gamma=1.0), model, batch, context)[0]
     assert torch.equal(metrics["loss"], dpo_loss(metrics["margin"], torch.ones(4), 0.0))
-    plain = pair_errors(model, noised, batch.conditioning).margin(500.0)
+    plain = pair_errors(model, noised, batch.conditioning_both).margin(500.0)
     assert torch.equal(metrics["margin"], plain.detach())
 
 

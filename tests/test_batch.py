@@ -1,0 +1,46 @@
+"""Pairs know the conditioning of each of their images, also when they are turned round."""
+
+import torch
+
+from alignbench.batch import Conditioning, PairBatch
+
+SIZES_W, SIZES_L = torch.tensor([[1.0] * 6, [2.0] * 6]), torch.tensor([[3.0] * 6, [4.0] * 6])
+
+
+def pairs(time_ids_w=SIZES_W, time_ids_l=SIZES_L):
+    latents = torch.arange(4.0).reshape(4, 1, 1, 1)
+    return PairBatch(
+        torch.arange(2),
+        ["a", "b"],
+        Conditioning(torch.tensor([[[10.0]], [[20.0]]]), torch.tensor([[11.0], [21.0]]), time_ids_w),
+        latents_w=latents[:2],
+        latents_l=latents[2:],
+        probability_w=torch.tensor([0.9, 0.6]),
+        score_w=torch.tensor([1.0, 2.0]),
+        score_l=torch.tensor([3.0, 4.0]),
+        time_ids_l=time_ids_l,
+    )
+
+
+def test_both_images_of_a_pair_have_its_prompt_and_each_its_own_sizes():
+    both = pairs().conditioning_both
+    assert both.prompt_embeds.flatten().tolist() == [10, 20, 10, 20]
+    assert both.pooled_prompt_embeds.flatten().tolist() == [11, 21, 11, 21]
+    assert both.time_ids[:, 0].tolist() == [1, 2, 3, 4]
+    assert pairs().rows(1, 2).conditioning_both.time_ids[:, 0].tolist() == [2, 4]
+
+
+def test_without_sizes_of_its_own_a_loser_has_those_of_its_winner():
+    assert pairs(time_ids_l=None).conditioning_both.time_ids[:, 0].tolist() == [1, 2, 1, 2]
+    assert pairs(None, None).conditioning_both.time_ids is None
+
+
+def test_a_swapped_pair_exchanges_all_that_belongs_to_its_images_and_no_other_pair_changes():
+    swapped = pairs().swapped(torch.tensor([False, True]))
+    assert swapped.latents_w.flatten().tolist() == [0, 3]
+    assert swapped.latents_l.flatten().tolist() == [2, 1]
+    assert (swapped.score_w.tolist(), swapped.score_l.tolist()) == ([1, 4], [3, 2])
+    assert swapped.conditioning_both.time_ids[:, 0].tolist() == [1, 4, 3, 2]
+    assert swapped.conditioning.prompt_embeds.flatten().tolist() == [10, 20]
+    torch.testing.assert_close(swapped.probability_w, torch.tensor([0.9, 0.4]))
+    assert pairs(time_ids_l=None).swapped(torch.tensor([True, True])).time_ids_l is None
