@@ -232,9 +232,9 @@ class Encoder:
 
     @torch.no_grad()
     def encode_picture(self, picture: Picture) -> Entry:
-        """Return what is needed of the VAE's posterior, `mean` and, where draws are made, `std` [C, h, w]; and `size` [2].
+        """Return what is needed of the VAE's posterior: `mean` and, where draws are made, `std`, [C, h, w].
 
-        The size is that of the picture as it came, height first.
+        And the `size` of the picture as it came, height and width, [2].
         """
         self._refuse_dropped(f"the image {picture.key}", self.model.encodes_pixels)
         pixels = fit(picture, self.model.resolution).to(self.model.device)
@@ -288,7 +288,8 @@ def fit(picture: Picture, resolution: int) -> Tensor:
     Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
     """
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
-    frame = centre_frame(*pixels.shape[-2:], resolution)
+    height, width = pixels.shape[-2:]
+    frame = centre_frame(height, width, resolution)
     if frame.resized != frame.original:
         size = list(frame.resized)
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)

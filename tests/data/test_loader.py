@@ -274,7 +274,7 @@ def test_prompts_and_modes_are_encoded_once():
 
 def test_the_memory_is_bounded_and_forgets_what_was_not_used_for_longest():
     model = FakeModel()
-    encoder = Encoder(model, max_bytes=2 * 8 * 8 * 3 * 4)  # two images
+    encoder = Encoder(model, max_bytes=2 * (8 * 8 * 3 * 4 + 8))  # two images and their sizes
     a, b, c = (ImageSample("a", picture) for picture in PICTURES[:3])
     for sample in (a, b, a, c):  # c pushes b out
         collate([(0, sample)], method(ImageBatch), encoder, CONTEXT)
