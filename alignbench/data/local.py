@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alignbench.data.prompts import read_prompts
 from alignbench.data.source import (
     DataSource,
     Kind,
+    LazyPicture,
     Mixed,
     Pair,
     PairSource,
@@ -76,7 +77,11 @@ class LocalPairs(PairSource):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def picture(self, key: str) -> Picture:
-        return Picture(key, _decode(self.folder / key))
+        return LazyPicture(key, partial(_decode, self.folder / key))
+
+    def address(self, key: str) -> str:
+        assert self.pairs  # every image was read for them
+        return str(self._hashes[key])
 
     def _because(self) -> str:
         return f": {self.summary()}" if self.dropped else ""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,6 +36,24 @@ class Picture:
 
     key: str
     pixels: np.ndarray
+
+
+class LazyPicture(Picture):
+    """An image that is decoded when its pixels are first asked for; where its latents are known, that is never.
+
+    Args:
+        key: see `Picture`.
+        read: decodes it. It travels between the processes that read data, so it is picklable and small, such as
+            `partial(decode, path)`.
+    """
+
+    def __init__(self, key: str, read: Callable[[], np.ndarray]) -> None:
+        vars(self).update(key=key, read=read)  # Picture is frozen
+
+    @cached_property
+    def pixels(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """uint8, [H, W, 3]."""
+        return self.read()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +113,13 @@ class DataSource(ABC):
     def fingerprint(self) -> str:
         """A hash of prompts, pixels and labels: equal data have equal fingerprints."""
 
+    def address(self, key: str) -> str:
+        """Name the pixels of a picture among those of all data: what is computed from them is kept under it.
+
+        A source that knows the digest of a single image returns that, so that other data with it share what is kept.
+        """
+        return f"{self.fingerprint}/{key}"
+
     @abstractmethod
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         """Return the samples of one kind, of which this source `provides` the kind.
@@ -105,6 +131,11 @@ class DataSource(ABC):
     def summary(self) -> str:
         """Say in a few words what was left out and why."""
         return ", ".join(f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items()))
+
+
+def pictures_of(sample: PromptSample) -> list[Picture]:
+    """Return the pictures of a sample, the winner first; none of them is decoded for that."""
+    return [value for value in vars(sample).values() if isinstance(value, Picture)]
 
 
 @dataclass(frozen=True)

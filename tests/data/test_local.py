@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -113,3 +114,13 @@ def test_a_prompt_file_gives_its_distinct_prompts_and_nothing_else(tmp_path):
     assert source.provides == {"prompts"}
     with pytest.raises(ValueError, match="has prompts only, not pairs"):
         source.view("pairs")
+
+
+def test_an_image_is_decoded_when_its_pixels_are_asked_for_and_addressed_by_what_is_in_its_file(folder):
+    source = pairs(folder, labelled(1))
+    (pair,) = source.view("pairs")
+    assert source.address("red.png") == hashlib.sha256((folder / "red.png").read_bytes()).hexdigest()
+    (folder / "green.png").unlink()
+    assert pair.image_w.pixels.shape == (4, 6, 3)
+    with pytest.raises(FileNotFoundError):
+        _ = pair.image_l.pixels

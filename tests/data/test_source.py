@@ -1,7 +1,21 @@
+import pickle
+
+import numpy as np
 import pytest
 
 from alignbench.batch import ImageBatch, LabelledBatch, PairBatch, PromptBatch
-from alignbench.data.source import Pair, decide, kind_of, labels
+from alignbench.data.source import (
+    ImageSample,
+    LazyPicture,
+    Pair,
+    PairSample,
+    Picture,
+    PromptSample,
+    decide,
+    kind_of,
+    labels,
+    pictures_of,
+)
 
 
 def test_the_winner_comes_first_whichever_image_was_preferred():
@@ -29,3 +43,33 @@ def test_an_image_that_won_and_lost_is_labelled_by_the_policy(mixed, desirable, 
 def test_every_batch_type_has_its_kind_of_samples():
     kinds = [kind_of(batch_type) for batch_type in (PromptBatch, ImageBatch, LabelledBatch, PairBatch)]
     assert kinds == ["prompts", "images", "labels", "pairs"]
+
+
+BLACK = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_a_lazy_picture_is_read_once_and_only_when_its_pixels_are_asked_for():
+    reads = []
+    picture = LazyPicture("a", lambda: reads.append(1) or BLACK)
+    assert picture.key == "a"
+    assert not reads
+    assert picture.pixels is picture.pixels is BLACK
+    assert len(reads) == 1
+
+
+def test_a_lazy_picture_travels_between_processes_without_being_read():
+    travelled = pickle.loads(pickle.dumps(LazyPicture("a", refuse_to_read)))
+    assert travelled.key == "a"
+    with pytest.raises(RuntimeError, match="was read"):
+        _ = travelled.pixels
+
+
+def refuse_to_read():
+    raise RuntimeError("was read")
+
+
+def test_the_pictures_of_a_sample_are_found_without_reading_them():
+    a, b = LazyPicture("a", refuse_to_read), Picture("b", BLACK)
+    assert pictures_of(PairSample("p", a, b, 1.0)) == [a, b]
+    assert pictures_of(ImageSample("p", b)) == [b]
+    assert pictures_of(PromptSample("p")) == []
