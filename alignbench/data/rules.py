@@ -93,14 +93,14 @@ class Rules:
         table = table.without(np.isin(table.images, named).any(1), "excluded", dropped)
         if not self.check_images:
             return table
-        sides = short_sides(store, table.images).min(1)  # MISSING is below 0, which is damaged
-        for reason, wrong in (
-            ("missing image", sides == MISSING),
-            ("unreadable image", sides == 0),
-            ("too small", (sides > 0) & (sides < self.min_side)),
-        ):
-            table, sides = table.without(wrong, reason, dropped), sides[~wrong]
-        return table
+        sides = short_sides(store, table.images).min(1)
+        why = np.select(
+            [sides == MISSING, sides == 0, sides < self.min_side],
+            ["missing image", "unreadable image", "too small"],
+            "",
+        )
+        dropped.update(why[why != ""].tolist())
+        return table.rows(why == "")
 
 
 def is_held_out(prompt: str, share: float) -> bool:

@@ -40,9 +40,9 @@ def test_a_file_of_prompts_is_a_prompt_set_and_a_data_source(tmp_path):
     assert load("data", "prompts", path=str(tmp_path / "mine.txt")).prompts == ["a", "b"]
 
 
-def test_a_folder_of_pairs_is_a_data_source(tmp_path):
+def test_a_folder_of_pairs_is_a_data_source(tmp_path, source):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "image_w": "w.png", "image_l": "l.png"}\n')
-    assert load("data", "local", path=str(tmp_path)).prompts == ["a"]
+    assert source("local", path=str(tmp_path)).prompts == ["a"]
 
 
 def test_the_shapes_world_is_a_data_source_of_every_kind():
