@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -53,7 +53,7 @@ def _arrow_chunk(file: Path, chunk: int, column: str) -> "pyarrow.Array":
     return _mapped(file)[chunk].column(column)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mapped(file: Path) -> "list[pyarrow.RecordBatch]":
     """Return the batches of an arrow file, mapped into memory: nothing is read but where they lie."""
     import pyarrow
@@ -65,9 +65,9 @@ def find_tables(path: Path, part: str | None) -> list[Path]:
     """Return the tables in a folder, in order of their names; a table itself is one.
 
     Args:
-        part: which published part: files whose name begins so, up to a dash and a digit, or that lie in a folder of that
-            name; `train` finds data/train-00000-of-00645.parquet, train/data-00000.arrow and x-train-00000.arrow. None
-            takes all.
+        part: which published part: files that are called so, up to a dash and a digit, or lie in a folder of that name;
+            `train` finds data/train-00000-of-00645.parquet, train/data-00000.arrow and x-train-00000.arrow. None takes
+            all.
 
     Raises:
         UserError: there are none, or both parquet and arrow files.
@@ -175,7 +175,7 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> "pyarrow.Tabl
     def one(file: Path) -> "pyarrow.Table":
         if file.suffix == ".arrow":
             return pyarrow.Table.from_batches(_mapped(file)).select(columns)
-        return parquet.read_table(file, columns=list(columns), use_threads=False, partitioning=None)
+        return parquet.read_table(file, columns=list(columns), use_threads=False, partitioning="")
 
     return pyarrow.concat_tables([one(file) for file in files], promote_options="permissive")
 

@@ -217,7 +217,7 @@ class Labelled(Corpus):
             case "prompts":
                 return self.prompt_view()
             case "images":
-                return View(np.flatnonzero(self.kept.label == 1.0), self.image_sample)
+                return View(np.flatnonzero(self.kept.label == 1.0).tolist(), self.image_sample)
             case "labels":
                 return LabelColumns(self.kept.label == 1.0, self._labelled)
         raise UserError(f"data={self.name} has labelled images and no {kind}")

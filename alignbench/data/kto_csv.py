@@ -1,8 +1,8 @@
 """Single images that people wanted or not, listed as Diffusion-KTO does.
 
-Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: train_processed_v3.csv with file_path (file_name in
-the program), caption and label (split in the program): exclusive_win, exclusive_lose, or intersections for images of
-Pick-a-Pic that won one pair and lost another.
+Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: a list with file_path (the program
+reads file_name), caption and label (the program reads split): exclusive_win, exclusive_lose, or intersections for
+images of Pick-a-Pic that won one pair and lost another.
 """
 
 from pathlib import Path

@@ -66,7 +66,7 @@ class Paired(Corpus, PairSource):
             case "prompts":
                 return self.prompt_view()
             case "images":
-                return View(np.flatnonzero(self.kept.label > 0.5), self.image_sample)
+                return View(np.flatnonzero(self.kept.label > 0.5).tolist(), self.image_sample)
             case "labels":
                 return self._labels()
             case "pairs":

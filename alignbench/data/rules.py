@@ -84,13 +84,13 @@ class Rules:
             table = table.without(held_out[table.prompt], "held out", dropped)
         elif self.split == "heldout":
             table = table.without(~held_out[table.prompt], "not held out", dropped)
-        excluded = np.array([plain(text) in unwanted for text in texts], bool) if unwanted else np.zeros_like(blank)
+        excluded = np.array([plain(text) in unwanted for text in texts] if unwanted else [False] * len(texts), bool)
         return table.without(excluded[table.prompt], "excluded", dropped)
 
     def keep_images(self, table: Table, store: ImageStore, dropped: Counter[str]) -> Table:
         """Return the rows whose images are wanted and there; the rest is counted as by `keep_prompts`."""
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
-        table = table.without(np.isin(table.images, named).any(1), "excluded", dropped)
+        table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", dropped)
         if not self.check_images:
             return table
         sides = short_sides(store, table.images).min(1)

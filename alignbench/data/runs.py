@@ -1,6 +1,7 @@
-"""Images made by this program, paired by the scores it gave them, so that methods for pairs learn from any evaluator."""
+"""Images made by this program, paired by the scores it gave them: methods for pairs then learn from any evaluator."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Unpack
@@ -116,6 +117,4 @@ def _by_image(folder: ImageFolder, scores: Scores):
 
 def _common(images: list[str]) -> Path:
     """Return the innermost folder that holds all of some files."""
-    import os
-
     return Path(os.path.commonpath([str(Path(image).parent) for image in images]))

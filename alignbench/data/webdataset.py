@@ -4,11 +4,11 @@ What the fields of a sample, the rest of their names, mean here:
 
 - images end in .jpg, .jpeg, .png or .webp: one, or two that make a pair, in the order of their names;
 - the prompt is txt, caption.txt, prompt.txt or original_prompt.txt, or under caption, prompt or text in json;
-- the label of a pair is label_0.txt, the probability that the first image is preferred; of one image label.txt or cls, 1
-  for desirable and 0 for not; or one of these names in json.
+- the label of a pair is label_0.txt, the probability that the first image is preferred; of one image label.txt or cls,
+  1 for desirable and 0 for not; or one of these names in json.
 
-So sayakpaul/pickapic_v2_webdataset can be read, whose samples have jpg_0.jpg, jpg_1.jpg, original_prompt.txt and label_0.txt
-(written by examples/research_projects/diffusion_orpo of diffusers).
+So sayakpaul/pickapic_v2_webdataset can be read, whose samples have jpg_0.jpg, jpg_1.jpg, original_prompt.txt and
+label_0.txt (written as examples/research_projects/diffusion_orpo of diffusers says).
 
 Shards are gone through once; where their members begin is kept in the user's cache. After that an image is read alone.
 """
@@ -166,7 +166,6 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
                     yield _sample(fields, file, f"sample {name.strip('/')} of {shard}")
                 name, fields = sample, {}
             fields[field.lower()] = member
-            tar.members = []  # or it would keep all that it passed
     if fields:
         with shard.open("rb") as file:
             yield _sample(fields, file, f"sample {name.strip('/')} of {shard}")

@@ -123,9 +123,7 @@ LISTED = (
 KEPT = [("p", "train/a.jpg", True), ("q, r", "train/b.jpg", False)]
 
 
-@pytest.mark.parametrize(
-    ("mixed", "third"), [("desirable", [True]), ("undesirable", [False]), ("dropped", [])]
-)
+@pytest.mark.parametrize(("mixed", "third"), [("desirable", [True]), ("undesirable", [False]), ("dropped", [])])
 def test_labels_of_diffusion_kto_are_read_with_its_three_policies(folder, source, mixed, third):
     (folder / "list.csv").write_text(LISTED)
     data = source("kto_csv", path=str(folder), mixed=mixed)

@@ -111,7 +111,7 @@ def test_a_folder_without_a_list_or_with_two_is_refused(tmp_path, source):
 
 def test_a_folder_without_a_readable_pair_is_refused(folder, pairs):
     source = pairs(folder, labelled(1, image_0="missing.png"))
-    with pytest.raises(UserError, match="holds nothing to train on: 1 dropped .missing image"):
+    with pytest.raises(UserError, match=r"holds nothing to train on: 1 dropped .missing image"):
         source.view("pairs")
 
 
@@ -131,7 +131,7 @@ def test_an_image_is_decoded_when_its_pixels_are_asked_for_and_addressed_by_what
     assert source.address("red.png") == hashlib.sha256((folder / "red.png").read_bytes()).hexdigest()
     (folder / "green.png").unlink()
     assert pair.image_w.pixels.shape == (4, 6, 3)
-    with pytest.raises(UserError, match="the training image green.png is missing"):
+    with pytest.raises(UserError, match=r"the training image green.png is missing"):
         _ = pair.image_l.pixels
 
 
@@ -149,7 +149,7 @@ def test_every_two_images_of_different_rank_make_a_pair_and_equal_ranks_are_ties
 
 
 def test_ranks_and_images_of_different_number_are_refused(folder, pairs):
-    with pytest.raises(UserError, match="line 1 of .* is not a pair: it has 3 images and 2 ranks or scores"):
+    with pytest.raises(UserError, match=r"line 1 of .* is not a pair: it has 3 images and 2 ranks or scores"):
         _ = pairs(folder, RANKED | {"ranks": [1, 2]}).prompts
 
 

@@ -91,7 +91,7 @@ def test_an_image_that_was_not_looked_at_stops_with_its_name_which_can_be_exclud
     write(tmp_path, table)
     samples = source("pickapic", path=str(tmp_path)).view("pairs")
     assert len(samples) == 2
-    with pytest.raises(UserError, match="train-00000-of-00001.parquet/1/jpg_0 is missing; .* data.exclude") as told:
+    with pytest.raises(UserError, match=r"train-00000-of-00001.parquet/1/jpg_0 is missing; .* data.exclude") as told:
         _ = samples[1].image_w.pixels
     name = str(told.value).split("training image ")[1].split(" is ")[0]
     (tmp_path / "excluded.txt").write_text(f"{name}\n")
@@ -136,15 +136,15 @@ def test_the_fingerprint_follows_images_captions_and_labels_and_nothing_else(tmp
 def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, encoded):
     with pytest.raises(Exception, match="does not exist, and is no hub id"):
         source("pickapic", path=str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="no .parquet or .arrow file"):
+    with pytest.raises(UserError, match=r"no .parquet or .arrow file"):
         _ = source("pickapic", path=str(tmp_path)).prompts
     write(tmp_path, [{"caption": "a", "image": b""}])
     with pytest.raises(UserError, match="lacks the columns jpg_0, jpg_1, label_0; its columns are caption, image"):
         _ = source("pickapic", path=str(tmp_path)).prompts
-    with pytest.raises(UserError, match="no table of data.part=test: it has 1 other tables, such as data/train-00000"):
+    with pytest.raises(UserError, match=r"no table of data.part=test: it has 1 other tables, such as data/train-00000"):
         _ = source("pickapic", path=str(tmp_path), part="test").prompts
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match="is no .parquet file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"is no .parquet file, or was not copied whole"):
         _ = source("pickapic", path=str(tmp_path)).prompts
 
 

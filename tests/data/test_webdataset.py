@@ -82,11 +82,11 @@ def test_labels_and_captions_come_from_fields_or_json(tmp_path, source, encoded)
 
 
 def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
-    with pytest.raises(UserError, match="no folder with .tar files"):
+    with pytest.raises(UserError, match=r"no folder with .tar files"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(600))
-    with pytest.raises(UserError, match="a.tar is no .tar file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"a.tar is no .tar file, or was not copied whole"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 1.0) | {"label_0.txt": "yes"}))
-    with pytest.raises(UserError, match="sample 0 of .*a.tar has a label or json that cannot be read"):
+    with pytest.raises(UserError, match=r"sample 0 of .*a.tar has a label or json that cannot be read"):
         _ = source("webdataset", path=str(tmp_path)).prompts
