@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from alignbench.data.stores import ImageStore, Spot
+from alignbench.data.stores import EncodedImage, ImageStore
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ KEPT_CHUNKS = 2  # one for each image of a pair; row groups of Pick-a-Pic hold a
 
 
 @dataclass(frozen=True)
-class CellSpot(Spot):
+class CellImage(EncodedImage):
     """A cell of a table: place `row` of a chunk of a column."""
 
     file: Path
@@ -101,6 +101,7 @@ class CellStore(ImageStore):
     def __init__(self, files: Sequence[Path], folder: Path, columns: Sequence[str]) -> None:
         self._files = list(files)
         self._names = [file.relative_to(folder).as_posix() if file != folder else file.name for file in files]
+        self._numbers = {name: place for place, name in enumerate(self._names)}
         self._columns = list(columns)
         chunks = [(place, chunk, rows) for place, file in enumerate(files) for chunk, rows in enumerate(_sizes(file))]
         self._places = np.array([(place, chunk) for place, chunk, _ in chunks], np.int64).reshape(-1, 2)
@@ -118,19 +119,19 @@ class CellStore(ImageStore):
     def __len__(self) -> int:
         return self.num_rows * len(self._columns)
 
-    def spot(self, number: int) -> Spot:
+    def image(self, number: int) -> EncodedImage:
         row, column = divmod(number, len(self._columns))
         position = int(np.searchsorted(self._starts, row, side="right")) - 1
         place, chunk = map(int, self._places[position])
         name = f"{self._names[place]}/{row - int(self._file_starts[place])}/{self._columns[column]}"
-        return CellSpot(name, self._files[place], chunk, self._columns[column], row - int(self._starts[position]))
+        return CellImage(name, self._files[place], chunk, self._columns[column], row - int(self._starts[position]))
 
     def number(self, key: str) -> int | None:
         name, _, rest = key.rpartition("/")
         name, _, row = name.rpartition("/")
-        if name not in self._names or rest not in self._columns or not row.isdecimal():
+        place = self._numbers.get(name)
+        if place is None or rest not in self._columns or not row.isdecimal():
             return None
-        place = self._names.index(name)
         number = int(self._file_starts[place]) + int(row)
         if number >= self._file_starts[place + 1]:
             return None

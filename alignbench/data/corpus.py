@@ -126,8 +126,8 @@ class Corpus(DataSource):
 
     def image(self, number: int) -> Picture:
         """Return an image by its number; it is decoded when its pixels are asked for."""
-        spot = self.contents.store.spot(number)
-        return LazyPicture(spot.key, spot.decode)
+        encoded = self.contents.store.image(number)
+        return LazyPicture(encoded.key, encoded.decode)
 
     def prompt(self, row: int) -> str:
         """Return the prompt of a row that was kept."""
@@ -137,24 +137,12 @@ class Corpus(DataSource):
         """Return the first image of a row with its prompt."""
         return ImageSample(self.prompt(row), self.image(int(self.kept.images[row, 0])))
 
+    def labelled_sample(self, row: int, desirable: bool) -> LabelledSample:
+        """Return the first image of a row with its prompt and label."""
+        return LabelledSample(self.prompt(row), self.image(int(self.kept.images[row, 0])), desirable)
+
     def prompt_view(self) -> Sequence[PromptSample]:
         return View(self.prompts, PromptSample)
-
-
-class Captioned(Corpus):
-    """Images with their captions; an image that is listed twice under one caption counts once."""
-
-    provides = frozenset({"prompts", "images"})
-
-    def settled(self, table: Table) -> Table:
-        return without_repeats(table, self.dropped)
-
-    def view(self, kind: Kind) -> Sequence[PromptSample]:
-        if kind == "prompts":
-            return self.prompt_view()
-        if kind == "images":
-            return View(range(len(self.kept)), self.image_sample)
-        raise UserError(f"data={self.name} has captioned images and no {kind}")
 
 
 @dataclass(frozen=True)
@@ -179,6 +167,25 @@ class LabelColumns(Sequence[PromptSample]):
 
     def __getitem__(self, position: int) -> LabelledSample:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.make(position, bool(self.labels[position]))
+
+
+class Captioned(Corpus):
+    """Images with their captions. Somebody collected them, so all count as desirable; one listed twice counts once."""
+
+    provides = frozenset({"prompts", "images", "labels"})
+
+    def settled(self, table: Table) -> Table:
+        return without_repeats(table, self.dropped)
+
+    def view(self, kind: Kind) -> Sequence[PromptSample]:
+        match kind:
+            case "prompts":
+                return self.prompt_view()
+            case "images":
+                return View(range(len(self.kept)), self.image_sample)
+            case "labels":
+                return LabelColumns(np.ones(len(self.kept), bool), self.labelled_sample)
+        raise UserError(f"data={self.name} has captioned images and no {kind}")
 
 
 class Labelled(Corpus):
@@ -219,8 +226,5 @@ class Labelled(Corpus):
             case "images":
                 return View(np.flatnonzero(self.kept.label == 1.0).tolist(), self.image_sample)
             case "labels":
-                return LabelColumns(self.kept.label == 1.0, self._labelled)
+                return LabelColumns(self.kept.label == 1.0, self.labelled_sample)
         raise UserError(f"data={self.name} has labelled images and no {kind}")
-
-    def _labelled(self, row: int, desirable: bool) -> LabelledSample:
-        return LabelledSample(self.prompt(row), self.image(int(self.kept.images[row, 0])), desirable)

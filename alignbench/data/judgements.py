@@ -100,6 +100,6 @@ class Noise:
 
     def _draw(self, table: Table, store: ImageStore, row: int) -> float:
         """Return a number that is uniform in 0..1."""
-        keys = sorted(store.spot(int(number)).key for number in table.images[row])
+        keys = sorted(store.image(int(number)).key for number in table.images[row])
         text = "\0".join([str(self.seed), table.texts[table.prompt[row]], *keys])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

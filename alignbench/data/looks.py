@@ -28,7 +28,7 @@ def short_sides(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
 
 
 def _look(store: ImageStore, number: int) -> int:
-    file = store.spot(number).open()
+    file = store.image(number).open()
     if file is None:
         return MISSING
     with file:

@@ -109,5 +109,5 @@ class PairColumns(Sequence[Pair]):
         if row >= len(self):
             raise IndexError(row)  # what ends a loop over a sequence
         table, store = self.source.kept, self.source.contents.store
-        key_w, key_l = (store.spot(int(number)).key for number in table.images[row])
+        key_w, key_l = (store.image(int(number)).key for number in table.images[row])
         return Pair(self.source.prompt(row), key_w, key_l, float(table.label[row]))

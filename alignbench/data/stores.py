@@ -23,7 +23,7 @@ SHA256_DIGITS = 64  # the hub's cache names large files by their sha256, small o
 
 
 @dataclass(frozen=True)
-class Spot(ABC):
+class EncodedImage(ABC):
     """Where one encoded image lies: small enough to travel between processes, and all that reading it takes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Spot(ABC):
 
 
 @dataclass(frozen=True)
-class FileSpot(Spot):
+class FileImage(EncodedImage):
     """A whole file."""
 
     path: Path
@@ -75,7 +75,7 @@ class ImageStore(ABC):
         """The number of images that the store has numbers for."""
 
     @abstractmethod
-    def spot(self, number: int) -> Spot:
+    def image(self, number: int) -> EncodedImage:
         """Return where an image lies."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class ImageStore(ABC):
 
     def address(self, number: int) -> str:
         """Name the pixels of an image among those of all data; see `DataSource.address`."""
-        return f"{self.identity}/{self.spot(number).key}"
+        return f"{self.identity}/{self.image(number).key}"
 
     @cached_property
     def identity(self) -> str:
@@ -146,8 +146,8 @@ class Files(ImageStore):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def spot(self, number: int) -> Spot:
-        return FileSpot(self._paths[number], self.folder / self._paths[number])
+    def image(self, number: int) -> EncodedImage:
+        return FileImage(self._paths[number], self.folder / self._paths[number])
 
     def number(self, key: str) -> int | None:
         return self._numbers.get(key)

@@ -29,7 +29,7 @@ from alignbench.data.columns import texts_and_places
 from alignbench.data.corpus import Captioned, Contents, CorpusOptions, Labelled, LabelOptions
 from alignbench.data.image_folders import IMAGE_SUFFIXES
 from alignbench.data.paired import Paired, PairOptions
-from alignbench.data.stores import ImageStore, Spot
+from alignbench.data.stores import EncodedImage, ImageStore
 from alignbench.data.table import Table
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, replacing
@@ -45,7 +45,7 @@ NOWHERE = -1  # offset of an image that a sample lacks
 
 
 @dataclass(frozen=True)
-class SpanSpot(Spot):
+class SpanImage(EncodedImage):
     """A stretch of a file, in bytes."""
 
     path: Path
@@ -71,21 +71,22 @@ class ShardStore(ImageStore):
 
     def __init__(self, shards: list[Path], samples: list[int], offsets: np.ndarray, sizes: np.ndarray) -> None:
         self._shards = shards
+        self._numbers = {shard.name: place for place, shard in enumerate(shards)}
         self._starts = np.cumsum([0, *samples])
         self._offsets, self._sizes = offsets, sizes
 
     def __len__(self) -> int:
         return self._offsets.size
 
-    def spot(self, number: int) -> Spot:
+    def image(self, number: int) -> EncodedImage:
         sample, side = divmod(number, 2)
         shard = self._shards[int(np.searchsorted(self._starts, sample, side="right")) - 1]
         offset = int(self._offsets[sample, side])
-        return SpanSpot(f"{shard.name}@{offset}", shard, offset, int(self._sizes[sample, side]))
+        return SpanImage(f"{shard.name}@{offset}", shard, offset, int(self._sizes[sample, side]))
 
     def number(self, key: str) -> int | None:
         name, _, offset = key.rpartition("@")
-        shard = next((place for place, path in enumerate(self._shards) if path.name == name), None)
+        shard = self._numbers.get(name)
         if shard is None or not offset.isdecimal():
             return None
         start, stop = self._starts[shard : shard + 2]

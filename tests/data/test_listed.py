@@ -164,6 +164,7 @@ def test_captions_lie_beside_images_or_in_a_list(folder, source):
         (folder / "train" / f"{name}.txt").write_text(caption)
     data = source("captions", path=str(folder / "train"))
     assert captioned(data) == [("one", "a.jpg"), ("two", "b.jpg")]
+    assert data.view("labels").desirable == [True, True]
     assert data.dropped == {"no caption": 1, "empty prompt": 1}
     (folder / "train" / "metadata.jsonl").write_text('{"file_name": "d.jpg", "text": "four"}\n' * 2)
     data = source("captions", path=str(folder / "train"))

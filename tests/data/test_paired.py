@@ -90,7 +90,8 @@ def test_each_row_is_counted_under_one_reason(corpus):
     data = corpus(*judged)
     assert pairs(data) == [("p", "c", "d", 1.0), ("p", "d", "c", 1.0)]
     assert data.dropped == {
-        "empty prompt": 1, "twice the same image": 1, "tie": 1, "unreadable image": 1, "missing image": 1, "duplicate": 1,
+        "empty prompt": 1, "twice the same image": 1, "tie": 1, "unreadable image": 1, "missing image": 1,
+        "duplicate": 1,
     }  # fmt: skip
     assert sum(data.dropped.values()) + len(data.view("pairs")) == len(judged)
 
@@ -101,7 +102,7 @@ def test_images_are_looked_at_once_for_each_state_of_the_data(corpus, monkeypatc
     seen = []
     look = looks._look
     monkeypatch.setattr(
-        looks, "_look", lambda store, number: seen.append(store.spot(number).key) or look(store, number)
+        looks, "_look", lambda store, number: seen.append(store.image(number).key) or look(store, number)
     )
     for _ in range(2):
         corpus(("p", "a", "b", 1)).view("pairs")
