@@ -35,13 +35,14 @@ def check(cfg: DictConfig) -> None:
             _check_memory(values["train"], weights_dtype(values))
         _check_method(values["method"], values["data"])
         build(cfg.method)
-        if "train" in values["stages"]:
-            build(cfg.data)  # a folder that is not there, an impossible rule; nothing is read
         for name, term in values["auxiliary"].items():
             if not isinstance(term["weight"], int | float) or term["weight"] <= 0:
                 raise UserError(f"auxiliary.{name}.weight={term['weight']} must be a number above 0")
             _check_method(term["term"], term["data"])
             build(cfg.auxiliary[name].term)
+        if "train" in values["stages"]:  # a folder that is not there, an impossible rule; images are not looked at
+            for data in (cfg.data, *(term.data for term in cfg.auxiliary.values())):
+                build(data)
     if {"score", "report"} & set(values["stages"]):
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
@@ -173,8 +174,8 @@ def _check_ties(method: dict[str, Any], data: dict[str, Any], kind: str) -> None
     """Refuse pairs without a winner where a method would take the first image for it."""
     if kind == "pairs" and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
         raise UserError(
-            f"data.ties=half keeps pairs that nobody won, and method={method['name']} would take their first image for it; "
-            "add data.ties=drop, or choose a method that reads soft labels, such as method=dpo method.labels=soft"
+            f"data.ties=half keeps pairs that nobody won, and method={method['name']} would make up one; add "
+            "data.ties=drop, or choose one that reads soft labels, as method=dpo method.labels=soft does"
         )
 
 

@@ -7,10 +7,10 @@ group, which readers cannot cut: go through those in order, or keep what is comp
 
 import io
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 KEPT_CHUNKS = 2  # one for each image of a pair; row groups of Pick-a-Pic hold about 175 MB a column
+BATCH = 64  # rows
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,28 @@ class CellImage(EncodedImage):
         return None if value is None else io.BytesIO(value)
 
 
-@lru_cache(maxsize=KEPT_CHUNKS)
+_kept: "OrderedDict[tuple[Path, int, str], pyarrow.ChunkedArray]" = OrderedDict()
+
+
 def _parquet_chunk(file: Path, chunk: int, column: str) -> "pyarrow.ChunkedArray":
+    """Return a column of a row group. The oldest that was kept goes first: the three are never there at once."""
+    key = (file, chunk, column)
+    if key in _kept:
+        _kept.move_to_end(key)
+        return _kept[key]
+    while len(_kept) >= KEPT_CHUNKS:
+        _kept.popitem(last=False)
+    _kept[key] = _read_group(file, chunk, column)
+    return _kept[key]
+
+
+def _read_group(file: Path, chunk: int, column: str) -> "pyarrow.ChunkedArray":
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.ParquetFile(file).read_row_group(chunk, columns=[column], use_threads=False).column(0)
+    # in batches, which are not copied into one array once more
+    batches = parquet.ParquetFile(file).iter_batches(BATCH, row_groups=[chunk], columns=[column], use_threads=False)
+    return pyarrow.chunked_array([batch.column(0) for batch in batches])
 
 
 def _arrow_chunk(file: Path, chunk: int, column: str) -> "pyarrow.Array":
