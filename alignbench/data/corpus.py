@@ -92,6 +92,17 @@ class Corpus(DataSource):
         """Return the final rows, of those whose images are all there."""
         return table
 
+    def refuse_labels(self, table: Table, wrong: np.ndarray, expected: str) -> None:
+        """Refuse labels that mean nothing here.
+
+        Raises:
+            UserError: some rows are `wrong`, [N], bool.
+        """
+        if wrong.any():
+            row = int(wrong.argmax())
+            key = self.contents.store.image(int(table.images[row, 0])).key
+            raise UserError(f"data={self.name} has the label {table.label[row]:g} for {key}; expected {expected}")
+
     def _not_empty(self, table: Table) -> Table:
         if not len(table):
             because = f": {self.summary()}" if self.dropped else ""
@@ -200,7 +211,9 @@ class Labelled(Corpus):
         self.noise = Noise.of(options)
 
     def judged(self, table: Table) -> Table:
-        return table.without(np.isnan(table.label), "no label", self.dropped)
+        table = table.without(np.isnan(table.label), "no label", self.dropped)
+        self.refuse_labels(table, ~np.isin(table.label, (0.0, 0.5, 1.0)), "1 for desirable or 0 for not")
+        return table
 
     def settled(self, table: Table) -> Table:
         """Give every image one label, and turn some around where that is asked for."""

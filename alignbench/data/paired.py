@@ -39,6 +39,7 @@ class Paired(Corpus, PairSource):
 
     def judged(self, table: Table) -> Table:
         table = table.without(np.isnan(table.label), "no label", self.dropped)
+        self.refuse_labels(table, (table.label < 0.0) | (table.label > 1.0), "a probability, 0..1")
         table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.dropped)
         if self.repeats == "vote":
             table = by_vote(table, self.dropped)

@@ -1,5 +1,7 @@
 """Pick-a-Pic as published: parquet files with JPEG bytes in their cells, and the same as `datasets` keeps them."""
 
+from fnmatch import fnmatch
+
 import numpy as np
 import pyarrow
 import pytest
@@ -156,3 +158,26 @@ def test_a_part_is_found_by_its_whole_name(tmp_path):
         (tmp_path / f"{name}.parquet").touch()
     assert [file.stem for file in columns.find_tables(tmp_path, "test")] == ["test-00000-of-00001"]
     assert len(columns.find_tables(tmp_path, None)) == 3
+
+
+def test_a_hub_id_is_fetched_into_the_hubs_cache_and_its_absence_told(tmp_path, source, encoded, monkeypatch):
+    write(tmp_path, rows(encoded, *JUDGED))
+    asked = []
+
+    def snapshot_download(hub_id, **settings):
+        asked.append((hub_id, settings))
+        return str(tmp_path)
+
+    with pytest.raises(UserError, match=r"data.path=owner/name is no folder and could not be had from the hub: "):
+        _ = source("pickapic", path="owner/name").prompts  # tests are offline
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    data = source("pickapic", path="owner/name", revision="1234")
+    assert not asked
+    assert [greys(sample) for sample in data.view("pairs")] == PAIRS
+    (hub_id, settings), *again = asked
+    assert (hub_id, settings["repo_type"], settings["revision"], again) == ("owner/name", "dataset", "1234", [])
+    published = ["data/train-00000-of-00645-b66ac786bf6fb553.parquet", "train/0000.parquet", "data/train.parquet"]
+    for name in published:
+        assert any(fnmatch(name, pattern) for pattern in settings["allow_patterns"])
+    for name in ("data/test-00000-of-00014.parquet", "data/validation_unique-00000-of-00001.parquet", "README.md"):
+        assert not any(fnmatch(name, pattern) for pattern in settings["allow_patterns"])

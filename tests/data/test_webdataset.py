@@ -90,3 +90,12 @@ def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
     write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 1.0) | {"label_0.txt": "yes"}))
     with pytest.raises(UserError, match=r"sample 0 of .*a.tar has a label or json that cannot be read"):
         _ = source("webdataset", path=str(tmp_path)).prompts
+
+
+def test_labels_that_mean_nothing_are_refused_with_the_name_of_the_image(tmp_path, source, encoded):
+    write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 5.5)))
+    with pytest.raises(UserError, match=r"has the label 5.5 for a.tar@\d+; expected a probability, 0..1"):
+        _ = source("webdataset", path=str(tmp_path)).prompts
+    write(tmp_path / "a.tar", ("0", {"jpg": encoded(10), "txt": "one", "cls": "0.7"}))
+    with pytest.raises(UserError, match=r"has the label 0.7 for a.tar@\d+; expected 1 for desirable or 0 for not"):
+        _ = source("webdataset_labels", path=str(tmp_path)).prompts
