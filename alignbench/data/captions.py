@@ -1,5 +1,6 @@
 """Images with captions and nothing else: for supervised tuning, and for methods that need real photographs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
 
@@ -42,11 +43,11 @@ class CaptionFolder(Captioned):
             rows.add(caption, [store.add(image)], UNKNOWN)
         return Contents(rows.table(), store)
 
-    def _listed(self, file: Path):
+    def _listed(self, file: Path) -> Iterator[tuple[str, str]]:
         for row in stream_rows(file):
             yield row.text("file_name"), row.text("text")
 
-    def _beside(self):
+    def _beside(self) -> Iterator[tuple[str, str]]:
         images = sorted(file for file in self.folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         for image in images:
             caption = image.with_suffix(".txt")

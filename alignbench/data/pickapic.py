@@ -8,7 +8,7 @@ image_0_uid and image_1_uid, and others that training does not need. Diffusion-D
 
 import re
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from alignbench.data.corpus import Contents
 from alignbench.data.paired import Paired, PairOptions
 from alignbench.data.table import Table
 from alignbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 IMAGES = ("jpg_0", "jpg_1")
 NEEDED = (*IMAGES, "caption", "label_0")
@@ -66,7 +69,7 @@ class PickAPic(Paired):
         return Contents(Table(texts, prompt, images, label), store)
 
 
-def _first_with_uid(columns) -> np.ndarray:
+def _first_with_uid(columns: "list[pyarrow.ChunkedArray]") -> np.ndarray:
     """Return, for each image, the number of the first one with its uid, [N, 2], int64."""
     import pyarrow
 

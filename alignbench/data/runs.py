@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -59,14 +59,18 @@ class ScoredRuns(Paired):
     def read(self) -> Contents:
         folders = read_image_folders(self.paths)
         scored: dict[str, dict[str, float]] = {}  # by prompt, and then by path of the image
-        low_is_best = False
-        for folder in folders:
-            scores = self._scores(folder)
-            low_is_best = not scores.info.higher_is_better
+        judged = [self._scores(folder) for folder in folders]
+        if any(scores.info != judged[0].info for scores in judged):
+            raise UserError(
+                f"the scores of data.evaluator={self.evaluator} in {' and '.join(self.paths)} are of different versions "
+                "or settings, so they cannot be compared; score one of them again"
+            )
+        for folder, scores in zip(folders, judged, strict=True):
             for prompt, image, score in _by_image(folder, scores):
                 scored.setdefault(prompt, {})[image] = score
 
-        root = Path(_common([image for images in scored.values() for image in images]))
+        low_is_best = not judged[0].info.higher_is_better
+        root = _common([image for images in scored.values() for image in images])
         store, rows = Files(root), Rows(2)
         for prompt, found in scored.items():
             images, values = list(found), list(found.values())
@@ -99,7 +103,7 @@ class ScoredRuns(Paired):
         return Scores.read(found[0])
 
 
-def _by_image(folder: ImageFolder, scores: Scores):
+def _by_image(folder: ImageFolder, scores: Scores) -> Iterator[tuple[str, str, float]]:
     """Yield prompt, image and score of every scored image of a folder.
 
     Raises:
