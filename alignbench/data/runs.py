@@ -62,8 +62,8 @@ class ScoredRuns(Paired):
         judged = [self._scores(folder) for folder in folders]
         if any(scores.info != judged[0].info for scores in judged):
             raise UserError(
-                f"the scores of data.evaluator={self.evaluator} in {' and '.join(self.paths)} are of different versions "
-                "or settings, so they cannot be compared; score one of them again"
+                f"the scores of data.evaluator={self.evaluator} in {' and '.join(self.paths)} are of different "
+                "versions or settings, so they cannot be compared; score one of them again"
             )
         for folder, scores in zip(folders, judged, strict=True):
             for prompt, image, score in _by_image(folder, scores):

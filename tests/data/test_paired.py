@@ -176,6 +176,8 @@ def test_noise_turns_its_share_of_pairs_around_always_the_same_ones(corpus):
     assert turned[0.1] < turned[0.3]
     backwards = corpus(*[(prompt, "b", "a", 0) for prompt, *_ in reversed(judged)], label_noise=0.1)
     assert {prompt for prompt, winner, *_ in pairs(backwards) if winner == "b"} == turned[0.1]
+    opposite = corpus(*[(prompt, "b", "a", 1) for prompt, *_ in judged], label_noise=0.1)
+    assert {prompt for prompt, winner, *_ in pairs(opposite) if winner == "a"} == turned[0.1]
     other = corpus(*judged, label_noise=0.1, noise_seed=1)
     assert {prompt for prompt, winner, *_ in pairs(other) if winner == "b"} != turned[0.1]
     assert all(winner == "b" for _, winner, *_ in pairs(corpus(*judged[:5], label_noise=1.0)))
