@@ -46,6 +46,9 @@ def check(cfg: DictConfig) -> None:
                 raise UserError(f"auxiliary.{name}.weight={term['weight']} must be a number above 0")
             _check_method(term["term"], term["data"])
             build(cfg.auxiliary[name].term)
+        if "train" in values["stages"]:  # a folder that is not there, an impossible rule; images are not looked at
+            for data in (cfg.data, *(term.data for term in cfg.auxiliary.values())):
+                build(data)
     if {"score", "report"} & set(values["stages"]):
         _check_evaluators(cfg)
     if values["stages"] == ["prepare"] and not trains(cfg):
@@ -245,6 +248,16 @@ def _check_method(method: dict[str, Any], data: dict[str, Any]) -> None:
         raise UserError(
             f"method={method['name']} needs {kind}, and data={data['name']} has only "
             f"{', '.join(sorted(provided))}; add data={' or data='.join(able)}"
+        )
+    _check_ties(method, data, kind)
+
+
+def _check_ties(method: dict[str, Any], data: dict[str, Any], kind: str) -> None:
+    """Refuse pairs without a winner where a method would take the first image for it."""
+    if kind == "pairs" and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
+        raise UserError(
+            f"data.ties=half keeps pairs that nobody won, and method={method['name']} would make up one; add "
+            "data.ties=drop, or choose one that reads soft labels, as method=dpo method.labels=soft does"
         )
 
 

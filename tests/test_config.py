@@ -341,7 +341,22 @@ def test_a_required_value_that_is_missing_is_named():
 def test_a_method_whose_data_lack_what_it_needs_is_told_which_data_have_it(tmp_path):
     message = refusal("method=dpo", "data=prompts", f"data.path={tmp_path}/prompts.txt")
     assert "method=dpo needs pairs, and data=prompts has only prompts" in message
-    assert "data=local or data=shapes" in message
+    assert "data=local or data=pickapic or data=runs or data=shapes" in message
+
+
+def test_data_that_are_not_there_and_impossible_rules_are_refused_before_a_model_loads(tmp_path):
+    told = refusal("method=dpo", "data=hpdv2", f"data.path={tmp_path}")
+    assert "holds no train.json, the annotations of HPDv2" in told
+    told = refusal("method=dpo", "data=pickapic", f"data.path={tmp_path}", "data.split=test")
+    assert told == "data.split=test is unknown; available: train, heldout, all"
+
+
+def test_pairs_that_nobody_won_are_refused_for_methods_that_need_a_winner(tmp_path):
+    data = ["data=pickapic", f"data.path={tmp_path}", "data.ties=half"]
+    for method in ("dpo", "mapo", "sft", "inpo"):
+        assert f"and method={method} would make up one; add data.ties=drop" in refusal(f"method={method}", *data)
+    for more in (["method=dpo", "method.labels=soft"], ["method=smpo_votes"], ["method=kto"]):
+        check_command_line([*more, *data], False)
 
 
 def test_prompt_files_that_are_missing_or_empty_are_refused(tmp_path):

@@ -84,11 +84,16 @@ def placeholders(tmp_path_factory):
     folder, file = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("data") / "prompts.txt"
     pipeline = tiny_flux()
     pipeline.save_pretrained(folder)
+    for published in ("pairs.jsonl", "train.json", "metadata-train.parquet"):  # data sets, of which nothing is read
+        (folder / published).touch()
+    (folder / "train").mkdir()
     (folder / "unet").mkdir()  # some commands start from trained weights of another family
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
     single = tmp_path_factory.mktemp("single") / "flux1.safetensors"
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, single)  # checked, not loaded
     file.write_text("a red circle\n")
+    labels = file.with_name("labels.csv")
+    labels.touch()
     images = {}
     for letter in "AB":
         pictures = tmp_path_factory.mktemp(f"pictures_{letter}")
@@ -102,7 +107,7 @@ def placeholders(tmp_path_factory):
         "SINGLE_FILE": str(single),
         "POLICY": str(folder / "transformer"),
     }
-    return {**weights, "FILE": str(file), **images}
+    return {**weights, "FILE": str(file), "LIST": str(labels), **images}
 
 
 @pytest.mark.parametrize("given", list(commands()))
@@ -366,6 +371,16 @@ def test_the_example_of_an_evaluator_scores():
     evaluator = getattr(module_of(block), target.removeprefix("evaluators.saturation."))()
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("grey", "red", (255, 127, 127))]
     torch.testing.assert_close(evaluator.score(pictures, [""] * 3), torch.tensor([0, 1, 128 / 255]), atol=1e-5, rtol=0)
+
+
+# ---- data
+
+
+def test_the_table_of_sources_has_them_all_and_says_what_they_offer():
+    rows = next(rows for heads, rows in tables(ROOT / "docs" / "data.md") if heads[0] == "`data=`")
+    told = {row[0].strip("`"): set(row[-1].split(", ")) for row in rows}
+    files = {file.stem: yaml.safe_load(file.read_text()) for file in (conf_folder() / "data").glob("*.yaml")}
+    assert told == {stem: set(get_class(file["_target_"]).provides) for stem, file in files.items()}
 
 
 # ---- weights

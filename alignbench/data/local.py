@@ -4,110 +4,89 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from alignbench.data.corpus import Contents
+from alignbench.data.paired import Paired, PairOptions
 from alignbench.data.prompts import read_prompts
-from alignbench.data.source import (
-    DataSource,
-    Kind,
-    LazyPicture,
-    Mixed,
-    Pair,
-    PairSource,
-    Picture,
-    Posterior,
-    PromptSample,
-    View,
-    decide,
-)
+from alignbench.data.source import DataSource, Kind, PromptSample, View
+from alignbench.data.stores import Files
+from alignbench.data.table import Rows
+from alignbench.data.tables import Row, stream_rows
 from alignbench.errors import UserError
 
-LIST = "pairs.jsonl"
+LISTS = ("pairs.jsonl", "pairs.csv")
 
 
-class LocalPairs(PairSource):
-    """Pairs listed in `pairs.jsonl` of a folder, one JSON object a line.
+class LocalPairs(Paired):
+    """Pairs listed in `pairs.jsonl` or `pairs.csv` of a folder, one object or line for each judgement.
 
-    Each has a prompt and either image_w, image_l and optionally probability_w (0.5..1), or image_0, image_1 and
-    label_0: the probability that image_0 is preferred, 1 or 0 for a vote and 0.5 for a tie, as in Pick-a-Pic. Images
-    are paths relative to the folder. Ties, and pairs of which an image cannot be read, are dropped and counted.
+    Each has a prompt and one of
+    - image_w, image_l and optionally probability_w (0.5..1);
+    - image_0, image_1 and label_0: the probability that image_0 is preferred, 1 or 0 for a vote and 0.5 for a tie, as
+      in Pick-a-Pic;
+    - images, and either ranks (1 is best) or scores (high is best): every two of different rank make a pair (.jsonl).
+
+    Images are paths relative to the folder.
 
     Args:
         name: as typed in `data=`.
         path: the folder.
-        mixed: see `PairSource`.
-        posterior: see `DataSource`.
+        options: see conf/data/options/pairs.yaml.
     """
 
-    def __init__(self, name: str, path: str, mixed: Mixed, posterior: Posterior) -> None:
-        self.name = name
+    def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:
+        super().__init__(name, options)
         self.folder = Path(path)
-        self.mixed = mixed
-        self.posterior = posterior
-        self.dropped: Counter[str] = Counter()
-        self._decided = list(self._read())
-        if not self._decided:
-            raise UserError(f"{self.folder / LIST} holds no pair with a preference{self._because()}")
+        found = [self.folder / one for one in LISTS if (self.folder / one).is_file()]
+        if len(found) != 1:
+            raise UserError(f"data.path={path} holds {'both' if found else 'no'} {' and '.join(LISTS)}; expected one")
+        self.list = found[0]
 
-    @cached_property
-    def prompts(self) -> list[str]:
-        return list(dict.fromkeys(pair.prompt for pair in self._decided))
-
-    @cached_property
-    def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The pairs whose images can both be read. Every image is decoded once to know; then counts are final."""
-        self._hashes = {key: self._hash(key) for pair in self._decided for key in (pair.key_w, pair.key_l)}
-        kept = [pair for pair in self._decided if self._hashes[pair.key_w] and self._hashes[pair.key_l]]
-        if len(kept) < len(self._decided):
-            self.dropped["unreadable image"] = len(self._decided) - len(kept)
-        if not kept:
-            raise UserError(f"{self.folder / LIST} holds no pair whose images can be read{self._because()}")
-        return kept
-
-    @cached_property
-    def fingerprint(self) -> str:
-        content = [
-            [pair.prompt, self._hashes[pair.key_w], self._hashes[pair.key_l], pair.probability_w] for pair in self.pairs
-        ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def picture(self, key: str) -> Picture:
-        return LazyPicture(key, partial(_decode, self.folder / key))
-
-    def address(self, key: str) -> str:
-        assert self.pairs  # every image was read for them
-        return str(self._hashes[key])
-
-    def _because(self) -> str:
-        return f": {self.summary()}" if self.dropped else ""
-
-    def _hash(self, key: str) -> str | None:
-        try:
-            _decode(self.folder / key)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):  # what Pillow raises for broken files
-            return None
-        return hashlib.sha256((self.folder / key).read_bytes()).hexdigest()
-
-    def _read(self) -> Iterator[Pair]:
-        file = self.folder / LIST
-        if not file.is_file():
-            raise UserError(f"data.path={self.folder} holds no {LIST}")
-        for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
+    def read(self) -> Contents:
+        store, rows = Files(self.folder), Rows(2)
+        for row in stream_rows(self.list):
             try:
-                pair = decide(*_fields(json.loads(line)))
+                for prompt, images, label in judgements(row):
+                    rows.add(prompt, map(store.add, images), label)
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"line {number} of {file} is not a pair: {_why(error)}") from None
-            if pair is None:
-                self.dropped["tie"] += 1
-            else:
-                yield pair
+                raise UserError(f"{row.place} is not a pair: {_why(error)}") from None
+        return Contents(rows.table(), store)
+
+
+def judgements(row: Row) -> Iterator[tuple[str, tuple[str, str], float]]:
+    """Yield prompt, two images and the probability that the first is preferred, of each pair that a row tells of."""
+    values = row.values
+    prompt = _text(values["prompt"], "prompt")
+    if "images" in values:
+        images = [_text(image, "images") for image in values["images"]]
+        best_first = "ranks" in values
+        grades = [_number(grade, "ranks or scores") for grade in values["ranks" if best_first else "scores"]]
+        if len(grades) != len(images):
+            raise ValueError(f"it has {len(images)} images and {len(grades)} ranks or scores")
+        yield from ((prompt, pair, label) for pair, label in ranked(images, grades, low_is_best=best_first))
+    elif "image_w" in values:
+        label = _number(values.get("probability_w", 1.0), "probability_w")
+        if not 0.5 <= label <= 1.0:
+            raise ValueError(f"probability_w={label:g} must lie in 0.5..1")
+        yield prompt, (_text(values["image_w"], "image_w"), _text(values["image_l"], "image_l")), label
+    else:
+        label = _number(values["label_0"], "label_0")
+        if not 0.0 <= label <= 1.0:
+            raise ValueError(f"label_0={label:g} must lie in 0..1")
+        yield prompt, (_text(values["image_0"], "image_0"), _text(values["image_1"], "image_1")), label
+
+
+def ranked(
+    images: Sequence[Any], grades: Sequence[float], low_is_best: bool
+) -> Iterator[tuple[tuple[Any, Any], float]]:
+    """Yield every two of some images with the label of the first: 1 or 0 by their grades, 0.5 where those are equal."""
+    sign = -1 if low_is_best else 1
+    for second in range(1, len(images)):
+        for first in range(second):
+            lead = sign * (grades[first] - grades[second])
+            yield (images[first], images[second]), 0.5 if lead == 0 else float(lead > 0)
 
 
 class Prompts(DataSource):
@@ -142,29 +121,18 @@ class Prompts(DataSource):
         return View(self._prompts, PromptSample)
 
 
-def _fields(row: Any) -> tuple[str, str, str, float]:
-    """Return prompt, two images, and the probability that the first is preferred."""
-    if not isinstance(row, dict):
-        raise ValueError("expected an object")
-    if "image_w" in row:
-        images, label, name = (row["image_w"], row["image_l"]), row.get("probability_w", 1.0), "probability_w"
-        if not 0.5 <= label <= 1.0:
-            raise ValueError(f"probability_w={label} must lie in 0.5..1")
-    else:
-        images, label, name = (row["image_0"], row["image_1"]), row["label_0"], "label_0"
-        if not 0.0 <= label <= 1.0:
-            raise ValueError(f"label_0={label} must lie in 0..1")
-    if not all(isinstance(text, str) for text in (row["prompt"], *images)):
-        raise ValueError("prompt and images must be texts")
-    if isinstance(label, bool):
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a number; the cells of .csv are text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{name} must be a number")
-    return row["prompt"], *images, float(label)
+    return float(value)
 
 
 def _why(error: Exception) -> str:
     return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _decode(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))

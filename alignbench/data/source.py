@@ -102,7 +102,7 @@ class DataSource(ABC):
     name: str
     provides: ClassVar[frozenset[Kind]]
     dropped: Counter[str]
-    judged_by: ClassVar[tuple[str, ...]] = ()
+    judged_by: tuple[str, ...] = ()
     posterior: Posterior = "mode"
 
     @property

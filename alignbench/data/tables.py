@@ -1,9 +1,9 @@
 """Tables as users write them, read strictly: what could mean two things is refused, and every row knows its line."""
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,13 @@ def read_text(path: Path) -> str:
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, numbered from 1; only line feeds end one (str.splitlines cuts prompts)."""
-    for number, line in enumerate(text.split("\n"), 1):
+    number = start = 0
+    while start <= len(text):
+        number, end = number + 1, text.find("\n", start)
+        line = text[start:] if end < 0 else text[start:end]
         if line.strip():
             yield number, line.removesuffix("\r")
+        start = len(text) + 1 if end < 0 else end + 1
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -87,7 +91,46 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UserError: the file is not UTF-8, damaged, or gives a column twice.
     """
-    return {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}[path.suffix](path, read_text(path))
+    return list(stream_rows(path))
+
+
+def stream_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows that `read_rows` returns, one after the other, so that a long table takes little memory."""
+    return {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}[path.suffix](path)
+
+
+def stream_json_list(path: Path) -> Iterator[Row]:
+    """Yield the objects of a file that is one JSON list, one after the other.
+
+    Raises:
+        UserError: it is none, or damaged.
+    """
+    text = read_text(path)
+    blanks = re.compile(r"\s*")
+
+    def after_blanks(place: int) -> int:
+        found = blanks.match(text, place)
+        return place if found is None else found.end()
+
+    decoder, place, number = json.JSONDecoder(), after_blanks(0), 0
+    if text[place : place + 1] != "[":
+        raise UserError(f"{path} is not a JSON list")
+    place = after_blanks(place + 1)
+    while text[place : place + 1] != "]":
+        number += 1
+        name = f"entry {number} of {path}"
+        try:
+            values, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{name} is not a JSON object")
+        yield Row(name, values)
+        place = after_blanks(place)
+        if text[place : place + 1] == ",":
+            place = after_blanks(place + 1)
+        elif text[place : place + 1] != "]":
+            raise UserError(f"{name} is followed by neither a comma nor the end of the list")
 
 
 def parse_json(text: str, place: str) -> Any:
@@ -111,51 +154,56 @@ def parse_json(text: str, place: str) -> Any:
         raise UserError(f"{place} is not JSON: {error.msg} ({line}column {error.colno})") from None
 
 
-def _jsonl(path: Path, text: str) -> list[Row]:
-    rows = []
-    for number, line in lines_of(text):
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in lines_of(read_text(path)):
         place = f"line {number} of {path}"
         values = parse_json(line, place)
         if not isinstance(values, dict):
             raise UserError(f"{place} is not a JSON object")
-        rows.append(Row(place, values))
-    return rows
+        yield Row(place, values)
 
 
-def _csv(path: Path, text: str) -> list[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, start = [], 1
+def _csv(path: Path) -> Iterator[Row]:
+    read_text(path)  # refuses what is not UTF-8
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _with_header(path, _csv_lines(path, file))
+
+
+def _csv_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    reader, start = csv.reader(file, strict=True), 1
     try:
         for cells in reader:
-            lines.append((start, cells))
+            if cells:
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"line {start} of {path} is not CSV: {error}") from None
-    return _with_header(path, [(number, cells) for number, cells in lines if cells])
 
 
-def _tsv(path: Path, text: str) -> list[Row]:
-    lines = [(number, line.split("\t")) for number, line in lines_of(text)]
-    for number, cells in lines:
+def _tsv(path: Path) -> Iterator[Row]:
+    yield from _with_header(path, _tsv_lines(path))
+
+
+def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in lines_of(read_text(path)):
+        cells = line.split("\t")
         for cell in cells:
             if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
                 raise UserError(
                     f"line {number} of {path} has a cell in quotes, {cell}, and nothing says whether they are part of "
                     "the text; save the table as .csv or .jsonl"
                 )
-    return _with_header(path, lines)
+        yield number, cells
 
 
-def _with_header(path: Path, lines: list[tuple[int, list[str]]]) -> list[Row]:
-    if not lines:
-        return []
-    (_, names), *rest = lines
+def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    _, names = next(lines, (0, []))
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path} has more than one column {repeated[0]!r}")
-    for number, cells in rest:
+    for number, cells in lines:
         if len(cells) != len(names):
             raise UserError(
                 f"line {number} of {path} has {len(cells)} cells, and its first line names {len(names)} columns; "
                 "put text that holds the separator in quotes, or use .jsonl"
             )
-    return [Row(f"line {number} of {path}", dict(zip(names, cells, strict=True))) for number, cells in rest]
+        yield Row(f"line {number} of {path}", dict(zip(names, cells, strict=True)))

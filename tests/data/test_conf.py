@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -40,9 +41,23 @@ def test_a_file_of_prompts_is_a_prompt_set_and_a_data_source(tmp_path):
     assert load("data", "prompts", path=str(tmp_path / "mine.txt")).prompts == ["a", "b"]
 
 
-def test_a_folder_of_pairs_is_a_data_source(tmp_path):
+def test_a_folder_of_pairs_is_a_data_source(tmp_path, source):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "image_w": "w.png", "image_l": "l.png"}\n')
-    assert load("data", "local", path=str(tmp_path)).prompts == ["a"]
+    assert source("local", path=str(tmp_path)).prompts == ["a"]
+
+
+def test_sources_have_the_rules_of_their_kind_with_the_defaults_of_one_file():
+    files = sorted((CONF / "data").glob("*.yaml"))
+    shared = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for file in files:
+            kind = next((line for line in file.read_text().split("\n") if line.startswith("  - options/")), None)
+            if kind:
+                node = compose(f"data/{file.stem}").data
+                options = compose(f"data/{kind.strip('- ').partition('@')[0]}").data.options
+                shared[file.stem] = {str(key) for key in options if node[key] != options[key]}
+    assert len(shared) == len(files) - 2  # but shapes and prompts
+    assert {name: keys for name, keys in shared.items() if keys} == {"pickapic": {"check_images"}}
 
 
 def test_the_shapes_world_is_a_data_source_of_every_kind():
