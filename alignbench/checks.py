@@ -44,6 +44,7 @@ def check(cfg: DictConfig) -> None:
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
         build(cfg.prompts)  # a missing or empty file, a limit of nothing
+        _check_sampling(cfg.model, values["sampling"])
 
 
 def _check_dry_run(cfg: DictConfig) -> None:
@@ -139,6 +140,36 @@ def _check_memory(train: dict[str, Any], dtype: str) -> None:
             f"optimizer=prodigy looks at all weights at once, and train.weight_updates={train['weight_updates']} shows "
             "it some at a time; choose another optimizer, or train.weights_dtype=float32"
         )
+
+
+def _check_sampling(model: DictConfig, sampling: dict[str, Any]) -> None:
+    """Refuse what the family's pipeline cannot do, or would silently leave undone."""
+    from hydra.utils import get_class
+
+    from alignbench.models.schedulers import check_scheduler
+
+    guidance, negative, true_cfg = (sampling[key] for key in ("guidance_scale", "negative_prompt", "true_cfg_scale"))
+    for name in ("guidance_scale", "true_cfg_scale"):
+        if sampling[name] is not None and (not isinstance(sampling[name], int | float) or sampling[name] < 0):
+            raise UserError(f"sampling.{name}={sampling[name]} must be a number of at least 0")
+    side = sampling["resolution"]
+    if side is not None and (not isinstance(side, int) or side < 1):
+        raise UserError(f"sampling.resolution={side} must be a whole number of pixels, or null")
+    if sampling["scheduler"] is not None:
+        check_scheduler(sampling["scheduler"], get_class(model.adapter._target_).schedulers, model.name)
+    if negative is not None and not isinstance(negative, str):
+        raise UserError(f"sampling.negative_prompt={negative} must be text, or null")
+    distilled = model.adapter.get("train_guidance_scale") is not None
+    if true_cfg is not None and (not distilled or true_cfg <= 1):
+        why = f"must be above 1, or null, not {true_cfg}" if distilled else f"is not for model={model.name}"
+        raise UserError(f"sampling.true_cfg_scale {why}; sampling.guidance_scale guides every model")
+    if negative is not None and distilled and true_cfg is None:
+        raise UserError(
+            f"sampling.negative_prompt has no effect on model={model.name}, whose guidance is an input of its network; "
+            "add sampling.true_cfg_scale=VALUE above 1, which doubles the time of an image, or leave it out"
+        )
+    if negative is not None and not distilled and guidance <= 1:
+        raise UserError(f"sampling.negative_prompt has no effect at sampling.guidance_scale={guidance}; set it above 1")
 
 
 def _check_package(target: str) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -19,6 +19,7 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.sampler import Sampler
 from alignbench.place import Place
 from alignbench.results import (
     ImageSet,
@@ -45,6 +46,10 @@ class Sampling:
         noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
         seed: of the noise; not the training seed.
         batch_size: images made at once; does not change them.
+        scheduler: name of one of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
+        negative_prompt: what to guide away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into a network.
+        resolution: sides of the images in pixels; None for the model's own.
     """
 
     num_inference_steps: int
@@ -53,6 +58,10 @@ class Sampling:
     noise: NoiseMode = "per_prompt"
     seed: int = 0
     batch_size: int = 16
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
 
     @property
     def hash(self) -> str:
@@ -62,8 +71,30 @@ class Sampling:
             "guidance_scale": float(self.guidance_scale),
             "noise": self.noise,
             "seed": self.seed,
+            **self.departures,
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def departures(self) -> dict[str, Any]:
+        """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
+        values = {
+            "scheduler": self.scheduler,
+            "negative_prompt": self.negative_prompt,
+            "true_cfg_scale": None if self.true_cfg_scale is None else float(self.true_cfg_scale),
+            "resolution": self.resolution,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def sampler(self, model: ModelAdapter) -> Sampler:
+        """Return what makes the images from noise."""
+        return Sampler(model, self.num_inference_steps, self.guidance_scale, **self.departures)
+
+    def __str__(self) -> str:
+        """Say in a line what is done."""
+        told = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
+        told += [f"{name} {value}" for name, value in self.departures.items()]
+        return ", ".join(told)
 
 
 def initial_noise(
@@ -82,13 +113,14 @@ def initial_noise(
 
 
 def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
-    """Return the images of a prompt set as `generate` makes them."""
+    """Return the images of a prompt set as `generate` makes them; `resolution` is the model's own."""
+    side = resolution if sampling.resolution is None else sampling.resolution
     names = range(sampling.num_images_per_prompt)
     records = [
         PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
         for p in prompt_set
     ]
-    return ImageSet(prompt_set.name, sampling.hash, records, (resolution, resolution), generated=True)
+    return ImageSet(prompt_set.name, sampling.hash, records, (side, side), generated=True)
 
 
 def generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, place: Place | None = None) -> bool:
@@ -132,6 +164,7 @@ def generate(
     if place.is_main:
         write_prompts(images, records)
         write_sampling(images, _sampling_record(prompt_set, sampling, records))
+    sampler = sampling.sampler(model)
     wanted = _wanted(prompt_set, sampling)
     share = place.share(wanted)
     todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
@@ -142,10 +175,9 @@ def generate(
     ) as bar:  # fmt: skip
         for start in range(0, len(todo), sampling.batch_size):
             batch = todo[start : start + sampling.batch_size]
-            noise = [initial_noise(p.prompt_id, k, sampling.seed, model.latent_shape, sampling.noise) for p, k in batch]
-            pictures = model.generate(
-                [p.prompt for p, _ in batch], torch.stack(noise), sampling.num_inference_steps, sampling.guidance_scale
-            )
+            keys = [(p.prompt_id, k) for p, k in batch]
+            noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
+            pictures = sampler(keys, [p.prompt for p, _ in batch], torch.stack(noise))
             for (p, k), picture in zip(batch, pictures, strict=True):
                 _refuse_black(picture, p)
                 write_png(images / image_name(p.prompt_id, k), picture)
@@ -192,6 +224,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,
+        **sampling.departures,
     )
 
 

@@ -6,7 +6,7 @@ Stages talk only through these files. Only the main process writes; a failure to
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -157,6 +157,10 @@ class SamplingRecord:
         seed: sampling seed, not the training seed.
         full_size: number of prompts of the whole prompt set.
         subset: whether fewer were used.
+        scheduler: that of diffusers which sampled; None for the model's own.
+        negative_prompt: what guidance led away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into the network.
+        resolution: sides in pixels where they are not the model's own.
     """
 
     prompt_set: str
@@ -167,6 +171,10 @@ class SamplingRecord:
     num_images_per_prompt: int
     full_size: int
     subset: bool
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
 
 
 def image_name(prompt_id: str, number: int) -> str:
@@ -205,8 +213,10 @@ def read_prompts(folder: Path) -> list[PromptRecord]:
 
 
 def write_sampling(folder: Path, sampling: SamplingRecord) -> None:
-    """Write `sampling.json` of an image folder."""
-    write_json(Path(folder) / "sampling.json", asdict(sampling))
+    """Write `sampling.json` of an image folder; what has a default is left out where it has it."""
+    optional = {entry.name: entry.default for entry in fields(SamplingRecord) if entry.default is not MISSING}
+    values = {k: v for k, v in asdict(sampling).items() if k not in optional or v != optional[k]}
+    write_json(Path(folder) / "sampling.json", values)
 
 
 def read_sampling(folder: Path) -> SamplingRecord:

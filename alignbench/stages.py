@@ -272,6 +272,7 @@ class Job:
         if self.prompts is not None:
             part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
+            say(f"  sampling    {self.sampling}")
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,14 @@ from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models import saved
 from alignbench.models.ladder import Ladder
+from alignbench.models.schedulers import DIFFUSION
 from alignbench.schedule import NoiseSchedule
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
+NOT_DISTILLED = (
+    "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
+    "one has not; set sampling.guidance_scale, which is that weight here"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,7 @@ class ModelAdapter(ABC):
     denoiser_name: ClassVar[Literal["unet", "transformer"]]  # attribute of the pipeline
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
+    schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
 
     def __init__(
         self,
@@ -69,10 +75,8 @@ class ModelAdapter(ABC):
                 f"model.pretrained_model_name_or_path holds a {type(pipeline).__name__}, but {type(self).__name__} "
                 f"works with a {self.pipeline_class}; choose the `model` of that family"
             )
-        multiple = pipeline.vae_scale_factor * self.patch_size
-        if resolution % multiple:
-            raise UserError(f"model.resolution={resolution} does not fit the model; choose a multiple of {multiple}")
         self.pipeline = pipeline
+        self.check_resolution(resolution, "model.resolution")
         self.resolution = resolution
         self.lora_targets = list(lora_targets)
         self.train_guidance_scale = train_guidance_scale
@@ -151,8 +155,18 @@ class ModelAdapter(ABC):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of one image."""
-        side = self.resolution // self.pipeline.vae_scale_factor
+        return self.latent_shape_at(self.resolution)
+
+    def latent_shape_at(self, resolution: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image with sides of so many pixels."""
+        side = resolution // self.pipeline.vae_scale_factor
         return self.pipeline.vae.config.latent_channels, side, side
+
+    def check_resolution(self, resolution: int, name: str) -> None:
+        """Refuse sides in pixels that do not make whole tokens; `name` is the key they were given under."""
+        multiple = self.pipeline.vae_scale_factor * self.patch_size
+        if resolution % multiple:
+            raise UserError(f"{name}={resolution} does not fit the model; choose a multiple of {multiple}")
 
     @property
     def num_tokens(self) -> int:
@@ -294,25 +308,64 @@ class ModelAdapter(ABC):
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[str], noise: Tensor, num_inference_steps: int, guidance_scale: float
+        self,
+        prompts: Sequence[str],
+        noise: Tensor,
+        num_inference_steps: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+        pipeline: Any = None,
+        **arguments: Any,
     ) -> list[Image.Image]:
-        """Return one picture a prompt, sampled by the family's own diffusers pipeline from `noise` [B, C, h, w]."""
-        packed = self.pipeline(
+        """Return one picture a prompt, sampled by the family's own diffusers pipeline from `noise` [B, C, h, w].
+
+        Args:
+            noise: unit Gaussian; its height and width decide those of the pictures.
+            guidance_scale, negative_prompt, true_cfg_scale: as for `generation_arguments`.
+            pipeline: another one of the same parts to call in place of the model's own.
+            arguments: further ones of its call.
+        """
+        pipeline = pipeline or self.pipeline
+        height, width = (side * pipeline.vae_scale_factor for side in noise.shape[-2:])
+        guidance = self.generation_arguments(len(prompts), guidance_scale, negative_prompt, true_cfg_scale)
+        packed = pipeline(
             prompt=list(prompts),
             latents=self.pack(noise).to(self.device, self.dtype),
             num_inference_steps=num_inference_steps,
-            height=self.resolution,
-            width=self.resolution,
+            height=height,
+            width=width,
             output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
-            **self.generation_arguments(len(prompts), guidance_scale),
+            **guidance,
+            **arguments,
         ).images
         pixels = self.decode_latents(self.unpack(packed))
         processor = self.pipeline.image_processor
         return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
-    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
-        """Return the arguments of the family's pipeline call that depend on the family."""
-        return {"guidance_scale": guidance_scale}
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the arguments of the family's pipeline call that depend on the family.
+
+        Args:
+            guidance_scale: in the family's own sense.
+            negative_prompt: what to guide away from; None for no prompt.
+            true_cfg_scale: weight of classifier-free guidance beside that which was distilled into a network.
+
+        Raises:
+            UserError: if the family cannot be guided so.
+        """
+        if true_cfg_scale is not None:
+            raise UserError(NOT_DISTILLED)
+        arguments: dict[str, Any] = {"guidance_scale": guidance_scale}
+        if negative_prompt is not None:
+            arguments["negative_prompt"] = [negative_prompt] * num_prompts
+        return arguments
 
     def pack(self, latents: Tensor) -> Tensor:
         """Return latents in the layout that the family's pipeline takes."""
