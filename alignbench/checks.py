@@ -22,6 +22,8 @@ def check(cfg: DictConfig) -> None:
     if cfg.dry_run:
         _check_dry_run(cfg)
         return
+    from hydra.utils import get_class
+
     _check_weights(cfg.model)
     values = resolve(cfg)
     _check_stages(values["stages"])
@@ -43,8 +45,11 @@ def check(cfg: DictConfig) -> None:
     if {"score", "report"} & set(values["stages"]):
         _check_evaluators(cfg)
     if set(values["stages"]) != {"train"}:
-        build(cfg.prompts)  # a missing or empty file, a limit of nothing
+        prompts = build(cfg.prompts)  # a missing or empty file, a limit of nothing
         _check_sampling(cfg.model, values["sampling"])
+        if (control := build(cfg.sampling.control)) is not None:
+            pipeline_class = get_class(cfg.model.adapter._target_).pipeline_class
+            control.check(pipeline_class, cfg.model.name, cfg.sampling.scheduler, prompts)
 
 
 def _check_dry_run(cfg: DictConfig) -> None:

@@ -69,7 +69,8 @@ def recipe_hash(cfg: DictConfig) -> str:
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
     # how the model is sampled does not change it, nor does what is known of its past
-    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "policy_trained_on")
+    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
+              "policy_trained_on")  # fmt: skip
     model = {key: value for key, value in values["model"].items() if key not in beside}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alignbench.context import keyed_generator
+from alignbench.control.control import Control
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
@@ -50,6 +51,7 @@ class Sampling:
         negative_prompt: what to guide away from; None for no prompt.
         true_cfg_scale: classifier-free guidance beside that which was distilled into a network.
         resolution: sides of the images in pixels; None for the model's own.
+        control: maps that the images follow, and the ControlNet that makes them do so.
     """
 
     num_inference_steps: int
@@ -62,6 +64,7 @@ class Sampling:
     negative_prompt: str | None = None
     true_cfg_scale: float | None = None
     resolution: int | None = None
+    control: Control | None = None
 
     @property
     def hash(self) -> str:
@@ -78,6 +81,10 @@ class Sampling:
     @property
     def departures(self) -> dict[str, Any]:
         """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
+        return self._call if self.control is None else {**self._call, "control": self.control.identity}
+
+    @property
+    def _call(self) -> dict[str, Any]:
         values = {
             "scheduler": self.scheduler,
             "negative_prompt": self.negative_prompt,
@@ -86,14 +93,21 @@ class Sampling:
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    def sampler(self, model: ModelAdapter) -> Sampler:
-        """Return what makes the images from noise."""
-        return Sampler(model, self.num_inference_steps, self.guidance_scale, **self.departures)
+    def sampler(self, model: ModelAdapter, cache: Path) -> Sampler:
+        """Return what makes the images from noise.
+
+        Args:
+            cache: folder for what is made on the way.
+        """
+        call = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, **self._call}
+        return Sampler(model, **call) if self.control is None else self.control.sampler(model, cache, **call)
 
     def __str__(self) -> str:
         """Say in a line what is done."""
         told = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
-        told += [f"{name} {value}" for name, value in self.departures.items()]
+        told += [f"{name} {value}" for name, value in self._call.items()]
+        if self.control is not None:
+            told.append(f"maps of {self.control.path} by {self.control.controlnet}")
         return ", ".join(told)
 
 
@@ -164,7 +178,7 @@ def generate(
     if place.is_main:
         write_prompts(images, records)
         write_sampling(images, _sampling_record(prompt_set, sampling, records))
-    sampler = sampling.sampler(model)
+    sampler = sampling.sampler(model, folder.path.parent / "cache")
     wanted = _wanted(prompt_set, sampling)
     share = place.share(wanted)
     todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]

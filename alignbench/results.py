@@ -161,6 +161,7 @@ class SamplingRecord:
         negative_prompt: what guidance led away from; None for no prompt.
         true_cfg_scale: classifier-free guidance beside that which was distilled into the network.
         resolution: sides in pixels where they are not the model's own.
+        control: the ControlNet that was followed and a fingerprint of its maps; None where there was none.
     """
 
     prompt_set: str
@@ -175,6 +176,7 @@ class SamplingRecord:
     negative_prompt: str | None = None
     true_cfg_scale: float | None = None
     resolution: int | None = None
+    control: dict[str, Any] | None = None
 
 
 def image_name(prompt_id: str, number: int) -> str:

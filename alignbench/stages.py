@@ -108,7 +108,7 @@ class Job:
         self.scoring: Scoring | None = None
         if self.prompts is not None and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
-        self.sampling = Sampling(**resolve(self.cfg)["sampling"])
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
         seen = self._evaluation_prompts_trained_on()
         self._open()
         if seen and self.accelerator.is_main_process:

@@ -71,6 +71,7 @@ def real_prompts(flux_folder, tmp_path_factory):
         "model=flux",
         f"model.pretrained_model_name_or_path={flux_folder}",
         "model.resolution=64",
+        "model.sampling_resolution=null",
         "reward=shapes_clip",
         "evaluators=shapes",
         "data=shapes",

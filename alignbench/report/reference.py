@@ -169,6 +169,9 @@ def _obstacles(
         yield "guidance not stated"
     elif sampling.guidance_scale != entry.guidance_scale:
         yield f"guidance {sampling.guidance_scale} here, {entry.guidance_scale:g} there"
+    for name in ("negative_prompt", "true_cfg_scale", "control"):  # of which no published table knows
+        if getattr(sampling, name) is not None:
+            yield f"{name} here"
     if not entry.start:
         yield "start not stated"
     elif from_checkpoint != (entry.start != "base"):
