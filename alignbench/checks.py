@@ -33,6 +33,7 @@ def check(cfg: DictConfig) -> None:
     _check_numbers(values)
     if trains(cfg):
         _check_package(values["train"]["optimizer"]["_target_"])
+        _check_reward_vae(values["train"]["reward_vae"], values["method"])
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
         _check_method(values["method"], values["data"])
@@ -47,9 +48,12 @@ def check(cfg: DictConfig) -> None:
     if set(values["stages"]) != {"train"}:
         prompts = build(cfg.prompts)  # a missing or empty file, a limit of nothing
         _check_sampling(cfg.model, values["sampling"])
-        if (control := build(cfg.sampling.control)) is not None:
+        if cfg.sampling.control is not None:
+            from alignbench.models.controlnet import check_family
+
             pipeline_class = get_class(cfg.model.adapter._target_).pipeline_class
-            control.check(pipeline_class, cfg.model.name, cfg.sampling.scheduler, prompts)
+            check_family(pipeline_class, cfg.model.name, cfg.sampling.scheduler)
+            build(cfg.sampling.control).check(pipeline_class, prompts)
 
 
 def _check_dry_run(cfg: DictConfig) -> None:
@@ -175,6 +179,19 @@ def _check_sampling(model: DictConfig, sampling: dict[str, Any]) -> None:
         )
     if negative is not None and not distilled and guidance <= 1:
         raise UserError(f"sampling.negative_prompt has no effect at sampling.guidance_scale={guidance}; set it above 1")
+
+
+def _check_reward_vae(path: str | None, method: dict[str, Any]) -> None:
+    if path is None:
+        return
+    if method.get("reward") is None:
+        raise UserError(
+            f"train.reward_vae={path} decodes for losses that read pixels, and method={method['name']} reads none; "
+            "leave it out"
+        )
+    from alignbench.models.reward_vae import check_reward_vae
+
+    check_reward_vae(path)
 
 
 def _check_package(target: str) -> None:

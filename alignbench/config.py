@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError
 
 STAGES = ("train", "generate", "score", "report")
+SINCE_ADDED = {"reward_vae"}  # keys of train that count where they are set, so that older runs keep their names
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 
@@ -76,7 +77,8 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
         model.pop("policy_revision", None)
     if not trains(cfg):
         return {"method": values["method"], "model": model}
-    train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
+    unset = {key for key in SINCE_ADDED if values["train"][key] is None}
+    train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH | unset}
     recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
     return recipe | ({"auxiliary": values["auxiliary"]} if values["auxiliary"] else {})
 

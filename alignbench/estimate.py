@@ -22,6 +22,7 @@ from alignbench.batch import PairBatch
 from alignbench.config import weights_dtype
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.reward_vae import reward_vae_skeleton
 from alignbench.models.skeleton import skeleton
 
 GIB = 2**30
@@ -117,6 +118,9 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
     needs_reference = any(get_class(node._target_).needs_reference for node in methods)
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
     text = sum(_bytes(part) for part in model.helpers if part is not model.pipeline.vae)
+    if train.reward_vae is not None:
+        model.reward_vae = reward_vae_skeleton(train.reward_vae, model)
+    decodes = cfg.method.get("reward") is not None and train.reward_vae is None
 
     parts = [
         Part("weights", _bytes(denoiser)),
@@ -126,7 +130,8 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
         Part("text encoders", 0 if train.offload else text),
-        Part("VAE", 0 if train.offload and cfg.method.get("reward") is None else _bytes(model.pipeline.vae)),
+        Part("VAE", 0 if train.offload and not decodes else _bytes(model.pipeline.vae)),
+        Part("reward VAE", 0 if model.reward_vae is None else _bytes(model.reward_vae)),
     ]
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
@@ -282,7 +287,7 @@ def _network_activations(model: ModelAdapter, rows: int, checkpointing: bool) ->
 
 
 def _decode_activations(model: ModelAdapter, rows: int, checkpointing: bool) -> Saved:
-    saved, vae = Saved(), model.pipeline.vae
+    saved, vae = Saved(), model.loss_vae
     saved.ignore(vae)
     if checkpointing:
         vae.enable_gradient_checkpointing()

@@ -138,6 +138,10 @@ class Job:
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
             refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device))
         model = self._model(self.cfg)
+        if self.cfg.train.reward_vae is not None:
+            from alignbench.models.reward_vae import load_reward_vae
+
+            model.reward_vae = load_reward_vae(self.cfg.train.reward_vae, model)
         auxiliary = [
             Auxiliary(node.weight, build(node.term), data if node.data == self.cfg.data else build(node.data))
             for node in self.cfg.auxiliary.values()

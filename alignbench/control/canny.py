@@ -1,5 +1,7 @@
 """Edges of a picture by Canny's detector, the very ones of OpenCV, by which the published ControlNets were trained."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -29,7 +31,7 @@ def canny(pixels: NDArray[np.uint8], low_threshold: int, high_threshold: int) ->
     strength = np.abs(dx) + np.abs(dy)
     candidates = (strength > low_threshold) & _is_ridge(strength, dx, dy)
     strong = candidates & (strength > high_threshold)
-    patches, _ = ndimage.label(candidates, structure=np.ones((3, 3)))
+    patches: Any = ndimage.label(candidates, structure=np.ones((3, 3)))[0]  # pyright: ignore[reportIndexIssue]
     kept = np.isin(patches, np.unique(patches[strong]))
     return np.where(kept & candidates, 255, 0).astype(np.uint8)
 
@@ -37,7 +39,7 @@ def canny(pixels: NDArray[np.uint8], low_threshold: int, high_threshold: int) ->
 def _sobel(channels: NDArray[np.int32], along: int) -> NDArray[np.int32]:
     """Return the slope along an axis, smoothed across it; beyond the border lies the border again."""
     slope = ndimage.correlate1d(channels, SLOPE, axis=along, mode="nearest")
-    return ndimage.correlate1d(slope, SMOOTH, axis=1 - along, mode="nearest")
+    return np.asarray(ndimage.correlate1d(slope, SMOOTH, axis=1 - along, mode="nearest"), dtype=np.int32)
 
 
 def _is_ridge(strength: NDArray[np.int32], dx: NDArray[np.int32], dy: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -95,6 +95,7 @@ class Depth(MapMaker):
     def _network(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+        assert self.estimator is not None
         processor = AutoImageProcessor.from_pretrained(self.estimator, revision=self.revision)
         return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, revision=self.revision).eval()
 

@@ -51,6 +51,7 @@ class ModelAdapter(ABC):
         reference_network: frozen copy of the start, which the loop prepares as it does the policy; None where adapters
             can be switched off instead, or where nothing asked for a reference.
         schedule: how noise and latents mix and what a prediction means.
+        reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
         network_passes: forward passes of the network so far, counted in samples, the reference's included.
@@ -83,6 +84,7 @@ class ModelAdapter(ABC):
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
+        self.reward_vae: Any = None
         self.network_passes = 0
         for part in (*self.helpers, self.denoiser):
             part.requires_grad_(False).eval()
@@ -99,7 +101,7 @@ class ModelAdapter(ABC):
     @property
     def helpers(self) -> list[nn.Module]:
         """The networks that are never trained: the VAE and the text encoders."""
-        parts = (getattr(self.pipeline, name) for name in self.frozen_parts)
+        parts = (*(getattr(self.pipeline, name) for name in self.frozen_parts), self.reward_vae)
         return [part for part in parts if part is not None]  # Stable Diffusion 3 works without T5
 
     @property
@@ -144,11 +146,19 @@ class ModelAdapter(ABC):
         latents = posterior.mode() if generators is None else posterior.sample(list(generators))
         return (latents.float() - self._shift_factor) * vae.config.scaling_factor
 
+    @property
+    def loss_vae(self) -> Any:
+        """The VAE that decodes for losses."""
+        return self.pipeline.vae if self.reward_vae is None else self.reward_vae
+
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable."""
-        vae = self.pipeline.vae
+        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents, for losses; differentiable."""
+        return self._decode(self.loss_vae, latents)
+
+    def _decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Decode by a VAE that says itself how its codes are scaled: a tiny one takes the latents as they are."""
         with self._vae_precision():
-            codes = latents.to(vae.dtype) / vae.config.scaling_factor + self._shift_factor
+            codes = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             pixels = vae.decode(codes, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
@@ -339,7 +349,7 @@ class ModelAdapter(ABC):
             **guidance,
             **arguments,
         ).images
-        pixels = self.decode_latents(self.unpack(packed))
+        pixels = self._decode(self.pipeline.vae, self.unpack(packed))
         processor = self.pipeline.image_processor
         return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
@@ -405,7 +415,7 @@ class ModelAdapter(ABC):
         if network:
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
-            self.pipeline.vae.enable_gradient_checkpointing()
+            self.loss_vae.enable_gradient_checkpointing()
 
     @property
     def is_lora(self) -> bool:

@@ -53,17 +53,13 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def check_controlnet(
-    path: str, pipeline_class: str, model: str, scheduler: str | None = None, revision: str | None = None
-) -> None:
-    """Refuse a ControlNet that is not there or not of the model's family.
+def check_family(pipeline_class: str, model: str, scheduler: str | None) -> None:
+    """Refuse a family that is not sampled under control, and a scheduler that its pipeline cannot take.
 
     Args:
-        path: folder or hub id.
         pipeline_class: of the model without control.
         model: its name, for the sentence.
         scheduler: what is asked for by `sampling.scheduler`.
-        revision: commit, branch or tag on the hub.
 
     Raises:
         UserError: with what would do.
@@ -73,13 +69,25 @@ def check_controlnet(
             f"model={model} is not sampled by a ControlNet: diffusers' pipeline of its family encodes maps by a draw "
             "without a seed, so that images could not be made again; choose a model of Stable Diffusion 1.5, XL or FLUX"
         )
-    family = FAMILIES[pipeline_class]
-    if family.scheduler is not None and scheduler not in (None, family.scheduler):
+    only = FAMILIES[pipeline_class].scheduler
+    if only is not None and scheduler not in (None, only):
         raise UserError(
             f"sampling.scheduler={scheduler} does not work with a ControlNet on model={model}; leave it out, or choose "
-            f"{family.scheduler}"
+            f"{only}"
         )
-    check_part(path, f"sampling.control.controlnet={path}", [family.network], revision)
+
+
+def check_controlnet(path: str, pipeline_class: str, revision: str | None = None) -> None:
+    """Refuse a ControlNet that is not there or not of the family of a pipeline.
+
+    Args:
+        path: folder or hub id.
+        revision: commit, branch or tag on the hub.
+
+    Raises:
+        UserError: with what would do.
+    """
+    check_part(path, f"sampling.control.controlnet={path}", [FAMILIES[pipeline_class].network], revision)
 
 
 def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None) -> Any:

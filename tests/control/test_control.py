@@ -14,6 +14,7 @@ from alignbench.control.pictures import digest, pictures_by_prompt, refuse_promp
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.generate import Sampling
+from alignbench.models.controlnet import check_family
 from alignbench.models.random import tiny_adapter, tiny_controlnet
 
 CPU = torch.device("cpu")
@@ -230,20 +231,24 @@ def test_what_is_missing_is_asked_for(controlnet, changes, message):
 
 
 def test_the_check_covers_network_prompts_and_maker(controlnet, pictures):
-    def check(pipeline_class="StableDiffusionPipeline", scheduler=None, prompts=PROMPTS, **changes):
-        control(controlnet, **{"pictures": str(pictures)} | changes).check(pipeline_class, "mine", scheduler, prompts)
+    def check(pipeline_class="StableDiffusionPipeline", prompts=PROMPTS, **changes):
+        control(controlnet, **{"pictures": str(pictures)} | changes).check(pipeline_class, prompts)
 
     check()
-    check(scheduler="UniPCMultistep")
-    with pytest.raises(UserError, match=r"model=mine is not sampled by a ControlNet: .* without a seed"):
-        check("StableDiffusion3Pipeline")
     with pytest.raises(UserError, match="holds a ControlNetModel; give the folder of a FluxControlNetModel"):
         check("FluxPipeline")
-    with pytest.raises(UserError, match=r"scheduler=UniPCMultistep does not work with a ControlNet .*FlowMatchEuler"):
-        check("FluxPipeline", "UniPCMultistep")
     with pytest.raises(UserError, match=r"lacks config.json; give the folder of a ControlNetModel"):
         check(controlnet=str(pictures))
     with pytest.raises(UserError, match="1 of 1 prompts of prompts=mine have no picture"):
         check(prompts=PromptSet("mine", (Prompt("z", "x"),), 1))
     with pytest.raises(UserError, match="low_threshold=-1"):
         check(maker=Canny(-1, 1))
+
+
+def test_families_and_schedulers_that_cannot_be_controlled_are_refused():
+    check_family("StableDiffusionPipeline", "mine", "UniPCMultistep")
+    check_family("FluxPipeline", "mine", "FlowMatchEulerDiscrete")
+    with pytest.raises(UserError, match=r"model=mine is not sampled by a ControlNet: .* without a seed"):
+        check_family("StableDiffusion3Pipeline", "mine", None)
+    with pytest.raises(UserError, match=r"scheduler=UniPCMultistep does not work with a ControlNet .*FlowMatchEuler"):
+        check_family("FluxPipeline", "mine", "UniPCMultistep")
