@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
@@ -144,19 +143,20 @@ class ModelAdapter(ABC):
         with self._vae_precision():
             posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
         latents = posterior.mode() if generators is None else posterior.sample(list(generators))
-        return (latents.float() - self._shift_factor) * vae.config.scaling_factor
+        return (latents.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
     @property
     def loss_vae(self) -> Any:
         """The VAE that decodes for losses."""
         return self.pipeline.vae if self.reward_vae is None else self.reward_vae
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents, for losses; differentiable."""
-        return self._decode(self.loss_vae, latents)
+    def decode_latents(self, latents: Tensor, vae: Any = None) -> Tensor:
+        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable.
 
-    def _decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Decode by a VAE that says itself how its codes are scaled: a tiny one takes the latents as they are."""
+        Args:
+            vae: which one decodes; that for losses by default. It says itself how its codes are scaled.
+        """
+        vae = self.loss_vae if vae is None else vae
         with self._vae_precision():
             codes = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             pixels = vae.decode(codes, return_dict=False)[0]
@@ -183,10 +183,6 @@ class ModelAdapter(ABC):
         """Tokens that a transformer makes of one image's latents."""
         _, height, width = self.latent_shape
         return height * width // self.patch_size**2
-
-    @property
-    def _shift_factor(self) -> float:
-        return self.pipeline.vae.config.shift_factor or 0.0
 
     def _vae_precision(self) -> torch.autocast:
         """Keep a surrounding autocast away: SDXL's VAE overflows in half precision, and rewards see every rounding."""
@@ -315,43 +311,6 @@ class ModelAdapter(ABC):
                 prediction = self.predict(latents, timesteps, conditioning, guidance_scale, unconditional)
                 latents = self.schedule.step(latents, prediction, ladder.level[number], ladder.level[number + 1])
         return Trajectory(latents, states)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[str],
-        noise: Tensor,
-        num_inference_steps: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-        pipeline: Any = None,
-        **arguments: Any,
-    ) -> list[Image.Image]:
-        """Return one picture a prompt, sampled by the family's own diffusers pipeline from `noise` [B, C, h, w].
-
-        Args:
-            noise: unit Gaussian; its height and width decide those of the pictures.
-            guidance_scale, negative_prompt, true_cfg_scale: as for `generation_arguments`.
-            pipeline: another one of the same parts to call in place of the model's own.
-            arguments: further ones of its call.
-        """
-        pipeline = pipeline or self.pipeline
-        height, width = (side * pipeline.vae_scale_factor for side in noise.shape[-2:])
-        guidance = self.generation_arguments(len(prompts), guidance_scale, negative_prompt, true_cfg_scale)
-        packed = pipeline(
-            prompt=list(prompts),
-            latents=self.pack(noise).to(self.device, self.dtype),
-            num_inference_steps=num_inference_steps,
-            height=height,
-            width=width,
-            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
-            **guidance,
-            **arguments,
-        ).images
-        pixels = self._decode(self.pipeline.vae, self.unpack(packed))
-        processor = self.pipeline.image_processor
-        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
     def generation_arguments(
         self,

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +20,8 @@ class Sampler:
 
     Args:
         model: whose policy samples.
-        num_inference_steps, guidance_scale, negative_prompt, true_cfg_scale: as for `ModelAdapter.generate`.
+        num_inference_steps: denoising steps.
+        guidance_scale, negative_prompt, true_cfg_scale: as for `ModelAdapter.generation_arguments`.
         scheduler: name of one of `ModelAdapter.schedulers`; None for the model's own.
         resolution: sides of the pictures in pixels; None for the model's own.
 
@@ -40,12 +42,8 @@ class Sampler:
         self.model = model
         self.resolution = model.resolution if resolution is None else resolution
         model.check_resolution(self.resolution, "sampling.resolution")
-        self.call: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "true_cfg_scale": true_cfg_scale,
-        }
+        self.num_inference_steps = num_inference_steps
+        self.guidance = (guidance_scale, negative_prompt, true_cfg_scale)
         self.pipeline = model.pipeline
         if scheduler is not None:
             self.pipeline = copy.copy(model.pipeline)
@@ -56,6 +54,7 @@ class Sampler:
         """Channels, height and width of the noise of one picture."""
         return self.model.latent_shape_at(self.resolution)
 
+    @torch.no_grad()
     def __call__(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> list[Image.Image]:
         """Return one picture a prompt.
 
@@ -63,7 +62,20 @@ class Sampler:
             keys: prompt id and image number of each picture.
             noise: [B, C, h, w], unit Gaussian.
         """
-        return self.model.generate(prompts, noise, pipeline=self.pipeline, **self.call, **self.inputs(keys))
+        model, pipeline = self.model, self.pipeline
+        packed = pipeline(
+            prompt=list(prompts),
+            latents=model.pack(noise).to(model.device, model.dtype),
+            num_inference_steps=self.num_inference_steps,
+            height=self.resolution,
+            width=self.resolution,
+            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
+            **model.generation_arguments(len(prompts), *self.guidance),
+            **self.inputs(keys),
+        ).images
+        pixels = model.decode_latents(model.unpack(packed), vae=pipeline.vae)
+        processor = pipeline.image_processor
+        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
         """Return what the pipeline is given besides prompts and noise."""
