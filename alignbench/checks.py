@@ -23,6 +23,8 @@ def check(cfg: DictConfig) -> None:
     if cfg.dry_run:
         _check_dry_run(cfg)
         return
+    from hydra.utils import get_class
+
     _check_weights(cfg.model)
     values = resolve(cfg)
     _check_stages(values["stages"])
@@ -32,6 +34,7 @@ def check(cfg: DictConfig) -> None:
     _check_numbers(values)
     if trains(cfg):
         _check_package(values["train"]["optimizer"]["_target_"])
+        _check_reward_vae(values["train"]["reward_vae"], values["method"])
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
             _check_processes(values["train"], values["auxiliary"])
@@ -54,7 +57,14 @@ def check(cfg: DictConfig) -> None:
     if values["stages"] == ["prepare"] and not trains(cfg):
         raise UserError("method=base does not train, so it has nothing to prepare; choose another method")
     if not set(values["stages"]) <= {"prepare", "train"}:
-        build(cfg.prompts)  # a missing or empty file, a limit of nothing
+        prompts = build(cfg.prompts)  # a missing or empty file, a limit of nothing
+        _check_sampling(cfg.model, values["sampling"])
+        if cfg.sampling.control is not None:
+            from alignbench.models.controlnet import check_family
+
+            pipeline_class = get_class(cfg.model.adapter._target_).pipeline_class
+            check_family(pipeline_class, cfg.model.name, cfg.sampling.scheduler)
+            build(cfg.sampling.control).check(pipeline_class, prompts)
 
 
 def _check_dry_run(cfg: DictConfig) -> None:
@@ -224,6 +234,49 @@ def _check_base(train: dict[str, Any]) -> None:
             f"train.weight_updates={updates} is for training bfloat16 weights, of which train.base_bits={bits} leaves "
             f"none; choose memory=base_{bits}bit without memory=bf16_{updates}"
         )
+
+
+def _check_sampling(model: DictConfig, sampling: dict[str, Any]) -> None:
+    """Refuse what the family's pipeline cannot do, or would silently leave undone."""
+    from hydra.utils import get_class
+
+    from alignbench.models.schedulers import check_scheduler
+
+    guidance, negative, true_cfg = (sampling[key] for key in ("guidance_scale", "negative_prompt", "true_cfg_scale"))
+    for name in ("guidance_scale", "true_cfg_scale"):
+        if sampling[name] is not None and (not isinstance(sampling[name], int | float) or sampling[name] < 0):
+            raise UserError(f"sampling.{name}={sampling[name]} must be a number of at least 0")
+    side = sampling["resolution"]
+    if side is not None and (not isinstance(side, int) or side < 1):
+        raise UserError(f"sampling.resolution={side} must be a whole number of pixels, or null")
+    if sampling["scheduler"] is not None:
+        check_scheduler(sampling["scheduler"], get_class(model.adapter._target_).schedulers, model.name)
+    if negative is not None and not isinstance(negative, str):
+        raise UserError(f"sampling.negative_prompt={negative} must be text, or null")
+    distilled = model.adapter.get("train_guidance_scale") is not None
+    if true_cfg is not None and (not distilled or true_cfg <= 1):
+        why = f"must be above 1, or null, not {true_cfg}" if distilled else f"is not for model={model.name}"
+        raise UserError(f"sampling.true_cfg_scale {why}; sampling.guidance_scale guides every model")
+    if negative is not None and distilled and true_cfg is None:
+        raise UserError(
+            f"sampling.negative_prompt has no effect on model={model.name}, whose guidance is an input of its network; "
+            "add sampling.true_cfg_scale=VALUE above 1, which doubles the time of an image, or leave it out"
+        )
+    if negative is not None and not distilled and guidance <= 1:
+        raise UserError(f"sampling.negative_prompt has no effect at sampling.guidance_scale={guidance}; set it above 1")
+
+
+def _check_reward_vae(path: str | None, method: dict[str, Any]) -> None:
+    if path is None:
+        return
+    if method.get("reward") is None:
+        raise UserError(
+            f"train.reward_vae={path} decodes for losses that read pixels, and method={method['name']} reads none; "
+            "leave it out"
+        )
+    from alignbench.models.reward_vae import check_reward_vae
+
+    check_reward_vae(path)
 
 
 def _check_package(target: str, needed_by: str = "train.optimizer") -> None:

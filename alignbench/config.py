@@ -15,7 +15,7 @@ NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers",
 
 
 # settings of training that results have been made without, and the value that is the same as not to have them
-LATER_IN_HASH = {"base_bits": None, "size_conditioning": "square"}
+LATER_IN_HASH = {"base_bits": None, "size_conditioning": "square", "reward_vae": None}
 
 
 def conf_folder() -> Path:
@@ -73,7 +73,8 @@ def recipe_hash(cfg: DictConfig) -> str:
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
     # how the model is sampled does not change it, nor does what is known of its past
-    beside = ("num_inference_steps", "guidance_scale", "policy_trained_on")
+    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
+              "policy_trained_on")  # fmt: skip
     model = {key: value for key, value in values["model"].items() if key not in beside}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)

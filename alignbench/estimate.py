@@ -23,6 +23,7 @@ from alignbench.batch import PairBatch
 from alignbench.config import weights_dtype
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.reward_vae import reward_vae_skeleton
 from alignbench.models.skeleton import skeleton
 
 GIB = 2**30
@@ -124,7 +125,10 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
         prepared = [name for name in model.frozen_parts if not (name == "vae" and reads_pixels)]
         left_out = prepared if "prepare" in cfg.stages else ()
     absent = [getattr(model.pipeline, name) for name in left_out]
-    text = sum(_bytes(part) for part in model.helpers if part not in (model.pipeline.vae, *absent))
+    if train.reward_vae is not None:
+        model.reward_vae = reward_vae_skeleton(train.reward_vae, model)
+    decodes = reads_pixels and train.reward_vae is None
+    text = sum(_bytes(part) for part in model.helpers if part not in (model.pipeline.vae, model.reward_vae, *absent))
     vae = 0 if model.pipeline.vae in absent else _bytes(model.pipeline.vae)
 
     parts = [
@@ -135,7 +139,8 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
         Part("text encoders", 0 if train.offload else text),
-        Part("VAE", 0 if train.offload and not reads_pixels else vae),
+        Part("VAE", 0 if train.offload and not decodes else vae),
+        Part("reward VAE", 0 if model.reward_vae is None else _bytes(model.reward_vae)),
     ]
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
@@ -310,7 +315,7 @@ def _network_activations(model: ModelAdapter, rows: int, checkpointing: bool) ->
 
 
 def _decode_activations(model: ModelAdapter, rows: int, checkpointing: bool) -> Saved:
-    saved, vae = Saved(), model.pipeline.vae
+    saved, vae = Saved(), model.loss_vae
     saved.ignore(vae)
     if checkpointing:
         vae.enable_gradient_checkpointing()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -16,10 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alignbench.context import keyed_generator, most_of_all
+from alignbench.control.control import Control
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.sampler import Sampler
 from alignbench.place import Place
 from alignbench.results import (
     ImageSet,
@@ -47,6 +49,11 @@ class Sampling:
         seed: of the noise; not the training seed.
         batch_size: images made at once; does not change them.
         base_bits: bits in which the linear layers of the denoiser are held: 8 or 4; None as they were loaded.
+        scheduler: name of one of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
+        negative_prompt: what to guide away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into a network.
+        resolution: sides of the images in pixels; None for the model's own.
+        control: maps that the images follow, and the ControlNet that makes them do so.
     """
 
     num_inference_steps: int
@@ -56,6 +63,11 @@ class Sampling:
     seed: int = 0
     batch_size: int = 16
     base_bits: int | None = None
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
+    control: Control | None = None
 
     @property
     def hash(self) -> str:
@@ -65,8 +77,45 @@ class Sampling:
             "guidance_scale": float(self.guidance_scale),
             "noise": self.noise,
             "seed": self.seed,
-        } | ({} if self.base_bits is None else {"base_bits": self.base_bits})
+            **self.departures,
+        }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def departures(self) -> dict[str, Any]:
+        """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
+        beside = {
+            "base_bits": self.base_bits,
+            "control": None if self.control is None else self.control.identity,
+        }
+        return self._call | {name: value for name, value in beside.items() if value is not None}
+
+    @property
+    def _call(self) -> dict[str, Any]:
+        values = {
+            "scheduler": self.scheduler,
+            "negative_prompt": self.negative_prompt,
+            "true_cfg_scale": None if self.true_cfg_scale is None else float(self.true_cfg_scale),
+            "resolution": self.resolution,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def sampler(self, model: ModelAdapter, cache: Path) -> Sampler:
+        """Return what makes the images from noise.
+
+        Args:
+            cache: folder for what is made on the way.
+        """
+        call = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, **self._call}
+        return Sampler(model, **call) if self.control is None else self.control.sampler(model, cache, **call)
+
+    def __str__(self) -> str:
+        """Say in a line what is done."""
+        told = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
+        told += [f"{name} {value}" for name, value in self._call.items()]
+        if self.control is not None:
+            told.append(f"maps of {self.control.path} by {self.control.controlnet}")
+        return ", ".join(told)
 
 
 def initial_noise(
@@ -85,13 +134,14 @@ def initial_noise(
 
 
 def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
-    """Return the images of a prompt set as `generate` makes them."""
+    """Return the images of a prompt set as `generate` makes them; `resolution` is the model's own."""
+    side = resolution if sampling.resolution is None else sampling.resolution
     names = range(sampling.num_images_per_prompt)
     records = [
         PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
         for p in prompt_set
     ]
-    return ImageSet(prompt_set.name, sampling.hash, records, (resolution, resolution), generated=True)
+    return ImageSet(prompt_set.name, sampling.hash, records, (side, side), generated=True)
 
 
 def generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, place: Place | None = None) -> bool:
@@ -138,6 +188,7 @@ def generate(
     if place.is_main:
         write_prompts(images, records)
         write_sampling(images, _sampling_record(prompt_set, sampling, records))
+    sampler = sampling.sampler(model, folder.path.parent / "cache")
     wanted = _wanted(prompt_set, sampling)
     share = place.share(wanted)
     todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
@@ -153,10 +204,9 @@ def generate(
             batch = todo[number * sampling.batch_size : (number + 1) * sampling.batch_size]
             company = not batch  # others need this process's shards; what comes of it is dropped
             batch = batch or wanted[:1]
-            noise = [initial_noise(p.prompt_id, k, sampling.seed, model.latent_shape, sampling.noise) for p, k in batch]
-            pictures = model.generate(
-                [p.prompt for p, _ in batch], torch.stack(noise), sampling.num_inference_steps, sampling.guidance_scale
-            )
+            keys = [(p.prompt_id, k) for p, k in batch]
+            noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
+            pictures = sampler(keys, [p.prompt for p, _ in batch], torch.stack(noise))
             if company:
                 continue
             for (p, k), picture in zip(batch, pictures, strict=True):
@@ -203,10 +253,10 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         guidance_scale=sampling.guidance_scale,
         noise=sampling.noise,
         seed=sampling.seed,
-        base_bits=sampling.base_bits,
         num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,
+        **sampling.departures,
     )
 
 

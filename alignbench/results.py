@@ -6,7 +6,7 @@ Stages talk only through these files. Only the main process writes; a failure to
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -160,6 +160,11 @@ class SamplingRecord:
         full_size: number of prompts of the whole prompt set.
         subset: whether fewer were used.
         base_bits: bits that the linear layers of the denoiser were held in; None as they were loaded.
+        scheduler: that of diffusers which sampled; None for the model's own.
+        negative_prompt: what guidance led away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into the network.
+        resolution: sides in pixels where they are not the model's own.
+        control: the ControlNet that was followed and a fingerprint of its maps; None where there was none.
     """
 
     prompt_set: str
@@ -171,6 +176,11 @@ class SamplingRecord:
     full_size: int
     subset: bool
     base_bits: int | None = None
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
+    control: dict[str, Any] | None = None
 
 
 def image_name(prompt_id: str, number: int) -> str:
@@ -209,8 +219,10 @@ def read_prompts(folder: Path) -> list[PromptRecord]:
 
 
 def write_sampling(folder: Path, sampling: SamplingRecord) -> None:
-    """Write `sampling.json` of an image folder."""
-    write_json(Path(folder) / "sampling.json", asdict(sampling))
+    """Write `sampling.json` of an image folder; what has a default is left out where it has it."""
+    optional = {entry.name: entry.default for entry in fields(SamplingRecord) if entry.default is not MISSING}
+    values = {k: v for k, v in asdict(sampling).items() if k not in optional or v != optional[k]}
+    write_json(Path(folder) / "sampling.json", values)
 
 
 def read_sampling(folder: Path) -> SamplingRecord:

@@ -115,7 +115,7 @@ class Job:
         self.scoring: Scoring | None = None
         if self.prompts is not None and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
-        self.sampling = Sampling(**resolve(self.cfg)["sampling"])
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
         seen = self._evaluation_prompts_trained_on()
         self._open()
         if seen and self.accelerator.is_main_process:
@@ -159,6 +159,10 @@ class Job:
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
             refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
         model = self._model(self.cfg, left_out)
+        if self.cfg.train.reward_vae is not None:
+            from alignbench.models.reward_vae import load_reward_vae
+
+            model.reward_vae = load_reward_vae(self.cfg.train.reward_vae, model)
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
@@ -320,6 +324,7 @@ class Job:
         if self.prompts is not None:
             part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
+            say(f"  sampling    {self.sampling}")
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""

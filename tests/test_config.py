@@ -77,7 +77,10 @@ def test_every_method_class_agrees_with_its_file_on_the_name():
 
 def test_the_run_name_is_the_same_for_what_does_not_change_the_weights():
     name = run_name(composed("method=dpo"))
-    for same in ("stages=[score]", "prompts=parti", "sampling.seed=3", "train.logging_steps=7", "results=elsewhere"):
+    for same in (
+        "stages=[score]", "prompts=parti", "sampling.seed=3", "model.scheduler=PNDM", "model.sampling_resolution=32",
+        "train.logging_steps=7", "results=elsewhere",
+    ):  # fmt: skip
         assert run_name(composed("method=dpo", same)) == name
 
 
@@ -153,6 +156,15 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("optimizer=adam", "optimizer=adam is unknown", "did you mean adamw"),
         ("auxiliary=denoise", "auxiliary=denoise is unknown", "did you mean denoising"),
         ("sampling.noise=same", "sampling.noise=same is unknown", "per_prompt, constant"),
+        (
+            "sampling.scheduler=Euler",
+            "sampling.scheduler=Euler does not sample model=flux_mini",
+            "FlowMatchEulerDiscrete",
+        ),
+        ("sampling.negative_prompt=dull", "has no effect on model=flux_mini", "add sampling.true_cfg_scale=VALUE"),
+        ("sampling.true_cfg_scale=1", "must be above 1, or null, not 1", "sampling.guidance_scale guides every model"),
+        ("sampling.guidance_scale=much", "sampling.guidance_scale=much", "number of at least 0"),
+        ("sampling.resolution=0", "sampling.resolution=0", "whole number of pixels"),
         ("prompts.limit=0", "prompts.limit=0", "at least 1"),
         ("model.policy=/nowhere", "model.policy=/nowhere is neither here nor a hub id", "trained weights"),
         ("nonsense", "'nonsense' is not understood", "key=value"),
@@ -164,6 +176,15 @@ def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(overrid
     message = refusal(override)
     assert found in message
     assert expected in message
+
+
+def test_guidance_that_would_do_nothing_is_refused_by_the_model_it_is_for():
+    unet = ["model=sd15_mini", "sampling.negative_prompt=dull"]
+    check_command_line(unet, False)
+    check_command_line(["sampling.negative_prompt=dull", "sampling.true_cfg_scale=2"], False)
+    assert "no effect at sampling.guidance_scale=1.0; set it above 1" in refusal(*unet, "sampling.guidance_scale=1.0")
+    assert "true_cfg_scale is not for model=sd15_mini" in refusal("model=sd15_mini", "sampling.true_cfg_scale=2")
+    assert "does not sample model=sd15_mini" in refusal("model=sd15_mini", "sampling.scheduler=FlowMatchEulerDiscrete")
 
 
 @pytest.mark.parametrize("change", ["train.max_grad_value=1", "train.weight_distance=0.1"])

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import json
 import re
 import shlex
 import sys
@@ -39,6 +40,7 @@ from evaluators import load
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "results" / "published" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SAMPLING = ROOT / "docs" / "sampling.md"
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 OF_THE_LOOP = {"loss", "grad_norm", "lr"}
 
@@ -107,7 +109,18 @@ def placeholders(tmp_path_factory):
         "SINGLE_FILE": str(single),
         "POLICY": str(folder / "transformer"),
     }
-    return {**weights, "FILE": str(file), "LIST": str(labels), **images}
+    for word, config in {
+        "CONTROLNET": {"_class_name": "ControlNetModel"},
+        "ESTIMATOR": {"architectures": ["DPTForDepthEstimation"]},
+        "TINY_VAE": {"_class_name": "AutoencoderTiny"},
+    }.items():
+        network = tmp_path_factory.mktemp(word)
+        (network / "config.json").write_text(json.dumps(config))
+        (network / "model.safetensors").write_bytes(b"")
+        weights[word] = str(network)
+    pictures = tmp_path_factory.mktemp("control")
+    Image.new("RGB", (64, 64)).save(pictures / "00000.png")
+    return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
 
 
 @pytest.mark.parametrize("given", list(commands()))
@@ -118,6 +131,26 @@ def test_every_command_passes_the_checks(given, placeholders):
         for text in args.overrides
     ]
     check_command_line(overrides, args.multirun)
+
+
+# ---- sampling
+
+
+def test_the_defaults_of_sampling_are_those_of_the_configuration():
+    (heads, rows), (_, schedulers), (_, controlnets) = tables(SAMPLING)
+    for head, row in itertools.product(heads[1:], rows):
+        key, cfg = row[0].strip("`"), configuration("base", head.strip("`"))
+        found = OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.select(cfg, key)}))
+        assert found == {"value": value(row[heads.index(head)])}, f"{key} on {head}"
+    for models, names in schedulers:
+        for model in re.findall(r"`(\w+)`", models):
+            adapter = get_class(configuration("base", model).model.adapter._target_)
+            assert re.findall(r"`(\w+)`", names) == list(adapter.schedulers), model
+    for name, *cells in controlnets:
+        known = configuration("base", name.strip("`")).model.controlnets
+        told = [re.findall(r"`([^`]+)`", cell) for cell in cells]
+        both = [[one.pretrained_model_name_or_path, str(one.conditioning_scale)] for one in (known.canny, known.depth)]
+        assert told == [*both, [known.depth.estimator]]
 
 
 # ---- tables

@@ -16,7 +16,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion
+from alignbench.miniature.weights import load_pipeline
+from alignbench.models.random import tiny_adapter, tiny_controlnet, tiny_flux, tiny_stable_diffusion
+from alignbench.models.stable_diffusion import StableDiffusion
 from tests.processes import FSDP2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,7 @@ def real_prompts(flux_folder, tmp_path_factory):
         "model=flux",
         f"model.pretrained_model_name_or_path={flux_folder}",
         "model.resolution=64",
+        "model.sampling_resolution=null",
         "reward=shapes_clip",
         "evaluators=shapes",
         "data=shapes",
@@ -342,3 +345,47 @@ def test_adapters_of_a_quantised_base_are_sampled_on_the_base_as_it_is_or_quanti
         exact, quantised = (sorted(bits[key].glob("*.png")) for key in (None, 4))
         assert [path.name for path in exact] == [path.name for path in quantised]
         assert all(one.read_bytes() != other.read_bytes() for one, other in zip(exact, quantised, strict=True))
+
+
+@pytest.mark.slow
+def test_aligned_weights_generate_under_control_and_are_scored_against_their_base(tmp_path):
+    model = StableDiffusion(load_pipeline("sd15_mini"), 64, ["to_q"])
+    tiny_controlnet(model).save_pretrained(tmp_path / "controlnet")
+    (tmp_path / "pictures").mkdir()
+    prompts = ["a red circle on a white background", "a blue square on a black background"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    for number, edge in enumerate((20, 40)):
+        pixels = np.full((70, 90, 3), 20, np.uint8)
+        pixels[edge:, edge:] = 220
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number:05d}.png")
+    command = [
+        "method=sft", "model=sd15_mini", "data=shapes", "evaluators=shapes", "prompts=file",
+        f"prompts.path={tmp_path}/prompts.txt", f"results={tmp_path}/results", "calibration=false", *FEW,
+    ]  # fmt: skip
+    controlled = [
+        *command, "sampling=controlnet_canny", f"sampling.control.controlnet={tmp_path}/controlnet",
+        f"sampling.control.pictures={tmp_path}/pictures",
+    ]  # fmt: skip
+    alignbench(*controlled)
+    alignbench(*command)
+    found = runs(tmp_path / "results")
+    assert set(found) == {"base", "sft"}
+    images = {name: sorted(run.glob("images/*/*/00000-0.png")) for name, run in found.items()}
+    assert [len(files) for files in images.values()] == [2, 2]  # with and without control
+    assert len({file.read_bytes() for files in images.values() for file in files}) == 4
+    notes = [json.loads(file.read_text()) for file in sorted(found["sft"].glob("images/*/*/sampling.json"))]
+    assert sorted("control" in note for note in notes) == [False, True]
+    assert len(list((tmp_path / "results" / "cache" / "control").glob("*.png"))) == 2
+    table = rows(tmp_path / "results" / "leaderboard.csv")
+    assert {row["method"] for row in table} == {"base", "sft"}
+    assert len({row["prompt_set"] for row in table}) == 2  # never compared with each other
+
+    before = snapshot(tmp_path / "results")
+    assert "done before" in alignbench(*controlled, "stages=[train,generate]").stdout
+    assert snapshot(tmp_path / "results") == before
+
+    (tmp_path / "pictures" / "00001.png").unlink()
+    refused = alignbench(*controlled, check=False)
+    assert refused.returncode == 2
+    assert "1 of 2 prompts of prompts=prompts-" in refused.stderr
+    assert "Traceback" not in refused.stderr

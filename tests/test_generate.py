@@ -1,5 +1,6 @@
 """Evaluation images depend on prompt, number and seed, and on nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,13 +12,22 @@ from PIL import Image
 
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
-from alignbench.generate import Sampling, generate, generated, initial_noise
+from alignbench.generate import Sampling, generate, generated, image_set, initial_noise
 from alignbench.models.random import Family, tiny_adapter
 from alignbench.place import Place
 from alignbench.results import Manifest, RunFolder, read_prompts, read_sampling
 
 SHAPE = (4, 8, 8)
-SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.5, batch_size=4)
+
+
+class PaintedSampling(Sampling):
+    """A sampling in which a painter is its own sampler."""
+
+    def sampler(self, model, cache):
+        return model if isinstance(model, Painter) else super().sampler(model, cache)
+
+
+SAMPLING = PaintedSampling(num_inference_steps=2, guidance_scale=3.5, batch_size=4)
 
 
 class Painter:
@@ -30,7 +40,7 @@ class Painter:
         self.noise: dict[str, torch.Tensor] = {}
         self.fail_after: int | None = None
 
-    def generate(self, prompts, noise, num_inference_steps, guidance_scale) -> list[Image.Image]:
+    def __call__(self, keys, prompts, noise) -> list[Image.Image]:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt
         self.asked += prompts
@@ -156,11 +166,35 @@ def test_the_folder_says_what_it_holds(tmp_path):
 
 
 def test_the_hash_covers_what_changes_an_image_and_nothing_else():
-    changes = [{"num_inference_steps": 3}, {"guidance_scale": 4.0}, {"noise": "constant"}, {"seed": 1}]
+    changes: list[dict[str, Any]] = [
+        {"num_inference_steps": 3}, {"guidance_scale": 4.0}, {"noise": "constant"}, {"seed": 1}, {"scheduler": "PNDM"},
+        {"negative_prompt": "blurry"}, {"negative_prompt": ""}, {"true_cfg_scale": 2}, {"resolution": 64},
+    ]  # fmt: skip
     hashes = {replace(SAMPLING, **change).hash for change in changes} | {SAMPLING.hash}
-    assert len(hashes) == 5
+    assert len(hashes) == 10
     assert replace(SAMPLING, batch_size=1, num_images_per_prompt=8).hash == SAMPLING.hash
     assert replace(SAMPLING, guidance_scale=4).hash == replace(SAMPLING, guidance_scale=4.0).hash
+
+
+def test_what_older_folders_are_called_stays():
+    """Images and scores of older runs lie under these hashes, which samplings as they were have to find."""
+    assert Sampling(16, 3.5).hash == "90e16e8d3d"
+    assert Sampling(50, 7.5, noise="constant", seed=1).hash == "1fa7952409"
+
+
+def test_what_departs_from_the_model_is_noted_and_nothing_else(tmp_path):
+    plain, changed = run_folder(tmp_path / "a"), run_folder(tmp_path / "b")
+    sampling = replace(SAMPLING, negative_prompt="blurry", resolution=64)
+    generate(painter(), prompt_set(1), SAMPLING, plain, progress=False)
+    generate(painter(), prompt_set(1), sampling, changed, progress=False)
+    notes = [
+        json.loads((folder.images("test", one.hash) / "sampling.json").read_bytes())
+        for folder, one in ((plain, SAMPLING), (changed, sampling))
+    ]
+    assert notes[1] == notes[0] | {"negative_prompt": "blurry", "resolution": 64}
+    assert read_sampling(plain.images("test", SAMPLING.hash)).negative_prompt is None
+    assert image_set(prompt_set(1), sampling, 32).size == (64, 64)
+    assert image_set(prompt_set(1), SAMPLING, 32).size == (32, 32)
 
 
 # ---- repeated, resumed, enlarged
@@ -233,8 +267,8 @@ def test_an_image_is_never_taken_for_that_of_another_text(tmp_path):
         generate(painter(), changed, SAMPLING, folder, progress=False)
 
 
-def test_an_entirely_black_image_is_refused(tmp_path):
+def test_an_entirely_black_image_is_refused(tmp_path, monkeypatch):
     model = painter()
-    model.generate = lambda prompts, *_: [Image.new("RGB", (8, 8)) for _ in prompts]
+    monkeypatch.setattr(Painter, "__call__", lambda self, keys, prompts, noise: [Image.new("RGB", (8, 8))] * len(keys))
     with pytest.raises(UserError, match="p00 is entirely black"):
         generate(model, prompt_set(2), SAMPLING, run_folder(tmp_path), progress=False)

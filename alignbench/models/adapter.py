@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
@@ -20,9 +19,14 @@ from alignbench.models import saved
 from alignbench.models.dropped import is_dropped
 from alignbench.models.ladder import Ladder
 from alignbench.models.quantised import quantise_blocks
+from alignbench.models.schedulers import DIFFUSION
 from alignbench.schedule import NoiseSchedule
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
+NOT_DISTILLED = (
+    "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
+    "one has not; set sampling.guidance_scale, which is that weight here"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class ModelAdapter(ABC):
         reference_network: frozen copy of the start, which the loop prepares as it does the policy; None where adapters
             can be switched off instead, or where nothing asked for a reference.
         schedule: how noise and latents mix and what a prediction means.
+        reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
         empty_prompt: features of the empty prompt, one row; encoded when first needed, unless they are given.
@@ -61,6 +66,7 @@ class ModelAdapter(ABC):
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
+    schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
 
     def __init__(
         self,
@@ -75,10 +81,8 @@ class ModelAdapter(ABC):
                 f"model.pretrained_model_name_or_path holds a {type(pipeline).__name__}, but {type(self).__name__} "
                 f"works with a {self.pipeline_class}; choose the `model` of that family"
             )
-        multiple = pipeline.vae_scale_factor * self.patch_size
-        if resolution % multiple:
-            raise UserError(f"model.resolution={resolution} does not fit the model; choose a multiple of {multiple}")
         self.pipeline = pipeline
+        self.check_resolution(resolution, "model.resolution")
         self.resolution = resolution
         self.lora_targets = list(lora_targets)
         self.train_guidance_scale = train_guidance_scale
@@ -86,6 +90,7 @@ class ModelAdapter(ABC):
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
         self.empty_prompt: Conditioning | None = None
+        self.reward_vae: Any = None
         self.network_passes = 0
         for part in (*self.helpers, self.denoiser):
             part.requires_grad_(False).eval()
@@ -101,8 +106,8 @@ class ModelAdapter(ABC):
 
     @property
     def helpers(self) -> list[nn.Module]:
-        """The networks that are never trained: the VAE and the text encoders, but for those that were left out."""
-        parts = (getattr(self.pipeline, name) for name in self.frozen_parts)
+        """The networks that are never trained: the VAEs and the text encoders, but for those that were left out."""
+        parts = (*(getattr(self.pipeline, name) for name in self.frozen_parts), self.reward_vae)
         return [part for part in parts if part is not None and not is_dropped(part)]  # SD3 works without T5
 
     @property
@@ -184,32 +189,49 @@ class ModelAdapter(ABC):
         if generators is not None:
             assert std is not None
             codes = mean + std * randn_tensor(mean.shape, list(generators), mean.device, mean.dtype)
-        return (codes.float() - self._shift_factor) * self.pipeline.vae.config.scaling_factor
+        return (
+            codes.float() - (self.pipeline.vae.config.shift_factor or 0.0)
+        ) * self.pipeline.vae.config.scaling_factor
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable."""
-        vae = self.pipeline.vae
+    @property
+    def loss_vae(self) -> Any:
+        """The VAE that decodes for losses."""
+        return self.pipeline.vae if self.reward_vae is None else self.reward_vae
+
+    def decode_latents(self, latents: Tensor, vae: Any = None) -> Tensor:
+        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable.
+
+        Args:
+            vae: which one decodes; that for losses by default. It says itself how its codes are scaled.
+        """
+        vae = self.loss_vae if vae is None else vae
         self._refuse_dropped(vae)
         with self._vae_precision():
-            codes = latents.to(vae.dtype) / vae.config.scaling_factor + self._shift_factor
+            codes = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             pixels = vae.decode(codes, return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents of one image."""
-        side = self.resolution // self.pipeline.vae_scale_factor
+        return self.latent_shape_at(self.resolution)
+
+    def latent_shape_at(self, resolution: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image with sides of so many pixels."""
+        side = resolution // self.pipeline.vae_scale_factor
         return self.pipeline.vae.config.latent_channels, side, side
+
+    def check_resolution(self, resolution: int, name: str) -> None:
+        """Refuse sides in pixels that do not make whole tokens; `name` is the key they were given under."""
+        multiple = self.pipeline.vae_scale_factor * self.patch_size
+        if resolution % multiple:
+            raise UserError(f"{name}={resolution} does not fit the model; choose a multiple of {multiple}")
 
     @property
     def num_tokens(self) -> int:
         """Tokens that a transformer makes of one image's latents."""
         _, height, width = self.latent_shape
         return height * width // self.patch_size**2
-
-    @property
-    def _shift_factor(self) -> float:
-        return self.pipeline.vae.config.shift_factor or 0.0
 
     def _refuse_dropped(self, network: nn.Module) -> None:
         if is_dropped(network):
@@ -349,27 +371,29 @@ class ModelAdapter(ABC):
                 latents = self.schedule.step(latents, prediction, ladder.level[number], ladder.level[number + 1])
         return Trajectory(latents, states)
 
-    @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[str], noise: Tensor, num_inference_steps: int, guidance_scale: float
-    ) -> list[Image.Image]:
-        """Return one picture a prompt, sampled by the family's own diffusers pipeline from `noise` [B, C, h, w]."""
-        packed = self.pipeline(
-            prompt=list(prompts),
-            latents=self.pack(noise).to(self.device, self.dtype),
-            num_inference_steps=num_inference_steps,
-            height=self.resolution,
-            width=self.resolution,
-            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
-            **self.generation_arguments(len(prompts), guidance_scale),
-        ).images
-        pixels = self.decode_latents(self.unpack(packed))
-        processor = self.pipeline.image_processor
-        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the arguments of the family's pipeline call that depend on the family.
 
-    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
-        """Return the arguments of the family's pipeline call that depend on the family."""
-        return {"guidance_scale": guidance_scale}
+        Args:
+            guidance_scale: in the family's own sense.
+            negative_prompt: what to guide away from; None for no prompt.
+            true_cfg_scale: weight of classifier-free guidance beside that which was distilled into a network.
+
+        Raises:
+            UserError: if the family cannot be guided so.
+        """
+        if true_cfg_scale is not None:
+            raise UserError(NOT_DISTILLED)
+        arguments: dict[str, Any] = {"guidance_scale": guidance_scale}
+        if negative_prompt is not None:
+            arguments["negative_prompt"] = [negative_prompt] * num_prompts
+        return arguments
 
     def pack(self, latents: Tensor) -> Tensor:
         """Return latents in the layout that the family's pipeline takes."""
@@ -419,7 +443,7 @@ class ModelAdapter(ABC):
         if network:
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
-            self.pipeline.vae.enable_gradient_checkpointing()
+            self.loss_vae.enable_gradient_checkpointing()
 
     @property
     def is_lora(self) -> bool:

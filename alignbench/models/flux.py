@@ -11,10 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
-from alignbench.models.adapter import ModelAdapter
+from alignbench.errors import UserError
+from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
 from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
 from alignbench.models.ladder import Ladder
+from alignbench.models.schedulers import FLOW
 from alignbench.schedule import Level
+
+DISTILLED = (
+    "sampling.negative_prompt has no effect on guidance that is an input of the network; set sampling.true_cfg_scale "
+    "above 1 as well, which doubles the time of an image, or leave it out"
+)
 
 
 class Flux(ModelAdapter):
@@ -28,6 +35,7 @@ class Flux(ModelAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
+    schedulers = FLOW
 
     def __init__(self, *args: Any, max_sequence_length: int = 512, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -92,12 +100,26 @@ class Flux(ModelAdapter):
         )[0]
         return self.unpack(prediction)
 
-    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
-        """Guide by the network's input where there is one, by the empty prompt otherwise."""
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Guide by the network's input where there is one, and away from a prompt where that is asked for or needed."""
         arguments: dict[str, Any] = {"max_sequence_length": self.max_sequence_length}
-        if self.guidance_is_distilled:
-            return arguments | {"guidance_scale": guidance_scale}
-        return arguments | {"true_cfg_scale": guidance_scale, "negative_prompt": [""] * num_prompts}
+        if not self.guidance_is_distilled:
+            if true_cfg_scale is not None:
+                raise UserError(NOT_DISTILLED)
+            true_cfg_scale = guidance_scale
+        else:
+            arguments["guidance_scale"] = guidance_scale
+            if true_cfg_scale is None:
+                if negative_prompt is not None:
+                    raise UserError(DISTILLED)
+                return arguments
+        return arguments | {"true_cfg_scale": true_cfg_scale, "negative_prompt": [negative_prompt or ""] * num_prompts}
 
     def pack(self, latents: Tensor) -> Tensor:
         """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""

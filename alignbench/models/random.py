@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -193,6 +195,28 @@ def tiny_adapter(family: Family, **pipeline_arguments: Any) -> ModelAdapter:
         case "flux":
             pipeline = tiny_flux(**pipeline_arguments)
             return Flux(pipeline, RESOLUTION, attention, train_guidance_scale=3.5, max_sequence_length=32)
+
+
+def tiny_controlnet(model: ModelAdapter, seed: int = 0) -> Any:
+    """Return a random ControlNet for a model, whose last layers are not zero as those of a fresh one."""
+    config = model.denoiser.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.denoiser_name == "transformer":
+            names = (
+                "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads",
+                "joint_attention_dim", "pooled_projection_dim", "axes_dims_rope", "guidance_embeds",
+            )  # fmt: skip
+            network: Any = FluxControlNetModel(**{name: config[name] for name in names})
+        else:
+            halvings = model.pipeline.vae_scale_factor.bit_length() - 1
+            network = ControlNetModel.from_unet(
+                model.denoiser, conditioning_embedding_out_channels=(8, *(16,) * halvings)
+            )
+        for name, parameter in network.named_parameters():
+            if name.startswith("controlnet_"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
 
 
 def clip_tokenizer() -> CLIPTokenizer:

@@ -11,6 +11,7 @@ from alignbench.batch import Conditioning
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
 from alignbench.models.ladder import Ladder
+from alignbench.models.schedulers import FLOW
 from alignbench.schedule import Level
 
 
@@ -25,6 +26,7 @@ class StableDiffusion3(ModelAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     patch_size = 2
+    schedulers = FLOW
 
     def __init__(self, *args: Any, max_sequence_length: int = 256, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,6 +79,13 @@ class StableDiffusion3(ModelAdapter):
             return_dict=False,
         )[0]
 
-    def generation_arguments(self, num_prompts: int, guidance_scale: float) -> dict[str, Any]:
-        """Guide by the empty prompt, which is the pipeline's default."""
-        return {"guidance_scale": guidance_scale, "max_sequence_length": self.max_sequence_length}
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
+        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
+        return arguments | {"max_sequence_length": self.max_sequence_length}

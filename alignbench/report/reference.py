@@ -171,6 +171,9 @@ def _obstacles(
         yield f"guidance {sampling.guidance_scale} here, {entry.guidance_scale:g} there"
     if sampling.base_bits is not None:
         yield f"network in {sampling.base_bits} bits here"
+    for name in ("negative_prompt", "true_cfg_scale", "control"):  # of which no published table knows
+        if getattr(sampling, name) is not None:
+            yield f"{name} here"
     if not entry.start:
         yield "start not stated"
     elif from_checkpoint != (entry.start != "base"):

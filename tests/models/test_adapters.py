@@ -24,6 +24,7 @@ from alignbench.models.random import (
     tiny_stable_diffusion_3,
     tiny_stable_diffusion_xl,
 )
+from alignbench.models.sampler import Sampler
 from alignbench.models.saved import LORA_FILE
 from alignbench.models.stable_diffusion import StableDiffusion
 from alignbench.models.stable_diffusion_3 import StableDiffusion3
@@ -42,6 +43,7 @@ VARIANTS = FAMILIES | {  # which sample in another way, and are the same to all 
     "stable_diffusion_3_without_t5": ("stable_diffusion_3", {"with_t5": False}),
 }
 PROMPTS = ["a red circle", "", "Ünïcode 你好, a far longer caption that asks for a blue square left of a green cross"]
+KEYS = [("p0", 0), ("p1", 0), ("p2", 0)]
 NUM_STEPS = 4
 
 
@@ -115,13 +117,14 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_generate_shows_what_sample_computes(model, scale):
+def test_pictures_show_what_sample_computes(model, scale):
     noise = noise_for(model)
     latents = model.sample(
         noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, scale)
     ).latents
     expected = (model.decode_latents(latents) * 255).permute(0, 2, 3, 1)
-    for picture, pixels in zip(model.generate(PROMPTS, noise, NUM_STEPS, scale), expected, strict=True):
+    pictures = Sampler(model, NUM_STEPS, scale)(KEYS, PROMPTS, noise)
+    for picture, pixels in zip(pictures, expected, strict=True):
         assert picture.size == (RESOLUTION, RESOLUTION)
         levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(pixels.shape)
         assert (levels.float() - pixels).abs().max() < 0.51  # rounding to a level
@@ -300,7 +303,7 @@ def test_the_vae_stays_float32_beside_a_half_precision_network_and_under_autocas
     plain = model.decode_latents(noise_for(model))
     with torch.autocast("cpu", dtype):
         assert torch.equal(model.decode_latents(noise_for(model)), plain)
-    assert len(model.generate(PROMPTS, noise_for(model), 2, 4.0)) == 3
+    assert len(Sampler(model, 2, 4.0)(KEYS, PROMPTS, noise_for(model))) == 3
 
 
 def test_a_vae_of_stable_diffusion_xl_that_overflows_never_decodes_in_float16():

@@ -1,0 +1,1 @@
+"""What a ControlNet is shown: maps of edges or depth, given or made of pictures."""

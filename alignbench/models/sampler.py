@@ -1,0 +1,82 @@
+"""A model's pipeline as one sampling calls it: with which scheduler, at which size, guided by what."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.schedulers import make_scheduler
+
+
+class Sampler:
+    """Makes pictures by the pipeline of a model, from given noise.
+
+    The pipeline is another one of the same networks, so that whatever policy the model has is what samples, and the
+    model itself stays as it is.
+
+    Args:
+        model: whose policy samples.
+        num_inference_steps: denoising steps.
+        guidance_scale, negative_prompt, true_cfg_scale: as for `ModelAdapter.generation_arguments`.
+        scheduler: name of one of `ModelAdapter.schedulers`; None for the model's own.
+        resolution: sides of the pictures in pixels; None for the model's own.
+
+    Raises:
+        UserError: if the resolution does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelAdapter,
+        num_inference_steps: int,
+        guidance_scale: float,
+        scheduler: str | None = None,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+        resolution: int | None = None,
+    ) -> None:
+        self.model = model
+        self.resolution = model.resolution if resolution is None else resolution
+        model.check_resolution(self.resolution, "sampling.resolution")
+        self.num_inference_steps = num_inference_steps
+        self.guidance = (guidance_scale, negative_prompt, true_cfg_scale)
+        self.pipeline = model.pipeline
+        if scheduler is not None:
+            self.pipeline = copy.copy(model.pipeline)
+            self.pipeline.scheduler = make_scheduler(scheduler, model.pipeline.scheduler, model.schedulers)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the noise of one picture."""
+        return self.model.latent_shape_at(self.resolution)
+
+    @torch.no_grad()
+    def __call__(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> list[Image.Image]:
+        """Return one picture a prompt.
+
+        Args:
+            keys: prompt id and image number of each picture.
+            noise: [B, C, h, w], unit Gaussian.
+        """
+        model, pipeline = self.model, self.pipeline
+        packed = pipeline(
+            prompt=list(prompts),
+            latents=model.pack(noise).to(model.device, model.dtype),
+            num_inference_steps=self.num_inference_steps,
+            height=self.resolution,
+            width=self.resolution,
+            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
+            **model.generation_arguments(len(prompts), *self.guidance),
+            **self.inputs(keys),
+        ).images
+        pixels = model.decode_latents(model.unpack(packed), vae=pipeline.vae)
+        processor = pipeline.image_processor
+        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
+
+    def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
+        """Return what the pipeline is given besides prompts and noise."""
+        return {}
