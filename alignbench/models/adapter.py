@@ -189,9 +189,8 @@ class ModelAdapter(ABC):
         if generators is not None:
             assert std is not None
             codes = mean + std * randn_tensor(mean.shape, list(generators), mean.device, mean.dtype)
-        return (
-            codes.float() - (self.pipeline.vae.config.shift_factor or 0.0)
-        ) * self.pipeline.vae.config.scaling_factor
+        config = self.pipeline.vae.config
+        return (codes.float() - (config.shift_factor or 0.0)) * config.scaling_factor
 
     @property
     def loss_vae(self) -> Any:
