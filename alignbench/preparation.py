@@ -20,6 +20,7 @@ from alignbench.data.shards import num_bytes, writing
 from alignbench.data.source import DataSource, PairSource
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.loading import is_here
 from alignbench.place import Place
 
 Term = tuple[Method, DataSource]
@@ -67,7 +68,7 @@ class Preparation:
 
     def left_out(self) -> list[str]:
         """Return the networks that training need not load, because all that they would compute is on the disk."""
-        if not Caches.exist(self.cache):
+        if not Caches.exist(self.cache) or not self._is_here():
             return []
         both = list(zip(self.demands, self.open(), strict=True))
         names = [] if any(demand.lacking_prompts(caches) for demand, caches in both) else list(self.encoders)
@@ -76,6 +77,13 @@ class Preparation:
         ):
             names.append("vae")
         return names
+
+    def _is_here(self) -> bool:
+        """Say whether the files are here that tell networks apart; others come when the model is loaded."""
+        model = self.cfg.model
+        return "pretrained_model_name_or_path" not in model or is_here(
+            model.pretrained_model_name_or_path, model.revision
+        )
 
     def run(self, place: Place, console: Console) -> None:
         """Make this process's share of what is missing, after a look at what is there."""

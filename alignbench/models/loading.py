@@ -107,9 +107,9 @@ def load_pipeline(
             **absent | without_filter | left_out,
         )
         folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
-        if folder is not None:
-            for name in networks:
-                note_files(getattr(pipeline, name), _files(folder / name, variant))
+        for name in networks:
+            if folder is not None and (files := _files(folder / name, variant)):
+                note_files(getattr(pipeline, name), files)
         return pipeline
     assert config is not None
     lacking = _lacking(file, index)
@@ -122,7 +122,8 @@ def load_pipeline(
         arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
         if part not in without:
             absent[part] = getattr(__import__(library), name).from_pretrained(folder / part, **arguments)
-    absent |= {name: _without_weights(folder, None, name, index[name][1], dtype) for name in without if name in index}
+    for name in _networks(index) & set(without):
+        absent[name] = _without_weights(folder, None, name, index[name][1], dtype)
     unused = dict.fromkeys(UNUSED_PARTS & index.keys())
     pipeline = kind.from_single_file(
         str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **unused | absent | without_filter
@@ -156,10 +157,15 @@ def _without_weights(source: Path | str, revision: str | None, part: str, class_
 
 
 def _files(folder: Path, variant: str | None) -> list[Path]:
-    """Return the files that a network is loaded from: its configuration and weights."""
+    """Return the files that a network is loaded from: its configuration and weights; nothing where these are absent."""
     found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     chosen = [file for file in found if variant is not None and f".{variant}." in file.name.replace("-", ".")]
-    return [folder / "config.json", *(chosen or found)]
+    return [folder / "config.json", *(chosen or found)] if found else []
+
+
+def is_here(path: str, revision: str | None) -> bool:
+    """Say whether the whole model is on this machine."""
+    return Path(path).is_file() or _complete_folder(path, revision) is not None
 
 
 def check_weights(

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from alignbench.errors import UserError
 from alignbench.models import loading
+from alignbench.models.dropped import is_dropped, weights_digest
 from alignbench.models.loading import check_weights, load_pipeline
 from alignbench.models.random import (
     tiny_flux,
@@ -64,10 +65,15 @@ def test_a_file_with_everything_needs_only_the_words_of_a_folder(tmp_path, to_or
     save_file(state, tmp_path / "model.safetensors")
     pipeline.save_pretrained(tmp_path / "config")
     without_weights(tmp_path / "config")
-    loaded = load_pipeline(
-        str(tmp_path / "model.safetensors"), "StableDiffusionPipeline", config=str(tmp_path / "config")
-    )
+    given = (str(tmp_path / "model.safetensors"), "StableDiffusionPipeline")
+    loaded = load_pipeline(*given, config=str(tmp_path / "config"))
     assert_same(loaded, pipeline)
+
+    networks = ["text_encoder", "vae", "unet"]
+    left_out = load_pipeline(*given, config=str(tmp_path / "config"), without=networks)
+    for name in networks:
+        assert is_dropped(getattr(left_out, name))
+        assert weights_digest(getattr(left_out, name)) == weights_digest(getattr(loaded, name))
     assert loaded.safety_checker is None
 
 
