@@ -120,7 +120,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None) -> list[Part]:
     text = sum(_bytes(part) for part in model.helpers if part is not model.pipeline.vae)
     if train.reward_vae is not None:
         model.reward_vae = reward_vae_skeleton(train.reward_vae, model)
-    decodes = cfg.method.get("reward") is not None and train.reward_vae is None
+    decodes = cfg.method.get("reward") is not None and model.reward_vae is None  # the model's own VAE, for losses
 
     parts = [
         Part("weights", _bytes(denoiser)),
