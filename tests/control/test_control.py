@@ -175,7 +175,7 @@ def test_a_network_that_is_no_estimator_or_gives_metres_is_refused(controlnet, e
     with pytest.raises(UserError, match=r"maker.estimator must be set"):
         Depth(None).check()
     with pytest.raises(
-        UserError, match=r"holds a ControlNetModel; give .* of the class DPTForDepthEstimation or Depth"
+        UserError, match=r"holds a ControlNetModel; give .* DPTForDepthEstimation or Depth"
     ):
         Depth(str(controlnet)).check()
     config = json.loads((estimator / "config.json").read_text())
