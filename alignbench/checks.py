@@ -243,9 +243,10 @@ def _check_sampling(model: DictConfig, sampling: dict[str, Any]) -> None:
     from alignbench.models.schedulers import check_scheduler
 
     guidance, negative, true_cfg = (sampling[key] for key in ("guidance_scale", "negative_prompt", "true_cfg_scale"))
-    for name in ("guidance_scale", "true_cfg_scale"):
-        if sampling[name] is not None and (not isinstance(sampling[name], int | float) or sampling[name] < 0):
-            raise UserError(f"sampling.{name}={sampling[name]} must be a number of at least 0")
+    if not isinstance(guidance, int | float) or guidance < 0:
+        raise UserError(f"sampling.guidance_scale={guidance} must be a number of at least 0")
+    if true_cfg is not None and not isinstance(true_cfg, int | float):
+        raise UserError(f"sampling.true_cfg_scale={true_cfg} must be a number above 1, or null")
     side = sampling["resolution"]
     if side is not None and (not isinstance(side, int) or side < 1):
         raise UserError(f"sampling.resolution={side} must be a whole number of pixels, or null")

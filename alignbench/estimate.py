@@ -127,7 +127,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     absent = [getattr(model.pipeline, name) for name in left_out]
     if train.reward_vae is not None:
         model.reward_vae = reward_vae_skeleton(train.reward_vae, model)
-    decodes = reads_pixels and train.reward_vae is None
+    decodes = reads_pixels and model.reward_vae is None  # the model's own VAE, for losses
     text = sum(_bytes(part) for part in model.helpers if part not in (model.pipeline.vae, model.reward_vae, *absent))
     vae = 0 if model.pipeline.vae in absent else _bytes(model.pipeline.vae)
 

@@ -27,7 +27,7 @@ def check_part(path: str, named: str, kinds: Sequence[str], revision: str | None
     Raises:
         UserError: if it is incomplete, cannot be reached, or is of another class.
     """
-    expected = f"the folder of a {' or '.join(kinds)} with {CONFIG} and weights"
+    expected = f"a folder that holds {CONFIG} and weights of the class {' or '.join(kinds)}"
     if Path(path).is_dir():
         file = Path(path) / CONFIG
         if not file.is_file() or not any(other.name.endswith(TENSOR_FILES) for other in Path(path).iterdir()):

@@ -93,7 +93,7 @@ def test_it_is_checked_before_anything_loads(folder, tmp_path):
     check_command_line([*CPU_COMMAND, f"train.reward_vae={folder}"], False)
     for command, message in (
         (["method=dpo", f"train.reward_vae={folder}"], "reads none; leave it out"),
-        ([f"train.reward_vae={tmp_path / 'none'}"], "train.reward_vae=.* the folder of a AutoencoderTiny"),
+        ([f"train.reward_vae={tmp_path / 'none'}"], "train.reward_vae=.* weights of the class AutoencoderTiny"),
     ):
         with pytest.raises(UserError, match=message):
             check_command_line([*CPU_COMMAND, *command], False)
