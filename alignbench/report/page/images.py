@@ -88,9 +88,7 @@ def _image_set(
     }
 
 
-def _picture(
-    folder: Path, prompts: dict[str, PromptRecord], image: Image, digests: dict[Image, str]
-) -> Picture | None:
+def _picture(folder: Path, prompts: dict[str, PromptRecord], image: Image, digests: dict[Image, str]) -> Picture | None:
     """Return an image that was scored and is still there."""
     prompt_id, number = image
     if image not in digests:

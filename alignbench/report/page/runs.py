@@ -57,7 +57,10 @@ def _facts(manifest: Manifest) -> Facts:
         ("method", manifest.method),
         ("model", manifest.model),
         ("training seed", "" if manifest.seed is None else str(manifest.seed)),
-        ("weights", "" if manifest.selected_step is None else f"step {manifest.selected_step}, {manifest.weights_kind}"),
+        (
+            "weights",
+            "" if manifest.selected_step is None else f"step {manifest.selected_step}, {manifest.weights_kind}",
+        ),
         ("trained on evaluators", ", ".join(manifest.trained_on)),
         ("trained on prompt sets", ", ".join(manifest.trained_prompt_sets)),
         ("training time", duration(budget["train_seconds"]) if budget["train_seconds"] else ""),

@@ -82,4 +82,3 @@ def draw(pictures: Sequence[Picture | None]) -> Image.Image:
             left, top = (TILE - tile.width) // 2, (TILE - tile.height) // 2
             sheet.paste(tile, (column * TILE + left, row * TILE + top))
     return sheet
-

@@ -1,11 +1,13 @@
 """Tell the page what the tables hold: figures in display scale to sort and draw by, and the very texts of the tables."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 from alignbench.report.bench import ALL, BASE, Row
 from alignbench.report.display import (
+    MARKS,
     Grid,
     Section,
     cost_grid,
@@ -32,20 +34,25 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
     """Return all figures of one model and prompt set; those of its styles or categories lie in a file of their own."""
     place = (section.model, section.prompt_set)
     number = {evaluator: i for i, evaluator in enumerate(section.evaluators)}
+    everywhere = [mark for mark in MARKS.values() if all(mark in marks(row) for row in section.rows.values())]
     parts: dict[str, list[Value]] = defaultdict(list)
     for row in tables.leaderboard:
         if (row["model"], row["prompt_set"]) == place and row["group"] != ALL:
             evaluator = (row["evaluator"], row["version"])
-            parts[row["group"]].append(_row(row, number[evaluator], section.infos[evaluator]))
+            parts[row["group"]].append(_row(row, number[evaluator], section.infos[evaluator], everywhere))
     groups = [{"group": group, "rows": rows} for group, rows in parts.items()]
     return {
         "model": section.model,
         "promptSet": section.prompt_set,
+        "marks": everywhere,
         "sampling": _sampling(tables.samplings[place]),
-        "evaluators": [_evaluator(section, evaluator) for evaluator in section.evaluators],
+        "evaluators": [_evaluator(tables, section, evaluator) for evaluator in section.evaluators],
         "methods": _methods(section),
         "rows": [
-            {**_row(row, number[evaluator], section.infos[evaluator]), **_strength(section, method, evaluator)}
+            {
+                **_row(row, number[evaluator], section.infos[evaluator], everywhere),
+                **_strength(section, method, evaluator),
+            }
             for (method, evaluator), row in section.rows.items()
         ],
         "wins": [
@@ -71,13 +78,18 @@ def _sampling(record: SamplingRecord) -> str:
     return f"{record.num_inference_steps} steps, {guidance}, {noise}, the same for all methods"
 
 
-def _evaluator(section: Section, evaluator: tuple[str, str]) -> Value:
+def _evaluator(tables: Tables, section: Section, evaluator: tuple[str, str]) -> Value:
+    """Return what the page knows of an evaluator, with the decimals of an image's score: 3 digits of their spread."""
     info = section.infos[evaluator]
+    first = tables.contenders[section.model, section.prompt_set, *evaluator][0].runs[0].scores.score
+    spread = info.display_scale * float(first.std())
+    digits = min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread > 0 else 3
     return {
         "key": "@".join(evaluator),
         "head": section.head(evaluator),
         "higherIsBetter": info.higher_is_better,
         "scale": info.display_scale,
+        "digits": digits,
     }
 
 
@@ -98,14 +110,15 @@ def _methods(section: Section) -> list[Value]:
     return methods
 
 
-def _row(row: Row, evaluator: int, info: ScoreInfo) -> Value:
+def _row(row: Row, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> Value:
+    """Return the figures of a row, with the marks that do not hold `everywhere`."""
     scale = info.display_scale
     win_interval = (row["win_ci_low"], row["win_ci_high"])
     return {
         "method": row["method"],
         "evaluator": evaluator,
         "n": row["n"],
-        "marks": marks(row),
+        "marks": [mark for mark in marks(row) if mark not in everywhere],
         "trainedOn": row["trained_on"],
         "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
         "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),

@@ -2,10 +2,10 @@
 
 const charts = (() => {
   /** Return round numbers between two ends, about as many as asked for. */
-  function ticks(low, high, about = 4) {
+  function ticks(low, high, about = 5) {
     const rough = (high - low) / about;
     const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= 0.999 * rough);
     const first = Math.ceil(low / step - 1e-9);
     return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
   }
@@ -18,7 +18,10 @@ const charts = (() => {
   }
 
   /** Write a number of an axis. */
-  const label = (value) => String(Number(value.toPrecision(4)));
+  function label(value) {
+    const rounded = Number(value.toPrecision(4));
+    return rounded !== 0 && Math.abs(rounded) < 1e-3 ? rounded.toExponential() : String(rounded);
+  }
 
   /** Return the lowest and the highest number with some room on either side. */
   function extent(values, room = 0.08) {

@@ -5,17 +5,18 @@ const cost = (() => {
   const EDGE = { left: 58, right: 96, top: 14, bottom: 40 };
 
   function view(main, now) {
-    const parts = report.chosen(now).map((section) =>
+    const sections = report.chosen(now);
+    const parts = sections.map((section) =>
       h(
         "section",
         {},
         sectionHeading(section),
         h("div", { class: "charts" }, report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator))),
         plainTable(section.cost),
-        noteList(section),
       ),
     );
-    main.replaceChildren(...parts);
+    const legend = h("p", {}, "Median score against device-hours of training, bars are 95 % intervals. Line: nobody is better for less; hollow: trained on the evaluator, left out of the line.");
+    main.replaceChildren(legend, ...parts, noteList(sections));
   }
 
   function chart(section, number, evaluator) {
@@ -25,13 +26,8 @@ const cost = (() => {
     const trained = points.filter((point) => point.deviceHours > 0);
     const base = points.find((point) => point.isBase);
     const unknown = points.filter((point) => !point.isBase && point.deviceHours <= 0).map((point) => point.method);
-    const remark = unknown.length > 0 ? ` Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
-    const caption = h(
-      "figcaption",
-      {},
-      h("b", {}, evaluator.head),
-      ` median score against device-hours of training. Line: nobody is better for less; hollow: trained on it, left out of the line.${remark}`,
-    );
+    const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
+    const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
     if (trained.length === 0) return h("figure", {}, caption);
     return h("figure", {}, caption, drawing(trained, base, evaluator));
   }
@@ -111,7 +107,7 @@ const cost = (() => {
         if (Math.abs(other.left - left) < 60 && top - other.top < 13) top = other.top + 13;
       }
       placed.push({ left, top });
-      return s("text", { x: left, y: top }, point.method);
+      return s("text", { class: "halo", x: left, y: top }, point.method);
     });
   }
 

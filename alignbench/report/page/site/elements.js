@@ -10,18 +10,20 @@ function setAttributes(element, attributes) {
   return element;
 }
 
-/** Make an HTML element; children are elements or texts, and what is null or false is left out. */
-function h(name, attributes = {}, ...children) {
-  const element = setAttributes(document.createElement(name), attributes);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+/** Put children in: elements, texts, and lists of them; what is null, undefined or false is left out. */
+function fill(element, children) {
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
-/** Make an SVG element; children as for `h`. */
+/** Make an HTML element; children as for `fill`. */
+function h(name, attributes = {}, ...children) {
+  return fill(setAttributes(document.createElement(name), attributes), children);
+}
+
+/** Make an SVG element; children as for `fill`. */
 function s(name, attributes = {}, ...children) {
-  const element = setAttributes(document.createElementNS("http://www.w3.org/2000/svg", name), attributes);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
+  return fill(setAttributes(document.createElementNS("http://www.w3.org/2000/svg", name), attributes), children);
 }
 
 /** Make a drop-down list with its label; `choices` are [value, text]. */
@@ -62,23 +64,24 @@ function figure(text, stars = "", marks = []) {
   ];
 }
 
-/** Tint an element by a win rate in percent: blue above 50, orange below. */
-function tint(element, percent) {
-  if (percent === null) return element;
-  element.classList.add("heat", percent >= 50 ? "wins" : "loses");
-  element.style.setProperty("--mix", `${Math.min(Math.abs(percent - 50) * 1.2, 60).toFixed(1)}%`);
+/** Tint an element by a win rate in percent: blue above 50, orange below, faint where that is not significant. */
+function tint(element, { value, stars }) {
+  if (value === null) return element;
+  element.classList.add("heat", value >= 50 ? "wins" : "loses");
+  const strength = stars.includes("*") ? 1.2 : 0.4;
+  element.style.setProperty("--mix", `${Math.min(Math.abs(value - 50) * strength, 60).toFixed(1)}%`);
   return element;
 }
 
 /** Write a score of one image in the scale of the tables. */
 function scoreText(score, evaluator) {
-  if (score === null || score === undefined) return "";
-  const text = (evaluator.scale * score).toFixed(3);
-  return Number(text) === 0 ? "0.000" : text;
+  return score === null ? "" : (evaluator.scale * score).toFixed(evaluator.digits).replace("-", "−");
 }
 
-/** Write a difference of two scores, with its sign. */
-function gainText(gain, evaluator) {
-  const text = scoreText(gain, evaluator);
-  return gain > 0 ? `+${text}` : text.replace("-", "−");
+/** Show a difference of two scores with its sign, coloured by whether it is one for the better. */
+function gain(difference, evaluator) {
+  const text = scoreText(difference, evaluator);
+  if (!/[1-9]/.test(text)) return h("span", { class: "gain" }, text.replace("−", ""));
+  const isBetter = evaluator.higherIsBetter === difference > 0;
+  return h("span", { class: `gain ${isBetter ? "better" : "worse"}` }, difference > 0 ? `+${text}` : text);
 }

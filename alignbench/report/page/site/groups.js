@@ -6,19 +6,20 @@ const groups = (() => {
   async function view(main, now) {
     const measure = now.measure === "win" ? "win" : "median";
     const sections = report.chosen(now).filter((section) => section.groups);
+    const asked = location.hash;
     const loaded = await Promise.all(sections.map((section) => report.load(section.groups)));
+    if (location.hash !== asked) return;
     const parts = sections.map((section, i) =>
       h(
         "section",
         {},
         sectionHeading(section),
         report.evaluatorsOf(section, now).map(([number, evaluator]) => table(section, loaded[i], number, evaluator, measure, now)),
-        noteList(section),
       ),
     );
     const none = h("p", {}, "These prompts have no styles or categories.");
     const chooser = segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value }));
-    main.replaceChildren(...(parts.length > 0 ? [chooser, ...parts] : [none]));
+    main.replaceChildren(...(parts.length > 0 ? [chooser, ...parts, noteList(sections)] : [none]));
   }
 
   function table(section, parts, number, evaluator, measure, now) {
@@ -30,7 +31,7 @@ const groups = (() => {
         const row = inside.find((one) => one.method === method && one.evaluator === number);
         if (!row?.[measure].text) continue;
         const { value, text, stars } = row[measure];
-        cells[`method ${method}`] = { value, content: figure(text, stars, row.marks), heat: measure === "win" ? value : undefined };
+        cells[`method ${method}`] = { value, content: figure(text, stars, row.marks), heat: measure === "win" ? row.win : null };
         cells.n ??= { value: row.n, content: row.n.toLocaleString("en") };
       }
       return { cells };

@@ -10,8 +10,12 @@ const images = (() => {
     const seeds = seedsOf(section);
     const seed = seeds.map(String).includes(now.seed) ? Number(now.seed) : (seeds[0] ?? null);
     const sets = section.images.sets.filter((one) => [seed, null].includes(report.run(one.run).seed));
+    const asked = location.hash;
     const [prompts, ...loaded] = await Promise.all([section.images.prompts, ...sets.map((one) => one.file)].map(report.load));
-    const columns = sets.map((one, i) => ({ name: one.method, isBase: section.methods.find((m) => m.method === one.method).isBase, set: loaded[i] }));
+    if (location.hash !== asked) return; // who asked last is served
+    const isBase = (method) => section.methods.find((one) => one.method === method).isBase;
+    const columns = sets.map((one, i) => ({ name: one.method, isBase: isBase(one.method), set: loaded[i] }));
+    columns.sort((one, other) => other.isBase - one.isBase); // base first, what it is compared with beside it
     const key = [section.model, section.promptSet, seed].join("\n");
     if (browser?.key !== key || !main.contains(browser.list)) {
       browser = { key, section, columns, prompts, all: listOf(prompts), current: 0, lines: new Map() };
@@ -19,6 +23,13 @@ const images = (() => {
     }
     select(now);
     open(now);
+  }
+
+  /** Return the one model, prompt set and evaluator that a state comes to here. */
+  function resolved(now) {
+    const section = report.chosen(now)[0];
+    const [, evaluator] = (section && report.evaluatorsOf(section, now)[0]) ?? [];
+    return { model: section?.model, prompts: section?.promptSet, evaluator: (evaluator ?? section?.evaluators[0])?.key };
   }
 
   const seedsOf = (section) =>
@@ -40,12 +51,21 @@ const images = (() => {
 
   // ---- the frame
 
+  /** Return a function that does something once nobody has called it for a moment. */
+  function later(work) {
+    let waiting = 0;
+    return () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(work, 120);
+    };
+  }
+
   function build(main, seeds, seed) {
     const { section, columns, prompts } = browser;
     browser.tools = h("div", { class: "tools", role: "search" });
     browser.search = h("input", {
       type: "search", placeholder: "search the prompts  ( / )", "aria-label": "Search the prompts", "data-key": "search",
-      input: (event) => state.change({ search: event.target.value }, { replace: true }),
+      input: later(() => state.change({ search: browser.search.value }, { replace: true })),
     });
     browser.count = h("output", { "aria-live": "polite" });
     browser.lineBox = h("ol", { class: "lines", role: "list", "aria-label": "Prompts" });
@@ -94,10 +114,10 @@ const images = (() => {
     const { number, evaluator } = browser;
     const [a, b] = [one.set.scores[number] ?? [], other.set.scores[number] ?? []];
     const sign = (evaluator.higherIsBetter ? 1 : -1) * (order === "wins" ? 1 : -1);
-    const gain = (image) => sign * (a[image.place] - b[image.place]);
+    const lead = (image) => sign * (a[image.place] - b[image.place]);
     return found
-      .filter((image) => Number.isFinite(a[image.place] ?? NaN) && Number.isFinite(b[image.place] ?? NaN) && gain(image) > 0)
-      .sort((x, y) => gain(y) - gain(x));
+      .filter((image) => Number.isFinite(a[image.place]) && Number.isFinite(b[image.place]) && lead(image) > 0)
+      .sort((x, y) => lead(y) - lead(x));
   }
 
   function offer(now, names, method, against) {
@@ -160,8 +180,8 @@ const images = (() => {
     const { number, evaluator, against } = browser;
     const score = column.set.scores[number]?.[image.place] ?? null;
     const other = against?.set.scores[number]?.[image.place] ?? null;
-    const gain = column !== against && score !== null && other !== null ? prompt.gainNode(score - other, evaluator) : null;
-    return h("div", { class: "tile", click }, thumbnail(column, image), h("span", { class: "score" }, scoreText(score, evaluator), " ", gain));
+    const difference = column !== against && score !== null && other !== null && gain(score - other, evaluator);
+    return h("div", { class: "tile", click }, thumbnail(column, image), h("span", { class: "score" }, scoreText(score, evaluator), " ", difference));
   }
 
   function thumbnail(column, image) {
@@ -237,5 +257,5 @@ const images = (() => {
     if (browser?.list.isConnected) move(0);
   }
 
-  return { view, key, closed, redraw: () => browser?.list.isConnected && draw() };
+  return { view, resolved, key, closed, redraw: () => browser?.list.isConnected && draw() };
 })();

@@ -11,7 +11,8 @@ const leaderboard = (() => {
 
   function view(main, now) {
     const measure = MEASURES.some(([key]) => key === now.measure) ? now.measure : "median";
-    const parts = report.chosen(now).map((section) => {
+    const sections = report.chosen(now);
+    const parts = sections.map((section) => {
       const columns = now.evaluator ? measuresOf(section, now) : evaluatorsOf(section, measure);
       if (columns.length === 0) return null;
       const caption = now.evaluator ? `All figures by ${columns[0].evaluator.head}` : MEASURES.find(([key]) => key === measure)[1];
@@ -21,11 +22,11 @@ const leaderboard = (() => {
         sectionHeading(section),
         sortableTable({ caption, ...grid(section, columns) }, now),
         publishedTable(section),
-        noteList(section),
       );
     });
     const chooser = !now.evaluator && segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value, sort: "", direction: "" }));
-    main.replaceChildren(...[chooser, ...parts].filter(Boolean));
+    const legend = h("p", {}, "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.");
+    main.replaceChildren(...[chooser, legend, ...parts, noteList(sections)].filter(Boolean));
   }
 
   /** Columns of one measure: an evaluator each. */
@@ -75,7 +76,7 @@ const leaderboard = (() => {
     const { value, text, stars } = row[column.measure];
     const isBest = value === best && !row.trainedOn;
     const cell = { value, content: figure(text, stars, row.marks), class: isBest ? "best" : null };
-    return column.measure === "win" ? { ...cell, heat: value } : cell;
+    return column.measure === "win" ? { ...cell, heat: row.win } : cell;
   }
 
   /** Return the best figure of a column among the methods that did not train on its evaluator. */

@@ -3,7 +3,7 @@
 const VIEWS = [
   ["leaderboard", "Leaderboard", leaderboard],
   ["wins", "Win rates", wins],
-  ["groups", "Styles", groups],
+  ["groups", "Breakdown", groups],
   ["cost", "Cost", cost],
   ["training", "Training", training],
   ["images", "Images", images],
@@ -16,8 +16,12 @@ function drawHeader(now) {
     h("a", { href: state.address({ view: key, sort: "", direction: "", open: "" }), "data-key": `view:${key}`, "aria-current": now.view === key ? "page" : null }, name),
   );
   document.getElementById("views").replaceChildren(...tabs);
-  const filter = (label, key, values) =>
-    values.length > 1 && choice(label, key, [["", "all"], ...values.map((value) => [value, value])], now[key], (value) => state.change({ [key]: value, sort: "", open: "" }));
+  const fixed = now.view === "images" ? images.resolved(now) : null; // the one view of a single section
+  const filter = (label, key, values) => {
+    const choices = values.map((value) => [value, value]);
+    const choose = (value) => state.change({ [key]: value, sort: "", open: "" });
+    return values.length > 1 && choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose);
+  };
   const filters = [filter("model", "model", report.models), filter("prompts", "prompts", report.promptSets), filter("evaluator", "evaluator", report.evaluators)];
   document.getElementById("filters").replaceChildren(...filters.filter(Boolean));
 }
@@ -42,7 +46,11 @@ async function drawPage() {
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
+let answered = 0; // when a key was
+
 function answerKey(event) {
+  if (event.repeat && event.timeStamp < answered + 80) return; // browsers refuse to change the address more often
+  answered = event.timeStamp;
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const isTyping = event.target.matches("input, select, textarea");
   if (isTyping) {

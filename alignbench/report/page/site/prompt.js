@@ -11,12 +11,12 @@ const prompt = (() => {
   function show(browser, image, neighbours) {
     const dialog = document.getElementById("dialog");
     const step = (label, target) =>
-      h("button", { type: "button", disabled: !target, click: () => target && state.change({ open: target.key }, { replace: true }) }, label);
+      h("button", { type: "button", "data-key": label, disabled: !target, click: () => target && state.change({ open: target.key }, { replace: true }) }, label);
     dialog.replaceChildren(
       h(
         "div",
         { class: "dialog-head" },
-        h("h2", { id: "dialog-title" }, image.key),
+        h("h2", { id: "dialog-title", tabindex: "-1", autofocus: true }, image.key),
         image.groups.map((group) => h("bdi", { class: "chip" }, group)),
         step("← previous", neighbours.before),
         step("next →", neighbours.after),
@@ -49,8 +49,8 @@ const prompt = (() => {
       const best = (evaluator.higherIsBetter ? Math.max : Math.min)(...known);
       const own = base?.set.scores[number]?.[image.place] ?? null;
       const cells = values.map((value, i) => {
-        const gain = value !== null && own !== null && columns[i] !== base ? gainNode(value - own, evaluator) : null;
-        return h("td", { class: value !== null && value === best ? "best" : null }, h("span", { class: "value" }, scoreText(value, evaluator)), gain);
+        const difference = value !== null && own !== null && columns[i] !== base && gain(value - own, evaluator);
+        return h("td", { class: value !== null && value === best ? "best" : null }, h("span", { class: "value" }, scoreText(value, evaluator)), difference);
       });
       return h("tr", {}, h("th", { scope: "row" }, evaluator.head), cells);
     });
@@ -58,11 +58,5 @@ const prompt = (() => {
     return h("div", { class: "wide" }, h("table", {}, h("caption", {}, caption), h("thead", {}, head), h("tbody", {}, body)));
   }
 
-  /** Return a difference of scores, coloured by whether it is one for the better. */
-  function gainNode(gain, evaluator) {
-    const isBetter = evaluator.higherIsBetter ? gain > 0 : gain < 0;
-    return h("span", { class: `gain ${gain === 0 ? "" : isBetter ? "better" : "worse"}` }, gainText(gain, evaluator));
-  }
-
-  return { show, gainNode };
+  return { show };
 })();

@@ -22,7 +22,7 @@ const runs = (() => {
         body.replaceChildren(h("p", { role: "alert" }, error.message));
       }
     };
-    const title = h("h2", { id: "dialog-title" }, names.length > 1 ? `${names.length} runs` : names[0]);
+    const title = h("h2", { id: "dialog-title", tabindex: "-1", autofocus: true }, names.length > 1 ? `${names.length} runs` : names[0]);
     const picker = names.length > 1 && choice("run", "run", names.map((name) => [name, name]), names[0], choose);
     const close = h("button", { type: "button", class: "close", click: () => dialog.close() }, "Close");
     dialog.replaceChildren(h("div", { class: "dialog-head" }, title, picker, close), body);

@@ -48,7 +48,7 @@ function tableCell(row, column, place) {
   const cell = row.cells[column.key] ?? { content: "" };
   const element =
     place === 0 ? h("th", { scope: "row", class: cell.class }, cell.content) : h("td", { class: cell.class }, cell.content);
-  return cell.heat === undefined ? element : tint(element, cell.heat);
+  return !cell.heat ? element : tint(element, cell.heat);
 }
 
 /** Return a comparison of rows by one column; rows without a value come last either way. */
@@ -70,12 +70,14 @@ function plainTable({ title, heads, rows }) {
   return h("div", { class: "wide" }, h("table", {}, h("caption", {}, title), h("thead", {}, head), h("tbody", {}, body)));
 }
 
-/** Make the list of sentences that explain the signs of a section's tables. */
-function noteList(section) {
-  return h("ul", { class: "notes" }, section.notes.map((note) => h("li", {}, note)));
+/** Make the list of sentences that explain the signs of some sections' tables. */
+function noteList(sections) {
+  const notes = new Set(sections.flatMap((section) => section.notes));
+  return h("ul", { class: "notes" }, [...notes].map((note) => h("li", {}, note)));
 }
 
-/** Make the heading of a section. */
+/** Make the heading of a section, with the letters of the notes that hold for all of it. */
 function sectionHeading(section) {
-  return h("h2", {}, section.model, h("span", {}, section.promptSet), h("small", {}, section.sampling));
+  const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
+  return h("h2", {}, section.model, h("span", {}, section.promptSet, marks), h("small", {}, section.sampling));
 }

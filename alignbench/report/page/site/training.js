@@ -12,8 +12,10 @@ const training = (() => {
       return;
     }
     const chosen = recipes.includes(now.method) ? now.method : recipes[0];
-    const shown = trained.filter((run) => `${run.method} on ${run.model}` === chosen);
+    const shown = trained.filter((run) => `${run.method} on ${run.model}` === chosen).sort((one, other) => one.seed - other.seed);
+    const asked = location.hash;
     const loaded = await Promise.all(shown.map((run) => report.load(run.file)));
+    if (location.hash !== asked) return;
     const names = [...new Set(loaded.flatMap(({ curves }) => curves.map((curve) => curve.name)))];
     const chooser = segments("Method", "method", recipes.map((one) => [one, one]), chosen, (value) => state.change({ method: value }));
     const key = h("p", { class: "key" }, shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]));
@@ -33,7 +35,7 @@ const training = (() => {
     const drawing = s(
       "svg",
       { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name} over the optimizer step` },
-      charts.ticks(bottom, top, 3).map((value) => [
+      charts.ticks(bottom, top, 5).map((value) => [
         s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
         s("text", { class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
       ]),

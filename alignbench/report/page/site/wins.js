@@ -4,16 +4,18 @@ const wins = (() => {
   const ROW = 24; // height of a line of the forest plot
 
   function view(main, now) {
-    const parts = report.chosen(now).map((section) => {
+    const sections = report.chosen(now);
+    const parts = sections.map((section) => {
       const figures = report
         .evaluatorsOf(section, now)
         .map(([number, evaluator]) => pair(section, number, evaluator))
         .filter(Boolean);
       if (figures.length === 0) return null;
-      return h("section", {}, sectionHeading(section), figures, noteList(section));
+      return h("section", {}, sectionHeading(section), figures);
     });
-    main.replaceChildren(...parts.filter(Boolean));
-    if (!main.firstChild) main.replaceChildren(h("p", {}, "Nothing is compared with base here yet."));
+    const shown = parts.filter(Boolean);
+    const legend = h("p", {}, "Left: win rate over base in %, bars are 95 % intervals; filled: significant; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.");
+    main.replaceChildren(...(shown.length > 0 ? [legend, ...shown, noteList(sections)] : [h("p", {}, "Nothing is compared here yet.")]));
   }
 
   function pair(section, number, evaluator) {
@@ -50,7 +52,7 @@ const wins = (() => {
     return h(
       "figure",
       {},
-      h("figcaption", {}, h("b", {}, evaluator.head), " win rate over base, %. Bars: 95 % intervals; filled: significant; grey: trained on it"),
+      h("figcaption", {}, h("b", {}, evaluator.head), "over base, %"),
       s("svg", { viewBox: `0 0 ${left + width + right} ${height}`, role: "img", "aria-label": `Win rates over base by ${evaluator.head}; the leaderboard has them as a table` }, ticks, lines),
     );
   }
@@ -62,7 +64,7 @@ const wins = (() => {
     const body = methods.map((a) =>
       h("tr", {}, h("th", { scope: "row" }, a), methods.map((b) => matrixCell(pairs.find((win) => win.a === a && win.b === b), a === b))),
     );
-    const caption = h("caption", {}, h("b", {}, evaluator.head), " win rate of row over column, %. *: significant");
+    const caption = h("caption", {}, h("b", {}, evaluator.head), "row over column, %");
     return h("div", { class: "wide" }, h("table", { class: "matrix" }, caption, h("thead", {}, head), h("tbody", {}, body)));
   }
 
@@ -70,7 +72,7 @@ const wins = (() => {
     if (!win) return h("td", { class: "self" }, isSelf ? "·" : "");
     const title = `${win.a} over ${win.b}: ${win.text} ${win.stars}, ${win.n} comparisons`;
     const stars = win.stars.includes("*") ? win.stars : "";
-    return tint(h("td", { title, class: stars ? "significant" : null }, figure(win.text, stars)), win.value);
+    return tint(h("td", { title, class: stars ? "significant" : null }, figure(win.text, stars)), win);
   }
 
   return { view };
