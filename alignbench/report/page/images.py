@@ -79,13 +79,19 @@ def _image_set(
         digests |= dict(zip(keys, entry.scores.digest.tolist(), strict=True))
     pictures = [_picture(folder, first.prompts, image, digests) for image in images]
     inside = all(picture is None or picture.path.parent == folder for picture in pictures)
-    base = folder if inside else store.root
     return {
         "folder": f"{quote(folder.relative_to(store.root).as_posix())}/" if inside else "",
-        "files": [picture and quote(Path(os.path.relpath(picture.path, base)).as_posix()) for picture in pictures],
+        "files": [
+            picture and quote(picture.path.name if inside else _address(picture.path, store)) for picture in pictures
+        ],
         "sprites": sprite_names(store, pictures, jobs),
         "scores": [_scores(measured.get(evaluator), images) for evaluator in section.evaluators],
     }
+
+
+def _address(path: Path, store: Store) -> str:
+    """Return the address of a file that lies anywhere, from the page."""
+    return Path(os.path.relpath(path, store.root)).as_posix()
 
 
 def _picture(folder: Path, prompts: dict[str, PromptRecord], image: Image, digests: dict[Image, str]) -> Picture | None:

@@ -34,7 +34,7 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
     """Return all figures of one model and prompt set; those of its styles or categories lie in a file of their own."""
     place = (section.model, section.prompt_set)
     number = {evaluator: i for i, evaluator in enumerate(section.evaluators)}
-    everywhere = [mark for mark in MARKS.values() if all(mark in marks(row) for row in section.rows.values())]
+    everywhere = _marks_of_all(list(section.rows.values()))
     parts: dict[str, list[Value]] = defaultdict(list)
     for row in tables.leaderboard:
         if (row["model"], row["prompt_set"]) == place and row["group"] != ALL:
@@ -67,6 +67,16 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
         "notes": grid_notes(section),
         "groups": store.script(f"groups-{section.model}-{section.prompt_set}", groups) if groups else None,
     }
+
+
+def _marks_of_all(rows: list[Row]) -> list[str]:
+    """Return the marks that all rows bear to which they can apply; base has no training seed."""
+    of_trained = [row for row in rows if row["method"] != BASE]
+    return [
+        mark
+        for name, mark in MARKS.items()
+        if (able := of_trained if name == "seed" else rows) and all(mark in marks(row) for row in able)
+    ]
 
 
 def _sampling(record: SamplingRecord) -> str:

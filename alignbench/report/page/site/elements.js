@@ -68,7 +68,7 @@ function figure(text, stars = "", marks = []) {
 function tint(element, { value, stars }) {
   if (value === null) return element;
   element.classList.add("heat", value >= 50 ? "wins" : "loses");
-  const strength = stars.includes("*") ? 1.2 : 0.4;
+  const strength = stars.includes("*") ? 2 : 0.6;
   element.style.setProperty("--mix", `${Math.min(Math.abs(value - 50) * strength, 60).toFixed(1)}%`);
   return element;
 }
