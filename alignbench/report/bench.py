@@ -172,6 +172,7 @@ class Bench:
             "prompt_set": self.prompt_set,
             "group": group,
             "evaluator": self.info.evaluator,
+            "version": self.info.version,
             "method_a": a.label,
             "method_b": b.label,
             "n": result.n,

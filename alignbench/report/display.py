@@ -42,12 +42,28 @@ def median_text(row: Row, info: ScoreInfo) -> str:
     return number(row["median"], (row["median_ci_low"], row["median_ci_high"]), info.display_scale)
 
 
-def win_text(row: Row) -> str:
-    """The win rate over base in percent with its interval; empty where there is no base."""
-    value, low, high = (100 * row[name] for name in ("win_rate_vs_base", "win_ci_low", "win_ci_high"))
+def mean_text(row: Row, info: ScoreInfo) -> str:
+    """The mean score in display scale with its interval."""
+    return number(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), info.display_scale)
+
+
+def percent(share: float, interval: tuple[float, float]) -> str:
+    """Write a share of 0..1 as `value [low, high]` in percent; nothing where there is none."""
+    value, low, high = (100 * end for end in (share, *interval))
     if math.isnan(value):
         return ""
     return f"{value:.1f}" if math.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def win_text(row: Row) -> str:
+    """The win rate over base in percent with its interval; empty where there is no base."""
+    return percent(row["win_rate_vs_base"], (row["win_ci_low"], row["win_ci_high"]))
+
+
+def strength_text(row: Row) -> str:
+    """The strength with its interval, and the rank in parentheses where there is one."""
+    rank = [] if row["rank"] is None else [f"({row['rank']})"]
+    return " ".join([number(row["strength"], (row["ci_low"], row["ci_high"])), *rank])
 
 
 def significance(p_value: float, interval: tuple[float, float]) -> str:
@@ -148,23 +164,20 @@ def grids(section: Section) -> list[Grid]:
     """Return the tables of medians, win rates over base, strengths, published values, and of what the runs cost."""
     ranks = mean_ranks(section)
     heads = ["method", *map(section.head, section.evaluators)]
-    medians, wins, costs = [], [], []
+    medians, wins = [], []
     for method in section.methods:
         cells = [section.rows.get((method, evaluator)) for evaluator in section.evaluators]
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
         medians.append([method, *(_median_cell(row, section) for row in cells), rank])
         if method != BASE:
             wins.append([method, *(_win_cell(row) for row in cells)])
-        costs.append(_cost_cells(method, next(row for row in cells if row)))
     place = f"{section.model}, {section.prompt_set}"
-    counts = ["network passes", "updates", "samples", "reward calls"]
-    cost_heads = ["method", "seeds", *counts, "train time", "device hours", "peak GiB"]
     return [
         Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {place}", heads, wins),
         *([_strength_grid(section)] if section.ranking else []),
-        *([_published_grid(section)] if section.matches else []),
-        Grid(f"Cost, {place}", cost_heads, costs),
+        *([published_grid(section)] if section.matches else []),
+        cost_grid(section),
     ]
 
 
@@ -197,12 +210,11 @@ def _strength_cell(row: Row | None, section: Section) -> str:
     if row is None:
         return ""
     measured = section.rows[row["method"], (row["evaluator"], row["version"])]
-    rank = [] if row["rank"] is None else [f"({row['rank']})"]
-    letters = filter(None, [",".join(marks(measured))])
-    return " ".join([number(row["strength"], (row["ci_low"], row["ci_high"])), *rank, *letters])
+    return " ".join([strength_text(row), *filter(None, [",".join(marks(measured))])])
 
 
-def _published_grid(section: Section) -> Grid:
+def published_grid(section: Section) -> Grid:
+    """Return the printed figures that ours have a counterpart of, with the gap and what it says."""
     rows = []
     for match in section.matches:
         entry, own = match.published, match.own
@@ -213,6 +225,17 @@ def _published_grid(section: Section) -> Grid:
         rows.append([match.method, entry.evaluator, statistic, *cells])
     heads = ["method", "evaluator", "figure", "here", "published", "gap", "verdict", "source"]
     return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
+
+
+def cost_grid(section: Section) -> Grid:
+    """Return what the runs of each method cost."""
+    rows = [
+        _cost_cells(method, next(row for (name, _), row in section.rows.items() if name == method))
+        for method in section.methods
+    ]
+    counts = ["network passes", "updates", "samples", "reward calls"]
+    heads = ["method", "seeds", *counts, "train time", "device hours", "peak GiB"]
+    return Grid(f"Cost, {section.model}, {section.prompt_set}", heads, rows)
 
 
 def _median_cell(row: Row | None, section: Section) -> str:

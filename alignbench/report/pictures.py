@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from alignbench.files import read_json_lines, replacing, write_png
+from alignbench.files import replacing, write_png
 from alignbench.report.bench import BASE
+from alignbench.report.curves import read_curves
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
@@ -67,7 +68,7 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
         left = place * (TILE + GAP)
         draw.text((left, 0), title, fill="gray", font=font)
         with Image.open(file) as image:
-            tile = _fitted(image.convert("RGB"))
+            tile = fitted(image.convert("RGB"), TILE)
         block.paste(tile, (left + (TILE - tile.width) // 2, line + (TILE - tile.height) // 2))
     letters = max(int(width / font.getlength("n")), 10)
     lines = textwrap.wrap(record.prompt, letters, max_lines=NUM_LINES, placeholder=" ...") or [""]
@@ -76,13 +77,13 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
     return block
 
 
-def _fitted(image: Image.Image) -> Image.Image:
-    """Enlarge small images by a whole factor, pixels kept as squares; shrink large ones smoothly."""
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """Enlarge small images by a whole factor, pixels kept as squares; shrink large ones smoothly to `side` pixels."""
     longest = max(image.size)
-    if longest > TILE:
-        width, height = (max(round(side * TILE / longest), 1) for side in image.size)
-        return image.resize((width, height), Image.Resampling.LANCZOS)
-    factor = TILE // longest
+    if longest > side:
+        width, height = (max(round(length * side / longest), 1) for length in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    factor = side // longest
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -180,14 +181,11 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
 def training_curve(train_log: Path, path: Path, title: str = "") -> None:
     """Write a panel for each figure logged in `train.jsonl` over the optimizer step, the loss first, nine at most.
 
-    A step that a resumed run made and logged again counts as it was logged last.
-
     Raises:
         ResultsError: when nothing was logged.
     """
-    records = read_json_lines(train_log)
-    names = {name for record in records for name, value in record.items() if isinstance(value, int | float)} - {"step"}
-    names = sorted(names, key=lambda name: ("loss" not in name, not name.startswith("train/"), name))[:MAX_PANELS]
+    curves = read_curves(train_log)
+    names = list(curves)[:MAX_PANELS]
     if not names:
         raise ResultsError(f"{train_log} logs no figures; train for at least one log step")
     columns = min(len(names), 3)
@@ -195,13 +193,8 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
     figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
-        logged = {record["step"]: record[name] for record in records if isinstance(record.get(name), int | float)}
-        panel.plot(
-            *zip(*sorted(logged.items()), strict=True),
-            color="tab:blue",
-            linewidth=1,
-            marker="." if len(logged) < 30 else None,
-        )
+        marker = "." if len(curves[name]) < 30 else None
+        panel.plot(*zip(*curves[name], strict=True), color="tab:blue", linewidth=1, marker=marker)
         panel.set_title(name, fontsize=9)
         panel.tick_params(labelsize=8)
     for panel in panels[len(names) :]:

@@ -41,6 +41,7 @@ class Tables:
         evaluators: (name, version) -> direction and display scale.
         samplings: (model, prompt set) -> how the images were made.
         starts: (model, method) -> whether training started from a checkpoint instead of the untouched model.
+        contenders: (model, prompt set, evaluator, version) -> whom the rows compare, base first, with their scores.
     """
 
     leaderboard: list[Row]
@@ -49,6 +50,7 @@ class Tables:
     evaluators: dict[tuple[str, str], ScoreInfo]
     samplings: dict[tuple[str, str], SamplingRecord]
     starts: dict[tuple[str, str], bool]
+    contenders: dict[tuple[str, str, str, str], list[Contender]]
 
     def write(self, root: Path) -> None:
         """Write the three tables under the results root."""
@@ -70,7 +72,7 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
-    tables = Tables([], [], [], {}, {}, {})
+    tables = Tables([], [], [], {}, {}, {}, {})
     resamplings = Resamplings(num_resamples)
     for (model, prompt_set, sampling_hash, *_), entries in sorted(cells.items()):
         sampled_once = len(sampling_hashes[model, prompt_set]) == 1
@@ -78,6 +80,7 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
         bench = Bench(name, _contenders(entries, labels), resamplings)
         tables.evaluators[bench.info.evaluator, bench.info.version] = bench.info
         tables.samplings[model, name] = entries[0].sampling
+        tables.contenders[model, name, bench.info.evaluator, bench.info.version] = bench.contenders
         for contender in bench.contenders:
             starts = (run.manifest.start_weights for run in contender.runs)
             tables.starts[model, contender.label] = any("policy" in start for start in starts)

@@ -68,3 +68,4 @@ def _facts(folder: RunFolder, manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "policy", str(folder.policy)
     yield "run folder", str(folder.path)
     yield "tables", str(folder.path.parent / "leaderboard.md")
+    yield "report", str(folder.path.parent / "index.html")

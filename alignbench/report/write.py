@@ -1,17 +1,18 @@
-"""Write everything the report consists of: tables under the results root, pictures in its folder `report`."""
+"""Write everything the report consists of: tables and the page under the results root, the rest in its `report`."""
 
 from pathlib import Path
 
 from alignbench.report import markdown, pictures
 from alignbench.report.bench import BASE
 from alignbench.report.display import sections
+from alignbench.report.page.write import write_page
 from alignbench.report.tables import Tables, build
 from alignbench.results import RunFolder, run_folders
 from alignbench.statistics import NUM_RESAMPLES
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
-    """Write the leaderboard, win rates and ranking, and pictures by model and prompt set; return the tables."""
+    """Write leaderboard, win rates and ranking, pictures by model and prompt set, and the page; return the tables."""
     tables = build(root, num_resamples)
     tables.write(root)
     markdown.write(root, tables)
@@ -21,6 +22,7 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
             folder = Path(root) / "report"
             pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{place}")
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{place}")
+    write_page(root, tables)
     return tables
 
 

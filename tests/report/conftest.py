@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class World:
         version="1",
         prompts=PROMPTS,
         groups=GROUPS,
+        prompt_set="shapes",
         sampling_hash="1a2b",
         full_size=None,
         num_images=1,
@@ -64,22 +66,23 @@ class World:
                 budget=budget,
             )
         )
-        images = folder.images("shapes", sampling_hash)
+        images = folder.images(prompt_set, sampling_hash)
         names = {prompt_id: [image_name(prompt_id, k) for k in range(num_images)] for prompt_id in prompts}
         write_prompts(
             images, [PromptRecord(p, text, groups.get(p, ()), tuple(names[p])) for p, text in prompts.items()]
         )
         full = full_size or len(prompts)
-        sampling = SamplingRecord("shapes", 20, 4.0, "per_prompt", 0, num_images, full, subset=len(prompts) < full)
+        sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset=len(prompts) < full)
         write_sampling(images, sampling)
         for name in [name for files in names.values() for name in files] if picture else []:
             Image.new("RGB", (64, 64), picture).save(images / name)
-        folder.complete("generate", "shapes/1a2b", [images / "prompts.jsonl", images / "sampling.json"])
+        digest = hashlib.sha256(f"{picture}".encode()).hexdigest()[:32]
+        folder.complete("generate", f"{prompt_set}/1a2b", [images / "prompts.jsonl", images / "sampling.json"])
         ids = [prompt_id for prompt_id in prompts for _ in range(num_images)]
         numbers = [k for _ in prompts for k in range(num_images)]
-        file = folder.score_file("shapes", sampling_hash, evaluator, version)
-        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, [""] * len(ids)).write(file)
-        folder.complete("score", f"shapes/{sampling_hash}/{evaluator}@{version}", [file])
+        file = folder.score_file(prompt_set, sampling_hash, evaluator, version)
+        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, [digest] * len(ids)).write(file)
+        folder.complete("score", f"{prompt_set}/{sampling_hash}/{evaluator}@{version}", [file])
         if steps:
             for step in range(3):
                 append_json_lines(

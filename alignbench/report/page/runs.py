@@ -1,0 +1,78 @@
+"""Tell the page what each run is, what it cost, how it was configured and how its training went."""
+
+from dataclasses import asdict
+from typing import Any
+
+from alignbench.report.curves import Curve, read_curves
+from alignbench.report.display import duration
+from alignbench.report.page.store import Store
+from alignbench.results import Manifest, RunFolder
+
+MAX_POINTS = 400  # of a curve; longer ones are thinned
+
+Facts = list[tuple[str, str]]
+
+
+def run_entry(folder: RunFolder, store: Store) -> dict[str, Any]:
+    """Return what the page knows of a run at once, and where it finds the rest."""
+    manifest = folder.manifest
+    curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
+    rest = {
+        "facts": _facts(manifest),
+        "start": _texts(manifest.start_weights),
+        "data": _texts(manifest.fingerprints),
+        "versions": _texts(manifest.package_versions),
+        "config": folder.config_file.read_text(encoding="utf-8") if folder.config_file.exists() else "",
+        "curves": [{"name": name, "points": thinned(curve)} for name, curve in curves.items()],
+    }
+    return {
+        "run": manifest.run,
+        "method": manifest.method,
+        "model": manifest.model,
+        "seed": manifest.seed,
+        "curves": bool(curves),
+        "file": store.script(f"run-{manifest.run}", rest),
+    }
+
+
+def thinned(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
+    """Keep the lowest and the highest point of each stretch of a curve, so that no spike is lost; and both its ends."""
+    if len(curve) <= max_points:
+        return curve
+    num_stretches = max_points // 2 - 1
+    kept = {0, len(curve) - 1}
+    for number in range(num_stretches):
+        stretch = range(number * len(curve) // num_stretches, (number + 1) * len(curve) // num_stretches)
+        kept |= {min(stretch, key=lambda i: curve[i][1]), max(stretch, key=lambda i: curve[i][1])}
+    return [curve[i] for i in sorted(kept)]
+
+
+def _facts(manifest: Manifest) -> Facts:
+    budget = asdict(manifest.budget)
+    counts = {
+        "updates": "optimizer_steps", "samples": "samples_seen", "network passes": "network_passes",
+        "rollouts": "rollouts", "reward calls": "reward_calls", "trainable parameters": "trainable_parameters",
+    }  # fmt: skip
+    facts = [
+        ("method", manifest.method),
+        ("model", manifest.model),
+        ("training seed", "" if manifest.seed is None else str(manifest.seed)),
+        (
+            "weights",
+            "" if manifest.selected_step is None else f"step {manifest.selected_step}, {manifest.weights_kind}",
+        ),
+        ("trained on evaluators", ", ".join(manifest.trained_on)),
+        ("trained on prompt sets", ", ".join(manifest.trained_prompt_sets)),
+        ("training time", duration(budget["train_seconds"]) if budget["train_seconds"] else ""),
+        ("device hours", f"{budget['device_hours']:.2f}" if budget["device_hours"] else ""),
+        ("peak memory", f"{budget['peak_memory_gib']:.2f} GiB" if budget["peak_memory_gib"] else ""),
+        *((label, f"{budget[name]:,}" if budget[name] else "") for label, name in counts.items()),
+        ("devices", ", ".join(manifest.devices)),
+        ("commit", manifest.commit or ""),
+        ("configuration hash", manifest.config_hash),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _texts(values: dict[str, str]) -> Facts:
+    return [(name, str(value)) for name, value in values.items()]

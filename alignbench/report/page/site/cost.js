@@ -1,0 +1,115 @@
+// What it costs: the median score against the device-hours of training, and who is beaten by nobody cheaper.
+
+const cost = (() => {
+  const [WIDTH, HEIGHT] = [460, 300];
+  const EDGE = { left: 58, right: 96, top: 14, bottom: 40 };
+
+  function view(main, now) {
+    const sections = report.chosen(now);
+    const parts = sections.map((section) =>
+      h(
+        "section",
+        {},
+        sectionHeading(section),
+        h("div", { class: "charts" }, report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator))),
+        plainTable(section.cost),
+      ),
+    );
+    const legend = h("p", {}, "Median score against device-hours of training, bars are 95 % intervals. Line: nobody is better for less; hollow: trained on the evaluator, left out of the line.");
+    main.replaceChildren(legend, ...parts, noteList(sections));
+  }
+
+  function chart(section, number, evaluator) {
+    const points = section.methods
+      .map((method) => ({ ...method, row: section.rows.find((row) => row.method === method.method && row.evaluator === number) }))
+      .filter((point) => point.row);
+    const trained = points.filter((point) => point.deviceHours > 0);
+    const base = points.find((point) => point.isBase);
+    const unknown = points.filter((point) => !point.isBase && point.deviceHours <= 0).map((point) => point.method);
+    const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
+    const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
+    if (trained.length === 0) return h("figure", {}, caption);
+    return h("figure", {}, caption, drawing(trained, base, evaluator));
+  }
+
+  function drawing(points, base, evaluator) {
+    const hours = points.map((point) => point.deviceHours);
+    const isLogarithmic = Math.max(...hours) > 5 * Math.min(...hours);
+    const inner = isLogarithmic ? Math.log10 : (value) => value;
+    const [left, right] = isLogarithmic ? charts.extent(hours.map(inner)) : [0, 1.12 * Math.max(...hours)];
+    const figures = [...points, ...(base ? [base] : [])].map((point) => point.row.median);
+    const [bottom, top] = charts.extent(figures.flatMap((one) => [one.value, one.low, one.high]));
+    const x = (value) => EDGE.left + ((inner(value) - left) / (right - left)) * (WIDTH - EDGE.left - EDGE.right);
+    const y = (value) => HEIGHT - EDGE.bottom - ((value - bottom) / (top - bottom)) * (HEIGHT - EDGE.top - EDGE.bottom);
+    const xTicks = isLogarithmic ? charts.logarithmicTicks(10 ** left, 10 ** right) : charts.ticks(left, right);
+    return s(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `Median by ${evaluator.head} against device-hours; the tables have both` },
+      charts.ticks(bottom, top).map((value) => [
+        s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
+        s("text", { class: "tick", x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
+      ]),
+      xTicks.map((value) => s("text", { class: "tick", x: x(value), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, charts.label(value))),
+      s("text", { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, `device-hours${isLogarithmic ? ", logarithmic" : ""}`),
+      base && baseLine(base, y),
+      front(points, evaluator, x, y),
+      points.map((point) => mark(point, x, y)),
+      labels(points, x, y),
+    );
+  }
+
+  /** Draw the untouched model, which cost nothing, as a line with its interval. */
+  function baseLine(base, y) {
+    const { value, low, high } = base.row.median;
+    const [x1, x2] = [EDGE.left, WIDTH - EDGE.right];
+    return s(
+      "g",
+      { class: "base" },
+      low !== null && s("rect", { x: x1, width: x2 - x1, y: y(high), height: Math.max(y(low) - y(high), 0) }),
+      s("line", { x1, x2, y1: y(value), y2: y(value) }),
+      s("text", { x: x2 + 8, y: y(value) + 4 }, "base"),
+    );
+  }
+
+  /** Draw the steps of those that are better than all that cost as much or less. */
+  function front(points, evaluator, x, y) {
+    const sign = evaluator.higherIsBetter ? 1 : -1;
+    const inOrder = points
+      .filter((point) => !point.row.trainedOn)
+      .sort((one, other) => one.deviceHours - other.deviceHours || sign * (other.row.median.value - one.row.median.value));
+    let best = -Infinity;
+    const steps = inOrder.filter((point) => sign * point.row.median.value > best && ((best = sign * point.row.median.value), true));
+    if (steps.length === 0) return null;
+    const path = steps.map((point, i) => `${i === 0 ? "M" : "H"}${x(point.deviceHours)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`);
+    return s("path", { class: "front", d: `${path.join("")}H${WIDTH - EDGE.right}` });
+  }
+
+  function mark(point, x, y) {
+    const { value, low, high, text } = point.row.median;
+    const place = x(point.deviceHours);
+    return s(
+      "g",
+      { class: point.row.trainedOn ? "undecided trained" : "significant" },
+      s("title", {}, `${point.method}: ${text}, ${charts.label(point.deviceHours)} device-hours`),
+      low !== null && s("line", { class: "interval-line", x1: place, x2: place, y1: y(low), y2: y(high) }),
+      s("circle", { cx: place, cy: y(value), r: 5 }),
+    );
+  }
+
+  /** Write the methods' names right of their marks, moved down where they would lie on one another. */
+  function labels(points, x, y) {
+    const placed = [];
+    const byHeight = [...points].sort((one, other) => y(one.row.median.value) - y(other.row.median.value));
+    return byHeight.map((point) => {
+      const left = x(point.deviceHours) + 9;
+      let top = y(point.row.median.value) + 4;
+      for (const other of placed) {
+        if (Math.abs(other.left - left) < 60 && top - other.top < 13) top = other.top + 13;
+      }
+      placed.push({ left, top });
+      return s("text", { class: "halo", x: left, y: top }, point.method);
+    });
+  }
+
+  return { view };
+})();

@@ -1,0 +1,48 @@
+// The breakdown by style or category: groups by methods, one table an evaluator.
+
+const groups = (() => {
+  const MEASURES = [["win", "Win rate over base"], ["median", "Median score"]];
+
+  async function view(main, now) {
+    const measure = now.measure === "win" ? "win" : "median";
+    const sections = report.chosen(now).filter((section) => section.groups);
+    const asked = location.hash;
+    const loaded = await Promise.all(sections.map((section) => report.load(section.groups)));
+    if (location.hash !== asked) return;
+    const parts = sections.map((section, i) =>
+      h(
+        "section",
+        {},
+        sectionHeading(section),
+        report.evaluatorsOf(section, now).map(([number, evaluator]) => table(section, loaded[i], number, evaluator, measure, now)),
+      ),
+    );
+    const none = h("p", {}, "These prompts have no styles or categories.");
+    const chooser = segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value }));
+    main.replaceChildren(...(parts.length > 0 ? [chooser, ...parts, noteList(sections)] : [none]));
+  }
+
+  function table(section, parts, number, evaluator, measure, now) {
+    const methods = section.methods.filter((one) => measure !== "win" || !one.isBase).map((one) => one.method);
+    const all = { group: "all", rows: section.rows };
+    const rows = [all, ...parts].map(({ group, rows: inside }) => {
+      const cells = { group: { value: group, content: h("bdi", {}, group) } };
+      for (const method of methods) {
+        const row = inside.find((one) => one.method === method && one.evaluator === number);
+        if (!row?.[measure].text) continue;
+        const { value, text, stars } = row[measure];
+        cells[`method ${method}`] = { value, content: figure(text, stars, row.marks), heat: measure === "win" ? row.win : null };
+        cells.n ??= { value: row.n, content: row.n.toLocaleString("en") };
+      }
+      return { cells };
+    });
+    const columns = [
+      { key: "group", head: "group", ascendingFirst: true },
+      ...methods.map((method) => ({ key: `method ${method}`, head: method })),
+      { key: "n", head: "scores a method" },
+    ];
+    return sortableTable({ caption: `${evaluator.head}, ${measure === "win" ? "win rate over base, %" : "median score"}`, columns, rows }, now);
+  }
+
+  return { view };
+})();

@@ -1,0 +1,116 @@
+// The leaderboard of each section: methods by evaluators, or all figures of one evaluator.
+
+const leaderboard = (() => {
+  const MEASURES = [["median", "Median score"], ["mean", "Mean score"], ["win", "Win rate over base"], ["strength", "Strength"]];
+  const EXPLAINED = {
+    median: "median score",
+    mean: "mean score",
+    win: "win rate over base, %",
+    strength: "strength, rank in parentheses",
+  };
+
+  function view(main, now) {
+    const measure = MEASURES.some(([key]) => key === now.measure) ? now.measure : "median";
+    const sections = report.chosen(now);
+    const parts = sections.map((section) => {
+      const columns = now.evaluator ? measuresOf(section, now) : evaluatorsOf(section, measure);
+      if (columns.length === 0) return null;
+      const caption = now.evaluator ? `All figures by ${columns[0].evaluator.head}` : MEASURES.find(([key]) => key === measure)[1];
+      return h(
+        "section",
+        {},
+        sectionHeading(section),
+        sortableTable({ caption, ...grid(section, columns) }, now),
+        publishedTable(section),
+      );
+    });
+    const chooser = !now.evaluator && segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value, sort: "", direction: "" }));
+    const legend = h("p", {}, "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.");
+    main.replaceChildren(...[chooser, legend, ...parts, noteList(sections)].filter(Boolean));
+  }
+
+  /** Columns of one measure: an evaluator each. */
+  function evaluatorsOf(section, measure) {
+    return [...section.evaluators.entries()].map(([number, evaluator]) => ({
+      key: evaluator.key,
+      head: evaluator.head,
+      number,
+      evaluator,
+      measure,
+      ascendingFirst: !evaluator.higherIsBetter && (measure === "median" || measure === "mean"),
+    }));
+  }
+
+  /** Columns of one evaluator: a measure each. */
+  function measuresOf(section, now) {
+    return report.evaluatorsOf(section, now).flatMap(([number, evaluator]) =>
+      MEASURES.map(([measure]) => ({
+        key: measure,
+        head: EXPLAINED[measure],
+        number,
+        evaluator,
+        measure,
+        ascendingFirst: !evaluator.higherIsBetter && (measure === "median" || measure === "mean"),
+      })),
+    );
+  }
+
+  function grid(section, columns) {
+    const best = new Map(columns.map((column) => [column.key, bestOf(section, column)]));
+    const rows = section.methods.map((method) => {
+      const cells = { method: { value: method.method, content: runs.methodButton(section, method.method) } };
+      for (const column of columns) {
+        const row = rowOf(section, method.method, column.number);
+        if (row?.[column.measure]?.text) cells[column.key] = cellOf(row, column, best.get(column.key));
+      }
+      if (method.meanRank) cells.meanRank = { value: method.meanRank.value, content: method.meanRank.text };
+      return { cells, below: publishedRows(section, method.method, columns) };
+    });
+    const heads = [{ key: "method", head: "method", ascendingFirst: true }, ...columns, { key: "meanRank", head: "mean rank", ascendingFirst: true }];
+    return { columns: heads, rows };
+  }
+
+  const rowOf = (section, method, number) => section.rows.find((row) => row.method === method && row.evaluator === number);
+
+  function cellOf(row, column, best) {
+    const { value, text, stars } = row[column.measure];
+    const isBest = value === best && !row.trainedOn;
+    const cell = { value, content: figure(text, stars, row.marks), class: isBest ? "best" : null };
+    return column.measure === "win" ? { ...cell, heat: row.win } : cell;
+  }
+
+  /** Return the best figure of a column among the methods that did not train on its evaluator. */
+  function bestOf(section, column) {
+    const values = section.rows
+      .filter((row) => row.evaluator === column.number && !row.trainedOn && Number.isFinite(row[column.measure]?.value))
+      .map((row) => row[column.measure].value);
+    return (column.ascendingFirst ? Math.min : Math.max)(...values);
+  }
+
+  /** Rows of papers, each below our own of the same method. */
+  function publishedRows(section, method, columns) {
+    const own = section.published.filter((one) => one.method === method);
+    return [...new Set(own.map((one) => one.paper))].flatMap((paper) => {
+      const shown = columns.map((column) =>
+        own.find((one) => one.paper === paper && one.evaluator === column.number && one.measure === column.measure),
+      );
+      if (!shown.some(Boolean)) return [];
+      const name = h("th", { scope: "row" }, `${method}, as printed by ${paper}`);
+      const cells = shown.map((one) => h("td", { title: one?.source }, one?.text ?? ""));
+      return [h("tr", { class: "published" }, name, cells, h("td"))];
+    });
+  }
+
+  function publishedTable(section) {
+    if (!section.publishedTable) return null;
+    return h(
+      "details",
+      { open: true },
+      h("summary", {}, "Published values beside ours"),
+      h("p", {}, "Figures of papers, as printed there. They compare with ours only where the verdict names no obstacle: other prompts, noise, guidance or scales give other figures."),
+      plainTable(section.publishedTable),
+    );
+  }
+
+  return { view };
+})();

@@ -1,0 +1,45 @@
+// What the report holds: the figures that came with the page, and the files that are loaded when they are asked for.
+
+const report = (() => {
+  const content = JSON.parse(document.getElementById("content").textContent);
+  const loading = new Map();
+
+  /** Load a data file beside the page once; return a promise of its value. */
+  function load(file) {
+    if (!loading.has(file)) {
+      loading.set(
+        file,
+        new Promise((resolve, reject) => {
+          const script = h("script", { src: file });
+          script.receive = resolve; // the file calls it with its value
+          script.addEventListener("error", () => {
+            loading.delete(file);
+            reject(new Error("The report was made anew, or moved without its folder “report”: reload the page."));
+          });
+          document.head.append(script);
+        }),
+      );
+    }
+    return loading.get(file);
+  }
+
+  const distinct = (values) => [...new Set(values)];
+
+  return {
+    ...content,
+    load,
+    models: distinct(content.sections.map((section) => section.model)),
+    promptSets: distinct(content.sections.map((section) => section.promptSet)),
+    evaluators: distinct(content.sections.flatMap((section) => section.evaluators.map((one) => one.key))),
+    /** Return the sections that a state asks for. */
+    chosen: (state) =>
+      content.sections.filter(
+        (section) =>
+          (!state.model || section.model === state.model) && (!state.prompts || section.promptSet === state.prompts),
+      ),
+    /** Return [number, evaluator] of those of a section that a state asks for. */
+    evaluatorsOf: (section, state) =>
+      [...section.evaluators.entries()].filter(([, one]) => !state.evaluator || one.key === state.evaluator),
+    run: (name) => content.runs.find((run) => run.run === name),
+  };
+})();

@@ -1,0 +1,83 @@
+// Tables that can be sorted by any of their columns.
+
+/**
+ * Make a table.
+ *
+ * @param {object} table
+ * @param {string} table.caption
+ * @param {{key: string, head: string, ascendingFirst?: boolean}[]} table.columns the first names the row
+ * @param {{cells: object, below?: Node[]}[]} table.rows by column key, cells of `{content, value, class}`, those without
+ *   a value sorted last; and rows that stay below theirs
+ * @param {object} now the state, whose `sort` and `direction` order the rows; without a sort they stay as given
+ */
+function sortableTable({ caption, columns, rows }, now) {
+  const sorted = columns.find((column) => column.key === now.sort);
+  const ordered = sorted ? [...rows].sort(comparison(sorted.key, now.direction === "descending" ? -1 : 1)) : rows;
+  const head = columns.map((column) => {
+    const isSorted = column === sorted;
+    const next = isSorted
+      ? { ascending: "descending", descending: "ascending" }[now.direction]
+      : column.ascendingFirst
+        ? "ascending"
+        : "descending";
+    return h(
+      "th",
+      { scope: "col", "aria-sort": isSorted ? now.direction : "none" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "sort",
+          "data-key": `sort:${caption}:${column.key}`,
+          click: () => state.change({ sort: column.key, direction: next }, { replace: true }),
+        },
+        column.head,
+      ),
+    );
+  });
+  const body = ordered.flatMap((row) => [h("tr", {}, columns.map((column, i) => tableCell(row, column, i))), ...(row.below ?? [])]);
+  return h(
+    "div",
+    { class: "wide" },
+    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
+  );
+}
+
+/** Make a cell, the first of a row as its head. */
+function tableCell(row, column, place) {
+  const cell = row.cells[column.key] ?? { content: "" };
+  const element =
+    place === 0 ? h("th", { scope: "row", class: cell.class }, cell.content) : h("td", { class: cell.class }, cell.content);
+  return !cell.heat ? element : tint(element, cell.heat);
+}
+
+/** Return a comparison of rows by one column; rows without a value come last either way. */
+function comparison(key, sign) {
+  const valueOf = (row) => row.cells[key]?.value ?? null;
+  return (one, other) => {
+    const [a, b] = [valueOf(one), valueOf(other)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
+  };
+}
+
+/** Make a table of texts as the report has it, numbers to the right. */
+function plainTable({ title, heads, rows }) {
+  const body = rows.map((cells) =>
+    h("tr", {}, cells.map((text, i) => (i === 0 ? h("th", { scope: "row" }, text) : h("td", {}, text)))),
+  );
+  const head = h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)));
+  return h("div", { class: "wide" }, h("table", {}, h("caption", {}, title), h("thead", {}, head), h("tbody", {}, body)));
+}
+
+/** Make the list of sentences that explain the signs of some sections' tables. */
+function noteList(sections) {
+  const notes = new Set(sections.flatMap((section) => section.notes));
+  return h("ul", { class: "notes" }, [...notes].map((note) => h("li", {}, note)));
+}
+
+/** Make the heading of a section, with the letters of the notes that hold for all of it. */
+function sectionHeading(section) {
+  const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
+  return h("h2", {}, section.model, h("span", {}, section.promptSet, marks), h("small", {}, section.sampling));
+}

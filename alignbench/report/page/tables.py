@@ -1,0 +1,190 @@
+"""Tell the page what the tables hold: figures in display scale to sort and draw by, and the very texts of the tables."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.display import (
+    MARKS,
+    Grid,
+    Section,
+    cost_grid,
+    grid_notes,
+    marks,
+    mean_ranks,
+    mean_text,
+    median_text,
+    percent,
+    published_grid,
+    significance,
+    strength_text,
+    win_text,
+)
+from alignbench.report.page.store import Store
+from alignbench.report.tables import Tables
+from alignbench.results import SamplingRecord
+from alignbench.score_file import ScoreInfo
+
+Value = dict[str, Any]
+
+
+def section_entry(tables: Tables, section: Section, store: Store) -> Value:
+    """Return all figures of one model and prompt set; those of its styles or categories lie in a file of their own."""
+    place = (section.model, section.prompt_set)
+    number = {evaluator: i for i, evaluator in enumerate(section.evaluators)}
+    everywhere = _marks_of_all(list(section.rows.values()))
+    parts: dict[str, list[Value]] = defaultdict(list)
+    for row in tables.leaderboard:
+        if (row["model"], row["prompt_set"]) == place and row["group"] != ALL:
+            evaluator = (row["evaluator"], row["version"])
+            parts[row["group"]].append(_row(row, number[evaluator], section.infos[evaluator], everywhere))
+    groups = [{"group": group, "rows": rows} for group, rows in parts.items()]
+    return {
+        "model": section.model,
+        "promptSet": section.prompt_set,
+        "marks": everywhere,
+        "sampling": _sampling(tables.samplings[place]),
+        "evaluators": [_evaluator(tables, section, evaluator) for evaluator in section.evaluators],
+        "methods": _methods(section),
+        "rows": [
+            {
+                **_row(row, number[evaluator], section.infos[evaluator], everywhere),
+                **_strength(section, method, evaluator),
+            }
+            for (method, evaluator), row in section.rows.items()
+        ],
+        "wins": [
+            win
+            for row in tables.win_rates
+            if (row["model"], row["prompt_set"], row["group"]) == (*place, ALL)
+            for win in _both_ways(row, number[row["evaluator"], row["version"]])
+        ],
+        "published": _published(section),
+        "publishedTable": _grid(published_grid(section)) if section.matches else None,
+        "cost": _grid(cost_grid(section)),
+        "notes": grid_notes(section),
+        "groups": store.script(f"groups-{section.model}-{section.prompt_set}", groups) if groups else None,
+    }
+
+
+def _marks_of_all(rows: list[Row]) -> list[str]:
+    """Return the marks that all rows bear to which they can apply; base has no training seed."""
+    of_trained = [row for row in rows if row["method"] != BASE]
+    return [
+        mark
+        for name, mark in MARKS.items()
+        if (able := of_trained if name == "seed" else rows) and all(mark in marks(row) for row in able)
+    ]
+
+
+def _sampling(record: SamplingRecord) -> str:
+    """Say how the images were made, as far as it is known."""
+    if not record.num_inference_steps:
+        return "images that existed already: how they were made is not known"
+    guidance = "no guidance" if record.guidance_scale is None else f"guidance {record.guidance_scale:g}"
+    noise = "each prompt its own noise" if record.noise == "per_prompt" else "the same noise for every prompt"
+    return f"{record.num_inference_steps} steps, {guidance}, {noise}, the same for all methods"
+
+
+def _evaluator(tables: Tables, section: Section, evaluator: tuple[str, str]) -> Value:
+    """Return what the page knows of an evaluator, with the decimals of an image's score: 3 digits of their spread."""
+    info = section.infos[evaluator]
+    first = tables.contenders[section.model, section.prompt_set, *evaluator][0].runs[0].scores.score
+    spread = info.display_scale * float(first.std())
+    digits = min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread > 0 else 3
+    return {
+        "key": "@".join(evaluator),
+        "head": section.head(evaluator),
+        "higherIsBetter": info.higher_is_better,
+        "scale": info.display_scale,
+        "digits": digits,
+    }
+
+
+def _methods(section: Section) -> list[Value]:
+    ranks = mean_ranks(section)
+    methods = []
+    for method in section.methods:
+        row = next(row for (name, _), row in section.rows.items() if name == method)
+        methods.append(
+            {
+                "method": method,
+                "isBase": method == BASE,
+                "runs": row["run"].split(),
+                "meanRank": {"value": ranks[method], "text": f"{ranks[method]:.2f}"} if method in ranks else None,
+                "deviceHours": row["device_hours"],
+            }
+        )
+    return methods
+
+
+def _row(row: Row, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> Value:
+    """Return the figures of a row, with the marks that do not hold `everywhere`."""
+    scale = info.display_scale
+    win_interval = (row["win_ci_low"], row["win_ci_high"])
+    return {
+        "method": row["method"],
+        "evaluator": evaluator,
+        "n": row["n"],
+        "marks": [mark for mark in marks(row) if mark not in everywhere],
+        "trainedOn": row["trained_on"],
+        "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
+        "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),
+        "win": {
+            **_figure(row["win_rate_vs_base"], win_interval, 100, win_text(row)),
+            "stars": significance(row["p_win"], win_interval),
+        },
+    }
+
+
+def _strength(section: Section, method: str, evaluator: tuple[str, str]) -> Value:
+    row = section.ranking.get((method, evaluator))
+    if row is None:
+        return {}
+    return {"strength": _figure(row["strength"], (row["ci_low"], row["ci_high"]), 1, strength_text(row))}
+
+
+def _figure(value: float, interval: tuple[float, float], scale: float, text: str) -> Value:
+    return {"value": scale * value, "low": scale * interval[0], "high": scale * interval[1], "text": text}
+
+
+def _both_ways(row: Row, evaluator: int) -> Iterable[Value]:
+    """A win rate as that of either method over the other."""
+    share, low, high = row["win_rate"], row["ci_low"], row["ci_high"]
+    stars = significance(row["p_win"], (low, high))
+    for a, b, value, interval in (
+        (row["method_a"], row["method_b"], share, (low, high)),
+        (row["method_b"], row["method_a"], 1 - share, (1 - high, 1 - low)),
+    ):
+        figure = _figure(value, interval, 100, percent(value, interval))
+        yield {"a": a, "b": b, "evaluator": evaluator, "n": row["n"], "stars": stars, **figure}
+
+
+def _published(section: Section) -> list[Value]:
+    """Return the printed figures that have a column of their own, in display scale."""
+    columns = {"median": "median", "mean": "mean", "win_rate": "win"}
+    found = []
+    for match in section.matches:
+        entry = match.published
+        if entry.statistic not in columns or entry.opponent not in ("", BASE):
+            continue
+        for number, (name, version) in enumerate(section.evaluators):
+            if name == entry.evaluator and entry.evaluator_version in ("", version):
+                scale = 100 if entry.opponent else section.infos[name, version].display_scale
+                found.append(
+                    {
+                        "method": match.method,
+                        "evaluator": number,
+                        "measure": columns[entry.statistic],
+                        "paper": entry.paper,
+                        "text": f"{scale * entry.value / entry.scale:.6g}",
+                        "source": f"{entry.paper}, arXiv {entry.arxiv_id}, {entry.table}: {match.verdict}",
+                    }
+                )
+    return found
+
+
+def _grid(grid: Grid) -> Value:
+    return {"title": grid.title, "heads": grid.heads, "rows": grid.rows}

@@ -1,0 +1,63 @@
+"""Write `index.html`, the report that people open, and the files that it loads."""
+
+from functools import cache
+from pathlib import Path
+
+from alignbench.files import locked, write_text
+from alignbench.report.display import sections
+from alignbench.report.page.images import image_entry
+from alignbench.report.page.runs import run_entry
+from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
+from alignbench.report.page.store import Store, script_json
+from alignbench.report.page.tables import section_entry
+from alignbench.report.tables import Tables
+from alignbench.results import run_folders
+
+SITE = Path(__file__).parent / "site"
+SCRIPTS = (  # each uses what stands before it
+    "elements", "report", "state", "table", "charts", "runs", "leaderboard", "wins", "groups", "cost", "training",
+    "prompt", "images", "main",
+)  # fmt: skip
+
+
+def write_page(root: Path, tables: Tables) -> Path:
+    """Write the page of all runs under a results root; return it. The same inputs give the same bytes.
+
+    Thumbnails and data that an earlier report wrote are used again where they show the same; those that nothing shows
+    any more are removed.
+    """
+    root = Path(root)
+    path = root / "index.html"
+    with locked(root / "report" / ".lock"):  # or one of two commands would remove what the other shows
+        store, jobs = Store(root), Jobs()
+        content = {
+            "sections": [
+                {**section_entry(tables, section, store), "images": image_entry(tables, section, store, jobs)}
+                for section in sections(tables)
+            ],
+            "runs": [run_entry(folder, store) for folder in run_folders(root)],
+            "sprite": {"columns": COLUMNS, "rows": ROWS},
+        }
+        draw_all(store, jobs)
+        write_text(path, _page(content, title=root.resolve().name))
+        store.prune()
+    return path
+
+
+def _page(content: object, title: str) -> str:
+    from jinja2 import Template
+
+    template = Template((SITE / "page.html.jinja").read_text(encoding="utf-8"), autoescape=True)
+    return template.render(title=title, style=_style(), script=_script(), content=script_json(content))
+
+
+@cache
+def _style() -> str:
+    return (SITE / "page.css").read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """Return the page's program: its files one after another, in a scope of their own."""
+    parts = [(SITE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])

@@ -1,0 +1,87 @@
+"""Which image, score and thumbnail the page takes for which prompt."""
+
+import json
+from urllib.parse import unquote
+
+import pytest
+
+from alignbench.report.bench import BASE
+from alignbench.report.display import sections
+from alignbench.report.page.images import image_entry
+from alignbench.report.page.store import Store
+from alignbench.report.tables import build
+from alignbench.results import PromptRecord, write_prompts
+
+
+def received(root, address):
+    text = (root / unquote(address)).read_text()
+    return json.loads(text.removeprefix("document.currentScript.receive(").removesuffix(");\n"))
+
+
+@pytest.fixture
+def entry():
+    def read(world):
+        tables, jobs = build(world.root, 50), {}
+        [section] = sections(tables)
+        found = image_entry(tables, section, Store(world.root), jobs)
+        sets = {one["run"]: received(world.root, one["file"]) for one in found["sets"]}
+        return received(world.root, found["prompts"]), sets, jobs
+
+    return read
+
+
+def test_every_run_lists_the_images_in_the_order_of_base(world, entry):
+    few = {"p2": "a green square", "p0": "a red circle"}
+    world.run("sft", [7, 8], prompts=few, picture="blue")
+    world.run(BASE, [1, 2, 3, 4], picture="red")
+    prompts, sets, jobs = entry(world)
+    assert prompts["ids"] == ["p0", "p1", "p2", "p3"]
+    assert prompts["texts"][1] == "a blue cross"
+    assert [[prompts["groups"][i] for i in one] for one in prompts["memberships"]] == [["flat"]] * 2 + [["shaded"]] * 2
+    base, sft = sets["base-sd15_mini-rNone"], sets["sft-sd15_mini-r0"]
+    assert base["scores"] == [[1, 2, 3, 4]]
+    assert sft["scores"] == [[8, None, 7, None]]  # scores are given in the order of the prompts: p2, p0
+    assert sft["files"] == ["p0-0.png", None, "p2-0.png", None]
+    assert (world.root / sft["folder"] / sft["files"][0]).exists()
+    assert len(jobs) == 2
+
+
+def test_several_images_of_a_prompt_follow_each_other(world, entry):
+    world.run(BASE, [1, 2, 3, 4, 5, 6, 7, 8], num_images=2, picture="red")
+    prompts, sets, _ = entry(world)
+    assert prompts["counts"] == [2, 2, 2, 2]
+    [base] = sets.values()
+    assert base["files"][:3] == ["p0-0.png", "p0-1.png", "p1-0.png"]
+    assert base["scores"] == [[1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_images_that_are_gone_take_nothing_but_their_picture(world, entry):
+    world.run(BASE, [1, 2, 3, 4])
+    _, sets, jobs = entry(world)
+    [base] = sets.values()
+    assert base["files"] == [None] * 4
+    assert base["sprites"] == [None]
+    assert base["scores"] == [[1, 2, 3, 4]]
+    assert jobs == {}
+
+
+def test_scores_keep_the_whole_precision_of_the_disk(world, entry):
+    close = [0.1, 0.10000001, 0.3, 0.1]  # the first two differ by one float32 step, which decides who wins
+    world.run(BASE, close)
+    _, sets, _ = entry(world)
+    [base] = sets.values()
+    assert base["scores"] == [[0.1, 0.10000001, 0.3, 0.1]]
+
+
+def test_images_from_elsewhere_are_addressed_from_the_page(world, entry, tmp_path):
+    folder = world.run(BASE, [1], prompts={"x": "a cat"}, picture="red")
+    images = folder.images("shapes", "1a2b")
+    outside = tmp_path / "my images #1" / "cat.png"
+    outside.parent.mkdir()
+    (images / "x-0.png").rename(outside)
+    write_prompts(images, [PromptRecord("x", "a cat", (), (str(outside),))])
+    folder.complete("generate", files=[images / "prompts.jsonl"])
+    _, sets, _ = entry(world)
+    [base] = sets.values()
+    assert base["folder"] == ""
+    assert base["files"] == ["../my%20images%20%231/cat.png"]

@@ -1,0 +1,74 @@
+"""The page shows the very figures of the tables."""
+
+import re
+
+import pytest
+
+from alignbench.report.display import grids, sections
+from alignbench.report.page.store import Store
+from alignbench.report.page.tables import section_entry
+from alignbench.report.tables import build
+
+
+@pytest.fixture
+def entry(small_table):
+    tables = build(small_table.root)
+    [section] = sections(tables)
+    return section_entry(tables, section, Store(small_table.root)), section
+
+
+def test_medians_win_rates_and_strengths_read_as_in_the_tables(entry):
+    shown, section = entry
+    heads = [evaluator["head"] for evaluator in shown["evaluators"]]
+    found = {name: {} for name in ("median", "win", "strength")}
+    for row in shown["rows"]:
+        for name, column in found.items():
+            value = row.get(name, {"text": ""})
+            of_all = [mark for mark in shown["marks"] if (mark, row["method"]) != ("a", "base")]  # it has no seed
+            letters = ",".join(sorted({*row["marks"], *of_all}))
+            cell = " ".join(filter(None, [value["text"], value.get("stars"), letters]))
+            column[row["method"], row["evaluator"]] = cell if value["text"] else ""
+    for name, grid in zip(found, grids(section), strict=False):
+        assert grid.heads[1 : 1 + len(heads)] == heads
+        told = {(row[0], i): row[1 + i] for row in grid.rows if row[0] in section.methods for i in range(len(heads))}
+        assert {key: found[name][key] for key in told} == told
+
+
+def test_a_win_rate_is_told_both_ways(entry):
+    shown, _ = entry
+    pairs = {(win["a"], win["b"], win["evaluator"]): win for win in shown["wins"]}
+    assert len(pairs) == len(shown["wins"]) == 3 * 2 * 2
+    for (a, b, evaluator), win in pairs.items():
+        other = pairs[b, a, evaluator]
+        assert win["value"] == pytest.approx(100 - other["value"])
+        assert (win["low"], win["high"]) == pytest.approx((100 - other["high"], 100 - other["low"]))
+        assert win["stars"] == other["stars"]
+    assert pairs["dpo", "base", 0]["text"].startswith("100.0 [")
+
+
+def test_figures_are_in_the_scale_of_their_text(entry):
+    shown, _ = entry
+    for row in shown["rows"]:
+        median = row["median"]
+        assert float(re.match(r"[-\d.]+", median["text"])[0]) == pytest.approx(median["value"], abs=0.01)
+        assert median["low"] <= median["value"] <= median["high"]
+    assert shown["evaluators"][0]["scale"] == 100
+
+
+def test_a_note_that_holds_for_all_stands_once(world):
+    world.run("base", [1, 2, 3, 4], full_size=9)
+    world.run("sft", [2, 3, 4, 5], full_size=9)
+    world.run("dpo", [2, 3, 4, 5], full_size=9, trained_on=["clip"])
+    tables = build(world.root)
+    [section] = sections(tables)
+    shown = section_entry(tables, section, Store(world.root))
+    assert shown["marks"] == ["a", "c"]
+    assert {row["method"]: row["marks"] for row in shown["rows"]} == {"base": [], "sft": [], "dpo": ["b"]}
+
+
+def test_styles_are_listed_apart(entry, small_table):
+    shown, _ = entry
+    text = (small_table.root / shown["groups"]).read_text()
+    assert '"group":"flat"' in text
+    assert '"group":"shaded"' in text
+    assert all(row["n"] == 40 for row in shown["rows"])
