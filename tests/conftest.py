@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+pytest_plugins = ["tests.browser"]
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and sums then have one order
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
