@@ -6,15 +6,14 @@ python -m alignbench.study results results/studies/NAME                     coun
 
 import argparse
 import os
-import secrets
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignbench.access import TOKEN_VARIABLE, check_reach, checked_token
 from alignbench.errors import UserError
-from alignbench.remote_protocol import TOKEN_VARIABLE, is_loopback
 from alignbench.study.presets import PRESETS
 
 
@@ -37,10 +36,8 @@ def vote(args: argparse.Namespace) -> None:
     from alignbench.study.record import open_study
     from alignbench.study.server import StudyServer
 
-    token = args.token or os.environ.get(TOKEN_VARIABLE)
-    if token is None and not is_loopback(args.host):
-        suggestion = secrets.token_urlsafe(16)
-        raise UserError(f"--host {args.host} can be reached by others; add a token, as in --token {suggestion}")
+    token = checked_token(args.token or os.environ.get(TOKEN_VARIABLE))
+    check_reach(args.host, token)  # before anything is made
     folder = open_study(
         [Path(run) for run in args.runs],
         args.preset,

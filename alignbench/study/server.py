@@ -23,10 +23,10 @@ from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
+from alignbench.access import check_reach, checked_token, is_loopback
 from alignbench.errors import UserError
-from alignbench.remote_protocol import TOKEN_VARIABLE, checked_token, is_loopback
 from alignbench.study.ballots import MAX_NAME, Ballots, Rater, Vote
 from alignbench.study.pictures import BlindPictures
 from alignbench.study.plan import Task, tasks
@@ -70,8 +70,7 @@ class StudyServer(ThreadingHTTPServer):
         self, folder: StudyFolder, ballots: Ballots, host: str = "127.0.0.1", port: int = 8080, token: str | None = None
     ) -> None:
         self.token = checked_token(token)
-        if self.token is None and not is_loopback(host):
-            raise UserError(f"host={host} can be reached by others; set {TOKEN_VARIABLE} or give --token")
+        check_reach(host, self.token)
         self.folder, self.ballots = folder, ballots
         self.pictures = BlindPictures(folder)
         self.tasks = lru_cache(64)(lambda rater: tasks(folder, rater))
@@ -89,7 +88,7 @@ class StudyServer(ThreadingHTTPServer):
         """Where raters find the study, the token included."""
         host, port = self.server_address[:2]
         place = f"http://[{host}]:{port}/" if self.address_family == socket.AF_INET6 else f"http://{host}:{port}/"
-        return place if self.token is None else f"{place}?token={self.token}"
+        return place if self.token is None else f"{place}?token={quote(self.token, safe='')}"
 
     @property
     def pass_(self) -> str:
@@ -203,7 +202,10 @@ class Handler(BaseHTTPRequestHandler):
             self._check_host()
             answer(urlsplit(self.path))
         except Refusal as refusal:
-            self._json(refusal.status, {"error": str(refusal)})
+            if self.path.partition("?")[0] == "/":  # a person reads it
+                self._send(refusal.status, "text/plain", str(refusal).encode(), {})
+            else:
+                self._json(refusal.status, {"error": str(refusal)})
         except ConnectionError:
             raise
         except Exception:  # an image that cannot be read, a full disk: the server goes on and the page asks again
