@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from alignbench.study.presets import LOW_GRADES, TIE
+from alignbench.study.presets import LOW_GRADES, TIE, Question
 from alignbench.study.record import BASE, StudyFolder, keyed
 
 Check = Literal["same", "damaged"]
@@ -40,16 +40,16 @@ class Task:
     images: tuple[Shown, ...]
     check: Check | None = None
 
-    @property
-    def expected(self) -> tuple[str, ...]:
-        """The answers to any question that pass the check; empty where there is nothing to pass."""
+    def passes(self, question: Question, answer: str) -> bool | None:
+        """Say whether an answer passes the check; None where there is nothing to pass."""
         if self.check is None:
-            return ()
+            return None
         if self.check == "same":
-            return (TIE,)
+            return answer == TIE
         if len(self.images) == 1:
-            return LOW_GRADES
-        return ("right" if self.images[0].damaged else "left",)
+            return answer in LOW_GRADES
+        intact = "right" if self.images[0].damaged else "left"
+        return answer == intact or (answer == TIE and not question.sees_damage)
 
 
 def tasks(folder: StudyFolder, rater: int) -> list[Task]:

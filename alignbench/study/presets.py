@@ -15,10 +15,12 @@ class Question:
     Attributes:
         name: its name in tables.
         text: what the page asks.
+        sees_damage: whether a damaged image is surely the worse one; if not, "no difference" passes the check too.
     """
 
     name: str
     text: str
+    sees_damage: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ PRESETS = {
         (
             OVERALL,
             Question("appeal", "Which image is nicer to look at, whatever the text says?"),
-            Question("alignment", "Which image shows better what the text says?"),
+            Question("alignment", "Which image shows better what the text says?", sees_damage=False),
         ),
         num_prompts=50,
     ),

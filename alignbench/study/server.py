@@ -18,18 +18,19 @@ import json
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from functools import lru_cache
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from alignbench.access import check_reach, checked_token, is_loopback
 from alignbench.errors import UserError
 from alignbench.study.ballots import MAX_NAME, Ballots, Rater, Vote
 from alignbench.study.pictures import BlindPictures
 from alignbench.study.plan import Task, tasks
+from alignbench.study.presets import Question
 from alignbench.study.record import StudyFolder
 
 PAGE = Path(__file__).parent / "page"
@@ -102,7 +103,7 @@ class StudyServer(ThreadingHTTPServer):
             return {"rater": None, "instructions": protocol.instructions}
         shown, answered = self.tasks(rater.rater), self.ballots.answered(rater.rater)
         places = [(task, question) for task in range(len(shown)) for question in protocol.questions]
-        given = [(task, question) for task, question in places if (task, question.name) in answered]
+        given = [place for place in places if (place[0], place[1].name) in answered]
         state: dict[str, Any] = {
             "rater": rater.name,
             "instructions": protocol.instructions,
@@ -110,7 +111,7 @@ class StudyServer(ThreadingHTTPServer):
             "last": {"task": given[-1][0], "question": given[-1][1].name} if given else None,
             "task": None,
         }
-        left = next((place for place in places if place not in given), None)
+        left = next((place for place in places if (place[0], place[1].name) not in answered), None)
         if left is None:
             return state
         task, question = left
@@ -152,25 +153,27 @@ class StudyServer(ThreadingHTTPServer):
         if answer not in [choice.answer for choice in self.folder.study.protocol.choices]:
             raise Refusal(400, "the answer is not among the choices")
         task: Task = self.tasks(rater.rater)[number]
-        runs = [*(shown.run for shown in task.images), None]
-        passed = answer in task.expected if task.check else None
+        left, *others = (shown.run for shown in task.images)
+        right = others[0] if others else None
+        passed = task.passes(question, answer)
         self.ballots.cast(
-            Vote(rater.rater, number, question, task.prompt_id, str(runs[0]), runs[1], task.check, passed, answer)
+            Vote(rater.rater, number, question.name, task.prompt_id, left, right, task.check, passed, answer)
         )
 
     def undo(self, rater: Rater, request: Any) -> None:
         """Take back the vote that a request names, if it is the rater's last: a repeated request takes back no more."""
         number, question = self._place(rater, request)
-        if self.state(rater)["last"] == {"task": number, "question": question}:
-            self.ballots.withdraw(rater.rater, number, question)
+        if self.state(rater)["last"] == {"task": number, "question": question.name}:
+            self.ballots.withdraw(rater.rater, number, question.name)
 
-    def _place(self, rater: Rater, request: Any) -> tuple[int, str]:
+    def _place(self, rater: Rater, request: Any) -> tuple[int, Question]:
         number, question = (request.get(key) if isinstance(request, dict) else None for key in ("task", "question"))
         if type(number) is not int or not 0 <= number < len(self.tasks(rater.rater)):
             raise Refusal(400, "there is no such comparison")
-        if question not in [one.name for one in self.folder.study.protocol.questions]:
+        asked = next((one for one in self.folder.study.protocol.questions if one.name == question), None)
+        if asked is None:
             raise Refusal(400, "there is no such question")
-        return number, str(question)
+        return number, asked
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong; nothing did where the other end has gone."""
@@ -197,10 +200,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._respond(self._post)
 
-    def _respond(self, answer: Any) -> None:
+    def _respond(self, answer: Callable[[SplitResult], None]) -> None:
         try:
             self._check_host()
-            answer(urlsplit(self.path))
+            answer(_split(self.path))
         except Refusal as refusal:
             if self.path.partition("?")[0] == "/":  # a person reads it
                 self._send(refusal.status, "text/plain", str(refusal).encode(), {})
@@ -212,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             self._json(500, {"error": "the server failed; tell who sent you here"})
 
-    def _get(self, url: Any) -> None:
+    def _get(self, url: SplitResult) -> None:
         if url.path == "/" and self.server.token is not None:
             given = parse_qs(url.query).get("token", [""])[-1]
             if hmac.compare_digest(given.encode(), self.server.token.encode()):
@@ -229,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise Refusal(404, "there is nothing here")
 
-    def _post(self, url: Any) -> None:
+    def _post(self, url: SplitResult) -> None:
         self._check_token()
         request = self._request()
         if url.path == "/join":
@@ -247,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
     # who asks
 
     def _check_host(self) -> None:
-        if self.server.token is None and not is_loopback(urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""):
+        if self.server.token is None and not is_loopback(_split(f"//{self.headers.get('Host', '')}").hostname or ""):
             raise Refusal(403, "this study is for this machine alone")
 
     def _check_token(self) -> None:
@@ -267,11 +270,9 @@ class Handler(BaseHTTPRequestHandler):
     def _cookies(self) -> dict[str, str]:
         """Return the cookies of this study, named without it."""
         prefix = f"{self.server.cookie}_"
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", ""))
-        except CookieError:
-            return {}
-        return {name.removeprefix(prefix): one.value for name, one in found.items() if name.startswith(prefix)}
+        # by hand, as the standard library reads no further than the first odd cookie of another program on this machine
+        pairs = (part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";"))
+        return {name.removeprefix(prefix): value for name, _, value in pairs if name.startswith(prefix)}
 
     def _cookie(self, name: str, value: str) -> dict[str, str]:
         age = 0 if not value else 90 * 24 * 3600
@@ -312,6 +313,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: addresses and times of raters are nobody's business."""
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Refusal(400, "the address is not understood") from None
 
 
 def _name(request: Any) -> str:

@@ -138,7 +138,10 @@ function undo() {
 }
 
 element("undo").onclick = undo;
-element("leave").onclick = () => go("leave", {});
+element("leave").onclick = () => {
+  element("name").value = "";
+  go("leave", {});
+};
 element("large").onclick = () => element("large").close();
 element("join").onsubmit = (event) => {
   event.preventDefault();
