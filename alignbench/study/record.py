@@ -243,8 +243,9 @@ def _check_runs(folders: list[RunFolder], pairs: str) -> str:
         raise UserError("a study compares at least two runs; give their folders")
     if len({folder.path for folder in folders}) < len(folders):
         raise UserError("a run is given twice; give each once")
-    if len({folder.path.parent for folder in folders}) > 1:
-        raise UserError(f"{folders[0].path} and others lie in different results folders; a study belongs to one")
+    for folder in folders:
+        if folder.path.parent != folders[0].path.parent:
+            raise UserError(f"{folders[0].path} and {folder.path} lie in different results folders; give runs of one")
     manifests = [folder.manifest for folder in folders]
     models = sorted({manifest.model for manifest in manifests})
     if len(models) > 1:
