@@ -178,7 +178,7 @@ def _resampled(clusters: list[Meeting], table: list[Meeting], resampling: Resamp
         images, by_a, by_b = np.split(sums, [1, 1 + len(m.by_a)])
         if float(whole.won[0]) in (0.0, float(whole.images[0])):
             # the same draw for all such pairs, as they are won or lost on the same prompts
-            share = doubt ** (1 / np.count_nonzero(m.images))
+            share = doubt ** (1 / resampling.num_units(m.images))
             by_a = by_b = images * (share if whole.won[0] else 1 - share)
         meetings.append(Meeting(m.a, m.b, images[0], by_a, by_b))
     return meetings

@@ -7,17 +7,14 @@ Errors are {"error": sentence} with a 4xx status for what the asker did wrong an
 has a token, each request carries it as `Authorization: Bearer TOKEN`. docs/evaluators.md explains the fields.
 """
 
-import ipaddress
 import math
 import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 
 PROTOCOL = 1
-TOKEN_VARIABLE = "ALIGNBENCH_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -89,24 +86,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_end(value: Any) -> bool:
     return value is None or _is_number(value)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host, by name or address, is this machine as seen from itself alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
-
-
-def checked_token(token: str | None) -> str | None:
-    """Return a token, None where it is empty.
-
-    Raises:
-        UserError: it cannot be sent in a header.
-    """
-    if token and not re.fullmatch(r"[!-~]+", token):
-        raise UserError("the token must consist of ASCII letters, digits and signs, without spaces")
-    return token or None

@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
+from alignbench.access import TOKEN_VARIABLE, check_reach, checked_token
 from alignbench.catalogue import build_evaluator, read_settings
 from alignbench.cli import check_neighbours
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.images import ImageError, decoded
-from alignbench.remote_protocol import TOKEN_VARIABLE, Info, checked_token, is_loopback
+from alignbench.remote_protocol import Info
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 METHODS = {"/info": "GET", "/score": "POST"}
@@ -66,8 +67,7 @@ class ScoreServer(ThreadingHTTPServer):
         max_request_mb: float = 256,
     ) -> None:
         self.token = checked_token(token)
-        if self.token is None and not is_loopback(host):
-            raise UserError(f"host={host} can be reached by others; set {TOKEN_VARIABLE} or give --token")
+        check_reach(host, self.token)
         if batch_size < 1 or max_request_mb <= 0:
             raise UserError(f"batch_size={batch_size} must be at least 1, max_request_mb={max_request_mb} above 0")
         self.evaluator, self.batch_size = evaluator, batch_size

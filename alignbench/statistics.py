@@ -86,6 +86,10 @@ class Resampling:
             row[:] = np.bincount(rng.integers(self.num_clusters, size=self.num_clusters), minlength=self.num_clusters)
         return counts
 
+    def num_units(self, sums: Floats | None = None) -> int:
+        """Return how many independent clusters there are, or those of them where `sums`, [C], is not 0."""
+        return self.num_clusters if sums is None else np.count_nonzero(sums)
+
     def cluster_sums(self, values: Floats) -> Floats:
         """Add up the images of each cluster: [S, N] to [S, C]."""
         return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
@@ -157,7 +161,7 @@ class Resampling:
 
     def interval(self, value: float, draws: Floats) -> Estimate:
         """Return `value` with the percentile interval of the resamples [R]."""
-        if self.num_clusters == 1:
+        if self.num_units() == 1:
             return Estimate(value, float("nan"), float("nan"))
         low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Estimate(value, float(low), float(high))
@@ -258,9 +262,9 @@ def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) ->
 
 def _win_rate(value: float, draws: Floats, resampling: Resampling) -> Estimate:
     """Keep the interval within 0..1, and open where every cluster went the same way."""
-    if value not in (0, 1) or resampling.num_clusters == 1:
+    if value not in (0, 1) or resampling.num_units() == 1:
         return resampling.interval(value, np.clip(draws, 0, 1))
-    bound = ((1 - CONFIDENCE) / 2) ** (1 / resampling.num_clusters)
+    bound = ((1 - CONFIDENCE) / 2) ** (1 / resampling.num_units())
     return Estimate(value, bound, 1.0) if value == 1 else Estimate(value, 0.0, 1 - bound)
 
 

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alignbench.access import TOKEN_VARIABLE, checked_token, is_loopback
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.remote_protocol import TOKEN_VARIABLE, Info, checked_token, is_loopback, is_name
+from alignbench.remote_protocol import Info, is_name
 from evaluators.preprocess import rgb
 
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alignbench.access import checked_token, is_loopback
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.remote_protocol import Info, checked_token, is_loopback
+from alignbench.remote_protocol import Info
 from alignbench.serve import ScoreServer, usable
 from evaluators import load
 from evaluators.preprocess import ClipPixels

@@ -120,7 +120,7 @@ class Bench:
         """Return the rows of leaderboard, win rates and ranking."""
         leaderboard, win_rates = [], []
         for group in self.groups:
-            panels = Panels(self, group)
+            panels = self.panels(group)
             over_base = {}
             for b, a in combinations(self.contenders, 2):  # base comes first, so it is never a
                 result = panels.compare(a, b)
@@ -132,14 +132,26 @@ class Bench:
             leaderboard += [row for row in rows if row is not None]
         return leaderboard, win_rates, self.ranking()
 
+    def panels(self, group: str) -> "Panels":
+        """Return the comparisons within one group of prompts."""
+        return Panels(self, group)
+
+    def meet(self, a: Contender, b: Contender) -> bool:
+        """Say whether two contenders can be compared."""
+        return bool(a.image_set & b.image_set)
+
+    def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
+        """Fit the strengths of contenders of which the first meets all others."""
+        images = sorted(set.union(*(contender.image_set for contender in ranked)))
+        return bradley_terry.rank([self.scores(one, images) for one in ranked], self.resampling(images))
+
     def ranking(self) -> list[Row]:
         """Return the strength of each method that shares images with base; nothing where there is none, or no base."""
         base = self.contenders[0]
-        ranked = [contender for contender in self.contenders if contender.image_set & base.image_set]
+        ranked = [contender for contender in self.contenders if contender is base or self.meet(contender, base)]
         if base.label != BASE or len(ranked) < 2:
             return []
-        images = sorted(set.union(*(contender.image_set for contender in ranked)))
-        found = bradley_terry.rank([self.scores(one, images) for one in ranked], self.resampling(images))
+        found = self.strengths(ranked)
         ranks = found.ranks([not self.trained_on(contender) for contender in ranked])
         circles = [(circle, ">".join(ranked[i].label for i in (*circle, circle[0]))) for circle in found.intransitive]
         return [

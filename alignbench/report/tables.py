@@ -15,6 +15,7 @@ import numpy as np
 from alignbench import statistics
 from alignbench.files import write_csv
 from alignbench.report.bench import BASE, Bench, Contender, Measurement, Resamplings, Row
+from alignbench.report.human import PollBench, read_polls
 from alignbench.results import (
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
@@ -62,22 +63,30 @@ class Tables:
 def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
     """Build the tables of all runs under a results root; what a stage has not finished yet is left out."""
     folders = run_folders(root)
-    labels = _labels([folder.manifest for folder in folders])
+    labels = recipe_labels([folder.manifest for folder in folders])
     cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
     for folder in folders:
         for entry in measurements(folder):
             info = entry.scores.info
             place = (entry.manifest.model, entry.sampling.prompt_set, entry.sampling_hash)
             cells[(*place, info.evaluator, info.version)].append(entry)
+    polls = {poll.place: poll for poll in read_polls(root)}
+    for place, poll in polls.items():
+        cells[place] += poll.measurements
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     tables = Tables([], [], [], {}, {}, {}, {})
     resamplings = Resamplings(num_resamples)
-    for (model, prompt_set, sampling_hash, *_), entries in sorted(cells.items()):
+    for place, entries in sorted(cells.items()):
+        model, prompt_set, sampling_hash, *_ = place
         sampled_once = len(sampling_hashes[model, prompt_set]) == 1
         name = prompt_set if sampled_once else f"{prompt_set}@{sampling_hash}"
-        bench = Bench(name, _contenders(entries, labels), resamplings)
+        contenders = _contenders(entries, labels)
+        if place in polls:
+            bench = PollBench(name, contenders, resamplings, polls[place])
+        else:
+            bench = Bench(name, contenders, resamplings)
         tables.evaluators[bench.info.evaluator, bench.info.version] = bench.info
         tables.samplings[model, name] = entries[0].sampling
         tables.contenders[model, name, bench.info.evaluator, bench.info.version] = bench.contenders
@@ -117,7 +126,7 @@ def measurements(folder: RunFolder) -> list[Measurement]:
     return found
 
 
-def _labels(manifests: Iterable[Manifest]) -> dict[tuple[str, str], str]:
+def recipe_labels(manifests: Iterable[Manifest]) -> dict[tuple[str, str], str]:
     """Name each (model, recipe): the method, with the recipe's hash where a model was trained by it in two ways."""
     recipes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for manifest in manifests:

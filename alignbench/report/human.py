@@ -1,0 +1,163 @@
+"""Votes of people as one more evaluator: `human` for the question `overall`, `human_<question>` for the others.
+
+Votes compare two images, or are read so where they are grades, so win rates and strengths come from them directly. An
+image's own score is the share of its votes that it wins, ties half, or the mean of its grades from 1 to 4; medians and
+means of these stand in the leaderboard. Intervals of win rates and strengths are over prompts and raters, those of
+medians and means over prompts alone. P-values are over prompts, the raters as given.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from alignbench import bradley_terry, statistics
+from alignbench.report.bench import Bench, Contender, Measurement, Panels, Resamplings
+from alignbench.results import read_sampling
+from alignbench.score_file import ScoreInfo, Scores
+from alignbench.study.agreement import crossed
+from alignbench.study.preferences import Count, Preference, count
+from alignbench.study.record import study_folders
+
+HUMAN = "human"
+IMAGE = 0  # a study shows the first image of each prompt
+
+
+@dataclass(frozen=True)
+class Poll:
+    """The votes on one question of a study.
+
+    Attributes:
+        evaluator: how tables call it; with the study's name where two ask the same of the same images.
+    """
+
+    count: Count
+    question: str
+    evaluator: str
+
+    @property
+    def place(self) -> tuple[str, str, str, str, str]:
+        """Model, prompt set, sampling, evaluator and version: a key unlike that of all other scores."""
+        study = self.count.folder.study
+        return study.model, study.prompt_set, study.sampling_hash, self.evaluator, study.name
+
+    @property
+    def preferences(self) -> list[Preference]:
+        return [one for one in self.count.preferences if one.question == self.question]
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """The scores of the images that have votes, run by run."""
+        folder = self.count.folder
+        graded = folder.study.protocol.kind == "grades"
+        info = ScoreInfo(self.evaluator, folder.study.name, display_scale=1.0 if graded else 100.0)
+        scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        if graded:
+            for vote in self.count.counting:
+                if vote.question == self.question:
+                    scores[vote.left_run][vote.prompt_id].append(float(vote.answer))
+        else:
+            for one in self.preferences:
+                scores[one.a][one.prompt_id].append(one.won)
+                scores[one.b][one.prompt_id].append(1 - one.won)
+        found = []
+        for run in sorted(scores):
+            of = scores[run]
+            values = Scores.of(
+                info, list(of), [IMAGE] * len(of), [np.mean(each) for each in of.values()], [""] * len(of)
+            )
+            sampling = read_sampling(folder.image_folder(run))
+            manifest, hash_ = folder.manifests[run], folder.study.sampling_hash
+            found.append(Measurement(manifest, sampling, hash_, folder.records[run], values))
+        return found
+
+
+def read_polls(root: Path) -> list[Poll]:
+    """Read all studies under a results root that have votes which count."""
+    polls = []
+    for folder in study_folders(root):
+        counted = count(folder)
+        for question in folder.study.protocol.questions:
+            if any(one.question == question.name for one in counted.preferences):
+                polls.append(Poll(counted, question.name, evaluator_name(question.name)))
+    places = [poll.place[:4] for poll in polls]
+    return [
+        poll
+        if places.count(place) == 1
+        else replace(poll, evaluator=f"{poll.evaluator}@{poll.count.folder.study.name}")
+        for poll, place in zip(polls, places, strict=True)
+    ]
+
+
+def evaluator_name(question: str) -> str:
+    """Return what tables call the answers to a question."""
+    return HUMAN if question == "overall" else f"{HUMAN}_{question}"
+
+
+class PollBench(Bench):
+    """All contenders of one poll, compared vote by vote."""
+
+    def __init__(self, name: str, contenders: list[Contender], resamplings: Resamplings, poll: Poll) -> None:
+        super().__init__(name, contenders, resamplings)
+        self.poll = poll
+        label_of = {run.manifest.run: contender.label for contender in contenders for run in contender.runs}
+        self.votes: dict[tuple[str, str], list[Preference]] = defaultdict(list)
+        for one in poll.preferences:
+            self.votes[label_of[one.a], label_of[one.b]].append(one)
+
+    def panels(self, group: str) -> "PollPanels":
+        return PollPanels(self, group)
+
+    def won_by(self, a: Contender, b: Contender, group: str) -> tuple[list[Preference], np.ndarray]:
+        """Return the votes between two contenders in a group of prompts, and the share of each that a won, [N]."""
+        forth, back = (
+            [one for one in self.votes.get(labels, []) if self.belongs((one.prompt_id, IMAGE), group)]
+            for labels in ((a.label, b.label), (b.label, a.label))
+        )
+        return [*forth, *back], np.array([*(one.won for one in forth), *(1 - one.won for one in back)])
+
+    def meet(self, a: Contender, b: Contender) -> bool:
+        return (a.label, b.label) in self.votes or (b.label, a.label) in self.votes
+
+    def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
+        """Fit strengths to the votes: each is a thing that only its two contenders have a score of."""
+        place = {contender.label: number for number, contender in enumerate(ranked)}
+        pairs = [(pair, one) for pair, votes in self.votes.items() if set(pair) <= place.keys() for one in votes]
+        scores = np.full((len(ranked), len(pairs)), np.nan)
+        for number, ((a, b), one) in enumerate(pairs):
+            scores[place[a], number] = one.won
+            scores[place[b], number] = 1 - one.won
+        votes = [one for _, one in pairs]
+        return bradley_terry.rank(list(scores), crossed(self.poll.count, votes, self.resamplings.num_resamples))
+
+
+class PollPanels(Panels):
+    """Compares by votes; the scores of the images are for medians and means alone."""
+
+    bench: PollBench
+
+    def compare(self, a: Contender, b: Contender) -> statistics.Comparison | None:
+        """Compare on the votes between the two; None where there are none."""
+        votes, won = self.bench.won_by(a, b, self.group)
+        if not votes:
+            return None
+        return compare_votes(self.bench.poll.count, votes, won, self.bench.resamplings.num_resamples)
+
+
+def compare_votes(
+    counted: Count, votes: Sequence[Preference], won: np.ndarray, num_resamples: int = statistics.NUM_RESAMPLES
+) -> statistics.Comparison:
+    """Compare two methods by votes.
+
+    Args:
+        won: share of each vote that the first won, [N].
+
+    Returns:
+        The comparison; intervals over prompts and raters, tests over prompts.
+    """
+    texts = [counted.folder.text(one.prompt_id) for one in votes]
+    tests = statistics.compare(won, 1 - won, statistics.Resampling(texts, num_resamples))
+    found = statistics.compare(won, 1 - won, crossed(counted, votes, num_resamples))
+    return replace(found, p_win=tests.p_win, p_gain=tests.p_gain)
