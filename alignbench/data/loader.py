@@ -224,7 +224,8 @@ def fit(picture: Picture, resolution: int) -> Tensor:
     Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
     """
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
-    frame = centre_frame(*pixels.shape[-2:], resolution)
+    height, width = pixels.shape[-2:]
+    frame = centre_frame(height, width, resolution)
     if frame.resized != frame.original:
         size = list(frame.resized)
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
