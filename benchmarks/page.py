@@ -2,8 +2,8 @@
 
     python benchmarks/page.py [--prompts 3200] [--methods 7] [--pixels 64] [--keep FOLDER]
 
-Images and scores are made up; the time is that of the page alone, without the tables: the first time, again with nothing
-new, and again after one run was added, as after each job of a sweep.
+Images and scores are made up; the time is that of the page alone, without the tables: the first time, again with
+nothing new, and again after one run was added, as after each job of a sweep.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import hashlib
 import io
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ WORDS = ("a portrait of an old sailor", "two cats on a red sofa", "a castle abov
 SAMPLING_HASH = "0123456789"
 
 
-def write_run(root: Path, place: int, num_prompts: int, pixels: int, num_pictures: int = 64) -> None:
+def write_run(
+    root: Path, place: int, num_prompts: int, pixels: int, num_pictures: int = 64, evaluators: Sequence = EVALUATORS
+) -> None:
     """Write the run folder of one method with an image for each prompt; of the pictures, only a few differ."""
     method = METHODS[place]
     rng = np.random.default_rng(place)
@@ -66,7 +69,7 @@ def write_run(root: Path, place: int, num_prompts: int, pixels: int, num_picture
     write_sampling(images, SamplingRecord("hpdv2", 50, 7.5, "per_prompt", 0, 1, num_prompts, subset=False))
     folder.complete("generate", "hpdv2", [images / "prompts.jsonl", images / "sampling.json"])
     files = []
-    for evaluator, scale, centre in EVALUATORS:
+    for evaluator, scale, centre in evaluators:
         score = centre * (1 + 0.004 * place + 0.05 * rng.normal(size=num_prompts))
         files.append(folder.score_file("hpdv2", SAMPLING_HASH, evaluator, "1"))
         keys = [digests[number] for number in shown]

@@ -1,4 +1,4 @@
-"""Tell the page what the tables hold: figures in display scale to sort and draw by, and the very texts of the tables."""
+"""Tell the page what the tables hold: figures in display scale to sort and draw by, and the texts of the tables."""
 
 import math
 from collections import defaultdict

@@ -172,7 +172,7 @@ def test_images_are_searched_ordered_and_gone_through_by_keys(window, hostile, e
     page.locator("[data-key=method]").select_option("sft")
     expect(lines).to_have_count(0)
     page.get_by_label("order").select_option("losses")
-    expect(lines.first).to_contain_text("−1.2")
+    expect(lines.first).to_contain_text("\N{MINUS SIGN}1.2")
     page.locator(".line-head").click()
     page.keyboard.press("j")
     page.keyboard.press("ArrowDown")
@@ -242,19 +242,19 @@ def test_a_page_left_open_says_so_when_its_files_are_gone(window, hostile, expec
 
 def test_a_report_again_writes_the_same_page_and_touches_nothing_else(hostile):
     path, tables = hostile
-    files = {file: file.stat().st_mtime_ns for file in (path.parent / "report").rglob("*.*")}
+    files = {file: file.stat().st_mtime_ns for file in (path.parent / "report").glob("*/*")}
     before = path.read_bytes()
     write_page(path.parent, tables)
     assert path.read_bytes() == before
-    assert {file: file.stat().st_mtime_ns for file in (path.parent / "report").rglob("*.*")} == files
+    assert {file: file.stat().st_mtime_ns for file in (path.parent / "report").glob("*/*")} == files
 
 
 @pytest.mark.slow
 def test_3200_prompts_of_8_methods_open_within_2_seconds_and_scroll(window, expect, tmp_path):
-    from benchmarks.page import write_run
+    from benchmarks.page import EVALUATORS, write_run
 
     for place in range(8):
-        write_run(tmp_path, place, num_prompts=3200, pixels=8)
+        write_run(tmp_path, place, num_prompts=3200, pixels=8, evaluators=EVALUATORS[:1])
     path, _ = made(tmp_path)
     seconds = []
     for _ in range(3):  # other programs may take the time of one

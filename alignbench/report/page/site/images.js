@@ -253,8 +253,12 @@ const images = (() => {
 
   /** Come back from an open image to its line. */
   function closed() {
-    if (state.read().open) state.change({ open: "" }, { replace: true });
-    if (browser?.list.isConnected) move(0);
+    const { open } = state.read();
+    if (open) state.change({ open: "" }, { replace: true });
+    if (!browser?.list.isConnected) return;
+    const row = browser.shown.findIndex((image) => image.key === open);
+    if (row >= 0) browser.current = row; // by now the browser has put the focus back on the line that was left
+    move(0);
   }
 
   return { view, resolved, key, closed, redraw: () => browser?.list.isConnected && draw() };
