@@ -34,6 +34,7 @@ from alignbench.export import arguments as arguments_of_export
 from alignbench.export import find_source
 from alignbench.models.random import tiny_adapter, tiny_flux
 from alignbench.serve import arguments as arguments_of_serve
+from alignbench.study.__main__ import arguments as arguments_of_study
 from evaluators import load
 
 ROOT = Path(__file__).parent.parent
@@ -360,6 +361,22 @@ def test_the_example_of_an_evaluator_scores():
     evaluator = getattr(module_of(block), target.removeprefix("evaluators.saturation."))()
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("grey", "red", (255, 127, 127))]
     torch.testing.assert_close(evaluator.score(pictures, [""] * 3), torch.tensor([0, 1, 128 / 255]), atol=1e-5, rtol=0)
+
+
+# ---- votes
+
+
+def studies():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for words in (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()):
+                if words[:3] == ["python", "-m", "alignbench.study"]:
+                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
+
+
+@pytest.mark.parametrize("words", list(studies()))
+def test_every_command_of_a_study_is_understood(words):
+    assert arguments_of_study(words).command == words[0]
 
 
 # ---- weights
