@@ -35,6 +35,7 @@ from alignbench.export import arguments as arguments_of_export
 from alignbench.export import find_source
 from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
 from alignbench.serve import arguments as arguments_of_serve
+from alignbench.study.__main__ import arguments as arguments_of_study
 from evaluators import load
 
 ROOT = Path(__file__).parent.parent
@@ -414,6 +415,22 @@ def test_the_table_of_sources_has_them_all_and_says_what_they_offer():
     told = {row[0].strip("`"): set(row[-1].split(", ")) for row in rows}
     files = {file.stem: yaml.safe_load(file.read_text()) for file in (conf_folder() / "data").glob("*.yaml")}
     assert told == {stem: set(get_class(file["_target_"]).provides) for stem, file in files.items()}
+
+
+# ---- votes
+
+
+def studies():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for words in (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()):
+                if words[:3] == ["python", "-m", "alignbench.study"]:
+                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
+
+
+@pytest.mark.parametrize("words", list(studies()))
+def test_every_command_of_a_study_is_understood(words):
+    assert arguments_of_study(words).command == words[0]
 
 
 # ---- weights

@@ -33,7 +33,7 @@ def main() -> None:
 def vote(args: argparse.Namespace) -> None:
     """Serve a study until a signal ends it."""
     from alignbench.study.ballots import Ballots
-    from alignbench.study.record import open_study
+    from alignbench.study.begin import open_study
     from alignbench.study.server import StudyServer
 
     token = checked_token(args.token or os.environ.get(TOKEN_VARIABLE))

@@ -109,7 +109,7 @@ def _checks(folder: StudyFolder, prompts: Sequence[str], rater: int) -> Iterator
 def _interspersed(counting: list[Task], checks: list[Task], seed: int, rater: int) -> Iterator[Task]:
     for number, check in enumerate(checks):
         stretch = counting[number * len(counting) // len(checks) : (number + 1) * len(counting) // len(checks)]
-        place = keyed(seed, "place of check", rater, number)[0] % (len(stretch) + 1)
+        place = int.from_bytes(keyed(seed, "place of check", rater, number)[:8]) % (len(stretch) + 1)
         yield from (*stretch[:place], check, *stretch[place:])
     if not checks:
         yield from counting

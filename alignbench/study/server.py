@@ -92,7 +92,7 @@ class StudyServer(ThreadingHTTPServer):
         return place if self.token is None else f"{place}?token={quote(self.token, safe='')}"
 
     @property
-    def pass_(self) -> str:
+    def token_digest(self) -> str:
         """What the cookie holds of the token."""
         return hashlib.sha256((self.token or "").encode()).hexdigest()
 
@@ -219,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/" and self.server.token is not None:
             given = parse_qs(url.query).get("token", [""])[-1]
             if hmac.compare_digest(given.encode(), self.server.token.encode()):
-                self._file("/", self._cookie("pass", self.server.pass_))
+                self._file("/", self._cookie("pass", self.server.token_digest))
                 return
         self._check_token()
         if url.path in FILES:
@@ -255,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _check_token(self) -> None:
         given = self._cookies().get("pass", "")
-        if self.server.token is not None and not hmac.compare_digest(given.encode(), self.server.pass_.encode()):
+        if self.server.token is not None and not hmac.compare_digest(given.encode(), self.server.token_digest.encode()):
             raise Refusal(401, "open the whole link that you were given: it ends with a token")
 
     def _rater(self) -> Rater | None:

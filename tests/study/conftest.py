@@ -23,7 +23,8 @@ from alignbench.results import (
 )
 from alignbench.score_file import ScoreInfo, Scores
 from alignbench.study.ballots import Ballots, Vote
-from alignbench.study.record import StudyFolder, open_study
+from alignbench.study.begin import open_study
+from alignbench.study.record import StudyFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = {"p0": "a red circle", "p1": "a blue cross", "p2": "a green square", "p3": "a yellow cross"}
