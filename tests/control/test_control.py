@@ -174,9 +174,7 @@ def test_depth_is_stretched_over_all_levels_and_bright_where_the_network_says_mo
 def test_a_network_that_is_no_estimator_or_gives_metres_is_refused(controlnet, estimator, tmp_path):
     with pytest.raises(UserError, match=r"maker.estimator must be set"):
         Depth(None).check()
-    with pytest.raises(
-        UserError, match=r"holds a ControlNetModel; give .* DPTForDepthEstimation or Depth"
-    ):
+    with pytest.raises(UserError, match=r"holds a ControlNetModel; give .* DPTForDepthEstimation or Depth"):
         Depth(str(controlnet)).check()
     config = json.loads((estimator / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric"}))

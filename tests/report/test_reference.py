@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,14 @@ def test_means_and_win_rates_find_their_own_figures(tables):
 )
 def test_what_was_measured_otherwise_is_not_compared_and_says_why(tables, changes, reason):
     assert verdict(tables, **changes).verdict == f"not comparable: {reason}"
+
+
+@pytest.mark.parametrize("change", [{"negative_prompt": "dull"}, {"true_cfg_scale": 2.0}, {"control": {}}])
+def test_images_sampled_in_a_way_no_paper_knows_are_not_compared(tables, monkeypatch, change):
+    (name,) = change
+    for place, sampling in list(tables.samplings.items()):
+        monkeypatch.setitem(tables.samplings, place, replace(sampling, **change))
+    assert verdict(tables).verdict == f"not comparable: {name} here"
 
 
 @pytest.mark.parametrize(
