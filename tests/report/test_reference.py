@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_what_was_measured_otherwise_is_not_compared_and_says_why(tables, change
 def test_images_sampled_in_a_way_no_paper_knows_are_not_compared(tables, monkeypatch, change):
     (name,) = change
     for place, sampling in list(tables.samplings.items()):
-        monkeypatch.setitem(tables.samplings, place, replace(sampling, **change))
+        monkeypatch.setitem(tables.samplings, place, dataclasses.replace(sampling, **change))
     assert verdict(tables).verdict == f"not comparable: {name} here"
 
 
