@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageOps
 
 from alignbench.control.makers import MapMaker
@@ -97,15 +98,16 @@ class Control:
             call: as for `Sampler`.
         """
         network = load_controlnet(self.controlnet, model, self.revision)
+        map_of = partial(self.map_of, side=call.get("resolution", model.resolution), device=model.device, cache=cache)
+        return ControlNetSampler(model, network, self.conditioning_scale, map_of, **call)
 
-        def map_of(prompt_id: str) -> Image.Image:
-            return self.map_of(prompt_id, sampler, cache)
-
-        sampler = ControlNetSampler(model, network, self.conditioning_scale, map_of, **call)
-        return sampler
-
-    def map_of(self, prompt_id: str, sampler: ControlNetSampler, cache: Path) -> Image.Image:
+    def map_of(self, prompt_id: str, side: int, device: torch.device, cache: Path) -> Image.Image:
         """Return the map of a prompt, made if need be, as an RGB picture.
+
+        Args:
+            side: of the images, and so of a map that is made, in pixels.
+            device: where a network that makes maps works.
+            cache: where they are kept.
 
         Raises:
             UserError: if its file is damaged, or a given map is not square.
@@ -119,11 +121,10 @@ class Control:
                     "control would be distorted"
                 )
             return given
-        made_of = {"picture": digest({prompt_id: file}), "maker": self.maker.identity, "side": sampler.resolution}
+        made_of = {"picture": digest({prompt_id: file}), "maker": self.maker.identity, "side": side}
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
         kept = cache / "control" / f"{prompt_id}-{name}.png"
         if not kept.exists():
-            side = (sampler.resolution, sampler.resolution)
-            picture = ImageOps.fit(opened(file).convert("RGB"), side, Image.Resampling.LANCZOS)
-            write_png(kept, self.maker(picture, sampler.model.device))
+            picture = ImageOps.fit(opened(file).convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+            write_png(kept, self.maker(picture, device))
         return opened(kept).convert("RGB")

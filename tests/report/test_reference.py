@@ -75,6 +75,14 @@ def test_what_was_measured_otherwise_is_not_compared_and_says_why(tables, change
     assert verdict(tables, **changes).verdict == f"not comparable: {reason}"
 
 
+@pytest.mark.parametrize("change", [{"negative_prompt": "dull"}, {"true_cfg_scale": 2.0}, {"control": {}}])
+def test_images_sampled_in_a_way_no_paper_knows_are_not_compared(tables, monkeypatch, change):
+    (name,) = change
+    for place, sampling in list(tables.samplings.items()):
+        monkeypatch.setitem(tables.samplings, place, dataclasses.replace(sampling, **change))
+    assert verdict(tables).verdict == f"not comparable: {name} here"
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"model": "sdxl"}, {"method": "kto"}, {"prompt_set": "parti"}, {"evaluator": "pickscore"}, {"variant": "beta 1"},
