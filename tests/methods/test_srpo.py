@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from alignbench.batch import PromptBatch
+from alignbench.parallel import join
 from alignbench.train import update
 from methods.recovery import RecoveryWindow
 from methods.srpo import SRPO, srpo_loss, srpo_reward
@@ -398,8 +399,8 @@ def test_figures_of_one_branch_are_averages_over_that_branch(kit):
     method = srpo(kit.ToyReward(48))
     parts = recoveries(method, model, kit.batch(PromptBatch, model), context)
     separate = [method.loss(model, part, context) for part in parts]
-    accelerator = Accelerator(cpu=True)
-    logged = update(method, model, parts, context, accelerator, [], list(model.network.parameters()))
+    parallel = join(Accelerator(cpu=True))
+    logged = update(method, model, parts, context, parallel, [], list(model.network.parameters()))
     assert logged["reward_denoise"] == pytest.approx(separate[0].metrics["reward"].mean().item(), rel=1e-5)
     assert logged["reward_inversion"] == pytest.approx(separate[1].metrics["reward"].mean().item(), rel=1e-5)
     assert logged["loss"] == pytest.approx(sum(loss.values.mean().item() for loss in separate) / 2, rel=1e-5)
