@@ -88,7 +88,7 @@ class Resampling:
 
     def num_units(self, sums: Floats | None = None) -> int:
         """Return how many independent clusters there are, or those of them where `sums`, [C], is not 0."""
-        return self.num_clusters if sums is None else np.count_nonzero(sums)
+        return self.num_clusters if sums is None else int(np.count_nonzero(sums))
 
     def cluster_sums(self, values: Floats) -> Floats:
         """Add up the images of each cluster: [S, N] to [S, C]."""

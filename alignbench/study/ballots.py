@@ -6,7 +6,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -150,9 +150,15 @@ class Ballots:
 
     def votes(self) -> Sequence[Vote]:
         """Return all votes in the order of raters, tasks and time."""
+        names = [field.name for field in fields(Vote)]
+        order = "ORDER BY rater, task, cast_at, question"
         with self._transaction() as cursor:
-            rows = cursor.execute("SELECT * FROM votes ORDER BY rater, task, cast_at, question").fetchall()
-        return [Vote(*row[:7], None if row[7] is None else bool(row[7]), *row[8:]) for row in rows]
+            rows = cursor.execute(f"SELECT {', '.join(names)} FROM votes {order}").fetchall()
+        votes = [dict(zip(names, row, strict=True)) for row in rows]
+        return [
+            Vote(**vote | {"passed": vote["passed"] if vote["passed"] is None else bool(vote["passed"])})
+            for vote in votes
+        ]
 
     def close(self) -> None:
         """Close the file; what WAL holds is written into it."""

@@ -161,10 +161,9 @@ class StudyServer(ThreadingHTTPServer):
         )
 
     def undo(self, rater: Rater, request: Any) -> None:
-        """Take back the vote that a request names, if it is the rater's last: a repeated request takes back no more."""
+        """Take back the vote that a request names, so that a repeated request takes back no other."""
         number, question = self._place(rater, request)
-        if self.state(rater)["last"] == {"task": number, "question": question.name}:
-            self.ballots.withdraw(rater.rater, number, question.name)
+        self.ballots.withdraw(rater.rater, number, question.name)
 
     def _place(self, rater: Rater, request: Any) -> tuple[int, Question]:
         number, question = (request.get(key) if isinstance(request, dict) else None for key in ("task", "question"))

@@ -54,7 +54,7 @@ class World:
         for record in records:
             colours = np.random.default_rng([*method.encode(), *record.prompt_id.encode()])
             picture = Image.fromarray(colours.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-            picture.save(images / record.images[0], pnginfo=note)
+            picture.save(images / record.images[0], pnginfo=note, icc_profile=f"made by {method}".encode())
         folder.complete("generate", f"shapes/{SAMPLING}", [images / "prompts.jsonl", images / "sampling.json"])
         return folder.path
 
