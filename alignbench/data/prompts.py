@@ -250,9 +250,10 @@ def _take(name: str, records: Sequence[Prompt], limit: int | None) -> PromptSet:
 
 def overlap(train_prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
     """Return the texts of `prompt_set` that are also trained on; case and blanks are not told apart."""
-    known = {_plain(text) for text in train_prompts}
-    return [text for text in prompt_set.texts if _plain(text) in known]
+    known = {plain(text) for text in train_prompts}
+    return [text for text in prompt_set.texts if plain(text) in known]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return a text with what `overlap` does not tell apart made equal: case, and the number of blanks."""
     return " ".join(text.casefold().split())
