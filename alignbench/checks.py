@@ -31,7 +31,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError("shard splits generate and score alone; train first, and then take train out of stages")
     _check_numbers(values)
     if trains(cfg):
-        _check_package(values["train"]["optimizer"]["_target_"])
+        check_package(values["train"]["optimizer"]["_target_"])
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
             _check_processes(values["train"], values["auxiliary"])
@@ -175,7 +175,8 @@ def _check_processes(train: dict[str, Any], auxiliary: dict[str, Any]) -> None:
         raise UserError("auxiliary losses need what DeepSpeed keeps to itself; use conf/accelerate/fsdp2.yaml")
 
 
-def _check_package(target: str) -> None:
+def check_package(target: str) -> None:
+    """Refuse an optimizer whose package is not installed."""
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
         raise UserError(f"train.optimizer needs the package {package}, which is not installed: pip install {package}")
