@@ -1,4 +1,4 @@
-"""Judges made as ImageReward was: a BLIP whose text tower reads the image, and a head, on the difference of two scores."""
+"""Judges made as ImageReward was: a BLIP whose text tower reads the image, and a head that gives the score."""
 
 import copy
 from collections.abc import Mapping, Sequence

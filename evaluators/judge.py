@@ -1,4 +1,4 @@
-"""Judges that `python -m alignbench.train_reward` fitted: one person's, one group's or one data set's taste, by folder."""
+"""Judges that `python -m alignbench.train_reward` fitted: the taste of a person, a group or a data set, by folder."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -58,10 +58,16 @@ class TrainedJudge(Reward):
         self.gradient_checkpointing = gradient_checkpointing
         self._start: Evaluator | None = None
         if self._kind.builds_on_start:
-            self._start = instantiate(self.record.start["node"], **({} if source is None else {"source": source}))
+            self._start = self._build_start(source)
         elif source is not None:
             raise UserError(f"source={source} is for heads, and judge {self.name} has all its weights in its folder")
         self._texts: dict[str, Tensor] = {}  # features of prompts, on the CPU
+
+    def _build_start(self, source: str | None) -> Evaluator:
+        node = self.record.start["node"]
+        if source is not None and "source" not in node:
+            raise UserError(f"{self.record.start['evaluator']} has no source; leave source={source} out")
+        return instantiate(node if source is None else node | {"source": source})
 
     @property
     def weights(self) -> str:

@@ -28,7 +28,9 @@ def check(cfg: DictConfig) -> None:
     if not isinstance(values["seed"], int):
         raise UserError(f"seed={values['seed']} must be a whole number")
     if (engine := engine_asked_for()) != "ddp":
-        raise UserError(f"a judge is whole on every process, and the launcher asks for {engine}; use conf/accelerate/ddp.yaml")
+        raise UserError(
+            f"a judge is whole on every process, and the launcher asks for {engine}; use conf/accelerate/ddp.yaml"
+        )
     source = get_class(values["data"]["_target_"])
     if not issubclass(source, PairSource):
         kinds = ", ".join(sorted(source.provides)) if issubclass(source, DataSource) else "no samples"

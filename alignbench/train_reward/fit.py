@@ -203,9 +203,7 @@ def fit(
 
 
 @torch.no_grad()
-def predict(
-    judge: Judge, reader: Reader, rows: list[int], batch_size: int, accelerator: Accelerator
-) -> np.ndarray:
+def predict(judge: Judge, reader: Reader, rows: list[int], batch_size: int, accelerator: Accelerator) -> np.ndarray:
     """Return score of the winner minus score of the loser of each pair, [N], float64, on all processes.
 
     Computed in the numbers that evaluators score in. The judge is left in the mode in which it was.

@@ -107,9 +107,7 @@ class Decoder:
         self.num_workers = num_workers
 
     def read(self, batches: Iterable[list[int]]) -> Iterator[PairInputs]:
-        loader = DataLoader(
-            self.pairs, batch_sampler=cast(Any, batches), collate_fn=list, num_workers=self.num_workers
-        )
+        loader = DataLoader(self.pairs, batch_sampler=cast(Any, batches), collate_fn=list, num_workers=self.num_workers)
         for items in loader:
             images, prompts, probability = zip(*items, strict=True)
             winners, losers = zip(*images, strict=True)

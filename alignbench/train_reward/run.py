@@ -96,7 +96,9 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     made_from = recipe(cfg)
     judge = made_from.make().to(accelerator.device)
     num = sum(parameter.numel() for parameter in judge.parameters() if parameter.requires_grad)
-    console.print(f"  judge       {judge.kind} from {made_from.start.name}, {num:,} trained weights, {accelerator.device}")
+    console.print(
+        f"  judge       {judge.kind} from {made_from.start.name}, {num:,} trained weights, {accelerator.device}"
+    )
     reader = make_reader(view, judge, cfg.train.dataloader_num_workers, accelerator, work / "features")
     used = fit(judge, reader, split, probability, cfg.train, cfg.seed, work, accelerator)
 
