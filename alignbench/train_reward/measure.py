@@ -44,7 +44,7 @@ class Calibration:
 
     error: float
     by_chance: float
-    bins: tuple[Bin, ...]
+    bins: list[Bin]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def calibration(margins: Floats, probability: Floats, num_bins: int = NUM_BINS) 
     confidence = expit(np.abs(margins))
     agreement = np.where(margins >= 0, probability, 1 - probability)
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(num_bins, len(margins)))
-    bins = tuple(Bin(float(confidence[part].mean()), float(agreement[part].mean()), len(part)) for part in parts)
+    bins = [Bin(float(confidence[part].mean()), float(agreement[part].mean()), len(part)) for part in parts]
     error = sum(abs(one.confidence - one.agreement) * one.num_pairs for one in bins) / len(margins)
     # of a normal with standard deviation s, the mean distance from its centre is s sqrt(2 / pi)
     spread = sum(np.sqrt(len(part)) * (agreement - confidence)[part].std() for part in parts) / len(margins)
