@@ -12,12 +12,13 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward
 from alignbench.judge import Judge
 from alignbench.judge_folder import JudgeRecord, read_tensors, weights_digest
+from evaluators.attention_judge import AttentionJudge
 from evaluators.blip_judge import BlipJudge
 from evaluators.clip_judge import ClipJudge
 from evaluators.head_judge import HeadJudge
 from evaluators.preprocess import Pixels, pixels_from
 
-KINDS: Mapping[str, type[Judge]] = {kind.kind: kind for kind in (ClipJudge, BlipJudge, HeadJudge)}
+KINDS: Mapping[str, type[Judge]] = {kind.kind: kind for kind in (ClipJudge, BlipJudge, HeadJudge, AttentionJudge)}
 
 
 class TrainedJudge(Reward):

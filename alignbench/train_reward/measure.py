@@ -52,13 +52,14 @@ class Best:
     """What somebody who knows the law behind the labels achieves on the same pairs.
 
     Attributes:
-        accuracy: of the law.
-        gap: accuracy of the law minus that of the judge, paired.
+        accuracy, agreement: of the law, as in `Figures`.
+        gap: agreement of the law minus that of the judge, paired.
         log_loss: of the law.
         distance: mean absolute difference of the probabilities of law and judge.
     """
 
     accuracy: Estimate
+    agreement: Estimate
     gap: Estimate
     log_loss: float
     distance: float
@@ -72,6 +73,8 @@ class Figures:
         num_pairs, num_prompts: how many there were.
         num_ties: pairs that nobody won; they have no part in the accuracies.
         accuracy: share of pairs whose winner the judge prefers, with the interval over prompts.
+        agreement: how often a single judgement is as the judge says: of four votes against one it counts four fifths or
+            one fifth. The same as the accuracy where one judgement of each pair is known.
         log_loss: mean cross-entropy of its probabilities with those of the data, in nats; log 2 is guessing.
         calibration: of its probabilities.
         best: where the law is known.
@@ -81,6 +84,7 @@ class Figures:
     num_prompts: int
     num_ties: int
     accuracy: Estimate
+    agreement: Estimate
     log_loss: float
     calibration: Calibration
     best: Best | None
@@ -144,17 +148,28 @@ def measure(margins: Floats, probability: Floats, prompts: Sequence[str], law: F
         won = margins[decided]
         return compare(won, np.zeros_like(won), resampling).win_rate
 
+    everyone = Resampling(prompts)
+
+    def agreed(margins: Floats) -> Floats:
+        """Return how probable it is, by the data, that a judgement is for the image of the greater score."""
+        return 0.5 + np.sign(margins) * (probability - 0.5)
+
     best = None
     if law is not None:
         law_margins = np.log(law) - np.log1p(-law)
-        gap = mean((np.sign(law_margins) - np.sign(margins))[decided] / 2, resampling)
-        distance = float(np.abs(law - expit(margins)).mean())
-        best = Best(accuracy(law_margins), gap, log_loss(law_margins, probability), distance)
+        best = Best(
+            accuracy=accuracy(law_margins),
+            agreement=mean(agreed(law_margins), everyone),
+            gap=mean(agreed(law_margins) - agreed(margins), everyone),
+            log_loss=log_loss(law_margins, probability),
+            distance=float(np.abs(law - expit(margins)).mean()),
+        )
     return Figures(
         num_pairs=len(margins),
         num_prompts=len(set(prompts)),
         num_ties=int((~decided).sum()),
         accuracy=accuracy(margins),
+        agreement=mean(agreed(margins), everyone),
         log_loss=log_loss(margins, probability),
         calibration=calibration(margins, probability),
         best=best,

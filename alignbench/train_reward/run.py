@@ -178,13 +178,15 @@ def _report(record: JudgeRecord, figures: Figures, before: float, folder: Path, 
     say = console.print
     say(f"  kept        update {used['selected_step']} of {used['optimizer_steps']}, {duration(used['train_seconds'])}")
     say(f"  held out    {figures.num_pairs} pairs of {figures.num_prompts} prompts")
-    say(f"  accuracy    {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
+    at_best = "" if best is None else f"; at best {best.accuracy.value:.1%}"
+    say(f"  accuracy    {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}] of the winners{at_best}")
+    agreement = figures.agreement
+    say(f"  agreement   {agreement.value:.1%} [{agreement.low:.1%}, {agreement.high:.1%}] of single judgements", end="")
     if best is not None:
         gap = best.gap
-        say(
-            f"  at best     {best.accuracy.value:.1%}: {100 * gap.value:.1f} points more "
-            f"[{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
-        )
+        bounds = f"[{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+        say(f"; at best {best.agreement.value:.1%}, {100 * gap.value:.1f} {bounds} points more", end="")
+    say()
     error = figures.calibration
     say(
         f"  calibration error {error.error:.3f} ({before:.3f} before scaling by {record.figures['scale']:.2f}; "

@@ -13,6 +13,7 @@ from alignbench.errors import UserError
 from alignbench.judge_folder import CONFIG, WEIGHTS, JudgeRecord, write_judge
 from alignbench.miniature.scenes import render, sample_scene
 from evaluators import load
+from evaluators.attention_judge import FrozenAttention
 from evaluators.blip_judge import ImageRewardLike
 from evaluators.clip_judge import PickScoreLike
 from evaluators.head_judge import FrozenHead
@@ -38,6 +39,7 @@ def recipes(tmp_path_factory):
         "pickscore_like": PickScoreLike(shapes_clip, frozen_share=0.0),
         "image_reward_like": ImageRewardLike(ImageReward(str(folder), **TINY), frozen_share=0.5),
         "head": FrozenHead(shapes_clip, hidden=8, dropout=0.2),
+        "attention": FrozenAttention(shapes_clip, width=16, num_blocks=1),
     }
 
 
@@ -69,7 +71,7 @@ def moved(judge):
     return judge.eval()
 
 
-@pytest.fixture(scope="module", params=["pickscore_like", "image_reward_like", "head"])
+@pytest.fixture(scope="module", params=["pickscore_like", "image_reward_like", "head", "attention"])
 def trained(request, recipes, tmp_path_factory):
     """A judge as training leaves it, and its folder."""
     torch.manual_seed(0)
@@ -146,8 +148,8 @@ def test_only_judges_whose_image_and_text_meet_have_embeddings(trained):
 def test_a_head_keeps_its_own_weights_alone(trained):
     judge, folder = trained
     size = (folder / WEIGHTS).stat().st_size
-    if judge.kind == "head":
-        assert size < 10_000
+    if judge.builds_on_start:
+        assert size < 40_000
     else:
         assert size > 4 * sum(parameter.numel() for parameter in judge.parameters())
 
@@ -210,9 +212,15 @@ def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(weights, tokenize
 # ---- refusals
 
 
-@pytest.mark.parametrize("recipe", [PickScoreLike, FrozenHead])
-def test_what_is_no_clip_is_no_start(recipe):
-    options = {"frozen_share": 0.0} if recipe is PickScoreLike else {"hidden": 8, "dropout": 0.0}
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (PickScoreLike, {"frozen_share": 0.0}),
+        (FrozenHead, {"hidden": 8, "dropout": 0.0}),
+        (FrozenAttention, {"width": 16, "num_blocks": 1}),
+    ],
+)
+def test_what_is_no_clip_is_no_start(recipe, options):
     with pytest.raises(UserError, match="shapes_oracle_realism has none"):
         recipe(load("shapes_oracle_realism"), **options)
 
@@ -246,6 +254,6 @@ def test_a_record_of_something_else_is_refused(trained, tmp_path, change, messag
 
 def test_only_heads_can_be_told_where_their_start_is(trained):
     judge, folder = trained
-    message = "is for heads" if judge.kind != "head" else "shapes_clip has no source"
+    message = "shapes_clip has no source" if judge.builds_on_start else "is for heads"
     with pytest.raises(UserError, match=message):
         load("judge", path=str(folder), source="FOLDER")

@@ -63,6 +63,13 @@ def test_accuracy_counts_winners_and_halves_ties_of_the_judge():
     assert figures.best is None
 
 
+def test_agreement_counts_votes_and_equals_the_accuracy_where_there_is_one():
+    figures = measure(np.array([1.0, -2.0, 3.0]), np.array([0.8, 0.6, 1.0]), list("abc"), None)
+    assert figures.agreement.value == pytest.approx((0.8 + 0.4 + 1.0) / 3)
+    hard = measure(np.array([1.0, -2.0, 3.0, 0.0]), np.ones(4), list("abcd"), None)
+    assert hard.agreement.value == pytest.approx(hard.accuracy.value)
+
+
 def test_pairs_that_nobody_won_are_counted_and_left_out_of_the_accuracy():
     figures = measure(np.array([1.0, -3.0, -3.0]), np.array([1.0, 0.5, 0.5]), list("abc"), None)
     assert (figures.num_pairs, figures.num_ties, figures.accuracy.value) == (3, 2, 1.0)
@@ -86,7 +93,7 @@ def test_a_judge_that_knows_the_law_is_as_good_as_possible_and_one_that_is_wrong
     assert best.gap.value == 0
     assert best.distance == pytest.approx(0, abs=1e-12)
     wrong = measure(-margins, labels, names, law)
-    assert wrong.best.gap.value == pytest.approx(wrong.best.accuracy.value - wrong.accuracy.value)
+    assert wrong.best.gap.value == pytest.approx(wrong.best.agreement.value - wrong.agreement.value)
     assert wrong.best.gap.low > 0
 
 
