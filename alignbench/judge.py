@@ -19,8 +19,8 @@ class Judge(nn.Module, ABC):
         kind: how `config.json` of a trained judge calls the class.
         frozen_features: whether training changes neither `image_features` nor `text_features`, so that each image and
             each prompt goes through them once.
-        builds_on_start: whether the network of the evaluator that it was trained from is a part of it, which is then not
-            kept a second time.
+        builds_on_start: whether the network of the evaluator that it was trained from is a part of it, and so not kept a
+            second time.
         has_embeddings: whether both are unit vectors that meet in a cosine.
         preprocess: how pictures become its inputs.
         log_scale: logarithm of a factor on all scores, fitted when everything else is; a buffer.
@@ -119,12 +119,12 @@ class JudgeRecipe(ABC):
         """
 
 
-def freeze_share(layers: Sequence[nn.Module], before: Sequence[nn.Module], share: float) -> None:
+def freeze_share(layers: nn.ModuleList, before: Sequence[nn.Module], share: float) -> None:
     """Exclude the first layers of a tower from training, and what lies before them.
 
     Args:
         share: of the layers, 0..1, rounded to whole layers; 0 excludes nothing.
     """
     num = round(share * len(layers))
-    for module in [*before, *layers[:num]] if share else []:
+    for module in [*before, *list(layers)[:num]] if share else []:
         module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Judges that let the words of the prompt look at the image: attention over the tokens of a CLIP that stays as it is."""
+"""Judges in which the words of the prompt look at the image: attention over the tokens of a frozen CLIP."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ HEAD_WIDTH = 16  # of the attention's heads
 class AttentionJudge(FrozenClipJudge):
     """Blocks in which the prompt's tokens attend to each other and to the image's, as in BLIP; then a perceptron.
 
-    Pooled features tell whether a word of the prompt is somewhere in the image; tokens, whether it is where it should be.
+    Pooled features tell whether a word of the prompt is somewhere in the image; tokens also, where.
     """
 
     kind = "attention"
@@ -73,9 +73,7 @@ class AttentionHead(nn.Module):
         self.places = nn.Parameter(0.5 * torch.randn(num_image_tokens, width))
         self.query = nn.Parameter(0.02 * torch.randn(width))  # asks for what no word asks for
         self.blocks = nn.ModuleList(AttentionBlock(width) for _ in range(num_blocks))
-        self.score = nn.Sequential(
-            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1)
-        )
+        self.score = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return scores, [N], of image tokens [N, T, D] and prompt tokens [N, L, E], zeros where there is none."""

@@ -1,6 +1,7 @@
 """Judges made as PickScore was: both towers of a CLIP, whose cosine learns which image people prefer."""
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ class ClipJudge(Judge):
     def description(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
-            "network": self.network.config.to_dict(),
+            "network": json.loads(self.network.config.to_json_string()),
             "preprocess": pixels_values(self.preprocess),
             "tokenizer": "open_clip" if self.tokenizer_file is None else TOKENIZER,
         }

@@ -110,8 +110,8 @@ class ShapesData(PairSource):
                 raise UserError(f"data.{key}={value} must lie in 0..1")
         if num_votes is not None and num_votes > len(annotators.weights):
             raise UserError(
-                f"data.num_votes={num_votes} exceeds the {len(annotators.weights)} annotators there are; a person votes "
-                "on a pair once"
+                f"data.num_votes={num_votes} exceeds the {len(annotators.weights)} annotators there are; each votes on "
+                "a pair once"
             )
         self.name = name
         self.candidates = _candidates(num_prompts, fault_share, dirt_share, seed)

@@ -1,4 +1,4 @@
-"""How well a judge predicts what people prefer: accuracy and its interval, calibration, and what is possible at best."""
+"""How well a judge predicts what people prefer: accuracy, calibration, and what is possible at best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which pairs a judge learns from, which choose its length and scale, which it is measured on; and how it reads them."""
+"""Which pairs a judge learns from, which choose the update to keep, which it is measured on; how it reads them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from alignbench.config import build, resolve_all
 from alignbench.data.source import PairSource
 from alignbench.errors import UserError
-from alignbench.judge import Judge, JudgeRecipe
+from alignbench.judge import JudgeRecipe
 from alignbench.judge_folder import CONFIG, LOG, PICTURE, JudgeRecord, write_judge
 from alignbench.precision import multiply_float32
 from alignbench.provenance import PACKAGES, commit
@@ -147,8 +147,8 @@ def _found(folder: Path, cfg: DictConfig, console: Console) -> JudgeRecord:
     different = [key for key, value in _recipe(resolve_all(cfg)).items() if _recipe(record.config)[key] != value]
     if different:
         raise UserError(
-            f"{folder} holds a judge that was made with another {' and '.join(different)}; give a name of its own, as in "
-            "name=NAME, or delete the folder"
+            f"{folder} holds a judge that was made with another {' and '.join(different)}; give a name of its own, as "
+            "in name=NAME, or delete the folder"
         )
     console.print(f"  done before; held-out accuracy {record.figures['accuracy']['value']:.1%}")
     return record

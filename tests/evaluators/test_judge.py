@@ -1,4 +1,4 @@
-"""A trained judge comes back from its folder as it was, scores and trains as an evaluator, and refuses what it is not."""
+"""A trained judge comes back from its folder as it was, scores and is trained on, and refuses what it is not."""
 
 import json
 import shutil
@@ -109,7 +109,7 @@ def test_several_images_of_a_prompt_are_scored_with_that_prompt(trained, scenes)
 
 
 def test_the_scale_is_a_factor_on_all_scores(trained, scenes):
-    judge, folder = trained
+    _, folder = trained
     loaded = load("judge", path=str(folder))
     before = loaded.score(scenes, PROMPTS)
     loaded.network.log_scale.add_(np.log(2.0))
@@ -196,7 +196,9 @@ def test_a_judge_from_pickscore_reads_prompts_as_pickscore_does(weights, tokeniz
     torch.testing.assert_close(texts, start.embed_text(prompts), rtol=1e-5, atol=1e-5)
 
 
-def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(weights, tokenizer_folder, architecture, tmp_path, photos):
+def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(
+    weights, tokenizer_folder, architecture, tmp_path, photos
+):
     shutil.copytree(weights["pickscore"], tmp_path / "source")
     shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
     start = PickScore(str(tmp_path / "source"), tokenizer=str(tmp_path / "tokenizer"), architecture=architecture)
@@ -227,12 +229,14 @@ def test_what_is_no_clip_is_no_start(recipe, options):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_an_impossible_share_is_refused(recipes, share):
-    with pytest.raises(UserError, match="judge.frozen_share"):
+    with pytest.raises(UserError, match=r"judge\.frozen_share"):
         PickScoreLike(recipes["pickscore_like"].start, share)
 
 
 def test_a_folder_without_a_judge_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"lacks config\.json; expected a folder that `python -m alignbench\.train_reward`"):
+    with pytest.raises(
+        UserError, match=r"lacks config\.json; expected a folder that `python -m alignbench\.train_reward`"
+    ):
         load("judge", path=str(tmp_path))
 
 

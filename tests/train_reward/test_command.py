@@ -71,7 +71,9 @@ def test_the_figures_are_those_of_the_evaluator_that_came_of_it(anna):
     rows = Split.of(prompts, 0.2, 0.1).heldout
     evaluator = load("judge", path=str(root / "judges" / "anna"))
     scores = [
-        evaluator.score([Image.fromarray(getattr(view[row], side).pixels) for row in rows], [prompts[row] for row in rows])
+        evaluator.score(
+            [Image.fromarray(getattr(view[row], side).pixels) for row in rows], [prompts[row] for row in rows]
+        )
         for side in ("image_w", "image_l")
     ]
     assert (scores[0] > scores[1]).float().mean().item() == pytest.approx(record.figures["accuracy"]["value"])
@@ -161,8 +163,8 @@ def test_a_mistake_ends_in_one_sentence_and_status_2():
     command = [sys.executable, "-m", "alignbench.train_reward", "judge=haed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "alignbench: judge=haed is unknown; did you mean head? available: head, image_reward_like, " \
-        "pickscore_like\n"  # fmt: skip
+    assert done.stderr.startswith("alignbench: judge=haed is unknown; did you mean head? available: attention, head")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind", sorted(file.stem for file in (conf_folder() / "judge").glob("*.yaml")))

@@ -110,7 +110,7 @@ def run(folder, dies_at=None, accelerator=None, data=None, **changes):
 
 
 def test_soft_labels_are_recovered_as_probabilities(tmp_path):
-    judge, _, (data, split, reader, probability, accelerator) = run(
+    judge, _, (_, split, reader, probability, accelerator) = run(
         tmp_path, data=Grays(400), max_train_steps=400, total_batch_size=64, micro_batch_size=64, evaluation_steps=100
     )
     found = expit(predict(judge, reader, split.heldout, 16, accelerator))
@@ -128,9 +128,11 @@ def test_the_weights_that_predict_the_validation_pairs_best_are_kept(tmp_path):
     ]
     _, used, _ = run(tmp_path, data=data, lr_scheduler="constant", max_train_steps=20)
     assert (used["selected_step"], used["optimizer_steps"]) == (2, 20)
-    losses = [line["validation_loss"] for line in read_json_lines(tmp_path / "train.jsonl") if "validation_loss" in line]
+    losses = [
+        line["validation_loss"] for line in read_json_lines(tmp_path / "train.jsonl") if "validation_loss" in line
+    ]
     assert used["validation_loss"] == min(losses) == losses[0]
-    judge, patient, (_, split, reader, probability, accelerator) = run(
+    judge, patient, _ = run(
         tmp_path / "patient", data=data, lr_scheduler="constant", max_train_steps=20, patience_steps=4
     )
     assert (patient["selected_step"], patient["optimizer_steps"]) == (2, 6)

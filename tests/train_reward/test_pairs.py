@@ -1,5 +1,7 @@
 """Which pairs are for what, and that they are read as the judge takes them."""
 
+import itertools
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -18,9 +20,9 @@ PROMPTS = [f"prompt {number // 3}" for number in range(300)]
 def test_no_prompt_is_in_two_parts_and_every_pair_is_in_one():
     split = Split.of(PROMPTS, 0.2, 0.1)
     parts = [split.train, split.validation, split.heldout]
-    assert sorted(sum(parts, [])) == list(range(300))
+    assert sorted(itertools.chain(*parts)) == list(range(300))
     texts = [{PROMPTS[row] for row in part} for part in parts]
-    assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+    assert not any(one & other for one, other in itertools.combinations(texts, 2))
     assert len(split.heldout) / 300 == pytest.approx(0.2, abs=0.1)
 
 
