@@ -19,7 +19,7 @@ class Judge(nn.Module, ABC):
         kind: how `config.json` of a trained judge calls the class.
         frozen_features: whether training changes neither `image_features` nor `text_features`, so that each image and
             each prompt goes through them once.
-        builds_on_start: whether the network of the evaluator that it was trained from is a part of it, and so not kept a
+        builds_on_start: whether the network of the evaluator that it was trained from is part of it, and so not kept a
             second time.
         has_embeddings: whether both are unit vectors that meet in a cosine.
         preprocess: how pictures become its inputs.
