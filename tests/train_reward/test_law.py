@@ -1,4 +1,4 @@
-"""A judge of the shapes world comes near the law behind the votes that it learned from. docs/judges.md has more pairs."""
+"""A judge of the shapes world comes near the law behind the votes that it learned from."""
 
 import pytest
 

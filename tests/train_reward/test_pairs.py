@@ -12,6 +12,7 @@ from alignbench.train_reward.pairs import Decoder, Remembered, Split
 from evaluators import load
 from evaluators.clip_judge import PickScoreLike
 from evaluators.head_judge import FrozenHead
+from tests.processes import together
 from tests.training import RandomPairs
 
 PROMPTS = [f"prompt {number // 3}" for number in range(300)]
@@ -40,6 +41,18 @@ def test_case_and_blanks_of_a_prompt_do_not_take_it_to_another_part():
 def test_a_part_without_pairs_is_refused():
     with pytest.raises(UserError, match="none of the 3 pairs falls to"):
         Split.of(["a", "a", "a"], 0.2, 0.1)
+
+
+def features(rank, folder):
+    judge = FrozenHead(load("shapes_clip"), hidden=8, dropout=0.0).make()
+    remembered = Remembered(RandomPairs().view("pairs"), judge, Accelerator(cpu=True), folder)
+    return [part.tolist() for part in (remembered.images, remembered.texts, remembered.probability)]
+
+
+def test_two_processes_remember_the_same_bits_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignbench.train_reward.pairs.CHUNK", 5)
+    alone = features(0, tmp_path / "alone")
+    assert together(features, tmp_path / "together") == [alone, alone]
 
 
 @pytest.fixture(scope="module")
