@@ -211,6 +211,18 @@ def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(
     assert torch.equal(load("judge", path=str(tmp_path / "anna")).score(photos(2, 256), ["a cat", "a dog"]), before)
 
 
+@torch.no_grad()
+def test_words_that_are_not_there_are_not_looked_at(recipes, scenes):
+    judge = recipes["attention"].make().eval()
+    images, texts = judge.image_features(judge.preprocess(scenes)), judge.text_features(judge.encode_prompts(PROMPTS))
+    together = judge(images, texts)
+    for row in range(3):
+        length = int(texts[row].ne(0).any(dim=-1).sum())
+        alone = judge(images[row : row + 1], texts[row : row + 1, :length])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+    assert texts.ne(0).any(dim=-1).sum(dim=1).tolist()[2] == 2  # an empty prompt has its start and its end
+
+
 # ---- refusals
 
 
