@@ -27,7 +27,7 @@ def build_evaluator(name: str, values: Mapping[str, Any]) -> Evaluator:
     Raises:
         UserError: the name or a key is unknown, a value is missing, or the evaluator refuses one.
     """
-    available = sorted(file.stem for file in (conf_folder() / "evaluator").glob("*.yaml"))
+    available = evaluator_names()
     if name not in available:
         raise UserError(f"evaluator {name} is unknown;{near(name, available)}")
     node = _compose(f"evaluator/{name}").evaluator
@@ -37,6 +37,11 @@ def build_evaluator(name: str, values: Mapping[str, Any]) -> Evaluator:
         key = missing[0].removeprefix("evaluator.")
         raise UserError(f"evaluator {name} needs {key}; give {key}=VALUE")
     return build(node)
+
+
+def evaluator_names() -> list[str]:
+    """Return the names of all evaluators, as files have them."""
+    return sorted(file.stem for file in (conf_folder() / "evaluator").glob("*.yaml"))
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -33,13 +33,13 @@ def check(cfg: DictConfig) -> None:
         raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
     _check_numbers(values)
     if trains(cfg):
-        _check_package(values["train"]["optimizer"]["_target_"])
+        check_package(values["train"]["optimizer"]["_target_"])
         _check_reward_vae(values["train"]["reward_vae"], values["method"])
         if "train" in values["stages"]:
             _check_memory(values["train"], weights_dtype(values))
             _check_processes(values["train"], values["auxiliary"])
             if (kind := values["tracker"]["log_with"]) is not None:
-                _check_package(kind, f"tracker={kind}")
+                check_package(kind, f"tracker={kind}")
             _check_validation(values["validation"], values["evaluators"])
         _check_method(values["method"], values["data"])
         _check_sizes(values)
@@ -280,7 +280,8 @@ def _check_reward_vae(path: str | None, method: dict[str, Any]) -> None:
     check_reward_vae(path)
 
 
-def _check_package(target: str, needed_by: str = "train.optimizer") -> None:
+def check_package(target: str, needed_by: str = "train.optimizer") -> None:
+    """Refuse what needs a package that is not installed."""
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{needed_by} needs the package {package}, which is not installed: pip install {package}")

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -28,7 +29,7 @@ def main() -> None:
         if not asks_for_text:
             num_jobs = check_command_line(args.overrides, args.multirun)
     except UserError as error:
-        _stop(error)
+        stop(error)
     ends = [time.monotonic()]  # of the jobs of a sweep
 
     def job(cfg: DictConfig) -> None:
@@ -77,10 +78,10 @@ def _job(cfg: DictConfig) -> None:
     try:
         (dry_run if cfg.dry_run else run)(cfg)
     except UserError as error:
-        _stop(error)
+        stop(error)
 
 
-def _stop(error: UserError) -> None:
+def stop(error: UserError) -> NoReturn:
     """Tell the user, and end. Launchers end all processes with the first, so the main one has to get its word in."""
     if _is_main():
         print(f"alignbench: {error}", file=sys.stderr, flush=True)

@@ -38,8 +38,11 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
     return len(jobs)
 
 
-def composed(overrides: list[str]) -> DictConfig:
+def composed(overrides: list[str], program: str = "config") -> DictConfig:
     """Return the configuration of one command, as typed.
+
+    Args:
+        program: name of the file at the head of the tree; `config` is that of the main program.
 
     Raises:
         UserError: naming what was typed, what was expected and what to do.
@@ -47,7 +50,7 @@ def composed(overrides: list[str]) -> DictConfig:
     with _hydra():
         for override in _parse(overrides):
             _check_choice(override)
-        return _compose(overrides)
+        return _compose(overrides, program=program)
 
 
 def _parse(overrides: list[str]) -> list[Override]:
@@ -89,24 +92,24 @@ def _check_choice(override: Override) -> None:
             raise UserError(f"{override.key_or_group}={choice} is unknown;{near(str(choice), available)}")
 
 
-def _compose(overrides: list[str], hydra: bool = False) -> DictConfig:
+def _compose(overrides: list[str], hydra: bool = False, program: str = "config") -> DictConfig:
     try:
-        return compose("config", overrides, return_hydra_config=hydra)
+        return compose(program, overrides, return_hydra_config=hydra)
     except MissingConfigException as error:
         raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{near('', [])}") from None
     except ConfigCompositionException as error:
         for override in overrides:
-            _check_key(override)
+            _check_key(override, program)
         cause = error.__cause__ or error
         raise UserError(" ".join(str(cause).split())) from None
 
 
-def _check_key(text: str) -> None:
+def _check_key(text: str, program: str) -> None:
     """Say what is wrong with one override, if its key is not in the tree."""
     override = _parse([text])[0]
     if (conf_folder() / override.key_or_group).is_dir() or override.is_add():
         return
-    node: Any = compose("config")
+    node: Any = compose(program)
     path: list[str] = []
     for part in override.key_or_group.split("."):
         keys = [str(key) for key in node] if isinstance(node, DictConfig) else []

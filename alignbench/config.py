@@ -42,13 +42,22 @@ def build(node: DictConfig) -> Any:
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain values.
+    """Return the configuration of the main program as plain values.
 
     Raises:
         UserError: if a required value is missing.
     """
     if not trains(cfg):  # trains on nothing, so it needs no data
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
+    return resolve_all(cfg)
+
+
+def resolve_all(cfg: DictConfig) -> dict[str, Any]:
+    """Return a configuration, of any program, as plain values.
+
+    Raises:
+        UserError: if a required value is missing.
+    """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")

@@ -273,10 +273,12 @@ OPTIMIZER_BYTES: dict[str, Callable[[torch.Size, int, int], float]] = {
 
 def _reward_bytes(node: DictConfig) -> float:
     """Return the bytes of a reward's weights: counted where they are small enough to load, else as published."""
-    if node.name in REWARD_PARAMETERS:
-        return REWARD_PARAMETERS[node.name] * 1e6 * BYTES[node.get("precision", "float32")]
-    from hydra.utils import instantiate
+    from hydra.utils import get_class, instantiate
 
+    # most have one name, which their class says, and others are told theirs
+    name = node.get("name", getattr(get_class(node["_target_"]), "name", None))
+    if name in REWARD_PARAMETERS:
+        return REWARD_PARAMETERS[name] * 1e6 * BYTES[node.get("precision", "float32")]
     network = instantiate(node).network
     return 0 if network is None else _bytes(network)
 

@@ -54,6 +54,7 @@ class Evaluator(ABC):
         calibrated_on: whether it judges photographs or scenes of the shapes world; see `calibrate/reference.py`.
         matches_prompts: whether an image has to score higher with the prompt that describes it than with one of
             another image.
+        judged_by: names of the evaluators whose judgement it learned from, as far as known.
         caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
     """
 
@@ -66,12 +67,18 @@ class Evaluator(ABC):
     preprocess: Preprocess
     calibrated_on: Literal["photos", "scenes"] = "photos"
     matches_prompts: bool = False
+    judged_by: tuple[str, ...] = ()
     caches_text: ClassVar[bool] = False
 
     @property
     def weights(self) -> str:
         """Digest of the weights that scores depend on; empty where the version alone decides."""
         return ""
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Names of the evaluators that somebody trains on who trains on this one."""
+        return (self.name, *self.judged_by)
 
     @property
     def shared_pass(self) -> str | None:
@@ -154,7 +161,7 @@ class Reward(Evaluator):
         embedding_scale: factor on the similarity of two unit vectors where it is used as a training reward.
     """
 
-    has_embeddings: ClassVar[bool] = False
+    has_embeddings: bool = False
     embedding_scale: float = 1.0
 
     @abstractmethod

@@ -41,6 +41,11 @@ class ClipReward(Reward):
     def network(self) -> CLIPModel:
         """The CLIP network, frozen."""
 
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """The tokenizer.json that transformers reads tokens by; None where OpenCLIP makes them."""
+        return None
+
     @abstractmethod
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, L], each row cut so that its end token is kept."""

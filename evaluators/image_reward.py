@@ -120,20 +120,14 @@ class ImageReward(Reward):
 
     @cached_property
     def tokenizer(self) -> BertTokenizer:
-        """BERT's uncased WordPiece with BLIP's two extra tokens, which prompts do not start with."""
-        # as a keyword, the vocabulary would be ignored without a word
-        tokenizer = BertTokenizer(str(VOCABULARY), do_lower_case=True)
-        tokenizer.add_special_tokens({"bos_token": "[DEC]", "extra_special_tokens": ["[ENC]"]})
-        return tokenizer
+        """BERT's uncased WordPiece with BLIP's two extra tokens."""
+        return bert_tokenizer()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, 35], padded with 0; each prompt is encoded once."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._ids]
         if missing:
-            ids = self.tokenizer(
-                missing, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
-            ).input_ids
-            self._ids |= dict(zip(missing, ids, strict=True))
+            self._ids |= dict(zip(missing, token_ids(self.tokenizer, missing), strict=True))
         return torch.stack([self._ids[prompt] for prompt in prompts])
 
     def image_features(self, inputs: Tensor) -> Tensor:
@@ -184,6 +178,21 @@ class ImageRewardNetwork(nn.Module):
         )
         first = output.last_hidden_state[:, 0].to(self.head[0].weight.dtype)
         return (self.head(first).squeeze(-1) - MEAN) / STD
+
+
+def bert_tokenizer() -> BertTokenizer:
+    """Return BERT's uncased WordPiece with BLIP's two extra tokens, which prompts do not start with."""
+    # as a keyword, the vocabulary would be ignored without a word
+    tokenizer = BertTokenizer(str(VOCABULARY), do_lower_case=True)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "extra_special_tokens": ["[ENC]"]})
+    return tokenizer
+
+
+def token_ids(tokenizer: BertTokenizer, prompts: Sequence[str]) -> Tensor:
+    """Return token ids of prompts, [N, 35], padded with 0."""
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+    ).input_ids
 
 
 def from_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,9 +52,13 @@ class PickScore(PublishedClipReward):
             gradient_checkpointing,
         )  # fmt: skip
 
+    @property
+    def tokenizer_file(self) -> Path:
+        return checkpoint_file(self.tokenizer, TOKENIZER_FILE)
+
     @cached_property
     def _tokenizer(self) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(checkpoint_file(self.tokenizer, TOKENIZER_FILE).parent)
+        return CLIPTokenizer.from_pretrained(self.tokenizer_file.parent)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, L], by transformers."""

@@ -2,9 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -195,6 +195,17 @@ class QwenPixels(Pixels):
             growing = math.sqrt(self.area / (width * height))
             multiples = [math.ceil(side * growing / self.factor) for side in sides]
         return multiples[0] * self.factor, multiples[1] * self.factor
+
+
+def pixels_values(pixels: Pixels) -> dict[str, Any]:
+    """Return what `pixels_from` builds the same pipeline of, as JSON."""
+    return {"kind": type(pixels).__name__, **asdict(cast(Any, pixels))}
+
+
+def pixels_from(values: Mapping[str, Any]) -> Pixels:
+    """Return the pipeline that `pixels_values` described."""
+    kinds = {kind.__name__: kind for kind in (ClipPixels, HpsPixels, SiglipPixels)}
+    return kinds[values["kind"]](**{key: value for key, value in values.items() if key != "kind"})
 
 
 def _covering(width: int, height: int, size: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -43,6 +44,12 @@ class ShapesReward(ClipReward):
         from alignbench.miniature.weights import load_clip
 
         return load_clip(self.name)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        from alignbench.miniature.weights import FOLDER
+
+        return FOLDER / "tokenizer" / "tokenizer.json"
 
     @cached_property
     def scale(self) -> float:

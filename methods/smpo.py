@@ -191,7 +191,7 @@ class SmPO(InvertedPairs):
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        return () if self.scorer is None else (self.scorer.name,)
+        return () if self.scorer is None else self.scorer.lineage
 
     def fit(self, scores: Tensor) -> None:
         if self.score_range is not None:

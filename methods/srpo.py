@@ -142,7 +142,7 @@ class SRPO(Method[RecoveryBatch]):
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        return (self.reward.name,)
+        return self.reward.lineage
 
     def frozen_modules(self) -> dict[str, nn.Module]:
         return {} if self.reward.network is None else {"reward": self.reward.network}

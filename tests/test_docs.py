@@ -27,7 +27,7 @@ import methods
 from alignbench import inversion, preference
 from alignbench.batch import PairBatch
 from alignbench.catalogue import read_settings
-from alignbench.command_line import check_command_line
+from alignbench.command_line import check_command_line, composed
 from alignbench.config import conf_folder
 from alignbench.context import Context
 from alignbench.evaluator import Reward
@@ -36,6 +36,9 @@ from alignbench.export import find_source
 from alignbench.models.random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
 from alignbench.serve import arguments as arguments_of_serve
 from alignbench.study.__main__ import arguments as arguments_of_study
+from alignbench.train_reward.__main__ import arguments as arguments_of_train_reward
+from alignbench.train_reward.checks import check as check_judge
+from alignbench.train_reward.run import judge_name, train_reward
 from evaluators import load
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +46,14 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "results" / "published" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SAMPLING = ROOT / "docs" / "sampling.md"
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+SMALL_JUDGE = [
+    "judge=head",
+    "data.num_pairs=32",
+    "data.num_prompts=32",
+    "train.max_train_steps=1",
+    "heldout_share=0.3",
+    "validation_share=0.3",
+]
 OF_THE_LOOP = {"loss", "grad_norm", "lr"}
 
 
@@ -121,7 +132,32 @@ def placeholders(tmp_path_factory):
         weights[word] = str(network)
     pictures = tmp_path_factory.mktemp("control")
     Image.new("RGB", (64, 64)).save(pictures / "00000.png")
+    pairs, scorer = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("scorer")
+    Image.new("RGB", (64, 64)).save(pairs / "1.png")
+    (pairs / "pairs.jsonl").write_text('{"prompt": "a red circle", "image_w": "1.png", "image_l": "1.png"}\n')
+    for needed in ("model.safetensors", "tokenizer.json"):  # checked, not loaded
+        (scorer / needed).write_bytes(b"")
+    cfg = composed([*SMALL_JUDGE, f"results={folder}"], "train_reward")
+    train_reward(cfg)
+    images |= {"PAIRS": str(pairs), "WEIGHTS": str(scorer), "JUDGE": str(folder / "judges" / judge_name(cfg))}
     return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
+
+
+def judges():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for words in (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()):
+                if words[:3] == ["python", "-m", "alignbench.train_reward"]:
+                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
+
+
+@pytest.mark.parametrize("words", list(judges()))
+def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders):
+    overrides = [
+        re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
+        for text in arguments_of_train_reward(words).overrides
+    ]
+    check_judge(composed(overrides, "train_reward"))
 
 
 @pytest.mark.parametrize("given", list(commands()))

@@ -14,7 +14,16 @@ from alignbench import estimate as module
 from alignbench.command_line import check_command_line, composed
 from alignbench.config import build, conf_folder
 from alignbench.errors import UserError
-from alignbench.estimate import GIB, OPTIMIZER_BYTES, advice, estimate, refuse_what_cannot_fit, table, total
+from alignbench.estimate import (
+    GIB,
+    OPTIMIZER_BYTES,
+    _reward_bytes,
+    advice,
+    estimate,
+    refuse_what_cannot_fit,
+    table,
+    total,
+)
 from alignbench.models.architectures import FOLDER
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.random import tiny_adapter
@@ -219,6 +228,12 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     assert "even all modes" in advice(cfg, 0)
     assert "fits" in table(cfg, needed)
     assert f"{needed / GIB:9.3f}" in table(cfg, None)
+
+
+@pytest.mark.parametrize("reward", ["pickscore", "hpsv2_1"])  # one named by its class, one by its file
+def test_published_rewards_count_without_their_weights(reward):
+    cfg = composed(["method=srpo", "model=flux_mini", f"reward={reward}"])
+    assert _reward_bytes(cfg.method.reward) == 986e6 * 4
 
 
 def test_a_dry_run_needs_no_weights():

@@ -108,6 +108,11 @@ class ShapesData(PairSource):
         for key, value in (("fault_share", fault_share), ("dirt_share", dirt_share)):
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"data.{key}={value} must lie in 0..1")
+        if num_votes is not None and num_votes > len(annotators.weights):
+            raise UserError(
+                f"data.num_votes={num_votes} exceeds the {len(annotators.weights)} annotators there are; each votes on "
+                "a pair once"
+            )
         self.name = name
         self.candidates = _candidates(num_prompts, fault_share, dirt_share, seed)
         self.num_pairs = num_pairs
@@ -150,6 +155,10 @@ class ShapesData(PairSource):
 
     def picture(self, key: str) -> Picture:
         return self.candidates.picture(key)
+
+    def law(self, pair: Pair) -> float:
+        seen_w, seen_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)
+        return float(self.annotators.preference_probability(seen_w, seen_l))
 
     def _voted(self, number: int) -> Pair | None:
         """Let annotators vote on one pair; a tie of votes decides nothing."""

@@ -209,6 +209,11 @@ class PairSource(DataSource):
     def picture(self, key: str) -> Picture:
         """Return an image of the pairs."""
 
+    def law(self, pair: Pair) -> float | None:
+        """Return how probable it is that the winner is preferred, by the law that made the labels; None: unknown."""
+        del pair
+        return None
+
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         match kind:
             case "prompts":

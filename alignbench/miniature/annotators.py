@@ -5,6 +5,8 @@ Person a values an image by u_a = w_a . features and prefers x to y with probabi
 so soft labels are exact and its mean utility is the truth that a trained policy is judged by.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit
 
@@ -44,8 +46,9 @@ class Population:
         noise_rate: share of votes that are cast by a coin.
         seed: of the tastes; votes have a generator of their own.
         temperature: utility difference that makes a preference of 73 %.
+        only: numbers of those who are asked, from 0: one person, or a group; None for all.
 
-    `weights` holds their tastes, [num_annotators, len(FEATURES)]; their mean is MEAN_WEIGHTS for any seed.
+    `weights` holds the tastes of those who are asked, [N, len(FEATURES)]; the mean of all is MEAN_WEIGHTS for any seed.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Population:
         noise_rate: float = 0.05,
         seed: int = 0,
         temperature: float = 1.0,
+        only: Sequence[int] | None = None,
     ) -> None:
         if num_annotators < 1:
             raise ValueError(f"num_annotators={num_annotators} must be at least 1")
@@ -62,8 +66,12 @@ class Population:
             raise ValueError(f"noise_rate={noise_rate} must lie in 0..1")
         if spread < 0.0 or temperature <= 0.0:
             raise ValueError(f"spread={spread} must not be negative and temperature={temperature} must be positive")
+        if only is not None and (not len(only) or not set(only) <= set(range(num_annotators))):
+            raise ValueError(f"only={list(only)} must name some of the annotators, numbered 0 to {num_annotators - 1}")
         tastes = np.random.default_rng(seed).normal(size=(num_annotators, len(FEATURES)))
         self.weights = MEAN_WEIGHTS + spread * WEIGHT_SPREADS * (tastes - tastes.mean(axis=0))
+        if only is not None:
+            self.weights = self.weights[list(only)]
         self.noise_rate = noise_rate
         self.temperature = temperature
 

@@ -1,0 +1,103 @@
+"""Judges made as ImageReward was: a BLIP whose text tower reads the image, and a head that gives the score."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from torch import Tensor
+
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator
+from alignbench.judge import Judge, JudgeRecipe, freeze_share
+from evaluators.checkpoint import assign
+from evaluators.clip_network import checkpoint_layers
+from evaluators.image_reward import ImageReward, ImageRewardNetwork, bert_tokenizer, token_ids
+from evaluators.preprocess import Pixels, pixels_from, pixels_values
+
+
+class BlipJudge(Judge):
+    """BLIP and the reward head, whose output is the score.
+
+    Args:
+        network: both towers and the head.
+        architecture: what the network was built with; see `ImageRewardNetwork`.
+        preprocess: how pictures become inputs of the vision tower.
+    """
+
+    kind = "image_reward_like"
+    preprocess: Pixels
+
+    def __init__(
+        self, network: ImageRewardNetwork, architecture: Mapping[str, Mapping[str, Any]], preprocess: Pixels
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.architecture = architecture
+        self.preprocess = preprocess
+        self._tokenizer = bert_tokenizer()
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Return token ids, [N, 35], padded with 0."""
+        return token_ids(self._tokenizer, prompts)
+
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Return image tokens, [N, T, D]."""
+        return self.network.vision(pixel_values=inputs).last_hidden_state
+
+    def text_features(self, encoded: Tensor) -> Tensor:
+        """Return the token ids: the text tower reads them together with the image."""
+        return encoded
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        return self.log_scale.exp() * self.network(images, texts)
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "architecture": {tower: dict(values) for tower, values in self.architecture.items()},
+            "preprocess": pixels_values(self.preprocess),
+        }
+
+    @classmethod
+    def restored(
+        cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object, start: object
+    ) -> Self:
+        architecture, preprocess = description["architecture"], pixels_from(description["preprocess"])
+        return assign(lambda: cls(ImageRewardNetwork(**architecture), architecture, preprocess), tensors)
+
+    def checkpoint_activations(self) -> None:
+        checkpoint_layers(self.network.vision.encoder.layers)
+
+
+class ImageRewardLike(JudgeRecipe):
+    """The last layers of BLIP and the head are trained, as ImageReward was.
+
+    Args:
+        start: the evaluator whose network it starts from: ImageReward.
+        frozen_share: share of the layers of either tower, from the first on, that stay as they are.
+
+    Raises:
+        UserError: the evaluator is another.
+
+    Source: Xu et al. 2023 (ImageReward), arXiv 2304.05977, sections 2.2 and 3.1: the pairwise loss, 0.7 of the layers
+    fixed.
+    """
+
+    kind = BlipJudge.kind
+
+    def __init__(self, start: Evaluator, frozen_share: float) -> None:
+        if not isinstance(start, ImageReward):
+            raise UserError(
+                f"judge=image_reward_like starts from ImageReward, and judge.start is {start.name}; choose "
+                "judge=pickscore_like or judge=head for a CLIP"
+            )
+        if not 0.0 <= frozen_share < 1.0:
+            raise UserError(f"judge.frozen_share={frozen_share} must be at least 0 and below 1")
+        self.start: ImageReward = start
+        self.frozen_share = frozen_share
+
+    def make(self) -> BlipJudge:
+        network = copy.deepcopy(self.start.network).float().requires_grad_(True)
+        freeze_share(network.vision.encoder.layers, [network.vision.embeddings], self.frozen_share)
+        freeze_share(network.text.encoder.layer, [network.text.embeddings], self.frozen_share)
+        return BlipJudge(network, self.start.architecture, self.start.preprocess).train()

@@ -1,0 +1,275 @@
+"""A trained judge comes back from its folder as it was, scores and is trained on, and refuses what it is not."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alignbench.errors import UserError
+from alignbench.judge_folder import CONFIG, WEIGHTS, JudgeRecord, write_judge
+from alignbench.miniature.scenes import render, sample_scene
+from evaluators import load
+from evaluators.attention_judge import FrozenAttention
+from evaluators.blip_judge import ImageRewardLike
+from evaluators.clip_judge import PickScoreLike
+from evaluators.head_judge import FrozenHead
+from evaluators.image_reward import ImageReward
+from evaluators.pickscore import PickScore
+from tests.evaluators.test_image_reward import TINY, checkpoint
+
+PROMPTS = ["a red circle on a white background", "a small blue square, and much more of it", ""]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    randoms = [np.random.default_rng(seed) for seed in range(3)]
+    return [Image.fromarray(render(sample_scene(random), random)) for random in randoms]
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("image_reward")
+    torch.save(checkpoint(), folder / "ImageReward.pt")
+    shapes_clip = load("shapes_clip")
+    return {
+        "pickscore_like": PickScoreLike(shapes_clip, frozen_share=0.0),
+        "image_reward_like": ImageRewardLike(ImageReward(str(folder), **TINY), frozen_share=0.5),
+        "head": FrozenHead(shapes_clip, hidden=8, dropout=0.2),
+        "attention": FrozenAttention(shapes_clip, width=16, num_blocks=1),
+    }
+
+
+def record(recipe, judge, name="anna"):
+    start = recipe.start
+    node = {"_target_": "evaluators.shapes_reward.ShapesReward", "name": "shapes_clip"}
+    return JudgeRecord(
+        name=name,
+        judge=judge.description(),
+        start={"evaluator": start.name, "version": start.version, "weights": start.weights, "node": node},
+        calibrated_on="scenes",
+        judged_by=["shapes_annotators"],
+        data={},
+        figures={},
+        training={},
+        config={},
+        package_versions={},
+        commit=None,
+    )
+
+
+def moved(judge):
+    """Return the judge with its trained weights moved, as training leaves them."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in judge.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    judge.log_scale.fill_(0.3)
+    return judge.eval()
+
+
+@pytest.fixture(scope="module", params=["pickscore_like", "image_reward_like", "head", "attention"])
+def trained(request, recipes, tmp_path_factory):
+    """A judge as training leaves it, and its folder."""
+    torch.manual_seed(0)
+    judge = moved(recipes[request.param].make())
+    folder = tmp_path_factory.mktemp("judges") / "anna"
+    write_judge(folder, judge, record(recipes[request.param], judge), {"reliability.png": b""})
+    return judge, folder
+
+
+@torch.no_grad()
+def test_the_folder_scores_as_the_judge_did(trained, scenes):
+    judge, folder = trained
+    inputs = judge.preprocess(scenes)
+    texts = judge.encode_prompts(PROMPTS)
+    if judge.frozen_features:
+        inputs, texts = judge.image_features(inputs), judge.text_features(texts)
+    loaded = load("judge", path=str(folder))
+    found = loaded.score(scenes, PROMPTS)
+    torch.testing.assert_close(found, judge(inputs, texts), rtol=1e-5, atol=1e-5)
+    assert found.unique().numel() == 3
+    assert loaded.name == "anna"
+    assert loaded.lineage == ("anna", "shapes_annotators")
+    assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
+
+
+@torch.no_grad()
+def test_several_images_of_a_prompt_are_scored_with_that_prompt(trained, scenes):
+    judge, _ = trained
+    inputs, texts = judge.preprocess(scenes[:2] + scenes[1:]), judge.encode_prompts(PROMPTS[:2])
+    if judge.frozen_features:
+        inputs, texts = judge.image_features(inputs), judge.text_features(texts)
+    both = judge(inputs, texts)
+    torch.testing.assert_close(both[:2], judge(inputs[:2], texts), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[2:], judge(inputs[2:], texts), rtol=1e-4, atol=1e-4)
+
+
+def test_the_scale_is_a_factor_on_all_scores(trained, scenes):
+    _, folder = trained
+    loaded = load("judge", path=str(folder))
+    before = loaded.score(scenes, PROMPTS)
+    loaded.network.log_scale.add_(np.log(2.0))
+    torch.testing.assert_close(loaded.score(scenes, PROMPTS), 2 * before, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_a_reward_with_a_gradient_that_agrees_with_its_scores(trained, scenes):
+    _, folder = trained
+    reward = load("judge", path=str(folder))
+    size = reward.preprocess.size
+    pictures = [scene.resize((size, size)) for scene in scenes]
+    pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in pictures]).requires_grad_()
+    rewards = reward.reward(pixels, PROMPTS)
+    torch.testing.assert_close(rewards.detach(), reward.score(pictures, PROMPTS), rtol=1e-4, atol=1e-4)
+    rewards.sum().backward()
+    assert (pixels.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+def test_only_judges_whose_image_and_text_meet_have_embeddings(trained):
+    judge, folder = trained
+    reward = load("judge", path=str(folder))
+    assert reward.has_embeddings == (judge.kind == "pickscore_like")
+    pixels = torch.rand(2, 3, 64, 64)
+    if not reward.has_embeddings:
+        with pytest.raises(TypeError, match="has no embeddings"):
+            reward.embed_text(PROMPTS)
+        with pytest.raises(TypeError, match="has no embeddings"):
+            reward.embed_image(pixels)
+        return
+    texts = reward.embed_text(PROMPTS[:2])
+    cosine = (reward.embed_image(pixels) * texts).sum(-1)
+    scale = (reward.network.network.logit_scale + reward.network.log_scale).exp()
+    torch.testing.assert_close(scale * cosine, reward.reward(pixels, PROMPTS[:2]))
+
+
+def test_a_head_keeps_its_own_weights_alone(trained):
+    judge, folder = trained
+    size = (folder / WEIGHTS).stat().st_size
+    if judge.builds_on_start:
+        assert size < 40_000
+    else:
+        assert size > 4 * sum(parameter.numel() for parameter in judge.parameters())
+
+
+def test_a_head_upon_other_weights_is_refused(recipes, tmp_path, scenes):
+    judge = recipes["head"].make()
+    what = record(recipes["head"], judge)
+    write_judge(tmp_path / "anna", judge, replace(what, start=what.start | {"weights": "others"}), {})
+    with pytest.raises(UserError, match="was trained upon shapes_clip@1, and what is there now has another weights"):
+        load("judge", path=str(tmp_path / "anna")).score(scenes, PROMPTS)
+
+
+def test_the_share_of_layers_that_stay_has_no_gradient(recipes):
+    network = PickScoreLike(load("shapes_clip"), frozen_share=0.5).make().network
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, _ in network.named_parameters()} - trained
+    assert {name for name in frozen if "encoder.layers" not in name} == {
+        "vision_model.embeddings.class_embedding",
+        "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.embeddings.position_embedding.weight",
+        "vision_model.pre_layrnorm.weight",
+        "vision_model.pre_layrnorm.bias",
+        "text_model.embeddings.token_embedding.weight",
+        "text_model.embeddings.position_embedding.weight",
+    }
+    assert "vision_model.encoder.layers.2.mlp.fc1.weight" in trained
+    assert "text_model.encoder.layers.0.mlp.fc1.weight" in frozen
+    assert "logit_scale" in trained
+
+
+def test_training_does_not_move_the_evaluator_that_it_starts_from(recipes, scenes):
+    start = recipes["pickscore_like"].start
+    before = start.score(scenes, PROMPTS)
+    moved(recipes["pickscore_like"].make())
+    assert torch.equal(start.score(scenes, PROMPTS), before)
+
+
+def test_a_judge_from_pickscore_reads_prompts_as_pickscore_does(weights, tokenizer_folder, architecture):
+    start = PickScore(weights["pickscore"], tokenizer=str(tokenizer_folder), architecture=architecture)
+    judge = PickScoreLike(start, 0.0).make().eval()
+    prompts = ["a cat", "two dogs \u2019 bones " * 40]
+    with torch.no_grad():
+        texts = judge.text_features(judge.encode_prompts(prompts))
+    torch.testing.assert_close(texts, start.embed_text(prompts), rtol=1e-5, atol=1e-5)
+
+
+def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(
+    weights, tokenizer_folder, architecture, tmp_path, photos
+):
+    shutil.copytree(weights["pickscore"], tmp_path / "source")
+    shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
+    start = PickScore(str(tmp_path / "source"), tokenizer=str(tmp_path / "tokenizer"), architecture=architecture)
+    recipe = PickScoreLike(start, 0.0)
+    judge = moved(recipe.make())
+    write_judge(tmp_path / "anna", judge, record(recipe, judge), {})
+    before = load("judge", path=str(tmp_path / "anna")).score(photos(2, 256), ["a cat", "a dog"])
+    shutil.rmtree(tmp_path / "source")
+    shutil.rmtree(tmp_path / "tokenizer")
+    assert torch.equal(load("judge", path=str(tmp_path / "anna")).score(photos(2, 256), ["a cat", "a dog"]), before)
+
+
+@torch.no_grad()
+def test_words_that_are_not_there_are_not_looked_at(recipes, scenes):
+    judge = recipes["attention"].make().eval()
+    images, texts = judge.image_features(judge.preprocess(scenes)), judge.text_features(judge.encode_prompts(PROMPTS))
+    together = judge(images, texts)
+    for row in range(3):
+        length = int(texts[row].ne(0).any(dim=-1).sum())
+        alone = judge(images[row : row + 1], texts[row : row + 1, :length])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+    assert texts.ne(0).any(dim=-1).sum(dim=1).tolist()[2] == 2  # an empty prompt has its start and its end
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (PickScoreLike, {"frozen_share": 0.0}),
+        (FrozenHead, {"hidden": 8, "dropout": 0.0}),
+        (FrozenAttention, {"width": 16, "num_blocks": 1}),
+    ],
+)
+def test_what_is_no_clip_is_no_start(recipe, options):
+    with pytest.raises(UserError, match="shapes_oracle_realism has none"):
+        recipe(load("shapes_oracle_realism"), **options)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_an_impossible_share_is_refused(recipes, share):
+    with pytest.raises(UserError, match=r"judge\.frozen_share"):
+        PickScoreLike(recipes["pickscore_like"].start, share)
+
+
+def test_a_folder_without_a_judge_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"lacks config\.json; expected a folder that `python -m alignbench\.train_reward`"
+    ):
+        load("judge", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "describes no judge of format 1"),
+        ({"surprise": 1}, "describes no judge of format 1"),
+        ({"start": {"node": {"_target_": "os.system"}}}, "starts from os.system, which is none of the evaluators"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(trained, tmp_path, change, message):
+    shutil.copytree(trained[1], tmp_path / "anna")
+    values = json.loads((tmp_path / "anna" / CONFIG).read_text())
+    (tmp_path / "anna" / CONFIG).write_text(json.dumps(values | change))
+    with pytest.raises(UserError, match=message):
+        load("judge", path=str(tmp_path / "anna"))
+
+
+def test_only_heads_can_be_told_where_their_start_is(trained):
+    judge, folder = trained
+    message = "shapes_clip has no source" if judge.builds_on_start else "is for heads"
+    with pytest.raises(UserError, match=message):
+        load("judge", path=str(folder), source="FOLDER")
