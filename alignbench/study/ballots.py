@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from alignbench.results import ResultsError
 
@@ -154,16 +155,17 @@ class Ballots:
         order = "ORDER BY rater, task, cast_at, question"
         with self._transaction() as cursor:
             rows = cursor.execute(f"SELECT {', '.join(names)} FROM votes {order}").fetchall()
-        votes = [dict(zip(names, row, strict=True)) for row in rows]
-        return [
-            Vote(**vote | {"passed": vote["passed"] if vote["passed"] is None else bool(vote["passed"])})
-            for vote in votes
-        ]
+        return [_vote(dict(zip(names, row, strict=True))) for row in rows]
 
     def close(self) -> None:
         """Close the file; what WAL holds is written into it."""
         with self._lock:
             self._connection.close()
+
+
+def _vote(row: dict[str, Any]) -> Vote:
+    passed = row.pop("passed")  # SQLite has no truth values
+    return Vote(**row, passed=None if passed is None else bool(passed))
 
 
 def _now() -> str:
