@@ -1,7 +1,7 @@
 import pytest
 
 from alignbench import cli
-from alignbench.cli import _stop, _time_left
+from alignbench.cli import stop, _time_left
 from alignbench.errors import UserError
 
 
@@ -19,7 +19,7 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
     monkeypatch.setattr(cli.time, "sleep", pauses.append)
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as stop:
-        _stop(UserError("a fault"))
+        stop(UserError("a fault"))
     assert stop.value.code == 2
     assert capsys.readouterr().err == said
     assert bool(pauses) == (rank != "0")

@@ -26,6 +26,7 @@ def test_the_wheel_unpacked_elsewhere_runs_the_default_job(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "results" / "leaderboard.csv").is_file()
+    assert (tmp_path / "results" / "index.html").is_file(), "with what the page is made of"
     where = [sys.executable, "-c", "import alignbench, methods, evaluators; print(methods.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(str(site))

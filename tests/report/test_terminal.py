@@ -29,6 +29,7 @@ def test_a_finished_run_is_summed_up_within_100_columns(small_table):
     ):
         assert expected in text
     assert "…" not in "".join(tables), "nothing is cut"
+    assert str(small_table.root / "index.html") in text
 
 
 def test_the_longest_names_and_figures_fit(world):

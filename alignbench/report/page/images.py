@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from alignbench.files import sha256
 from alignbench.report.bench import BASE, Image, Measurement
 from alignbench.report.display import Section
 from alignbench.report.page.sprites import Jobs, Picture, sprite_names
@@ -13,7 +14,8 @@ from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, RunFolder
 
-Runs = dict[str, tuple[str, dict[tuple[str, str], Measurement]]]  # run -> its method, and its scores by evaluator
+Scored = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
+Runs = dict[str, tuple[str, Scored]]  # run -> its method, and its scores
 
 
 def image_entry(tables: Tables, section: Section, store: Store, jobs: Jobs) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def image_entry(tables: Tables, section: Section, store: Store, jobs: Jobs) -> d
     runs = _runs(tables, section)
     prompts: dict[str, PromptRecord] = {}
     for _, measured in sorted(runs.values(), key=lambda entry: entry[0] != BASE):
-        for prompt_id, record in next(iter(measured.values())).prompts.items():
+        for prompt_id, record in _prompts(measured).items():
             known = prompts.setdefault(prompt_id, record)
             if len(record.images) > len(known.images):
                 prompts[prompt_id] = record
@@ -62,9 +64,14 @@ def _runs(tables: Tables, section: Section) -> Runs:
     return runs
 
 
+def _prompts(measured: Scored) -> dict[str, PromptRecord]:
+    """Join the prompts of all evaluators; some score only a part."""
+    return {prompt_id: record for entry in measured.values() for prompt_id, record in entry.prompts.items()}
+
+
 def _image_set(
     run: str,
-    measured: dict[tuple[str, str], Measurement],
+    measured: Scored,
     section: Section,
     images: Sequence[Image],
     store: Store,
@@ -76,8 +83,10 @@ def _image_set(
     digests: dict[Image, str] = {}
     for entry in measured.values():
         keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
-        digests |= dict(zip(keys, entry.scores.digest.tolist(), strict=True))
-    pictures = [_picture(folder, first.prompts, image, digests) for image in images]
+        for image, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
+            digests[image] = digest or digests.get(image, "")  # not every judge notes what it was shown
+    prompts = _prompts(measured)
+    pictures = [_picture(folder, prompts, image, digests) for image in images]
     inside = all(picture is None or picture.path.parent == folder for picture in pictures)
     return {
         "folder": f"{quote(folder.relative_to(store.root).as_posix())}/" if inside else "",
@@ -100,7 +109,7 @@ def _picture(folder: Path, prompts: dict[str, PromptRecord], image: Image, diges
     if image not in digests:
         return None
     path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    return Picture(path, digests[image]) if path.exists() else None
+    return Picture(path, digests[image] or sha256(path)) if path.exists() else None
 
 
 def _scores(measured: Measurement | None, images: Sequence[Image]) -> list[float | None]:

@@ -1,16 +1,19 @@
 """Which image, score and thumbnail the page takes for which prompt."""
 
 import json
+from dataclasses import asdict
 from urllib.parse import unquote
 
 import pytest
 
+from alignbench.files import write_json
 from alignbench.report.bench import BASE
 from alignbench.report.display import sections
 from alignbench.report.page.images import image_entry
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
-from alignbench.results import PromptRecord, write_prompts
+from alignbench.results import PromptRecord, RunFolder, write_prompts
+from alignbench.score_file import ScoreInfo, Scores
 
 
 def received(root, address):
@@ -63,6 +66,25 @@ def test_images_that_are_gone_take_nothing_but_their_picture(world, entry):
     assert base["sprites"] == [None]
     assert base["scores"] == [[1, 2, 3, 4]]
     assert jobs == {}
+
+
+def test_images_whose_judge_noted_no_digest_do_not_share_a_thumbnail(world, entry):
+    for method, colour in ((BASE, "red"), ("sft", "blue")):
+        folder = world.run(method, [1, 2, 3, 4], picture=colour)
+        file = folder.score_file("shapes", "1a2b", "people", "1")
+        ids = ["p0", "p1", "p2", "p3"]
+        Scores.of(ScoreInfo("people", "1"), ids, [0] * 4, [1, 0, 1, 0], [""] * 4).write(file)
+        folder.complete("score", "people", [file])
+    _, sets, jobs = entry(world)
+    scored = sets["base-sd15_mini-rNone"]["sprites"]
+    assert len({*scored, *sets["sft-sd15_mini-r0"]["sprites"]}) == len(jobs) == 2
+    for folder in world.root.glob("*-sd15_mini-*"):
+        folder.joinpath("scores/shapes/1a2b/clip@1.parquet").unlink()
+        manifest = RunFolder(folder).manifest
+        manifest.files.pop("scores/shapes/1a2b/clip@1.parquet")
+        write_json(folder / "manifest.json", asdict(manifest))
+    _, sets, jobs = entry(world)
+    assert len({*sets["base-sd15_mini-rNone"]["sprites"], *sets["sft-sd15_mini-r0"]["sprites"]}) == len(jobs) == 2
 
 
 def test_scores_keep_the_whole_precision_of_the_disk(world, entry):
