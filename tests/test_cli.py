@@ -1,7 +1,7 @@
 import pytest
 
 from alignbench import cli
-from alignbench.cli import stop, _time_left
+from alignbench.cli import _time_left, stop
 from alignbench.errors import UserError
 
 
@@ -18,8 +18,8 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
     pauses = []
     monkeypatch.setattr(cli.time, "sleep", pauses.append)
     monkeypatch.setenv("RANK", rank)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as ended:
         stop(UserError("a fault"))
-    assert stop.value.code == 2
+    assert ended.value.code == 2
     assert capsys.readouterr().err == said
     assert bool(pauses) == (rank != "0")
