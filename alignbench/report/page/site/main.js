@@ -31,6 +31,8 @@ async function drawPage() {
   const focused = document.activeElement?.dataset?.key;
   const main = document.getElementById("main");
   document.body.dataset.view = now.view;
+  const dialog = document.getElementById("dialog");
+  if (now.view !== "images" && dialog.className === "one-prompt") dialog.close();
   drawHeader(now);
   const view = (VIEWS.find(([key]) => key === now.view) ?? VIEWS[0])[2];
   if (report.chosen(now).length === 0) {
