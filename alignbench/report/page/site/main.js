@@ -13,16 +13,31 @@ const VIEWS = [
 /** Draw the tabs and the filters. */
 function drawHeader(now) {
   const tabs = VIEWS.map(([key, name]) =>
-    h("a", { href: state.address({ view: key, sort: "", direction: "", open: "" }), "data-key": `view:${key}`, "aria-current": now.view === key ? "page" : null }, name),
+    h(
+      "a",
+      {
+        href: state.address({ view: key, sort: "", direction: "", open: "" }),
+        "data-key": `view:${key}`,
+        "aria-current": now.view === key ? "page" : null,
+      },
+      name,
+    ),
   );
   document.getElementById("views").replaceChildren(...tabs);
   const fixed = now.view === "images" ? images.resolved(now) : null; // the one view of a single section
   const filter = (label, key, values) => {
     const choices = values.map((value) => [value, value]);
     const choose = (value) => state.change({ [key]: value, sort: "", open: "" });
-    return values.length > 1 && choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose);
+    return (
+      values.length > 1 &&
+      choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose)
+    );
   };
-  const filters = [filter("model", "model", report.models), filter("prompts", "prompts", report.promptSets), filter("evaluator", "evaluator", report.evaluators)];
+  const filters = [
+    filter("model", "model", report.models),
+    filter("prompts", "prompts", report.promptSets),
+    filter("evaluator", "evaluator", report.evaluators),
+  ];
   document.getElementById("filters").replaceChildren(...filters.filter(Boolean));
 }
 
