@@ -57,6 +57,8 @@ def sprite_names(store: Store, pictures: Sequence[Picture | None], jobs: Jobs) -
 
 def draw_all(store: Store, jobs: Jobs) -> None:
     """Write the sprites that are noted, several at a time."""
+    if not jobs:
+        return  # without an empty bar
     num_images = sum(picture is not None for part in jobs.values() for picture in part)
     # the largest share of the time is spent unpacking PNG, which lets other threads work
     with ThreadPoolExecutor() as pool, tqdm(total=num_images, desc="thumbnails", unit="image", disable=None) as bar:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -205,6 +206,31 @@ def test_each_method_shows_its_own_image_small_and_large(window, hostile, expect
     page.wait_for_load_state("networkidle")
     assert pictures.evaluate_all("all => all.map((one) => one.naturalWidth)") == [64, 64, 64]
     assert window.errors == []
+
+
+def test_the_line_of_the_cost_joins_those_whom_nobody_beats_for_less(world, window, expect):
+    world.run("base", [1, 2, 3, 4])
+    for method, hours, gain in (
+        ("sft", 1, 0.5),
+        ("dpo", 2, 0.2),
+        ("kto", 3, 0.9),
+        ("mapo", 0.5, 2.0),
+        ("inpo", 0, 5.0),
+    ):
+        seen = ["clip"] if method == "mapo" else []
+        folder = world.run(method, [1 + gain, 2 + gain, 3 + gain, 4 + gain], trained_on=seen)
+        folder.update(budget=replace(folder.manifest.budget, device_hours=hours))
+    path, _ = made(world.root)
+    page = opened(window, path, "view=cost")
+    expect(page.locator("figcaption")).to_contain_text("what they cost is not known: inpo")
+    marks = page.locator("svg g:has(> title)")
+    names = [text.partition(":")[0] for text in marks.locator("title").all_text_contents()]
+    across = marks.locator("circle").evaluate_all("circles => circles.map((one) => one.cx.baseVal.value)")
+    places = dict(zip(names, across, strict=True))
+    assert places.keys() == {"sft", "dpo", "kto", "mapo"}
+    line = page.locator("path.front").get_attribute("d")
+    corners = [float(x) for x in re.findall(r"[MH]([\d.]+)", line)][:-1]  # the last leads to the edge
+    assert corners == pytest.approx([places["sft"], places["kto"]], abs=1e-3)
 
 
 def test_seeds_are_chosen_and_absent_images_said_to_be_absent(world, window, expect):

@@ -11,17 +11,28 @@ const cost = (() => {
         "section",
         {},
         sectionHeading(section),
-        h("div", { class: "charts" }, report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator))),
+        h(
+          "div",
+          { class: "charts" },
+          report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator)),
+        ),
         plainTable(section.cost),
       ),
     );
-    const legend = h("p", {}, "Median score against device-hours of training, bars are 95 % intervals. Line: nobody is better for less; hollow: trained on the evaluator, left out of the line.");
+    const legend = h(
+      "p",
+      {},
+      "Median score against device-hours of training, bars are 95 % intervals. Line: nobody is better for less; hollow: trained on the evaluator, left out of the line.",
+    );
     main.replaceChildren(legend, ...parts, noteList(sections));
   }
 
   function chart(section, number, evaluator) {
     const points = section.methods
-      .map((method) => ({ ...method, row: section.rows.find((row) => row.method === method.method && row.evaluator === number) }))
+      .map((method) => ({
+        ...method,
+        row: section.rows.find((row) => row.method === method.method && row.evaluator === number),
+      }))
       .filter((point) => point.row);
     const trained = points.filter((point) => point.deviceHours > 0);
     const base = points.find((point) => point.isBase);
@@ -44,13 +55,29 @@ const cost = (() => {
     const xTicks = isLogarithmic ? charts.logarithmicTicks(10 ** left, 10 ** right) : charts.ticks(left, right);
     return s(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `Median by ${evaluator.head} against device-hours; the tables have both` },
-      charts.ticks(bottom, top).map((value) => [
-        s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
-        s("text", { class: "tick", x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
-      ]),
-      xTicks.map((value) => s("text", { class: "tick", x: x(value), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, charts.label(value))),
-      s("text", { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, `device-hours${isLogarithmic ? ", logarithmic" : ""}`),
+      {
+        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        role: "img",
+        "aria-label": `Median by ${evaluator.head} against device-hours; the tables have both`,
+      },
+      charts
+        .ticks(bottom, top)
+        .map((value) => [
+          s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
+          s("text", { class: "tick", x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
+        ]),
+      xTicks.map((value) =>
+        s(
+          "text",
+          { class: "tick", x: x(value), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" },
+          charts.label(value),
+        ),
+      ),
+      s(
+        "text",
+        { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" },
+        `device-hours${isLogarithmic ? ", logarithmic" : ""}`,
+      ),
       base && baseLine(base, y),
       front(points, evaluator, x, y),
       points.map((point) => mark(point, x, y)),
@@ -76,11 +103,18 @@ const cost = (() => {
     const sign = evaluator.higherIsBetter ? 1 : -1;
     const inOrder = points
       .filter((point) => !point.row.trainedOn)
-      .sort((one, other) => one.deviceHours - other.deviceHours || sign * (other.row.median.value - one.row.median.value));
-    let best = -Infinity;
-    const steps = inOrder.filter((point) => sign * point.row.median.value > best && ((best = sign * point.row.median.value), true));
+      .sort(
+        (one, other) => one.deviceHours - other.deviceHours || sign * (other.row.median.value - one.row.median.value),
+      );
+    const steps = [];
+    for (const point of inOrder) {
+      const best = steps.at(-1);
+      if (!best || sign * (point.row.median.value - best.row.median.value) > 0) steps.push(point);
+    }
     if (steps.length === 0) return null;
-    const path = steps.map((point, i) => `${i === 0 ? "M" : "H"}${x(point.deviceHours)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`);
+    const path = steps.map(
+      (point, i) => `${i === 0 ? "M" : "H"}${x(point.deviceHours)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`,
+    );
     return s("path", { class: "front", d: `${path.join("")}H${WIDTH - EDGE.right}` });
   }
 

@@ -12,7 +12,9 @@ function setAttributes(element, attributes) {
 
 /** Put children in: elements, texts, and lists of them; what is null, undefined or false is left out. */
 function fill(element, children) {
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 

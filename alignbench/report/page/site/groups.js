@@ -1,7 +1,10 @@
 // The breakdown by style or category: groups by methods, one table an evaluator.
 
 const groups = (() => {
-  const MEASURES = [["win", "Win rate over base"], ["median", "Median score"]];
+  const MEASURES = [
+    ["win", "Win rate over base"],
+    ["median", "Median score"],
+  ];
 
   async function view(main, now) {
     const measure = now.measure === "win" ? "win" : "median";
@@ -14,7 +17,9 @@ const groups = (() => {
         "section",
         {},
         sectionHeading(section),
-        report.evaluatorsOf(section, now).map(([number, evaluator]) => table(section, loaded[i], number, evaluator, measure, now)),
+        report
+          .evaluatorsOf(section, now)
+          .map(([number, evaluator]) => table(section, loaded[i], number, evaluator, measure, now)),
       ),
     );
     const none = h("p", {}, "These prompts have no styles or categories.");
@@ -31,7 +36,11 @@ const groups = (() => {
         const row = inside.find((one) => one.method === method && one.evaluator === number);
         if (!row?.[measure].text) continue;
         const { value, text, stars } = row[measure];
-        cells[`method ${method}`] = { value, content: figure(text, stars, row.marks), heat: measure === "win" ? row.win : null };
+        cells[`method ${method}`] = {
+          value,
+          content: figure(text, stars, row.marks),
+          heat: measure === "win" ? row.win : null,
+        };
         cells.n ??= { value: row.n, content: row.n.toLocaleString("en") };
       }
       return { cells };
@@ -41,7 +50,10 @@ const groups = (() => {
       ...methods.map((method) => ({ key: `method ${method}`, head: method })),
       { key: "n", head: "scores a method" },
     ];
-    return sortableTable({ caption: `${evaluator.head}, ${measure === "win" ? "win rate over base, %" : "median score"}`, columns, rows }, now);
+    return sortableTable(
+      { caption: `${evaluator.head}, ${measure === "win" ? "win rate over base, %" : "median score"}`, columns, rows },
+      now,
+    );
   }
 
   return { view };

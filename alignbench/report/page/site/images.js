@@ -2,7 +2,11 @@
 
 const images = (() => {
   const SPARE = 4; // lines kept ready above and below those in sight
-  const ORDERS = [["", "as in the prompt set"], ["wins", "largest wins"], ["losses", "largest losses"]];
+  const ORDERS = [
+    ["", "as in the prompt set"],
+    ["wins", "largest wins"],
+    ["losses", "largest losses"],
+  ];
   let browser = null; // what is shown now
 
   async function view(main, now) {
@@ -11,7 +15,9 @@ const images = (() => {
     const seed = seeds.map(String).includes(now.seed) ? Number(now.seed) : (seeds[0] ?? null);
     const sets = section.images.sets.filter((one) => [seed, null].includes(report.run(one.run).seed));
     const asked = location.hash;
-    const [prompts, ...loaded] = await Promise.all([section.images.prompts, ...sets.map((one) => one.file)].map(report.load));
+    const [prompts, ...loaded] = await Promise.all(
+      [section.images.prompts, ...sets.map((one) => one.file)].map(report.load),
+    );
     if (location.hash !== asked) return; // who asked last is served
     const isBase = (method) => section.methods.find((one) => one.method === method).isBase;
     const columns = sets.map((one, i) => ({ name: one.method, isBase: isBase(one.method), set: loaded[i] }));
@@ -29,11 +35,17 @@ const images = (() => {
   function resolved(now) {
     const section = report.chosen(now)[0];
     const [, evaluator] = (section && report.evaluatorsOf(section, now)[0]) ?? [];
-    return { model: section?.model, prompts: section?.promptSet, evaluator: (evaluator ?? section?.evaluators[0])?.key };
+    return {
+      model: section?.model,
+      prompts: section?.promptSet,
+      evaluator: (evaluator ?? section?.evaluators[0])?.key,
+    };
   }
 
   const seedsOf = (section) =>
-    [...new Set(section.images.sets.map((one) => report.run(one.run).seed))].filter((seed) => seed !== null).sort((a, b) => a - b);
+    [...new Set(section.images.sets.map((one) => report.run(one.run).seed))]
+      .filter((seed) => seed !== null)
+      .sort((a, b) => a - b);
 
   /** Return all images of all prompts; several of one prompt follow each other. */
   function listOf(prompts) {
@@ -64,21 +76,53 @@ const images = (() => {
     const { section, columns, prompts } = browser;
     browser.tools = h("div", { class: "tools", role: "search" });
     browser.search = h("input", {
-      type: "search", placeholder: "search the prompts  ( / )", "aria-label": "Search the prompts", "data-key": "search",
+      type: "search",
+      placeholder: "search the prompts  ( / )",
+      "aria-label": "Search the prompts",
+      "data-key": "search",
       input: later(() => state.change({ search: browser.search.value }, { replace: true })),
     });
     browser.count = h("output", { "aria-live": "polite" });
     browser.lineBox = h("ol", { class: "lines", role: "list", "aria-label": "Prompts" });
-    const head = h("div", { class: "line line-head" }, h("span", {}, `${section.model}, ${section.promptSet}`), columns.map((column) => h("b", {}, column.name)));
+    const head = h(
+      "div",
+      { class: "line line-head" },
+      h("span", {}, `${section.model}, ${section.promptSet}`),
+      columns.map((column) => h("b", {}, column.name)),
+    );
     browser.list = h("div", { class: "browser" }, head, browser.lineBox);
     browser.list.style.setProperty("--methods", columns.length);
     browser.list.style.setProperty("--columns", report.sprite.columns);
     browser.list.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     browser.options = h("div", { class: "options" });
-    browser.seedChoice = seeds.length > 1 && choice("training seed", "seed", seeds.map((one) => [String(one), String(one)]), String(seed), (value) => state.change({ seed: value }));
+    browser.seedChoice =
+      seeds.length > 1 &&
+      choice(
+        "training seed",
+        "seed",
+        seeds.map((one) => [String(one), String(one)]),
+        String(seed),
+        (value) => state.change({ seed: value }),
+      );
     browser.groupChoices = [["", "all"], ...prompts.groups.map((group) => [group, group])];
     browser.tools.append(browser.search, browser.options, browser.count);
-    const keys = h("p", { class: "keys" }, h("kbd", {}, "↓"), h("kbd", {}, "j"), " next ", h("kbd", {}, "↑"), h("kbd", {}, "k"), " previous ", h("kbd", {}, "Enter"), " open ", h("kbd", {}, "Esc"), " close ", h("kbd", {}, "/"), " search. ", section.sampling);
+    const keys = h(
+      "p",
+      { class: "keys" },
+      h("kbd", {}, "↓"),
+      h("kbd", {}, "j"),
+      " next ",
+      h("kbd", {}, "↑"),
+      h("kbd", {}, "k"),
+      " previous ",
+      h("kbd", {}, "Enter"),
+      " open ",
+      h("kbd", {}, "Esc"),
+      " close ",
+      h("kbd", {}, "/"),
+      " search. ",
+      section.sampling,
+    );
     main.replaceChildren(browser.tools, keys, browser.list);
   }
 
@@ -89,13 +133,20 @@ const images = (() => {
     const { section, columns, all } = browser;
     const [number, evaluator] = report.evaluatorsOf(section, now)[0] ?? [0, section.evaluators[0]];
     const names = columns.map((column) => column.name);
-    const method = names.includes(now.method) ? now.method : (names.find((name) => !columns[names.indexOf(name)].isBase) ?? names[0]);
-    const against = names.includes(now.against) ? now.against : (columns.find((column) => column.isBase)?.name ?? names[0]);
+    const method = names.includes(now.method)
+      ? now.method
+      : (names.find((name) => !columns[names.indexOf(name)].isBase) ?? names[0]);
+    const against = names.includes(now.against)
+      ? now.against
+      : (columns.find((column) => column.isBase)?.name ?? names[0]);
     Object.assign(browser, { number, evaluator, against: columns[names.indexOf(against)] });
     const asked = [now.search, now.group, now.order, method, against, evaluator.key].join("\n");
     if (browser.asked !== asked) {
       const words = now.search.normalize("NFKC").toLowerCase().split(/\s+/).filter(Boolean);
-      const found = all.filter((image) => words.every((word) => image.words.includes(word)) && (!now.group || image.groups.includes(now.group)));
+      const found = all.filter(
+        (image) =>
+          words.every((word) => image.words.includes(word)) && (!now.group || image.groups.includes(now.group)),
+      );
       browser.shown = now.order ? byGain(found, columns[names.indexOf(method)], browser.against, now.order) : found;
       browser.count.textContent = `${browser.shown.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} images`;
       if (browser.asked !== undefined) browser.current = 0;
@@ -165,14 +216,38 @@ const images = (() => {
 
   function line(image, row) {
     const goTo = () => state.change({ open: image.key });
-    const button = h("button", { type: "button", class: "link", "data-row": row, click: () => { browser.current = row; goTo(); }, focus: () => mark(row) }, image.key);
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: "link",
+        "data-row": row,
+        click: () => {
+          browser.current = row;
+          goTo();
+        },
+        focus: () => mark(row),
+      },
+      image.key,
+    );
     const text = h("p", { dir: "auto" }, image.text);
-    const about = h("div", { class: "about" }, button, text, image.groups.map((group) => h("bdi", { class: "chip" }, group)));
+    const about = h(
+      "div",
+      { class: "about" },
+      button,
+      text,
+      image.groups.map((group) => h("bdi", { class: "chip" }, group)),
+    );
     return h(
       "li",
       { class: "line", "aria-setsize": browser.shown.length, "aria-posinset": row + 1 },
       about,
-      browser.columns.map((column) => tile(column, image, () => { browser.current = row; goTo(); })),
+      browser.columns.map((column) =>
+        tile(column, image, () => {
+          browser.current = row;
+          goTo();
+        }),
+      ),
     );
   }
 
@@ -181,7 +256,12 @@ const images = (() => {
     const score = column.set.scores[number]?.[image.place] ?? null;
     const other = against?.set.scores[number]?.[image.place] ?? null;
     const difference = column !== against && score !== null && other !== null && gain(score - other, evaluator);
-    return h("div", { class: "tile", click }, thumbnail(column, image), h("span", { class: "score" }, scoreText(score, evaluator), " ", difference));
+    return h(
+      "div",
+      { class: "tile", click },
+      thumbnail(column, image),
+      h("span", { class: "score" }, scoreText(score, evaluator), " ", difference),
+    );
   }
 
   function thumbnail(column, image) {
@@ -212,7 +292,8 @@ const images = (() => {
     const height = lineHeight();
     const head = list.firstChild.offsetHeight;
     if (row * height < list.scrollTop) list.scrollTop = row * height;
-    else if ((row + 1) * height + head > list.scrollTop + list.clientHeight) list.scrollTop = (row + 1) * height + head - list.clientHeight;
+    else if ((row + 1) * height + head > list.scrollTop + list.clientHeight)
+      list.scrollTop = (row + 1) * height + head - list.clientHeight;
     draw();
     lines.get(row)?.querySelector("button").focus({ preventScroll: true });
   }
@@ -227,7 +308,10 @@ const images = (() => {
     }
     const row = browser.shown.indexOf(image);
     if (row >= 0) browser.current = row;
-    prompt.show(browser, image, { before: browser.shown[row - 1], after: row >= 0 ? browser.shown[row + 1] : undefined });
+    prompt.show(browser, image, {
+      before: browser.shown[row - 1],
+      after: row >= 0 ? browser.shown[row + 1] : undefined,
+    });
   }
 
   /** Go to the image before or after the open one. */
@@ -245,7 +329,8 @@ const images = (() => {
       return name in steps;
     }
     if (name === "/") browser.search.focus();
-    else if (name === "Enter" && browser.shown[browser.current]) state.change({ open: browser.shown[browser.current].key });
+    else if (name === "Enter" && browser.shown[browser.current])
+      state.change({ open: browser.shown[browser.current].key });
     else if (name in steps && !name.endsWith("Left") && !name.endsWith("Right")) move(steps[name]);
     else return false;
     return true;

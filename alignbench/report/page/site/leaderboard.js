@@ -1,7 +1,12 @@
 // The leaderboard of each section: methods by evaluators, or all figures of one evaluator.
 
 const leaderboard = (() => {
-  const MEASURES = [["median", "Median score"], ["mean", "Mean score"], ["win", "Win rate over base"], ["strength", "Strength"]];
+  const MEASURES = [
+    ["median", "Median score"],
+    ["mean", "Mean score"],
+    ["win", "Win rate over base"],
+    ["strength", "Strength"],
+  ];
   const EXPLAINED = {
     median: "median score",
     mean: "mean score",
@@ -15,7 +20,9 @@ const leaderboard = (() => {
     const parts = sections.map((section) => {
       const columns = now.evaluator ? measuresOf(section, now) : evaluatorsOf(section, measure);
       if (columns.length === 0) return null;
-      const caption = now.evaluator ? `All figures by ${columns[0].evaluator.head}` : MEASURES.find(([key]) => key === measure)[1];
+      const caption = now.evaluator
+        ? `All figures by ${columns[0].evaluator.head}`
+        : MEASURES.find(([key]) => key === measure)[1];
       return h(
         "section",
         {},
@@ -24,8 +31,16 @@ const leaderboard = (() => {
         publishedTable(section),
       );
     });
-    const chooser = !now.evaluator && segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value, sort: "", direction: "" }));
-    const legend = h("p", {}, "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.");
+    const chooser =
+      !now.evaluator &&
+      segments("Measure", "measure", MEASURES, measure, (value) =>
+        state.change({ measure: value, sort: "", direction: "" }),
+      );
+    const legend = h(
+      "p",
+      {},
+      "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.",
+    );
     main.replaceChildren(...[chooser, legend, ...parts, noteList(sections)].filter(Boolean));
   }
 
@@ -66,11 +81,16 @@ const leaderboard = (() => {
       if (method.meanRank) cells.meanRank = { value: method.meanRank.value, content: method.meanRank.text };
       return { cells, below: publishedRows(section, method.method, columns) };
     });
-    const heads = [{ key: "method", head: "method", ascendingFirst: true }, ...columns, { key: "meanRank", head: "mean rank", ascendingFirst: true }];
+    const heads = [
+      { key: "method", head: "method", ascendingFirst: true },
+      ...columns,
+      { key: "meanRank", head: "mean rank", ascendingFirst: true },
+    ];
     return { columns: heads, rows };
   }
 
-  const rowOf = (section, method, number) => section.rows.find((row) => row.method === method && row.evaluator === number);
+  const rowOf = (section, method, number) =>
+    section.rows.find((row) => row.method === method && row.evaluator === number);
 
   function cellOf(row, column, best) {
     const { value, text, stars } = row[column.measure];
@@ -107,7 +127,11 @@ const leaderboard = (() => {
       "details",
       { open: true },
       h("summary", {}, "Published values beside ours"),
-      h("p", {}, "Figures of papers, as printed there. They compare with ours only where the verdict names no obstacle: other prompts, noise, guidance or scales give other figures."),
+      h(
+        "p",
+        {},
+        "Figures of papers, as printed there. They compare with ours only where the verdict names no obstacle: other prompts, noise, guidance or scales give other figures.",
+      ),
       plainTable(section.publishedTable),
     );
   }

@@ -13,16 +13,31 @@ const VIEWS = [
 /** Draw the tabs and the filters. */
 function drawHeader(now) {
   const tabs = VIEWS.map(([key, name]) =>
-    h("a", { href: state.address({ view: key, sort: "", direction: "", open: "" }), "data-key": `view:${key}`, "aria-current": now.view === key ? "page" : null }, name),
+    h(
+      "a",
+      {
+        href: state.address({ view: key, sort: "", direction: "", open: "" }),
+        "data-key": `view:${key}`,
+        "aria-current": now.view === key ? "page" : null,
+      },
+      name,
+    ),
   );
   document.getElementById("views").replaceChildren(...tabs);
   const fixed = now.view === "images" ? images.resolved(now) : null; // the one view of a single section
   const filter = (label, key, values) => {
     const choices = values.map((value) => [value, value]);
     const choose = (value) => state.change({ [key]: value, sort: "", open: "" });
-    return values.length > 1 && choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose);
+    return (
+      values.length > 1 &&
+      choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose)
+    );
   };
-  const filters = [filter("model", "model", report.models), filter("prompts", "prompts", report.promptSets), filter("evaluator", "evaluator", report.evaluators)];
+  const filters = [
+    filter("model", "model", report.models),
+    filter("prompts", "prompts", report.promptSets),
+    filter("evaluator", "evaluator", report.evaluators),
+  ];
   document.getElementById("filters").replaceChildren(...filters.filter(Boolean));
 }
 
@@ -31,6 +46,8 @@ async function drawPage() {
   const focused = document.activeElement?.dataset?.key;
   const main = document.getElementById("main");
   document.body.dataset.view = now.view;
+  const dialog = document.getElementById("dialog");
+  if (now.view !== "images" && dialog.className === "one-prompt") dialog.close();
   drawHeader(now);
   const view = (VIEWS.find(([key]) => key === now.view) ?? VIEWS[0])[2];
   if (report.chosen(now).length === 0) {

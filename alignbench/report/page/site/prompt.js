@@ -11,7 +11,16 @@ const prompt = (() => {
   function show(browser, image, neighbours) {
     const dialog = document.getElementById("dialog");
     const step = (label, target) =>
-      h("button", { type: "button", "data-key": label, disabled: !target, click: () => target && state.change({ open: target.key }, { replace: true }) }, label);
+      h(
+        "button",
+        {
+          type: "button",
+          "data-key": label,
+          disabled: !target,
+          click: () => target && state.change({ open: target.key }, { replace: true }),
+        },
+        label,
+      );
     dialog.replaceChildren(
       h(
         "div",
@@ -23,7 +32,11 @@ const prompt = (() => {
         h("button", { type: "button", class: "close", click: () => dialog.close() }, "Close"),
       ),
       h("p", { class: "prompt-text", dir: "auto" }, image.text),
-      h("div", { class: "pictures" }, browser.columns.map((column) => picture(column, image))),
+      h(
+        "div",
+        { class: "pictures" },
+        browser.columns.map((column) => picture(column, image)),
+      ),
       scores(browser, image),
     );
     dialog.className = "one-prompt";
@@ -35,14 +48,23 @@ const prompt = (() => {
     const file = column.set.files[image.place];
     const address = file && `${column.set.folder}${file}`;
     const shown = file
-      ? h("a", { href: address, target: "_blank", rel: "noreferrer" }, h("img", { src: address, alt: `${column.name}, ${image.key}` }))
+      ? h(
+          "a",
+          { href: address, target: "_blank", rel: "noreferrer" },
+          h("img", { src: address, alt: `${column.name}, ${image.key}` }),
+        )
       : h("p", { class: "absent" }, "no image here");
     return h("figure", {}, h("figcaption", {}, column.name), shown);
   }
 
   function scores({ section, columns }, image) {
     const base = columns.find((column) => column.isBase);
-    const head = h("tr", {}, h("th", { scope: "col" }, "score"), columns.map((column) => h("th", { scope: "col" }, column.name)));
+    const head = h(
+      "tr",
+      {},
+      h("th", { scope: "col" }, "score"),
+      columns.map((column) => h("th", { scope: "col" }, column.name)),
+    );
     const body = section.evaluators.map((evaluator, number) => {
       const values = columns.map((column) => column.set.scores[number]?.[image.place] ?? null);
       const known = values.filter((value) => value !== null);
@@ -50,12 +72,21 @@ const prompt = (() => {
       const own = base?.set.scores[number]?.[image.place] ?? null;
       const cells = values.map((value, i) => {
         const difference = value !== null && own !== null && columns[i] !== base && gain(value - own, evaluator);
-        return h("td", { class: value !== null && value === best ? "best" : null }, h("span", { class: "value" }, scoreText(value, evaluator)), difference);
+        return h(
+          "td",
+          { class: value !== null && value === best ? "best" : null },
+          h("span", { class: "value" }, scoreText(value, evaluator)),
+          difference,
+        );
       });
       return h("tr", {}, h("th", { scope: "row" }, evaluator.head), cells);
     });
     const caption = "Scores of these images, in the scale of the tables; below, the difference to base";
-    return h("div", { class: "wide" }, h("table", {}, h("caption", {}, caption), h("thead", {}, head), h("tbody", {}, body)));
+    return h(
+      "div",
+      { class: "wide" },
+      h("table", {}, h("caption", {}, caption), h("thead", {}, head), h("tbody", {}, body)),
+    );
   }
 
   return { show };

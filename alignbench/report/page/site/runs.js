@@ -6,7 +6,13 @@ const runs = (() => {
     const open = () => show(section.methods.find((one) => one.method === method).runs);
     return h(
       "button",
-      { type: "button", class: "link", title: "settings and versions", "data-key": `runs:${section.model}:${section.promptSet}:${method}`, click: open },
+      {
+        type: "button",
+        class: "link",
+        title: "settings and versions",
+        "data-key": `runs:${section.model}:${section.promptSet}:${method}`,
+        click: open,
+      },
       method,
     );
   }
@@ -22,8 +28,20 @@ const runs = (() => {
         body.replaceChildren(h("p", { role: "alert" }, error.message));
       }
     };
-    const title = h("h2", { id: "dialog-title", tabindex: "-1", autofocus: true }, names.length > 1 ? `${names.length} runs` : names[0]);
-    const picker = names.length > 1 && choice("run", "run", names.map((name) => [name, name]), names[0], choose);
+    const title = h(
+      "h2",
+      { id: "dialog-title", tabindex: "-1", autofocus: true },
+      names.length > 1 ? `${names.length} runs` : names[0],
+    );
+    const picker =
+      names.length > 1 &&
+      choice(
+        "run",
+        "run",
+        names.map((name) => [name, name]),
+        names[0],
+        choose,
+      );
     const close = h("button", { type: "button", class: "close", click: () => dialog.close() }, "Close");
     dialog.replaceChildren(h("div", { class: "dialog-head" }, title, picker, close), body);
     dialog.className = "settings";
@@ -32,7 +50,12 @@ const runs = (() => {
   }
 
   function details({ facts, start, data, versions, config }) {
-    const lists = [["Run", facts], ["Start weights", start], ["Data", data], ["Versions", versions]];
+    const lists = [
+      ["Run", facts],
+      ["Start weights", start],
+      ["Data", data],
+      ["Versions", versions],
+    ];
     return [
       h(
         "div",
@@ -40,7 +63,16 @@ const runs = (() => {
         lists
           .filter(([, entries]) => entries.length > 0)
           .map(([title, entries]) =>
-            h("section", {}, h("h3", {}, title), h("dl", {}, entries.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]))),
+            h(
+              "section",
+              {},
+              h("h3", {}, title),
+              h(
+                "dl",
+                {},
+                entries.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]),
+              ),
+            ),
           ),
       ),
       config && h("section", {}, h("h3", {}, "Configuration"), h("pre", { tabindex: "0" }, config)),
@@ -57,7 +89,14 @@ const runs = (() => {
     ];
     const rows = shown.map((run) => ({
       cells: {
-        run: { value: run.run, content: h("button", { type: "button", class: "link", "data-key": `run:${run.run}`, click: () => show([run.run]) }, run.run) },
+        run: {
+          value: run.run,
+          content: h(
+            "button",
+            { type: "button", class: "link", "data-key": `run:${run.run}`, click: () => show([run.run]) },
+            run.run,
+          ),
+        },
         method: { value: run.method, content: run.method },
         model: { value: run.model, content: run.model },
         seed: { value: run.seed, content: run.seed === null ? "" : String(run.seed) },

@@ -35,7 +35,14 @@ function sortableTable({ caption, columns, rows }, now) {
       ),
     );
   });
-  const body = ordered.flatMap((row) => [h("tr", {}, columns.map((column, i) => tableCell(row, column, i))), ...(row.below ?? [])]);
+  const body = ordered.flatMap((row) => [
+    h(
+      "tr",
+      {},
+      columns.map((column, i) => tableCell(row, column, i)),
+    ),
+    ...(row.below ?? []),
+  ]);
   return h(
     "div",
     { class: "wide" },
@@ -47,7 +54,9 @@ function sortableTable({ caption, columns, rows }, now) {
 function tableCell(row, column, place) {
   const cell = row.cells[column.key] ?? { content: "" };
   const element =
-    place === 0 ? h("th", { scope: "row", class: cell.class }, cell.content) : h("td", { class: cell.class }, cell.content);
+    place === 0
+      ? h("th", { scope: "row", class: cell.class }, cell.content)
+      : h("td", { class: cell.class }, cell.content);
   return !cell.heat ? element : tint(element, cell.heat);
 }
 
@@ -64,16 +73,32 @@ function comparison(key, sign) {
 /** Make a table of texts as the report has it, numbers to the right. */
 function plainTable({ title, heads, rows }) {
   const body = rows.map((cells) =>
-    h("tr", {}, cells.map((text, i) => (i === 0 ? h("th", { scope: "row" }, text) : h("td", {}, text)))),
+    h(
+      "tr",
+      {},
+      cells.map((text, i) => (i === 0 ? h("th", { scope: "row" }, text) : h("td", {}, text))),
+    ),
   );
-  const head = h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)));
-  return h("div", { class: "wide" }, h("table", {}, h("caption", {}, title), h("thead", {}, head), h("tbody", {}, body)));
+  const head = h(
+    "tr",
+    {},
+    heads.map((text) => h("th", { scope: "col" }, text)),
+  );
+  return h(
+    "div",
+    { class: "wide" },
+    h("table", {}, h("caption", {}, title), h("thead", {}, head), h("tbody", {}, body)),
+  );
 }
 
 /** Make the list of sentences that explain the signs of some sections' tables. */
 function noteList(sections) {
   const notes = new Set(sections.flatMap((section) => section.notes));
-  return h("ul", { class: "notes" }, [...notes].map((note) => h("li", {}, note)));
+  return h(
+    "ul",
+    { class: "notes" },
+    [...notes].map((note) => h("li", {}, note)),
+  );
 }
 
 /** Make the heading of a section, with the letters of the notes that hold for all of it. */

@@ -12,17 +12,41 @@ const training = (() => {
       return;
     }
     const chosen = recipes.includes(now.method) ? now.method : recipes[0];
-    const shown = trained.filter((run) => `${run.method} on ${run.model}` === chosen).sort((one, other) => one.seed - other.seed);
+    const shown = trained
+      .filter((run) => `${run.method} on ${run.model}` === chosen)
+      .sort((one, other) => one.seed - other.seed);
     const asked = location.hash;
     const loaded = await Promise.all(shown.map((run) => report.load(run.file)));
     if (location.hash !== asked) return;
     const names = [...new Set(loaded.flatMap(({ curves }) => curves.map((curve) => curve.name)))];
-    const chooser = segments("Method", "method", recipes.map((one) => [one, one]), chosen, (value) => state.change({ method: value }));
-    const key = h("p", { class: "key" }, shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]));
-    const panels = names.map((name) =>
-      panel(name, loaded.map(({ curves }) => curves.find((curve) => curve.name === name)?.points ?? [])),
+    const chooser = segments(
+      "Method",
+      "method",
+      recipes.map((one) => [one, one]),
+      chosen,
+      (value) => state.change({ method: value }),
     );
-    main.replaceChildren(chooser, h("section", {}, h("h2", {}, "Training curves", h("small", {}, "over the optimizer step")), key, h("div", { class: "charts small" }, panels)));
+    const key = h(
+      "p",
+      { class: "key" },
+      shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]),
+    );
+    const panels = names.map((name) =>
+      panel(
+        name,
+        loaded.map(({ curves }) => curves.find((curve) => curve.name === name)?.points ?? []),
+      ),
+    );
+    main.replaceChildren(
+      chooser,
+      h(
+        "section",
+        {},
+        h("h2", {}, "Training curves", h("small", {}, "over the optimizer step")),
+        key,
+        h("div", { class: "charts small" }, panels),
+      ),
+    );
   }
 
   function panel(name, curves) {
@@ -35,16 +59,25 @@ const training = (() => {
     const drawing = s(
       "svg",
       { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name} over the optimizer step` },
-      charts.ticks(bottom, top, 5).map((value) => [
-        s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
-        s("text", { class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
-      ]),
-      charts.ticks(left, right, 4).map((step) => s("text", { class: "tick", x: x(step), y: HEIGHT - 6, "text-anchor": "middle" }, charts.label(step))),
+      charts
+        .ticks(bottom, top, 5)
+        .map((value) => [
+          s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
+          s("text", { class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
+        ]),
+      charts
+        .ticks(left, right, 4)
+        .map((step) =>
+          s("text", { class: "tick", x: x(step), y: HEIGHT - 6, "text-anchor": "middle" }, charts.label(step)),
+        ),
       curves.map((curve, i) => s("path", { class: `curve line-${i % 4}`, d: path(curve, x, y) })),
     );
     drawing.addEventListener("pointermove", (event) => {
       const box = drawing.getBoundingClientRect();
-      const step = left + ((((event.clientX - box.left) / box.width) * WIDTH - EDGE.left) / (WIDTH - EDGE.left - EDGE.right)) * (right - left);
+      const step =
+        left +
+        ((((event.clientX - box.left) / box.width) * WIDTH - EDGE.left) / (WIDTH - EDGE.left - EDGE.right)) *
+          (right - left);
       reading.textContent = readings(curves, step);
     });
     drawing.addEventListener("pointerleave", () => (reading.textContent = ""));
@@ -67,7 +100,9 @@ const training = (() => {
   function readings(curves, step) {
     const nearest = curves
       .filter((curve) => curve.length > 0)
-      .map((curve) => curve.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best)));
+      .map((curve) =>
+        curve.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best)),
+      );
     const values = nearest.map(([, value]) => (value === null ? "not a number" : String(Number(value.toPrecision(4)))));
     return ` step ${nearest[0][0]}: ${values.join(", ")}`;
   }

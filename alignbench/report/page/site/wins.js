@@ -14,8 +14,14 @@ const wins = (() => {
       return h("section", {}, sectionHeading(section), figures);
     });
     const shown = parts.filter(Boolean);
-    const legend = h("p", {}, "Left: win rate over base in %, bars are 95 % intervals; filled: significant; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.");
-    main.replaceChildren(...(shown.length > 0 ? [legend, ...shown, noteList(sections)] : [h("p", {}, "Nothing is compared here yet.")]));
+    const legend = h(
+      "p",
+      {},
+      "Left: win rate over base in %, bars are 95 % intervals; filled: significant; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.",
+    );
+    main.replaceChildren(
+      ...(shown.length > 0 ? [legend, ...shown, noteList(sections)] : [h("p", {}, "Nothing is compared here yet.")]),
+    );
   }
 
   function pair(section, number, evaluator) {
@@ -46,26 +52,58 @@ const wins = (() => {
         s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, row.method),
         low !== null && s("line", { class: "interval-line", x1: x(low), x2: x(high), y1: y, y2: y }),
         s("circle", { cx: x(value), cy: y, r: 4.5 }),
-        s("text", { class: "figure", x: left + width + 12, y: y + 4 }, [text, stars, row.marks.join(",")].filter(Boolean).join(" ")),
+        s(
+          "text",
+          { class: "figure", x: left + width + 12, y: y + 4 },
+          [text, stars, row.marks.join(",")].filter(Boolean).join(" "),
+        ),
       );
     });
     return h(
       "figure",
       {},
       h("figcaption", {}, h("b", {}, evaluator.head), "over base, %"),
-      s("svg", { viewBox: `0 0 ${left + width + right} ${height}`, role: "img", "aria-label": `Win rates over base by ${evaluator.head}; the leaderboard has them as a table` }, ticks, lines),
+      s(
+        "svg",
+        {
+          viewBox: `0 0 ${left + width + right} ${height}`,
+          role: "img",
+          "aria-label": `Win rates over base by ${evaluator.head}; the leaderboard has them as a table`,
+        },
+        ticks,
+        lines,
+      ),
     );
   }
 
   /** Make the heat map: the winner's row, the loser's column. */
   function matrix(section, pairs, evaluator) {
     const methods = section.methods.map((one) => one.method).filter((method) => pairs.some((win) => win.a === method));
-    const head = h("tr", {}, h("td", {}), methods.map((method) => h("th", { scope: "col" }, method)));
+    const head = h(
+      "tr",
+      {},
+      h("td", {}),
+      methods.map((method) => h("th", { scope: "col" }, method)),
+    );
     const body = methods.map((a) =>
-      h("tr", {}, h("th", { scope: "row" }, a), methods.map((b) => matrixCell(pairs.find((win) => win.a === a && win.b === b), a === b))),
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, a),
+        methods.map((b) =>
+          matrixCell(
+            pairs.find((win) => win.a === a && win.b === b),
+            a === b,
+          ),
+        ),
+      ),
     );
     const caption = h("caption", {}, h("b", {}, evaluator.head), "row over column, %");
-    return h("div", { class: "wide" }, h("table", { class: "matrix" }, caption, h("thead", {}, head), h("tbody", {}, body)));
+    return h(
+      "div",
+      { class: "wide" },
+      h("table", { class: "matrix" }, caption, h("thead", {}, head), h("tbody", {}, body)),
+    );
   }
 
   function matrixCell(win, isSelf) {
