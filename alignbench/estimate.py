@@ -123,7 +123,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
         prepared = [name for name in model.frozen_parts if not (name == "vae" and reads_pixels)]
-        left_out = prepared if "prepare" in cfg.stages else ()
+        left_out = prepared if "prepare" in cfg.stages and cfg.validation.every is None else ()
     absent = [getattr(model.pipeline, name) for name in left_out]
     if train.reward_vae is not None:
         model.reward_vae = reward_vae_skeleton(train.reward_vae, model)

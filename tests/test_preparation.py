@@ -166,6 +166,8 @@ def test_the_estimate_leaves_out_what_is_not_loaded():
     assert sizes["VAE"] > 2e8
     assert prepared == sizes | {"text encoders": 0, "VAE": 0}
     srpo = ["model=sdxl", "data=shapes", "method=srpo", "reward=shapes_clip"]
+    looked_at = [*command, "stages=[prepare,train]", "validation=shapes"]  # which makes images
+    assert {part.name: part.num_bytes for part in estimate(composed(looked_at))} == sizes
     kept = {part.name: part.num_bytes for part in estimate(composed([*srpo, "stages=[prepare,train]"]))}
     assert kept["text encoders"] == 0
     assert kept["VAE"] == sizes["VAE"]

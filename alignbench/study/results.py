@@ -85,10 +85,10 @@ def write_results(folder: StudyFolder, num_resamples: int = statistics.NUM_RESAM
 
 def study_results(folder: StudyFolder, num_resamples: int = statistics.NUM_RESAMPLES) -> StudyResults:
     """Count the votes of a study so far."""
+    questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)
     labels = recipe_labels([run.manifest for run in run_folders(folder.root)])
     methods = {run: labels[one.model, one.recipe_hash] for run, one in folder.manifests.items()}
-    questions = [question.name for question in folder.study.protocol.questions]
     left_out = {one.rater: one.left_out for one in counted.attention}
     code = {one.rater: one.code for one in counted.attention}
     votes = [
