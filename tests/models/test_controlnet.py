@@ -80,10 +80,11 @@ def test_the_aligned_weights_are_what_samples(family: Family):
     model = tiny_adapter(family)
     network, noise = tiny_controlnet(model), noise_for(model)
     before = levels(ControlNetSampler(model, network, 1.0, MAPS.__getitem__, **CALL)(KEYS, PROMPTS, noise))
+    torch.manual_seed(0)  # of the other half of the adapters
     model.prepare_training("lora", rank=2, alpha=2)
     for name, parameter in model.denoiser.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(len(name)))
+            torch.nn.init.normal_(parameter, std=2.0, generator=torch.Generator().manual_seed(len(name)))
     after = levels(ControlNetSampler(model, network, 1.0, MAPS.__getitem__, **CALL)(KEYS, PROMPTS, noise))
     assert np.abs(after.astype(int) - before).max() > 2
     with model.reference():  # adapters off: the start again
