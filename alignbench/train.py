@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alignbench.batch import Rows
-from alignbench.checkpoint import Checkpoints, Stateful, Weights
+from alignbench.checkpoint import Checkpoints, Counters, Stateful, Weights
 from alignbench.context import Context
 from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
@@ -40,7 +40,7 @@ SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Where a run stands and what all its processes have used; part of every checkpoint."""
 
     step: int = 0
@@ -49,13 +49,6 @@ class Progress:
     network_passes: int = 0
     reward_calls: int = 0
     train_seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 @dataclass(frozen=True)

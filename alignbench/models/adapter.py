@@ -1,7 +1,7 @@
 """The one interface between methods and model families."""
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
@@ -18,6 +17,7 @@ from alignbench.framing import Frame
 from alignbench.models import saved
 from alignbench.models.dropped import is_dropped
 from alignbench.models.ladder import Ladder
+from alignbench.models.latents import LatentSpace
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.schedulers import DIFFUSION
 from alignbench.schedule import NoiseSchedule
@@ -42,7 +42,7 @@ class Trajectory:
     noisy_latents: list[Tensor]
 
 
-class ModelAdapter(ABC):
+class ModelAdapter(LatentSpace):
     """A text-to-image model: the only thing that knows Stable Diffusion from FLUX.
 
     Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network
@@ -159,89 +159,6 @@ class ModelAdapter(ABC):
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
-
-    def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Return latents [B, C, h, w] of pixels [B, 3, H, W] in 0..1, float32, without a gradient.
-
-        Args:
-            generators: one CPU generator an image, to sample the VAE posterior; its mode is taken without them.
-        """
-        mean, std = self.encode_posterior(pixels)
-        return self.latents_of(mean, std, generators)
-
-    @torch.no_grad()
-    def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the VAE's codes of pixels, [B, C, h, w] each, as the VAE has them."""
-        vae = self.pipeline.vae
-        self._refuse_dropped(vae)
-        with self._vae_precision():
-            posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
-        return posterior.mean, posterior.std
-
-    def latents_of(
-        self, mean: Tensor, std: Tensor | None = None, generators: Sequence[torch.Generator] | None = None
-    ) -> Tensor:
-        """Return latents, float32, of a posterior: a draw of it, or without generators its mode.
-
-        A draw is the same on any device: what is done to each number is rounded alike.
-        """
-        codes = mean
-        if generators is not None:
-            assert std is not None
-            codes = mean + std * randn_tensor(mean.shape, list(generators), mean.device, mean.dtype)
-        config = self.pipeline.vae.config
-        return (codes.float() - (config.shift_factor or 0.0)) * config.scaling_factor
-
-    @property
-    def loss_vae(self) -> Any:
-        """The VAE that decodes for losses."""
-        return self.pipeline.vae if self.reward_vae is None else self.reward_vae
-
-    def decode_latents(self, latents: Tensor, vae: Any = None) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable.
-
-        Args:
-            vae: which one decodes; that for losses by default. It says itself how its codes are scaled.
-        """
-        vae = self.loss_vae if vae is None else vae
-        self._refuse_dropped(vae)
-        with self._vae_precision():
-            codes = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-            pixels = vae.decode(codes, return_dict=False)[0]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of one image."""
-        return self.latent_shape_at(self.resolution)
-
-    def latent_shape_at(self, resolution: int) -> tuple[int, int, int]:
-        """Return channels, height and width of the latents of an image with sides of so many pixels."""
-        side = resolution // self.pipeline.vae_scale_factor
-        return self.pipeline.vae.config.latent_channels, side, side
-
-    def check_resolution(self, resolution: int, name: str) -> None:
-        """Refuse sides in pixels that do not make whole tokens; `name` is the key they were given under."""
-        multiple = self.pipeline.vae_scale_factor * self.patch_size
-        if resolution % multiple:
-            raise UserError(f"{name}={resolution} does not fit the model; choose a multiple of {multiple}")
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that a transformer makes of one image's latents."""
-        _, height, width = self.latent_shape
-        return height * width // self.patch_size**2
-
-    def _refuse_dropped(self, network: nn.Module) -> None:
-        if is_dropped(network):
-            raise RuntimeError(
-                f"the {type(network).__name__} was left out of training from a cache, and something calls it; a method "
-                "that decodes images sets reads_pixels"
-            )
-
-    def _vae_precision(self) -> torch.autocast:
-        """Keep a surrounding autocast away: SDXL's VAE overflows in half precision, and rewards see every rounding."""
-        return torch.autocast(self.device.type, enabled=False)
 
     def unconditional(self, guidance_scale: float | None, conditioning: Conditioning) -> Conditioning | None:
         """Return `conditioning` without its prompts where `guidance_scale` needs that in `predict`, else None."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from alignbench.checkpoint import Checkpoints
+from alignbench.checkpoint import Checkpoints, Counters
 from alignbench.data.loader import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
 from alignbench.judge import Judge
@@ -29,18 +29,11 @@ from alignbench.train_reward.pairs import Reader, Split
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Where training stands; part of every checkpoint."""
 
     step: int = 0
     train_seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class Best:
