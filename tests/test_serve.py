@@ -5,8 +5,6 @@ import http.client
 import io
 import json
 import sys
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -21,25 +19,13 @@ from alignbench.remote_protocol import Info
 from alignbench.serve import ScoreServer, usable
 from evaluators import load
 from evaluators.preprocess import ClipPixels
-
-
-@contextmanager
-def serving(evaluator, **settings):
-    """Yield the server of an evaluator, at work in a thread."""
-    with ScoreServer(evaluator, port=0, **settings) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+from tests.serving import at_work
 
 
 @pytest.fixture(scope="module")
 def oracle():
     """A server that needs no token and takes a megabyte."""
-    with serving(load("shapes_oracle_agreement"), max_request_mb=1, batch_size=2) as server:
+    with at_work(ScoreServer(load("shapes_oracle_agreement"), port=0, max_request_mb=1, batch_size=2)) as server:
         yield server
 
 
@@ -143,7 +129,7 @@ def test_a_request_that_is_too_large_is_told_so(oracle):
 
 
 def test_a_token_is_needed_where_there_is_one():
-    with serving(load("shapes_oracle_cleanliness"), token="secret", max_request_mb=4) as server:
+    with at_work(ScoreServer(load("shapes_oracle_cleanliness"), port=0, token="secret", max_request_mb=4)) as server:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             assert ask(server, "GET", "/info", **headers)[0] == 401
             status, answer = ask(server, "POST", "/score", b" " * 3_000_000, **headers)
@@ -167,7 +153,7 @@ class Failing(Evaluator):
 
 
 def test_a_failure_is_the_servers_and_it_goes_on(capfd):
-    with serving(Failing()) as server:
+    with at_work(ScoreServer(Failing(), port=0)) as server:
         assert ask(server, "POST", "/score", {"prompts": ["crash"], "images": [picture()]}) == (
             500, {"error": "RuntimeError: out of memory"},
         )  # fmt: skip

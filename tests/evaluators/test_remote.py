@@ -6,9 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from evaluators import load
 from evaluators.clip_score import ClipScore
 from evaluators.preprocess import ClipPixels
 from evaluators.remote import PngFiles, Remote
+from tests.serving import at_work
 
 HOSTILE = [
     'a "quoted" \'cat\' \\ with a backslash, {"prompts": []}',
@@ -44,19 +43,6 @@ HOSTILE = [
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch):
     monkeypatch.delenv("ALIGNBENCH_TOKEN", raising=False)
-
-
-@contextmanager
-def at_work(server):
-    """Yield a server while a thread serves."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def remote(server, **values):

@@ -3,7 +3,6 @@
 import http.client
 import json
 import sys
-import threading
 from contextlib import contextmanager
 
 import pytest
@@ -13,20 +12,15 @@ from alignbench.study.__main__ import main
 from alignbench.study.ballots import Ballots
 from alignbench.study.plan import tasks
 from alignbench.study.server import StudyServer
+from tests.serving import at_work
 
 
 @contextmanager
-def at_work(folder, **settings):
+def at_work_on(folder, **settings):
     """Yield the server of a study, in a thread."""
     ballots = Ballots(folder.ballots)
-    with StudyServer(folder, ballots, port=0, **settings) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with at_work(StudyServer(folder, ballots, port=0, **settings)) as server:
+        yield server
     ballots.close()
 
 
@@ -69,7 +63,7 @@ def study(world):
 
 @pytest.fixture
 def server(study):
-    with at_work(study) as server:
+    with at_work_on(study) as server:
         yield server
 
 
@@ -195,7 +189,7 @@ def test_other_sites_cannot_vote_nor_read(server):
 
 def test_a_token_is_needed_once_and_then_a_cookie_does(study):
     token = "a+b/c;d&é".replace("é", "=")
-    with at_work(study, host="127.0.0.1", token=token) as server:
+    with at_work_on(study, host="127.0.0.1", token=token) as server:
         browser = Browser(server)
         for path in ("/", "/?token=wrong", "/?token=", "/?token=%ff", "/page.js", "/state", "/images/0-0-x"):
             assert browser.ask("GET", path)[0] == 401, path
@@ -228,7 +222,7 @@ def test_a_failure_is_the_servers_and_the_vote_is_not_acknowledged(server, monke
 
 def test_two_studies_on_one_machine_keep_their_raters_apart(world, server):
     browser = Browser(server).joined("Ada")
-    with at_work(world.study("base", "dpo", seed=1)) as other:
+    with at_work_on(world.study("base", "dpo", seed=1)) as other:
         browser.server = other
         assert browser.ask("GET", "/state")[1]["rater"] is None
         browser.joined("Bob")
