@@ -139,8 +139,6 @@ def _check_numbers(values: dict[str, Any]) -> None:
         ("train.base_bits", train["base_bits"], [None, 8, 4]),
         ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
         ("train.size_conditioning", train["size_conditioning"], ["square", "true_size"]),
-        ("train.crop", train["crop"], ["centre", "random"]),
-        ("train.random_flip", train["random_flip"], [True, False]),
         ("sampling.base_bits", sampling["base_bits"], [None, 8, 4]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
@@ -332,22 +330,10 @@ def _check_sizes(values: dict[str, Any]) -> None:
 
 def _check_cuts(values: dict[str, Any]) -> None:
     """Refuse ways to cut training images that mean nothing, or that no image is cut in."""
+    from alignbench.data.cuts import check_cuts
+
     train = values["train"]
-    number, buckets = train["crops_per_image"], train["aspect_ratio_buckets"]
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-        raise UserError(f"train.crops_per_image={number} must be a whole number of at least 1, or null")
-    if number is not None and train["crop"] != "random":
-        raise UserError(
-            f"train.crops_per_image={number} is for train.crop=random; train.crop={train['crop']} has but one place"
-        )
-    if buckets not in (None, "auto"):
-        _check_bucket_list(buckets)
-    total, micro = train["total_batch_size"], train["micro_batch_size"]
-    if buckets is not None and total % micro:
-        raise UserError(
-            f"train.aspect_ratio_buckets needs whole micro-batches of one size, and train.micro_batch_size={micro} "
-            f"does not divide train.total_batch_size={total}; choose one that does"
-        )
+    check_cuts(train)
     off = {"crop": "centre", "random_flip": False, "aspect_ratio_buckets": None}
     asked_for = [name for name, value in off.items() if train[name] != value]
     terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
@@ -356,24 +342,6 @@ def _check_cuts(values: dict[str, Any]) -> None:
             f"train.{asked_for[0]} is about training images, and method={values['method']['name']} reads prompts "
             "alone; leave it out"
         )
-
-
-def _check_bucket_list(buckets: Any) -> None:
-    def is_size(size: Any) -> bool:
-        return isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-
-    if not isinstance(buckets, list) or not buckets or not all(is_size(size) for size in buckets):
-        raise UserError(
-            f"train.aspect_ratio_buckets={buckets} must be auto, a list such as [[512,512],[448,576]] of heights and "
-            "widths, or null"
-        )
-    aspects: dict[float, list[int]] = {}
-    for height, width in buckets:
-        other = aspects.setdefault(height / width, [height, width])
-        if other != [height, width]:
-            raise UserError(
-                f"train.aspect_ratio_buckets has two sizes of one aspect, {other} and {[height, width]}; choose one"
-            )
 
 
 def _reads_images(method: dict[str, Any]) -> bool:

@@ -1,17 +1,19 @@
 """Which part of a training image is seen, and at which size: resolution, crop, mirroring and aspect buckets."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.context import keyed_generator
 from alignbench.data.buckets import check_buckets, standard_buckets
+from alignbench.errors import UserError, near
 from alignbench.framing import Cut, Size
 from alignbench.models.latents import LatentSpace
 
 Crop = Literal["centre", "random"]
+CROPS = get_args(Crop)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,52 @@ class Cuts:
         places = [None] if self.crop == "centre" else [_spread(number) for number in range(self.crops_per_image or 0)]
         flips = (False, True) if self.random_flip else (False,)
         return [Cut(size, place, flipped) for place in places for flipped in flips]
+
+
+def check_cuts(train: dict[str, Any]) -> None:
+    """Refuse values of a `train` node that contradict each other, or mean nothing whatever the model.
+
+    Raises:
+        UserError: naming the key and what it may be.
+    """
+    for name, value, known in (("crop", train["crop"], CROPS), ("random_flip", train["random_flip"], (True, False))):
+        if value not in known:
+            raise UserError(f"train.{name}={value} is unknown;{near(str(value), [str(one) for one in known])}")
+    number, buckets = train["crops_per_image"], train["aspect_ratio_buckets"]
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        raise UserError(f"train.crops_per_image={number} must be a whole number of at least 1, or null")
+    if number is not None and train["crop"] != "random":
+        raise UserError(
+            f"train.crops_per_image={number} is for train.crop=random; train.crop={train['crop']} has but one place"
+        )
+    if buckets is None:
+        return
+    if buckets != "auto":
+        _check_sizes(buckets)
+    total, micro = train["total_batch_size"], train["micro_batch_size"]
+    if total % micro:
+        raise UserError(
+            f"train.aspect_ratio_buckets needs whole micro-batches of one size, and train.micro_batch_size={micro} "
+            f"does not divide train.total_batch_size={total}; choose one that does"
+        )
+
+
+def _check_sizes(buckets: Any) -> None:
+    def is_size(size: Any) -> bool:
+        return isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+
+    if not isinstance(buckets, list) or not buckets or not all(is_size(size) for size in buckets):
+        raise UserError(
+            f"train.aspect_ratio_buckets={buckets} must be auto, a list such as [[512,512],[448,576]] of heights and "
+            "widths, or null"
+        )
+    aspects: dict[float, list[int]] = {}
+    for height, width in buckets:
+        other = aspects.setdefault(height / width, [height, width])
+        if other != [height, width]:
+            raise UserError(
+                f"train.aspect_ratio_buckets has two sizes of one aspect, {other} and {[height, width]}; choose one"
+            )
 
 
 def _spread(number: int) -> tuple[float, float]:

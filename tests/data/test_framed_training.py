@@ -13,6 +13,7 @@ from alignbench.config import build, conf_folder
 from alignbench.models.random import tiny_adapter
 from alignbench.results import RunFolder
 from alignbench.train import train
+from tests.processes import FSDP2, together
 from tests.training import DiesAt, Interrupted, files_of, log_of, settings
 
 FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
@@ -87,3 +88,23 @@ def test_cuts_do_not_depend_on_the_micro_batches_of_an_update(folder, tmp_path, 
     moved = torch.cat([(one[name] - many[name]).flatten() for name in one]).norm()
     apart = torch.cat([(one[name] - centre[name]).flatten() for name in one]).norm()
     assert moved < 0.02 * apart
+
+
+@pytest.mark.parametrize("engine", [{}, FSDP2], ids=["ddp", "fsdp2"])
+def test_two_processes_make_the_updates_of_one_in_buckets(folder, tmp_path, engine):
+    def job(rank, path):
+        cfg = configuration(folder, "dpo", learning_rate=1.0, max_grad_norm=1e9, random_flip=True)
+        cfg.train.optimizer = {"_target_": "torch.optim.SGD", "_partial_": True}  # the update is the gradient
+        train(cfg, tiny_adapter("flux"), build(cfg.method), build(cfg.data), RunFolder(path), Accelerator(cpu=True))
+
+    def policy(path):
+        model = tiny_adapter("flux")
+        if path is not None:
+            model.load_policy(RunFolder(path).policy)
+        return torch.cat([value.flatten() for _, value in sorted(model.denoiser.state_dict().items())])
+
+    job(0, tmp_path / "one")
+    together(job, tmp_path / "two", environment=engine)
+    start, one, two = (policy(path) for path in (None, tmp_path / "one", tmp_path / "two"))
+    assert (one - start).norm() > 0
+    assert (two - one).norm() < 1e-4 * (one - start).norm()
