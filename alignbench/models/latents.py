@@ -87,10 +87,10 @@ class LatentSpace(ABC):
         """Channels, height and width of the latents of one image."""
         return self.latent_shape_at(self.resolution)
 
-    def latent_shape_at(self, resolution: int) -> tuple[int, int, int]:
-        """Return channels, height and width of the latents of an image with sides of so many pixels."""
-        side = resolution // self.pipeline.vae_scale_factor
-        return self.pipeline.vae.config.latent_channels, side, side
+    def latent_shape_at(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image of so many pixels, by default a square."""
+        factor = self.pipeline.vae_scale_factor
+        return self.pipeline.vae.config.latent_channels, height // factor, (width or height) // factor
 
     @property
     def side_multiple(self) -> int:
