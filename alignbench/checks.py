@@ -76,6 +76,7 @@ def _check_dry_run(cfg: DictConfig) -> None:
     _check_numbers(values)
     _check_base(values["train"])
     _check_method(values["method"], values["data"])
+    _check_cuts(values)
 
 
 def _check_existing(cfg: DictConfig) -> None:
