@@ -156,7 +156,7 @@ class Bucketed:
                     stream = _Chosen(Mixed(own_mix, own_seed), positions)
             self.streams.append(stream)
             self.rates.append(weight / bundle)
-        self._order: tuple[int, list[tuple[int, int]]] = (-1, [])  # epoch, and bucket and number of each bundle
+        self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # as `_epoch_of` returned it last
 
     def between(self, start: int, stop: int) -> list[int]:
         """Return entries `start` to `stop` (exclusive) of the stream; both are multiples of the bundle."""
@@ -168,20 +168,25 @@ class Bucketed:
 
     def _bundle(self, place: int) -> tuple[int, int]:
         """Return the bucket of a bundle of the stream, and how many that bucket had before it."""
-        epoch = int(place / sum(self.rates))  # or a later one: epochs begin with whole bundles
-        while self._first(epoch + 1) <= place:
-            epoch += 1
-        if self._order[0] != epoch:
-            first, last = ([int(one * rate) for rate in self.rates] for one in (epoch, epoch + 1))
-            buckets = np.repeat(np.arange(len(first)), np.subtract(last, first)).tolist()
-            order = torch.randperm(len(buckets), generator=keyed_generator(self.seed, "buckets", epoch))
-            numbers = [count(number) for number in first]
-            self._order = (epoch, [(buckets[place], next(numbers[buckets[place]])) for place in order.tolist()])
-        return self._order[1][place - self._first(epoch)]
+        first, order = self._epoch
+        if not first <= place < first + len(order):
+            first, order = self._epoch = self._epoch_of(place)
+        return order[place - first]
 
-    def _first(self, epoch: int) -> int:
-        """Return the number of bundles before an epoch."""
-        return sum(int(epoch * rate) for rate in self.rates)
+    def _epoch_of(self, place: int) -> tuple[int, list[tuple[int, int]]]:
+        """Return the first bundle of the epoch that a bundle is in, and what `_bundle` says of all of its bundles."""
+        epoch = int(place / sum(self.rates))  # or a later one, for epochs begin with whole bundles
+        while sum(self._had(epoch + 1)) <= place:
+            epoch += 1
+        before, after = self._had(epoch), self._had(epoch + 1)
+        buckets = np.repeat(np.arange(len(before)), np.subtract(after, before))
+        order = torch.randperm(len(buckets), generator=keyed_generator(self.seed, "buckets", epoch)).numpy()
+        numbers = [count(number) for number in before]
+        return sum(before), [(bucket, next(numbers[bucket])) for bucket in buckets[order].tolist()]
+
+    def _had(self, epochs: int) -> list[int]:
+        """Return how many bundles each bucket has in so many epochs."""
+        return [int(epochs * rate) for rate in self.rates]
 
 
 class _Chosen:

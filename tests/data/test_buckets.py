@@ -61,7 +61,8 @@ def test_the_standard_buckets_are_the_published_ones():
         assert all(height * width <= resolution**2 for height, width in sizes)
         assert all(side % multiple == 0 and resolution / 2 <= side <= 2 * resolution for size in sizes for side in size)
         assert (resolution, resolution) in sizes
-    assert (896, 1152) in standard_buckets(1024, 16, None)  # SDXL's
+    assert (896, 1152) in standard_buckets(1024, 8, None)  # SDXL's
+    assert all(side % 80 == 0 for size in standard_buckets(720, 16, None) for side in size)
     assert max(max(size) for size in standard_buckets(64, 8, 64)) == 64
 
 
@@ -182,12 +183,15 @@ class OnPairs:
 CUTS = Cuts(SIZES, "random", random_flip=True, crops_per_image=2, true_size=True)
 
 
-def shares(root, model, num_steps=3, num_processes=1, start_step=0, micro_batch_size=2, cuts=CUTS, num_workers=0):
-    """Each step's batches, those of all processes joined, and the stream of the first one."""
+def shares(
+    root, model, num_steps=3, num_processes=1, start_step=0, micro_batch_size=2, cuts=CUTS, num_workers=0, data=None
+):
+    """Each step's batches, those of all processes joined."""
     streams = [
         Stream(
-            OnPairs, MixedSizes(), model, root, total_batch_size=8, seed=0, rank=rank, num_processes=num_processes,
-            start_step=start_step, num_workers=num_workers, cuts=cuts, micro_batch_size=micro_batch_size,
+            OnPairs, data or MixedSizes(), model, root, total_batch_size=8, seed=0, rank=rank,
+            num_processes=num_processes, start_step=start_step, num_workers=num_workers, cuts=cuts,
+            micro_batch_size=micro_batch_size,
         )
         for rank in range(num_processes)
     ]  # fmt: skip
@@ -237,6 +241,14 @@ def test_batches_from_the_cache_are_those_without_it(tmp_path, family, cuts):
     for part in model.helpers:
         drop(part)  # calling one would be noticed
     assert all(equal(a, b) for a, b in zip(shares(tmp_path, model, cuts=cuts), expected, strict=True))
+
+
+def test_each_visit_cuts_another_part_the_same_of_both_images(tmp_path):
+    twins = MixedSizes([Pair("a", "40x70 same", "40x70 same", 1.0)], "mode")
+    cuts = Cuts(((32, 32),), "random")
+    ((batch,),) = shares(tmp_path, tiny_adapter("flux"), 1, cuts=cuts, data=twins)
+    assert torch.equal(batch.latents_w, batch.latents_l)
+    assert len(batch.latents_w.unique(dim=0)) > 4  # of 25 places
 
 
 def test_nothing_is_prepared_of_images_that_are_cut_anew_at_each_visit():
