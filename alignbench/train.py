@@ -215,19 +215,19 @@ def train(
 
     while progress.step < settings.max_train_steps and progress.network_passes < most_passes:
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
-        parts = batches.next(context)
+        share = batches.next(context)
         helpers.rest()  # its prompts and pictures are encoded
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
-        for number, micro_batches in enumerate(autocast(rollout(method, model, parts, context), accelerator)):
+        for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
             context = replace(context, step=progress.step, update=number)
             gradients, metrics = [], {}
             for term, its_batches in zip(auxiliary, streams, strict=True):
                 its_context = replace(context, seed=term.seed(cfg.seed), update=0)
-                its_parts = its_batches.next(its_context)
+                its_share = its_batches.next(its_context)
                 helpers.rest()
-                (its_micro_batches,) = autocast(rollout(term.method, model, its_parts, its_context), accelerator)
+                (its_micro_batches,) = autocast(rollout(term.method, model, its_share, its_context), accelerator)
                 figures = update(term.method, model, its_micro_batches, its_context, parallel, policy_parameters, [])
                 metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
                 gradients.append((term.weight, take_gradients(policy_parameters)))
