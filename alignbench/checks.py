@@ -43,6 +43,7 @@ def check(cfg: DictConfig) -> None:
             _check_validation(values["validation"], values["evaluators"])
         _check_method(values["method"], values["data"])
         _check_sizes(values)
+        _check_cuts(values)
         build(cfg.method)
         for name, term in values["auxiliary"].items():
             if not isinstance(term["weight"], int | float) or term["weight"] <= 0:
@@ -75,6 +76,7 @@ def _check_dry_run(cfg: DictConfig) -> None:
     _check_numbers(values)
     _check_base(values["train"])
     _check_method(values["method"], values["data"])
+    _check_cuts(values)
 
 
 def _check_existing(cfg: DictConfig) -> None:
@@ -325,6 +327,28 @@ def _check_sizes(values: dict[str, Any]) -> None:
             f"train.size_conditioning={told} is for SDXL, and model={model['name']} is told nothing of sizes; "
             "set train.size_conditioning=square"
         )
+
+
+def _check_cuts(values: dict[str, Any]) -> None:
+    """Refuse ways to cut training images that mean nothing, or that no image is cut in."""
+    from alignbench.data.cuts import check_cuts
+
+    train = values["train"]
+    check_cuts(train)
+    off = {"crop": "centre", "random_flip": False, "aspect_ratio_buckets": None}
+    asked_for = [name for name, value in off.items() if train[name] != value]
+    terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
+    if asked_for and not any(_reads_images(term) for term in terms):
+        raise UserError(
+            f"train.{asked_for[0]} is about training images, and method={values['method']['name']} reads prompts "
+            "alone; leave it out"
+        )
+
+
+def _reads_images(method: dict[str, Any]) -> bool:
+    from hydra.utils import get_class
+
+    return get_class(method["_target_"]).batch_type.__name__ != "PromptBatch"
 
 
 def _provides(data: str) -> frozenset[str]:

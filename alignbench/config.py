@@ -15,7 +15,15 @@ NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers",
 
 
 # settings of training that results have been made without, and the value that is the same as not to have them
-LATER_IN_HASH = {"base_bits": None, "size_conditioning": "square", "reward_vae": None}
+LATER_IN_HASH = {
+    "base_bits": None,
+    "size_conditioning": "square",
+    "reward_vae": None,
+    "crop": "centre",
+    "random_flip": False,
+    "crops_per_image": None,
+    "aspect_ratio_buckets": None,
+}
 
 
 def conf_folder() -> Path:

@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from alignbench.batch import PairBatch
 from alignbench.config import weights_dtype
+from alignbench.data.cuts import Cuts
 from alignbench.errors import UserError
+from alignbench.framing import Size
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.reward_vae import reward_vae_skeleton
 from alignbench.models.skeleton import skeleton
@@ -120,9 +122,11 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     needs_reference = any(get_class(node._target_).needs_reference for node in methods)
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
+    cuts = Cuts.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
-        prepared = [name for name in model.frozen_parts if not (name == "vae" and reads_pixels)]
+        needs_vae = reads_pixels or cuts.are_endless
+        prepared = [name for name in model.frozen_parts if not (name == "vae" and needs_vae)]
         left_out = prepared if "prepare" in cfg.stages and cfg.validation.every is None else ()
     absent = [getattr(model.pipeline, name) for name in left_out]
     if train.reward_vae is not None:
@@ -145,7 +149,8 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
         share, copies = MIXED_SHARE, sum(2 * p.numel() for p in denoiser.parameters())
-    network = _network_activations(model, rows, train.gradient_checkpointing)
+    largest = max(cuts.sizes, key=math.prod)
+    network = _network_activations(model, rows, largest, train.gradient_checkpointing)
     working = [Part("activations", network.peak * share + copies)]
     if reads_pixels:
         parts.append(Part("reward", _reward_bytes(cfg.method.reward)))
@@ -304,12 +309,12 @@ class _Fused(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _network_activations(model: ModelAdapter, rows: int, checkpointing: bool) -> Saved:
+def _network_activations(model: ModelAdapter, rows: int, size: Size, checkpointing: bool) -> Saved:
     saved = Saved()
     saved.ignore(model.denoiser)
     if checkpointing:
         model.denoiser.enable_gradient_checkpointing(saved.checkpoint)
-    noisy = torch.zeros(rows, *model.latent_shape, device=model.device)
+    noisy = torch.zeros(rows, *model.latent_shape_at(*size), device=model.device)
     guidance = torch.ones(rows, device=model.device) if model.guidance_is_distilled else None
     with _Fused(), saved.counting():
         model.forward(noisy, torch.ones(rows, device=model.device), model.blank_conditioning(rows), guidance)

@@ -132,9 +132,16 @@ def implicit_reward(error: Tensor, ref_error: Tensor, beta: float) -> Tensor:
 # ---- draws: keyed by the sample's global index, so the same on any layout of processes and micro-batches
 
 
-def draw_timesteps(model: ModelAdapter, index: Tensor, context: Context, purpose: str = "timesteps") -> Tensor:
-    """Return a training timestep of the model's family for each sample, [B], float64 on the CPU."""
-    draws = [model.sample_timesteps(1, context.sample_generator(int(i), purpose)) for i in index]
+def draw_timesteps(
+    model: ModelAdapter, index: Tensor, latents: Tensor, context: Context, purpose: str = "timesteps"
+) -> Tensor:
+    """Return a training timestep of the model's family for each sample, [B], float64 on the CPU.
+
+    Args:
+        latents: that will be noised, [B, C, h, w]; families may shift timesteps by their size.
+    """
+    size = latents.shape[-2:]
+    draws = [model.sample_timesteps(1, context.sample_generator(int(i), purpose), size) for i in index]
     return torch.cat(draws).double()
 
 
@@ -171,14 +178,14 @@ def noise_images(
         draw: tells apart the draws of several images of one sample.
     """
     noise = context.noise(batch.index, batch.latents.shape[1:], f"noise{draw}")
-    timesteps = draw_timesteps(model, batch.index, context, f"timesteps{draw}")
+    timesteps = draw_timesteps(model, batch.index, batch.latents, context, f"timesteps{draw}")
     return add_noise(model, batch.latents, noise, timesteps, weighting, snr_gamma)
 
 
 def noise_pairs(model: ModelAdapter, batch: PairBatch, context: Context, weighting: ErrorWeighting) -> Noised:
     """Noise winners and losers with one noise and timestep a pair; rows are all winners, then all losers."""
     noise = context.noise(batch.index, batch.latents_w.shape[1:])
-    timesteps = draw_timesteps(model, batch.index, context)
+    timesteps = draw_timesteps(model, batch.index, batch.latents_w, context)
     return Noised.cat([add_noise(model, x, noise, timesteps, weighting) for x in (batch.latents_w, batch.latents_l)])
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from alignbench.config import build
 from alignbench.data.caches import Caches
+from alignbench.data.cuts import Cuts
 from alignbench.data.loader import Encoder
 from alignbench.data.prepare import Demand, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.scores import add_scores
@@ -59,12 +60,18 @@ class Preparation:
     @cached_property
     def demands(self) -> list[Demand]:
         """What each term reads."""
-        return [Demand.of(method, data, self.cfg.model.resolution) for method, data in self.terms]
+        train = self.cfg.train
+        cuts = Cuts.of(train, self.skeleton)
+        return [Demand.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
+
+    @cached_property
+    def skeleton(self) -> ModelAdapter:
+        """The model without the weights of its networks."""
+        return build_adapter(self.cfg.model, without=[*self.encoders, "vae", self.denoiser])
 
     def open(self) -> list[Caches]:
         """Return the caches of each term; the networks are told apart without loading them."""
-        model = build_adapter(self.cfg.model, without=[*self.encoders, "vae", self.denoiser])
-        return [Caches.open(self.cache, model, data.posterior, self.device) for _, data in self.terms]
+        return [Caches.open(self.cache, self.skeleton, data.posterior, self.device) for _, data in self.terms]
 
     def left_out(self) -> list[str]:
         """Return the networks that training need not load, because all that they would compute is on the disk."""
@@ -73,7 +80,7 @@ class Preparation:
         both = list(zip(self.demands, self.open(), strict=True))
         names = [] if any(demand.lacking_prompts(caches) for demand, caches in both) else list(self.encoders)
         if not any(method.reads_pixels for method, _ in self.terms) and not any(
-            demand.lacking_pictures(caches) for demand, caches in both
+            demand.cuts_anew or demand.lacking_pictures(caches) for demand, caches in both
         ):
             names.append("vae")
         return names
@@ -98,7 +105,11 @@ class Preparation:
             prompts, pictures = len(demand.lacking_prompts(kept)), len(demand.lacking_pictures(kept))
             console.print(
                 f"  prepare     {method.name}: {len(demand.prompts)} prompts ({len(demand.prompts) - prompts} there), "
-                f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
+                + (
+                    f"images of data={data.name} are cut anew at each visit (train.crops_per_image=null) and not kept"
+                    if demand.cuts_anew
+                    else f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
+                )
             )
         if lacking:
             self._encode(place, caches, console)

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alignbench.batch import Rows
+from alignbench.batch import PromptBatch, Rows
 from alignbench.checkpoint import Checkpoints, Counters, Stateful, Weights
 from alignbench.context import Context
+from alignbench.data.cuts import Cuts
 from alignbench.data.source import DataSource
 from alignbench.data.stream import Stream
 from alignbench.errors import UserError
@@ -163,6 +164,8 @@ def train(
     passes_before, rewards_before = calls()
     passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
 
+    cuts = Cuts.of(settings, model)
+
     def stream(method: Method, data: DataSource, seed: int | str, start_step: int) -> Stream:
         return Stream(
             method,
@@ -175,7 +178,8 @@ def train(
             num_processes=accelerator.num_processes,
             start_step=start_step,
             num_workers=settings.dataloader_num_workers,
-            true_size=settings.size_conditioning == "true_size",
+            cuts=cuts,
+            micro_batch_size=settings.micro_batch_size,
         )
 
     def save_policy(path: Path) -> None:
@@ -197,6 +201,9 @@ def train(
     most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
+    for one in (batches, *streams):
+        if one.buckets is not None and accelerator.is_main_process:
+            tqdm.write(f"  buckets     {one.method.name}: {one.buckets.summary()}")
     bar = tqdm(
         total=settings.max_train_steps,
         initial=progress.step,
@@ -208,20 +215,20 @@ def train(
 
     while progress.step < settings.max_train_steps and progress.network_passes < most_passes:
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
-        batch = batches.next(context)
+        share = batches.next(context)
         helpers.rest()  # its prompts and pictures are encoded
         progress.rollouts += 1
         progress.samples_seen += settings.total_batch_size
 
-        for number, micro_batches in enumerate(autocast(method.rollout(model, batch, context), accelerator)):
+        for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
             context = replace(context, step=progress.step, update=number)
             gradients, metrics = [], {}
             for term, its_batches in zip(auxiliary, streams, strict=True):
                 its_context = replace(context, seed=term.seed(cfg.seed), update=0)
-                its_batch = its_batches.next(its_context)
+                its_share = its_batches.next(its_context)
                 helpers.rest()
-                (its_parts,) = autocast(term.method.rollout(model, its_batch, its_context), accelerator)
-                figures = update(term.method, model, its_parts, its_context, parallel, policy_parameters, [])
+                (its_micro_batches,) = autocast(rollout(term.method, model, its_share, its_context), accelerator)
+                figures = update(term.method, model, its_micro_batches, its_context, parallel, policy_parameters, [])
                 metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
                 gradients.append((term.weight, take_gradients(policy_parameters)))
             metrics |= update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
@@ -291,9 +298,17 @@ def averaged(parameters: list[nn.Parameter], ema: EMAModel | None) -> Iterator[N
     ema.restore(parameters)
 
 
-def autocast(rollout: Iterable[list[Rows]], accelerator: Accelerator) -> Iterator[list[Rows]]:
+def rollout(
+    method: Method, model: ModelAdapter, parts: Sequence[PromptBatch], context: Context
+) -> Iterable[list[Rows]]:
+    """Yield the micro-batches of each update: of all parts of a share, which differ in the size of their images."""
+    for updates in zip(*(method.rollout(model, part, context) for part in parts), strict=True):
+        yield [micro_batch for micro_batches in updates for micro_batch in micro_batches]
+
+
+def autocast(updates: Iterable[list[Rows]], accelerator: Accelerator) -> Iterator[list[Rows]]:
     """Let a rollout compute in the precision of the loss, so that both call the same network."""
-    iterator = iter(rollout)
+    iterator = iter(updates)
     while True:
         with accelerator.autocast():
             micro_batches = next(iterator, None)

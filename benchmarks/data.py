@@ -30,6 +30,7 @@ from alignbench.batch import PairBatch
 from alignbench.command_line import composed
 from alignbench.context import Context
 from alignbench.data.caches import Caches
+from alignbench.data.cuts import Cuts
 from alignbench.data.loader import Encoder, Indexed, StepSampler, collate
 from alignbench.data.prepare import Demand, prepare
 from alignbench.data.source import LazyPicture, Pair, PairSource, Picture
@@ -133,7 +134,7 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
     data, memory = Corpus(num_pairs), Memory()
     caches = Caches.open(folder, model, data.posterior, torch.device("cpu"))
     encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
-    demand = Demand.of(OnPairs, data, model.resolution)  # pyright: ignore[reportArgumentType]
+    demand = Demand.of(OnPairs, data, Cuts.square(model.resolution))  # pyright: ignore[reportArgumentType]
     memory.look()
     add = caches.latents.add
 

@@ -5,7 +5,7 @@ With `safeguard` it is Diffusion-SDPO: Fu et al. 2025, arXiv 2511.03317. Referen
 
 Deviations: errors are float32 to the end (there the reference's residual is squared in half precision, which moves the
 logit by 0.15 at beta 5000); timesteps follow the model family, so flow models draw theirs; an exact tie counts half in
-the accuracy, as in diffusers; SDXL is told true sizes and crops, not constants. The safeguard scales each pair by its
+the accuracy, as in diffusers; both images of a pair are cut and mirrored alike. The safeguard scales each pair by its
 own factor; the reference code takes one for the whole micro-batch, which protects the winners on average only.
 """
 

@@ -4,7 +4,7 @@ Paper: Hong et al. 2024, arXiv 2406.06424. Reference code: mapo-t2i/mapo, utils.
 
 Deviations: the link is computed without cancellation (there exp(a) - 1 in float32 makes the logit noise of 0.1 at an
 error of 1e-3 and NaN at 0); models other than SDXL, flow models included, where the timesteps follow the family and the
-number of training timesteps in the margin is a plain constant; images are not flipped.
+number of training timesteps in the margin is a plain constant; images are not flipped unless asked for.
 """
 
 import torch

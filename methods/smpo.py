@@ -123,7 +123,7 @@ class InvertedPairs(Method[PairBatch]):
         judged = self.judge(batch)
         latents = torch.cat([judged.pairs.latents_w, judged.pairs.latents_l])
         conditioning = judged.pairs.conditioning_both
-        timesteps = draw_timesteps(model, batch.index, context).repeat(2)  # one a pair
+        timesteps = draw_timesteps(model, batch.index, batch.latents_w, context).repeat(2)  # one a pair
         generators = [
             context.sample_generator(int(i), f"inversion_{image}") for image in ("w", "l") for i in batch.index
         ]

@@ -251,6 +251,49 @@ def test_true_sizes_are_told_to_sdxl_alone_and_change_the_run_but_not_its_base()
     assert composed("method=dpo", "model=sdxl", "data=shapes").train.size_conditioning == "square"
 
 
+CUTS = ["train.crop=random", "train.random_flip=true", "train.aspect_ratio_buckets=auto"]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_how_images_are_cut_changes_the_run_and_asks_for_images(cut):
+    command = ["method=dpo", "model=sd15_mini"]
+    check_command_line([*command, cut], False)
+    assert run_name(composed(*command)) != run_name(composed(*command, cut))
+    key = cut.split("=")[0]
+    message = f"{key} is about training images, and method=srpo reads prompts alone"
+    assert message in refusal("method=srpo", "model=sd15_mini", cut)
+    check_command_line(["method=srpo", "model=sd15_mini", "auxiliary=denoising", cut], False)
+
+
+def test_runs_without_any_choice_of_a_cut_keep_their_names():
+    plain = composed("method=dpo")
+    OmegaConf.set_struct(plain, False)
+    for key in ("crop", "random_flip", "crops_per_image", "aspect_ratio_buckets"):
+        del plain.train[key]
+    assert run_name(plain) == run_name(composed("method=dpo"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["crop=left"], "train.crop=left is unknown; available: centre, random"),
+        (["random_flip=1.5"], "train.random_flip=1.5 is unknown"),
+        (["crops_per_image=2"], "train.crops_per_image=2 is for train.crop=random"),
+        (["crop=random", "crops_per_image=0"], "must be a whole number of at least 1, or null"),
+        (["aspect_ratio_buckets=many"], "train.aspect_ratio_buckets=many must be auto, a list such as"),
+        (["aspect_ratio_buckets=[]"], "must be auto, a list"),
+        (["aspect_ratio_buckets=[[64],[64,48]]"], "must be auto, a list"),
+        (["aspect_ratio_buckets=[[64,64],[48,48]]"], "two sizes of one aspect, [64, 64] and [48, 48]; choose one"),
+        (
+            ["aspect_ratio_buckets=auto", "total_batch_size=8", "micro_batch_size=3"],
+            "train.micro_batch_size=3 does not divide train.total_batch_size=8",
+        ),
+    ],
+)
+def test_ways_to_cut_that_mean_nothing_are_refused(overrides, message):
+    assert message in refusal("method=dpo", "model=sd15_mini", *(f"train.{one}" for one in overrides))
+
+
 def test_an_experiment_may_sweep_by_itself_and_the_command_line_narrows_it():
     assert check_command_line(["experiment=mini_table"], False) == 7 * 2 * 3
     assert check_command_line(["experiment=mini_table", "method=sft,dpo", "seed=5"], False) == 2 * 2

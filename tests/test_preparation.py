@@ -100,6 +100,24 @@ def test_training_from_the_cache_loads_no_encoder_and_ends_with_the_same_weights
     assert same(weights, expected)
 
 
+def test_what_is_cut_in_a_few_ways_is_prepared_and_what_is_cut_anew_keeps_the_vae(folders, tmp_path):
+    few = configuration(folders, "sdxl", "method=dpo", "train.random_flip=true", "train.size_conditioning=true_size")
+    expected, _ = trained(few, tmp_path / "plain")
+    assert "24 images of data=shapes (0 there)" in prepare(few, tmp_path)
+    weights, left_out = trained(few, tmp_path)
+    assert left_out == ["text_encoder", "text_encoder_2", "vae"]
+    assert same(weights, expected)
+
+    anew = configuration(folders, "sdxl", "method=dpo", "train.crop=random")
+    told = prepare(anew, tmp_path)
+    assert "5 prompts (5 there), images of data=shapes are cut anew at each visit" in told
+    assert preparation(anew, tmp_path).left_out() == ["text_encoder", "text_encoder_2"]
+    parts = {part.name: part.num_bytes for part in estimate(composed([
+        "model=sdxl", "data=shapes", "method=dpo", "stages=[prepare,train]", "train.crop=random"
+    ]))}  # fmt: skip
+    assert (parts["text encoders"], parts["VAE"]) == (0, pytest.approx(334.6e6, rel=0.01))
+
+
 @pytest.mark.parametrize("model", ["sdxl", "flux"])
 def test_a_method_that_decodes_keeps_the_vae_and_guides_by_the_cached_empty_prompt(folders, tmp_path, model):
     guided = ["method=srpo", "reward=shapes_clip", "method.num_rollout_steps=2", "method.rollout_guidance_scale=3"]

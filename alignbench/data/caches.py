@@ -11,6 +11,7 @@ import torch
 from alignbench.data.shards import Shards, key_of
 from alignbench.data.source import Posterior
 from alignbench.files import write_json
+from alignbench.framing import Cut
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.dropped import weights_digest
 
@@ -64,9 +65,9 @@ def prompt_key(text: str) -> bytes:
     return key_of(text)
 
 
-def picture_key(address: str, resolution: int) -> bytes:
-    """Return the key of an image's latents, cut to a square of `resolution` pixels as `fit` does it."""
-    return key_of(address, f"{resolution}x{resolution}")
+def picture_key(address: str, cut: Cut) -> bytes:
+    """Return the key of the latents of what is cut out of an image."""
+    return key_of(address, cut.name)
 
 
 def text_identity(model: ModelAdapter, device: torch.device) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignbench.data.judgements import Noise, groups, without_repeats
+from alignbench.data.looks import image_sizes
 from alignbench.data.rules import RuleOptions, Rules, check_choice
 from alignbench.data.source import (
     DataSource,
@@ -28,6 +29,7 @@ from alignbench.data.source import (
 from alignbench.data.stores import ImageStore
 from alignbench.data.table import Table
 from alignbench.errors import UserError
+from alignbench.framing import Size
 
 MIXED = ("desirable", "undesirable", "dropped")
 
@@ -125,6 +127,18 @@ class Corpus(DataSource):
     def picture(self, key: str) -> Picture:
         """Return an image by its key."""
         return self.image(self._number(key))
+
+    def size(self, picture: Picture) -> Size:
+        height, width = self._sizes[self._number(picture.key)]
+        return int(height), int(width)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Height and width of every image that is kept, by their headers; 1 x 1 where those are damaged."""
+        store, numbers = self.contents.store, self.kept.images.ravel()
+        sizes = np.ones((len(store), 2), np.int32)
+        sizes[numbers] = image_sizes(store, numbers).clip(1)
+        return sizes
 
     def address(self, key: str) -> str:
         return self.contents.store.address(self._number(key))

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch,
 from alignbench.context import Context, keyed_generator
 from alignbench.data.caches import Caches, picture_key, prompt_key
 from alignbench.data.shards import Entry, Shards, num_bytes
-from alignbench.data.source import Picture, Posterior, PromptSample, pictures_of
+from alignbench.data.source import Picture, Posterior, PromptSample, cut_alike, pictures_of
 from alignbench.errors import UserError
-from alignbench.framing import centre_frame
+from alignbench.framing import Cut, Frame
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 
@@ -37,6 +37,14 @@ class Mix:
     share: float
 
 
+class Order(Protocol):
+    """Positions of a view, without end."""
+
+    def between(self, start: int, stop: int) -> list[int]:
+        """Return entries `start` to `stop` (exclusive)."""
+        ...
+
+
 class StepSampler:
     """Says which samples each step takes, for one process. Endless.
 
@@ -53,6 +61,7 @@ class StepSampler:
         size: number of samples in the view.
         start_step: first step to give, to go on after an interruption.
         mix: labels and the wanted proportion; None shows the view as it is.
+        order: another order of positions, which has to see to the mix itself.
 
     Raises:
         UserError: the batch cannot be split evenly over the processes, in whole groups; or the mix wants a label that
@@ -69,6 +78,7 @@ class StepSampler:
         num_processes: int,
         start_step: int = 0,
         mix: Mix | None = None,
+        order: "Order | None" = None,
     ) -> None:
         if size < 1:
             raise UserError("the training data are empty")
@@ -84,7 +94,7 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
-        self.stream = _Epochs(range(size), seed, "order") if mix is None else _Mixed(mix, seed)
+        self.stream = order or (Epochs(range(size), seed, "order") if mix is None else Mixed(mix, seed))
 
     def __iter__(self) -> Iterator[list[Place]]:
         step = self.start_step
@@ -101,7 +111,7 @@ class StepSampler:
         return [(first + place, positions[place // self.group_size]) for place in own]
 
 
-class _Epochs:
+class Epochs:
     """Positions without end: all of them once an epoch, in an order that depends on the key and the epoch alone."""
 
     def __init__(self, positions: Sequence[int], *key: int | str) -> None:
@@ -121,7 +131,7 @@ class _Epochs:
         return self.positions[self._order[1][place]]
 
 
-class _Mixed:
+class Mixed:
     """Desirable and undesirable positions without end, each in epochs of its own."""
 
     def __init__(self, mix: Mix, seed: int | str) -> None:
@@ -132,8 +142,8 @@ class _Mixed:
                 f"method.desirable_share={mix.share} needs images of both labels, and the training data have "
                 f"{len(desirable)} desirable and {len(undesirable)} undesirable ones; set method.desirable_share=null"
             )
-        self.desirable = _Epochs(desirable, seed, "desirable")
-        self.undesirable = _Epochs(undesirable, seed, "undesirable")
+        self.desirable = Epochs(desirable, seed, "desirable")
+        self.undesirable = Epochs(undesirable, seed, "undesirable")
         self.share = mix.share
         self.seed = seed
 
@@ -151,11 +161,18 @@ class Indexed(Dataset):
     Args:
         decodes: says of a picture whether its pixels are wanted along with it, as a process that only reads data should
             have decoded them; None leaves that to whoever asks for them.
+        cut: says how the images of a place are cut; None leaves them to be cut as they are by default.
     """
 
-    def __init__(self, view: Sequence[PromptSample], decodes: Callable[[Picture], bool] | None = None) -> None:
+    def __init__(
+        self,
+        view: Sequence[PromptSample],
+        decodes: Callable[[Picture], bool] | None = None,
+        cut: Callable[[Place], Cut] | None = None,
+    ) -> None:
         self.view = view
         self.decodes = decodes
+        self.cut = cut
 
     def __len__(self) -> int:
         return len(self.view)
@@ -163,6 +180,8 @@ class Indexed(Dataset):
     def __getitem__(self, place: Place) -> tuple[int, PromptSample]:
         index, position = place
         sample = self.view[position]
+        if self.cut is not None:
+            sample = cut_alike(sample, self.cut(place))
         if self.decodes is not None:
             for picture in filter(self.decodes, pictures_of(sample)):
                 _ = picture.pixels
@@ -198,7 +217,8 @@ class Encoder:
         self.posterior = posterior
         self.true_size = true_size
         self.caches = caches
-        self.known = Known(caches.latents if caches else None, address, model.resolution)
+        self.centre = Cut((model.resolution, model.resolution))  # unless a picture says otherwise
+        self.known = Known(caches.latents if caches else None, address, self.centre)
         self._prompts = _Memory(max_bytes)
         self._pictures = _Memory(max_bytes)
 
@@ -217,10 +237,14 @@ class Encoder:
 
     def sized(self, conditioning: Conditioning, pictures: Sequence[Picture]) -> Conditioning:
         """Return the conditioning of prompts as that of these pictures, one a row."""
-        if not self.true_size:
+        cuts = [picture.cut or self.centre for picture in pictures]
+        if self.true_size:
+            sizes = [self._codes(picture)["size"].tolist() for picture in pictures]
+            frames = [cut.frame(height, width) for cut, (height, width) in zip(cuts, sizes, strict=True)]
+        elif any(cut.size != self.centre.size for cut in cuts):
+            frames = [Frame.uncropped(cut.size) for cut in cuts]
+        else:
             return conditioning
-        sizes = [self._codes(picture)["size"].tolist() for picture in pictures]
-        frames = [centre_frame(height, width, self.model.resolution) for height, width in sizes]
         return self.model.with_frames(conditioning, frames)
 
     @torch.no_grad()
@@ -237,7 +261,7 @@ class Encoder:
         And the `size` of the picture as it came, height and width, [2].
         """
         self._refuse_dropped(f"the image {picture.key}", self.model.encodes_pixels)
-        pixels = fit(picture, self.model.resolution).to(self.model.device)
+        pixels = fit(picture, picture.cut or self.centre).to(self.model.device)
         mean, std = self.model.encode_posterior(pixels)
         size = torch.tensor(picture.pixels.shape[:2], dtype=torch.int32)
         draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
@@ -249,7 +273,8 @@ class Encoder:
         return Conditioning(**{name: tensor[None] for name, tensor in entry.items()})
 
     def _codes(self, picture: Picture) -> Entry:
-        return self.known.get(picture) or self._pictures.get(picture.key, self.encode_picture, picture)
+        name = f"{picture.key} {(picture.cut or self.centre).name}"
+        return self.known.get(picture) or self._pictures.get(name, self.encode_picture, picture)
 
     def _refuse_dropped(self, what: str, encodes: bool) -> None:
         if not encodes:
@@ -262,10 +287,10 @@ class Encoder:
 class Known:
     """The pictures whose latents are on the disk; small, so that it travels to the processes that read data."""
 
-    def __init__(self, shards: Shards | None, address: Callable[[str], str], resolution: int) -> None:
+    def __init__(self, shards: Shards | None, address: Callable[[str], str], centre: Cut) -> None:
         self.shards = shards
         self.address = address
-        self.resolution = resolution
+        self.centre = centre
 
     def get(self, picture: Picture) -> Entry | None:
         """Return what is kept of a picture."""
@@ -276,25 +301,26 @@ class Known:
         return self.shards is None or self._key(picture) not in self.shards
 
     def _key(self, picture: Picture) -> bytes:
-        return picture_key(self.address(picture.key), self.resolution)
+        return picture_key(self.address(picture.key), picture.cut or self.centre)
 
 
-def fit(picture: Picture, resolution: int) -> Tensor:
-    """Return the picture as pixels [1, 3, R, R] in 0..1.
+def fit(picture: Picture, cut: Cut) -> Tensor:
+    """Return what is cut out of a picture as pixels [1, 3, H, W] in 0..1; resized bilinearly with antialiasing.
 
-    Its short side is resized to R (bilinear, antialiased), then the centre is cut out. No flips: the published loader
-    draws one for each image of a pair, which makes them differ by more than what was judged.
+    Both images of a pair have one cut: the published loader of Diffusion-DPO draws one for each, which makes them
+    differ by more than what was judged.
 
-    Source: Diffusion-DPO, train.py, with --no_hflip and without --random_crop.
+    Source: Diffusion-DPO, train.py.
     """
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0
-    height, width = pixels.shape[-2:]
-    frame = centre_frame(height, width, resolution)
+    frame = cut.frame(*pixels.shape[-2:])
     if frame.resized != frame.original:
         size = list(frame.resized)
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
-    top, left = frame.corner
-    return pixels[..., top : top + resolution, left : left + resolution]
+    if frame.flipped:
+        pixels = pixels.flip(-1)
+    (top, left), (height, width) = frame.corner, frame.size
+    return pixels[..., top : top + height, left : left + width]
 
 
 def collate(

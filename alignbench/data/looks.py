@@ -5,36 +5,43 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from alignbench.data.stores import ImageStore, short_side
+from alignbench.data.stores import ImageStore, image_size
 from alignbench.files import cache_folder, replacing
+from alignbench.framing import Size
 
 MISSING = -1
 UNKNOWN = -2
 
 
 def short_sides(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
-    """Return the short side of images in pixels, 0 for damaged and `MISSING` for missing ones; of their shape, int32.
+    """Return the short side of images in pixels, as `image_sizes` does; of the shape of `numbers`."""
+    return image_sizes(store, numbers).min(-1)
 
-    What was looked up is kept in the user's cache, so that a later run of the same data finds it.
+
+def image_sizes(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
+    """Return height and width of images in pixels, int32, along a new last axis.
+
+    Both are 0 for damaged and `MISSING` for missing images. What was looked up is kept in the user's cache, so that a
+    later run of the same data finds it.
     """
-    note = cache_folder() / "image_sides" / f"{store.state}.npy"
-    sides = np.load(note) if note.exists() else np.full(len(store), UNKNOWN, np.int32)
-    unknown = np.unique(numbers[sides[numbers] == UNKNOWN])
-    for number in tqdm(unknown.tolist(), "check training images", unit="image", dynamic_ncols=True, disable=None):
-        sides[number] = _look(store, number)
+    note = cache_folder() / "image_sizes" / f"{store.state}.npy"
+    sizes = np.load(note) if note.exists() else np.full((len(store), 2), UNKNOWN, np.int32)
+    unknown = np.unique(numbers[sizes[numbers, 0] == UNKNOWN])
+    for number in tqdm(unknown.tolist(), "look at training images", unit="image", dynamic_ncols=True, disable=None):
+        sizes[number] = _look(store, number)
     if len(unknown):
-        _keep(note, sides)
-    return sides[numbers]
+        _keep(note, sizes)
+    return sizes[numbers]
 
 
-def _look(store: ImageStore, number: int) -> int:
+def _look(store: ImageStore, number: int) -> Size:
     file = store.image(number).open()
     if file is None:
-        return MISSING
+        return MISSING, MISSING
     with file:
-        return short_side(file)
+        return image_size(file)
 
 
-def _keep(note: Path, sides: np.ndarray) -> None:
+def _keep(note: Path, sizes: np.ndarray) -> None:
     with replacing(note) as temporary, temporary.open("wb") as file:
-        np.save(file, sides)
+        np.save(file, sizes)

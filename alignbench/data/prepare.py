@@ -10,11 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from alignbench.data.buckets import Buckets
 from alignbench.data.caches import Caches, picture_key, prompt_key
+from alignbench.data.cuts import Cuts
 from alignbench.data.loader import Encoder
 from alignbench.data.shards import Entry, Shards, num_bytes
 from alignbench.data.source import DataSource, Picture, PromptSample, kind_of, pictures_of
 from alignbench.errors import UserError
+from alignbench.framing import Cut
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.place import Place
@@ -26,11 +29,18 @@ T = TypeVar("T")
 
 
 class Spot(NamedTuple):
-    """A picture of a view: the key of its latents, the sample's position, and the picture's number in the sample."""
+    """What is cut out of a picture of a view.
+
+    Attributes:
+        key: of its latents.
+        position, number: of the sample in the view, and of the picture in the sample.
+        cut: how it is cut.
+    """
 
     key: bytes
     position: int
     number: int
+    cut: Cut
 
 
 @dataclass(frozen=True)
@@ -40,24 +50,35 @@ class Demand:
     Attributes:
         prompts: the empty one, which dropout and guidance ask for, and all of the data.
         view: the samples.
-        pictures: the distinct pictures of them, in order of appearance.
+        pictures: what is cut out of their distinct pictures, in order of appearance.
+        cuts_anew: whether pictures are cut in another place at each visit, so that none can be encoded beforehand.
     """
 
     prompts: Sequence[str]
     view: Sequence[PromptSample]
     pictures: Sequence[Spot]
+    cuts_anew: bool = False
 
     @classmethod
-    def of(cls, method: Method, data: DataSource, resolution: int) -> "Demand":
-        """Return what a method reads of its data at a resolution; no image is decoded for it."""
-        view = data.view(kind_of(method.batch_type))
+    def of(cls, method: Method, data: DataSource, cuts: Cuts, micro_batch_size: int = 1) -> "Demand":
+        """Return what a method reads of its data, cut in one way or another; no image is decoded for it.
+
+        Args:
+            micro_batch_size: samples that share a size where `cuts` has several.
+        """
+        kind = kind_of(method.batch_type)
+        view, prompts = data.view(kind), list(dict.fromkeys(["", *data.prompts]))
+        if kind == "prompts" or cuts.are_endless:
+            return cls(prompts, view, [], cuts_anew=kind != "prompts")
+        buckets = Buckets.of(data, view, cuts.sizes, micro_batch_size) if cuts.has_buckets else None
         spots: dict[bytes, Spot] = {}
-        if kind_of(method.batch_type) != "prompts":
-            for position in range(len(view)):
-                for number, picture in enumerate(pictures_of(view[position])):
-                    key = picture_key(data.address(picture.key), resolution)
-                    spots.setdefault(key, Spot(key, position, number))
-        return cls(list(dict.fromkeys(["", *data.prompts])), view, list(spots.values()))
+        for position in range(len(view)):
+            size = cuts.sizes[0] if buckets is None else buckets.size(position)
+            for number, picture in enumerate(pictures_of(view[position])):
+                for cut in cuts.all(size):
+                    key = picture_key(data.address(picture.key), cut)
+                    spots.setdefault(key, Spot(key, position, number, cut))
+        return cls(prompts, view, list(spots.values()))
 
     def lacking_prompts(self, caches: Caches) -> list[str]:
         """Return the prompts that are not encoded yet."""
@@ -69,7 +90,7 @@ class Demand:
 
 
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
-    """Return the size of what is kept of one image."""
+    """Return the size of what is kept of one image, or the most where aspect buckets have several sizes."""
     return prod(model.latent_shape) * model.pipeline.vae.dtype.itemsize * (2 if encoder.posterior == "sample" else 1)
 
 
@@ -151,8 +172,8 @@ class _Decoded(Dataset):
         return len(self.spots)
 
     def __getitem__(self, place: int) -> Picture:
-        _, position, number = self.spots[place]
-        picture = pictures_of(self.view[position])[number]
+        _, position, number, cut = self.spots[place]
+        picture = pictures_of(self.view[position])[number].with_cut(cut)
         _ = picture.pixels
         return picture
 

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+
+from alignbench.framing import Cut, Size
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
 Posterior = Literal["mode", "sample"]
@@ -32,10 +35,18 @@ class Picture:
     Attributes:
         key: names the image within its source; two pictures with one key have the same pixels.
         pixels: uint8, [H, W, 3].
+        cut: what training sees of it; None for the centre square at the resolution of the model.
     """
 
     key: str
     pixels: np.ndarray
+    cut: Cut | None = None
+
+    def with_cut(self, cut: Cut) -> Self:
+        """Return the same image, not decoded for that, to be cut in another way."""
+        other = copy(self)
+        vars(other)["cut"] = cut  # frozen
+        return other
 
 
 class LazyPicture(Picture):
@@ -122,6 +133,11 @@ class DataSource(ABC):
         """
         return f"{self.fingerprint}/{key}"
 
+    def size(self, picture: Picture) -> Size:
+        """Return height and width of one of its pictures in pixels; a source may know them without decoding it."""
+        height, width, _ = picture.pixels.shape
+        return height, width
+
     @abstractmethod
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         """Return the samples of one kind, of which this source `provides` the kind.
@@ -133,6 +149,12 @@ class DataSource(ABC):
     def summary(self) -> str:
         """Say in a few words what was left out and why."""
         return ", ".join(f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items()))
+
+
+def cut_alike(sample: PromptSample, cut: Cut) -> PromptSample:
+    """Return a sample whose pictures are all cut in one way."""
+    pictures = {name: value for name, value in vars(sample).items() if isinstance(value, Picture)}
+    return replace(sample, **{name: picture.with_cut(cut) for name, picture in pictures.items()})
 
 
 def pictures_of(sample: PromptSample) -> list[Picture]:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from alignbench.errors import UserError
 from alignbench.files import file_digest
+from alignbench.framing import Size
 from alignbench.images import DAMAGE
 
 TAIL = 4096  # bytes at the end of a file in which its end mark must lie; some programs write on after it
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+SIDEWAYS = range(5, 9)  # values of EXIF's orientation by which width and height change places
 HASHED_BYTES = 2 * 2**30  # data up to this size are read whole to be told apart
 REMEMBERED_BYTES = 16 * 2**20  # the digest of a file above this size is kept in the user's cache
 SHA256_DIGITS = 64  # the hub's cache names large files by their sha256, small ones by a shorter digest of git
@@ -164,16 +166,20 @@ class Files(ImageStore):
         return {path: place for path, place in places.items() if place.is_file()}
 
 
-def short_side(file: BinaryIO) -> int:
-    """Return the short side of an image in pixels, from its header; 0 where that or the end of the image is damaged.
+def image_size(file: BinaryIO) -> Size:
+    """Return height and width of an image in pixels, upright, from its header; 0 where that or its end is damaged.
 
     Nothing is decoded, so damage in the middle is not seen. A file that was cut off is: JPEG and PNG have an end mark.
+    Nor is a turn that a PNG tells of after its pixels.
     """
     try:
         with Image.open(file) as image:
-            side, end = min(image.size), ENDS.get(image.format or "", b"")
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in SIDEWAYS  # a PNG's own decodes it
+            (width, height), end = image.size, ENDS.get(image.format or "", b"")
     except DAMAGE:
-        return 0
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - TAIL))
-    return side if end in file.read() else 0
+        return 0, 0
+    num_bytes = file.seek(0, io.SEEK_END)
+    file.seek(max(0, num_bytes - TAIL))
+    if end not in file.read():
+        return 0, 0
+    return (width, height) if turned else (height, width)

@@ -1,5 +1,6 @@
-"""The batches that a method trains on, one after the other: view, order, decoding and encoding in one place."""
+"""The batches that a method trains on, one after the other: view, order, cutting and encoding in one place."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -8,10 +9,14 @@ from torch.utils.data import DataLoader
 
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
+from alignbench.data.buckets import Bucketed, Buckets
 from alignbench.data.caches import Caches
-from alignbench.data.loader import Encoder, Indexed, Mix, StepSampler, collate
+from alignbench.data.cuts import Cuts
+from alignbench.data.loader import Encoder, Indexed, Mix, Place, StepSampler, collate
 from alignbench.data.scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, kind_of
+from alignbench.errors import UserError
+from alignbench.framing import Cut
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 
@@ -25,7 +30,14 @@ class Stream:
         cache: folder of what is kept of prompts, images and scores, shared by all runs.
         start_step: number of the first batch, to go on after an interruption.
         num_workers: processes that read data beside this one.
-        true_size: whether conditioning tells the size that images came in.
+        cuts: what is seen of images; None for their centre squares.
+        micro_batch_size: samples that share a size where `cuts` has several.
+
+    Attributes:
+        buckets: which size each sample is cut to; None where all are cut to one.
+
+    Raises:
+        UserError: the batch cannot be split evenly over the processes, or not in micro-batches of one size each.
     """
 
     def __init__(
@@ -41,10 +53,23 @@ class Stream:
         num_processes: int,
         start_step: int,
         num_workers: int,
-        true_size: bool = False,
+        cuts: Cuts | None = None,
+        micro_batch_size: int = 1,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
         share = method.desirable_share
+        mix = None if share is None else Mix(cast(LabelledView, view).desirable, share)
+        cuts = cuts or Cuts.square(model.resolution)
+        self.buckets, order = None, None
+        if cuts.has_buckets and kind_of(method.batch_type) != "prompts":
+            if total_batch_size % (num_processes * micro_batch_size):
+                raise UserError(
+                    f"train.aspect_ratio_buckets needs whole micro-batches of one size, and {num_processes} processes "
+                    f"cannot split train.total_batch_size={total_batch_size} into those of {micro_batch_size}; choose "
+                    f"a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
+                )
+            self.buckets = Buckets.of(data, view, cuts.sizes, micro_batch_size)
+            order = Bucketed(self.buckets, micro_batch_size, seed, mix)
         sampler = StepSampler(
             size=len(view),
             total_batch_size=total_batch_size,
@@ -53,12 +78,14 @@ class Stream:
             rank=rank,
             num_processes=num_processes,
             start_step=start_step,
-            mix=None if share is None else Mix(cast(LabelledView, view).desirable, share),
+            mix=mix,
+            order=order,
         )
         self.method = method
+        self.micro_batch_size = micro_batch_size
         self.device = model.device
         caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
-        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=true_size)
+        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=cuts.true_size)
         if caches is not None:
             model.empty_prompt = self.encoder.prompts([""])
         self.scores = None
@@ -67,9 +94,29 @@ class Stream:
             self.scores = score_pairs(cast(PairSource, data), method.scorer, cache / "scores", rank, num_processes)
             method.scorer.to("cpu")  # its work is done
             method.fit(torch.tensor(list(self.scores.values())))
-        dataset = Indexed(view, self.encoder.known.lacks if num_workers else None)
+        dataset = Indexed(view, self.encoder.known.lacks if num_workers else None, _CutAt(cuts, self.buckets, seed))
         self.samples = iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
 
-    def next(self, context: Context) -> PromptBatch:
-        """Return the next batch, of the type that the method asks for, on the model's device."""
-        return collate(next(self.samples), self.method, self.encoder, context, self.scores).to(self.device)
+    def next(self, context: Context) -> list[PromptBatch]:
+        """Return the next share, of the type that the method asks for, on the model's device.
+
+        It is one batch, or with aspect buckets one for each micro-batch, for their images differ in size.
+        """
+        items = next(self.samples)
+        size = len(items) if self.buckets is None else self.micro_batch_size
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return [collate(part, self.method, self.encoder, context, self.scores).to(self.device) for part in parts]
+
+
+@dataclass(frozen=True)
+class _CutAt:
+    """Says how the images of a place are cut; small, so that it travels to the processes that read data."""
+
+    cuts: Cuts
+    buckets: Buckets | None
+    seed: int | str
+
+    def __call__(self, place: Place) -> Cut:
+        index, position = place
+        size = self.cuts.sizes[0] if self.buckets is None else self.buckets.size(position)
+        return self.cuts.draw(size, self.seed, index)

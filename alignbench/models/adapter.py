@@ -180,8 +180,15 @@ class ModelAdapter(LatentSpace):
         """Return the levels that the family's own pipeline visits, the clean end included."""
 
     @abstractmethod
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw the family's training timesteps, [B], float64 on the CPU."""
+    def sample_timesteps(
+        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Draw the family's training timesteps, [B], float64 on the CPU.
+
+        Args:
+            latent_size: height and width of the latents to be noised, where they are not the model's own: larger images
+                need more noise to lose the same.
+        """
 
     # ---- the network
 
@@ -315,8 +322,8 @@ class ModelAdapter(LatentSpace):
         """Return latents in the layout that the family's pipeline takes."""
         return latents
 
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Undo `pack`."""
+    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
+        """Undo `pack` of latents of this height and width."""
         return packed
 
     # ---- training

@@ -1,7 +1,6 @@
 """FLUX.1: a transformer over packed latents with CLIP and T5 features, rectified flow, distilled guidance."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,13 +64,16 @@ class Flux(ModelAdapter):
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens))
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens()))
         sigma = scheduler.sigmas.double()
         return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+    def sample_timesteps(
+        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
+    ) -> Tensor:
         """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self.num_tokens, batch_size, generator)
+        tokens = self.num_tokens(latent_size)
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, tokens, batch_size, generator)
 
     # ---- the network
 
@@ -98,7 +100,7 @@ class Flux(ModelAdapter):
             img_ids=functional.pad(torch.cartesian_prod(rows, columns), (1, 0)).float(),
             return_dict=False,
         )[0]
-        return self.unpack(prediction)
+        return self.unpack(prediction, noisy_latents.shape[-2:])
 
     def generation_arguments(
         self,
@@ -125,7 +127,7 @@ class Flux(ModelAdapter):
         """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
         return functional.pixel_unshuffle(latents, self.patch_size).flatten(2).transpose(1, 2)
 
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Return the tokens of a square image as [B, C, h, w]."""
-        side = math.isqrt(packed.shape[1])
-        return functional.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (side, side)), self.patch_size)
+    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
+        """Return the tokens of latents of this height and width as [B, C, h, w]."""
+        rows = latent_size[0] // self.patch_size
+        return functional.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (rows, -1)), self.patch_size)

@@ -87,21 +87,29 @@ class LatentSpace(ABC):
         """Channels, height and width of the latents of one image."""
         return self.latent_shape_at(self.resolution)
 
-    def latent_shape_at(self, resolution: int) -> tuple[int, int, int]:
-        """Return channels, height and width of the latents of an image with sides of so many pixels."""
-        side = resolution // self.pipeline.vae_scale_factor
-        return self.pipeline.vae.config.latent_channels, side, side
+    def latent_shape_at(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image of so many pixels, by default a square."""
+        factor = self.pipeline.vae_scale_factor
+        return self.pipeline.vae.config.latent_channels, height // factor, (width or height) // factor
+
+    @property
+    def side_multiple(self) -> int:
+        """What sides in pixels are multiples of, so that they make whole tokens."""
+        return self.pipeline.vae_scale_factor * self.patch_size
+
+    @property
+    def longest_side(self) -> int | None:
+        """Pixels along the longest side that the network takes; None for no limit."""
+        return None
 
     def check_resolution(self, resolution: int, name: str) -> None:
         """Refuse sides in pixels that do not make whole tokens; `name` is the key they were given under."""
-        multiple = self.pipeline.vae_scale_factor * self.patch_size
-        if resolution % multiple:
-            raise UserError(f"{name}={resolution} does not fit the model; choose a multiple of {multiple}")
+        if resolution % self.side_multiple:
+            raise UserError(f"{name}={resolution} does not fit the model; choose a multiple of {self.side_multiple}")
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that a transformer makes of one image's latents."""
-        _, height, width = self.latent_shape
+    def num_tokens(self, latent_size: Sequence[int] | None = None) -> int:
+        """Return how many tokens a transformer makes of latents of a height and width; by default the model's own."""
+        height, width = latent_size or self.latent_shape[1:]
         return height * width // self.patch_size**2
 
     def _refuse_dropped(self, network: nn.Module) -> None:

@@ -73,7 +73,7 @@ class Sampler:
             **model.generation_arguments(len(prompts), *self.guidance),
             **self.inputs(keys),
         ).images
-        pixels = model.decode_latents(model.unpack(packed), vae=pipeline.vae)
+        pixels = model.decode_latents(model.unpack(packed, noise.shape[-2:]), vae=pipeline.vae)
         processor = pipeline.image_processor
         return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 

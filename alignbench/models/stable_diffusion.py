@@ -44,8 +44,10 @@ class StableDiffusion(ModelAdapter):
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
         return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw integer timesteps uniformly."""
+    def sample_timesteps(
+        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Draw integer timesteps uniformly, whatever the size of the latents."""
         return torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator).double()
 
     def forward(

@@ -32,6 +32,11 @@ class StableDiffusion3(ModelAdapter):
         super().__init__(*args, **kwargs)
         self.max_sequence_length = max_sequence_length
 
+    @property
+    def longest_side(self) -> int:
+        """Pixels along the longest side: the network has positions for no more."""
+        return self.denoiser.config.pos_embed_max_size * self.side_multiple
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the CLIPs' penultimate hidden states followed by T5's, and the pooled vectors of both CLIPs."""
@@ -58,13 +63,16 @@ class StableDiffusion3(ModelAdapter):
     def ladder(self, num_inference_steps: int) -> Ladder:
         """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
-        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens))
+        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens()))
         sigma = scheduler.sigmas.double()
         return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+    def sample_timesteps(
+        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
+    ) -> Tensor:
         """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, self.num_tokens, batch_size, generator)
+        tokens = self.num_tokens(latent_size)
+        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, tokens, batch_size, generator)
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alignbench.data.caches import Caches, image_identity, picture_key, prompt_key, text_identity
+from alignbench.framing import Cut
 from alignbench.models.dropped import drop
 from alignbench.models.loading import load_pipeline
 from alignbench.models.random import tiny_adapter
@@ -97,7 +98,7 @@ def test_what_else_changes_latents_leads_to_another_folder_or_key():
     assert image(model, device=torch.device("cuda")) != before
     model.pipeline.vae.to(torch.bfloat16)
     assert image(model) != before
-    assert len({picture_key(a, r) for a in ("a", "b") for r in (32, 64)}) == 4
+    assert len({picture_key(a, Cut((r, r))) for a in ("a", "b") for r in (32, 64)}) == 4
     assert prompt_key("a") != prompt_key("a ")
 
 

@@ -12,10 +12,12 @@ from alignbench.context import Context
 from alignbench.data.loader import Encoder, Mix, StepSampler, collate, fit
 from alignbench.data.source import ImageSample, LabelledSample, PairSample, Picture, PromptSample
 from alignbench.errors import UserError
+from alignbench.framing import Cut
 from alignbench.models.random import tiny_adapter
 
 RNG = np.random.default_rng(0)
 CONTEXT = Context(step=0, seed=7, micro_batch_size=2)
+SQUARE = Cut((8, 8))
 
 
 class FakeModel:
@@ -181,8 +183,8 @@ def test_a_batch_of_pairs_holds_both_images_their_prompt_and_the_soft_label():
     assert isinstance(batch, PairBatch)
     assert batch.index.tolist() == [100, 101, 102, 103]
     assert batch.prompts == [pair.prompt for pair in PAIRS]
-    assert torch.equal(batch.latents_w, torch.cat([fit(pair.image_w, 8) for pair in PAIRS]))
-    assert torch.equal(batch.latents_l, torch.cat([fit(pair.image_l, 8) for pair in PAIRS]))
+    assert torch.equal(batch.latents_w, torch.cat([fit(pair.image_w, SQUARE) for pair in PAIRS]))
+    assert torch.equal(batch.latents_l, torch.cat([fit(pair.image_l, SQUARE) for pair in PAIRS]))
     assert batch.probability_w.tolist() == pytest.approx([0.6, 0.7, 0.8, 0.9])
     assert batch.probability_w.dtype == torch.float32
     assert batch.conditioning.pooled_prompt_embeds is not None
@@ -251,7 +253,7 @@ def test_both_images_of_a_pair_share_conditioning_and_posterior_draw():
     batch = collate(twins, method(PairBatch, 0.5), Encoder(FakeModel(), "sample"), CONTEXT)
     assert len(batch.conditioning) == 1
     assert torch.equal(batch.latents_w, batch.latents_l)
-    assert not torch.equal(batch.latents_w, fit(PICTURES[0], 8))
+    assert not torch.equal(batch.latents_w, fit(PICTURES[0], SQUARE))
 
 
 def test_a_sampled_posterior_is_drawn_anew_at_each_visit_and_repeated_after_a_resume():
@@ -289,7 +291,7 @@ def test_the_memory_is_bounded_and_forgets_what_was_not_used_for_longest():
 
 
 def test_pictures_of_the_right_size_are_not_touched():
-    pixels = fit(PICTURES[0], 8)
+    pixels = fit(PICTURES[0], SQUARE)
     assert pixels.shape == (1, 3, 8, 8)
     assert torch.equal((pixels[0].permute(1, 2, 0) * 255).round().byte(), torch.from_numpy(PICTURES[0].pixels))
 
@@ -298,7 +300,7 @@ def test_pictures_of_the_right_size_are_not_touched():
 def test_the_centre_of_the_resized_picture_is_kept(height, width):
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[...] = np.linspace(0, 255, width)[None, :, None]
-    pixels = fit(Picture("ramp", ramp), 8)
+    pixels = fit(Picture("ramp", ramp), SQUARE)
     assert pixels.shape == (1, 3, 8, 8)
     assert 0.0 <= pixels.min() <= pixels.max() <= 1.0
     # at most one pixel of the resized picture off centre, when an odd number is cut
@@ -307,7 +309,7 @@ def test_the_centre_of_the_resized_picture_is_kept(height, width):
 
 def test_a_picture_is_smoothed_before_it_is_made_smaller():
     checks = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, -1)
-    assert float(fit(Picture("checks", checks), 8).std()) < 0.02
+    assert float(fit(Picture("checks", checks), SQUARE).std()) < 0.02
 
 
 def test_pairs_carry_the_scores_of_their_images_where_there_are_some():

@@ -5,9 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from alignbench.data.rules import is_held_out
-from alignbench.data.source import Pair, labels
+from alignbench.data.source import Pair, labels, pictures_of
 from alignbench.errors import UserError
 
 NAMES = [f"{letter}.png" for letter in "abcdef"]
@@ -94,6 +95,22 @@ def test_each_row_is_counted_under_one_reason(corpus):
         "duplicate": 1,
     }  # fmt: skip
     assert sum(data.dropped.values()) + len(data.view("pairs")) == len(judged)
+
+
+def test_sizes_are_those_of_the_upright_images_and_nothing_is_decoded_for_them(tmp_path, source):
+    shapes = {"a.png": (12, 30), "b.jpg": (30, 12), "c.jpg": (12, 30), "d.png": (30, 12)}
+    for name, (height, width) in shapes.items():
+        image, exif = Image.new("RGB", (width, height)), Image.Exif()
+        if name in ("c.jpg", "d.png"):
+            exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+        image.save(tmp_path / name, exif=exif)
+    rows = [{"prompt": "p", "image_w": a, "image_l": b} for a, b in (("a.png", "b.jpg"), ("c.jpg", "d.png"))]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = source("local", path=str(tmp_path))
+    pictures = [picture for sample in data.view("pairs") for picture in pictures_of(sample)]
+    found = [data.size(picture) for picture in pictures]
+    assert not any("pixels" in vars(picture) for picture in pictures)
+    assert found == [picture.pixels.shape[:2] for picture in pictures] == [(12, 30), (30, 12), (30, 12), (12, 30)]
 
 
 def test_images_are_looked_at_once_for_each_state_of_the_data(corpus, monkeypatch):

@@ -13,6 +13,7 @@ from alignbench.batch import PairBatch, PromptBatch
 from alignbench.context import Context, keyed_generator
 from alignbench.data import prepare as module
 from alignbench.data.caches import Caches
+from alignbench.data.cuts import Cuts
 from alignbench.data.loader import Encoder, Indexed, collate
 from alignbench.data.prepare import Demand, prepare, refuse_too_little_space
 from alignbench.data.source import LazyPicture, Pair, PairSource
@@ -68,7 +69,7 @@ def encoder(model, data, caches=None):
 def prepared(root, model, data, place=None, method=OnPairs):
     """Prepare and return the caches as they are then."""
     caches = opened(root, model, data)
-    demand = Demand.of(method, data, model.resolution)
+    demand = Demand.of(method, data, Cuts.square(model.resolution))
     prepare(demand, encoder(model, data, caches), caches, place or Place(), progress=False)
     return opened(root, model, data)
 
@@ -137,7 +138,8 @@ def test_a_pass_that_was_killed_anywhere_and_repeated_leaves_the_same_bytes(tmp_
     for calls in range(1, 6 + 9 + 1):
         root = tmp_path / str(calls)
         caches = opened(root, model, data)
-        dying, demand = DyingEncoder(encoder(model, data, caches), calls), Demand.of(OnPairs, data, model.resolution)
+        dying = DyingEncoder(encoder(model, data, caches), calls)
+        demand = Demand.of(OnPairs, data, Cuts.square(model.resolution))
         with pytest.raises(InterruptedError):
             prepare(demand, dying, caches, Place(), progress=False)
         assert content(root).items() < whole.items()
@@ -240,7 +242,7 @@ def test_a_method_on_prompts_needs_no_picture(tmp_path):
         batch_type = PromptBatch
 
     data = Pairs()
-    demand = Demand.of(OnPrompts, data, 32)
+    demand = Demand.of(OnPrompts, data, Cuts.square(32))
     assert demand.prompts == ["", *data.prompts]
     assert not demand.pictures
 
@@ -249,7 +251,7 @@ def test_a_method_on_prompts_needs_no_picture(tmp_path):
 def test_images_may_be_decoded_by_other_processes(tmp_path, num_workers):
     model, data = tiny_adapter("stable_diffusion"), Pairs()
     caches = opened(tmp_path, model, data)
-    demand = Demand.of(OnPairs, data, model.resolution)
+    demand = Demand.of(OnPairs, data, Cuts.square(model.resolution))
     prepare(demand, encoder(model, data, caches), caches, Place(), num_workers, progress=False)
     assert bool(data.decoded) == (num_workers == 0)
     prepared(tmp_path / "plain", model, data)

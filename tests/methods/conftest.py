@@ -49,7 +49,7 @@ class ToyModel(ModelAdapter):
     def decode_latents(self, latents: Tensor) -> Tensor:
         return latents[:, :3]
 
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator, latent_size=None) -> Tensor:
         uniform = torch.rand(batch_size, generator=generator, dtype=torch.float64)
         return (20 + 960 * uniform).round()
 

@@ -71,7 +71,7 @@ def test_descent_reaches_the_posterior_mean_of_gaussian_data(kit):
     """Data N(0, s^2), prediction = a x: the best a is cov(noise, x) / var(x) = sigma / (alpha^2 s^2 + sigma^2)."""
     spread = 1.5
     model = kit.ToyModel(kit.Linear(0.0), "epsilon", shape=(4, 16, 16))
-    model.sample_timesteps = lambda num, generator: torch.full((num,), 400.0)
+    model.sample_timesteps = lambda num, generator, latent_size: torch.full((num,), 400.0)
     level = model.schedule.level(torch.tensor(400.0))
     expected = level.sigma / (level.alpha**2 * spread**2 + level.sigma**2)
 

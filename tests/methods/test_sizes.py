@@ -50,7 +50,9 @@ def test_each_image_meets_the_network_with_its_own_sizes(command, kit):
     model = tiny_adapter("stable_diffusion_xl")
     model.prepare_training("lora", rank=2, alpha=2)
     model.make_reference()
-    model.sample_timesteps = lambda batch_size, generator: torch.full((batch_size,), 20.0, dtype=torch.float64)
+    model.sample_timesteps = lambda batch_size, generator, latent_size: torch.full(
+        (batch_size,), 20.0, dtype=torch.float64
+    )
     forward, met = model.forward, []
 
     def watched(noisy_latents, timesteps, conditioning, guidance):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
+from alignbench.framing import Frame
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.flow_matching import shift_exponent
 from alignbench.models.flux import Flux
@@ -114,6 +115,24 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
         **variant.generation_arguments(len(PROMPTS), scale),
     ).images
     assert abs(ours - theirs).max() < 5e-6
+
+
+def test_wide_images_are_those_of_the_pipeline(variant):
+    """16 x 64 pixels make as many tokens as 32 x 32, so the ladder is the same."""
+    noise = torch.randn(3, 4, 4, 16, generator=torch.Generator().manual_seed(0))
+    conditioning = variant.with_frames(variant.encode_prompts(PROMPTS), [Frame.uncropped((16, 64))] * 3)
+    unconditional = variant.unconditional(4.0, conditioning)
+    ours = variant.sample(noise, conditioning, variant.ladder(NUM_STEPS), 4.0, unconditional).latents
+    theirs = variant.pipeline(
+        prompt=PROMPTS,
+        latents=variant.pack(noise),
+        num_inference_steps=NUM_STEPS,
+        height=16,
+        width=64,
+        output_type="latent",
+        **variant.generation_arguments(len(PROMPTS), 4.0),
+    ).images
+    torch.testing.assert_close(ours, variant.unpack(theirs, (4, 16)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -230,11 +249,12 @@ def test_both_prediction_types_of_stable_diffusion_sample_like_the_pipeline(name
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_latents_are_packed_as_flux_packs_them():
-    model, latents = make("flux"), noise_for(make("flux"))
+@pytest.mark.parametrize("size", [(8, 8), (4, 10), (10, 4)])
+def test_latents_are_packed_as_flux_packs_them(size):
+    model, latents = make("flux"), torch.randn(3, 4, *size, generator=torch.Generator().manual_seed(0))
     packed = FluxPipeline._pack_latents(latents, *latents.shape)
     assert torch.equal(model.pack(latents), packed)
-    assert torch.equal(model.unpack(packed), latents)
+    assert torch.equal(model.unpack(packed, latents.shape[-2:]), latents)
 
 
 # ---- pixels and latents
@@ -454,6 +474,20 @@ def test_stable_diffusion_draws_integer_timesteps_evenly(name):
     assert draws.min() == 0
     assert draws.max() == 999
     assert draws.mean().item() == pytest.approx(499.5, abs=6)
+
+
+@pytest.mark.parametrize("name", ["flux", "stable_diffusion_3_dynamic"])
+def test_larger_latents_are_drawn_noisier_where_the_scheduler_shifts_by_their_size(name):
+    model = make("flux") if name == "flux" else tiny_adapter("stable_diffusion_3", use_dynamic_shifting=True)
+
+    def draws(size):
+        return model.sample_timesteps(100, torch.Generator().manual_seed(0), size) / 1000
+
+    own, same, large = (draws(size) for size in (None, (4, 16), (32, 64)))
+    assert torch.equal(own, same)
+    mu = [shift_exponent(model.pipeline.scheduler, num_tokens) for num_tokens in (16, 16 * 32)]
+    moved = torch.tensor(mu[1] - mu[0]).exp()
+    torch.testing.assert_close(large, moved * own / (1 + (moved - 1) * own), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
