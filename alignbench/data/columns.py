@@ -7,10 +7,12 @@ group, which readers cannot cut: go through those in order, or keep what is comp
 
 import io
 import re
-from collections import Counter, OrderedDict
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -121,28 +123,25 @@ class CellStore(ImageStore):
         self._names = [file.relative_to(folder).as_posix() if file != folder else file.name for file in files]
         self._numbers = {name: place for place, name in enumerate(self._names)}
         self._columns = list(columns)
-        chunks = [(place, chunk, rows) for place, file in enumerate(files) for chunk, rows in enumerate(_sizes(file))]
-        self._places = np.array([(place, chunk) for place, chunk, _ in chunks], np.int64).reshape(-1, 2)
-        self._starts = np.cumsum([0, *(rows for _, _, rows in chunks)])
-        per_file = Counter[int]()
-        for place, _, rows in chunks:
-            per_file[place] += rows
-        self._file_starts = np.cumsum([0, *(per_file[place] for place in range(len(self._files)))])
+        sizes = [_sizes(file) for file in files]
+        self._chunks = [(place, chunk) for place, rows in enumerate(sizes) for chunk in range(len(rows))]
+        self._starts = [0, *accumulate(chain(*sizes))]  # first row of each chunk, and how many rows there are
+        self._file_starts = [0, *accumulate(map(sum, sizes))]
 
     @property
     def num_rows(self) -> int:
         """Rows of all files."""
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __len__(self) -> int:
         return self.num_rows * len(self._columns)
 
     def image(self, number: int) -> EncodedImage:
         row, column = divmod(number, len(self._columns))
-        position = int(np.searchsorted(self._starts, row, side="right")) - 1
-        place, chunk = map(int, self._places[position])
-        name = f"{self._names[place]}/{row - int(self._file_starts[place])}/{self._columns[column]}"
-        return CellImage(name, self._files[place], chunk, self._columns[column], row - int(self._starts[position]))
+        position = bisect_right(self._starts, row) - 1
+        place, chunk = self._chunks[position]
+        name = f"{self._names[place]}/{row - self._file_starts[place]}/{self._columns[column]}"
+        return CellImage(name, self._files[place], chunk, self._columns[column], row - self._starts[position])
 
     def number(self, key: str) -> int | None:
         name, _, rest = key.rpartition("/")
@@ -150,7 +149,7 @@ class CellStore(ImageStore):
         place = self._numbers.get(name)
         if place is None or rest not in self._columns or not row.isdecimal():
             return None
-        number = int(self._file_starts[place]) + int(row)
+        number = self._file_starts[place] + int(row)
         if number >= self._file_starts[place + 1]:
             return None
         return number * len(self._columns) + self._columns.index(rest)

@@ -127,7 +127,7 @@ class Corpus(DataSource):
         return self.image(self._number(key))
 
     def address(self, key: str) -> str:
-        return self.contents.store.address(self._number(key))
+        return self.contents.store.address(key)
 
     def _number(self, key: str) -> int:
         number = self.contents.store.number(key)

@@ -204,22 +204,45 @@ class Encoder:
 
     def prompts(self, texts: Sequence[str]) -> Conditioning:
         """Return the features of each text, on the CPU."""
-        return Conditioning.cat([self._features(text) for text in texts])
+        distinct = list(dict.fromkeys(texts))
+        kept: Sequence[Entry | None] = [None] * len(distinct)
+        if self.caches is not None:
+            kept = self.caches.prompts.read([prompt_key(text) for text in distinct])
+        entries = {
+            text: entry or self._prompts.get(text, self.encode_prompt, text)
+            for text, entry in zip(distinct, kept, strict=True)
+        }
+        return Conditioning(**_stacked([entries[text] for text in texts]))
 
-    def latents(self, pictures: Sequence[Picture], index: Tensor, context: Context) -> Tensor:
-        """Return the latents of each picture, on the CPU. A sample's draw is the same for both images of a pair."""
-        codes = [self._codes(picture) for picture in pictures]
+    def codes(self, pictures: Sequence[Picture]) -> list[Entry]:
+        """Return what `encode_picture` does of each picture, read together where they are kept on the disk."""
+        kept = self.known.read(pictures)
+        return [
+            entry or self._pictures.get(picture.key, self.encode_picture, picture)
+            for picture, entry in zip(pictures, kept, strict=True)
+        ]
+
+    def latents(self, codes: Sequence[Entry], index: Tensor, context: Context) -> Tensor:
+        """Return the latents of pictures, on the CPU, from their codes.
+
+        Args:
+            codes: of the first picture of each sample, then of the second one, if there is any: a sample's draw is the
+                same for both.
+            index: global index of each sample.
+        """
         mean = torch.stack([one["mean"] for one in codes])
         if self.posterior == "mode":
             return self.model.latents_of(mean)
-        std = torch.stack([one["std"] for one in codes])
-        return self.model.latents_of(mean, std, [context.sample_generator(i, "vae") for i in index.tolist()])
+        draws = [context.sample_generator(i, "vae") for i in index.tolist()]
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=draw, dtype=mean.dtype) for draw in draws])
+        noise = torch.cat([noise] * (len(codes) // len(index)))
+        return self.model.latents_of(mean, torch.stack([one["std"] for one in codes]), noise)
 
-    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture]) -> Conditioning:
-        """Return the conditioning of prompts as that of these pictures, one a row."""
+    def sized(self, conditioning: Conditioning, codes: Sequence[Entry]) -> Conditioning:
+        """Return the conditioning of prompts as that of pictures, one a row, given by their codes."""
         if not self.true_size:
             return conditioning
-        sizes = [self._codes(picture)["size"].tolist() for picture in pictures]
+        sizes = [one["size"].tolist() for one in codes]
         frames = [centre_frame(height, width, self.model.resolution) for height, width in sizes]
         return self.model.with_frames(conditioning, frames)
 
@@ -243,14 +266,6 @@ class Encoder:
         draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
         return {"mean": mean[0].cpu(), "size": size, **draws}
 
-    def _features(self, text: str) -> Conditioning:
-        kept = self.caches.prompts.get(prompt_key(text)) if self.caches else None
-        entry = kept or self._prompts.get(text, self.encode_prompt, text)
-        return Conditioning(**{name: tensor[None] for name, tensor in entry.items()})
-
-    def _codes(self, picture: Picture) -> Entry:
-        return self.known.get(picture) or self._pictures.get(picture.key, self.encode_picture, picture)
-
     def _refuse_dropped(self, what: str, encodes: bool) -> None:
         if not encodes:
             raise UserError(
@@ -267,9 +282,11 @@ class Known:
         self.address = address
         self.resolution = resolution
 
-    def get(self, picture: Picture) -> Entry | None:
-        """Return what is kept of a picture."""
-        return None if self.shards is None else self.shards.get(self._key(picture))
+    def read(self, pictures: Sequence[Picture]) -> Sequence[Entry | None]:
+        """Return what is kept of each picture."""
+        if self.shards is None:
+            return [None] * len(pictures)
+        return self.shards.read([self._key(picture) for picture in pictures])
 
     def lacks(self, picture: Picture) -> bool:
         """Say whether a picture has to be decoded."""
@@ -319,9 +336,6 @@ def collate(
     dropped = (context.uniform(index, "prompt_dropout") < method.prompt_dropout).tolist()
     conditioning = encoder.prompts(["" if drop else text for text, drop in zip(texts, dropped, strict=True)])
 
-    def latents(pictures: list[Picture]) -> Tensor:
-        return encoder.latents(pictures, index, context)
-
     def scores_of(pictures: list[Picture]) -> Tensor | None:
         if scores is None:
             return None
@@ -330,25 +344,32 @@ def collate(
     kind = method.batch_type
     if kind is PairBatch:
         winners, losers = [sample.image_w for sample in samples], [sample.image_l for sample in samples]
+        codes = encoder.codes([*winners, *losers])
+        latents_w, latents_l = encoder.latents(codes, index, context).chunk(2)
         return PairBatch(
             index,
             texts,
-            encoder.sized(conditioning, winners),
-            latents_w=latents(winners),
-            latents_l=latents(losers),
+            encoder.sized(conditioning, codes[: len(winners)]),
+            latents_w=latents_w,
+            latents_l=latents_l,
             probability_w=torch.tensor([sample.probability_w for sample in samples], dtype=torch.float32),
             score_w=scores_of(winners),
             score_l=scores_of(losers),
-            time_ids_l=encoder.sized(conditioning, losers).time_ids,
+            time_ids_l=encoder.sized(conditioning, codes[len(winners) :]).time_ids,
         )
     if kind in (LabelledBatch, ImageBatch):
-        pictures = [sample.image for sample in samples]
-        images = ImageBatch(index, texts, encoder.sized(conditioning, pictures), latents(pictures))
+        codes = encoder.codes([sample.image for sample in samples])
+        images = ImageBatch(index, texts, encoder.sized(conditioning, codes), encoder.latents(codes, index, context))
         if kind is ImageBatch:
             return images
         desirable = torch.tensor([sample.desirable for sample in samples])
         return LabelledBatch(index, texts, images.conditioning, images.latents, desirable)
     return PromptBatch(index, texts, conditioning)
+
+
+def _stacked(entries: Sequence[Entry]) -> Entry:
+    """Return entries of one layout as the rows of common tensors."""
+    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
 class _Memory:

@@ -92,9 +92,9 @@ class ImageStore(ABC):
         stats = {name: file.stat() for name, file in self.files().items()}
         return _digest_of({name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()})
 
-    def address(self, number: int) -> str:
-        """Name the pixels of an image among those of all data; see `DataSource.address`."""
-        return f"{self.identity}/{self.image(number).key}"
+    def address(self, key: str) -> str:
+        """Name the pixels of an image among those of all data, given its key; see `DataSource.address`."""
+        return f"{self.identity}/{key}"
 
     @cached_property
     def identity(self) -> str:
@@ -134,7 +134,7 @@ class Files(ImageStore):
         self.folder = folder
         self._numbers: dict[str, int] = {}
         self._paths: list[str] = []
-        self._addresses: dict[int, str] = {}
+        self._addresses: dict[str, str] = {}
 
     def add(self, path: str) -> int:
         """Return the number of a path, a new one for a path not seen before."""
@@ -152,12 +152,12 @@ class Files(ImageStore):
     def number(self, key: str) -> int | None:
         return self._numbers.get(key)
 
-    def address(self, number: int) -> str:
+    def address(self, key: str) -> str:
         """Return the digest of the file where files are read to tell data apart: other data may hold it too."""
-        if number not in self._addresses:
+        if key not in self._addresses:
             known = self.identity.startswith("sha256:")
-            self._addresses[number] = _sha256(self.folder / self._paths[number]) if known else super().address(number)
-        return self._addresses[number]
+            self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
+        return self._addresses[key]
 
     def files(self) -> dict[str, Path]:
         places = {path: self.folder / path for path in self._paths}
