@@ -19,8 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
 
@@ -109,6 +111,12 @@ def shrunken(model: ModelAdapter, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return codes, codes
 
 
+def apart(work: Callable[..., None], *arguments: object) -> None:
+    """Do something in a process of its own, whose memory goes with it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(work, *arguments).result()
+
+
 class Memory:
     """The largest resident memory in MiB, beyond what there was when this was made."""
 
@@ -169,7 +177,7 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
     corpus, cache = folder / f"pairs-{num_pairs}", folder / "cache"
     if not corpus.exists():
         with replacing_folder(corpus) as unfinished:
-            write_corpus(unfinished, num_pairs)
+            apart(write_corpus, unfinished, num_pairs)
     cfg = composed([f"model={model_name}", "method=dpo", "data=pickapic", f"data.path={corpus}"])
     model, method = build_adapter(cfg.model), instantiate(cfg.method)
     if skip_network:
@@ -207,18 +215,19 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
     with memory.watched():
         batched = rate(num_images, iterate)
     jpegs = jpeg_rate(folder, model.resolution, 200)
-    return {
+    kept = Caches.open(cache, model, data.posterior, torch.device("cpu")).latents
+    figures = {
         "pairs": num_pairs,
         "mib_of_corpus": sum(file.stat().st_size for file in corpus.iterdir()) / MIB,
-        "mib_of_cache": stream.encoder.caches.latents.num_bytes / MIB,
-        "prepared_images": todo,
-        "prepared_images_per_second": prepared,
-        "peak_mib_preparing": preparing,
+        "mib_of_cache": kept.num_bytes / MIB,
         "batched_images_per_second": batched,
         "peak_mib_iterating": memory.most,
         "jpegs_512_per_second": jpegs,
         "batched_over_jpegs": batched / jpegs,
     }
+    if todo:  # what is prepared already would give no rate
+        figures |= {"prepared_images_per_second": prepared, "peak_mib_preparing": preparing}
+    return figures
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context, keyed_generator
 from alignbench.data.caches import Caches, picture_key, prompt_key
+from alignbench.data.order import Blocks
 from alignbench.data.shards import Entry, Shards, num_bytes
 from alignbench.data.source import Picture, Posterior, PromptSample, pictures_of
 from alignbench.errors import UserError
@@ -53,6 +54,7 @@ class StepSampler:
         size: number of samples in the view.
         start_step: first step to give, to go on after an interruption.
         mix: labels and the wanted proportion; None shows the view as it is.
+        blocks: which samples are read together; an epoch then shuffles them as `Blocks` says. None shuffles all.
 
     Raises:
         UserError: the batch cannot be split evenly over the processes, in whole groups; or the mix wants a label that
@@ -69,6 +71,7 @@ class StepSampler:
         num_processes: int,
         start_step: int = 0,
         mix: Mix | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         if size < 1:
             raise UserError("the training data are empty")
@@ -84,7 +87,7 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
-        self.stream = _Epochs(range(size), seed, "order") if mix is None else _Mixed(mix, seed)
+        self.stream = _Epochs(range(size), blocks, seed, "order") if mix is None else _Mixed(mix, blocks, seed)
 
     def __iter__(self) -> Iterator[list[Place]]:
         step = self.start_step
@@ -104,8 +107,9 @@ class StepSampler:
 class _Epochs:
     """Positions without end: all of them once an epoch, in an order that depends on the key and the epoch alone."""
 
-    def __init__(self, positions: Sequence[int], *key: int | str) -> None:
+    def __init__(self, positions: Sequence[int], blocks: Blocks | None, *key: int | str) -> None:
         self.positions = positions
+        self.blocks = None if blocks is None else blocks.rows(positions)
         self.key = key
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
 
@@ -117,14 +121,17 @@ class _Epochs:
         epoch, place = divmod(number, len(self.positions))
         if self._order[0] != epoch:
             generator = keyed_generator(*self.key, epoch)
-            self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
+            if self.blocks is None:
+                self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
+            else:
+                self._order = (epoch, self.blocks.shuffled(generator))
         return self.positions[self._order[1][place]]
 
 
 class _Mixed:
     """Desirable and undesirable positions without end, each in epochs of its own."""
 
-    def __init__(self, mix: Mix, seed: int | str) -> None:
+    def __init__(self, mix: Mix, blocks: Blocks | None, seed: int | str) -> None:
         desirable = [position for position, wanted in enumerate(mix.desirable) if wanted]
         undesirable = [position for position, wanted in enumerate(mix.desirable) if not wanted]
         if not desirable or not undesirable:
@@ -132,8 +139,9 @@ class _Mixed:
                 f"method.desirable_share={mix.share} needs images of both labels, and the training data have "
                 f"{len(desirable)} desirable and {len(undesirable)} undesirable ones; set method.desirable_share=null"
             )
-        self.desirable = _Epochs(desirable, seed, "desirable")
-        self.undesirable = _Epochs(undesirable, seed, "undesirable")
+        blocks = None if blocks is None else blocks.halved()
+        self.desirable = _Epochs(desirable, blocks, seed, "desirable")
+        self.undesirable = _Epochs(undesirable, blocks, seed, "undesirable")
         self.share = mix.share
         self.seed = seed
 

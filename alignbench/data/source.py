@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from alignbench.data.order import Blocks
+
 Kind = Literal["prompts", "images", "labels", "pairs"]
 Posterior = Literal["mode", "sample"]
 Mixed = Literal["desirable", "undesirable", "dropped"]
@@ -147,10 +149,12 @@ class View(Sequence[PromptSample]):
     Attributes:
         items: what is known of each sample beforehand.
         make: turns an item into its sample.
+        blocks: which samples are read together; None where any order costs the same.
     """
 
     items: Sequence[Any]
     make: Callable[[Any], PromptSample]
+    blocks: Blocks | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from alignbench.data.order import Blocks
 from alignbench.errors import UserError
 from alignbench.files import file_digest
 from alignbench.images import DAMAGE
@@ -85,6 +86,10 @@ class ImageStore(ABC):
     @abstractmethod
     def files(self) -> dict[str, Path]:
         """Return the files that hold the images, by name, in an order that the numbers follow."""
+
+    def blocks(self, numbers: np.ndarray) -> Blocks | None:
+        """Return which images are read together, given their numbers, [N]; None where any order costs the same."""
+        del numbers
 
     @property
     def state(self) -> str:

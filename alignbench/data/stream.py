@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.data.caches import Caches
+from alignbench.data.corpus import LabelColumns
 from alignbench.data.loader import Encoder, Indexed, Mix, StepSampler, collate
 from alignbench.data.scores import score_pairs
-from alignbench.data.source import DataSource, LabelledView, PairSource, kind_of
+from alignbench.data.source import DataSource, LabelledView, PairSource, View, kind_of
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 
@@ -54,6 +55,7 @@ class Stream:
             num_processes=num_processes,
             start_step=start_step,
             mix=None if share is None else Mix(cast(LabelledView, view).desirable, share),
+            blocks=view.blocks if isinstance(view, View | LabelColumns) else None,
         )
         self.method = method
         self.device = model.device
