@@ -335,6 +335,11 @@ def _check_cuts(values: dict[str, Any]) -> None:
 
     train = values["train"]
     check_cuts(train)
+    if train["aspect_ratio_buckets"] is not None and values["data"].get("window_mib") is not None:
+        raise UserError(
+            "train.aspect_ratio_buckets has an order of its own, in which every image of a .parquet file would cost "
+            "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
+        )
     off = {"crop": "centre", "random_flip": False, "aspect_ratio_buckets": None}
     asked_for = [name for name, value in off.items() if train[name] != value]
     terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]

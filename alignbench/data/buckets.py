@@ -143,17 +143,17 @@ class Bucketed:
         self.streams: list[Order] = []
         self.rates: list[Fraction] = []  # bundles an epoch
         if mix is not None:
-            Mixed(mix, seed)  # refuses data of one label
+            Mixed(mix, None, seed)  # refuses data of one label
         for number, (height, width) in enumerate(buckets.sizes):
             positions = np.flatnonzero(buckets.bucket == number).tolist()
             own_seed = f"{seed}/{height}x{width}"
             weight = Fraction(len(positions))
-            stream: Order = Epochs(positions, own_seed, "order")
+            stream: Order = Epochs(positions, None, own_seed, "order")
             if mix is not None:
                 weight, share = _weight(mix, positions)
                 if 0 < share < 1:
                     own_mix = Mix([mix.desirable[position] for position in positions], float(share))
-                    stream = _Chosen(Mixed(own_mix, own_seed), positions)
+                    stream = _Chosen(Mixed(own_mix, None, own_seed), positions)
             self.streams.append(stream)
             self.rates.append(weight / bundle)
         self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # as `_epoch_of` returned it last

@@ -1,74 +1,107 @@
 """Tables whose cells are images: parquet files as published, and the arrow files that `datasets` writes.
 
-Light columns are read at once; an image is read with the chunk of its column that it lies in, and the last chunks are
-kept. In arrow files, which are mapped into memory, that chunk is nothing but the image. In parquet files it is a row
-group, which readers cannot cut: go through those in order, or keep what is computed from the images.
+Light columns are read at once. An image of an arrow file, which is mapped into memory, is read alone. One of a parquet
+file is read with its row group: 1000 rows with large images usually are a single page, which cannot be entered in the
+middle. So the columns of the last row groups are kept, as many as were asked for in bytes, and the store tells which
+images lie together, so that training goes through a few row groups at a time (see `alignbench.data.order`).
 """
 
 import io
 import re
-from collections import Counter, OrderedDict
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from alignbench.data.order import Blocks
 from alignbench.data.stores import EncodedImage, ImageStore
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow
 
-KEPT_CHUNKS = 2  # one for each image of a pair; row groups of Pick-a-Pic hold about 175 MB a column
 BATCH = 64  # rows
+BUFFER_BYTES = 2**20  # read at a time; without a limit a whole column of a row group is, before it is decoded
 
 
 @dataclass(frozen=True)
 class CellImage(EncodedImage):
-    """A cell of a table: place `row` of a chunk of a column."""
+    """A cell of a table: place `row` of a chunk of a column.
+
+    Attributes:
+        max_bytes: of row groups that may be kept in memory.
+    """
 
     file: Path
     chunk: int
     column: str
     row: int
+    max_bytes: int
 
     def open(self) -> BinaryIO | None:
-        cells = _arrow_chunk if self.file.suffix == ".arrow" else _parquet_chunk
-        value = cells(self.file, self.chunk, self.column)[self.row].as_py()
+        if self.file.suffix == ".arrow":
+            column = _mapped(self.file)[self.chunk].column(self.column)
+        else:
+            column = _kept.cells(self.file, self.chunk, self.column, self.max_bytes)
+        value = column[self.row].as_py()
         if isinstance(value, dict):  # the image type of `datasets`
             value = value["bytes"]
         return None if value is None else io.BytesIO(value)
 
 
-_kept: "OrderedDict[tuple[Path, int, str], pyarrow.ChunkedArray]" = OrderedDict()
+class _Kept:
+    """The row groups used last, of each the columns that were asked for; a process has one of these."""
+
+    def __init__(self) -> None:
+        self.groups: OrderedDict[tuple[Path, int], dict[str, pyarrow.ChunkedArray]] = OrderedDict()
+        self.sizes: dict[tuple[Path, int], int] = {}
+
+    def cells(self, file: Path, group: int, column: str, max_bytes: int) -> "pyarrow.ChunkedArray":
+        """Return a column of a row group. What is forgotten for it goes before it is read, the least used first.
+
+        Room is made for the whole group at once: reading a column takes three times its size, and what lies beside it
+        then had better be needed.
+        """
+        place = (file, group)
+        if place not in self.groups:
+            size = _group_bytes(file)[group]
+            while self.groups and sum(self.sizes.values()) + size > max_bytes:
+                del self.sizes[self.groups.popitem(last=False)[0]]
+            self.groups[place], self.sizes[place] = {}, size
+        self.groups.move_to_end(place)
+        columns = self.groups[place]
+        if column not in columns:
+            columns[column] = _read_column(file, group, column)
+        return columns[column]
 
 
-def _parquet_chunk(file: Path, chunk: int, column: str) -> "pyarrow.ChunkedArray":
-    """Return a column of a row group. The oldest that was kept goes first: the three are never there at once."""
-    key = (file, chunk, column)
-    if key in _kept:
-        _kept.move_to_end(key)
-        return _kept[key]
-    while len(_kept) >= KEPT_CHUNKS:
-        _kept.popitem(last=False)
-    _kept[key] = _read_group(file, chunk, column)
-    return _kept[key]
+_kept = _Kept()
 
 
-def _read_group(file: Path, chunk: int, column: str) -> "pyarrow.ChunkedArray":
+def _read_column(file: Path, group: int, column: str) -> "pyarrow.ChunkedArray":
     import pyarrow
     from pyarrow import parquet
 
     # in batches, which are not copied into one array once more
-    batches = parquet.ParquetFile(file).iter_batches(BATCH, row_groups=[chunk], columns=[column], use_threads=False)
-    return pyarrow.chunked_array([batch.column(0) for batch in batches])
+    with parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as reader:
+        batches = reader.iter_batches(BATCH, row_groups=[group], columns=[column], use_threads=False)
+        cells = pyarrow.chunked_array([batch.column(0) for batch in batches])
+    pyarrow.default_memory_pool().release_unused()
+    return cells
 
 
-def _arrow_chunk(file: Path, chunk: int, column: str) -> "pyarrow.Array":
-    return _mapped(file)[chunk].column(column)
+def _group_bytes(file: Path) -> list[int]:
+    """Return the size of each row group of a parquet file, not compressed."""
+    from pyarrow import parquet
+
+    metadata = parquet.read_metadata(file)
+    return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
 
 
 @cache
@@ -114,35 +147,47 @@ class CellStore(ImageStore):
         files: of one kind and with the same columns.
         folder: that keys are relative to.
         columns: of images; in tables of `datasets` they have a type of their own.
+        window_bytes: of row groups that are kept in memory, and whose rows training shows in one shuffle; None lets it
+            shuffle all rows, each of which then costs a row group. There is always room for one row group.
     """
 
-    def __init__(self, files: Sequence[Path], folder: Path, columns: Sequence[str]) -> None:
+    def __init__(
+        self, files: Sequence[Path], folder: Path, columns: Sequence[str], window_bytes: int | None = None
+    ) -> None:
         self._files = list(files)
         self._names = [file.relative_to(folder).as_posix() if file != folder else file.name for file in files]
         self._numbers = {name: place for place, name in enumerate(self._names)}
         self._columns = list(columns)
-        chunks = [(place, chunk, rows) for place, file in enumerate(files) for chunk, rows in enumerate(_sizes(file))]
-        self._places = np.array([(place, chunk) for place, chunk, _ in chunks], np.int64).reshape(-1, 2)
-        self._starts = np.cumsum([0, *(rows for _, _, rows in chunks)])
-        per_file = Counter[int]()
-        for place, _, rows in chunks:
-            per_file[place] += rows
-        self._file_starts = np.cumsum([0, *(per_file[place] for place in range(len(self._files)))])
+        sizes = [_sizes(file) for file in files]
+        self._shuffles_all = window_bytes is None or files[0].suffix == ".arrow"
+        self._most = 1 if files[0].suffix == ".arrow" else max(chain([1], *map(_group_bytes, files)))
+        self._max_bytes = max(self._most, window_bytes or 0)
+        self._chunks = [(place, chunk) for place, rows in enumerate(sizes) for chunk in range(len(rows))]
+        self._starts = [0, *accumulate(chain(*sizes))]  # first row of each chunk, and how many rows there are
+        self._file_starts = [0, *accumulate(map(sum, sizes))]
 
     @property
     def num_rows(self) -> int:
         """Rows of all files."""
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __len__(self) -> int:
         return self.num_rows * len(self._columns)
 
     def image(self, number: int) -> EncodedImage:
         row, column = divmod(number, len(self._columns))
-        position = int(np.searchsorted(self._starts, row, side="right")) - 1
-        place, chunk = map(int, self._places[position])
-        name = f"{self._names[place]}/{row - int(self._file_starts[place])}/{self._columns[column]}"
-        return CellImage(name, self._files[place], chunk, self._columns[column], row - int(self._starts[position]))
+        position = bisect_right(self._starts, row) - 1
+        place, chunk = self._chunks[position]
+        name = f"{self._names[place]}/{row - self._file_starts[place]}/{self._columns[column]}"
+        cell = row - self._starts[position]
+        return CellImage(name, self._files[place], chunk, self._columns[column], cell, self._max_bytes)
+
+    def blocks(self, numbers: np.ndarray) -> Blocks | None:
+        """Return the row group of each image."""
+        if self._shuffles_all:
+            return None
+        groups = np.searchsorted(self._starts, numbers // len(self._columns), side="right") - 1
+        return Blocks(groups, self._max_bytes // self._most)
 
     def number(self, key: str) -> int | None:
         name, _, rest = key.rpartition("/")
@@ -150,7 +195,7 @@ class CellStore(ImageStore):
         place = self._numbers.get(name)
         if place is None or rest not in self._columns or not row.isdecimal():
             return None
-        number = int(self._file_starts[place]) + int(row)
+        number = self._file_starts[place] + int(row)
         if number >= self._file_starts[place + 1]:
             return None
         return number * len(self._columns) + self._columns.index(rest)

@@ -13,6 +13,7 @@ import numpy as np
 
 from alignbench.data.judgements import Noise, groups, without_repeats
 from alignbench.data.looks import image_sizes
+from alignbench.data.order import Blocks
 from alignbench.data.rules import RuleOptions, Rules, check_choice
 from alignbench.data.source import (
     DataSource,
@@ -141,7 +142,7 @@ class Corpus(DataSource):
         return sizes
 
     def address(self, key: str) -> str:
-        return self.contents.store.address(self._number(key))
+        return self.contents.store.address(key)
 
     def _number(self, key: str) -> int:
         number = self.contents.store.number(key)
@@ -153,6 +154,10 @@ class Corpus(DataSource):
         """Return an image by its number; it is decoded when its pixels are asked for."""
         encoded = self.contents.store.image(number)
         return LazyPicture(encoded.key, encoded.decode)
+
+    def blocks(self, images: np.ndarray) -> Blocks | None:
+        """Return which samples are read together, given numbers of their images, [N, images a sample]."""
+        return self.contents.store.blocks(images.max(axis=1))  # an image seen before is named by its first place
 
     def prompt(self, row: int) -> str:
         """Return the prompt of a row that was kept."""
@@ -177,10 +182,12 @@ class LabelColumns(Sequence[PromptSample]):
     Attributes:
         labels: [N], bool.
         make: turns a place and its label into the sample.
+        blocks: which samples are read together; None where any order costs the same.
     """
 
     labels: np.ndarray
     make: Callable[[int, bool], LabelledSample]
+    blocks: Blocks | None = None
 
     @property
     def desirable(self) -> list[bool]:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context, keyed_generator
 from alignbench.data.caches import Caches, picture_key, prompt_key
+from alignbench.data.order import Blocks
 from alignbench.data.shards import Entry, Shards, num_bytes
 from alignbench.data.source import Picture, Posterior, PromptSample, cut_alike, pictures_of
 from alignbench.errors import UserError
@@ -62,6 +63,7 @@ class StepSampler:
         start_step: first step to give, to go on after an interruption.
         mix: labels and the wanted proportion; None shows the view as it is.
         order: another order of positions, which has to see to the mix itself.
+        blocks: which samples are read together; an epoch then shuffles them as `Blocks` says. None shuffles all.
 
     Raises:
         UserError: the batch cannot be split evenly over the processes, in whole groups; or the mix wants a label that
@@ -79,6 +81,7 @@ class StepSampler:
         start_step: int = 0,
         mix: Mix | None = None,
         order: "Order | None" = None,
+        blocks: Blocks | None = None,
     ) -> None:
         if size < 1:
             raise UserError("the training data are empty")
@@ -94,7 +97,7 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
-        self.stream = order or (Epochs(range(size), seed, "order") if mix is None else Mixed(mix, seed))
+        self.stream = order or (Epochs(range(size), blocks, seed, "order") if mix is None else Mixed(mix, blocks, seed))
 
     def __iter__(self) -> Iterator[list[Place]]:
         step = self.start_step
@@ -114,8 +117,9 @@ class StepSampler:
 class Epochs:
     """Positions without end: all of them once an epoch, in an order that depends on the key and the epoch alone."""
 
-    def __init__(self, positions: Sequence[int], *key: int | str) -> None:
+    def __init__(self, positions: Sequence[int], blocks: Blocks | None, *key: int | str) -> None:
         self.positions = positions
+        self.blocks = None if blocks is None else blocks.rows(positions)
         self.key = key
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
 
@@ -127,14 +131,17 @@ class Epochs:
         epoch, place = divmod(number, len(self.positions))
         if self._order[0] != epoch:
             generator = keyed_generator(*self.key, epoch)
-            self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
+            if self.blocks is None:
+                self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
+            else:
+                self._order = (epoch, self.blocks.shuffled(generator))
         return self.positions[self._order[1][place]]
 
 
 class Mixed:
     """Desirable and undesirable positions without end, each in epochs of its own."""
 
-    def __init__(self, mix: Mix, seed: int | str) -> None:
+    def __init__(self, mix: Mix, blocks: Blocks | None, seed: int | str) -> None:
         desirable = [position for position, wanted in enumerate(mix.desirable) if wanted]
         undesirable = [position for position, wanted in enumerate(mix.desirable) if not wanted]
         if not desirable or not undesirable:
@@ -142,8 +149,9 @@ class Mixed:
                 f"method.desirable_share={mix.share} needs images of both labels, and the training data have "
                 f"{len(desirable)} desirable and {len(undesirable)} undesirable ones; set method.desirable_share=null"
             )
-        self.desirable = Epochs(desirable, seed, "desirable")
-        self.undesirable = Epochs(undesirable, seed, "undesirable")
+        blocks = None if blocks is None else blocks.halved()
+        self.desirable = Epochs(desirable, blocks, seed, "desirable")
+        self.undesirable = Epochs(undesirable, blocks, seed, "undesirable")
         self.share = mix.share
         self.seed = seed
 
@@ -224,22 +232,48 @@ class Encoder:
 
     def prompts(self, texts: Sequence[str]) -> Conditioning:
         """Return the features of each text, on the CPU."""
-        return Conditioning.cat([self._features(text) for text in texts])
+        distinct = list(dict.fromkeys(texts))
+        kept: Sequence[Entry | None] = [None] * len(distinct)
+        if self.caches is not None:
+            kept = self.caches.prompts.read([prompt_key(text) for text in distinct])
+        entries = {
+            text: entry or self._prompts.get(text, self.encode_prompt, text)
+            for text, entry in zip(distinct, kept, strict=True)
+        }
+        return Conditioning(**_stacked([entries[text] for text in texts]))
 
-    def latents(self, pictures: Sequence[Picture], index: Tensor, context: Context) -> Tensor:
-        """Return the latents of each picture, on the CPU. A sample's draw is the same for both images of a pair."""
-        codes = [self._codes(picture) for picture in pictures]
+    def codes(self, pictures: Sequence[Picture]) -> list[Entry]:
+        """Return what `encode_picture` does of each picture, read together where they are kept on the disk."""
+        kept = self.known.read(pictures)
+        return [
+            entry or self._pictures.get(self._name(picture), self.encode_picture, picture)
+            for picture, entry in zip(pictures, kept, strict=True)
+        ]
+
+    def _name(self, picture: Picture) -> str:
+        return f"{picture.key} {(picture.cut or self.centre).name}"
+
+    def latents(self, codes: Sequence[Entry], index: Tensor, context: Context) -> Tensor:
+        """Return the latents of pictures, on the CPU, from their codes.
+
+        Args:
+            codes: of the first picture of each sample, then of the second one, if there is any: a sample's draw is the
+                same for both.
+            index: global index of each sample.
+        """
         mean = torch.stack([one["mean"] for one in codes])
         if self.posterior == "mode":
             return self.model.latents_of(mean)
-        std = torch.stack([one["std"] for one in codes])
-        return self.model.latents_of(mean, std, [context.sample_generator(i, "vae") for i in index.tolist()])
+        draws = [context.sample_generator(i, "vae") for i in index.tolist()]
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=draw, dtype=mean.dtype) for draw in draws])
+        noise = torch.cat([noise] * (len(codes) // len(index)))
+        return self.model.latents_of(mean, torch.stack([one["std"] for one in codes]), noise)
 
-    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture]) -> Conditioning:
-        """Return the conditioning of prompts as that of these pictures, one a row."""
+    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture], codes: Sequence[Entry]) -> Conditioning:
+        """Return the conditioning of prompts as that of these pictures, one a row, of which the codes are given."""
         cuts = [picture.cut or self.centre for picture in pictures]
         if self.true_size:
-            sizes = [self._codes(picture)["size"].tolist() for picture in pictures]
+            sizes = [one["size"].tolist() for one in codes]
             frames = [cut.frame(height, width) for cut, (height, width) in zip(cuts, sizes, strict=True)]
         elif any(cut.size != self.centre.size for cut in cuts):
             frames = [Frame.uncropped(cut.size) for cut in cuts]
@@ -267,15 +301,6 @@ class Encoder:
         draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
         return {"mean": mean[0].cpu(), "size": size, **draws}
 
-    def _features(self, text: str) -> Conditioning:
-        kept = self.caches.prompts.get(prompt_key(text)) if self.caches else None
-        entry = kept or self._prompts.get(text, self.encode_prompt, text)
-        return Conditioning(**{name: tensor[None] for name, tensor in entry.items()})
-
-    def _codes(self, picture: Picture) -> Entry:
-        name = f"{picture.key} {(picture.cut or self.centre).name}"
-        return self.known.get(picture) or self._pictures.get(name, self.encode_picture, picture)
-
     def _refuse_dropped(self, what: str, encodes: bool) -> None:
         if not encodes:
             raise UserError(
@@ -292,9 +317,11 @@ class Known:
         self.address = address
         self.centre = centre
 
-    def get(self, picture: Picture) -> Entry | None:
-        """Return what is kept of a picture."""
-        return None if self.shards is None else self.shards.get(self._key(picture))
+    def read(self, pictures: Sequence[Picture]) -> Sequence[Entry | None]:
+        """Return what is kept of each picture."""
+        if self.shards is None:
+            return [None] * len(pictures)
+        return self.shards.read([self._key(picture) for picture in pictures])
 
     def lacks(self, picture: Picture) -> bool:
         """Say whether a picture has to be decoded."""
@@ -345,9 +372,6 @@ def collate(
     dropped = (context.uniform(index, "prompt_dropout") < method.prompt_dropout).tolist()
     conditioning = encoder.prompts(["" if drop else text for text, drop in zip(texts, dropped, strict=True)])
 
-    def latents(pictures: list[Picture]) -> Tensor:
-        return encoder.latents(pictures, index, context)
-
     def scores_of(pictures: list[Picture]) -> Tensor | None:
         if scores is None:
             return None
@@ -356,25 +380,34 @@ def collate(
     kind = method.batch_type
     if kind is PairBatch:
         winners, losers = [sample.image_w for sample in samples], [sample.image_l for sample in samples]
+        codes = encoder.codes([*winners, *losers])
+        latents_w, latents_l = encoder.latents(codes, index, context).chunk(2)
         return PairBatch(
             index,
             texts,
-            encoder.sized(conditioning, winners),
-            latents_w=latents(winners),
-            latents_l=latents(losers),
+            encoder.sized(conditioning, winners, codes[: len(winners)]),
+            latents_w=latents_w,
+            latents_l=latents_l,
             probability_w=torch.tensor([sample.probability_w for sample in samples], dtype=torch.float32),
             score_w=scores_of(winners),
             score_l=scores_of(losers),
-            time_ids_l=encoder.sized(conditioning, losers).time_ids,
+            time_ids_l=encoder.sized(conditioning, losers, codes[len(winners) :]).time_ids,
         )
     if kind in (LabelledBatch, ImageBatch):
         pictures = [sample.image for sample in samples]
-        images = ImageBatch(index, texts, encoder.sized(conditioning, pictures), latents(pictures))
+        codes = encoder.codes(pictures)
+        sized, latents = encoder.sized(conditioning, pictures, codes), encoder.latents(codes, index, context)
+        images = ImageBatch(index, texts, sized, latents)
         if kind is ImageBatch:
             return images
         desirable = torch.tensor([sample.desirable for sample in samples])
         return LabelledBatch(index, texts, images.conditioning, images.latents, desirable)
     return PromptBatch(index, texts, conditioning)
+
+
+def _stacked(entries: Sequence[Entry]) -> Entry:
+    """Return entries of one layout as the rows of common tensors."""
+    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
 class _Memory:

@@ -67,11 +67,12 @@ class Paired(Corpus, PairSource):
             case "prompts":
                 return self.prompt_view()
             case "images":
-                return View(np.flatnonzero(self.kept.label > 0.5).tolist(), self.image_sample)
+                rows = np.flatnonzero(self.kept.label > 0.5)
+                return View(rows.tolist(), self.image_sample, self.blocks(self.kept.images[rows, :1]))
             case "labels":
                 return self._labels()
             case "pairs":
-                return View(range(len(self.kept)), self._pair_sample)
+                return View(range(len(self.kept)), self._pair_sample, self.blocks(self.kept.images))
 
     def _pair_sample(self, row: int) -> PairSample:
         winner, loser = (self.image(int(number)) for number in self.kept.images[row])
@@ -94,7 +95,7 @@ class Paired(Corpus, PairSource):
             text = images.texts[images.prompt[position]]
             return LabelledSample(text, self.image(int(images.images[position, 0])), wanted)
 
-        return LabelColumns(desirable[chosen], make)
+        return LabelColumns(desirable[chosen], make, self.blocks(images.images))
 
 
 @dataclass(frozen=True)

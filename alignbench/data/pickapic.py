@@ -38,14 +38,24 @@ class PickAPic(Paired):
             which the .parquet files are fetched into the hub's own cache and read there.
         part: see `alignbench.data.columns.find_tables`.
         revision: commit, branch or tag of a hub id.
+        window_mib: see `alignbench.data.columns.CellStore`; files of `datasets` need none.
         options: see conf/data/options/pairs.yaml.
     """
 
     def __init__(
-        self, name: str, path: str, part: str | None, revision: str | None, **options: Unpack[PairOptions]
+        self,
+        name: str,
+        path: str,
+        part: str | None,
+        revision: str | None,
+        window_mib: int | None,
+        **options: Unpack[PairOptions],
     ) -> None:
         super().__init__(name, options)
         self.path, self.part, self.revision = path, part, revision
+        if window_mib is not None and window_mib < 1:
+            raise UserError(f"data.window_mib={window_mib} must be at least 1, or null")
+        self.window_bytes = None if window_mib is None else window_mib * 2**20
         if not Path(path).exists() and not HUB_ID.fullmatch(path):
             raise UserError(f"data.path={path} does not exist, and is no hub id")
 
@@ -57,7 +67,7 @@ class PickAPic(Paired):
             raise UserError(f"{files[0]} lacks the columns {', '.join(missing)}; its columns are {', '.join(names)}")
         light = [name for name in ("caption", "label_0", "has_label", *UIDS) if name in names]
         columns = read_columns(files, light)
-        store = CellStore(files, folder, IMAGES)
+        store = CellStore(files, folder, IMAGES, self.window_bytes)
 
         texts, prompt = texts_and_places(columns["caption"])
         label = columns["label_0"].to_numpy().astype(np.float64)

@@ -2,7 +2,7 @@
 
 A shard is a safetensors file of a few hundred entries. It is named by the keys that it holds and is written whole or
 not at all, so that two writers of the same entries leave one file. Entries of one layout (names, dtypes and shapes) lie
-in common tensors, `<layout>/<name>` [N, ...], beside their keys and digests; a reader seeks to its row and reads no
+in common tensors, `<layout>/<name>` [N, ...], beside their keys and digests; a reader seeks to its rows and reads no
 more, so that memory does not grow with what is read.
 """
 
@@ -26,6 +26,7 @@ from alignbench.files import replacing
 Entry = dict[str, Tensor]
 
 KEY_BYTES = 16
+KEY = np.dtype(f"S{KEY_BYTES}")  # sorted and compared as bytes; NumPy leaves out zeros at the end, of all keys alike
 DIGEST_BYTES = 32
 DTYPES = {
     "F64": torch.float64,
@@ -87,10 +88,10 @@ class Shards:
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._high)
+        return len(self._keys)
 
     def __contains__(self, key: bytes) -> bool:
-        return self._place(key) is not None
+        return self._find([key])[0] is not None
 
     @property
     def num_bytes(self) -> int:
@@ -101,7 +102,7 @@ class Shards:
         """Look at the keys of all shards that are there now."""
         self._files: list[Path] = []
         self._layouts: list[list[_Layout]] = []
-        keys, places = [np.empty((0, 2), np.uint64)], [np.empty((0, 3), np.int32)]
+        keys, places = [np.empty(0, KEY)], [np.empty((0, 3), np.int32)]
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
                 parts = _open(file)
@@ -116,30 +117,41 @@ class Shards:
                 places.append(np.stack([np.full_like(rows, len(self._files)), np.full_like(rows, number), rows], 1))
             self._files.append(file)
             self._layouts.append([layout for layout, _ in parts])
-        high, low = np.concatenate(keys).T
-        order = np.lexsort((low, high))
-        self._high, self._low = high[order], low[order]
+        joined = np.concatenate(keys)
+        order = np.argsort(joined)
+        self._keys = joined[order]
         self._places = np.concatenate(places)[order]  # shard, layout and row of each key
 
     def get(self, key: bytes) -> Entry | None:
         """Return the tensors of an entry, on the CPU; None if it is absent, or was until now but is damaged."""
-        place = self._place(key)
-        if place is None:
-            return None
-        shard, number, row = place
-        file, layout = self._files[shard], self._layouts[shard][number]
-        try:
-            descriptor = os.open(file, os.O_RDONLY)
+        return self.read([key])[0]
+
+    def read(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Return what `get` does, of each key. The file of a shard is opened once for all keys in it."""
+        wanted: dict[int, list[tuple[int, int, int]]] = {}
+        for number, place in enumerate(self._find(keys)):
+            if place is not None:
+                shard, layout, row = place
+                wanted.setdefault(shard, []).append((number, layout, row))
+        entries: list[Entry | None] = [None] * len(keys)
+        lost = []
+        for shard, rows in wanted.items():
+            file, layouts = self._files[shard], self._layouts[shard]
             try:
-                return _entry(descriptor, key, layout, row)
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError:  # another run found it damaged
-            self._forget(shard)
-        except DamagedError:
-            _discard(file)
-            self._forget(shard)
-        return None
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    for number, layout, row in rows:
+                        entries[number] = _entry(descriptor, keys[number], layouts[layout], row)
+                finally:
+                    os.close(descriptor)
+            except FileNotFoundError:  # another run found it damaged
+                lost.append(shard)
+            except DamagedError:
+                _discard(file)
+                lost.append(shard)
+        if lost:
+            self._forget(lost)
+        return entries
 
     def add(self, entries: Mapping[bytes, Entry]) -> None:
         """Write entries as one shard."""
@@ -166,8 +178,8 @@ class Shards:
             try:
                 with file.open("rb", buffering=0) as content:
                     for layout, keys in _open(file):
-                        for row, key in enumerate(keys):
-                            _entry(content.fileno(), key.tobytes(), layout, row)
+                        for row in range(len(keys)):
+                            _entry(content.fileno(), keys[row : row + 1].tobytes(), layout, row)
             except FileNotFoundError:  # another process found it damaged
                 continue
             except DamagedError:
@@ -178,19 +190,20 @@ class Shards:
         """The shards, by name."""
         return self._files
 
-    def _place(self, key: bytes) -> tuple[int, int, int] | None:
-        high, low = np.frombuffer(key, np.uint64)
-        first = int(np.searchsorted(self._high, high))
-        while first < len(self._high) and self._high[first] == high:
-            if self._low[first] == low:
-                shard, layout, row = self._places[first].tolist()
-                return shard, layout, row
-            first += 1
-        return None
+    def _find(self, keys: Sequence[bytes]) -> list[tuple[int, int, int] | None]:
+        """Return shard, layout and row of each key, None for one that is absent."""
+        if not len(self._keys):
+            return [None] * len(keys)
+        sought = np.frombuffer(b"".join(keys), KEY)
+        found = np.minimum(np.searchsorted(self._keys, sought), len(self._keys) - 1)
+        there = (self._keys[found] == sought).tolist()
+        return [
+            tuple(place) if known else None for place, known in zip(self._places[found].tolist(), there, strict=True)
+        ]
 
-    def _forget(self, shard: int) -> None:
-        kept = self._places[:, 0] != shard
-        self._high, self._low, self._places = self._high[kept], self._low[kept], self._places[kept]
+    def _forget(self, shards: Sequence[int]) -> None:
+        kept = ~np.isin(self._places[:, 0], shards)
+        self._keys, self._places = self._keys[kept], self._places[kept]
 
 
 @contextmanager
@@ -216,7 +229,7 @@ def _discard(file: Path) -> None:
 
 
 def _open(file: Path) -> list[tuple[_Layout, np.ndarray]]:
-    """Return the layouts of a shard and the keys of their entries, [N, 2], uint64.
+    """Return the layouts of a shard and the keys of their entries, [N], `KEY`.
 
     Raises:
         DamagedError: if the file is shorter or longer than its header says, or has no header.
@@ -246,7 +259,7 @@ def _layouts(descriptor: int, header: dict, start: int) -> Iterator[tuple[_Layou
             size = dtype.itemsize * math.prod(shape)
             columns[name] = _Column(start + value["data_offsets"][0], dtype, shape, size, _note(name, dtype, shape))
         found = _read(descriptor, start + keys["data_offsets"][0], keys["shape"][0] * KEY_BYTES)
-        yield _Layout(columns, start + digests["data_offsets"][0]), np.frombuffer(found, np.uint64).reshape(-1, 2)
+        yield _Layout(columns, start + digests["data_offsets"][0]), np.frombuffer(found, KEY)
 
 
 def _entry(descriptor: int, key: bytes, layout: _Layout, row: int) -> Entry:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from alignbench.data.order import Blocks
 from alignbench.framing import Cut, Size
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
@@ -169,10 +170,12 @@ class View(Sequence[PromptSample]):
     Attributes:
         items: what is known of each sample beforehand.
         make: turns an item into its sample.
+        blocks: which samples are read together; None where any order costs the same.
     """
 
     items: Sequence[Any]
     make: Callable[[Any], PromptSample]
+    blocks: Blocks | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from alignbench.data.order import Blocks
 from alignbench.errors import UserError
 from alignbench.files import file_digest
 from alignbench.framing import Size
@@ -88,15 +89,19 @@ class ImageStore(ABC):
     def files(self) -> dict[str, Path]:
         """Return the files that hold the images, by name, in an order that the numbers follow."""
 
+    def blocks(self, numbers: np.ndarray) -> Blocks | None:
+        """Return which images are read together, given their numbers, [N]; None where any order costs the same."""
+        del numbers
+
     @property
     def state(self) -> str:
         """A digest of names, sizes and times of change, which costs next to nothing: the same until a file changes."""
         stats = {name: file.stat() for name, file in self.files().items()}
         return _digest_of({name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()})
 
-    def address(self, number: int) -> str:
-        """Name the pixels of an image among those of all data; see `DataSource.address`."""
-        return f"{self.identity}/{self.image(number).key}"
+    def address(self, key: str) -> str:
+        """Name the pixels of an image among those of all data, given its key; see `DataSource.address`."""
+        return f"{self.identity}/{key}"
 
     @cached_property
     def identity(self) -> str:
@@ -136,7 +141,7 @@ class Files(ImageStore):
         self.folder = folder
         self._numbers: dict[str, int] = {}
         self._paths: list[str] = []
-        self._addresses: dict[int, str] = {}
+        self._addresses: dict[str, str] = {}
 
     def add(self, path: str) -> int:
         """Return the number of a path, a new one for a path not seen before."""
@@ -154,12 +159,12 @@ class Files(ImageStore):
     def number(self, key: str) -> int | None:
         return self._numbers.get(key)
 
-    def address(self, number: int) -> str:
+    def address(self, key: str) -> str:
         """Return the digest of the file where files are read to tell data apart: other data may hold it too."""
-        if number not in self._addresses:
+        if key not in self._addresses:
             known = self.identity.startswith("sha256:")
-            self._addresses[number] = _sha256(self.folder / self._paths[number]) if known else super().address(number)
-        return self._addresses[number]
+            self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
+        return self._addresses[key]
 
     def files(self) -> dict[str, Path]:
         places = {path: self.folder / path for path in self._paths}

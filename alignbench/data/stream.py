@@ -11,10 +11,11 @@ from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.data.buckets import Bucketed, Buckets
 from alignbench.data.caches import Caches
+from alignbench.data.corpus import LabelColumns
 from alignbench.data.cuts import Cuts
 from alignbench.data.loader import Encoder, Indexed, Mix, Place, StepSampler, collate
 from alignbench.data.scores import score_pairs
-from alignbench.data.source import DataSource, LabelledView, PairSource, kind_of
+from alignbench.data.source import DataSource, LabelledView, PairSource, View, kind_of
 from alignbench.errors import UserError
 from alignbench.framing import Cut
 from alignbench.method import Method
@@ -80,6 +81,7 @@ class Stream:
             start_step=start_step,
             mix=mix,
             order=order,
+            blocks=view.blocks if isinstance(view, View | LabelColumns) else None,
         )
         self.method = method
         self.micro_batch_size = micro_batch_size

@@ -39,7 +39,9 @@ class LatentSpace(ABC):
             generators: one CPU generator an image, to sample the VAE posterior; its mode is taken without them.
         """
         mean, std = self.encode_posterior(pixels)
-        return self.latents_of(mean, std, generators)
+        if generators is None:
+            return self.latents_of(mean)
+        return self.latents_of(mean, std, randn_tensor(mean.shape, list(generators), mean.device, mean.dtype))
 
     @torch.no_grad()
     def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,17 +52,15 @@ class LatentSpace(ABC):
             posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
         return posterior.mean, posterior.std
 
-    def latents_of(
-        self, mean: Tensor, std: Tensor | None = None, generators: Sequence[torch.Generator] | None = None
-    ) -> Tensor:
-        """Return latents, float32, of a posterior: a draw of it, or without generators its mode.
+    def latents_of(self, mean: Tensor, std: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return latents, float32, of a posterior: the draw that `noise` makes of it, or without noise its mode.
 
         A draw is the same on any device: what is done to each number is rounded alike.
         """
         codes = mean
-        if generators is not None:
+        if noise is not None:
             assert std is not None
-            codes = mean + std * randn_tensor(mean.shape, list(generators), mean.device, mean.dtype)
+            codes = mean + std * noise
         config = self.pipeline.vae.config
         return (codes.float() - (config.shift_factor or 0.0)) * config.scaling_factor
 

@@ -1,16 +1,27 @@
-"""The benchmark of data measures what the program does."""
+"""The benchmarks of data measure what the program does."""
 
 import math
 
 import pytest
 
-from benchmarks.data import measure
+from benchmarks import data, row_groups
 
 
 @pytest.mark.parametrize("skip_network", [False, True])
 def test_it_measures_preparing_and_reading(tmp_path, skip_network):
-    figures = measure(20, "sd15_mini", skip_network, 3, tmp_path)
+    figures = data.measure(20, "sd15_mini", skip_network, 1, tmp_path)
     assert all(math.isfinite(value) for value in figures.values())
-    assert figures["mib_on_disk"] > 40 * 2 * 4 * 16 * 16 * 4 / 2**20  # images, mean and deviation, channels, latents
-    assert figures["entries_over_jpegs"] > 1
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert figures["mib_of_cache"] > 40 * 2 * 4 * 16 * 16 * 4 / 2**20  # images, mean and deviation, channels, latents
+    assert figures["prepared_images_per_second"] > 0
+    assert figures["batched_over_jpegs"] > 1
+    again = data.measure(20, "sd15_mini", skip_network, 1, tmp_path)
+    assert "prepared_images_per_second" not in again
+    assert again["mib_of_cache"] == figures["mib_of_cache"]
+
+
+@pytest.mark.parametrize("window_mib", [1, None])
+def test_it_measures_random_order_from_row_groups(tmp_path, window_mib):
+    row_groups.write_noise(tmp_path, 3, 20, 1024)
+    figures = row_groups.measure(tmp_path, window_mib, 0)
+    assert figures["pairs"] == 48
+    assert figures["pairs_per_second"] > 0

@@ -8,8 +8,15 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
+from alignbench.batch import PairBatch
+from alignbench.context import Context
 from alignbench.data import columns
+from alignbench.data.loader import StepSampler
+from alignbench.data.source import pictures_of
+from alignbench.data.stream import Stream
 from alignbench.errors import UserError
+from alignbench.method import Method
+from alignbench.models.random import tiny_adapter
 
 
 def rows(encoded, *judged):
@@ -106,15 +113,83 @@ def test_reading_in_order_reads_each_row_group_once_and_light_columns_read_no_im
     tmp_path, source, encoded, monkeypatch
 ):
     write(tmp_path, rows(encoded, *((str(i), 2 * i, 2 * i + 1, 1.0) for i in range(40))), row_group_size=10)
-    read, reading = columns._read_group, []
-    monkeypatch.setattr(columns, "_read_group", lambda *place: reading.append(place) or read(*place))
+    reading = counted(monkeypatch)
     data = source("pickapic", path=str(tmp_path))
     assert len(data.prompts) == len(data.view("pairs")) == 40
     assert not reading
     for sample in data.view("pairs"):
         greys(sample)
     assert len(set(reading)) == len(reading) == 2 * 4  # columns times row groups
-    assert len(columns._kept) <= columns.KEPT_CHUNKS
+
+
+def counted(monkeypatch):
+    """The columns of row groups that are read from now on; none is kept from before."""
+    read, reading = columns._read_column, []
+    monkeypatch.setattr(columns, "_read_column", lambda *place: reading.append(place) or read(*place))
+    monkeypatch.setattr(columns, "_kept", columns._Kept())
+    return reading
+
+
+@pytest.mark.parametrize("kind", ["pairs", "images", "labels"])
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_an_epoch_in_random_order_reads_each_row_group_once_within_the_room_it_is_given(
+    tmp_path, source, encoded, monkeypatch, room, kind
+):
+    table = rows(encoded, *((str(i), 2 * i, 2 * i + 1, float(i % 2)) for i in range(60)))
+    write(tmp_path, table[:30], "train-00000-of-00002", row_group_size=10)
+    write(tmp_path, table[30:], "train-00001-of-00002", row_group_size=10)
+    file = tmp_path / "data" / "train-00000-of-00002.parquet"
+    size = max(columns._group_bytes(file) + columns._group_bytes(file.with_name("train-00001-of-00002.parquet")))
+    reading = counted(monkeypatch)
+    data = source("pickapic", path=str(tmp_path))
+    data.window_bytes = room * size
+    view = data.view(kind)
+    assert (view.blocks.window, len(view.blocks.block)) == (room, len(view))
+    order = [position for _, position in StepSampler(len(view), len(view), 1, 0, 0, 1, blocks=view.blocks).places(0)]
+    assert sorted(order) == list(range(len(view)))
+    most = 0
+    for position in order:
+        for picture in pictures_of(view[position]):
+            assert picture.pixels.shape == (8, 8, 3)
+        kept = columns._kept.groups
+        most = max(most, len(kept))
+        assert sum(cells.nbytes for group in kept.values() for cells in group.values()) <= room * size * 1.1
+    assert len(set(reading)) == len(reading) == 2 * 6
+    assert most == room
+
+
+def test_training_takes_that_order(tmp_path, source, encoded, monkeypatch):
+    write(tmp_path, rows(encoded, *((str(i), 2 * i, 2 * i + 1, 1.0) for i in range(48))), row_group_size=8)
+    reading = counted(monkeypatch)
+    data = source("pickapic", path=str(tmp_path))
+    data.window_bytes = 1  # one row group
+    place = {"total_batch_size": 4, "seed": 0, "rank": 0, "num_processes": 1, "start_step": 0, "num_workers": 0}
+    stream = Stream(OnPairs(), data, tiny_adapter("stable_diffusion"), tmp_path / "cache", **place)
+    prompts = [prompt for step in range(12) for prompt in stream.next(Context(step, 0, 4)).prompts]
+    assert sorted(map(int, prompts)) == list(range(48))
+    assert len(reading) == 2 * 6
+
+
+class OnPairs(Method):
+    """What data ask of a method."""
+
+    batch_type = PairBatch
+
+    def loss(self, model, batch, context):
+        raise NotImplementedError
+
+
+def test_where_any_order_costs_the_same_all_rows_are_shuffled(tmp_path, source, encoded):
+    table = rows(encoded, *JUDGED)
+    Dataset.from_list(table).save_to_disk(tmp_path / "arrow")
+    write(tmp_path, table)
+    assert source("pickapic", path=str(tmp_path / "arrow"), part=None).view("pairs").blocks is None
+    assert source("pickapic", path=str(tmp_path / "data"), window_mib=None).view("pairs").blocks is None
+    view = source("pickapic", path=str(tmp_path / "data")).view("pairs")
+    assert view.blocks.block.tolist() == [0, 0, 1]  # of the image that was not seen before
+    assert view.blocks.window > 100
+    with pytest.raises(Exception, match=r"data.window_mib=0 must be at least 1, or null"):
+        source("pickapic", path=str(tmp_path), window_mib=0)
 
 
 def test_the_fingerprint_follows_images_captions_and_labels_and_nothing_else(tmp_path, source, encoded):

@@ -49,6 +49,25 @@ def test_what_is_written_comes_back_bit_for_bit(tmp_path, dtype):
     assert shards.get(key_of("9")) is None
 
 
+def test_many_are_read_as_one_by_one(tmp_path):
+    part = entries(0, 40) | entries(40, 50, side=6)
+    shards = filled(tmp_path, dict(list(part.items())[:20]), dict(list(part.items())[20:]))
+    keys = [key_of(str(number)) for number in (45, 3, 77, 3, 19, 20, 48, 0, 99)]
+    found = shards.read(keys)
+    assert [one is None for one in found] == [key not in part for key in keys]
+    assert all(one is None or equal(one, part[key]) for key, one in zip(keys, found, strict=True))
+    assert shards.read([]) == []
+    assert Shards(tmp_path / "empty").read(keys[:2]) == [None, None]
+
+
+def test_keys_that_end_in_zeros_are_told_apart(tmp_path):
+    keys = [bytes(16), bytes(15) + b"\1", b"\1" + bytes(15), b"\1\1" + bytes(14)]
+    part = {key: entry(number) for number, key in enumerate(keys[:3])}
+    shards = filled(tmp_path, part)
+    assert all(equal(shards.get(key), one) for key, one in part.items())
+    assert keys[3] not in shards
+
+
 def test_entries_of_several_shapes_and_dtypes_share_a_shard(tmp_path):
     part = entries(0, 3) | entries(3, 5, side=6) | entries(5, 7, dtype=torch.bfloat16)
     part[key_of("mixed")] = {"wide": torch.ones(3), "narrow": torch.ones(2, 5, dtype=torch.bfloat16)}
