@@ -62,8 +62,8 @@ class StepSampler:
         size: number of samples in the view.
         start_step: first step to give, to go on after an interruption.
         mix: labels and the wanted proportion; None shows the view as it is.
-        order: another order of positions, which has to see to the mix itself.
         blocks: which samples are read together; an epoch then shuffles them as `Blocks` says. None shuffles all.
+        order: another order of positions, which has to see to mix and blocks itself.
 
     Raises:
         UserError: the batch cannot be split evenly over the processes, in whole groups; or the mix wants a label that
@@ -80,8 +80,8 @@ class StepSampler:
         num_processes: int,
         start_step: int = 0,
         mix: Mix | None = None,
-        order: "Order | None" = None,
         blocks: Blocks | None = None,
+        order: "Order | None" = None,
     ) -> None:
         if size < 1:
             raise UserError("the training data are empty")

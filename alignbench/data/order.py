@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from alignbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Blocks:
             )
         return replace(self, window=self.window // 2)
 
-    def shuffled(self, generator: torch.Generator) -> list[int]:
+    def shuffled(self, generator: "torch.Generator") -> list[int]:
         """Return all positions in a random order that comes to each block in one window, and then never again.
 
         The blocks are shuffled and dealt into windows; the samples of a window are shuffled together. So two samples
         that are shown one after the other come from at most `window` blocks, but for the passage to the next window.
         """
+        import torch
+
         blocks, own = np.unique(self.block, return_inverse=True)
         place = torch.randperm(len(blocks), generator=generator).numpy()  # of each block among all
         draws = torch.randperm(len(own), generator=generator).numpy()

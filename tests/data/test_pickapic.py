@@ -165,7 +165,8 @@ def test_training_takes_that_order(tmp_path, source, encoded, monkeypatch):
     data.window_bytes = 1  # one row group
     place = {"total_batch_size": 4, "seed": 0, "rank": 0, "num_processes": 1, "start_step": 0, "num_workers": 0}
     stream = Stream(OnPairs(), data, tiny_adapter("stable_diffusion"), tmp_path / "cache", **place)
-    prompts = [prompt for step in range(12) for prompt in stream.next(Context(step, 0, 4)).prompts]
+    batches = [batch for step in range(12) for batch in stream.next(Context(step, 0, 4))]
+    prompts = [prompt for batch in batches for prompt in batch.prompts]
     assert sorted(map(int, prompts)) == list(range(48))
     assert len(reading) == 2 * 6
 
