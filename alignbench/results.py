@@ -28,8 +28,8 @@ LEADERBOARD_COLUMNS = (
     "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win", "p_gain", "trained_on", *BUDGET_COLUMNS,
 )  # fmt: skip
 WIN_RATE_COLUMNS = (
-    "model", "prompt_set", "group", "evaluator", "method_a", "method_b", "n", "wins", "ties", "win_rate",
-    "ci_low", "ci_high", "p_win", "p_gain",
+    "model", "prompt_set", "group", "evaluator", "version", "method_a", "method_b", "n", "wins", "ties",
+    "win_rate", "ci_low", "ci_high", "p_win", "p_gain",
 )  # fmt: skip
 RANKING_COLUMNS = (
     "model", "prompt_set", "group", "evaluator", "version", "method", "rank", "strength", "ci_low", "ci_high",

@@ -125,7 +125,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
             if (row["evaluator"], row["version"]) == (evaluator, version):
                 _forest_line(panel, methods.index(row["method"]), row)
         panel.axvline(50, color="black", linewidth=0.8, linestyle=":")
-        panel.set(title=evaluator, xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4))
+        panel.set(title=evaluator_title((evaluator, version), evaluators), xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4))
         panel.set_yticks(range(len(methods)), methods)
         panel.title.set_fontsize(9)
     figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
@@ -149,7 +149,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     """
     place = (model, prompt_set, "all")
     rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == place]
-    evaluators = sorted({row["evaluator"] for row in rows})
+    evaluators = sorted({(row["evaluator"], row["version"]) for row in rows})
     methods = sorted({row[side] for row in rows for side in ("method_a", "method_b")}, key=lambda m: (m != BASE, m))
     if not rows:
         raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
@@ -161,7 +161,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     for panel, evaluator in zip(panels, evaluators, strict=False):
         wins = [[50.0] * len(methods) for _ in methods]
         for row in rows:
-            if row["evaluator"] == evaluator:
+            if (row["evaluator"], row["version"]) == evaluator:
                 a, b = methods.index(row["method_a"]), methods.index(row["method_b"])
                 wins[a][b], wins[b][a] = 100 * row["win_rate"], 100 - 100 * row["win_rate"]
                 star = "*" * ("*" in significance(row["p_win"], (row["ci_low"], row["ci_high"])))
@@ -169,13 +169,19 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
                     colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
                     panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
         panel.imshow(wins, cmap="RdBu", vmin=0, vmax=100)
-        panel.set_title(evaluator, fontsize=9)
+        panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
         panel.set_xticks(range(len(methods)), methods, rotation=90, fontsize=8)
         panel.set_yticks(range(len(methods)), methods, fontsize=8)
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
     figure.suptitle(f"win rate of row over column in %; {model}, {prompt_set}; *: significant", fontsize=10)
     _save(figure, path)
+
+
+def evaluator_title(evaluator: tuple[str, str], shown: Sequence[tuple[str, str]]) -> str:
+    """Name an evaluator, with its version where two of them are shown."""
+    name, version = evaluator
+    return name if sum(other == name for other, _ in shown) == 1 else f"{name}@{version}"
 
 
 def training_curve(train_log: Path, path: Path, title: str = "") -> None:
