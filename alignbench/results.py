@@ -282,6 +282,9 @@ class RunFolder:
     def score_file(self, prompt_set: str, sampling_hash: str, evaluator: str, version: str) -> Path:
         return self.scores(prompt_set, sampling_hash) / f"{evaluator}@{version}.parquet"
 
+    def statistics_file(self, prompt_set: str, sampling_hash: str) -> Path:
+        return self.path / "statistics" / prompt_set / f"{sampling_hash}.parquet"
+
     @property
     def manifest(self) -> Manifest:
         """The manifest as it is on the disk now."""
