@@ -73,9 +73,7 @@ class Diversity:
     def value(self, method: int) -> Estimate:
         """Return the root mean squared distance in the unit of the vectors, the mean over seeds."""
         draws = self._draws[method]
-        return self.resampling.interval(
-            float(self._values[method].mean()), self.resampling.over_seeds(draws.mean(axis=0), draws)
-        )
+        return self._interval(float(self._values[method].mean()), draws.mean(axis=0), draws)
 
     def compare(self, method_a: int, method_b: int) -> tuple[Estimate, float]:
         """Return how much larger it is for a than for b, and the p-value of that.
@@ -86,13 +84,18 @@ class Diversity:
         are in both. So the flipped signs of each cluster's difference in h give all that the exchange can give.
         """
         a, b = self._draws[method_a], self._draws[method_b]
-        draws = self.resampling.over_seeds(a.mean(axis=0) - b.mean(axis=0), a, -b)
         value = float(self._values[method_a].mean() - self._values[method_b].mean())
         gains = [self._gains(one, other) for one in self._sums[method_a] for other in self._sums[method_b]]
         p_value = sign_flip_test(np.mean(gains, axis=0), seed=self.resampling.seed)
-        return self.resampling.interval(value, draws), p_value
+        return self._interval(value, a.mean(axis=0) - b.mean(axis=0), a, -b), p_value
 
     # ---- parts
+
+    def _interval(self, value: float, draws: Floats, *levels: Floats) -> Estimate:
+        """Return `value` with the interval of the resamples that hold a pair, which few prompts may leave without."""
+        held = ~np.isnan(draws)
+        draws = self.resampling.over_seeds(draws[held], *(level[:, held] for level in levels))
+        return self.resampling.interval(value, draws)
 
     def _sum(self, vectors: Floats) -> Sums:
         shape = (int(self._block.max()) + 1, self.resampling.num_clusters)

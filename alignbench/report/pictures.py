@@ -1,6 +1,5 @@
 """Draw what a run did: its images beside base's, its win rates, its training curves."""
 
-import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
 from alignbench.report.bench import BASE
-from alignbench.report.curves import read_curves
+from alignbench.report.curves import read_curves, read_validation
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
@@ -125,7 +124,9 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
             if (row["evaluator"], row["version"]) == (evaluator, version):
                 _forest_line(panel, methods.index(row["method"]), row)
         panel.axvline(50, color="black", linewidth=0.8, linestyle=":")
-        panel.set(title=evaluator_title((evaluator, version), evaluators), xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4))
+        panel.set(
+            title=evaluator_title((evaluator, version), evaluators), xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4)
+        )
         panel.set_yticks(range(len(methods)), methods)
         panel.title.set_fontsize(9)
     figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
@@ -216,17 +217,14 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
     Args:
         kept: the step whose weights were kept, marked by a line.
     """
-    with Path(table).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = list(dict.fromkeys(row["evaluator"] for row in rows))
+    curves = read_validation(table)
+    names = list(curves)
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, name in zip(panels, names, strict=False):
-        told = [row for row in rows if row["evaluator"] == name]
-        steps = [int(row["step"]) for row in told]
-        rates, low, high = ([100 * float(row[key]) for row in told] for key in ("win_rate", "ci_low", "ci_high"))
+        steps, rates, low, high = zip(*curves[name], strict=True)
         panel.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0)
         panel.plot(steps, rates, color="tab:blue", linewidth=1, marker=".")
         panel.axhline(50, color="gray", linewidth=0.5)
