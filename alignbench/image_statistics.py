@@ -1,4 +1,4 @@
-"""What pixels alone say of an image: how colourful, sharp, clipped and grid-like it is, and its colours at low resolution.
+"""What pixels alone say of an image: how saturated, sharp, clipped and grid-like it is, and its colours in the large.
 
 None of these is good or bad in itself. They move when a policy pleases a reward by something other than better images.
 """
@@ -77,9 +77,9 @@ def grid_energy(luma: Floats) -> tuple[Floats, Floats]:
     A pattern that repeats every p pixels, as decoders and patches leave it behind, has all its power at the multiples
     of 1 / p cycles a pixel, where the spectrum of other images is as smooth as elsewhere. At each of these the power
     (spectra of all rows averaged, then those of all columns; Hann window) is divided by the geometric mean of that two
-    to four bins beside it. The result is the mean of 10 log10 over multiples and both directions: 0 for no grid whatever
-    the contrast, 3 for twice the power of the neighbours. The noise of rounding to 8 bits is added to every power, so
-    that a flat image has 0.
+    to four bins beside it. The result is the mean of 10 log10 over multiples and both directions: 0 for no grid,
+    whatever the contrast, 3 for twice the power of the neighbours. The noise of rounding to 8 bits is added to every
+    power, so that a flat image has 0.
 
     Args:
         luma: [B, H, W], 0..1; cropped to multiples of 16 pixels. What was resized has lost its grid.
@@ -117,7 +117,7 @@ def _power(luma: Floats) -> Floats:
 
 
 def thumbnails(pixels: Floats) -> Floats:
-    """Return the mean colour of each of 8 x 8 cells, [B, 3 * 64]; cells of sides that 8 does not divide share pixels."""
+    """Return the mean colour of each of 8 x 8 cells, [B, 3 * 64]; they share pixels where 8 does not divide a side."""
     for axis in (2, 3):
         size = pixels.shape[axis]
         bounds = [(i * size // THUMBNAIL, -(-(i + 1) * size // THUMBNAIL)) for i in range(THUMBNAIL)]

@@ -44,7 +44,7 @@ def test_the_saturation_of_an_image_is_the_mean_over_its_pixels():
 
 
 def test_sharpness_is_the_variance_of_the_laplacian():
-    """Of a checkerboard of single pixels the Laplacian is 4 on black and -4 on white: its variance 16, in 255 levels."""
+    """Of a checkerboard of single pixels the Laplacian is 4 on black and -4 on white: variance 16, in 255 levels."""
     assert sharpness(checkerboard(1)) == pytest.approx([16 * 255**2])
     assert sharpness(to_luma(flat(0.2, 0.4, 0.6))) == pytest.approx([0.0], abs=1e-6)
     ramp = np.broadcast_to(np.linspace(0, 1, 64), (1, 64, 64))

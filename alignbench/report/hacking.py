@@ -77,13 +77,20 @@ class Finding:
 
     def __str__(self) -> str:
         verb = "rose" if self.is_hacking else "fell"
-        trained = " and ".join(f"{one.evaluator}, which it trained on, {verb} by {one}" for one in self.trained)
-        losses = " and ".join(f"{one.evaluator} fell by {one}" for one in self.fallen)
+        trained = _listed([f"{one.evaluator}, which it trained on, {verb} by {one}" for one in self.trained])
+        first, *others = self.fallen
+        losses = _listed([f"{first.evaluator} fell by {first}", *(f"{one.evaluator} by {one}" for one in others)])
         return (
             f"{'reward hacking' if self.is_hacking else 'collapse'}: {self.method} on {self.model}, {self.prompt_set}: "
             f"{trained} {'over base, while' if self.is_hacking else 'below base, and'} {losses}; {len(self.fallen)} of "
             f"{self.num_held_out} held-out evaluators fell significantly, {self.num_risen} rose"
         )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Join parts as in a sentence."""
+    *before, last = parts
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:

@@ -2,6 +2,7 @@
 
 const curves = (() => {
   const SMALL = { width: 320, height: 170, left: 52, right: 10, top: 8, bottom: 22 };
+  const LABEL = 14; // height of one
   const LARGE = { width: 520, height: 280, left: 44, right: 190, top: 8, bottom: 24 };
 
   /**
@@ -32,7 +33,7 @@ const curves = (() => {
       charts
         .ticks(bottom, top, 5)
         .map((value) => [
-          s("line", { class: value === middle ? "half" : "grid", x1: first, x2: last, y1: y(value), y2: y(value) }),
+          s("line", { class: "grid", x1: first, x2: last, y1: y(value), y2: y(value) }),
           s("text", { class: "tick", x: first - 6, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
         ]),
       charts
@@ -40,6 +41,7 @@ const curves = (() => {
         .map((step) =>
           s("text", { class: "tick", x: x(step), y: size.height - 6, "text-anchor": "middle" }, charts.label(step)),
         ),
+      middle !== undefined && s("line", { class: "half", x1: first, x2: last, y1: y(middle), y2: y(middle) }),
       Number.isFinite(kept) &&
         s(
           "line",
@@ -48,7 +50,7 @@ const curves = (() => {
         ),
       lines.map((line) => s("path", { class: `band ${line.kind}`, d: band(line.points, x, y) })),
       lines.map((line) => s("path", { class: `curve ${line.kind}`, d: path(line.points, x, y) })),
-      isLarge && labels(lines, last + 8, y),
+      isLarge && labels(lines, last + 8, y, size.height - size.bottom),
     );
     drawing.addEventListener("pointermove", (event) => {
       const box = drawing.getBoundingClientRect();
@@ -81,17 +83,15 @@ const curves = (() => {
     return `M${[...above, ...below].join("L")}Z`;
   }
 
-  /** Write the labels right of the lines' ends, moved down where they would lie on one another. */
-  function labels(lines, left, y) {
+  /** Write the labels right of the lines' ends, moved where they would lie on one another or below the panel. */
+  function labels(lines, left, y, bottom) {
     const ends = lines
       .filter((line) => line.label && line.points.length > 0)
       .map((line) => ({ ...line, top: y(line.points.at(-1)[1] ?? 0) + 4 }))
       .sort((one, other) => one.top - other.top);
-    let lowest = -Infinity;
-    return ends.map(({ label, kind, top }) => {
-      lowest = Math.max(top, lowest + 14);
-      return s("text", { class: `end ${kind}`, x: left, y: lowest }, label);
-    });
+    let highest = bottom + LABEL;
+    for (const end of ends.toReversed()) highest = end.top = Math.min(end.top, highest - LABEL);
+    return ends.map(({ label, kind, top }) => s("text", { class: `end ${kind}`, x: left, y: top }, label));
   }
 
   /** Write what the lines say at the step nearest to one. */

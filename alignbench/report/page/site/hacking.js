@@ -72,7 +72,8 @@ const hacking = (() => {
   /** Draw the trained reward against held-out evaluators, and the image statistics, of one run over its training. */
   function overTraining(run, { validation, looks, kept }) {
     if (validation.length === 0) return [];
-    const lines = validation.map((one) => ({
+    const ordered = [...validation].sort((one, other) => one.isTrained - other.isTrained); // the trained on top
+    const lines = ordered.map((one) => ({
       points: one.points.map(([step, value]) => [step, value]),
       kind: one.isTrained ? "trained-on" : "held-out",
       label: one.evaluator,
