@@ -28,7 +28,7 @@ def read_validation(table: Path) -> dict[str, list[tuple[int, float, float, floa
         rows = list(csv.DictReader(file))
     return {
         name: [
-            (int(row["step"]), *(100 * float(row[key]) for key in ("win_rate", "ci_low", "ci_high")))
+            (int(row["step"]), 100 * float(row["win_rate"]), 100 * float(row["ci_low"]), 100 * float(row["ci_high"]))
             for row in rows
             if row["evaluator"] == name
         ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.diversity import Diversity
+from alignbench.diversity import Diversity, Pairs
 from alignbench.image_statistics import MEASURES, VERSION, ImageStatistics
 from alignbench.image_table import Shown, digest_of, measured, stacked
 from alignbench.report.bench import ALL, BASE, Bench, Contender, Image, Measurement, Resamplings, Row
@@ -23,7 +23,7 @@ from alignbench.score_file import ScoreInfo, Scores
 from alignbench.statistics import Comparison, Estimate, holm
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
-DIVERSITY = {"diversity_prompts": "prompts", "diversity_noise": "noise"}
+DIVERSITY: dict[str, Pairs] = {"diversity_prompts": "prompts", "diversity_noise": "noise"}
 WEIGHT_DISTANCE = "weight_distance"
 
 
