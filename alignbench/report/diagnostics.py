@@ -18,7 +18,7 @@ from alignbench.image_table import Shown, digest_of, measured, stacked
 from alignbench.report.bench import ALL, BASE, Bench, Contender, Image, Measurement, Resamplings, Row
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
-from alignbench.results import DIAGNOSTIC_COLUMNS, Manifest, RunFolder, run_folders
+from alignbench.results import DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
 from alignbench.score_file import ScoreInfo, Scores
 from alignbench.statistics import Comparison, Estimate, holm
 
@@ -44,16 +44,20 @@ class Taken:
         first = self.scored[0]
         place = (first.sampling.prompt_set, first.sampling_hash)
         images = self.folder.images(*place)
-        shown: dict[Image, Shown] = {}
+        digests: dict[Image, set[str]] = defaultdict(set)
         for entry in self.scored:
             keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
             for key, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
-                path = images / entry.prompts[key[0]].images[key[1]]
-                if digest:
-                    shown[key] = Shown(path, digest)
-                elif key not in shown and path.exists():  # people note no digest of what they were shown
-                    shown[key] = Shown(path, digest_of(path))
+                digests[key] |= {digest} - {""}  # people note no digest of what they were shown
+        prompts = self.prompts
+        paths = {(name, number): images / prompts[name].images[number] for name, number in digests}
+        shown = {key: Shown(path, _digest(path, digests[key])) for key, path in paths.items()}
         return measured(self.folder.statistics_file(*place), shown)
+
+    @property
+    def prompts(self) -> dict[str, PromptRecord]:
+        """The prompts of all evaluators; some score only a part."""
+        return {name: record for entry in self.scored for name, record in entry.prompts.items()}
 
     def measurement(self, measure: str) -> Measurement | None:
         """Return one statistic as if it were a score; None where an image has none."""
@@ -64,8 +68,15 @@ class Taken:
             return None
         ids, numbers = zip(*keys, strict=True)
         scores = Scores.of(ScoreInfo(measure, VERSION), ids, numbers, values, [""] * len(keys))
-        prompts = {name: record for entry in self.scored for name, record in entry.prompts.items()}
-        return replace(self.scored[0], scores=scores, prompts=prompts)
+        return replace(self.scored[0], scores=scores, prompts=self.prompts)
+
+
+def _digest(path: Path, noted: set[str]) -> str:
+    """Return the digest of an image as it was scored; where evaluators saw different files, of that which is there."""
+    if len(noted) == 1 or not path.exists():
+        return min(noted, default="")
+    found = digest_of(path)
+    return found if found in noted or not noted else min(noted)
 
 
 Runs = dict[str, list[Taken]]  # by method, or by look; base or the start is called base
@@ -224,7 +235,7 @@ def diversity_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
                 shared = sorted(images[label] & images[other])
                 if not shared:
                     continue
-                texts = _texts(taken)
+                texts = {name: record.prompt for one in taken for name, record in one.prompts.items()}
                 vectors = [np.stack([stacked(one.statistics, shared) for one in runs[who]]) for who in (other, label)]
                 resampling = resamplings.of(texts[prompt_id] for prompt_id, _ in shared)
                 found = Diversity(vectors, shared, resampling, pairs)
@@ -240,10 +251,6 @@ def diversity_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
 
 def _shared_images(taken: Sequence[Taken]) -> set[Image]:
     return set.intersection(*(set(one.statistics) for one in taken))
-
-
-def _texts(taken: Sequence[Taken]) -> dict[str, str]:
-    return {name: record.prompt for one in taken for entry in one.scored for name, record in entry.prompts.items()}
 
 
 # ---- while a run trains
