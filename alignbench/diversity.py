@@ -8,7 +8,7 @@ matrices. Pairs within one cluster (images of one prompt text, or a cluster that
 different prompts and are taken out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,12 +25,12 @@ CHUNK = 256  # resamples held as floats at a time
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the images of each cluster, B blocks within which images are paired.
+    """Sums over the images of each of U units: clusters in B blocks, one an image number, or prompts in one block.
 
     Attributes:
-        count: of images, [B, C].
-        first: of their vectors, [B, C, K].
-        second: of their squared lengths, [B, C].
+        count: of images, [B, U].
+        first: of their vectors, [B, U, K].
+        second: of their squared lengths, [B, U].
     """
 
     count: Floats
@@ -39,7 +39,7 @@ class Sums:
 
     @property
     def inside(self) -> Floats:
-        """Sum of the squared distances of all ordered pairs within a cluster, [C]."""
+        """Sum of the squared distances of all ordered pairs within a unit, [U]."""
         return (2 * (self.count * self.second - np.square(self.first).sum(axis=2))).sum(axis=0)
 
 
@@ -57,9 +57,13 @@ class Diversity:
         self, methods: Sequence[ArrayLike], images: Sequence[tuple[str, int]], resampling: Resampling, pairs: Pairs
     ) -> None:
         self.resampling, self.pairs = resampling, pairs
-        names = [number if pairs == "prompts" else prompt_id for prompt_id, number in images]
-        place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        self._block = np.array([place[name] for name in names], dtype=np.intp)
+        if pairs == "prompts":
+            self._block, self._unit = _numbered([number for _, number in images]), resampling.cluster
+            self._cluster = np.arange(resampling.num_clusters)
+        else:
+            self._block, self._unit = np.zeros(len(images), np.intp), _numbered([prompt_id for prompt_id, _ in images])
+            _, first = np.unique(self._unit, return_index=True)
+            self._cluster = resampling.cluster[first]
         arrays = [np.asarray(method, dtype=np.float64) for method in methods]
         centre = np.mean([array.mean(axis=(0, 1)) for array in arrays], axis=0)  # distances stay, rounding shrinks
         self._dimensions = len(centre)
@@ -98,20 +102,24 @@ class Diversity:
         return self.resampling.interval(value, draws)
 
     def _sum(self, vectors: Floats) -> Sums:
-        shape = (int(self._block.max()) + 1, self.resampling.num_clusters)
+        shape = (int(self._block.max()) + 1, len(self._cluster))
         count, second = np.zeros(shape), np.zeros(shape)
         first = np.zeros((*shape, self._dimensions))
-        place = (self._block, self.resampling.cluster)
+        place = (self._block, self._unit)
         np.add.at(count, place, 1)
         np.add.at(first, place, vectors)
         np.add.at(second, place, np.square(vectors).sum(axis=1))
         return Sums(count, first, second)
 
+    def _by_cluster(self, values: Floats) -> Floats:
+        """Add up what the units of each cluster have, [U] to [C]."""
+        return np.bincount(self._cluster, values, self.resampling.num_clusters)
+
     def _distance(self, sums: Sums, weights: Floats) -> Floats:
         """Return the distance where clusters count as often as `weights`, [R, C], say; NaN where there is no pair."""
         if self.pairs == "noise":
-            total = weights @ sums.inside
-            num_pairs = weights @ (np.square(sums.count) - sums.count).sum(axis=0)
+            total = weights @ self._by_cluster(sums.inside)
+            num_pairs = weights @ self._by_cluster((np.square(sums.count) - sums.count).sum(axis=0))
         else:
             squares = np.square(weights)
             total, num_pairs = -squares @ sums.inside, -squares @ np.square(sums.count).sum(axis=0)
@@ -125,7 +133,7 @@ class Diversity:
     def _gains(self, a: Sums, b: Sums) -> Floats:
         """Return what each cluster adds to the difference between a and b, [C]."""
         if self.pairs == "noise":
-            return a.inside - b.inside
+            return self._by_cluster(a.inside - b.inside)
         both, number = a.first + b.first, a.count + b.count
         others = both.sum(axis=1, keepdims=True) - both
         num_others = number.sum(axis=1, keepdims=True) - number
@@ -147,3 +155,9 @@ class Diversity:
             np.stack([np.concatenate([self._distance(seed, chunk) for chunk in chunks]) for seed in seeds])
             for seeds in self._sums
         ]
+
+
+def _numbered(names: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Number names in the order in which they come."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names], dtype=np.intp)

@@ -112,7 +112,7 @@ def _power(luma: Floats) -> Floats:
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(luma.dtype)
     values = np.ascontiguousarray(luma[:, :, :size])
     spectrum = np.asarray(rfft((values - values.mean(axis=2, keepdims=True)) * window, axis=2))
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    power = np.square(np.real(spectrum)) + np.square(np.imag(spectrum))
     return power.mean(axis=1, dtype=np.float64) / float(np.square(window).sum()) + ROUNDING
 
 
