@@ -113,7 +113,7 @@ class Diversity:
 
     def _by_cluster(self, values: Floats) -> Floats:
         """Add up what the units of each cluster have, [U] to [C]."""
-        return np.bincount(self._cluster, values, self.resampling.num_clusters)
+        return np.bincount(self._cluster, values, self.resampling.num_clusters).astype(np.float64)
 
     def _distance(self, sums: Sums, weights: Floats) -> Floats:
         """Return the distance where clusters count as often as `weights`, [R, C], say; NaN where there is no pair."""
