@@ -130,7 +130,8 @@ def _open(
     )
     if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
         made_by = RunFolder(folder.path.resolve().parents[2]).manifest
-        kept = ("trained_on", "trained_prompt_sets", "budget", "selected_step", "selected_by", "weights_kind")
+        seen = ("trained_on", "trained_prompt_sets")
+        kept = (*seen, "budget", "selected_step", "selected_by", "weights_kind", "weight_distance")
         manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
         manifest.start_weights.update(made_by.start_weights)
     run.open(manifest)

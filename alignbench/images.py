@@ -13,6 +13,7 @@ import io
 import struct
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from alignbench.errors import UserError
@@ -85,6 +86,13 @@ def accepted(image: Image.Image) -> Image.Image:
     if image.has_transparency_data and _alpha_floor(image) < 255:
         raise ImageError("has transparent pixels; lay it over the background it is meant to have")
     return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Return the picture in RGB; 16 bits become 8 by scaling, where PIL would cut them off."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _fits_16_bits(image: Image.Image) -> bool:

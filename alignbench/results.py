@@ -28,12 +28,17 @@ LEADERBOARD_COLUMNS = (
     "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win", "p_gain", "trained_on", *BUDGET_COLUMNS,
 )  # fmt: skip
 WIN_RATE_COLUMNS = (
-    "model", "prompt_set", "group", "evaluator", "method_a", "method_b", "n", "wins", "ties", "win_rate",
-    "ci_low", "ci_high", "p_win", "p_gain",
+    "model", "prompt_set", "group", "evaluator", "version", "method_a", "method_b", "n", "wins", "ties",
+    "win_rate", "ci_low", "ci_high", "p_win", "p_gain",
 )  # fmt: skip
 RANKING_COLUMNS = (
     "model", "prompt_set", "group", "evaluator", "version", "method", "rank", "strength", "ci_low", "ci_high",
     "fit_gap", "intransitive",
+)  # fmt: skip
+DIAGNOSTIC_COLUMNS = (
+    "model", "method", "run", "num_seeds", "prompt_set", "step", "kind", "measure", "version", "role", "n",
+    "value", "ci_low", "ci_high", "base", "difference", "difference_ci_low", "difference_ci_high", "p",
+    "win_rate", "win_ci_low", "win_ci_high", "flag",
 )  # fmt: skip
 
 
@@ -83,6 +88,8 @@ class Manifest:
         selected_step: the optimizer step whose weights `policy/` holds.
         selected_by: names of the evaluators whose scores on other prompts chose that step; none where it is the last.
         weights_kind: whether those are the raw weights or their moving average.
+        weight_distance: how far they are from the start: norm of the change over that of the start, all weights of the
+            denoiser together, adapters as what they add; None where it is not known.
         files: ledger, path in the run folder -> sha256, of what later stages read.
         completed: stage -> keys of the work that is done, such as `<prompt set>/<sampling hash>`.
     """
@@ -104,6 +111,7 @@ class Manifest:
     selected_step: int | None = None
     selected_by: list[str] = field(default_factory=list)
     weights_kind: Literal["raw", "ema"] = "raw"
+    weight_distance: float | None = None
     budget: Budget = Budget()
     files: dict[str, str] = field(default_factory=dict)
     completed: dict[str, list[str]] = field(default_factory=dict)
@@ -131,7 +139,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration", "selected_by"}  # younger than the others
+        needed = names - {"calibration", "selected_by", "weight_distance"}  # younger than the others
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
@@ -263,6 +271,12 @@ class RunFolder:
         return self.path / "validation.csv"
 
     @property
+    def validation_looks(self) -> list[Path]:
+        """The run folders of the looks at this run while it trained, those that are still there, by step."""
+        found = self.path.glob("validation/step-*/manifest.json")
+        return sorted((file.parent for file in found), key=lambda path: int(path.name.removeprefix("step-")))
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -281,6 +295,9 @@ class RunFolder:
 
     def score_file(self, prompt_set: str, sampling_hash: str, evaluator: str, version: str) -> Path:
         return self.scores(prompt_set, sampling_hash) / f"{evaluator}@{version}.parquet"
+
+    def statistics_file(self, prompt_set: str, sampling_hash: str) -> Path:
+        return self.path / "statistics" / prompt_set / f"{sampling_hash}.parquet"
 
     @property
     def manifest(self) -> Manifest:

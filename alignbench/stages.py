@@ -176,14 +176,15 @@ class Job:
             self.cfg, followed, sources, self.prompts, self.folder, self.accelerator, self.tracking
         )
         with float32_products(self.cfg.train.tf32):
-            budget = train(
+            trained = train(
                 self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
             )
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
-                budget=Budget(**budget),
-                selected_step=budget["optimizer_steps"] if best_step is None else best_step,
+                budget=Budget(**trained.budget),
+                weight_distance=trained.weight_distance,
+                selected_step=trained.budget["optimizer_steps"] if best_step is None else best_step,
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
                 trained_on=list(dict.fromkeys(seen)),

@@ -31,6 +31,7 @@ from alignbench.memory import peak_memory_gib
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.speed import compile_networks, set_attention_backend
+from alignbench.models.weight_distance import WeightDistance, weight_norm
 from alignbench.optim import make_optimizer
 from alignbench.parallel import Replicated, join
 from alignbench.results import RunFolder
@@ -50,6 +51,19 @@ class Progress(Counters):
     network_passes: int = 0
     reward_calls: int = 0
     train_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to.
+
+    Attributes:
+        budget: what it has used, as the manifest names it, looks of a validation left out.
+        weight_distance: of the weights that were kept; see `alignbench.models.weight_distance`. Of the main process.
+    """
+
+    budget: dict[str, Any]
+    weight_distance: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ def train(
     auxiliary: Sequence[Auxiliary] = (),
     validation: Validation | None = None,
     tracking: Tracking | None = None,
-) -> dict[str, Any]:
+) -> Trained:
     """Train the policy of `model` by `method` and write it to the run folder.
 
     The losses of `auxiliary` terms are added to that of the method in every update.
@@ -85,9 +99,6 @@ def train(
 
     Training ends after `train.max_train_steps` updates, after the rollout that reaches `train.max_network_passes`, or
     when `validation` has lost its patience. What is written is the last weights, or those that `validation` found best.
-
-    Returns:
-        The budget: what the run has used, as the manifest names it, looks of `validation` left out.
     """
     settings = cfg.train
     device = accelerator.device
@@ -97,6 +108,8 @@ def train(
     # what is trained, and what only helps
     helpers = Helpers(model.helpers, device, settings.offload)
     weights = (settings.weights_dtype, settings.base_bits, device)
+    model.fold_adapters()
+    start_norm = weight_norm(model.denoiser)
     model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, *weights)
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
     if settings.attention_backend is not None:
@@ -117,6 +130,7 @@ def train(
     own_parameters = [p for module in own.values() for p in module.parameters() if p.requires_grad]
     parameters = policy_parameters + own_parameters
     start = [p.detach().clone() for p in policy_parameters] if settings.weight_distance else None
+    distance = WeightDistance(model.denoiser, policy_parameters, model.is_lora, start_norm, parallel)
 
     # optimizer, schedule, averages
     make = partial(instantiate(settings.optimizer), lr=settings.learning_rate)
@@ -191,7 +205,7 @@ def train(
 
     def look(validation: Validation) -> None:
         with averaged(policy_parameters, ema):  # what would be saved
-            validation.look(progress.step, model, save_policy, in_step=parallel.shards)
+            validation.look(progress.step, model, save_policy, distance.measure(), in_step=parallel.shards)
         helpers.rest()
 
     if validation is not None and validation.last_step < 0:
@@ -235,9 +249,9 @@ def train(
             for weight, gradient in gradients:
                 add_gradients(policy_parameters, gradient, weight)
             if start is not None:
-                distance = torch._foreach_sub([p.detach() for p in policy_parameters], start)
-                add_gradients(policy_parameters, distance, settings.weight_distance)
-                metrics["weight_distance"] = float(parallel.norm(distance))
+                moved = torch._foreach_sub([p.detach() for p in policy_parameters], start)
+                add_gradients(policy_parameters, moved, settings.weight_distance)
+                metrics["weight_distance"] = float(parallel.norm(moved))
             if settings.max_grad_value is not None:
                 accelerator.clip_grad_value_(parameters, settings.max_grad_value)
             metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
@@ -270,10 +284,12 @@ def train(
     # the result, as diffusers loads it
     if validation is not None and validation.best_step is not None:
         validation.finish(folder.policy)
+        kept_distance = validation.best_distance
     else:
         with averaged(policy_parameters, ema):
             save_policy(folder.policy)
-    return {
+            kept_distance = distance.measure()
+    budget = {
         "optimizer_steps": progress.step,
         "samples_seen": progress.samples_seen,
         "rollouts": progress.rollouts,
@@ -284,6 +300,7 @@ def train(
         "peak_memory_gib": peak_memory_gib(),
         "trainable_parameters": sum(p.numel() for p in parameters),
     }
+    return Trained(budget, kept_distance)
 
 
 @contextmanager

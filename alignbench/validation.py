@@ -7,7 +7,7 @@ import csv
 import io
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class Validation:
         self.findings: list[Finding] = []
         self.best_step: int | None = None
         self.best_rate = -1.0
+        self.best_distance = 0.0
         self.looks_since = 0
 
     # ---- the state that a killed run goes on from
@@ -95,6 +96,7 @@ class Validation:
             "findings": [asdict(finding) for finding in self.findings],
             "best_step": self.best_step,
             "best_rate": self.best_rate,
+            "best_distance": self.best_distance,
             "looks_since": self.looks_since,
         }
 
@@ -102,6 +104,7 @@ class Validation:
         """Take it back."""
         self.findings = [Finding(**finding) for finding in state["findings"]]
         self.best_step, self.best_rate = state["best_step"], state["best_rate"]
+        self.best_distance = state["best_distance"]
         self.looks_since = state["looks_since"]
 
     # ---- looking
@@ -125,16 +128,24 @@ class Validation:
         """Whether as many looks as `patience` found nothing better."""
         return self.patience is not None and self.looks_since >= self.patience
 
-    def look(self, step: int, model: ModelAdapter, save_policy: Callable[[Path], None], in_step: bool = False) -> None:
+    def look(
+        self,
+        step: int,
+        model: ModelAdapter,
+        save_policy: Callable[[Path], None],
+        weight_distance: float,
+        in_step: bool = False,
+    ) -> None:
         """Make and score the images of a step; keep the weights if they are the best so far.
 
         Args:
             save_policy: writes the weights to a folder; all processes call it.
+            weight_distance: of the weights from the start, known to the main process.
             in_step: whether all processes must call the network equally often, because each has shards of it.
         """
         folder = self._folder(step)
         if self.accelerator.is_main_process:
-            folder.open(self._manifest(step))
+            folder.open(self._manifest(step, weight_distance))
         self.accelerator.wait_for_everyone()
         sampling, device = self.sampling, self.accelerator.device
         generate(
@@ -149,7 +160,7 @@ class Validation:
         (found,) = broadcast_object_list([found])
         self.findings += found
         if step > 0:
-            self._choose(step, found, save_policy)
+            self._choose(step, found, save_policy, weight_distance)
         if self.place.is_main:
             self._write()
             self._track(step, found)
@@ -165,7 +176,9 @@ class Validation:
         for prompt in islice(self.prompts, NUM_TRACKED):
             self.tracking.picture(f"{name}/{prompt.prompt_id}", images / image_name(prompt.prompt_id, 0), step)
 
-    def _choose(self, step: int, found: Sequence[Finding], save_policy: Callable[[Path], None]) -> None:
+    def _choose(
+        self, step: int, found: Sequence[Finding], save_policy: Callable[[Path], None], weight_distance: float
+    ) -> None:
         told = {finding.evaluator: finding for finding in found}
         if self.place.is_main:
             rates = (f"{name} {100 * one.win_rate:.0f} %" for name, one in told.items())
@@ -176,6 +189,7 @@ class Validation:
         self.looks_since += 1
         if rate > self.best_rate:
             self.best_step, self.best_rate, self.looks_since = step, rate, 0
+            self.best_distance = weight_distance
             save_policy(self.best_policy)
 
     def finish(self, policy: Path) -> None:
@@ -190,10 +204,11 @@ class Validation:
     def _folder(self, step: int) -> RunFolder:
         return RunFolder(self.folder.path / "validation" / f"step-{step}")
 
-    def _manifest(self, step: int) -> Manifest:
+    def _manifest(self, step: int, weight_distance: float) -> Manifest:
         run = self.folder.manifest
         name = f"step-{step}"
-        return Manifest(name, name, run.model, run.seed, run.config_hash, run.recipe_hash)
+        start = Manifest(name, name, run.model, run.seed, run.config_hash, run.recipe_hash)
+        return replace(start, weight_distance=weight_distance)
 
     def _scores(self, step: int, evaluator: Evaluator) -> Scores:
         place = (self.prompts.name, self.sampling.hash, evaluator.name, evaluator.version)

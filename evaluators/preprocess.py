@@ -13,19 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from alignbench.evaluator import Preprocess
+from alignbench.images import rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py, _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)  # preprocessor_config.json of google/siglip-so400m-patch14-384
 
 Resizing = Literal["antialias", "legacy_noaa"]
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB; 16 bits become 8 by scaling, where PIL would cut them off."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

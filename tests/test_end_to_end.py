@@ -390,3 +390,31 @@ def test_aligned_weights_generate_under_control_and_are_scored_against_their_bas
     assert refused.returncode == 2
     assert "1 of 2 prompts of prompts=prompts-" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_ruins_images_for_its_reward_is_flagged_in_words_and_a_mild_one_is_not(tmp_path):
+    """Direct-Align, the plain reward: at a learning rate of 3e-4 it rises, and the oracle sees the damage."""
+    command = [
+        "method=direct_align",
+        "model=sd15_mini",
+        "reward=shapes_preference",
+        "train.total_batch_size=8",
+        "train.micro_batch_size=8",
+        "prompts.limit=32",
+        "sampling.num_inference_steps=4",
+        "sampling.batch_size=32",
+        f"results={tmp_path}",
+    ]
+    ruined = alignbench(*command, "train.max_train_steps=10", "train.learning_rate=3e-4")
+    mild = alignbench(*command, "train.max_train_steps=2", "train.learning_rate=1e-6")
+    text = " ".join(ruined.stdout.split())
+    assert "shapes_preference, which it trained on, rose by" in text[text.index("reward hacking: direct_align") :]
+    assert "reward hacking" not in mild.stdout
+    table = rows(tmp_path / "diagnostics.csv")
+    flagged = {row["measure"]: row["difference"] for row in table if row["flag"]}
+    assert float(flagged["shapes_preference"]) > 0 > float(flagged["shapes_oracle_cleanliness"])
+    assert len({row["run"] for row in table if row["flag"]}) == 1
+    assert "> **reward hacking: direct" in (tmp_path / "leaderboard.md").read_text()
+    far, near = sorted((float(row["value"]) for row in table if row["measure"] == "weight_distance"), reverse=True)
+    assert far > 100 * near > 0

@@ -27,8 +27,8 @@ from tests.training import DiesAt, Interrupted, RandomPairs, dpo, files_of, log_
 def run(path, method, family="flux", model=None, **changes):
     """Train a tiny model and return its adapter and the weights it ends with."""
     model = model or tiny_adapter(family)
-    budget = train(settings(**changes), model, method, RandomPairs(), RunFolder(path), Accelerator(cpu=True))
-    return model, {k: v.clone() for k, v in model.denoiser.state_dict().items()}, budget
+    trained = train(settings(**changes), model, method, RandomPairs(), RunFolder(path), Accelerator(cpu=True))
+    return model, {k: v.clone() for k, v in model.denoiser.state_dict().items()}, trained.budget
 
 
 def winner_error(model, batch, context):

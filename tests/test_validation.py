@@ -98,7 +98,7 @@ def test_without_a_choice_the_last_weights_are_kept_and_looking_changes_nothing(
 
 def test_training_ends_when_patience_does(tmp_path):
     validation = looks(tmp_path, Scripted(None, 1, 5, 5, 4), select=["scripted"], patience=2)
-    assert run(tmp_path, validation, max_train_steps=9)["optimizer_steps"] == 4
+    assert run(tmp_path, validation, max_train_steps=9).budget["optimizer_steps"] == 4
     assert validation.best_step == 2
 
 
@@ -120,7 +120,7 @@ def test_what_is_looked_at_is_what_would_be_saved(tmp_path):
     model.load_policy(RunFolder(tmp_path / "seen").policy)
     last = tmp_path / "seen" / "validation" / "step-2"
     again = looks(tmp_path / "again", Brightness())
-    again.look(0, model, save_policy=None)
+    again.look(0, model, save_policy=None, weight_distance=0.0)
     (images,) = last.glob("images/*/*")
     (same,) = (tmp_path / "again").glob("validation/step-0/images/*/*")
     assert all((images / f"p{n}-0.png").read_bytes() == (same / f"p{n}-0.png").read_bytes() for n in range(5))

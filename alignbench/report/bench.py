@@ -58,7 +58,11 @@ class Contender:
 
 
 class Bench:
-    """All contenders of one model on one prompt set and sampling by one evaluator."""
+    """All contenders of one model on one prompt set and sampling by one evaluator.
+
+    Attributes:
+        over_base: how each method compares with base on all prompts; filled by `rows`.
+    """
 
     def __init__(self, name: str, contenders: list[Contender], resamplings: "Resamplings"):
         self.prompt_set = name
@@ -68,6 +72,7 @@ class Bench:
         self.model = contenders[0].runs[0].manifest.model
         self.prompts = self._agreed_prompts()
         self.image_lists: list[list[Image]] = []
+        self.over_base: dict[str, statistics.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
 
     def _agreed_prompts(self) -> dict[str, PromptRecord]:
@@ -130,6 +135,8 @@ class Bench:
                         over_base[a.label] = result
             rows = (panels.row(contender, over_base.get(contender.label)) for contender in self.contenders)
             leaderboard += [row for row in rows if row is not None]
+            if group == ALL:
+                self.over_base = over_base
         return leaderboard, win_rates, self.ranking()
 
     def panels(self, group: str) -> "Panels":
@@ -208,6 +215,13 @@ class Panels:
         """Compare on the images that both have; None where they share none."""
         contenders, panel, _ = self._panel(self.bench.shared(a, b))
         return panel and panel.compare(contenders.index(a), contenders.index(b))
+
+    def mean(self, contender: Contender, *others: Contender) -> tuple[int, statistics.Estimate] | None:
+        """Return the mean score on the images that all of these have, and how many scores it is of; None for none."""
+        contenders, panel, images = self._panel(self.bench.shared(contender, *others))
+        if panel is None:
+            return None
+        return len(images) * len(contender.runs), self.bench.published(panel.mean(contenders.index(contender)))
 
     def row(self, contender: Contender, over_base: statistics.Comparison | None) -> Row | None:
         """Return the leaderboard row of one contender; None where it has no image of the group."""

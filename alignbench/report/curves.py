@@ -1,5 +1,6 @@
-"""Read what a run logged while it trained."""
+"""Read what a run logged while it trained, and what the looks at it said."""
 
+import csv
 from pathlib import Path
 
 from alignbench.files import read_json_lines
@@ -18,4 +19,18 @@ def read_curves(train_log: Path) -> dict[str, Curve]:
     return {
         name: sorted({r["step"]: r[name] for r in records if isinstance(r.get(name), int | float)}.items())
         for name in ordered
+    }
+
+
+def read_validation(table: Path) -> dict[str, list[tuple[int, float, float, float]]]:
+    """Return each evaluator's win rate over the start in %, from `validation.csv`: step, value and 95 % interval."""
+    with Path(table).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: [
+            (int(row["step"]), 100 * float(row["win_rate"]), 100 * float(row["ci_low"]), 100 * float(row["ci_high"]))
+            for row in rows
+            if row["evaluator"] == name
+        ]
+        for name in dict.fromkeys(row["evaluator"] for row in rows)
     }

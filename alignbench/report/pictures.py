@@ -1,6 +1,5 @@
 """Draw what a run did: its images beside base's, its win rates, its training curves."""
 
-import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
 from alignbench.report.bench import BASE
-from alignbench.report.curves import read_curves
+from alignbench.report.curves import read_curves, read_validation
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
@@ -125,7 +124,9 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
             if (row["evaluator"], row["version"]) == (evaluator, version):
                 _forest_line(panel, methods.index(row["method"]), row)
         panel.axvline(50, color="black", linewidth=0.8, linestyle=":")
-        panel.set(title=evaluator, xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4))
+        panel.set(
+            title=evaluator_title((evaluator, version), evaluators), xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4)
+        )
         panel.set_yticks(range(len(methods)), methods)
         panel.title.set_fontsize(9)
     figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
@@ -149,7 +150,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     """
     place = (model, prompt_set, "all")
     rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == place]
-    evaluators = sorted({row["evaluator"] for row in rows})
+    evaluators = sorted({(row["evaluator"], row["version"]) for row in rows})
     methods = sorted({row[side] for row in rows for side in ("method_a", "method_b")}, key=lambda m: (m != BASE, m))
     if not rows:
         raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
@@ -161,7 +162,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     for panel, evaluator in zip(panels, evaluators, strict=False):
         wins = [[50.0] * len(methods) for _ in methods]
         for row in rows:
-            if row["evaluator"] == evaluator:
+            if (row["evaluator"], row["version"]) == evaluator:
                 a, b = methods.index(row["method_a"]), methods.index(row["method_b"])
                 wins[a][b], wins[b][a] = 100 * row["win_rate"], 100 - 100 * row["win_rate"]
                 star = "*" * ("*" in significance(row["p_win"], (row["ci_low"], row["ci_high"])))
@@ -169,13 +170,19 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
                     colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
                     panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
         panel.imshow(wins, cmap="RdBu", vmin=0, vmax=100)
-        panel.set_title(evaluator, fontsize=9)
+        panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
         panel.set_xticks(range(len(methods)), methods, rotation=90, fontsize=8)
         panel.set_yticks(range(len(methods)), methods, fontsize=8)
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
     figure.suptitle(f"win rate of row over column in %; {model}, {prompt_set}; *: significant", fontsize=10)
     _save(figure, path)
+
+
+def evaluator_title(evaluator: tuple[str, str], shown: Sequence[tuple[str, str]]) -> str:
+    """Name an evaluator, with its version where two of them are shown."""
+    name, version = evaluator
+    return name if sum(other == name for other, _ in shown) == 1 else f"{name}@{version}"
 
 
 def training_curve(train_log: Path, path: Path, title: str = "") -> None:
@@ -210,17 +217,14 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
     Args:
         kept: the step whose weights were kept, marked by a line.
     """
-    with Path(table).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = list(dict.fromkeys(row["evaluator"] for row in rows))
+    curves = read_validation(table)
+    names = list(curves)
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, name in zip(panels, names, strict=False):
-        told = [row for row in rows if row["evaluator"] == name]
-        steps = [int(row["step"]) for row in told]
-        rates, low, high = ([100 * float(row[key]) for row in told] for key in ("win_rate", "ci_low", "ci_high"))
+        steps, rates, low, high = zip(*curves[name], strict=True)
         panel.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0)
         panel.plot(steps, rates, color="tab:blue", linewidth=1, marker=".")
         panel.axhline(50, color="gray", linewidth=0.5)

@@ -7,7 +7,7 @@ and prompt set. The same inputs give the same bytes.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,6 +17,7 @@ from alignbench.files import write_csv
 from alignbench.report.bench import BASE, Bench, Contender, Measurement, Resamplings, Row
 from alignbench.report.human import PollBench, read_polls
 from alignbench.results import (
+    DIAGNOSTIC_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
     WIN_RATE_COLUMNS,
@@ -43,6 +44,9 @@ class Tables:
         samplings: (model, prompt set) -> how the images were made.
         starts: (model, method) -> whether training started from a checkpoint instead of the untouched model.
         contenders: (model, prompt set, evaluator, version) -> whom the rows compare, base first, with their scores.
+        over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
+            p-values as tested.
+        diagnostics: rows with the columns of `results.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
     leaderboard: list[Row]
@@ -52,12 +56,15 @@ class Tables:
     samplings: dict[tuple[str, str], SamplingRecord]
     starts: dict[tuple[str, str], bool]
     contenders: dict[tuple[str, str, str, str], list[Contender]]
+    over_base: dict[tuple[str, str, str, str], dict[str, statistics.Comparison]]
+    diagnostics: list[Row] = field(default_factory=list)
 
     def write(self, root: Path) -> None:
-        """Write the three tables under the results root."""
+        """Write the four tables under the results root."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
+        write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
 
 
 def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
@@ -76,7 +83,7 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
-    tables = Tables([], [], [], {}, {}, {}, {})
+    tables = Tables([], [], [], {}, {}, {}, {}, {})
     resamplings = Resamplings(num_resamples)
     for place, entries in sorted(cells.items()):
         model, prompt_set, sampling_hash, *_ = place
@@ -95,6 +102,7 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
             tables.starts[model, contender.label] = any("policy" in start for start in starts)
         for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), bench.rows(), strict=True):
             table.extend(rows)
+        tables.over_base[model, name, bench.info.evaluator, bench.info.version] = bench.over_base
     _adjust(tables.leaderboard)
     _adjust(tables.win_rates)
     return tables

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from alignbench.report.bench import BASE
 from alignbench.report.display import Section, duration, marks, median_text, notes, sections, significance, win_text
+from alignbench.report.hacking import Finding, findings
 from alignbench.report.tables import Tables
 from alignbench.results import Manifest, RunFolder
 
@@ -22,6 +23,9 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
         if section.model == manifest.model:
             for shown in _tables(manifest, section):
                 console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
+    for finding in findings(tables, manifest.model):
+        if manifest.run in _runs_of(tables, finding):
+            console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
@@ -54,6 +58,12 @@ def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
         )
     yield table
     yield Text("\n".join(notes(rows.values())), style="dim")
+
+
+def _runs_of(tables: Tables, finding: Finding) -> list[str]:
+    place = (finding.model, finding.prompt_set, finding.method)
+    rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == place)
+    return [run for row in rows for run in row["run"].split()]
 
 
 def _facts(folder: RunFolder, manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,11 @@
 """Write everything the report consists of: tables and the page under the results root, the rest in its `report`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from alignbench.report import markdown, pictures
 from alignbench.report.bench import BASE
+from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import Tables, build
@@ -12,8 +14,12 @@ from alignbench.statistics import NUM_RESAMPLES
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
-    """Write leaderboard, win rates and ranking, pictures by model and prompt set, and the page; return the tables."""
+    """Write leaderboard, win rates, ranking and diagnostics, pictures, and the page; return the tables.
+
+    Statistics of images that have none yet are measured on the way.
+    """
     tables = build(root, num_resamples)
+    tables = replace(tables, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)
     markdown.write(root, tables)
     for section in sections(tables):

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from alignbench.images import opened
+from alignbench.images import opened, rgb
 from alignbench.study.plan import Shown
 from alignbench.study.record import StudyFolder, keyed
 
@@ -38,10 +38,7 @@ class BlindPictures:
         return file.getvalue()
 
     def _rgb(self, run: str, prompt_id: str) -> Image.Image:
-        image = opened(self._folder.image(run, prompt_id))
-        if image.mode.startswith("I"):  # 16 bits, which PIL would cut off
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        return image.convert("RGB")
+        return rgb(opened(self._folder.image(run, prompt_id)))
 
     def _size(self, prompt_id: str) -> tuple[int, int]:
         sizes = []

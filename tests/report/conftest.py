@@ -1,4 +1,5 @@
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,11 @@ class World:
         full = full_size or len(prompts)
         sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset=len(prompts) < full)
         write_sampling(images, sampling)
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64), picture or "white").save(file, "PNG")
         for name in [name for files in names.values() for name in files] if picture else []:
-            Image.new("RGB", (64, 64), picture).save(images / name)
-        digest = hashlib.sha256(f"{picture}".encode()).hexdigest()[:32]
+            (images / name).write_bytes(file.getvalue())
+        digest = hashlib.sha256(file.getvalue()).hexdigest()[:32]
         folder.complete("generate", f"{prompt_set}/1a2b", [images / "prompts.jsonl", images / "sampling.json"])
         ids = [prompt_id for prompt_id in prompts for _ in range(num_images)]
         numbers = [k for _ in prompts for k in range(num_images)]

@@ -48,6 +48,7 @@ def test_win_rates_are_those_of_votes(world, study):
     (row,) = rows(tables.win_rates, evaluator="human", group="shaded", method_a="dpo", method_b="base")
     assert (row["n"], row["win_rate"]) == (4, 0.5)
     assert {row["evaluator"] for row in tables.win_rates} == {"clip", "human"}
+    assert {row["version"] for row in rows(tables.win_rates, evaluator="human")} == {study.study.name}
 
 
 def test_the_leaderboard_has_shares_of_votes_won_and_the_win_rate_over_base(world, study):

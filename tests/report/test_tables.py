@@ -104,6 +104,17 @@ def test_versions_of_an_evaluator_never_meet(world):
     assert np.isnan(only(tables.leaderboard, method="sft", group="all")["win_rate_vs_base"])
 
 
+def test_win_rates_of_two_versions_say_which_is_which(world):
+    for version, gain in (("1", 1), ("2", -1)):
+        world.run("base", [1, 2, 3, 4], version=version)
+        world.run("sft", [1 + gain, 2 + gain, 3 + gain, 4 + gain], version=version)
+    tables = build(world.root)
+    tables.write(world.root)
+    with (world.root / "win_rates.csv").open() as file:
+        found = {row["version"]: row["win_rate"] for row in csv.DictReader(file) if row["group"] == "all"}
+    assert found == {"1": "1", "2": "0"}
+
+
 @pytest.mark.parametrize("difference", [{"preprocess": "legacy_noaa"}, {"precision": "float16"}])
 def test_scores_of_another_preprocessing_or_precision_are_refused(world, difference):
     world.run("base", [1, 2, 3, 4])

@@ -1,10 +1,13 @@
 """Tell the page what each run is, what it cost, how it was configured and how its training went."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from alignbench.report.bench import Row
 from alignbench.report.curves import Curve, read_curves
 from alignbench.report.display import duration
+from alignbench.report.page.hacking import looks_entry
 from alignbench.report.page.store import Store
 from alignbench.results import Manifest, RunFolder
 
@@ -13,7 +16,7 @@ MAX_POINTS = 400  # of a curve; longer ones are thinned
 Facts = list[tuple[str, str]]
 
 
-def run_entry(folder: RunFolder, store: Store) -> dict[str, Any]:
+def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[Row] = ()) -> dict[str, Any]:
     """Return what the page knows of a run at once, and where it finds the rest."""
     manifest = folder.manifest
     curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
@@ -24,6 +27,7 @@ def run_entry(folder: RunFolder, store: Store) -> dict[str, Any]:
         "versions": _texts(manifest.package_versions),
         "config": folder.config_file.read_text(encoding="utf-8") if folder.config_file.exists() else "",
         "curves": [{"name": name, "points": thinned(curve)} for name, curve in curves.items()],
+        **looks_entry(folder, diagnostics),
     }
     return {
         "run": manifest.run,
@@ -31,6 +35,7 @@ def run_entry(folder: RunFolder, store: Store) -> dict[str, Any]:
         "model": manifest.model,
         "seed": manifest.seed,
         "curves": bool(curves),
+        "looks": bool(rest["validation"]),
         "file": store.script(f"run-{manifest.run}", rest),
     }
 
@@ -61,6 +66,7 @@ def _facts(manifest: Manifest) -> Facts:
             "weights",
             "" if manifest.selected_step is None else f"step {manifest.selected_step}, {manifest.weights_kind}",
         ),
+        ("distance of the weights", _share(manifest.weight_distance)),
         ("trained on evaluators", ", ".join(manifest.trained_on)),
         ("trained on prompt sets", ", ".join(manifest.trained_prompt_sets)),
         ("training time", duration(budget["train_seconds"]) if budget["train_seconds"] else ""),
@@ -72,6 +78,10 @@ def _facts(manifest: Manifest) -> Facts:
         ("configuration hash", manifest.config_hash),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _share(distance: float | None) -> str:
+    return "" if distance is None else f"{100 * distance:.3g} % of their norm"
 
 
 def _texts(values: dict[str, str]) -> Facts:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignbench.files import locked, write_text
 from alignbench.report.display import sections
+from alignbench.report.page.hacking import hacking_entry
 from alignbench.report.page.images import image_entry
 from alignbench.report.page.runs import run_entry
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
@@ -15,8 +16,8 @@ from alignbench.results import run_folders
 
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
-    "elements", "report", "state", "table", "charts", "runs", "leaderboard", "wins", "groups", "cost", "training",
-    "prompt", "images", "main",
+    "elements", "report", "state", "table", "charts", "curves", "runs", "leaderboard", "wins", "groups", "cost",
+    "training", "hacking", "prompt", "images", "main",
 )  # fmt: skip
 
 
@@ -32,10 +33,14 @@ def write_page(root: Path, tables: Tables) -> Path:
         store, jobs = Store(root), Jobs()
         content = {
             "sections": [
-                {**section_entry(tables, section, store), "images": image_entry(tables, section, store, jobs)}
+                {
+                    **section_entry(tables, section, store),
+                    **hacking_entry(tables, section),
+                    "images": image_entry(tables, section, store, jobs),
+                }
                 for section in sections(tables)
             ],
-            "runs": [run_entry(folder, store) for folder in run_folders(root)],
+            "runs": [run_entry(folder, store, tables.diagnostics) for folder in run_folders(root)],
             "sprite": {"columns": COLUMNS, "rows": ROWS},
         }
         draw_all(store, jobs)

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import grids, sections
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import build
+from alignbench.results import run_folders
 
 HOSTILE = {
     "markup": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>",
@@ -52,7 +54,17 @@ def opened(window, path, view=""):
 
 
 @pytest.mark.parametrize(
-    "view", ["", "view=wins", "view=groups&measure=win", "view=cost", "view=training", "view=images", "view=runs"]
+    "view",
+    [
+        "",
+        "view=wins",
+        "view=groups&measure=win",
+        "view=cost",
+        "view=training",
+        "view=hacking",
+        "view=images",
+        "view=runs",
+    ],
 )
 def test_every_view_opens_from_a_file_without_errors_and_asks_nothing_of_others(window, hostile, expect, view):
     path, _ = hostile
@@ -231,6 +243,53 @@ def test_the_line_of_the_cost_joins_those_whom_nobody_beats_for_less(world, wind
     line = page.locator("path.front").get_attribute("d")
     corners = [float(x) for x in re.findall(r"[MH]([\d.]+)", line)][:-1]  # the last leads to the edge
     assert corners == pytest.approx([places["sft"], places["kto"]], abs=1e-3)
+
+
+def validated(folder, evaluators):
+    """Give a run a validation: win rates over the start of each evaluator at steps 0, 10 and 20."""
+    lines = ["step,evaluator,version,n,median,win_rate,ci_low,ci_high"]
+    for evaluator, rates in evaluators.items():
+        lines += [f"{10 * i},{evaluator},1,4,1.0,{rate},{rate / 2},{rate}" for i, rate in enumerate(rates)]
+    folder.validation_table.write_text("\n".join(lines) + "\n")
+
+
+def test_reward_hacking_is_said_and_drawn_and_validation_has_its_curves(small_table, window, expect):
+    [folder] = [folder for folder in run_folders(small_table.root) if folder.manifest.method == "dpo"]
+    validated(folder, {"clip": [0.5, 0.8, 1.0], "<u>oracle": [0.5, 0.3, 0.1]})
+    folder.update(selected_step=10, selected_by=["<u>oracle"], weight_distance=0.0123)
+    tables = build(small_table.root, 200)
+    path = write_page(small_table.root, replace(tables, diagnostics=diagnose(small_table.root, tables, 200)))
+    page = opened(window, path)
+    words = "reward hacking: dpo on sd15_mini, shapes: clip, which it trained on, rose by 3.00 ["
+    expect(page.locator(".flag")).to_contain_text(words)
+    page.get_by_role("link", name="Reward hacking").click()
+    expect(page.locator(".flag")).to_contain_text(words)
+    expect(page.locator("figcaption b").first).to_have_text("colour saturation, %")
+    plotted = page.locator("section:not(.over-training) figure").first.locator("g text:first-child")
+    assert sorted(plotted.all_text_contents()) == ["dpo", "sft"]
+    expect(page.locator("main table")).to_contain_text("1.23")
+    large = page.locator(".over-training svg").first
+    expect(large.locator("text.trained-on")).to_have_text("clip")
+    expect(large.locator("text.held-out")).to_have_text("<u>oracle")
+    tops = [
+        large.locator(f"text.{kind}").evaluate("it => it.y.baseVal[0].value") for kind in ("trained-on", "held-out")
+    ]
+    assert tops[0] < tops[1], "what rose ends above what fell"
+    expect(large.locator("line.kept title")).to_have_text("step 10 was kept")
+    page.get_by_role("link", name="Training").click()
+    curves = page.locator("section").filter(has_text="Validation curves").locator("figure")
+    expect(curves.locator("b")).to_have_text(["clip", "<u>oracle"])
+    assert "Z" in curves.first.locator("path.band").get_attribute("d"), "intervals are drawn"
+    assert window.errors == []
+
+
+def test_where_nobody_hacks_the_page_says_so(world, window, expect):
+    world.run("base", [1, 2, 3, 4])
+    world.run("sft", [2, 3, 4, 5])
+    path, _ = made(world.root)
+    page = opened(window, path, "view=hacking")
+    expect(page.locator(".calm")).to_contain_text("No method gains by what it trained on")
+    expect(page.locator(".flag")).to_have_count(0)
 
 
 def test_seeds_are_chosen_and_absent_images_said_to_be_absent(world, window, expect):

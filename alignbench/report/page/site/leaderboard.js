@@ -27,6 +27,7 @@ const leaderboard = (() => {
         "section",
         {},
         sectionHeading(section),
+        flagList(section),
         sortableTable({ caption, ...grid(section, columns) }, now),
         publishedTable(section),
       );

@@ -6,6 +6,7 @@ const VIEWS = [
   ["groups", "Breakdown", groups],
   ["cost", "Cost", cost],
   ["training", "Training", training],
+  ["hacking", "Reward hacking", hacking],
   ["images", "Images", images],
   ["runs", "Runs", runs],
 ];

@@ -106,3 +106,10 @@ function sectionHeading(section) {
   const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
   return h("h2", {}, section.model, h("span", {}, section.promptSet, marks), h("small", {}, section.sampling));
 }
+
+/** Say which methods of a section hack their reward; where `always`, say so too if none does. */
+function flagList(section, always = false) {
+  if (section.flags.length > 0) return section.flags.map((text) => h("p", { class: "flag" }, text));
+  const none = "No method gains by what it trained on while it loses by what it did not.";
+  return always && h("p", { class: "calm" }, none);
+}

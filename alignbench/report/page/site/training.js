@@ -1,9 +1,6 @@
 // How training went: the logged figures of one method, a line for each training seed.
 
 const training = (() => {
-  const [WIDTH, HEIGHT] = [320, 170];
-  const EDGE = { left: 52, right: 10, top: 8, bottom: 22 };
-
   async function view(main, now) {
     const trained = report.runs.filter((run) => run.curves && (!now.model || run.model === now.model));
     const recipes = [...new Set(trained.map((run) => `${run.method} on ${run.model}`))];
@@ -32,10 +29,13 @@ const training = (() => {
       shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]),
     );
     const panels = names.map((name) =>
-      panel(
+      curves.panel({
         name,
-        loaded.map(({ curves }) => curves.find((curve) => curve.name === name)?.points ?? []),
-      ),
+        lines: loaded.map((run, i) => ({
+          points: run.curves.find((curve) => curve.name === name)?.points ?? [],
+          kind: `line-${i % 4}`,
+        })),
+      }),
     );
     main.replaceChildren(
       chooser,
@@ -46,66 +46,37 @@ const training = (() => {
         key,
         h("div", { class: "charts small" }, panels),
       ),
+      ...validationCurves(loaded),
     );
   }
 
-  function panel(name, curves) {
-    const points = curves.flat();
-    const [left, right] = [Math.min(...points.map(([step]) => step)), Math.max(...points.map(([step]) => step), 1)];
-    const [bottom, top] = charts.extent(points.map(([, value]) => value));
-    const x = (step) => EDGE.left + ((step - left) / (right - left || 1)) * (WIDTH - EDGE.left - EDGE.right);
-    const y = (value) => HEIGHT - EDGE.bottom - ((value - bottom) / (top - bottom)) * (HEIGHT - EDGE.top - EDGE.bottom);
-    const reading = h("output", {});
-    const drawing = s(
-      "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name} over the optimizer step` },
-      charts
-        .ticks(bottom, top, 5)
-        .map((value) => [
-          s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
-          s("text", { class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, charts.label(value)),
-        ]),
-      charts
-        .ticks(left, right, 4)
-        .map((step) =>
-          s("text", { class: "tick", x: x(step), y: HEIGHT - 6, "text-anchor": "middle" }, charts.label(step)),
-        ),
-      curves.map((curve, i) => s("path", { class: `curve line-${i % 4}`, d: path(curve, x, y) })),
+  /** Draw what the looks at the runs said: a panel an evaluator, a line a training seed. */
+  function validationCurves(loaded) {
+    const evaluators = [...new Set(loaded.flatMap((run) => run.validation.map((one) => one.evaluator)))];
+    if (evaluators.length === 0) return [];
+    const panels = evaluators.map((evaluator) =>
+      curves.panel({
+        name: evaluator,
+        range: [0, 100],
+        middle: 50,
+        kept: loaded.length === 1 ? loaded[0].kept : null,
+        lines: loaded.map((run, i) => ({
+          points: run.validation.find((one) => one.evaluator === evaluator)?.points ?? [],
+          kind: `line-${i % 4}`,
+        })),
+      }),
     );
-    drawing.addEventListener("pointermove", (event) => {
-      const box = drawing.getBoundingClientRect();
-      const step =
-        left +
-        ((((event.clientX - box.left) / box.width) * WIDTH - EDGE.left) / (WIDTH - EDGE.left - EDGE.right)) *
-          (right - left);
-      reading.textContent = readings(curves, step);
-    });
-    drawing.addEventListener("pointerleave", () => (reading.textContent = ""));
-    return h("figure", {}, h("figcaption", {}, h("b", {}, name), reading), drawing);
-  }
-
-  /** Return a line through the points, broken where a figure was not a number. */
-  function path(points, x, y) {
-    let isOpen = false;
-    return points
-      .map(([step, value]) => {
-        const command = isOpen ? "L" : "M";
-        isOpen = value !== null;
-        return isOpen ? `${command}${x(step).toFixed(1)},${y(value).toFixed(1)}` : "";
-      })
-      .join("");
-  }
-
-  /** Write what the curves say at the logged step nearest to one. */
-  function readings(curves, step) {
-    const nearest = curves
-      .filter((curve) => curve.length > 0)
-      .map((curve) =>
-        curve.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best)),
-      );
-    const values = nearest.map(([, value]) => (value === null ? "not a number" : String(Number(value.toPrecision(4)))));
-    return ` step ${nearest[0][0]}: ${values.join(", ")}`;
+    const about = "% won over the start on prompts held out for this, with 95 % intervals; dashed: the step that was kept";
+    return [
+      h(
+        "section",
+        {},
+        h("h2", {}, "Validation curves", h("small", {}, about)),
+        h("div", { class: "charts small" }, panels),
+      ),
+    ];
   }
 
   return { view };
 })();
+

@@ -1,0 +1,95 @@
+"""Tell the page who hacks the reward, how images differ from base's, and what the looks at a run said."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from alignbench.report.bench import BASE, Row
+from alignbench.report.curves import read_validation
+from alignbench.report.diagnostics import WEIGHT_DISTANCE
+from alignbench.report.display import Grid, Section, number, significance
+from alignbench.report.hacking import findings
+from alignbench.report.tables import Tables
+from alignbench.results import RunFolder
+
+Value = dict[str, Any]
+
+MEASURES = {  # what each is called, and the factor in displays
+    "saturation": ("colour saturation, %", 100.0),
+    "sharpness": ("sharpness, variance of the Laplacian", 1.0),
+    "grid_8": ("grid of 8 pixels, dB", 1.0),
+    "grid_16": ("grid of 16 pixels, dB", 1.0),
+    "clipped": ("clipped values, %", 100.0),
+    "diversity_prompts": ("diversity of different prompts, %", 100.0),
+    "diversity_noise": ("diversity of different noise, %", 100.0),
+    WEIGHT_DISTANCE: ("distance of the weights, %", 100.0),
+}
+
+
+def hacking_entry(tables: Tables, section: Section) -> Value:
+    """Return the flags of a section, the differences of its images to base, and how far weights have moved."""
+    place = (section.model, section.prompt_set)
+    rows = [row for row in tables.diagnostics if row["step"] is None and row["model"] == section.model]
+    here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in ("image", "diversity")]
+    moved = [row for row in rows if row["measure"] == WEIGHT_DISTANCE and row["method"] in section.methods]
+    weights = [[row["run"], number(100 * row["value"], (float("nan"), float("nan")))] for row in moved]
+    plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
+    return {
+        "flags": [str(finding) for finding in findings(tables, *place)],
+        "diagnostics": [plot for plot in plots if plot],
+        "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["run", "%"], weights)),
+    }
+
+
+def _plot(name: str, rows: list[Row]) -> Value | None:
+    """Return what is drawn of one statistic; nothing where no method has it beside base."""
+    title, scale = MEASURES[name]
+    base = next((row for row in rows if row["method"] == BASE), None)
+    compared = [row for row in rows if row["difference"] == row["difference"]]  # NaN without a base
+    if base is None or not compared:
+        return None
+    return {
+        "title": title,
+        "base": number(base["value"], (base["ci_low"], base["ci_high"]), scale),
+        "rows": [_difference(row, scale) for row in compared],
+    }
+
+
+def _difference(row: Row, scale: float) -> Value:
+    interval = (row["difference_ci_low"], row["difference_ci_high"])
+    around_half = (0.5 + interval[0], 0.5 + interval[1])  # where `significance` expects it
+    return {
+        "method": row["method"],
+        "value": scale * row["difference"],
+        "low": scale * interval[0],
+        "high": scale * interval[1],
+        "text": number(row["difference"], interval, scale),
+        "stars": significance(row["p"], around_half),
+    }
+
+
+def looks_entry(folder: RunFolder, rows: Iterable[Row]) -> Value:
+    """Return the validation curves of a run, and the statistics of its looks' images over training.
+
+    Args:
+        rows: of the diagnostics, of which those of other runs are passed over.
+    """
+    manifest = folder.manifest
+    read = read_validation(folder.validation_table) if folder.validation_table.exists() else {}
+    own = [row for row in rows if row["run"] == manifest.run and row["step"] is not None]
+    looks = []
+    for name, (title, scale) in MEASURES.items():
+        points = [
+            [row["step"], *(scale * row[key] for key in ("value", "ci_low", "ci_high"))]
+            for row in own
+            if row["measure"] == name
+        ]
+        if points:
+            looks.append({"title": title, "points": points})
+    return {
+        "validation": [
+            {"evaluator": name, "isTrained": name in manifest.trained_on, "points": points}
+            for name, points in read.items()
+        ],
+        "looks": looks,
+        "kept": manifest.selected_step if manifest.selected_by else None,
+    }
