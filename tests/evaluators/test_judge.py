@@ -72,7 +72,9 @@ def moved(judge):
     return judge.eval()
 
 
-@pytest.fixture(scope="module", params=["pickscore_like", "image_reward_like", "image_reward_mini", "head", "attention"])
+@pytest.fixture(
+    scope="module", params=["pickscore_like", "image_reward_like", "image_reward_mini", "head", "attention"]
+)
 def trained(request, recipes, tmp_path_factory):
     """A judge as training leaves it, and its folder."""
     torch.manual_seed(0)
