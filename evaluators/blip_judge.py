@@ -97,7 +97,7 @@ class ImageRewardLike(JudgeRecipe):
         frozen_vision: whether the whole vision tower stays as it is; its tokens are then computed once and kept.
 
     Raises:
-        UserError: the evaluator is another.
+        UserError: the evaluator is another, or a value is impossible.
 
     Source: Xu et al. 2023 (ImageReward), arXiv 2304.05977, sections 2.2 and 3.1: the pairwise loss, 0.7 of the layers
     fixed.
@@ -108,11 +108,13 @@ class ImageRewardLike(JudgeRecipe):
     def __init__(self, start: Evaluator, frozen_share: float, frozen_vision: bool) -> None:
         if not isinstance(start, ImageReward):
             raise UserError(
-                f"judge=image_reward_like starts from ImageReward, and judge.start is {start.name}; choose "
-                "judge=pickscore_like or judge=head for a CLIP"
+                f"judge=image_reward_like starts from a BLIP, ImageReward or shapes_matching, and judge.start is "
+                f"{start.name}; choose judge=pickscore_like or judge=head for a CLIP"
             )
         if not 0.0 <= frozen_share < 1.0:
             raise UserError(f"judge.frozen_share={frozen_share} must be at least 0 and below 1")
+        if not isinstance(frozen_vision, bool):
+            raise UserError(f"judge.frozen_vision={frozen_vision} must be true or false")
         self.start: ImageReward = start
         self.frozen_share = frozen_share
         self.frozen_vision = frozen_vision
