@@ -176,7 +176,7 @@ class ImageRewardNetwork(nn.Module):
 
     def scored(self, read: Tensor) -> Tensor:
         """Return standardised rewards, [N], of what `read` gave: the first token speaks for all."""
-        return (self.head(read[:, 0].to(self.head[0].weight.dtype)).squeeze(-1) - MEAN) / STD
+        return (self.head(read[:, 0].to(next(self.head.parameters()).dtype)).squeeze(-1) - MEAN) / STD
 
     def read(self, image_tokens: Tensor, ids: Tensor) -> Tensor:
         """Return what the tokens of prompts know of the images, up to the longest prompt, [N, <= L, E]."""
