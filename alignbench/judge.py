@@ -27,7 +27,7 @@ class Judge(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
-    frozen_features: ClassVar[bool] = False
+    frozen_features: bool = False
     builds_on_start: ClassVar[bool] = False
     has_embeddings: ClassVar[bool] = False
     preprocess: Preprocess

@@ -67,10 +67,14 @@ class ImageReward(Reward):
     Raises:
         UserError: the weights are not there, or the precision is unknown.
 
+    Attributes:
+        vocabulary: file of the pieces that prompts are cut into.
+
     Source: Xu et al. 2023 (ImageReward), arXiv 2304.05977; ImageReward/ImageReward.py of THUDM/ImageReward.
     """
 
     preprocess: ClipPixels
+    vocabulary: Path = VOCABULARY
     name = "image_reward"
     matches_prompts = True
     version = "1"
@@ -114,14 +118,15 @@ class ImageReward(Reward):
         dtype = getattr(torch, self.precision)
         network.vision.to(dtype)
         network.text.to(dtype)
+        network.head.float()
         if self.gradient_checkpointing:
             checkpoint_layers(network.vision.encoder.layers)
         return network
 
     @cached_property
     def tokenizer(self) -> BertTokenizer:
-        """BERT's uncased WordPiece with BLIP's two extra tokens."""
-        return bert_tokenizer()
+        """Uncased WordPiece with BLIP's two extra tokens."""
+        return bert_tokenizer(self.vocabulary)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids, [N, 35], padded with 0; each prompt is encoded once."""
@@ -167,23 +172,29 @@ class ImageRewardNetwork(nn.Module):
 
     def forward(self, image_tokens: Tensor, ids: Tensor) -> Tensor:
         """Return standardised rewards, [N], of what the vision tower saw, [N, T, D], and padded token ids [N, L]."""
+        return self.scored(self.read(image_tokens, ids))
+
+    def scored(self, read: Tensor) -> Tensor:
+        """Return standardised rewards, [N], of what `read` gave: the first token speaks for all."""
+        return (self.head(read[:, 0].to(next(self.head.parameters()).dtype)).squeeze(-1) - MEAN) / STD
+
+    def read(self, image_tokens: Tensor, ids: Tensor) -> Tensor:
+        """Return what the tokens of prompts know of the images, up to the longest prompt, [N, <= L, E]."""
         # up to the last token that is no padding; a prompt may spell "[PAD]" and mean it
         mask = ids.ne(PAD).flip(-1).cumsum(-1).flip(-1).gt(0).long()
         longest = int(mask.sum(-1).max())
-        output = self.text(
+        return self.text(
             input_ids=ids[:, :longest],
             attention_mask=mask[:, :longest],
             encoder_hidden_states=image_tokens,
             is_decoder=False,  # an encoder by its mask: every token sees every other
-        )
-        first = output.last_hidden_state[:, 0].to(self.head[0].weight.dtype)
-        return (self.head(first).squeeze(-1) - MEAN) / STD
+        ).last_hidden_state
 
 
-def bert_tokenizer() -> BertTokenizer:
-    """Return BERT's uncased WordPiece with BLIP's two extra tokens, which prompts do not start with."""
+def bert_tokenizer(vocabulary: Path = VOCABULARY) -> BertTokenizer:
+    """Return uncased WordPiece, BERT's by default, with BLIP's two extra tokens, which prompts do not start with."""
     # as a keyword, the vocabulary would be ignored without a word
-    tokenizer = BertTokenizer(str(VOCABULARY), do_lower_case=True)
+    tokenizer = BertTokenizer(str(vocabulary), do_lower_case=True)
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "extra_special_tokens": ["[ENC]"]})
     return tokenizer
 

@@ -37,7 +37,8 @@ def recipes(tmp_path_factory):
     shapes_clip = load("shapes_clip")
     return {
         "pickscore_like": PickScoreLike(shapes_clip, frozen_share=0.0),
-        "image_reward_like": ImageRewardLike(ImageReward(str(folder), **TINY), frozen_share=0.5),
+        "image_reward_like": ImageRewardLike(ImageReward(str(folder), **TINY), frozen_share=0.5, frozen_vision=False),
+        "image_reward_mini": ImageRewardLike(load("shapes_matching"), frozen_share=0.0, frozen_vision=True),
         "head": FrozenHead(shapes_clip, hidden=8, dropout=0.2),
         "attention": FrozenAttention(shapes_clip, width=16, num_blocks=1),
     }
@@ -71,7 +72,9 @@ def moved(judge):
     return judge.eval()
 
 
-@pytest.fixture(scope="module", params=["pickscore_like", "image_reward_like", "head", "attention"])
+@pytest.fixture(
+    scope="module", params=["pickscore_like", "image_reward_like", "image_reward_mini", "head", "attention"]
+)
 def trained(request, recipes, tmp_path_factory):
     """A judge as training leaves it, and its folder."""
     torch.manual_seed(0)
@@ -178,6 +181,23 @@ def test_the_share_of_layers_that_stay_has_no_gradient(recipes):
     assert "vision_model.encoder.layers.2.mlp.fc1.weight" in trained
     assert "text_model.encoder.layers.0.mlp.fc1.weight" in frozen
     assert "logit_scale" in trained
+
+
+def test_a_vision_tower_that_stays_as_it_is_has_no_gradient(recipes):
+    judge = recipes["image_reward_mini"].make()
+    assert judge.frozen_features
+    assert not any(parameter.requires_grad for parameter in judge.network.vision.parameters())
+    assert all(parameter.requires_grad for parameter in judge.network.text.parameters())
+
+
+def test_a_judge_cuts_prompts_as_the_blip_that_it_starts_from(recipes, tmp_path):
+    """`circle` is one piece of the shapes world's vocabulary, with another number in BERT's."""
+    for kind in ("image_reward_like", "image_reward_mini"):
+        start, judge = recipes[kind].start, recipes[kind].make()
+        write_judge(tmp_path / kind, judge, record(recipes[kind], judge), {})
+        loaded = load("judge", path=str(tmp_path / kind))
+        assert torch.equal(loaded.encode_prompts(PROMPTS), start.encode_prompts(PROMPTS))
+    assert not (tmp_path / "image_reward_like" / "vocabulary.txt").exists()
 
 
 def test_training_does_not_move_the_evaluator_that_it_starts_from(recipes, scenes):

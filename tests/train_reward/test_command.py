@@ -37,14 +37,19 @@ def judge(root, *overrides):
     return train_reward(cfg)
 
 
-@pytest.fixture(scope="module", params=["pickscore_like", "head"])
-def anna(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["image_reward_mini", "pickscore_like", "head"])
+def choice(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def anna(choice, tmp_path_factory):
     """The results folder and the record of a judge of that kind."""
     root = tmp_path_factory.mktemp("results")
-    return root, judge(root, f"judge={request.param}", "name=anna")
+    return root, judge(root, f"judge={choice}", "name=anna")
 
 
-def test_the_folder_says_what_the_judge_is_and_how_it_does(anna):
+def test_the_folder_says_what_the_judge_is_and_how_it_does(anna, choice):
     root, record = anna
     folder = root / "judges" / "anna"
     assert JudgeRecord.read(folder) == record
@@ -53,7 +58,7 @@ def test_the_folder_says_what_the_judge_is_and_how_it_does(anna):
     assert sum(parts.values()) == 96
     assert record.figures["num_pairs"] == parts["heldout"]
     assert record.figures["best"]["accuracy"]["value"] > 0.5
-    assert record.start["evaluator"] == "shapes_clip"
+    assert record.start["evaluator"] == ("shapes_matching" if choice == "image_reward_mini" else "shapes_clip")
     assert record.judged_by == ["shapes_annotators"]
     assert (folder / "reliability.png").read_bytes().startswith(b"\x89PNG")
     assert [line["step"] for line in read_json_lines(folder / "train.jsonl")] == [2, 4]
@@ -79,9 +84,9 @@ def test_the_figures_are_those_of_the_evaluator_that_came_of_it(anna):
     assert (scores[0] > scores[1]).float().mean().item() == pytest.approx(record.figures["accuracy"]["value"])
 
 
-def test_a_repeated_command_finds_what_is_done_and_another_under_its_name_is_refused(anna):
+def test_a_repeated_command_finds_what_is_done_and_another_under_its_name_is_refused(anna, choice):
     root, record = anna
-    kind = f"judge={record.judge['kind']}"
+    kind = f"judge={choice}"
     before = (root / "judges" / "anna" / "config.json").stat().st_mtime_ns
     assert judge(root, kind, "name=anna", "train.logging_steps=7") == record
     assert (root / "judges" / "anna" / "config.json").stat().st_mtime_ns == before
@@ -146,6 +151,7 @@ def test_one_person_is_asked_alone_and_the_law_is_that_of_the_person(tmp_path):
         (["data=prompts", "data.path=FILE"], "a judge learns from pairs, and data=prompts has only prompts"),
         (["data=local"], "data.path must be set"),
         (["judge=image_reward_like", "evaluator@judge.start=shapes_clip"], "judge.start is shapes_clip; choose"),
+        (["judge.frozen_vision=0.5"], "judge.frozen_vision=0.5 must be true or false"),
         (["judge=head", "judge.hidden=0"], "judge.hidden=0 must be a whole number"),
         (["judge=head", "judge.dropout=1"], "judge.dropout=1 must be at least 0 and below 1"),
         (["data.annotators.only=[100]"], "must name some of the annotators, numbered 0 to 99"),

@@ -16,3 +16,16 @@ def test_votes_on_a_thousand_pairs_teach_what_people_like_the_look_of(tmp_path):
     assert figures["best"]["gap"]["value"] < 0.11
     assert figures["accuracy"]["low"] > 0.55
     assert figures["calibration"]["error"] < 0.08
+
+
+@pytest.mark.slow
+def test_a_judge_that_starts_from_what_words_mean_learns_what_people_mind_from_a_few_hundred_pairs(tmp_path):
+    """Measured: 8.4 points from the best possible, error 0.062. A guess is 28 points away."""
+    pairs = ["data.num_pairs=640", "data.num_prompts=640"]
+    sizes = ["train.total_batch_size=32", "train.micro_batch_size=32"]
+    length = ["train.max_train_steps=60", "train.evaluation_steps=10"]
+    cfg = composed([*pairs, *sizes, *length, f"results={tmp_path}"], "train_reward")
+    figures = train_reward(cfg).figures
+    assert figures["best"]["gap"]["value"] < 0.12
+    assert figures["accuracy"]["low"] > 0.6
+    assert figures["calibration"]["error"] < 0.1

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from alignbench.files import replacing_folder, write_json
 from alignbench.miniature.pretrain.autoencoder import build_autoencoder
 from alignbench.miniature.pretrain.denoisers import (
     build_flux,
@@ -18,6 +20,12 @@ from alignbench.miniature.pretrain.denoisers import (
     build_sdxl_scheduler,
 )
 from alignbench.miniature.pretrain.loop import load_average
+from alignbench.miniature.pretrain.matching import (
+    MatchingTraining,
+    architecture_for,
+    build_matching,
+    build_tokenizer,
+)
 
 
 def export(work: Path, target: Path) -> None:
@@ -49,6 +57,20 @@ def export(work: Path, target: Path) -> None:
     for name in ("shapes_clip", "shapes_preference"):
         if (work / name / "model").exists():
             _save(CLIPModel.from_pretrained(work / name / "model"), target / name)
+    if (work / "shapes_matching/state.pt").exists():
+        export_matching(work / "shapes_matching", target / "shapes_matching")
+
+
+def export_matching(stage: Path, target: Path) -> None:
+    """Write what `evaluators.shapes_matching` reads: the network without the answers that only training asks for."""
+    tokenizer = build_tokenizer(stage / "vocabulary.txt")
+    training = MatchingTraining(build_matching(tokenizer))
+    print(f"export: shapes_matching after {load_average(training, stage)} updates")
+    weights = {name: tensor.contiguous() for name, tensor in training.network.half().state_dict().items()}
+    with replacing_folder(target) as unfinished:
+        save_file(weights, unfinished / "model.safetensors")
+        write_json(unfinished / "config.json", architecture_for(tokenizer))
+        shutil.copyfile(stage / "vocabulary.txt", unfinished / "vocabulary.txt")
 
 
 def _save(network: torch.nn.Module, folder: Path) -> None:

@@ -78,7 +78,7 @@ def train_clip(
         kinds = np.where(rng.random(BATCH_SIZE) < STYLE_SHARE, CAPTIONS_PER_SCENE, 0)
         captions = [data.captions[i][k] for i, k in zip(indices.tolist(), kinds, strict=True)]
         wrong = [_wrong_caption(caption, rng) for caption in captions]
-        images = _embed_images(clip, _worn(data.pixels(indices), generator))
+        images = _embed_images(clip, worn(data.pixels(indices), generator))
         texts = _embed_texts(clip, tokenizer, captions + wrong)
         logits = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * images @ texts.T
         own = torch.arange(BATCH_SIZE)
@@ -96,7 +96,7 @@ def _wrong_caption(caption: str, rng: np.random.Generator) -> str:
     return str(with_fault(demand, rng))
 
 
-def _worn(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def worn(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Blur and grain pixels a little, as decoded images are."""
     blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
     share = 0.6 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
@@ -146,7 +146,7 @@ def train_preference(
 
     def margins(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         pixels = torch.from_numpy(images[rows.numpy()]).flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        embedded = _embed_images(clip, _worn(pixels, generator)).unflatten(0, (-1, 2))
+        embedded = _embed_images(clip, worn(pixels, generator)).unflatten(0, (-1, 2))
         texts = _embed_texts(clip, tokenizer, [asked[row] for row in rows])
         scores = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * torch.einsum("bkd,bd->bk", embedded, texts)
         return scores[:, 0] - scores[:, 1]

@@ -177,6 +177,21 @@ def make_shapes_preference(work: Path, updates: int | None) -> None:
     clip.save_pretrained(work / "shapes_preference/model")
 
 
+def make_shapes_matching(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.matching import PLAN, build_matching, build_tokenizer, train_matching
+    from alignbench.miniature.pretrain.tokenizers import build_wordpiece_vocabulary
+
+    folder = work / "shapes_matching"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocabulary.txt").write_text("".join(f"{piece}\n" for piece in build_wordpiece_vocabulary()))
+    tokenizer = build_tokenizer(folder / "vocabulary.txt")
+    torch.manual_seed(7)
+    network = build_matching(tokenizer)
+    network.vision.compile()
+    network.text.compile(dynamic=True)
+    train_matching(network, tokenizer, folder, _plan(PLAN, updates))
+
+
 def make_export(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.export import export
     from alignbench.miniature.weights import FOLDER
@@ -203,6 +218,7 @@ STAGES = {
     "sd3_mini": make_sd3_mini,
     "shapes_clip": make_shapes_clip,
     "shapes_preference": make_shapes_preference,
+    "shapes_matching": make_shapes_matching,
     "export": make_export,
     "evaluate": make_evaluation,
 }

@@ -73,3 +73,11 @@ def build_t5_tokenizer() -> T5Tokenizer:
     scores |= {f"▁{word}": -5.0 for word in words} | {f"▁{word}": -6.0 for word in capitals}
     scores |= dict.fromkeys(FRAGMENTS, -7.0) | dict.fromkeys(characters, -6.0)
     return T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=T5_LENGTH)
+
+
+def build_wordpiece_vocabulary() -> list[str]:
+    """Return the vocabulary of BLIP's WordPiece in the order of the ids: padding first, then words, then characters."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
+    inside = [f"##{character}" for character in characters if character.isalnum()]
+    return list(dict.fromkeys([*special, *GRAMMAR_WORDS, *COMMON_WORDS, *characters, *inside]))
