@@ -15,7 +15,12 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent.parent
 PLACE = "repository"  # of those pages on the site
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".csv": "text"}  # what is shown as text; other files are copied
+LANGUAGES = {
+    ".py": "python",
+    ".yaml": "yaml",
+    ".toml": "toml",
+    ".csv": "text",
+}  # what is shown as text; other files are copied
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")  # the path of a Markdown link, but of one to another host
 
