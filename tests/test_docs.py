@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from functools import cache
 from http.server import ThreadingHTTPServer
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 import methods
 from alignbench import inversion, preference
 from alignbench.batch import PairBatch
+from alignbench.calibrate.__main__ import calibrate_all
 from alignbench.catalogue import read_settings
 from alignbench.command_line import check_command_line, composed
 from alignbench.config import conf_folder
@@ -63,31 +65,39 @@ def commands(program="alignbench"):
     for page in PAGES:
         for command in command_lines(page):
             words = shlex.split(re.sub(r"\$\w+", "1", command), comments=True)  # the shell's variables are numbers
-            if (
-                start := next((i for i in range(1, len(words)) if words[i - 1 : i + 1] == ["-m", program]), None)
-            ) is not None:
-                given = words[start + 1 :]
+            starts = [i + 2 for i in range(len(words)) if words[i : i + 2] == ["-m", program]]
+            if starts:
+                given = words[starts[0] :]
                 yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
 
 
 def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
-    tested = (
-        "alignbench",
-        *(f"alignbench.{program}" for program in ("calibrate", "export", "serve", "study", "train_reward")),
-    )
-    others = (
-        "#",
-        "export HF_HUB_OFFLINE=1",
-        "head=$(scontrol",
-        "pip install uv",
-        "pip install hydra-",
-        "uv run pytest",
-    )
+    tested = {"alignbench"} | {f"alignbench.{one}" for one in ("calibrate", "export", "serve", "study", "train_reward")}
+    others = ("#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest")
     for page in PAGES:
         for command in filter(None, command_lines(page)):
             program = re.search(r"-m (alignbench\S*)", command)
             assert program[1] in tested if program else command.startswith(others), f"{name(page)}: {command}"
+
+
+@pytest.mark.slow
+def test_the_quickest_commands_of_the_first_page_leave_a_table(tmp_path):
+    """The second makes the tables again, and changes nothing."""
+    made = []
+    for given in (given.values[0] for given in commands() if "train.max_train_steps=5" in given.values[0]):
+        command = [sys.executable, "-m", "alignbench", *given, f"results={tmp_path}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        made.append((tmp_path / "leaderboard.csv").read_text())
+    assert len(made) == 2
+    assert made[0] == made[1]
+    assert made[0].count("dpo-sd15_mini") == 6 * 3  # evaluators; all prompts, those of one shape, those of two
+
+
+@pytest.mark.parametrize("given", list(commands("alignbench.calibrate")))
+def test_every_command_that_calibrates_passes(given, tmp_path):
+    assert calibrate_all([*given, f"results={tmp_path}"], None, False)
 
 
 @pytest.fixture(scope="session")
@@ -173,8 +183,8 @@ def test_the_defaults_of_sampling_are_those_of_the_configuration():
         for model in re.findall(r"`(\w+)`", models):
             adapter = get_class(configuration("base", model).model.adapter._target_)
             assert re.findall(r"`(\w+)`", names) == list(adapter.schedulers), model
-    for name, *cells in controlnets:
-        known = configuration("base", name.strip("`")).model.controlnets
+    for model, *cells in controlnets:
+        known = configuration("base", model.strip("`")).model.controlnets
         told = [re.findall(r"`([^`]+)`", cell) for cell in cells]
         both = [[one.pretrained_model_name_or_path, str(one.conditioning_scale)] for one in (known.canny, known.depth)]
         assert told == [*both, [known.depth.estimator]]
@@ -392,6 +402,14 @@ def test_every_command_that_serves_has_known_names_and_keys(words):
     args = arguments_of_serve(words)
     keys = yaml.safe_load((conf_folder() / "evaluator" / f"{args.evaluator}.yaml").read_text())
     assert read_settings(args.settings).keys() <= keys.keys()
+
+
+def test_a_judge_is_loaded_by_the_lines_of_its_page(placeholders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for picture in ("a.png", "b.png"):
+        Image.new("RGB", (64, 64)).save(picture)
+    module_of(block_that_begins(ROOT / "docs" / "judges.md", "python", "from").replace("JUDGE", placeholders["JUDGE"]))
+    assert capsys.readouterr().out.startswith("tensor([")
 
 
 def test_the_example_of_a_server_is_one():

@@ -1,7 +1,7 @@
 """A hook of MkDocs: what pages link to outside `docs/` becomes pages and files of the site.
 
-A link such as `../conf/method/dpo.yaml` works where the repository is browsed. On the site it leads to a page that shows
-that file under `repository/`, of a folder to one that shows all files in it, so the site needs no other host.
+A link such as `../conf/method/dpo.yaml` works where the repository is browsed. On the site it leads to a page under
+`repository/` that shows the file, or all files of a folder, so the site needs no other host.
 """
 
 import os
@@ -15,12 +15,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent.parent
 PLACE = "repository"  # of those pages on the site
-LANGUAGES = {
-    ".py": "python",
-    ".yaml": "yaml",
-    ".toml": "toml",
-    ".csv": "text",
-}  # what is shown as text; other files are copied
+# what is shown as text; other files are copied
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".csv": "text"}
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")  # the path of a Markdown link, but of one to another host
 
