@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from functools import cache
 from http.server import ThreadingHTTPServer
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 import methods
 from alignbench import inversion, preference
 from alignbench.batch import PairBatch
+from alignbench.calibrate.__main__ import calibrate_all
 from alignbench.catalogue import read_settings
 from alignbench.command_line import check_command_line, composed
 from alignbench.config import conf_folder
@@ -40,10 +42,8 @@ from alignbench.train_reward.__main__ import arguments as arguments_of_train_rew
 from alignbench.train_reward.checks import check as check_judge
 from alignbench.train_reward.run import judge_name, train_reward
 from evaluators import load
+from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, command_lines, name, tables
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = [README, ROOT / "results" / "published" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SAMPLING = ROOT / "docs" / "sampling.md"
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 SMALL_JUDGE = [
@@ -57,39 +57,47 @@ SMALL_JUDGE = [
 OF_THE_LOOP = {"loss", "grad_norm", "lr"}
 
 
-def name(page):
-    return str(page.relative_to(ROOT))
-
-
-def blocks(page, language):
-    """Return the code blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
-def block_that_begins(page, language, start):
-    return next(block for block in blocks(page, language) if block.startswith(start))
-
-
 # ---- commands
 
 
-def arguments(command):
-    """Return what is given to `python -m alignbench`, or None where a command is another program's."""
-    words = shlex.split(command, comments=True)
-    if words[:2] == ["uv", "run"]:
-        words = words[2:]
-    if (words[:2] == ["accelerate", "launch"] or words[:1] == ["torchrun"]) and "-m" in words:
-        words = ["python", *words[words.index("-m") :]]
-    return words[3:] if words[:3] == ["python", "-m", "alignbench"] else None
-
-
-def commands():
+def commands(program="alignbench"):
+    """Yield what pages give to one of our programs, `python -m PROGRAM`, by whatever it is started."""
     for page in PAGES:
-        for block in blocks(page, "bash"):
-            for command in re.split(r"\n|&&", block.replace("\\\n", " ")):
-                given = arguments(command)
-                if given is not None:
-                    yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
+        for command in command_lines(page):
+            words = shlex.split(re.sub(r"\$\w+", "1", command), comments=True)  # the shell's variables are numbers
+            starts = [i + 2 for i in range(len(words)) if words[i : i + 2] == ["-m", program]]
+            if starts:
+                given = words[starts[0] :]
+                yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
+
+
+def test_every_command_is_of_a_kind_that_is_tested():
+    """Others are the shell's and other people's; what is added to them is run by nobody."""
+    tested = {"alignbench"} | {f"alignbench.{one}" for one in ("calibrate", "export", "serve", "study", "train_reward")}
+    others = ("#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest")
+    for page in PAGES:
+        for command in filter(None, command_lines(page)):
+            program = re.search(r"-m (alignbench\S*)", command)
+            assert program[1] in tested if program else command.startswith(others), f"{name(page)}: {command}"
+
+
+@pytest.mark.slow
+def test_the_quickest_commands_of_the_first_page_leave_a_table(tmp_path):
+    """The second makes the tables again, and changes nothing."""
+    made = []
+    for given in (given.values[0] for given in commands() if "train.max_train_steps=5" in given.values[0]):
+        command = [sys.executable, "-m", "alignbench", *given, f"results={tmp_path}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        made.append((tmp_path / "leaderboard.csv").read_text())
+    assert len(made) == 2
+    assert made[0] == made[1]
+    assert made[0].count("dpo-sd15_mini") == 6 * 3  # evaluators; all prompts, those of one shape, those of two
+
+
+@pytest.mark.parametrize("given", list(commands("alignbench.calibrate")))
+def test_every_command_that_calibrates_passes(given, tmp_path):
+    assert calibrate_all([*given, f"results={tmp_path}"], None, False)
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +143,7 @@ def placeholders(tmp_path_factory):
     pairs, scorer = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("scorer")
     Image.new("RGB", (64, 64)).save(pairs / "1.png")
     (pairs / "pairs.jsonl").write_text('{"prompt": "a red circle", "image_w": "1.png", "image_l": "1.png"}\n')
-    for needed in ("model.safetensors", "tokenizer.json"):  # checked, not loaded
+    for needed in ("model.safetensors", "tokenizer.json", "HPS_v2.1_compressed.pt"):  # checked, not loaded
         (scorer / needed).write_bytes(b"")
     cfg = composed([*SMALL_JUDGE, f"results={folder}"], "train_reward")
     train_reward(cfg)
@@ -143,15 +151,7 @@ def placeholders(tmp_path_factory):
     return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
 
 
-def judges():
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for words in (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()):
-                if words[:3] == ["python", "-m", "alignbench.train_reward"]:
-                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
-
-
-@pytest.mark.parametrize("words", list(judges()))
+@pytest.mark.parametrize("words", list(commands("alignbench.train_reward")))
 def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders):
     overrides = [
         re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
@@ -183,25 +183,14 @@ def test_the_defaults_of_sampling_are_those_of_the_configuration():
         for model in re.findall(r"`(\w+)`", models):
             adapter = get_class(configuration("base", model).model.adapter._target_)
             assert re.findall(r"`(\w+)`", names) == list(adapter.schedulers), model
-    for name, *cells in controlnets:
-        known = configuration("base", name.strip("`")).model.controlnets
+    for model, *cells in controlnets:
+        known = configuration("base", model.strip("`")).model.controlnets
         told = [re.findall(r"`([^`]+)`", cell) for cell in cells]
         both = [[one.pretrained_model_name_or_path, str(one.conditioning_scale)] for one in (known.canny, known.depth)]
         assert told == [*both, [known.depth.estimator]]
 
 
 # ---- tables
-
-
-def tables(page):
-    """Yield each table of a page: its heads, and its rows as lists of cells."""
-    rows: list[list[str]] = []
-    for line in [*page.read_text().splitlines(), ""]:
-        if line.startswith("|"):
-            rows.append([cell.strip() for cell in line.strip("|").split("|")])
-        elif rows:
-            yield rows[0], rows[2:]
-            rows = []
 
 
 def value(cell):
@@ -408,19 +397,19 @@ def test_the_three_lines_build_what_they_say(monkeypatch, capsys):
     assert capsys.readouterr().out == "(['cat.png'], ['a photo of a cat'])\n"
 
 
-def served():
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for words in map(shlex.split, block.replace("\\\n", " ").splitlines()):
-                if words[:3] == ["python", "-m", "alignbench.serve"]:
-                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
-
-
-@pytest.mark.parametrize("words", list(served()))
+@pytest.mark.parametrize("words", list(commands("alignbench.serve")))
 def test_every_command_that_serves_has_known_names_and_keys(words):
     args = arguments_of_serve(words)
     keys = yaml.safe_load((conf_folder() / "evaluator" / f"{args.evaluator}.yaml").read_text())
     assert read_settings(args.settings).keys() <= keys.keys()
+
+
+def test_a_judge_is_loaded_by_the_lines_of_its_page(placeholders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for picture in ("a.png", "b.png"):
+        Image.new("RGB", (64, 64)).save(picture)
+    module_of(block_that_begins(ROOT / "docs" / "judges.md", "python", "from").replace("JUDGE", placeholders["JUDGE"]))
+    assert capsys.readouterr().out.startswith("tensor([")
 
 
 def test_the_example_of_a_server_is_one():
@@ -456,15 +445,7 @@ def test_the_table_of_sources_has_them_all_and_says_what_they_offer():
 # ---- votes
 
 
-def studies():
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for words in (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()):
-                if words[:3] == ["python", "-m", "alignbench.study"]:
-                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
-
-
-@pytest.mark.parametrize("words", list(studies()))
+@pytest.mark.parametrize("words", list(commands("alignbench.study")))
 def test_every_command_of_a_study_is_understood(words):
     assert arguments_of_study(words).command == words[0]
 
@@ -513,15 +494,7 @@ def test_the_three_lines_load_what_a_run_leaves(block, tuning, mini_run):
         torch.testing.assert_close(network.state_dict()[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
-def exports():
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for words in (shlex.split(line, comments=True) for line in block.splitlines()):
-                if words[:3] == ["python", "-m", "alignbench.export"]:
-                    yield pytest.param(words[3:], id=f"{name(page)}: {' '.join(words[3:])}")
-
-
-@pytest.mark.parametrize("words", list(exports()))
+@pytest.mark.parametrize("words", list(commands("alignbench.export")))
 def test_every_command_that_exports_is_understood(words, placeholders):
     args = arguments_of_export(words)
     if args.settings:
