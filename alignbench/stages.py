@@ -143,9 +143,12 @@ class Job:
         if self.folder.completed("train"):
             self.console.print(f"train: done before, {self.folder.policy}")
             return
+        from alignbench.data.stream import check_mix
         from alignbench.train import Auxiliary, train
 
         terms = self._terms()
+        for term in terms:
+            check_mix(*term)
         method, data = terms[0]
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()

@@ -1,5 +1,6 @@
 """The batches that a method trains on, one after the other: view, order, cutting and encoding in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,9 +14,10 @@ from alignbench.data.buckets import Bucketed, Buckets
 from alignbench.data.caches import Caches
 from alignbench.data.corpus import LabelColumns
 from alignbench.data.cuts import Cuts
-from alignbench.data.loader import Encoder, Indexed, Mix, Place, StepSampler, collate
+from alignbench.data.loader import Encoder, Indexed, Mix, Mixed, Place, StepSampler, collate
+from alignbench.data.order import Blocks
 from alignbench.data.scores import score_pairs
-from alignbench.data.source import DataSource, LabelledView, PairSource, View, kind_of
+from alignbench.data.source import DataSource, LabelledView, PairSource, PromptSample, View, kind_of
 from alignbench.errors import UserError
 from alignbench.framing import Cut
 from alignbench.method import Method
@@ -58,8 +60,7 @@ class Stream:
         micro_batch_size: int = 1,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
-        share = method.desirable_share
-        mix = None if share is None else Mix(cast(LabelledView, view).desirable, share)
+        mix = _mix(method, view)
         cuts = cuts or Cuts.square(model.resolution)
         self.buckets, order = None, None
         if cuts.has_buckets and kind_of(method.batch_type) != "prompts":
@@ -81,7 +82,7 @@ class Stream:
             start_step=start_step,
             mix=mix,
             order=order,
-            blocks=view.blocks if isinstance(view, View | LabelColumns) else None,
+            blocks=_blocks(view),
         )
         self.method = method
         self.micro_batch_size = micro_batch_size
@@ -108,6 +109,27 @@ class Stream:
         size = len(items) if self.buckets is None else self.micro_batch_size
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         return [collate(part, self.method, self.encoder, context, self.scores).to(self.device) for part in parts]
+
+
+def check_mix(method: Method, data: DataSource) -> None:
+    """Refuse data that cannot be shown in the mix of labels that a method wants. Needs no model.
+
+    Raises:
+        UserError: a label is missing, or what is read together is too large for two labels.
+    """
+    view = data.view(kind_of(method.batch_type))
+    mix = _mix(method, view)
+    if mix is not None:
+        Mixed(mix, _blocks(view), seed=0)
+
+
+def _mix(method: Method, view: Sequence[PromptSample]) -> Mix | None:
+    share = method.desirable_share
+    return None if share is None else Mix(cast(LabelledView | LabelColumns, view).desirable, share)
+
+
+def _blocks(view: Sequence[PromptSample]) -> Blocks | None:
+    return view.blocks if isinstance(view, View | LabelColumns) else None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
-from alignbench.batch import PairBatch
+from alignbench.batch import LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.data import columns
 from alignbench.data.loader import StepSampler
 from alignbench.data.source import pictures_of
-from alignbench.data.stream import Stream
+from alignbench.data.stream import Stream, check_mix
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.random import tiny_adapter
@@ -178,6 +178,22 @@ class OnPairs(Method):
 
     def loss(self, model, batch, context):
         raise NotImplementedError
+
+
+class OnLabels(OnPairs):
+    batch_type = LabelledBatch
+    desirable_share = 0.8
+
+
+def test_two_labels_need_room_for_two_row_groups_and_that_is_said_without_a_model(tmp_path, source, encoded):
+    write(tmp_path, rows(encoded, *((str(i), 2 * i, 2 * i + 1, 1.0) for i in range(16))), row_group_size=8)
+    data = source("pickapic", path=str(tmp_path))
+    check_mix(OnLabels(), data)
+    data = source("pickapic", path=str(tmp_path))
+    data.window_bytes = 1  # one row group
+    check_mix(OnPairs(), data)
+    with pytest.raises(UserError, match=r"two row groups .* double it, or set data.window_mib=null"):
+        check_mix(OnLabels(), data)
 
 
 def test_where_any_order_costs_the_same_all_rows_are_shuffled(tmp_path, source, encoded):
