@@ -26,7 +26,7 @@ from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 from alignbench.miniature.pretrain.rewards import normalise, worn
 from alignbench.miniature.scenes import BACKGROUNDS, IMAGE_SIZE, STYLES
 
-PLAN = Plan(num_updates=1200, learning_rate=2e-3, muon="encoder", ema_decay=0.995)
+PLAN = Plan(num_updates=1600, learning_rate=2e-3, muon="encoder", ema_decay=0.995)
 BATCH_SIZE = 64  # images an update
 WORD_WEIGHT, PATCH_WEIGHT, SCENE_WEIGHT = 2.0, 1.0, 0.3  # of the further answers; the one that is kept has 1
 
