@@ -258,7 +258,7 @@ def measure(
     def run(updates: int, folder: str) -> dict[str, Any]:
         cfg.train.max_train_steps = cfg.train.checkpointing_steps = updates
         watched: Any = Watched(trained, clock)
-        return loop.train(cfg, adapter, watched, data, RunFolder(Path(folder)), accelerator)
+        return loop.train(cfg, adapter, watched, data, RunFolder(Path(folder)), accelerator).budget
 
     try:
         with tempfile.TemporaryDirectory() as counted, FlopCounterMode(display=False) as counter:

@@ -37,7 +37,7 @@ def steps(of, bundle, num_steps, total_batch_size=8, num_processes=1, start_step
     ranks = [
         StepSampler(
             len(of.bucket), total_batch_size, 1, seed, rank, num_processes, start_step, mix,
-            Bucketed(of, bundle, seed, mix),
+            order=Bucketed(of, bundle, seed, mix),
         )
         for rank in range(num_processes)
     ]  # fmt: skip
