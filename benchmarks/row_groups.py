@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from alignbench.command_line import composed
 from alignbench.data.corpus import Corpus
-from alignbench.data.loader import StepSampler
+from alignbench.data.sampler import StepSampler
 from alignbench.data.source import View
 from alignbench.files import replacing_folder
 from benchmarks.data import COLUMNS, MIB, Memory, apart

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from alignbench.context import keyed_generator
-from alignbench.data.loader import Epochs, Mix, Mixed, Order
+from alignbench.data.sampler import Epochs, Mix, Mixed, Order
 from alignbench.data.source import DataSource, PromptSample, pictures_of
 from alignbench.errors import UserError
 from alignbench.framing import Size

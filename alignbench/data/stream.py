@@ -14,8 +14,9 @@ from alignbench.data.buckets import Bucketed, Buckets
 from alignbench.data.caches import Caches
 from alignbench.data.corpus import LabelColumns
 from alignbench.data.cuts import Cuts
-from alignbench.data.loader import Encoder, Indexed, Mix, Mixed, Place, StepSampler, collate
+from alignbench.data.loader import Encoder, Indexed, collate
 from alignbench.data.order import Blocks
+from alignbench.data.sampler import Mix, Mixed, Place, StepSampler
 from alignbench.data.scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, PromptSample, View, kind_of
 from alignbench.errors import UserError

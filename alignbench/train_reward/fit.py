@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alignbench.checkpoint import Checkpoints, Counters
-from alignbench.data.loader import StepSampler
+from alignbench.data.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
 from alignbench.judge import Judge
 from alignbench.judge_folder import LOG

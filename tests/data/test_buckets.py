@@ -12,8 +12,9 @@ from alignbench.context import Context, keyed_generator
 from alignbench.data.buckets import Bucketed, Buckets, standard_buckets
 from alignbench.data.caches import Caches
 from alignbench.data.cuts import Cuts
-from alignbench.data.loader import Encoder, Mix, StepSampler
+from alignbench.data.loader import Encoder
 from alignbench.data.prepare import Demand, prepare
+from alignbench.data.sampler import Mix, StepSampler
 from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.data.stream import Stream
 from alignbench.errors import UserError

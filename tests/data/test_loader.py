@@ -9,7 +9,8 @@ import torch
 
 from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
-from alignbench.data.loader import Encoder, Mix, StepSampler, collate, fit
+from alignbench.data.loader import Encoder, collate, fit
+from alignbench.data.sampler import Mix, StepSampler
 from alignbench.data.source import ImageSample, LabelledSample, PairSample, Picture, PromptSample
 from alignbench.errors import UserError
 from alignbench.framing import Cut

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.data.loader import Mix, StepSampler
 from alignbench.data.order import Blocks
+from alignbench.data.sampler import Mix, StepSampler
 from alignbench.errors import UserError
 
 SIZES = [5, 9, 1, 7, 8, 6, 4]

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from alignbench.batch import LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.data import columns
-from alignbench.data.loader import StepSampler
+from alignbench.data.sampler import StepSampler
 from alignbench.data.source import pictures_of
 from alignbench.data.stream import Stream, check_mix
 from alignbench.errors import UserError
