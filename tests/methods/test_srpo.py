@@ -7,7 +7,7 @@ from torch import nn
 
 from alignbench.batch import PromptBatch
 from alignbench.parallel import join
-from alignbench.train import update
+from alignbench.update import update
 from methods.recovery import RecoveryWindow
 from methods.srpo import SRPO, srpo_loss, srpo_reward
 
