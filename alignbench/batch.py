@@ -30,7 +30,7 @@ class Rows:
         return self.map(lambda value: value[start:stop])
 
     def split(self, size: int) -> list[Self]:
-        """Cut into consecutive parts of at most `size` samples."""
+        """CropSpec into consecutive parts of at most `size` samples."""
         return [self.rows(start, start + size) for start in range(0, len(self), size)]
 
     def to(self, device: torch.device | str) -> Self:

@@ -11,8 +11,8 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 import alignbench
-from alignbench.command_line import check_command_line
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
+from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
 
 PACE_OF = 4  # jobs by which the time left is estimated
@@ -49,7 +49,7 @@ def main() -> None:
 
 def _time_left(ends: list[float], num_jobs: int) -> str:
     """Say how long a sweep will take, at the pace of the last jobs: those before may have been done long ago."""
-    from alignbench.report.display import duration
+    from alignbench.text import duration
 
     recent = ends[-PACE_OF - 1 :]
     if len(recent) == 1:
@@ -73,7 +73,7 @@ def check_neighbours() -> None:
 
 
 def _job(cfg: DictConfig) -> None:
-    from alignbench.stages import dry_run, run
+    from alignbench.stages.job import dry_run, run
 
     try:
         (dry_run if cfg.dry_run else run)(cfg)

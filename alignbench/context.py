@@ -17,7 +17,7 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def most_of_all(value: int, device: torch.device, num_processes: int) -> int:
+def all_reduce_max(value: int, device: torch.device, num_processes: int) -> int:
     """Return the largest `value` of any process; they meet on `device`."""
     largest = torch.tensor(value, device=device)
     if num_processes > 1:
@@ -74,7 +74,7 @@ class Context:
         Args:
             device: where the processes meet: the network's.
         """
-        return most_of_all(value, device, self.num_processes)
+        return all_reduce_max(value, device, self.num_processes)
 
     def gather(self, values: Tensor) -> Tensor:
         """Return `values` of all processes joined in rank order; their lengths may differ. No gradient."""

@@ -18,13 +18,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.command_line import composed
-from alignbench.config import build, row_name, trains
+from alignbench.configuration.build import build, row_name, trains
+from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
-from alignbench.models.policies import check_policy
-from alignbench.results import RunFolder
+from alignbench.models.weights.find_policy import check_policy
+from alignbench.store.run_folder import RunFolder
 
 FORMATS = ("merged", "lora", "comfyui")
 COMFYUI_FILE = "{name}_comfyui.safetensors"
@@ -144,7 +144,7 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
             file = COMFYUI_FILE.format(name=source.name)
             _save_comfyui(model, partial / file)
         else:
-            from alignbench.models.saved import LORA_FILE
+            from alignbench.models.weights.policy_files import LORA_FILE
 
             file = "merged" if kind == "merged" else LORA_FILE
             model.save_policy(partial)
@@ -171,8 +171,8 @@ def _check_own_adapters(source: Source) -> None:
 
 def _extract(model: Any, untouched: dict[str, Any], rank: int) -> str:
     """Put the untouched weights back, with adapters that come near to what was trained; say how near."""
-    from alignbench.models.low_rank import extract
-    from alignbench.models.saved import put_adapters
+    from alignbench.models.weights.low_rank import extract
+    from alignbench.models.weights.policy_files import put_adapters
 
     model.fold_adapters()
     state, kept = extract(model.denoiser, untouched, rank)
@@ -186,7 +186,7 @@ def _extract(model: Any, untouched: dict[str, Any], rank: int) -> str:
 def _save_comfyui(model: Any, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from alignbench.models.low_rank import adapters_of, comfyui_keys
+    from alignbench.models.weights.low_rank import adapters_of, comfyui_keys
 
     save_file(comfyui_keys(model.denoiser_name, adapters_of(model.denoiser)), file)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.results import RunFolder
+from alignbench.store.run_folder import RunFolder
 
 PLACE = "."  # where the three lines look unless the weights are on the hub: they are run inside the folder
 

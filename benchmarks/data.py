@@ -36,20 +36,20 @@ from pyarrow import parquet
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alignbench.command_line import composed
+from alignbench.configuration.compose import composed
 from alignbench.context import Context
-from alignbench.data.caches import Caches
-from alignbench.data.cuts import Cuts
-from alignbench.data.loader import Encoder, fit
-from alignbench.data.prepare import Demand, prepare
+from alignbench.crop import CropSpec
+from alignbench.data.batches.crops import CropPolicy
+from alignbench.data.batches.encode import Encoder, fit
+from alignbench.data.batches.feature_cache import Caches
+from alignbench.data.batches.fill_cache import Demand, prepare
+from alignbench.data.batches.stream import Stream
 from alignbench.data.source import LazyPicture
-from alignbench.data.stores import FileImage
-from alignbench.data.stream import Stream
+from alignbench.data.storage.image_store import FileImage
 from alignbench.files import replacing_folder
-from alignbench.framing import Cut
 from alignbench.models.adapter import ModelAdapter
-from alignbench.place import Place
-from alignbench.preparation import build_adapter
+from alignbench.stages.prepare import build_adapter
+from alignbench.work_share import WorkShare
 
 SIDE = 64
 JPEG_SIDE = 512
@@ -158,7 +158,7 @@ def rate(count: int, work: Callable[[], object]) -> float:
 def jpeg_rate(folder: Path, resolution: int, count: int) -> float:
     """Return how many JPEGs of 512 px a second become pixels of the model's size."""
     files = [folder / f"{number}.jpg" for number in range(16)]
-    square = Cut((resolution, resolution))
+    square = CropSpec((resolution, resolution))
     for file in files:
         file.write_bytes(jpeg(file.stem, JPEG_SIDE))
 
@@ -191,9 +191,9 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
         data = instantiate(cfg.data)
         caches = Caches.open(cache, model, data.posterior, torch.device("cpu"))
         encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
-        demand = Demand.of(method, data, Cuts.square(model.resolution))
+        demand = Demand.of(method, data, CropPolicy.square(model.resolution))
         todo = len(demand.lacking_pictures(caches))
-        prepared = rate(todo, lambda: prepare(demand, encoder, caches, Place()))
+        prepared = rate(todo, lambda: prepare(demand, encoder, caches, WorkShare()))
     preparing = memory.most
 
     num_batches = num_batches or num_pairs // BATCH_SIZE

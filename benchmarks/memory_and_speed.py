@@ -7,9 +7,9 @@ The recipe for 24 GB is `--model flux --method dpo --tuning lora memory=[base_4b
 
 It prints seconds an update by phase, the arithmetic of forward and backward as a share of what the device reaches in a
 large matrix product, and the peak of memory. The first update warms up and counts the arithmetic; it is not timed. The
-loop is that of `alignbench.train`; only its calls are watched. Prompts are random features, so no text encoder runs.
-Methods that need a reward get a CLIP ViT-H/14 in float32 at random, the network of HPSv2.1. Arithmetic that gradient
-checkpointing repeats counts as done: the share is that of the hardware.
+loop is that of `alignbench.training.train`; only its calls are watched. Prompts are random features, so no text
+encoder runs. Methods that need a reward get a CLIP ViT-H/14 in float32 at random, the network of HPSv2.1.
+Arithmetic that gradient checkpointing repeats counts as done: the share is that of the hardware.
 """
 
 import argparse
@@ -31,21 +31,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPModel
 
-from alignbench import train as loop
 from alignbench.batch import Conditioning
-from alignbench.command_line import composed
-from alignbench.config import build
+from alignbench.configuration.build import build
+from alignbench.configuration.compose import composed
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, Picture
-from alignbench.memory import peak_memory_gib
+from alignbench.devices import device_name, peak_memory_gib
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.random import tiny_adapter
-from alignbench.models.skeleton import skeleton
-from alignbench.provenance import device_name
-from alignbench.results import RunFolder
-from evaluators.clip_network import clip_config
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.weights.skeleton import skeleton
+from alignbench.store.run_folder import RunFolder
+from alignbench.training import train as loop
 from evaluators.clip_reward import ClipReward
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.clip import clip_config
+from evaluators.networks.preprocess import ClipPixels
 
 FAMILIES = {"sd15": "stable_diffusion", "sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3", "flux": "flux"}
 PHASES = ("rollout", "forward", "decode", "reward", "backward", "optimizer", "other")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import build
-from alignbench.results import (
+from alignbench.store.run_folder import (
     Budget,
     Manifest,
     PromptRecord,
@@ -29,7 +29,7 @@ from alignbench.results import (
     write_prompts,
     write_sampling,
 )
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores
 
 METHODS = ("base", "sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")
 STYLES = ("anime", "concept-art", "paintings", "photo")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from alignbench.report.write import write_report
-from alignbench.results import (
+from alignbench.store.run_folder import (
     Manifest,
     PromptRecord,
     RunFolder,
@@ -25,7 +25,7 @@ from alignbench.results import (
     write_prompts,
     write_sampling,
 )
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores
 
 METHODS = ("sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")
 # (name, version, display scale, centre, spread of prompts, spread of images, one method's usual gain)

@@ -18,10 +18,10 @@ import pyarrow
 from hydra.utils import instantiate
 from pyarrow import parquet
 
-from alignbench.command_line import composed
-from alignbench.data.corpus import Corpus
-from alignbench.data.sampler import StepSampler
+from alignbench.configuration.compose import composed
+from alignbench.data.batches.sampler import StepSampler
 from alignbench.data.source import View
+from alignbench.data.sources.table_source import Corpus
 from alignbench.files import replacing_folder
 from benchmarks.data import COLUMNS, MIB, Memory, apart
 

@@ -18,10 +18,10 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from alignbench.calibrate.__main__ import OFFICIAL
 from alignbench.calibrate.official import random_weights
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from alignbench.evaluator import Reward
-from evaluators.clip_network import clip_config
 from evaluators.image_reward import RENAMED, ImageRewardNetwork
+from evaluators.networks.clip import clip_config
 
 SMALL_CLIP = OFFICIAL["hpsv2"].reduced["architecture"]
 SMALL_BLIP = OFFICIAL["image_reward"].reduced

@@ -18,14 +18,14 @@ from alignbench.calibrate.__main__ import OFFICIAL, run_official
 from alignbench.calibrate.environments import environment
 from alignbench.evaluator import Evaluator, Reward
 from alignbench.files import cache_folder, write_png
-from alignbench.residents import Residents
-from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder
-from alignbench.score import score
-from alignbench.score_file import Scores
+from alignbench.scoring.network_pool import NetworkPool
+from alignbench.scoring.score import score
+from alignbench.store.run_folder import ImageSet, Manifest, PromptRecord, RunFolder
+from alignbench.store.scores import Scores
 from benchmarks.scorer_weights import SCORERS
-from evaluators.clip_network import to_transformers
 from evaluators.clip_reward import PublishedClipReward, unit
 from evaluators.image_reward import MAX_LENGTH, MEAN, PAD, STD, ImageReward
+from evaluators.networks.clip import to_transformers
 
 MADE = "made"  # what model, prompt set and sampling are called
 PACKAGE_OF = {official.evaluator: package for package, official in OFFICIAL.items() if official.evaluator in SCORERS}
@@ -135,7 +135,7 @@ class Clock:
         self.stop()
 
 
-class TimedResidents(Residents):
+class TimedResidents(NetworkPool):
     """Networks on one device, and how long it takes to get them there."""
 
     def __init__(self, device: torch.device, clock: Clock) -> None:
@@ -159,21 +159,21 @@ def by_alignbench(
 ) -> Measured:
     """Score by the score stage, in a run folder of its own."""
     clock = Clock(device)
-    residents = TimedResidents(device, clock)
+    network_pool = TimedResidents(device, clock)
     names = "-".join(evaluator.name for evaluator in evaluators)
     shutil.rmtree(cache_folder() / "text", ignore_errors=True)  # text that was encoded before would take no time
     with clock.timing("loading"):
         first = Image.new("RGB", (64, 64))
         write_png(folder / names / "first.png", first)
         alone = Samples((folder / names / "first.png",), ("a first pass, which reads the weights from the disk",))
-        _score_stage(evaluators, alone, batch_size, residents, folder / names / "first")
+        _score_stage(evaluators, alone, batch_size, network_pool, folder / names / "first")
     loading = sum(clock.seconds.values())
     clock.seconds.clear()
     run = folder / names / "run"
     with clock.timing("rest"):
-        _score_stage(evaluators, samples, batch_size, residents, run)
+        _score_stage(evaluators, samples, batch_size, network_pool, run)
     clock.close()
-    residents.clear()
+    network_pool.clear()
     seconds = {part: clock.seconds.get(part, 0.0) for part in ("rest", "network", "text", "loading")}
     scores: tuple[float, ...] = ()
     if len(evaluators) == 1:
@@ -192,7 +192,7 @@ def by_alignbench(
 
 
 def _score_stage(
-    evaluators: Sequence[Reward], samples: Samples, batch_size: int, residents: Residents, folder: Path
+    evaluators: Sequence[Reward], samples: Samples, batch_size: int, network_pool: NetworkPool, folder: Path
 ) -> None:
     run = RunFolder(folder)
     run.open(Manifest(run.name, "base", MADE, None, "0", "0"))
@@ -201,7 +201,7 @@ def _score_stage(
         for number, (file, prompt) in enumerate(zip(samples.files, samples.prompts, strict=True))
     ]
     images = ImageSet(MADE, MADE, records, None, generated=False)
-    score(run, images, evaluators, batch_size, residents, progress=False)
+    score(run, images, evaluators, batch_size, network_pool, progress=False)
 
 
 # ---- one image a call

@@ -19,6 +19,8 @@ def load(name: str, /, **values: Any) -> "Evaluator":
     Raises:
         UserError: the name or a key is unknown, a value is missing, or the evaluator refuses one.
     """
-    from alignbench.catalogue import build_evaluator  # heavy, and many import this package for one of its modules
+    from alignbench.configuration.find_evaluator import (
+        build_evaluator,  # heavy, and many import this package for one of its modules
+    )
 
     return build_evaluator(name, values)

@@ -15,11 +15,11 @@ from transformers import SiglipConfig, SiglipModel
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from alignbench.models.state_dicts import read_state_dict
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
-from evaluators.clip_network import Precision, check_precision, checkpoint_layers, image_pass, load_clip_vision
+from alignbench.models.weights.state_dicts import read_state_dict
 from evaluators.clip_reward import unit
-from evaluators.preprocess import ClipPixels, Pixels, SiglipPixels
+from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision, check_precision, checkpoint_layers, image_pass, load_clip_vision
+from evaluators.networks.preprocess import ClipPixels, Pixels, SiglipPixels
 
 LAION_HEAD = Path(__file__).parent / "heads" / "laion_aesthetic_l14_affine.json"
 LAION_FILE = "sac+logos+ava1-l14-linearMSE.pth"

@@ -13,9 +13,9 @@ from transformers import CLIPModel
 
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from evaluators.checkpoint import check_checkpoint, checkpoint_file
-from evaluators.clip_network import Precision, check_precision, image_pass, load_clip
-from evaluators.preprocess import Pixels
+from evaluators.networks.checkpoint import check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision, check_precision, image_pass, load_clip
+from evaluators.networks.preprocess import Pixels
 
 
 class ClipReward(Reward):

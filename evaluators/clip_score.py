@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from evaluators.clip_network import Precision
 from evaluators.clip_reward import PublishedClipReward
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.clip import Precision
+from evaluators.networks.preprocess import ClipPixels
 
 
 class Published(NamedTuple):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from alignbench.errors import UserError
-from evaluators.clip_network import Precision
 from evaluators.clip_reward import PublishedClipReward
-from evaluators.preprocess import HpsPixels, Resizing
+from evaluators.networks.clip import Precision
+from evaluators.networks.preprocess import HpsPixels, Resizing
 
 FILES = {"hpsv2_0": "HPS_v2_compressed.pt", "hpsv2_1": "HPS_v2.1_compressed.pt"}
 

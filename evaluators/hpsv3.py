@@ -26,10 +26,10 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from alignbench.models.state_dicts import read_state_dict
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
-from evaluators.clip_network import checkpoint_layers
-from evaluators.preprocess import QwenPixels
+from alignbench.models.weights.state_dicts import read_state_dict
+from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import checkpoint_layers
+from evaluators.networks.preprocess import QwenPixels
 
 Precision = Literal["bfloat16", "float32"]  # in float16 Qwen2-VL overflows
 

@@ -11,10 +11,10 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from alignbench.models.state_dicts import read_state_dict
-from evaluators.checkpoint import assign, check_checkpoint, checkpoint_file
-from evaluators.clip_network import Precision, check_precision, checkpoint_layers
-from evaluators.preprocess import ClipPixels
+from alignbench.models.weights.state_dicts import read_state_dict
+from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision, check_precision, checkpoint_layers
+from evaluators.networks.preprocess import ClipPixels
 
 FILE = "ImageReward.pt"
 VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-base-uncased.txt"

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward
-from alignbench.judge import Judge
-from alignbench.judge_folder import JudgeRecord, read_tensors, weights_digest
-from evaluators.attention_judge import AttentionJudge
-from evaluators.blip_judge import BlipJudge
-from evaluators.clip_judge import ClipJudge
-from evaluators.head_judge import HeadJudge
-from evaluators.preprocess import Pixels, pixels_from
+from alignbench.reward_model import Judge
+from alignbench.store.reward_model_folder import JudgeRecord, read_tensors, weights_digest
+from evaluators.judges.attention import AttentionJudge
+from evaluators.judges.blip import BlipJudge
+from evaluators.judges.clip import ClipJudge
+from evaluators.judges.head import HeadJudge
+from evaluators.networks.preprocess import Pixels, pixels_from
 
 KINDS: Mapping[str, type[Judge]] = {kind.kind: kind for kind in (ClipJudge, BlipJudge, HeadJudge, AttentionJudge)}
 

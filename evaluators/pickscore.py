@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from evaluators.checkpoint import check_checkpoint, checkpoint_file
-from evaluators.clip_network import Precision
 from evaluators.clip_reward import PublishedClipReward, shortened
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.checkpoint import check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision
+from evaluators.networks.preprocess import ClipPixels
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -1,4 +1,4 @@
-"""An evaluator that runs in another program, anywhere, and is asked over HTTP (see `alignbench.remote_protocol`)."""
+"""An evaluator that runs in another program, anywhere, and is asked over HTTP (see `alignbench.serve.protocol`)."""
 
 import base64
 import io
@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignbench.access import TOKEN_VARIABLE, checked_token, is_loopback
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.remote_protocol import Info, is_name
-from evaluators.preprocess import rgb
+from alignbench.serve.access import TOKEN_VARIABLE, checked_token, is_loopback
+from alignbench.serve.protocol import Info, is_name
+from evaluators.networks.preprocess import rgb
 
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 PASSING = {502, 503, 504}  # what a proxy answers for a server that is being started again

@@ -13,7 +13,7 @@ from alignbench.miniature.captions import Demand, is_scene_prompt, parse
 from alignbench.miniature.oracle import facts
 from alignbench.miniature.reading import Reading, read
 from alignbench.miniature.scenes import IMAGE_SIZE
-from evaluators.preprocess import uint8_array
+from evaluators.networks.preprocess import uint8_array
 
 Aspect = Literal["agreement", "realism", "cleanliness"]
 

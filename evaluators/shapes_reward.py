@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from alignbench.miniature.scenes import IMAGE_SIZE
 from evaluators.clip_reward import ClipReward
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.preprocess import ClipPixels
 
 
 class ShapesReward(ClipReward):

@@ -19,7 +19,7 @@ from alignbench.batch import PairBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import (
+from alignbench.objectives.denoising_error import (
     ErrorWeighting,
     PairErrors,
     check_weighting,

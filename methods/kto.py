@@ -22,7 +22,7 @@ from alignbench.context import Context
 from alignbench.errors import UserError
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import (
+from alignbench.objectives.denoising_error import (
     ErrorWeighting,
     Noised,
     check_weighting,

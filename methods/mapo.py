@@ -15,7 +15,7 @@ from alignbench.batch import PairBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import ErrorWeighting, check_weighting, noise_pairs, sample_error
+from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_pairs, sample_error
 
 SERIES_BELOW = 1e-2  # the series is then exact to 2e-11, and the quotient keeps five digits of its slope in float32
 

@@ -6,7 +6,7 @@ from alignbench.batch import ImageBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import ErrorWeighting, check_weighting, noise_images, sample_error
+from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_images, sample_error
 
 
 class OutputDistance(Method[ImageBatch]):

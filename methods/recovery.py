@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alignbench.schedule import Level, NoiseSchedule
+from alignbench.diffusion.schedule import Level, NoiseSchedule
 
 GainPolicy = Literal["landing", "paper", "constant"]
 

@@ -14,7 +14,7 @@ from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.method import BatchT, Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import ErrorWeighting, check_weighting, noise_images, prediction_error
+from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_images, prediction_error
 
 Normalise = Literal["selected", "batch"]
 

@@ -19,15 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignbench.ascent import InversionSettings
 from alignbench.batch import PairBatch
 from alignbench.context import Context
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.inversion import invert, round_trip_error
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.preference import (
+from alignbench.objectives.denoising_error import (
     ErrorWeighting,
     Noised,
     check_weighting,
@@ -35,6 +33,8 @@ from alignbench.preference import (
     error_weight,
     pair_errors,
 )
+from alignbench.objectives.inversion import invert, round_trip_error
+from alignbench.objectives.inversion_path import InversionSettings
 
 Labels = Literal["reward", "votes", "blend"]
 

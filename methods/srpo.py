@@ -155,9 +155,9 @@ class SRPO(Method[RecoveryBatch]):
     def recoveries(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> list[RecoveryBatch]:
         """Sample an image for each prompt and draw the recoveries to make of it, one batch a branch."""
         noise = self.noise(model, batch, context, "rollout")
-        ladder, guidance = model.ladder(self.num_rollout_steps), self.rollout_guidance_scale
+        noise_levels, guidance = model.noise_levels(self.num_rollout_steps), self.rollout_guidance_scale
         empty = model.unconditional(guidance, batch.conditioning)
-        latents = model.sample(noise, batch.conditioning, ladder, guidance, empty).latents
+        latents = model.sample(noise, batch.conditioning, noise_levels, guidance, empty).latents
         if self.noise_source == "fresh":
             noise = self.noise(model, batch, context, "recovery")
         text_plus = self.captions(batch.prompts, self.positive_words, context.step)

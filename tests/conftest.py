@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.studies"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and sums then have one order

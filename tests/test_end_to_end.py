@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alignbench.miniature.weights import load_pipeline
-from alignbench.models.random import tiny_adapter, tiny_controlnet, tiny_flux, tiny_stable_diffusion
 from alignbench.models.stable_diffusion import StableDiffusion
+from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet, tiny_flux, tiny_stable_diffusion
 from tests.processes import FSDP2
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,13 +11,13 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from alignbench.command_line import composed
-from alignbench.config import config_hash, recipe_hash, run_name
+from alignbench.configuration.build import config_hash, recipe_hash, run_name
+from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.export import arguments, export, find_source, push
-from alignbench.models.low_rank import extract
-from alignbench.models.random import tiny_adapter
-from alignbench.results import LEADERBOARD_COLUMNS, Manifest, RunFolder
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.weights.low_rank import extract
+from alignbench.store.run_folder import LEADERBOARD_COLUMNS, Manifest, RunFolder
 
 MODELS: dict[str, Any] = {
     "sd15": "stable_diffusion",
@@ -143,7 +143,7 @@ def test_the_share_kept_is_what_the_adapters_leave_of_the_change():
 
 
 def test_large_matrices_are_decomposed_as_well_as_small_ones(monkeypatch):
-    from alignbench.models import low_rank
+    from alignbench.models.weights import low_rank
 
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(96, 8, generator=generator) @ torch.randn(8, 64, generator=generator)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alignbench.images import ImageError, decoded, opened
-from evaluators.preprocess import rgb
+from evaluators.networks.preprocess import rgb
 
 RAMP = np.arange(0, 256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 

@@ -33,7 +33,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignbench.calibrate.environments import Requirements, environment
-from alignbench.calibrate.reference import (
+from alignbench.calibrate.samples import SAMPLES, write_samples
+from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.compose import composed
+from alignbench.errors import UserError
+from alignbench.files import cache_folder, sha256, write_json
+from alignbench.scoring.calibration import (
     RECORD,
     Calibration,
     compare,
@@ -41,13 +46,8 @@ from alignbench.calibrate.reference import (
     read_values,
     store,
 )
-from alignbench.calibrate.samples import SAMPLES, write_samples
-from alignbench.command_line import composed
-from alignbench.config import build, conf_folder
-from alignbench.errors import UserError
-from alignbench.files import cache_folder, sha256, write_json
-from alignbench.score import info
-from alignbench.score_file import ScoreInfo
+from alignbench.scoring.score import info
+from alignbench.store.scores import ScoreInfo
 
 OURS = ("torch", "transformers")  # packages that could move our scores
 

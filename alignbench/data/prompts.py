@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alignbench.data.tables import Row, columns_of, lines_of, read_rows, read_text
+from alignbench.data.storage.text_tables import Row, columns_of, lines_of, read_rows, read_text
 from alignbench.errors import UserError
+from alignbench.text import plain
 
 FOLDER = Path(__file__).parent / "prompt_sets"
 HPDV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of the published list
@@ -265,8 +266,3 @@ def overlap(train_prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
     """Return the texts of `prompt_set` that are also trained on; case and blanks are not told apart."""
     known = {plain(text) for text in train_prompts}
     return [text for text in prompt_set.texts if plain(text) in known]
-
-
-def plain(text: str) -> str:
-    """Return a text with what `overlap` does not tell apart made equal: case, and the number of blanks."""
-    return " ".join(text.casefold().split())

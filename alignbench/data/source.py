@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from alignbench.data.order import Blocks
-from alignbench.framing import Cut, Size
+from alignbench.crop import CropSpec, Size
+from alignbench.data.storage.read_blocks import Blocks
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
 Posterior = Literal["mode", "sample"]
@@ -41,9 +41,9 @@ class Picture:
 
     key: str
     pixels: np.ndarray
-    cut: Cut | None = None
+    cut: CropSpec | None = None
 
-    def with_cut(self, cut: Cut) -> Self:
+    def with_cut(self, cut: CropSpec) -> Self:
         """Return the same image, not decoded for that, to be cut in another way."""
         other = copy(self)
         vars(other)["cut"] = cut  # frozen
@@ -152,7 +152,7 @@ class DataSource(ABC):
         return ", ".join(f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items()))
 
 
-def cut_alike(sample: PromptSample, cut: Cut) -> PromptSample:
+def cut_alike(sample: PromptSample, cut: CropSpec) -> PromptSample:
     """Return a sample whose pictures are all cut in one way."""
     pictures = {name: value for name, value in vars(sample).items() if isinstance(value, Picture)}
     return replace(sample, **{name: picture.with_cut(cut) for name, picture in pictures.items()})

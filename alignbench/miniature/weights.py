@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from alignbench.errors import UserError
-from alignbench.models.dropped import drop
+from alignbench.models.weights.without_weights import drop
 
 FOLDER = Path(__file__).parent / "weights"
 PIPELINES = ("flux_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
@@ -44,7 +44,7 @@ def load_pipeline(
 ) -> Pipeline:
     """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all of them.
 
-    Networks named in `without` are dropped, see `alignbench.models.dropped`.
+    Networks named in `without` are dropped, see `alignbench.models.weights.without_weights`.
 
     Weights lie on disk in half precision and come back in `dtype`. T5 prompts are 20 tokens long, the
     `model_max_length` of their tokenizer, which is what `max_sequence_length` of a pipeline must be told. Images are

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
+from alignbench.crop import CropBox
+from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.schedule import NoiseSchedule
 from alignbench.errors import UserError
-from alignbench.framing import Frame
-from alignbench.models import saved
-from alignbench.models.dropped import is_dropped
-from alignbench.models.ladder import Ladder
 from alignbench.models.latents import LatentSpace
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.schedulers import DIFFUSION
-from alignbench.schedule import NoiseSchedule
+from alignbench.models.weights import policy_files
+from alignbench.models.weights.find_policy import DenoiserName
+from alignbench.models.weights.without_weights import is_without_weights
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
 NOT_DISTILLED = (
@@ -62,7 +63,7 @@ class ModelAdapter(LatentSpace):
     """
 
     pipeline_class: ClassVar[str]  # as written in model_index.json
-    denoiser_name: ClassVar[Literal["unet", "transformer"]]  # attribute of the pipeline
+    denoiser_name: ClassVar[DenoiserName]
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
@@ -92,7 +93,7 @@ class ModelAdapter(LatentSpace):
         self.empty_prompt: Conditioning | None = None
         self.reward_vae: Any = None
         self.network_passes = 0
-        for part in (*self.helpers, self.denoiser):
+        for part in (*self.frozen_networks, self.denoiser):
             part.requires_grad_(False).eval()
         nn.Module.to(pipeline.vae, getattr(torch, vae_dtype))  # diffusers' own `to` warns of an empty list
         pipeline.set_progress_bar_config(disable=True)
@@ -105,15 +106,15 @@ class ModelAdapter(LatentSpace):
         return getattr(self.pipeline, self.denoiser_name)
 
     @property
-    def helpers(self) -> list[nn.Module]:
+    def frozen_networks(self) -> list[nn.Module]:
         """The networks that are never trained: the VAEs and the text encoders, but for those that were left out."""
         parts = (*(getattr(self.pipeline, name) for name in self.frozen_parts), self.reward_vae)
-        return [part for part in parts if part is not None and not is_dropped(part)]  # SD3 works without T5
+        return [part for part in parts if part is not None and not is_without_weights(part)]  # SD3 works without T5
 
     @property
     def device(self) -> torch.device:
         """Where the network lies; where it was left out, where the others do."""
-        network = next((part for part in self.helpers if is_dropped(self.denoiser)), self.denoiser)
+        network = next((part for part in self.frozen_networks if is_without_weights(self.denoiser)), self.denoiser)
         return next(network.parameters()).device
 
     @property
@@ -125,12 +126,14 @@ class ModelAdapter(LatentSpace):
     def encodes_prompts(self) -> bool:
         """Whether the text encoders are there; training from a cache leaves them out."""
         names = [name for name in self.frozen_parts if name != "vae"]
-        return not any(is_dropped(getattr(self.pipeline, name)) for name in names if getattr(self.pipeline, name))
+        return not any(
+            is_without_weights(getattr(self.pipeline, name)) for name in names if getattr(self.pipeline, name)
+        )
 
     @property
     def encodes_pixels(self) -> bool:
         """Whether the VAE is there."""
-        return not is_dropped(self.pipeline.vae)
+        return not is_without_weights(self.pipeline.vae)
 
     def to(self, device: torch.device | str) -> None:
         """Move the pipeline and the reference."""
@@ -153,7 +156,7 @@ class ModelAdapter(LatentSpace):
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
 
-    def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_frames(self, conditioning: Conditioning, frames: Sequence[CropBox]) -> Conditioning:
         """Return conditioning that says how each row's image was brought to its size, where the family is told."""
         return conditioning
 
@@ -176,7 +179,7 @@ class ModelAdapter(LatentSpace):
     # ---- noise levels
 
     @abstractmethod
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels that the family's own pipeline visits, the clean end included."""
 
     @abstractmethod
@@ -270,13 +273,13 @@ class ModelAdapter(LatentSpace):
         self,
         noise: Tensor,
         conditioning: Conditioning,
-        ladder: Ladder,
+        noise_levels: NoiseLevels,
         guidance_scale: float | None = None,
         unconditional: Conditioning | None = None,
         grad_last: int = 0,
         keep_states: bool = False,
     ) -> Trajectory:
-        """Walk down the ladder from `noise` by the deterministic step (DDIM, flow Euler).
+        """Walk down the noise_levels from `noise` by the deterministic step (DDIM, flow Euler).
 
         Args:
             noise: [B, C, h, w], unit Gaussian.
@@ -285,13 +288,15 @@ class ModelAdapter(LatentSpace):
         """
         latents = noise
         states: list[Tensor] = []
-        for number, timestep in enumerate(ladder.timesteps):
+        for number, timestep in enumerate(noise_levels.timesteps):
             if keep_states:
                 states.append(latents)
-            with torch.set_grad_enabled(number >= len(ladder) - grad_last):
+            with torch.set_grad_enabled(number >= len(noise_levels) - grad_last):
                 timesteps = timestep.expand(len(latents))
                 prediction = self.predict(latents, timesteps, conditioning, guidance_scale, unconditional)
-                latents = self.schedule.step(latents, prediction, ladder.level[number], ladder.level[number + 1])
+                latents = self.schedule.step(
+                    latents, prediction, noise_levels.level[number], noise_levels.level[number + 1]
+                )
         return Trajectory(latents, states)
 
     def generation_arguments(
@@ -359,7 +364,7 @@ class ModelAdapter(LatentSpace):
 
         settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": self.lora_targets}
         self.denoiser.add_adapter(LoraConfig(**settings))
-        saved.widen_adapters(self.denoiser)
+        policy_files.widen_adapters(self.denoiser)
 
     def enable_checkpointing(self, network: bool, decoder: bool) -> None:
         """Compute activations of the network or the VAE's decoder anew in the backward pass, not keeping them."""
@@ -371,7 +376,7 @@ class ModelAdapter(LatentSpace):
     @property
     def is_lora(self) -> bool:
         """Whether the policy is the frozen start with adapters on it."""
-        return bool(getattr(self.denoiser, "peft_config", None))
+        return policy_files.has_adapters(self.denoiser)
 
     def fold_adapters(self) -> None:
         """Make adapters part of the weights: what follows (training, a loaded policy) starts from their sum."""
@@ -410,7 +415,7 @@ class ModelAdapter(LatentSpace):
         Args:
             weights: those of the denoiser by name, where the network itself has no more than shards of them.
         """
-        saved.save_policy(self, folder, weights)
+        policy_files.save_policy(self.pipeline, self.denoiser_name, folder, weights)
 
     def load_policy(self, path: Path | str, revision: str | None = None) -> None:
         """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
@@ -422,4 +427,4 @@ class ModelAdapter(LatentSpace):
         Raises:
             UserError: if there are none, or a tensor is missing, left over or of another shape.
         """
-        saved.load_policy(self, path, revision)
+        policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
+from alignbench.diffusion.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
 from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
-from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
-from alignbench.models.ladder import Ladder
 from alignbench.models.schedulers import FLOW
-from alignbench.schedule import Level
 
 DISTILLED = (
     "sampling.negative_prompt has no effect on guidance that is an input of the network; set sampling.true_cfg_scale "
@@ -60,13 +60,13 @@ class Flux(ModelAdapter):
 
     # ---- noise levels
 
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens()))
         sigma = scheduler.sigmas.double()
-        return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+        return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
     def sample_timesteps(
         self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None

@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
-from alignbench.models.dropped import is_dropped
+from alignbench.models.weights.without_weights import is_without_weights
 
 
 class LatentSpace(ABC):
@@ -113,7 +113,7 @@ class LatentSpace(ABC):
         return height * width // self.patch_size**2
 
     def _refuse_dropped(self, network: nn.Module) -> None:
-        if is_dropped(network):
+        if is_without_weights(network):
             raise RuntimeError(
                 f"the {type(network).__name__} was left out of training from a cache, and something calls it; a method "
                 "that decodes images sets reads_pixels"

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.parts import CONFIG, check_part
+from alignbench.models.weights.component import CONFIG, check_part
 
 
 def check_reward_vae(path: str) -> None:

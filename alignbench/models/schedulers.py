@@ -7,7 +7,7 @@ steps all of one kind end at the same image, that of the probability-flow ODE; a
 from collections.abc import Mapping
 from typing import Any
 
-from alignbench.errors import UserError, near
+from alignbench.errors import UserError, did_you_mean
 
 # Names are those of diffusers without the word Scheduler. What is not set here comes from the checkpoint: its noise
 # process, its prediction type and, for the first group, its timestep spacing.
@@ -40,7 +40,7 @@ def check_scheduler(name: str, known: Mapping[str, Mapping[str, Any]], model: st
         UserError: with those that do.
     """
     if name not in known:
-        raise UserError(f"sampling.scheduler={name} does not sample model={model};{near(name, list(known))}")
+        raise UserError(f"sampling.scheduler={name} does not sample model={model};{did_you_mean(name, list(known))}")
 
 
 def make_scheduler(name: str, own: Any, known: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
+from alignbench.diffusion.ddim import as_ddim, ddim_ladder
+from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
-from alignbench.models.ddim import as_ddim, ddim_ladder
-from alignbench.models.ladder import Ladder
 
 
 class StableDiffusion(ModelAdapter):
@@ -40,7 +40,7 @@ class StableDiffusion(ModelAdapter):
         config = self.denoiser.config
         return Conditioning(self._zeros(num_prompts, CLIP_TOKENS, config.cross_attention_dim))
 
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
         return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
+from alignbench.diffusion.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.schedule import Level
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
-from alignbench.models.flow_matching import logit_normal_timesteps, shift_exponent
-from alignbench.models.ladder import Ladder
 from alignbench.models.schedulers import FLOW
-from alignbench.schedule import Level
 
 
 class StableDiffusion3(ModelAdapter):
@@ -60,12 +60,12 @@ class StableDiffusion3(ModelAdapter):
         embeds = self._zeros(num_prompts, CLIP_TOKENS + self.max_sequence_length, config.joint_attention_dim)
         return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
 
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens()))
         sigma = scheduler.sigmas.double()
-        return Ladder(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+        return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
 
     def sample_timesteps(
         self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None

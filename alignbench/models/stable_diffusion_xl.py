@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
+from alignbench.crop import CropBox
+from alignbench.diffusion.ddim import as_ddim, ddim_ladder
+from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
-from alignbench.framing import Frame
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
-from alignbench.models.ddim import as_ddim, ddim_ladder
-from alignbench.models.ladder import Ladder
 
 
 class StableDiffusionXL(ModelAdapter):
@@ -52,7 +52,7 @@ class StableDiffusionXL(ModelAdapter):
         sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
         return Conditioning(embeds, pooled, sizes.to(embeds).repeat(len(prompts), 1))
 
-    def with_frames(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_frames(self, conditioning: Conditioning, frames: Sequence[CropBox]) -> Conditioning:
         """Tell the true original size of each image and the corner that was cut out, as MaPO's code does."""
         assert conditioning.time_ids is not None
         time_ids = torch.tensor([frame.time_ids for frame in frames])
@@ -85,7 +85,7 @@ class StableDiffusionXL(ModelAdapter):
         pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         return Conditioning(embeds, self._zeros(num_prompts, pooled_width), self._zeros(num_prompts, 6))
 
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
         return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 

@@ -1,7 +1,8 @@
 """The rows of `diagnostics.csv`: what a policy gained by what it trained on, and what happened to its images meanwhile.
 
 Evaluators' means, statistics of images and their diversity, each over base, and the distance of the weights; and the
-same at every look of a run's validation, over the start. Images are measured once; see `alignbench.image_table`.
+same at every look of a run's validation, over the start. Images are measured once; see
+`alignbench.store.image_statistics_table`.
 """
 
 from collections import defaultdict
@@ -12,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.diversity import Diversity, Pairs
-from alignbench.image_statistics import MEASURES, VERSION, ImageStatistics
-from alignbench.image_table import Shown, digest_of, measured, stacked
-from alignbench.report.bench import ALL, BASE, Bench, Contender, Image, Measurement, Resamplings, Row
+from alignbench.report.comparison import ALL, Bench, Contender, Image, Measurement, Resamplings, Row
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
-from alignbench.results import DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
-from alignbench.score_file import ScoreInfo, Scores
-from alignbench.statistics import Comparison, Estimate, holm
+from alignbench.statistics.diversity import Diversity, Pairs
+from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
+from alignbench.statistics.intervals import Comparison, Estimate, holm
+from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
+from alignbench.store.run_folder import BASE, DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
+from alignbench.store.scores import ScoreInfo, Scores
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 DIVERSITY: dict[str, Pairs] = {"diversity_prompts": "prompts", "diversity_noise": "noise"}

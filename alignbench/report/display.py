@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.comparison import ALL, Row
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
-from alignbench.score_file import ScoreInfo
+from alignbench.store.run_folder import BASE
+from alignbench.store.scores import ScoreInfo
+from alignbench.text import duration
 
 STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
 NOTES = {
@@ -20,7 +22,8 @@ NOTES = {
     "where there are several",
     "strength": "strength: Bradley-Terry, in units of 400 / ln 10, base at 0: 100 above wins 64 % of images; in "
     "parentheses the rank, 1 + the number of methods whose difference in strength has a 95 % interval above 0",
-    "published": "gap to published values in half-widths of our interval; see alignbench/reference_tables/README.md",
+    "published": "gap to published values in half-widths of our interval; "
+    "see alignbench/report/published_tables/README.md",
     "seed": "a: one training seed only, so the interval is conditional on it",
     "trained_on": "b: the method trained on this evaluator; left out of the ranking",
     "subset": "c: fewer prompts than the full set",
@@ -134,7 +137,7 @@ class Section:
 
 
 def sections(tables: Tables) -> list[Section]:
-    """Cut the leaderboard into what is comparable."""
+    """CropSpec the leaderboard into what is comparable."""
     parts: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], Row]] = defaultdict(dict)
     for row in tables.leaderboard:
         if row["group"] == ALL:
@@ -263,11 +266,3 @@ def _cost_cells(method: str, row: Row) -> list[str]:
         f"{row['device_hours']:.2f}",
         memory,
     ]
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as `1 h 05 min`, `12 min 30 s` or `45 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.comparison import ALL, Row
 from alignbench.report.display import number
 from alignbench.report.tables import Tables
-from alignbench.statistics import Estimate
+from alignbench.statistics.intervals import Estimate
+from alignbench.store.run_folder import BASE
 
 SIGNIFICANT = 0.05
 TRAINED, HELD_OUT = "trained", "held_out"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench import bradley_terry, statistics
-from alignbench.report.bench import Bench, Contender, Measurement, Panels, Resamplings
-from alignbench.results import read_sampling
-from alignbench.score_file import ScoreInfo, Scores
-from alignbench.study.agreement import crossed
-from alignbench.study.preferences import Count, Preference, count
-from alignbench.study.record import study_folders
+from alignbench.report.comparison import Bench, Contender, Measurement, Panels, Resamplings
+from alignbench.statistics import bradley_terry
+from alignbench.statistics import intervals as statistics
+from alignbench.store.run_folder import read_sampling
+from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.votes.agreement import crossed
+from alignbench.votes.preferences import Count, Preference, count
+from alignbench.votes.record import study_folders
 
 HUMAN = "human"
 IMAGE = 0  # a study shows the first image of each prompt
@@ -96,7 +97,7 @@ def evaluator_name(question: str) -> str:
     return HUMAN if question == "overall" else f"{HUMAN}_{question}"
 
 
-class PollBench(Bench):
+class VoteComparison(Bench):
     """All contenders of one poll, compared vote by vote."""
 
     def __init__(self, name: str, contenders: list[Contender], resamplings: Resamplings, poll: Poll) -> None:
@@ -136,7 +137,7 @@ class PollBench(Bench):
 class PollPanels(Panels):
     """Compares by votes; the scores of the images are for medians and means alone."""
 
-    bench: PollBench
+    bench: VoteComparison
 
     def compare(self, a: Contender, b: Contender) -> statistics.Comparison | None:
         """Compare on the votes between the two; None where there are none."""

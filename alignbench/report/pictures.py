@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
-from alignbench.report.bench import BASE
 from alignbench.report.curves import read_curves, read_validation
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
-from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
+from alignbench.store.run_folder import BASE, PromptRecord, ResultsError, RunFolder, read_prompts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

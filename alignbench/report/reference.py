@@ -1,4 +1,4 @@
-"""Hold the published rows of `alignbench/reference_tables` beside our own."""
+"""Hold the published rows of `alignbench/report/published_tables` beside our own."""
 
 import csv
 import math
@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.comparison import ALL, Row
 from alignbench.report.tables import Tables
-from alignbench.results import ResultsError, SamplingRecord
-from alignbench.score_file import ScoreInfo
-from alignbench.statistics import Estimate
+from alignbench.statistics.intervals import Estimate
+from alignbench.store.run_folder import BASE, ResultsError, SamplingRecord
+from alignbench.store.scores import ScoreInfo
 
 NAMES = ("paper", "arxiv_id", "table", "model", "method", "evaluator")  # never empty
-FOLDER = Path(__file__).resolve().parent.parent / "reference_tables"
+FOLDER = Path(__file__).resolve().parent / "published_tables"
 STATISTICS = ("median", "mean", "win_rate", "share")
 
 

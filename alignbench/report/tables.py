@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from alignbench import statistics
 from alignbench.files import write_csv
-from alignbench.report.bench import BASE, Bench, Contender, Measurement, Resamplings, Row
-from alignbench.report.human import PollBench, read_polls
-from alignbench.results import (
+from alignbench.report.comparison import Bench, Contender, Measurement, Resamplings, Row
+from alignbench.report.human import VoteComparison, read_polls
+from alignbench.statistics import intervals as statistics
+from alignbench.store.run_folder import (
+    BASE,
     DIAGNOSTIC_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
@@ -30,7 +31,7 @@ from alignbench.results import (
     read_sampling,
     run_folders,
 )
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
         name = prompt_set if sampled_once else f"{prompt_set}@{sampling_hash}"
         contenders = _contenders(entries, labels)
         if place in polls:
-            bench = PollBench(name, contenders, resamplings, polls[place])
+            bench = VoteComparison(name, contenders, resamplings, polls[place])
         else:
             bench = Bench(name, contenders, resamplings)
         tables.evaluators[bench.info.evaluator, bench.info.version] = bench.info

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.bench import BASE
-from alignbench.report.display import Section, duration, marks, median_text, notes, sections, significance, win_text
+from alignbench.report.display import Section, marks, median_text, notes, sections, significance, win_text
 from alignbench.report.hacking import Finding, findings
 from alignbench.report.tables import Tables
-from alignbench.results import Manifest, RunFolder
+from alignbench.store.run_folder import BASE, Manifest, RunFolder
+from alignbench.text import duration
 
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on
 

@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignbench.report import markdown, pictures
-from alignbench.report.bench import BASE
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import Tables, build
-from alignbench.results import RunFolder, run_folders
-from alignbench.statistics import NUM_RESAMPLES
+from alignbench.statistics.intervals import NUM_RESAMPLES
+from alignbench.store.run_folder import BASE, RunFolder, run_folders
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:

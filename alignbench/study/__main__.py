@@ -12,9 +12,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignbench.access import TOKEN_VARIABLE, check_reach, checked_token
 from alignbench.errors import UserError
-from alignbench.study.presets import PRESETS
+from alignbench.serve.access import TOKEN_VARIABLE, check_reach, checked_token
+from alignbench.votes.presets import PRESETS
 
 
 def main() -> None:
@@ -32,9 +32,9 @@ def main() -> None:
 
 def vote(args: argparse.Namespace) -> None:
     """Serve a study until a signal ends it."""
-    from alignbench.study.ballots import Ballots
     from alignbench.study.begin import open_study
     from alignbench.study.server import StudyServer
+    from alignbench.votes.ballots import Ballots
 
     token = checked_token(args.token or os.environ.get(TOKEN_VARIABLE))
     check_reach(args.host, token)  # before anything is made
@@ -69,8 +69,8 @@ def results(args: argparse.Namespace) -> None:
     """Count the votes of studies, print the figures and write them beside the votes."""
     from rich.console import Console
 
-    from alignbench.study.record import StudyFolder
     from alignbench.study.results import print_results, write_results
+    from alignbench.votes.record import StudyFolder
 
     for path in args.studies:
         print_results(write_results(StudyFolder(Path(path).resolve())), Console())

@@ -9,11 +9,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from alignbench.errors import UserError, near
+from alignbench.errors import UserError, did_you_mean
 from alignbench.files import locked, write_json
-from alignbench.results import PromptRecord, ResultsError, RunFolder, read_prompts
-from alignbench.study.presets import PRESETS
-from alignbench.study.record import BASE, STUDIES, Study, StudyFolder, digest_of, keyed
+from alignbench.store.run_folder import BASE, PromptRecord, ResultsError, RunFolder, read_prompts
+from alignbench.votes.presets import PRESETS
+from alignbench.votes.record import STUDIES, Study, StudyFolder, digest_of, keyed
 
 
 def open_study(
@@ -43,7 +43,7 @@ def open_study(
         UserError: the runs cannot be compared so, or the name is that of another study.
     """
     if preset not in PRESETS:
-        raise UserError(f"--preset {preset} is unknown;{near(preset, sorted(PRESETS))}")
+        raise UserError(f"--preset {preset} is unknown;{did_you_mean(preset, sorted(PRESETS))}")
     _check_numbers(num_prompts, prompts_per_rater, checks_per_rater, leave_out_below)
     folders = [RunFolder(Path(path).resolve()) for path in runs]
     model = _check_runs(folders, pairs)

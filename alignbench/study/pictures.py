@@ -11,7 +11,7 @@ from PIL import Image
 
 from alignbench.images import opened, rgb
 from alignbench.study.plan import Shown
-from alignbench.study.record import StudyFolder, keyed
+from alignbench.votes.record import StudyFolder, keyed
 
 GREY = (127, 127, 127)
 CACHED = 64  # encoded images kept

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from alignbench.study.presets import LOW_GRADES, TIE, Question
-from alignbench.study.record import BASE, StudyFolder, keyed
+from alignbench.store.run_folder import BASE
+from alignbench.votes.presets import LOW_GRADES, TIE, Question
+from alignbench.votes.record import StudyFolder, keyed
 
 Check = Literal["same", "damaged"]
 

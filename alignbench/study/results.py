@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignbench import statistics
 from alignbench.files import write_csv
 from alignbench.report.human import compare_votes
 from alignbench.report.tables import measurements, recipe_labels
-from alignbench.results import run_folders
-from alignbench.statistics import Estimate, holm
-from alignbench.study.agreement import between_raters, with_another_rater, with_evaluator
-from alignbench.study.preferences import Count, count
-from alignbench.study.presets import TOP_GRADE
-from alignbench.study.record import StudyFolder
-from alignbench.study.resampling import CrossedResampling
+from alignbench.statistics import intervals as statistics
+from alignbench.statistics.intervals import Estimate, holm
+from alignbench.store.run_folder import run_folders
+from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
+from alignbench.votes.preferences import Count, count
+from alignbench.votes.presets import TOP_GRADE
+from alignbench.votes.record import StudyFolder
+from alignbench.votes.resampling import CrossedResampling
 
 if TYPE_CHECKING:
     from rich.console import Console

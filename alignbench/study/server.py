@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
-from alignbench.access import check_reach, checked_token, is_loopback
 from alignbench.errors import UserError
-from alignbench.study.ballots import MAX_NAME, Ballots, Rater, Vote
+from alignbench.serve.access import check_reach, checked_token, is_loopback
 from alignbench.study.pictures import BlindPictures
 from alignbench.study.plan import Task, tasks
-from alignbench.study.presets import Question
-from alignbench.study.record import StudyFolder
+from alignbench.votes.ballots import MAX_NAME, Ballots, Rater, Vote
+from alignbench.votes.presets import Question
+from alignbench.votes.record import StudyFolder
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from alignbench.cli import check_neighbours, stop
-from alignbench.command_line import composed
+from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 
 

@@ -5,14 +5,14 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from alignbench.catalogue import evaluator_names
-from alignbench.checks import check_package
-from alignbench.config import build, resolve_all
+from alignbench.configuration.build import build, resolve_all
+from alignbench.configuration.checks import check_package
+from alignbench.configuration.find_evaluator import evaluator_names
+from alignbench.configuration.launcher import engine_asked_for
 from alignbench.data.source import DataSource, PairSource
-from alignbench.errors import UserError, near
-from alignbench.judge import JudgeRecipe
-from alignbench.launcher import engine_asked_for
-from alignbench.remote_protocol import is_name
+from alignbench.errors import UserError, did_you_mean
+from alignbench.reward_model import JudgeRecipe
+from alignbench.serve.protocol import is_name
 
 
 def check(cfg: DictConfig) -> None:
@@ -76,6 +76,6 @@ def _check_train(train: dict[str, Any]) -> None:
         if not isinstance(train[key], int | float) or train[key] <= 0:
             raise UserError(f"train.{key}={train[key]} must be a number above 0")
     if train["mixed_precision"] not in ("no", "fp16", "bf16"):
-        known = near(str(train["mixed_precision"]), ["no", "fp16", "bf16"])
+        known = did_you_mean(str(train["mixed_precision"]), ["no", "fp16", "bf16"])
         raise UserError(f"train.mixed_precision={train['mixed_precision']} is unknown;{known}")
     check_package(train["optimizer"]["_target_"])

@@ -18,14 +18,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from alignbench.checkpoint import Checkpoints, Counters
-from alignbench.data.sampler import StepSampler
+from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
-from alignbench.judge import Judge
-from alignbench.judge_folder import LOG
-from alignbench.parallel import Replicated
+from alignbench.reward_model import Judge
+from alignbench.store.reward_model_folder import LOG
 from alignbench.train_reward.measure import log_loss
 from alignbench.train_reward.pairs import Reader, Split
+from alignbench.training.checkpoint import Checkpoints, Counters
+from alignbench.training.parallel import Replicated
 
 
 @dataclass

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from alignbench.data.rules import is_held_out
 from alignbench.data.source import PairSample, PromptSample
 from alignbench.errors import UserError
 from alignbench.evaluator import Preprocess
 from alignbench.files import replacing
-from alignbench.judge import Judge
+from alignbench.reward_model import Judge
+from alignbench.text import is_held_out
 
 CHUNK = 64  # images whose features are computed, and kept, together
 

@@ -17,14 +17,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from alignbench.config import build, resolve_all
+from alignbench.configuration.build import build, resolve_all
 from alignbench.data.source import PairSource
+from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
-from alignbench.judge import JudgeRecipe
-from alignbench.judge_folder import CONFIG, LOG, PICTURE, JudgeRecord, write_judge
-from alignbench.precision import multiply_float32
-from alignbench.provenance import PACKAGES, commit
-from alignbench.report.display import duration
+from alignbench.reward_model import JudgeRecipe
+from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, JudgeRecord, write_judge
+from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, predict
 from alignbench.train_reward.measure import Figures, best_scale, calibration, measure

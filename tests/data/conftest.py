@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignbench.calibrate.reference import IMAGES
+from alignbench.scoring.calibration import IMAGES
 
 TINY = {  # an open_clip configuration
     "embed_dim": 16,
@@ -54,7 +54,7 @@ def tiny_openai_clip() -> nn.Module:
     """A random CLIP of transformers with OpenAI's activation, of the architecture TINY_QUICK."""
     from transformers import CLIPModel
 
-    from evaluators.clip_network import clip_config
+    from evaluators.networks.clip import clip_config
 
     network = CLIPModel(clip_config(TINY_QUICK)).eval()
     randomise(network, seed=1)
@@ -66,7 +66,7 @@ def tiny_pickscore() -> nn.Module:
     """A random CLIP of transformers with exact GELU, of the architecture TINY."""
     from transformers import CLIPModel
 
-    from evaluators.clip_network import clip_config
+    from evaluators.networks.clip import clip_config
 
     network = CLIPModel(clip_config(TINY)).eval()
     randomise(network, seed=2)

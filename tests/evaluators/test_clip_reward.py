@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from alignbench.errors import UserError
-from alignbench.models.state_dicts import read_state_dict
-from alignbench.results import ImageSet, Manifest, PromptRecord, RunFolder
-from alignbench.score import info, score
-from alignbench.score_file import Scores
+from alignbench.models.weights.state_dicts import read_state_dict
+from alignbench.scoring.score import info, score
+from alignbench.store.run_folder import ImageSet, Manifest, PromptRecord, RunFolder
+from alignbench.store.scores import Scores
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
 from evaluators.pickscore import PickScore

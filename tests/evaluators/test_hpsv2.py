@@ -10,7 +10,7 @@ from open_clip import CLIP
 from alignbench.calibrate.official import random_weights
 from alignbench.calibrate.samples import SAMPLES, picture
 from evaluators.hpsv2 import HPSv2
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.preprocess import ClipPixels
 
 GOLDEN = Path(__file__).parent / "data" / "hpsv2_golden.json"
 

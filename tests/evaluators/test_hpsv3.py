@@ -14,11 +14,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from alignbench.calibrate.official import random_weights, write_qwen2_vl
 from alignbench.calibrate.samples import SAMPLES, picture
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from alignbench.errors import UserError
 from evaluators import hpsv3
 from evaluators.hpsv3 import AREA, INSTRUCTION, HPSv3, PatchRotary, patches_of, places_of
-from evaluators.preprocess import QwenPixels
+from evaluators.networks.preprocess import QwenPixels
 
 GOLDEN = Path(__file__).parent / "data" / "hpsv3_golden.json"
 LONG = "a very long prompt " + "with many words that somebody will read to the end " * 10

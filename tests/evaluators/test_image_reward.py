@@ -15,7 +15,7 @@ from torch import nn
 
 from alignbench.calibrate.official import random_weights
 from alignbench.calibrate.samples import SAMPLES, picture
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from alignbench.errors import UserError
 from alignbench.miniature.scenes import render, sample_scene
 from evaluators.image_reward import MEAN, STD, TEXT, VISION, VOCABULARY, ImageReward, ImageRewardNetwork, from_published

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from alignbench.errors import UserError
-from alignbench.judge_folder import CONFIG, WEIGHTS, JudgeRecord, write_judge
 from alignbench.miniature.scenes import render, sample_scene
+from alignbench.store.reward_model_folder import CONFIG, WEIGHTS, JudgeRecord, write_judge
 from evaluators import load
-from evaluators.attention_judge import FrozenAttention
-from evaluators.blip_judge import ImageRewardLike
-from evaluators.clip_judge import PickScoreLike
-from evaluators.head_judge import FrozenHead
 from evaluators.image_reward import ImageReward
+from evaluators.judges.attention import FrozenAttention
+from evaluators.judges.blip import ImageRewardLike
+from evaluators.judges.clip import PickScoreLike
+from evaluators.judges.head import FrozenHead
 from evaluators.pickscore import PickScore
 from tests.evaluators.test_image_reward import TINY, checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignbench.catalogue import read_settings
+from alignbench.configuration.find_evaluator import read_settings
 from alignbench.errors import UserError
 from evaluators import load
 from evaluators.hpsv2 import HPSv2
@@ -94,7 +94,7 @@ def test_what_cannot_be_built_is_said_in_one_sentence(name, values, expected):
 def test_it_works_inside_a_program_that_uses_hydra():
     from hydra import compose, initialize_config_dir
 
-    from alignbench.config import conf_folder
+    from alignbench.configuration.build import conf_folder
 
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         assert load("shapes_oracle_realism").name == "shapes_oracle_realism"

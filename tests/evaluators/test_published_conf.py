@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from evaluators.hpsv2 import HPSv2
 
 WITH_TOWER = ["pickscore", "hpsv2_0", "hpsv2_1", "clip_score", "clip_score_l14", "aesthetic", "aesthetic_v2_5", "hpsv3"]

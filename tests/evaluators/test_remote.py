@@ -18,15 +18,15 @@ from PIL import Image
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.files import write_png
-from alignbench.generate import Sampling, image_set
-from alignbench.remote_protocol import Info
-from alignbench.results import Manifest, RunFolder, image_name
-from alignbench.score import info, score
-from alignbench.score_file import Scores
-from alignbench.serve import ScoreServer
+from alignbench.generation.generate import Sampling, image_set
+from alignbench.scoring.score import info, score
+from alignbench.serve.__main__ import ScoreServer
+from alignbench.serve.protocol import Info
+from alignbench.store.run_folder import Manifest, RunFolder, image_name
+from alignbench.store.scores import Scores
 from evaluators import load
 from evaluators.clip_score import ClipScore
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.preprocess import ClipPixels
 from evaluators.remote import PngFiles, Remote
 from tests.serving import at_work
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from alignbench.batch import Conditioning, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
+from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.evaluator import Reward
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.ladder import Ladder
-from alignbench.models.random import tiny_adapter
-from alignbench.schedule import Level, NoiseSchedule
+from alignbench.models.tiny_random import tiny_adapter
 
 PROMPTS = ["a red circle", "two blue squares", "a green star on white", "a small black ring"]
 
@@ -53,11 +53,11 @@ class ToyModel(ModelAdapter):
         uniform = torch.rand(batch_size, generator=generator, dtype=torch.float64)
         return (20 + 960 * uniform).round()
 
-    def ladder(self, num_inference_steps: int) -> Ladder:
+    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         tau = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64).clamp(0.001, 0.999)
         timesteps = self.schedule.timesteps_at(tau)
         level = self.schedule.level(timesteps)
-        return Ladder(timesteps[:-1], Level(level.alpha, level.sigma))
+        return NoiseLevels(timesteps[:-1], Level(level.alpha, level.sigma))
 
 
 class Linear(nn.Module):

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from alignbench.batch import PairBatch
-from alignbench.preference import PairErrors, add_noise, noise_pairs, pair_errors, prediction_error, sample_error
+from alignbench.objectives.denoising_error import (
+    PairErrors,
+    add_noise,
+    noise_pairs,
+    pair_errors,
+    prediction_error,
+    sample_error,
+)
 from methods.dpo import DPO, dpo_loss, loser_scale, scale_gradient
 
 OPTIONS = {

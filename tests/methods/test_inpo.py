@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from alignbench.ascent import InversionSettings
 from alignbench.batch import PairBatch
-from alignbench.config import conf_folder
-from alignbench.inversion import invert
+from alignbench.configuration.build import conf_folder
+from alignbench.objectives.inversion import invert
+from alignbench.objectives.inversion_path import InversionSettings
 from methods.inpo import InPO
 from methods.smpo import SmPO
 

@@ -11,11 +11,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from alignbench.batch import LabelledBatch
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from alignbench.context import Context, keyed_generator
-from alignbench.data.stream import Stream
+from alignbench.data.batches.stream import Stream
 from alignbench.errors import UserError
-from alignbench.models.random import tiny_adapter
+from alignbench.models.tiny_random import tiny_adapter
 from methods.kto import KTO, kto_loss, prospect
 
 ROOT = Path(__file__).parent.parent.parent

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alignbench.batch import PairBatch
-from alignbench.preference import noise_pairs, sample_error
+from alignbench.objectives.denoising_error import noise_pairs, sample_error
 from methods.mapo import MaPO, link, mapo_loss, mapo_margin
 
 OPTIONS = {

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignbench.schedule import CLEAN, Level, NoiseSchedule
+from alignbench.diffusion.schedule import CLEAN, Level, NoiseSchedule
 from methods.recovery import RecoveryWindow, output_coefficient, recover
 
 TYPES = ["epsilon", "v_prediction", "velocity"]

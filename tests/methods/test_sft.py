@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from alignbench.batch import ImageBatch, LabelledBatch, PairBatch
-from alignbench.preference import noise_images
+from alignbench.objectives.denoising_error import noise_images
 from methods.base import Base
 from methods.sft import SFT, LabelledSFT, sft_loss
 

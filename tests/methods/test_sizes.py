@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from alignbench.batch import LabelledBatch, PairBatch
-from alignbench.config import conf_folder
-from alignbench.models.random import tiny_adapter
+from alignbench.configuration.build import conf_folder
+from alignbench.models.tiny_random import tiny_adapter
 
 
 def sizes(latents):

@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import methods.smpo
-from alignbench.ascent import InversionSettings
 from alignbench.batch import PairBatch
-from alignbench.config import conf_folder
-from alignbench.inversion import invert
-from alignbench.preference import noise_pairs, pair_errors
+from alignbench.configuration.build import conf_folder
+from alignbench.objectives.denoising_error import noise_pairs, pair_errors
+from alignbench.objectives.inversion import invert
+from alignbench.objectives.inversion_path import InversionSettings
 from methods.dpo import dpo_loss
 from methods.smpo import SmPO, smoothed_probability, smpo_loss
 

@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from alignbench.batch import PromptBatch
-from alignbench.parallel import join
-from alignbench.update import update
+from alignbench.training.parallel import join
+from alignbench.training.update import update
 from methods.recovery import RecoveryWindow
 from methods.srpo import SRPO, srpo_loss, srpo_reward
 
@@ -447,7 +447,7 @@ def test_the_wanted_direction_rises_while_the_shared_bias_drifts_less_than_under
         def mean_image() -> torch.Tensor:
             noise = torch.randn(64, *model.latent_shape, generator=torch.Generator().manual_seed(9))
             conditioning = model.encode_prompts([""] * 64)
-            return model.sample(noise, conditioning, model.ladder(8)).latents.flatten(1).mean(0)
+            return model.sample(noise, conditioning, model.noise_levels(8)).latents.flatten(1).mean(0)
 
         before = mean_image()
         for step in range(200):

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignbench.data.candidates import scene_for, with_fault
-from alignbench.data.rules import is_held_out
+from alignbench.miniature.candidates import scene_for, with_fault
 from alignbench.miniature.captions import Demand, demand_of, parse, prompts, split_of
 from alignbench.miniature.oracle import facts
 from alignbench.miniature.pretrain.examples import (
@@ -32,6 +31,7 @@ from alignbench.miniature.pretrain.matching import (
 from alignbench.miniature.pretrain.tokenizers import GRAMMAR_WORDS, build_wordpiece_vocabulary
 from alignbench.miniature.reading import read
 from alignbench.miniature.scenes import STYLES, Scene, Shape, render, sample_scene
+from alignbench.text import is_held_out
 from evaluators.shapes_matching import FOLDER, ShapesMatching
 
 SCENE = Scene(

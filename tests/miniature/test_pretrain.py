@@ -13,8 +13,8 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
-from alignbench.data.candidates import scene_for, with_fault
 from alignbench.errors import UserError
+from alignbench.miniature.candidates import scene_for, with_fault
 from alignbench.miniature.captions import demand_of, parse, prompts, split_of
 from alignbench.miniature.pretrain.autoencoder import SCALING_FACTOR, build_autoencoder, code
 from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, load_data, render_data, scene_at

@@ -10,13 +10,16 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, PNDMS
 from safetensors.torch import load_file
 
 from alignbench.batch import Conditioning
+from alignbench.crop import CropBox
+from alignbench.diffusion.flow_matching import shift_exponent
 from alignbench.errors import UserError
-from alignbench.framing import Frame
+from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.flow_matching import shift_exponent
 from alignbench.models.flux import Flux
-from alignbench.models.loading import load_pipeline
-from alignbench.models.random import (
+from alignbench.models.stable_diffusion import StableDiffusion
+from alignbench.models.stable_diffusion_3 import StableDiffusion3
+from alignbench.models.stable_diffusion_xl import StableDiffusionXL
+from alignbench.models.tiny_random import (
     RESOLUTION,
     Family,
     tiny_adapter,
@@ -25,11 +28,8 @@ from alignbench.models.random import (
     tiny_stable_diffusion_3,
     tiny_stable_diffusion_xl,
 )
-from alignbench.models.sampler import Sampler
-from alignbench.models.saved import LORA_FILE
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.stable_diffusion_3 import StableDiffusion3
-from alignbench.models.stable_diffusion_xl import StableDiffusionXL
+from alignbench.models.weights.loading import load_pipeline
+from alignbench.models.weights.policy_files import LORA_FILE
 
 FAMILIES: dict[str, tuple[Family, dict[str, Any]]] = {
     "stable_diffusion": ("stable_diffusion", {}),
@@ -102,7 +102,7 @@ def train_a_little(model: ModelAdapter, updates: int = 2) -> None:
 def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
     noise = noise_for(variant)
     trajectory = variant.sample(
-        noise, variant.encode_prompts(PROMPTS), variant.ladder(NUM_STEPS), **guidance_of(variant, scale)
+        noise, variant.encode_prompts(PROMPTS), variant.noise_levels(NUM_STEPS), **guidance_of(variant, scale)
     )
     ours = variant.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
     theirs = variant.pipeline(
@@ -118,11 +118,11 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
 
 
 def test_wide_images_are_those_of_the_pipeline(variant):
-    """16 x 64 pixels make as many tokens as 32 x 32, so the ladder is the same."""
+    """16 x 64 pixels make as many tokens as 32 x 32, so the noise_levels is the same."""
     noise = torch.randn(3, 4, 4, 16, generator=torch.Generator().manual_seed(0))
-    conditioning = variant.with_frames(variant.encode_prompts(PROMPTS), [Frame.uncropped((16, 64))] * 3)
+    conditioning = variant.with_frames(variant.encode_prompts(PROMPTS), [CropBox.uncropped((16, 64))] * 3)
     unconditional = variant.unconditional(4.0, conditioning)
-    ours = variant.sample(noise, conditioning, variant.ladder(NUM_STEPS), 4.0, unconditional).latents
+    ours = variant.sample(noise, conditioning, variant.noise_levels(NUM_STEPS), 4.0, unconditional).latents
     theirs = variant.pipeline(
         prompt=PROMPTS,
         latents=variant.pack(noise),
@@ -139,7 +139,7 @@ def test_wide_images_are_those_of_the_pipeline(variant):
 def test_pictures_show_what_sample_computes(model, scale):
     noise = noise_for(model)
     latents = model.sample(
-        noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, scale)
+        noise, model.encode_prompts(PROMPTS), model.noise_levels(NUM_STEPS), **guidance_of(model, scale)
     ).latents
     expected = (model.decode_latents(latents) * 255).permute(0, 2, 3, 1)
     pictures = Sampler(model, NUM_STEPS, scale)(KEYS, PROMPTS, noise)
@@ -160,14 +160,14 @@ def test_the_ladder_is_what_the_pipeline_visits(variant, num_steps):
         output_type="latent",
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: visited.append(float(timestep)) or kwargs,
     )
-    ladder = variant.ladder(num_steps)
-    assert ladder.timesteps.tolist() == visited
-    assert len(ladder.level) == num_steps + 1
+    noise_levels = variant.noise_levels(num_steps)
+    assert noise_levels.timesteps.tolist() == visited
+    assert len(noise_levels.level) == num_steps + 1
 
 
 def test_stable_diffusion_ends_at_the_first_entry_of_its_table():
     model = make("stable_diffusion")
-    last = model.ladder(20).level[20]
+    last = model.noise_levels(20).level[20]
     assert last.sigma > 0
     assert last.alpha == model.schedule.level(torch.tensor(0)).alpha
 
@@ -181,17 +181,17 @@ def test_stable_diffusion_xl_takes_the_steps_of_the_euler_sampler_it_is_publishe
             PROMPTS, latents=noise, num_inference_steps=num_steps, height=32, width=32, output_type="latent"
         ).images
         conditioning, guidance = model.encode_prompts(PROMPTS), guidance_of(model, 5.0)
-        ours = model.sample(noise, conditioning, model.ladder(num_steps), **guidance).latents
+        ours = model.sample(noise, conditioning, model.noise_levels(num_steps), **guidance).latents
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # Euler divides by small numbers
 
 
 @pytest.mark.parametrize("name", ["flux", "stable_diffusion_3_dynamic"])
 def test_dynamic_shifting_ends_clean_and_grows_with_the_resolution(name):
     model = make(name)
-    assert model.ladder(20).level[20].sigma == 0
-    middle = model.ladder(20).level[10].sigma
+    assert model.noise_levels(20).level[20].sigma == 0
+    middle = model.noise_levels(20).level[10].sigma
     model.resolution *= 8
-    assert model.ladder(20).level[10].sigma > middle
+    assert model.noise_levels(20).level[10].sigma > middle
 
 
 def test_any_sampler_of_a_stable_diffusion_checkpoint_becomes_ddim_without_clipping():
@@ -207,24 +207,24 @@ def test_any_sampler_of_a_stable_diffusion_checkpoint_becomes_ddim_without_clipp
     model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     assert not pipeline.scheduler.config.clip_sample
-    assert torch.equal(model.ladder(7).timesteps, make("stable_diffusion").ladder(7).timesteps)
-    assert model.ladder(7).level[7].sigma == make("stable_diffusion").ladder(7).level[7].sigma
+    assert torch.equal(model.noise_levels(7).timesteps, make("stable_diffusion").noise_levels(7).timesteps)
+    assert model.noise_levels(7).level[7].sigma == make("stable_diffusion").noise_levels(7).level[7].sigma
 
 
 def test_a_ddim_that_lands_beside_its_timesteps_is_refused():
     pipeline = tiny_stable_diffusion()
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
-    assert len(model.ladder(20)) == 20
+    assert len(model.noise_levels(20)) == 20
     with pytest.raises(ValueError, match="divides 1000"):
-        model.ladder(30)
+        model.noise_levels(30)
 
 
 def test_static_shifting_is_that_of_the_scheduler_whatever_the_resolution():
     model = make("stable_diffusion_3")
-    sigma = model.ladder(20).level.sigma
+    sigma = model.noise_levels(20).level.sigma
     model.resolution *= 8
-    assert torch.equal(model.ladder(20).level.sigma, sigma)
+    assert torch.equal(model.noise_levels(20).level.sigma, sigma)
     assert sigma[0] == 1
     assert sigma[20] == 0
     even = torch.linspace(1, 3 / 1002, 20, dtype=torch.float64)  # the scheduler shifts its end, 1 / 1000, too
@@ -236,7 +236,7 @@ def test_static_shifting_is_that_of_the_scheduler_whatever_the_resolution():
 def test_both_prediction_types_of_stable_diffusion_sample_like_the_pipeline(name, prediction_type):
     model = make(name, prediction_type=prediction_type)
     noise = noise_for(model)
-    ours = model.sample(noise, model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS)).latents
+    ours = model.sample(noise, model.encode_prompts(PROMPTS), model.noise_levels(NUM_STEPS)).latents
     theirs = model.pipeline(
         PROMPTS,
         latents=noise,
@@ -285,9 +285,9 @@ def test_the_gradient_flows_through_decoding_and_the_last_steps(model):
     assert all(parameter.grad is None for parameter in model.pipeline.vae.parameters())
 
     model.prepare_training("lora", rank=2, alpha=2)
-    conditioning, ladder = model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS)
-    assert not model.sample(noise_for(model), conditioning, ladder).latents.requires_grad
-    trajectory = model.sample(noise_for(model), conditioning, ladder, grad_last=1, keep_states=True)
+    conditioning, noise_levels = model.encode_prompts(PROMPTS), model.noise_levels(NUM_STEPS)
+    assert not model.sample(noise_for(model), conditioning, noise_levels).latents.requires_grad
+    trajectory = model.sample(noise_for(model), conditioning, noise_levels, grad_last=1, keep_states=True)
     assert trajectory.latents.requires_grad
     assert [state.requires_grad for state in trajectory.noisy_latents] == [False] * NUM_STEPS
 
@@ -295,7 +295,9 @@ def test_the_gradient_flows_through_decoding_and_the_last_steps(model):
 def test_gradient_checkpointing_changes_memory_not_gradients(model):
     def gradients() -> list[torch.Tensor]:
         model.denoiser.zero_grad()
-        clean = model.sample(noise_for(model), model.encode_prompts(PROMPTS), model.ladder(2), grad_last=1).latents
+        clean = model.sample(
+            noise_for(model), model.encode_prompts(PROMPTS), model.noise_levels(2), grad_last=1
+        ).latents
         model.decode_latents(clean).square().mean().backward()
         return [parameter.grad.clone() for parameter in model.denoiser.parameters() if parameter.grad is not None]
 
@@ -406,7 +408,9 @@ def test_rows_that_differ_in_number_are_refused(model):
 def test_network_passes_count_samples(model):
     predictions(model)
     assert model.network_passes == 3
-    model.sample(noise_for(model), model.encode_prompts(PROMPTS), model.ladder(NUM_STEPS), **guidance_of(model, 4.0))
+    model.sample(
+        noise_for(model), model.encode_prompts(PROMPTS), model.noise_levels(NUM_STEPS), **guidance_of(model, 4.0)
+    )
     assert model.network_passes == 3 + 3 * NUM_STEPS * (1 if model.guidance_is_distilled else 2)
 
 

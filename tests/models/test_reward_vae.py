@@ -5,13 +5,13 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from alignbench.command_line import check_command_line, composed
-from alignbench.config import _recipe, run_name
+from alignbench.configuration.build import _recipe, run_name
+from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
-from alignbench.estimate import estimate
-from alignbench.models.random import tiny_adapter
+from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.reward_vae import load_reward_vae, reward_vae_skeleton
-from alignbench.models.sampler import Sampler
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.training.memory_estimate import estimate
 
 CPU_COMMAND = ["model=sd15_mini", "method=srpo", "data=shapes"]
 
@@ -51,7 +51,7 @@ def test_losses_see_the_pixels_of_the_tiny_vae_on_latents_as_they_are(family, fo
     assert latents.grad is not None
     assert latents.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.reward_vae.parameters())
-    assert model.reward_vae in model.helpers
+    assert model.reward_vae in model.frozen_networks
 
 
 def test_pictures_are_still_those_of_the_full_vae(folder):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alignbench.files import append_json_lines
-from alignbench.results import (
+from alignbench.store.run_folder import (
     Budget,
     Manifest,
     PromptRecord,
@@ -17,7 +17,7 @@ from alignbench.results import (
     write_prompts,
     write_sampling,
 )
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores
 
 PROMPTS = {"p0": "a red circle", "p1": "a blue cross", "p2": "a green square", "p3": "a yellow cross"}
 GROUPS = {"p0": ("flat",), "p1": ("flat",), "p2": ("shaded",), "p3": ("shaded",)}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignbench.image_table import digest_of
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.tables import build
 from alignbench.report.write import write_report
-from alignbench.results import (
+from alignbench.store.image_statistics_table import digest_of
+from alignbench.store.run_folder import (
     DIAGNOSTIC_COLUMNS,
     Manifest,
     RunFolder,
@@ -17,7 +17,7 @@ from alignbench.results import (
     write_prompts,
     write_sampling,
 )
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores
 
 
 def rows(world, **conditions):
@@ -148,6 +148,6 @@ def test_a_report_writes_the_table_and_again_the_same_bytes_without_measuring(sm
     before = path.read_bytes()
     assert before.decode().splitlines()[0] == ",".join(DIAGNOSTIC_COLUMNS)
     assert len(list(small_table.root.glob("*/statistics/shapes/1a2b.parquet"))) == 3
-    monkeypatch.setattr("alignbench.image_table._measure", None)
+    monkeypatch.setattr("alignbench.store.image_statistics_table._measure", None)
     write_report(small_table.root, 50)
     assert path.read_bytes() == before

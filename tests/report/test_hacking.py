@@ -10,7 +10,7 @@ from alignbench.report.diagnostics import diagnose
 from alignbench.report.hacking import findings
 from alignbench.report.tables import build
 from alignbench.report.terminal import print_run
-from alignbench.results import run_folders
+from alignbench.store.run_folder import run_folders
 
 NUM = 40
 PROMPTS = {f"p{i:02d}": f"prompt {i}" for i in range(NUM)}

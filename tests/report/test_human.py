@@ -7,8 +7,8 @@ import pytest
 from alignbench.report.human import read_polls
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
-from alignbench.results import ResultsError
-from tests.study.conftest import World, cast
+from alignbench.store.run_folder import ResultsError
+from tests.studies import World, cast
 
 GROUPS = {"p0": ("flat",), "p1": ("flat",), "p2": ("shaded",), "p3": ("shaded",)}
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from alignbench.report.tables import build
-from alignbench.results import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS, ResultsError
+from alignbench.store.run_folder import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS, ResultsError
 
 
 def only(rows, **conditions):

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from alignbench.report.tables import build
 from alignbench.report.terminal import print_run
-from alignbench.results import run_folders
+from alignbench.store.run_folder import run_folders
 
 
 def printed(world, method):

@@ -4,7 +4,7 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.study.begin import open_study
-from alignbench.study.record import Study, study_folders
+from alignbench.votes.record import Study, study_folders
 
 MANY = {f"p{number:02d}": f"prompt {number}" for number in range(40)}
 GROUPS = {key: ("anime" if number < 30 else "photo",) for number, key in enumerate(MANY)}

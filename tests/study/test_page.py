@@ -5,9 +5,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alignbench.study.ballots import Ballots
 from alignbench.study.plan import tasks
-from tests.study.conftest import serving
+from alignbench.votes.ballots import Ballots
+from tests.studies import serving
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 KEYS = {"left": "ArrowLeft", "tie": "ArrowDown", "right": "ArrowRight"}

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from alignbench.study.plan import Shown, Task, tasks
-from alignbench.study.presets import PRESETS
+from alignbench.votes.presets import PRESETS
 
 MANY = {f"p{number:02d}": f"prompt {number}" for number in range(20)}
 OVERALL, APPEAL, ALIGNMENT = PRESETS["smpo"].questions

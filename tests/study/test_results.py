@@ -7,7 +7,7 @@ import pytest
 
 from alignbench.study.__main__ import main
 from alignbench.study.results import write_results
-from tests.study.conftest import cast
+from tests.studies import cast
 
 
 def read(study, name):

@@ -9,9 +9,9 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.study.__main__ import main
-from alignbench.study.ballots import Ballots
 from alignbench.study.plan import tasks
 from alignbench.study.server import StudyServer
+from alignbench.votes.ballots import Ballots
 from tests.serving import at_work
 
 

@@ -9,15 +9,15 @@ import pytest
 from accelerate import Accelerator
 from hydra import compose, initialize_config_dir
 
-from alignbench.command_line import check_command_line, composed
-from alignbench.config import build, conf_folder
+from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.files import read_json_lines
-from alignbench.judge_folder import JudgeRecord
-from alignbench.results import RunFolder
-from alignbench.train import train
+from alignbench.store.reward_model_folder import JudgeRecord
+from alignbench.store.run_folder import RunFolder
 from alignbench.train_reward.checks import check
 from alignbench.train_reward.run import judge_name, train_reward
+from alignbench.training.train import train
 from evaluators import load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 from scipy.special import expit
 from torch import nn
 
-from alignbench.config import conf_folder
+from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, Picture
 from alignbench.files import read_json_lines
-from alignbench.judge import Judge
+from alignbench.reward_model import Judge
 from alignbench.train_reward.fit import fit, predict
 from alignbench.train_reward.pairs import Decoder, Split
-from evaluators.preprocess import ClipPixels
+from evaluators.networks.preprocess import ClipPixels
 from tests.processes import together
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignbench.command_line import composed
+from alignbench.configuration.compose import composed
 from alignbench.train_reward.run import train_reward
 
 

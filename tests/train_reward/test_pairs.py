@@ -6,14 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignbench.data.rules import is_held_out
 from alignbench.errors import UserError
+from alignbench.text import is_held_out
 from alignbench.train_reward.pairs import Decoder, Remembered, Split
 from evaluators import load
-from evaluators.clip_judge import PickScoreLike
-from evaluators.head_judge import FrozenHead
+from evaluators.judges.clip import PickScoreLike
+from evaluators.judges.head import FrozenHead
 from tests.processes import together
-from tests.training import RandomPairs
+from tests.tiny_runs import RandomPairs
 
 PROMPTS = [f"prompt {number // 3}" for number in range(300)]
 

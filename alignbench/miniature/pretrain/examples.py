@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.data.candidates import GRAIN, TINT, with_dirt, with_fault
-from alignbench.data.rules import is_held_out
+from alignbench.miniature.candidates import GRAIN, TINT, with_dirt, with_fault
 from alignbench.miniature.captions import Demand, DemandedShape, demand_of, place_of_point, relation_of_points, split_of
 from alignbench.miniature.oracle import facts
 from alignbench.miniature.reading import Reading, SeenShape
@@ -23,6 +22,7 @@ from alignbench.miniature.scenes import (
     render,
     sample_scene,
 )
+from alignbench.text import is_held_out
 
 NUM_CAPTIONS = 3  # of an image: one that is right, one with a single fault, one with one to four
 PATCH_SIZE = 8  # pixels

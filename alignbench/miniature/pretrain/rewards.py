@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from alignbench.data.candidates import candidate, with_fault
 from alignbench.miniature.annotators import Population, features
+from alignbench.miniature.candidates import candidate, with_fault
 from alignbench.miniature.captions import parse, prompts
 from alignbench.miniature.pretrain.data import CAPTIONS_PER_SCENE, SceneData, tokenise
 from alignbench.miniature.pretrain.loop import Metrics, Plan, generator_at, train

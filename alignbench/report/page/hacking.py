@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from alignbench.report.bench import BASE, Row
+from alignbench.report.comparison import Row
 from alignbench.report.curves import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
 from alignbench.report.display import Grid, Section, number, significance
 from alignbench.report.hacking import findings
 from alignbench.report.tables import Tables
-from alignbench.results import RunFolder
+from alignbench.store.run_folder import BASE, RunFolder
 
 Value = dict[str, Any]
 

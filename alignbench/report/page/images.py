@@ -7,12 +7,12 @@ from typing import Any
 from urllib.parse import quote
 
 from alignbench.files import sha256
-from alignbench.report.bench import BASE, Image, Measurement
+from alignbench.report.comparison import Image, Measurement
 from alignbench.report.display import Section
 from alignbench.report.page.sprites import Jobs, Picture, sprite_names
 from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
-from alignbench.results import PromptRecord, RunFolder
+from alignbench.store.run_folder import BASE, PromptRecord, RunFolder
 
 Scored = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
 Runs = dict[str, tuple[str, Scored]]  # run -> its method, and its scores

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from alignbench.report.bench import Row
+from alignbench.report.comparison import Row
 from alignbench.report.curves import Curve, read_curves
-from alignbench.report.display import duration
 from alignbench.report.page.hacking import looks_entry
 from alignbench.report.page.store import Store
-from alignbench.results import Manifest, RunFolder
+from alignbench.store.run_folder import Manifest, RunFolder
+from alignbench.text import duration
 
 MAX_POINTS = 400  # of a curve; longer ones are thinned
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from alignbench.report.bench import ALL, BASE, Row
+from alignbench.report.comparison import ALL, Row
 from alignbench.report.display import (
     MARKS,
     Grid,
@@ -24,8 +24,8 @@ from alignbench.report.display import (
 )
 from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
-from alignbench.results import SamplingRecord
-from alignbench.score_file import ScoreInfo
+from alignbench.store.run_folder import BASE, SamplingRecord
+from alignbench.store.scores import ScoreInfo
 
 Value = dict[str, Any]
 

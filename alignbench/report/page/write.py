@@ -12,7 +12,7 @@ from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
 from alignbench.report.page.store import Store, script_json
 from alignbench.report.page.tables import section_entry
 from alignbench.report.tables import Tables
-from alignbench.results import run_folders
+from alignbench.store.run_folder import run_folders
 
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it

@@ -7,13 +7,12 @@ from urllib.parse import unquote
 import pytest
 
 from alignbench.files import write_json
-from alignbench.report.bench import BASE
 from alignbench.report.display import sections
 from alignbench.report.page.images import image_entry
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
-from alignbench.results import PromptRecord, RunFolder, write_prompts
-from alignbench.score_file import ScoreInfo, Scores
+from alignbench.store.run_folder import BASE, PromptRecord, RunFolder, write_prompts
+from alignbench.store.scores import ScoreInfo, Scores
 
 
 def received(root, address):

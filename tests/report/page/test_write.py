@@ -11,7 +11,7 @@ from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import grids, sections
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import build
-from alignbench.results import run_folders
+from alignbench.store.run_folder import run_folders
 
 HOSTILE = {
     "markup": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>",

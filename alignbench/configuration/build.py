@@ -1,0 +1,160 @@
+"""What a configuration means: what it builds, its run's name, and what kind of run it is."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignbench.errors import UserError
+
+STAGES = ("prepare", "train", "generate", "score", "report")
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
+
+
+# settings of training that results have been made without, and the value that is the same as not to have them
+LATER_IN_HASH = {
+    "base_bits": None,
+    "size_conditioning": "square",
+    "reward_vae": None,
+    "crop": "centre",
+    "random_flip": False,
+    "crops_per_image": None,
+    "aspect_ratio_buckets": None,
+}
+
+
+def conf_folder() -> Path:
+    """Return the configuration tree: inside the package when installed, beside it in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def build(node: DictConfig) -> Any:
+    """Build the object that a node describes by its `_target_`.
+
+    Raises:
+        UserError: if the object refuses its values; Hydra would wrap the sentence in a stack trace.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(str(error.__cause__)) from None
+        raise
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration of the main program as plain values.
+
+    Raises:
+        UserError: if a required value is missing.
+    """
+    if not trains(cfg):  # trains on nothing, so it needs no data
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
+    return resolve_all(cfg)
+
+
+def resolve_all(cfg: DictConfig) -> dict[str, Any]:
+    """Return a configuration, of any program, as plain values.
+
+    Raises:
+        UserError: if a required value is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
+    try:
+        resolved = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Return the fingerprint of all that changes the weights; a run that trains nothing depends on its model alone."""
+    return _fingerprint(_recipe(cfg) | ({"seed": cfg.seed} if trains(cfg) else {}))
+
+
+def recipe_hash(cfg: DictConfig) -> str:
+    """Return the same without the training seed: runs that share it are repetitions of each other."""
+    return _fingerprint(_recipe(cfg))
+
+
+def _recipe(cfg: DictConfig) -> dict[str, Any]:
+    values = resolve(cfg)
+    # how the model is sampled does not change it, nor does what is known of its past
+    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
+              "policy_trained_on")  # fmt: skip
+    model = {key: value for key, value in values["model"].items() if key not in beside}
+    if cfg.model.policy is None:
+        model.pop("policy_revision", None)
+    if not trains(cfg):
+        return {"method": values["method"], "model": model}
+    train = {
+        key: value
+        for key, value in values["train"].items()
+        if key not in NOT_IN_HASH and not (key in LATER_IN_HASH and value == LATER_IN_HASH[key])
+    }
+    recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
+    if values["auxiliary"]:
+        recipe["auxiliary"] = values["auxiliary"]
+    if values["validation"]["every"] is not None:  # it chooses among weights
+        recipe["validation"] = values["validation"]
+    return recipe
+
+
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Return the folder name of a run: the same for the same command, on every process."""
+    return f"{row_name(cfg)}-{cfg.model.name}-{config_hash(cfg)}"
+
+
+def row_name(cfg: DictConfig) -> str:
+    """Return how tables call a run: its method, or the published policy that `method=base model.policy=X` measures."""
+    if trains(cfg) or cfg.model.policy is None:
+        return cfg.method.name
+    from alignbench.models.weights.find_policy import policy_label
+
+    return policy_label(cfg.model.policy)
+
+
+def trains(cfg: DictConfig) -> bool:
+    """Say whether a run makes weights of its own; `method=base` measures those that it is given."""
+    return cfg.method.name != "base"
+
+
+def is_base(cfg: DictConfig) -> bool:
+    """Say whether this is the untouched model that all else is compared with."""
+    return not trains(cfg) and cfg.model.policy is None
+
+
+def base_of(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the untouched model that `cfg` is compared with."""
+    base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
+    assert isinstance(base, DictConfig)
+    base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
+    base.model.policy = None
+    base.model.policy_revision = None
+    base.model.policy_trained_on = []
+    return base
+
+
+def has_images(cfg: DictConfig) -> bool:
+    """Say whether the images of this configuration exist already, so that no model is needed."""
+    return "folders" in list(cfg.model)  # where its value is missing, too
+
+
+def weights_dtype(values: dict[str, Any]) -> str:
+    """Return the name of the dtype that the denoiser is trained in; `values` as `resolve` gives them."""
+    loaded = values["model"]["adapter"]["pipeline"].get("torch_dtype", "float32")  # the miniatures have no choice
+    return values["train"]["weights_dtype"] or loaded

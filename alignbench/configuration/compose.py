@@ -1,0 +1,122 @@
+"""What was typed: parsed, composed and checked as a whole before the first job starts."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from alignbench.configuration.build import conf_folder
+from alignbench.configuration.checks import check
+from alignbench.errors import UserError, did_you_mean
+
+
+def check_command_line(overrides: list[str], multirun: bool) -> int:
+    """Compose and check every job of a command before the first one starts; return how many there are.
+
+    Raises:
+        UserError: naming what was typed, what was expected and what to do.
+    """
+    parsed = _parse(overrides)
+    with _hydra():
+        for override in parsed:
+            _check_choice(override)
+        hydra = _compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], hydra=True).hydra
+        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may ask for a sweep and say of what
+            params = hydra.sweeper.get("params") or {}
+            jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
+        else:
+            jobs = [overrides]
+        for job in jobs:
+            check(_compose(job))
+    return len(jobs)
+
+
+def composed(overrides: list[str], program: str = "config") -> DictConfig:
+    """Return the configuration of one command, as typed.
+
+    Args:
+        program: name of the file at the head of the tree; `config` is that of the main program.
+
+    Raises:
+        UserError: naming what was typed, what was expected and what to do.
+    """
+    with _hydra():
+        for override in _parse(overrides):
+            _check_choice(override)
+        return _compose(overrides, program=program)
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise UserError(
+            f"{error.override!r} is not understood; expected key=value, as in train.max_train_steps=50"
+        ) from None
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def _sweep(parsed: list[Override]) -> list[list[str]]:
+    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return [[str(override.input_line) for override in parsed if not override.is_sweep_override()]]
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+
+
+def _check_choice(override: Override) -> None:
+    group = conf_folder() / override.key_or_group
+    if not group.is_dir() or override.is_delete():
+        return
+    available = sorted(file.stem for file in group.glob("*.yaml"))
+    value = override.value()
+    if override.is_sweep_override():
+        chosen: Iterable[Any] = override.sweep_string_iterator()
+    else:
+        chosen = value if isinstance(value, list) else [value]
+    for choice in chosen:
+        if choice is not None and str(choice) not in available:
+            raise UserError(f"{override.key_or_group}={choice} is unknown;{did_you_mean(str(choice), available)}")
+
+
+def _compose(overrides: list[str], hydra: bool = False, program: str = "config") -> DictConfig:
+    try:
+        return compose(program, overrides, return_hydra_config=hydra)
+    except MissingConfigException as error:
+        raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{did_you_mean('', [])}") from None
+    except ConfigCompositionException as error:
+        for override in overrides:
+            _check_key(override, program)
+        cause = error.__cause__ or error
+        raise UserError(" ".join(str(cause).split())) from None
+
+
+def _check_key(text: str, program: str) -> None:
+    """Say what is wrong with one override, if its key is not in the tree."""
+    override = _parse([text])[0]
+    if (conf_folder() / override.key_or_group).is_dir() or override.is_add():
+        return
+    node: Any = compose(program)
+    path: list[str] = []
+    for part in override.key_or_group.split("."):
+        keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
+        if part not in keys:
+            where = ".".join(path) or "the configuration"
+            raise UserError(
+                f"{override.key_or_group} is unknown; {where} has no key {part!r};{did_you_mean(part, keys)}"
+            )
+        path.append(part)
+        node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]

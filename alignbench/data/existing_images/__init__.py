@@ -1,0 +1,1 @@
+"""Images that exist already: folders and lists of them."""

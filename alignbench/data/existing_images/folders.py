@@ -1,0 +1,324 @@
+"""Image folders that exist already: which prompt each image belongs to, and what tables call the folder.
+
+Three layouts are known:
+
+- made by this program: an image folder of a run (`prompts.jsonl`, `sampling.json`), or a run folder with one of them;
+- that of the HPSv2 benchmark: `<style>/<index:05d>.jpg` (or .jpeg, .png, .webp), the prompts being those of hpdv2;
+- a list beside the images: `manifest.json`, or the only .jsonl, .csv or .tsv, with a column for the file and one for
+  the prompt; or the path of such a list. Prompts that all are of one shipped set get its ids and groups, so that their
+  scores stand beside those of images made here; else the set is called `own`.
+
+Nothing is left out silently: a file that fits no prompt is an error, and a prompt without images makes a subset. Only a
+list decides which of the files beside it count.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from alignbench.data.existing_images.labels import distinct_labels, path_labels
+from alignbench.data.existing_images.lists import LIST_SUFFIXES, OWN, is_run, read_image_list, read_json
+from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
+from alignbench.errors import UserError
+from alignbench.store.run_folder import BASE, PromptRecord, RunFolder, SamplingRecord, read_prompts, read_sampling
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LAYOUTS = (
+    f"known are image folders and run folders of this program, the folders {', '.join(HPDV2_STYLES)} of the HPSv2 "
+    "benchmark, and a list of images and prompts (manifest.json, or one .jsonl, .csv or .tsv) beside the images"
+)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images of a prompt set that one method or program made.
+
+    Attributes:
+        path: absolute; the folder that holds the images, or their list.
+        label: how tables call it; path-safe, and unlike that of the other folders read with it.
+        prompt_set: name of the prompt set that the images belong to; path-safe.
+        records: the prompts that have images, in the order of the set, or of the list; `images` are absolute paths.
+        sampling: how the images were made. For those of other programs that is not known: num_inference_steps=0,
+            guidance_scale=None, noise="unknown" and seed=0 then say so.
+        model: name of the model of the run; None for images of other programs.
+    """
+
+    path: Path
+    label: str
+    prompt_set: str
+    records: tuple[PromptRecord, ...]
+    sampling: SamplingRecord
+    model: str | None
+
+    @cached_property
+    def images(self) -> set[tuple[str, int]]:
+        """Prompt id and number of every image."""
+        return {(record.prompt_id, number) for record in self.records for number in range(len(record.images))}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of prompt ids, prompts, groups and names of files relative to the folder; not of what is in them."""
+        content = [
+            [record.prompt_id, record.prompt, record.groups, [self._relative(image) for image in record.images]]
+            for record in self.records
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _relative(self, image: str) -> str:
+        inside = image.startswith(f"{self.path}{os.sep}")  # relpath takes its time, and there are thousands
+        return image[len(str(self.path)) + 1 :] if inside else os.path.relpath(image, self.path)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A folder before it has a label.
+
+    Attributes:
+        source: what the images were found by, links followed: equal for two ways to name one thing.
+        labels: for folders made here, from the shortest; empty for others, whose labels come from their path.
+    """
+
+    folder: ImageFolder
+    source: Path
+    labels: tuple[str, ...] = ()
+
+
+def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
+    """Read the folders that are to be compared; the first one is the base.
+
+    Raises:
+        UserError: there is none, one cannot be read, or they have nothing in common.
+    """
+    if not paths:
+        raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
+    first, *others = folders = read_image_folders([str(path) for path in paths])
+    for folder in others:
+        if not first.images & folder.images:
+            raise UserError(f"{first.path} and {folder.path} share no prompt; give images of the same prompts")
+        if folder.label == BASE:
+            raise UserError(f"{folder.path} is the base that others are compared with; give it as the first folder")
+    return folders
+
+
+def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
+    """Read folders of images, or lists of images, that are to be scored and compared; see above for the layouts.
+
+    Images are looked up, not opened. Labels: the method of a run; for others the name of the folder, with as many names
+    of folders above it as tell two of them apart.
+
+    Args:
+        paths: folders or lists, absolute or relative to the working folder; `~` is the home folder.
+
+    Returns:
+        One entry a path, in their order, all of one prompt set.
+
+    Raises:
+        UserError: a path fits no layout or is given twice, a list is damaged or names an image that does not exist, or
+            the folders do not belong together.
+    """
+    found = [_read(path) for path in paths]
+    given: dict[Path, str] = {}
+    for path, one in zip(paths, found, strict=True):
+        if one.source in given:
+            raise UserError(
+                f"{path} is given twice{'' if given[one.source] == path else f', as {given[one.source]} too'}"
+            )
+        given[one.source] = path
+    lists = Counter(one.folder.path for one in found)  # several in one folder are told apart by their own names
+    choices = [
+        one.labels or path_labels(one.folder.path, one.source.stem if lists[one.folder.path] > 1 else "")
+        for one in found
+    ]
+    labels = distinct_labels(choices, [bool(one.labels) for one in found])
+    folders = [replace(one.folder, label=label) for one, label in zip(found, labels, strict=True)]
+    _refuse_different_sets(folders)
+    _refuse_different_texts(folders)
+    return folders
+
+
+# ---- which layout
+
+
+def _read(path: str) -> _Found:
+    given = Path(os.path.abspath(Path(path).expanduser()))
+    if given.is_file():
+        if given.suffix not in (".json", *LIST_SUFFIXES):
+            raise UserError(f"{given} is no folder and no list of images; expected a .json, .jsonl, .csv or .tsv file")
+        return _read_list(given)
+    if not given.is_dir():
+        raise UserError(f"{given} does not exist; give a folder of images, or a list of images and prompts")
+    entries = _entries(given)
+    folders, files = ([name for name, is_file in entries if is_file == wanted] for wanted in (False, True))
+
+    if {"prompts.jsonl", "sampling.json"} <= set(files):
+        return _read_made_here(given)
+    if "manifest.json" in files and is_run(read_json(given / "manifest.json")):
+        return _read_run(given)
+    lists = [name for name in files if name == "manifest.json" or Path(name).suffix in LIST_SUFFIXES]
+    styles = [name for name in folders if name in HPDV2_STYLES]
+    if len(lists) > 1:
+        raise UserError(f"{given} holds {', '.join(lists)}; give the path of the one that lists images and prompts")
+    if lists and styles:
+        raise UserError(
+            f"{given} holds {lists[0]} and the HPSv2 folders {', '.join(styles)}; give the path of {lists[0]} if it "
+            "lists the images, or move it elsewhere"
+        )
+    if lists:
+        return _read_list(given / lists[0])
+    if styles:
+        return _read_hpdv2(given, folders, files)
+    if not entries:
+        raise UserError(f"{given} is empty; {LAYOUTS}")
+    kinds = [
+        f"{name} such as {kind[0]} ({len(kind)})" for name, kind in (("folders", folders), ("files", files)) if kind
+    ]
+    raise UserError(f"{given} is of an unknown layout: it holds {' and '.join(kinds)}; {LAYOUTS}")
+
+
+# ---- made by this program
+
+
+def _read_run(run: Path) -> _Found:
+    folders = sorted(file.parent for file in run.glob("images/*/*/sampling.json"))
+    if not folders:
+        raise UserError(
+            f"the run folder {run} holds no images; make them with stages=[generate], or give another folder"
+        )
+    if len(folders) > 1:
+        names = ", ".join(folder.relative_to(run).as_posix() for folder in folders)
+        raise UserError(f"the run folder {run} holds several image folders; give the path of one of {names}")
+    return _read_made_here(folders[0])
+
+
+def _read_made_here(folder: Path) -> _Found:
+    try:
+        sampling, listed = read_sampling(folder), read_prompts(folder)
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, no UTF-8, other fields
+        raise UserError(
+            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); make it again"
+        ) from None
+    if sampling.subset != (len(listed) < sampling.full_size) or not listed:
+        raise UserError(
+            f"prompts.jsonl of {folder} holds {len(listed)} prompts, which is not what sampling.json says (full_size "
+            f"{sampling.full_size}, subset {str(sampling.subset).lower()}); make it again"
+        )
+    with os.scandir(folder) as entries:
+        present = {entry.name for entry in entries if entry.is_file()}
+    names = [name for record in listed for name in record.images]
+    if missing := [name for name in names if name not in present]:
+        raise UserError(
+            f"{len(missing)} of {len(names)} images of {folder} are missing, such as {missing[0]}; make them with "
+            "stages=[generate]"
+        )
+    records = tuple(replace(r, images=tuple(f"{folder}{os.sep}{name}" for name in r.images)) for r in listed)
+    found = ImageFolder(folder, "", sampling.prompt_set, records, sampling, None)
+
+    real = folder.resolve()
+    run = RunFolder(real.parents[2]) if len(real.parents) > 2 and real.parents[1].name == "images" else None
+    if run is None or not run.manifest_file.is_file():
+        return _Found(found, real)  # a copy
+    manifest = run.manifest
+    with_hash = f"{manifest.method}-{manifest.run.rsplit('-', 1)[-1]}"
+    with_sampling = f"{with_hash}-{real.name}"
+    longer = (f"{above}-{with_sampling}" for above in path_labels(run.path.parent))
+    labels = (manifest.method, with_hash, with_sampling, *longer)
+    return _Found(replace(found, model=manifest.model), real, labels)
+
+
+# ---- the HPSv2 benchmark
+
+
+def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _Found:
+    unknown = [name for name in folders if name not in HPDV2_STYLES]
+    unknown += [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if unknown:
+        raise UserError(
+            f"{folder} has the layout of the HPSv2 benchmark, and holds {', '.join(unknown[:3])} too "
+            f"({len(unknown)} in all); expected the folders {', '.join(HPDV2_STYLES)} only"
+        )
+    whole = hpdv2("hpdv2", None)
+    sizes = Counter(prompt.groups[0] for prompt in whole)
+    images: dict[str, str] = {}
+    for style in HPDV2_STYLES:
+        for name, is_file in _entries(folder / style) if style in folders else ():
+            index, suffix = os.path.splitext(name)
+            if not is_file or not re.fullmatch("[0-9]{5}", index) or suffix.lower() not in IMAGE_SUFFIXES:
+                raise UserError(
+                    f"{folder / style / name} is no image of the HPSv2 benchmark; expected files of five digits and "
+                    f"{', '.join(IMAGE_SUFFIXES)}"
+                )
+            if int(index) >= sizes[style]:
+                raise UserError(f"{folder / style / name} has no prompt; {style} has 00000 to {sizes[style] - 1:05d}")
+            if f"{style}-{index}" in images:
+                other = Path(images[f"{style}-{index}"]).name
+                raise UserError(f"{folder / style} holds both {other} and {name} for one prompt; delete one")
+            images[f"{style}-{index}"] = f"{folder}{os.sep}{style}{os.sep}{name}"
+    if not images:
+        raise UserError(f"the folders {', '.join(folders)} of {folder} hold no images")
+    return _Found(_of_set(folder, whole, {prompt_id: [image] for prompt_id, image in images.items()}), folder.resolve())
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Return names and whether they are files, sorted; listing a folder tells both without a look at each file."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, entry.is_file()) for entry in entries if not entry.name.startswith("."))
+
+
+# ---- lists
+
+
+def _read_list(path: Path) -> _Found:
+    return _Found(_of_set(path.parent, *read_image_list(path)), path.resolve())
+
+
+# ---- what the last two share
+
+
+def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> ImageFolder:
+    records = tuple(
+        PromptRecord(prompt.prompt_id, prompt.prompt, prompt.groups, tuple(images[prompt.prompt_id]))
+        for prompt in whole
+        if prompt.prompt_id in images
+    )
+    sampling = SamplingRecord(
+        prompt_set=whole.name,
+        num_inference_steps=0,  # this and the next three: not known
+        guidance_scale=None,
+        noise="unknown",
+        seed=0,
+        num_images_per_prompt=max(len(record.images) for record in records),
+        full_size=whole.full_size,
+        subset=len(records) < whole.full_size,
+    )
+    return ImageFolder(folder, "", whole.name, records, sampling, None)
+
+
+# ---- together
+
+
+def _refuse_different_sets(folders: Sequence[ImageFolder]) -> None:
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in folders:
+        members[folder.prompt_set].append(folder.label)
+    if len(members) > 1:
+        found = " and ".join(f"{name} ({', '.join(labels)})" for name, labels in members.items())
+        note = f"; {OWN} are those whose prompts are not all of one shipped set" if OWN in members else ""
+        raise UserError(f"the image folders must belong to one prompt set, found {found}{note}")
+
+
+def _refuse_different_texts(folders: Sequence[ImageFolder]) -> None:
+    first: dict[str, tuple[str, Path]] = {}
+    for folder in folders:
+        for record in folder.records:
+            text, path = first.setdefault(record.prompt_id, (record.prompt, folder.path))
+            if text != record.prompt:
+                raise UserError(
+                    f"prompt {record.prompt_id} is {text!r} in {path} and {record.prompt!r} in {folder.path}; "
+                    "give different prompts different ids"
+                )

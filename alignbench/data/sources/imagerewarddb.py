@@ -1,0 +1,60 @@
+"""ImageRewardDB: images of DiffusionDB that experts ranked and rated, several for each prompt.
+
+Source: Xu et al. 2023 (arXiv 2304.05977); columns and layout are those of the dataset card of THUDM/ImageRewardDB:
+metadata-train.parquet (-validation, -test) with image_path, prompt_id, prompt, rank (1 is best) and three ratings, and
+the images under images/train/train_1/ and so on, which come as zip files.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal, Unpack
+
+from alignbench.data.sources.local import ranked
+from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.row_filters import check_choice
+from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.table_source import Contents
+from alignbench.data.storage.image_store import Files
+from alignbench.data.storage.parquet_images import column_names, read_columns
+from alignbench.errors import UserError
+
+Grade = Literal["rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating"]
+GRADES = ("rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating")
+
+
+class ImageRewardDB(Paired):
+    """Every two images of a prompt, preferred by their grades; equal grades are ties.
+
+    Args:
+        name: as typed in `data=`.
+        path: the folder of metadata-train.parquet and images/.
+        part: `train`, `validation` or `test`.
+        grade: what decides: `rank` (low is best), or one of the ratings (high is best).
+        options: see conf/data/options/pairs.yaml.
+    """
+
+    def __init__(self, name: str, path: str, part: str, grade: Grade, **options: Unpack[PairOptions]) -> None:
+        super().__init__(name, options)
+        check_choice("grade", grade, GRADES)
+        self.folder, self.grade = Path(path), grade
+        self.list = self.folder / f"metadata-{part}.parquet"
+        if not self.list.is_file():
+            raise UserError(f"data.path={path} holds no metadata-{part}.parquet, the annotations of ImageRewardDB")
+
+    def read(self) -> Contents:
+        needed = ["image_path", "prompt_id", "prompt", self.grade]
+        if missing := [name for name in needed if name not in column_names(self.list)]:
+            raise UserError(f"{self.list} lacks the columns {', '.join(missing)}")
+        columns = read_columns([self.list], needed).to_pydict()
+        of_prompt: dict[str, list[int]] = defaultdict(list)
+        for place, prompt_id in enumerate(columns["prompt_id"]):
+            of_prompt[prompt_id].append(place)
+        store, rows = Files(self.folder), Rows(2)
+        for places in of_prompt.values():
+            graded = [place for place in places if columns[self.grade][place] is not None]
+            self.dropped.update(["no label"] * (len(places) - len(graded)))
+            grades = [columns[self.grade][place] for place in graded]
+            for pair, label in ranked(graded, grades, low_is_best=self.grade == "rank"):
+                images = (store.add(columns["image_path"][place]) for place in pair)
+                rows.add(columns["prompt"][pair[0]] or "", images, label)
+        return Contents(rows.table(), store)

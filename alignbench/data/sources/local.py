@@ -1,0 +1,138 @@
+"""Data of your own: a folder of image pairs, or a file of prompts."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from alignbench.data.prompts import read_prompts
+from alignbench.data.source import DataSource, Kind, PromptSample, View
+from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.table_source import Contents
+from alignbench.data.storage.image_store import Files
+from alignbench.data.storage.text_tables import Row, stream_rows
+from alignbench.errors import UserError
+
+LISTS = ("pairs.jsonl", "pairs.csv")
+
+
+class LocalPairs(Paired):
+    """Pairs listed in `pairs.jsonl` or `pairs.csv` of a folder, one object or line for each judgement.
+
+    Each has a prompt and one of
+    - image_w, image_l and optionally probability_w (0.5..1);
+    - image_0, image_1 and label_0: the probability that image_0 is preferred, 1 or 0 for a vote and 0.5 for a tie, as
+      in Pick-a-Pic;
+    - images, and either ranks (1 is best) or scores (high is best): every two of different rank make a pair (.jsonl).
+
+    Images are paths relative to the folder.
+
+    Args:
+        name: as typed in `data=`.
+        path: the folder.
+        options: see conf/data/options/pairs.yaml.
+    """
+
+    def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:
+        super().__init__(name, options)
+        self.folder = Path(path)
+        found = [self.folder / one for one in LISTS if (self.folder / one).is_file()]
+        if len(found) != 1:
+            raise UserError(f"data.path={path} holds {'both' if found else 'no'} {' and '.join(LISTS)}; expected one")
+        self.list = found[0]
+
+    def read(self) -> Contents:
+        store, rows = Files(self.folder), Rows(2)
+        for row in stream_rows(self.list):
+            try:
+                for prompt, images, label in judgements(row):
+                    rows.add(prompt, map(store.add, images), label)
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(f"{row.place} is not a pair: {_why(error)}") from None
+        return Contents(rows.table(), store)
+
+
+def judgements(row: Row) -> Iterator[tuple[str, tuple[str, str], float]]:
+    """Yield prompt, two images and the probability that the first is preferred, of each pair that a row tells of."""
+    values = row.values
+    prompt = _text(values["prompt"], "prompt")
+    if "images" in values:
+        images = [_text(image, "images") for image in values["images"]]
+        best_first = "ranks" in values
+        grades = [_number(grade, "ranks or scores") for grade in values["ranks" if best_first else "scores"]]
+        if len(grades) != len(images):
+            raise ValueError(f"it has {len(images)} images and {len(grades)} ranks or scores")
+        yield from ((prompt, pair, label) for pair, label in ranked(images, grades, low_is_best=best_first))
+    elif "image_w" in values:
+        label = _number(values.get("probability_w", 1.0), "probability_w")
+        if not 0.5 <= label <= 1.0:
+            raise ValueError(f"probability_w={label:g} must lie in 0.5..1")
+        yield prompt, (_text(values["image_w"], "image_w"), _text(values["image_l"], "image_l")), label
+    else:
+        label = _number(values["label_0"], "label_0")
+        if not 0.0 <= label <= 1.0:
+            raise ValueError(f"label_0={label:g} must lie in 0..1")
+        yield prompt, (_text(values["image_0"], "image_0"), _text(values["image_1"], "image_1")), label
+
+
+def ranked(
+    images: Sequence[Any], grades: Sequence[float], low_is_best: bool
+) -> Iterator[tuple[tuple[Any, Any], float]]:
+    """Yield every two of some images with the label of the first: 1 or 0 by their grades, 0.5 where those are equal."""
+    sign = -1 if low_is_best else 1
+    for second in range(1, len(images)):
+        for first in range(second):
+            lead = sign * (grades[first] - grades[second])
+            yield (images[first], images[second]), 0.5 if lead == 0 else float(lead > 0)
+
+
+class Prompts(DataSource):
+    """The distinct prompts of a file (.txt, .jsonl, .csv), for methods that sample their own images.
+
+    Args:
+        name: as typed in `data=`.
+        path: the file, see `alignbench.data.prompts.read_prompts`.
+    """
+
+    provides = frozenset({"prompts"})
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        texts = [record.prompt for record in read_prompts(path)]
+        self._prompts = list(dict.fromkeys(texts))
+        self.dropped = Counter(
+            {"repeated prompt": len(texts) - len(self._prompts)} if len(texts) > len(self._prompts) else {}
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        return self._prompts
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
+
+    def view(self, kind: Kind) -> Sequence[PromptSample]:
+        if kind != "prompts":
+            raise ValueError(f"data={self.name} has prompts only, not {kind}")
+        return View(self._prompts, PromptSample)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a number; the cells of .csv are text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{name} must be a number")
+    return float(value)
+
+
+def _why(error: Exception) -> str:
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)

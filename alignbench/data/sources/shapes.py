@@ -1,0 +1,176 @@
+"""Preference data of the shapes world: rendered candidates that simulated annotators voted on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior, decide
+from alignbench.errors import UserError
+from alignbench.miniature.candidates import candidate
+
+if TYPE_CHECKING:
+    from alignbench.miniature.annotators import Population
+
+NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
+
+
+class Candidates:
+    """Images that may be voted on, and what people look at in them, drawn and read when they are first asked for.
+
+    Pair number i belongs to prompt i modulo their number; its draws are keyed by (seed, i).
+    """
+
+    def __init__(self, num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> None:
+        self.num_prompts = num_prompts
+        self.fault_share = fault_share
+        self.dirt_share = dirt_share
+        self.seed = seed
+        self._pictures: dict[str, Picture] = {}
+        self._features: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        from alignbench.miniature.captions import prompts
+
+        return prompts("train", self.num_prompts, self.seed)
+
+    def prompt(self, number: int) -> str:
+        return self.prompts[number % self.num_prompts]
+
+    def picture(self, key: str) -> Picture:
+        if key not in self._pictures:
+            from alignbench.miniature.captions import parse
+
+            number, side = map(int, key.split("-"))
+            rng = np.random.default_rng([self.seed, number, side])
+            pixels = candidate(parse(self.prompt(number)), rng, self.fault_share, self.dirt_share)
+            self._pictures[key] = Picture(key, pixels)
+        return self._pictures[key]
+
+    def features(self, key: str) -> np.ndarray:
+        if key not in self._features:
+            from alignbench.miniature.annotators import features
+            from alignbench.miniature.reading import read
+
+            self._features[key] = features(read(self.picture(key).pixels), self.prompt(int(key.split("-")[0])))
+        return self._features[key]
+
+
+@lru_cache(maxsize=1)
+def _candidates(num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> Candidates:
+    """Return the candidates of a recipe; the last one's are kept, since the next job of a sweep mostly wants them."""
+    return Candidates(num_prompts, fault_share, dirt_share, seed)
+
+
+class ShapesData(PairSource):
+    """Pairs of renderings for prompts of the train split.
+
+    More pairs leave the first ones as they are. Everything is made on first use and kept in memory; methods that read
+    prompts alone cause no image to be drawn.
+
+    Args:
+        name: as typed in `data=`.
+        num_prompts: distinct training prompts.
+        num_pairs: pairs that are voted on; ties among them are dropped and counted.
+        annotators: who votes.
+        num_votes: annotators who vote on a pair, drawn from the population; the soft label is the winner's share. None
+            asks everybody for their probabilities instead: the winner is who is preferred by the exact law, the soft
+            label its probability.
+        fault_share: probability that an image has one thing of its prompt wrong.
+        dirt_share: probability that grain or a tint lies over an image.
+        seed: of prompts, images and votes; not the training seed.
+        mixed: see `PairSource`; every image is in one pair only, so nothing is mixed here.
+        posterior: see `DataSource`.
+    """
+
+    judged_by = ("shapes_annotators",)
+
+    def __init__(
+        self,
+        name: str,
+        num_prompts: int,
+        num_pairs: int,
+        annotators: "Population",
+        num_votes: int | None,
+        fault_share: float,
+        dirt_share: float,
+        seed: int,
+        posterior: Posterior,
+    ) -> None:
+        for key, value in (("num_prompts", num_prompts), ("num_pairs", num_pairs), ("num_votes", num_votes)):
+            if value is not None and value < 1:
+                raise UserError(f"data.{key}={value} must be at least 1")
+        for key, value in (("fault_share", fault_share), ("dirt_share", dirt_share)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"data.{key}={value} must lie in 0..1")
+        if num_votes is not None and num_votes > len(annotators.weights):
+            raise UserError(
+                f"data.num_votes={num_votes} exceeds the {len(annotators.weights)} annotators there are; each votes on "
+                "a pair once"
+            )
+        self.name = name
+        self.candidates = _candidates(num_prompts, fault_share, dirt_share, seed)
+        self.num_pairs = num_pairs
+        self.annotators = annotators
+        self.num_votes = num_votes
+        self.mixed: Mixed = "desirable"
+        self.posterior = posterior
+        self.dropped: Counter[str] = Counter()
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.candidates.prompts
+
+    @cached_property
+    def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        decided = [self._voted(number) for number in range(self.num_pairs)]
+        kept = [pair for pair in decided if pair is not None]
+        if len(kept) < self.num_pairs:
+            self.dropped["tie"] = self.num_pairs - len(kept)
+        if not kept:
+            raise UserError(f"all {self.num_pairs} pairs of data={self.name} are ties; raise data.num_pairs")
+        return kept
+
+    @cached_property
+    def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A hash of the recipe, the prompts, and pixels and votes of the first few pairs.
+
+        Those few betray a change of renderer, oracle or annotators, and cost a hundredth of drawing all pairs.
+        """
+        drawn = self.candidates
+        recipe = [self.num_pairs, self.num_votes, drawn.fault_share, drawn.dirt_share, drawn.seed, self.posterior]
+        digest = hashlib.sha256(json.dumps([recipe, self.prompts]).encode())
+        digest.update(self.annotators.weights.tobytes())
+        digest.update(repr((self.annotators.noise_rate, self.annotators.temperature)).encode())
+        for number in range(min(NUM_PROBES, self.num_pairs)):
+            digest.update(repr(self._voted(number)).encode())
+            for side in (0, 1):
+                digest.update(self.picture(_key(number, side)).pixels.tobytes())
+        return digest.hexdigest()
+
+    def picture(self, key: str) -> Picture:
+        return self.candidates.picture(key)
+
+    def law(self, pair: Pair) -> float:
+        seen_w, seen_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)
+        return float(self.annotators.preference_probability(seen_w, seen_l))
+
+    def _voted(self, number: int) -> Pair | None:
+        """Let annotators vote on one pair; a tie of votes decides nothing."""
+        keys = (_key(number, 0), _key(number, 1))
+        seen_0, seen_1 = map(self.candidates.features, keys)
+        if self.num_votes is None:
+            label_0 = self.annotators.preference_probability(seen_0, seen_1)
+        else:
+            rng = np.random.default_rng([self.candidates.seed, number, 2])
+            label_0 = self.annotators.vote(seen_0, seen_1, self.num_votes, rng).mean()
+        return decide(self.candidates.prompt(number), *keys, float(label_0))
+
+
+def _key(number: int, side: int) -> str:
+    return f"{number:06d}-{side}"

@@ -1,0 +1,1 @@
+"""How images and tensors lie on the disk and are read."""

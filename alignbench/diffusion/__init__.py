@@ -1,0 +1,1 @@
+"""Noise schedules, samplers and noise levels: the mathematics of diffusion and rectified flow, without networks."""

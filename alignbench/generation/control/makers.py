@@ -1,0 +1,111 @@
+"""How maps are made of pictures: edges and depth."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alignbench.errors import UserError
+from alignbench.models.weights.component import check_part
+
+# Their depth is relative and larger where it is nearer, as ControlNets were shown it; others give metres.
+DEPTH_NETWORKS = ("DPTForDepthEstimation", "DepthAnythingForDepthEstimation")
+
+
+class MapMaker(ABC):
+    """Turns a picture into what a ControlNet is shown."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What its maps depend on, as plain values."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Make sure within seconds that it can work.
+
+        Raises:
+            UserError: if it cannot.
+        """
+
+    @abstractmethod
+    def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:
+        """Return the map of an RGB picture, RGB and of the same size."""
+
+
+class Canny(MapMaker):
+    """White edges on black, as `alignbench.generation.control.canny` finds them.
+
+    Args:
+        low_threshold, high_threshold: of an edge's strength.
+    """
+
+    def __init__(self, low_threshold: int, high_threshold: int) -> None:
+        self.low_threshold, self.high_threshold = low_threshold, high_threshold
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its maps depend on."""
+        return {"canny": [self.low_threshold, self.high_threshold]}
+
+    def check(self) -> None:
+        """Make sure that the thresholds are in order."""
+        if not 0 <= self.low_threshold <= self.high_threshold:
+            raise UserError(
+                f"sampling.control.maker.low_threshold={self.low_threshold} must lie between 0 and high_threshold="
+                f"{self.high_threshold}"
+            )
+
+    def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:
+        """Return the edges of an RGB picture."""
+        from alignbench.generation.control.canny import canny
+
+        return Image.fromarray(canny(np.asarray(picture), self.low_threshold, self.high_threshold)).convert("RGB")
+
+
+class Depth(MapMaker):
+    """Depth by a network, from black where a picture is farthest to white where it is nearest.
+
+    Args:
+        estimator: folder or hub id of a depth network of transformers.
+        revision: commit, branch or tag on the hub.
+    """
+
+    def __init__(self, estimator: str | None, revision: str | None = None) -> None:
+        self.estimator, self.revision = estimator, revision
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its maps depend on."""
+        return {"depth": self.estimator} | ({"revision": self.revision} if self.revision else {})
+
+    def check(self) -> None:
+        """Make sure that the estimator is there and gives relative depth."""
+        if self.estimator is None:
+            raise UserError("sampling.control.maker.estimator must be set: add a folder or hub id of a depth network")
+        named = f"sampling.control.maker.estimator={self.estimator}"
+        config = check_part(self.estimator, named, DEPTH_NETWORKS, self.revision)
+        if config.get("depth_estimation_type", "relative") != "relative":
+            raise UserError(f"{named} gives depth in metres, farther being more; choose one that gives relative depth")
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+        assert self.estimator is not None
+        processor = AutoImageProcessor.from_pretrained(self.estimator, revision=self.revision)
+        return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, revision=self.revision).eval()
+
+    @torch.no_grad()
+    def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:
+        """Return the depth of an RGB picture, stretched over the whole range of a byte."""
+        processor, network = self._network
+        inputs = processor(images=picture, return_tensors="pt").to(device)
+        depth = network.to(device)(**inputs).predicted_depth[None].float()
+        depth = torch.nn.functional.interpolate(depth, size=picture.size[::-1], mode="bicubic")[0, 0]
+        depth = depth - depth.min()
+        levels = (depth / depth.max().clamp_min(torch.finfo(depth.dtype).tiny) * 255).round().byte()
+        return Image.fromarray(levels.cpu().numpy()).convert("RGB")

@@ -1,0 +1,281 @@
+"""Evaluation images: the same prompts from the same noise, whatever the batch size or the number of processes."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from alignbench.context import all_reduce_max, keyed_generator
+from alignbench.data.prompts import Prompt, PromptSet
+from alignbench.errors import UserError
+from alignbench.files import write_png
+from alignbench.generation.control.control import Control
+from alignbench.generation.pipeline_sampler import Sampler
+from alignbench.models.adapter import ModelAdapter
+from alignbench.store.run_folder import (
+    ImageSet,
+    PromptRecord,
+    RunFolder,
+    SamplingRecord,
+    image_name,
+    read_prompts,
+    write_prompts,
+    write_sampling,
+)
+from alignbench.work_share import WorkShare
+
+NoiseMode = Literal["per_prompt", "constant"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How evaluation images are made.
+
+    Attributes:
+        num_inference_steps: denoising steps.
+        guidance_scale: in the family's own sense.
+        num_images_per_prompt: images of each prompt, numbered from 0.
+        noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
+        seed: of the noise; not the training seed.
+        batch_size: images made at once; does not change them.
+        base_bits: bits in which the linear layers of the denoiser are held: 8 or 4; None as they were loaded.
+        scheduler: name of one of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
+        negative_prompt: what to guide away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into a network.
+        resolution: sides of the images in pixels; None for the model's own.
+        control: maps that the images follow, and the ControlNet that makes them do so.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    num_images_per_prompt: int = 1
+    noise: NoiseMode = "per_prompt"
+    seed: int = 0
+    batch_size: int = 16
+    base_bits: int | None = None
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
+    control: Control | None = None
+
+    @property
+    def hash(self) -> str:
+        """Fingerprint of what changes an image. More prompts or images a prompt add files and leave it as it is."""
+        values = {
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": float(self.guidance_scale),
+            "noise": self.noise,
+            "seed": self.seed,
+            **self.departures,
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def departures(self) -> dict[str, Any]:
+        """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
+        beside = {
+            "base_bits": self.base_bits,
+            "control": None if self.control is None else self.control.identity,
+        }
+        return self._call | {name: value for name, value in beside.items() if value is not None}
+
+    @property
+    def _call(self) -> dict[str, Any]:
+        values = {
+            "scheduler": self.scheduler,
+            "negative_prompt": self.negative_prompt,
+            "true_cfg_scale": None if self.true_cfg_scale is None else float(self.true_cfg_scale),
+            "resolution": self.resolution,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def sampler(self, model: ModelAdapter, cache: Path) -> Sampler:
+        """Return what makes the images from noise.
+
+        Args:
+            cache: folder for what is made on the way.
+        """
+        call = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, **self._call}
+        return Sampler(model, **call) if self.control is None else self.control.sampler(model, cache, **call)
+
+    def __str__(self) -> str:
+        """Say in a line what is done."""
+        told = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
+        told += [f"{name} {value}" for name, value in self._call.items()]
+        if self.control is not None:
+            told.append(f"maps of {self.control.path} by {self.control.controlnet}")
+        return ", ".join(told)
+
+
+def initial_noise(
+    prompt_id: str, number: int, sampling_seed: int, shape: Sequence[int], mode: NoiseMode = "per_prompt"
+) -> Tensor:
+    """Return the noise that one image starts from, [*shape], float32 on the CPU.
+
+    `per_prompt` depends on the prompt, the image number and the seed. `constant` depends on the last two alone: image
+    `number` is the draw of that number from `torch.Generator().manual_seed(sampling_seed)`; the papers reset such a
+    generator to 0 before each prompt.
+    """
+    if mode == "constant":
+        generator = torch.Generator().manual_seed(sampling_seed)
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for _ in range(number + 1)])[-1]
+    return torch.randn(tuple(shape), generator=keyed_generator("image", sampling_seed, prompt_id, number))
+
+
+def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
+    """Return the images of a prompt set as `generate` makes them; `resolution` is the model's own."""
+    side = resolution if sampling.resolution is None else sampling.resolution
+    names = range(sampling.num_images_per_prompt)
+    records = [
+        PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
+        for p in prompt_set
+    ]
+    return ImageSet(prompt_set.name, sampling.hash, records, (side, side), generated=True)
+
+
+def generated(
+    folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare | None = None
+) -> bool:
+    """Say whether all images of these prompts that fall to this shard are there and whole."""
+    images = folder.images(prompt_set.name, sampling.hash)
+    if not (images / "sampling.json").exists() or read_prompts(images) != _records(images, prompt_set, sampling):
+        return False
+    wanted = _wanted(prompt_set, sampling)
+
+    def whole(items: list[tuple[Prompt, int]]) -> bool:
+        return all(_is_whole(images / image_name(prompt.prompt_id, number)) for prompt, number in items)
+
+    # the shard that makes the last of them says so in the manifest
+    noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
+    return whole((work_share or WorkShare()).shard_of(wanted)) and (noted or not whole(wanted))
+
+
+def generate(
+    model: ModelAdapter,
+    prompt_set: PromptSet,
+    sampling: Sampling,
+    folder: RunFolder,
+    work_share: WorkShare | None = None,
+    progress: bool = True,
+    in_step: bool = False,
+    refuse_black: bool = True,
+) -> int:
+    """Make the images of a prompt set that are not there yet; return how many are left for other shards.
+
+    The main process first records which prompts the folder is for, so that no image is ever taken for that of another
+    text, and at last, when all images are there, that it is complete.
+
+    Args:
+        work_share: which part falls to this process.
+        in_step: whether all processes call the network equally often, as those must that have shards of it.
+        refuse_black: whether an entirely black image ends it, which is what numbers that are not finite become.
+
+    Raises:
+        UserError: if the folder has images of other prompts under these ids, or an image is black.
+    """
+    work_share = work_share or WorkShare()
+    images = folder.images(prompt_set.name, sampling.hash)
+    records = _records(images, prompt_set, sampling)
+    if work_share.is_main:
+        write_prompts(images, records)
+        write_sampling(images, _sampling_record(prompt_set, sampling, records))
+    sampler = sampling.sampler(model, folder.path.parent / "cache")
+    wanted = _wanted(prompt_set, sampling)
+    share = work_share.share(wanted)
+    todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
+
+    with tqdm(
+        total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
+        disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
+    ) as bar:  # fmt: skip
+        num_batches = math.ceil(len(todo) / sampling.batch_size)
+        if in_step:
+            num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
+        for number in range(num_batches):
+            batch = todo[number * sampling.batch_size : (number + 1) * sampling.batch_size]
+            company = not batch  # others need this process's shards; what comes of it is dropped
+            batch = batch or wanted[:1]
+            keys = [(p.prompt_id, k) for p, k in batch]
+            noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
+            pictures = sampler(keys, [p.prompt for p, _ in batch], torch.stack(noise))
+            if company:
+                continue
+            for (p, k), picture in zip(batch, pictures, strict=True):
+                if refuse_black:
+                    _refuse_black(picture, p)
+                write_png(images / image_name(p.prompt_id, k), picture)
+            bar.update(len(batch))
+
+    if work_share.num_processes > 1:
+        PartialState().wait_for_everyone()
+    left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)
+    if work_share.is_main and not left:
+        files = [images / "prompts.jsonl", images / "sampling.json"]
+        folder.complete("generate", f"{prompt_set.name}/{sampling.hash}", files)
+    return left
+
+
+def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int]]:
+    return [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
+
+
+def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:
+    """Return the records of an image folder after this request. What earlier, larger requests made stays on record."""
+    old = {record.prompt_id: record for record in read_prompts(images)} if (images / "prompts.jsonl").exists() else {}
+    new = {}
+    for prompt in prompt_set:
+        before = old.get(prompt.prompt_id)
+        if before is not None and before.prompt != prompt.prompt:
+            raise UserError(
+                f"{images} holds the image of {before.prompt!r} as {prompt.prompt_id}, and the prompt is now "
+                f"{prompt.prompt!r}; delete that folder, or give the changed prompts a name of their own"
+            )
+        num_images = max(sampling.num_images_per_prompt, len(before.images) if before else 0)
+        names = tuple(image_name(prompt.prompt_id, number) for number in range(num_images))
+        new[prompt.prompt_id] = PromptRecord(prompt.prompt_id, prompt.prompt, tuple(prompt.groups), names)
+    # in the order of the set, which the larger request has whole
+    return list((new if old.keys() <= new.keys() else {**old, **new}).values())
+
+
+def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[PromptRecord]) -> SamplingRecord:
+    return SamplingRecord(
+        prompt_set=prompt_set.name,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        noise=sampling.noise,
+        seed=sampling.seed,
+        num_images_per_prompt=max(len(record.images) for record in records),
+        full_size=prompt_set.full_size,
+        subset=len(records) < prompt_set.full_size,
+        **sampling.departures,
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a PNG file begins and ends as one. Writing is atomic, so this catches what happened to it later."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            file.seek(-12, os.SEEK_END)
+            return head == b"\x89PNG\r\n\x1a\n" and file.read()[4:8] == b"IEND"
+    except OSError:  # absent, or shorter than an end mark
+        return False
+
+
+def _refuse_black(picture: Image.Image, prompt: Prompt) -> None:
+    if not picture.convert("RGB").getbbox():
+        raise UserError(
+            f"the image of prompt {prompt.prompt_id} is entirely black, which is what numbers that are not finite "
+            "become; use a wider precision for the model, or weights from an earlier step"
+        )

@@ -1,0 +1,353 @@
+"""Where the weights of a model come from, and a check within seconds that they are there."""
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import (
+    constants,
+    errors,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.utils import HFValidationError
+
+from alignbench.errors import UserError
+from alignbench.models.weights.state_dicts import safetensors_header
+
+INDEX = "model_index.json"
+UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
+TIMEOUT_SECONDS = 5.0
+
+# How the keys of each part begin in a single file of the original layout (CompVis, Stability, Black Forest Labs and
+# ComfyUI's files of everything); a part that a file lacks comes from `config`.
+IN_SINGLE_FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": {
+        "unet": ("model.diffusion_model.input_blocks.",),
+        "vae": ("first_stage_model.",),
+        "text_encoder": ("cond_stage_model.",),
+    },
+    "StableDiffusionXLPipeline": {
+        "unet": ("model.diffusion_model.input_blocks.",),
+        "vae": ("first_stage_model.",),
+        "text_encoder": ("conditioner.embedders.0.",),
+        "text_encoder_2": ("conditioner.embedders.1.",),
+    },
+    "StableDiffusion3Pipeline": {
+        "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("text_encoders.clip_l.",),
+        "text_encoder_2": ("text_encoders.clip_g.",),
+        "text_encoder_3": ("text_encoders.t5xxl.",),
+    },
+    "FluxPipeline": {
+        "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("text_encoders.clip_l.",),
+        "text_encoder_2": ("text_encoders.t5xxl.",),
+    },
+}
+CONFIG_FILES = ["*.json", "*.txt", "*.model"]  # of a repository: what its parts are, and its tokenizers
+
+T = TypeVar("T")
+
+
+def load_pipeline(
+    pretrained_model_name_or_path: str,
+    pipeline_class: str = "auto",
+    revision: str | None = None,
+    torch_dtype: str = "float32",
+    variant: str | None = None,
+    config: str | None = None,
+    without: Collection[str] = (),
+) -> Any:
+    """Load a diffusers pipeline from a folder, the local hub cache, the hub, or a single file of the original layout.
+
+    Args:
+        pretrained_model_name_or_path: a diffusers folder, a hub id, or a safetensors file.
+        pipeline_class: the class it must be of, as in model_index.json; `auto` takes whichever it is.
+        revision: commit, branch or tag on the hub.
+        torch_dtype: what the networks compute in; the adapters keep the VAE in a dtype of its own.
+        variant: suffix of the weight files, such as `fp16`.
+        config: for a single file: a diffusers folder or a hub id of the same family, which says what the parts are and
+            has those that the file lacks, tokenizers and the scheduler always among them.
+        without: networks whose weights are not loaded, see `alignbench.models.weights.without_weights`.
+
+    Raises:
+        UserError: as `check_weights` does.
+    """
+    index = check_weights(pretrained_model_name_or_path, revision, pipeline_class, config)
+    import diffusers
+    import torch
+
+    from alignbench.models.weights.without_weights import note_files
+
+    # diffusers wants to be told of the parts that the index lists as absent, as T5 may be of Stable Diffusion 3.
+    absent: dict[str, Any] = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
+    # A score needs pictures, not a filter that blackens some of them.
+    without_filter = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
+    kind, dtype = getattr(diffusers, index["_class_name"]), getattr(torch, torch_dtype)
+    file = Path(pretrained_model_name_or_path)
+    if not file.is_file():
+        networks = _networks(index)
+        folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
+        left_out = {
+            name: _without_weights(folder or pretrained_model_name_or_path, revision, name, index[name][1], dtype)
+            for name in networks & set(without)
+        }
+        pipeline = kind.from_pretrained(
+            folder or pretrained_model_name_or_path,
+            revision=revision,
+            torch_dtype=dtype,
+            variant=variant,
+            **absent | without_filter | left_out,
+        )
+        folder = _complete_folder(pretrained_model_name_or_path, revision, networks - set(without))
+        for name in networks:
+            if folder is not None and (files := _files(folder / name, variant)):
+                note_files(getattr(pipeline, name), files)
+        return pipeline
+    assert config is not None
+    lacking = _lacking(file, index)
+    folder = _complete_folder(config, None, lacking) or Path(
+        snapshot_download(config, allow_patterns=[*CONFIG_FILES, *(f"{part}/*" for part in lacking)])
+    )
+    # from_single_file looks for weights beside `config` under the names of diffusers alone, not of transformers
+    for part in lacking:
+        library, name = index[part]
+        arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
+        if part not in without:
+            absent[part] = getattr(__import__(library), name).from_pretrained(folder / part, **arguments)
+    for name in _networks(index) & set(without):
+        absent[name] = _without_weights(folder, None, name, index[name][1], dtype)
+    unused = dict.fromkeys(UNUSED_PARTS & index.keys())
+    pipeline = kind.from_single_file(
+        str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **unused | absent | without_filter
+    )
+    for name in _networks(index):
+        own = _files(folder / name, None) if name in lacking else [folder / name / "config.json", file]
+        note_files(getattr(pipeline, name), own)
+    return pipeline
+
+
+def _networks(index: dict[str, Any]) -> set[str]:
+    """Return the parts of a pipeline that are networks and are used."""
+    return {
+        name
+        for name, part in index.items()
+        if isinstance(part, list) and part[0] is not None and name not in UNUSED_PARTS and _is_network(part[1])
+    }
+
+
+def _is_network(class_name: str) -> bool:
+    return not any(kind in class_name for kind in ("Tokenizer", "Scheduler"))
+
+
+def _without_weights(source: Path | str, revision: str | None, part: str, class_name: str, dtype: Any) -> Any:
+    """Return a network of a pipeline, of which only the configuration was read."""
+    from alignbench.models.weights.without_weights import drop, on_meta
+
+    local = Path(source) / part / "config.json"
+    file = local if local.is_file() else Path(hf_hub_download(str(source), f"{part}/config.json", revision=revision))
+    return drop(on_meta(class_name, json.loads(file.read_text()), dtype))
+
+
+def _files(folder: Path, variant: str | None) -> list[Path]:
+    """Return the files that a network is loaded from: its configuration and weights; nothing where these are absent."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    chosen = [file for file in found if variant is not None and f".{variant}." in file.name.replace("-", ".")]
+    return [folder / "config.json", *(chosen or found)] if found else []
+
+
+def is_here(path: str, revision: str | None) -> bool:
+    """Say whether the whole model is on this machine."""
+    return Path(path).is_file() or _complete_folder(path, revision) is not None
+
+
+def check_weights(
+    path: str, revision: str | None = None, pipeline_class: str = "auto", config: str | None = None
+) -> dict[str, Any]:
+    """Return the model_index.json of a model whose weights are at hand or can be fetched; nothing heavy is loaded.
+
+    Raises:
+        UserError: if the folder, the file or the cached copy is incomplete and the hub cannot help, or if the pipeline
+            is of another class.
+    """
+    named, file = f"model.pretrained_model_name_or_path={path}", Path(path)
+    if file.is_file():
+        named, index = f"model.config={config}", _index_beside(file, named, config)
+    else:
+        index = _index(path, revision, named)
+    if pipeline_class not in ("auto", index["_class_name"]):
+        raise UserError(
+            f"{named} holds a {index['_class_name']}, but this model needs a {pipeline_class}; "
+            "choose the `model` of that family or other weights"
+        )
+    if file.is_file():
+        assert config is not None
+        _index(config, None, f"{named}, which has to have what {file.name} lacks,", parts=_lacking(file, index))
+    return index
+
+
+def _index(path: str, revision: str | None, named: str, parts: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the model_index.json of a diffusers folder or a hub id that has the weights of these parts (default: all).
+
+    Raises:
+        UserError: if it has not.
+    """
+    folder = _complete_folder(path, revision, parts)
+    if folder is not None:
+        return json.loads((folder / INDEX).read_text())
+    if Path(path).is_dir():
+        lacks = ", ".join(_missing(Path(path), parts))
+        raise UserError(f"{named} lacks {lacks}; give a whole diffusers folder or a hub id")
+    return _index_from_hub(path, revision, named)
+
+
+def _index_beside(file: Path, named: str, config: str | None) -> dict[str, Any]:
+    if file.suffix != ".safetensors":
+        raise UserError(f"{named} is a file of another kind; give a .safetensors file, a diffusers folder or a hub id")
+    if config is None:
+        raise UserError(
+            f"{named} is a single file, which says nothing of its tokenizers and its scheduler; add "
+            "model.config=FOLDER, a diffusers folder or a hub id of the same family"
+        )
+    return _index(config, None, f"model.config={config}", parts=())
+
+
+def _lacking(file: Path, index: dict[str, Any]) -> list[str]:
+    """Return the networks of a pipeline that a single file lacks.
+
+    Raises:
+        UserError: if it has not even the denoiser, or the family is known in no such layout.
+    """
+    kind = index["_class_name"]
+    if kind not in IN_SINGLE_FILES:
+        raise UserError(f"a {kind} is not read from a single file; give model.pretrained_model_name_or_path=FOLDER")
+    keys = safetensors_header(file).keys() - {"__metadata__"}
+    lacking = [
+        part
+        for part, beginnings in IN_SINGLE_FILES[kind].items()
+        if index.get(part, [None])[0] is not None and not any(key.startswith(beginnings) for key in keys)
+    ]
+    denoiser, beginnings = next(iter(IN_SINGLE_FILES[kind].items()))
+    if denoiser in lacking:
+        raise UserError(
+            f"{file} holds no {denoiser} of a {kind} in the original layout: keys begin with "
+            f"{min(keys, default='nothing')!r} instead of {beginnings[0]!r}; a network in the layout of diffusers is "
+            "given as model.policy=FILE, beside the weights of the whole model"
+        )
+    return lacking
+
+
+def _complete_folder(path: str, revision: str | None, parts: Collection[str] | None = None) -> Path | None:
+    """Return the folder, given or cached from the hub, that holds the pipeline; None if there is none.
+
+    Args:
+        parts: the networks whose weights are needed; all of them by default.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            cached = try_to_load_from_cache(path, INDEX, revision=revision)
+        except HFValidationError:
+            return None
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+    return None if _missing(folder, parts) else folder
+
+
+def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
+    """Return what a diffusers folder lacks: its index, the weights of a network, the files of another part.
+
+    Args:
+        parts: the networks whose weights are needed; all of them by default.
+    """
+    if not (folder / INDEX).is_file():
+        return [INDEX]
+    index = json.loads((folder / INDEX).read_text())
+    missing = []
+    for name, part in index.items():
+        if name in UNUSED_PARTS or not isinstance(part, list) or part[0] is None:
+            continue
+        files = {file.name for file in (folder / name).glob("*") if file.is_file()}
+        shards = [
+            shard
+            for file in files
+            if file.endswith(".index.json")
+            for shard in json.loads((folder / name / file).read_text())["weight_map"].values()
+        ]
+        has_weights = _is_network(part[1]) and (parts is None or name in parts)
+        if not files or (has_weights and not files.issuperset(shards)):
+            missing.append(f"{name}/")
+        elif has_weights and not any(file.endswith((".safetensors", ".bin")) for file in files):
+            missing.append(f"the weights of {name}/")
+    return missing
+
+
+def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, Any]:
+    ask_hub(path, INDEX, revision, named, expected="a diffusers folder", download=path)
+    return json.loads(Path(hf_hub_download(path, INDEX, revision=revision)).read_text())
+
+
+def ask_hub(path: str, filename: str, revision: str | None, named: str, expected: str, download: str) -> None:
+    """Ask the hub for a file: one request with a short timeout says whether it and its neighbours can be fetched.
+
+    Args:
+        path: a hub id, or what was taken for one.
+        filename: the file in that repository.
+        revision, named, expected, download: as for `hub_answer`.
+
+    Raises:
+        UserError: if the file cannot be fetched.
+    """
+
+    def ask() -> object:
+        return get_hf_file_metadata(hf_hub_url(path, filename, revision=revision), timeout=TIMEOUT_SECONDS)
+
+    try:
+        hub_answer(ask, path, revision, named, expected, download)
+    except errors.EntryNotFoundError:
+        at = f" at revision {revision}" if revision else ""
+        raise UserError(f"{named} has no {filename} on the hub{at}; give {expected}") from None
+
+
+def hub_answer(ask: Callable[[], T], path: str, revision: str | None, named: str, expected: str, download: str) -> T:
+    """Return what the hub answers, or say in one sentence why it does not.
+
+    Args:
+        ask: the request, short of time.
+        path: a hub id, or what was taken for one.
+        revision: commit, branch or tag.
+        named: how the user gave `path`.
+        expected: what could be given instead, such as `a diffusers folder`.
+        download: what to tell `hf download` while there is a connection.
+
+    Raises:
+        UserError: if there is no such repository, or it or the hub cannot be reached.
+    """
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return ask()
+    except HFValidationError:
+        reason = f"{named} is neither here nor a hub id; give {expected}, or an id such as owner/name"
+    except errors.GatedRepoError:
+        reason = f"{named} is gated; accept its licence at {constants.ENDPOINT}/{path}, then run `hf auth login`"
+    except errors.RevisionNotFoundError:
+        reason = f"{named} has no revision {revision} on the hub; check the revision"
+    except errors.RepositoryNotFoundError:
+        reason = f"{named} is neither here nor a model on the hub; check the spelling, or run `hf auth login`"
+    except errors.EntryNotFoundError:
+        raise
+    # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version
+    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
+        reason = (
+            f"{named}{at} is neither here nor whole in the local hub cache, and the hub cannot be reached "
+            f"({type(error).__name__}); run `hf download {download}` while connected, or give {expected}"
+        )
+    raise UserError(reason)

@@ -1,0 +1,230 @@
+"""Policies on disk: saved in the layouts that diffusers reads, loaded from those and from what others published."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignbench.errors import UserError
+from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
+from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes
+
+LORA_FILE = LORA_FILES[0]
+WRAPPERS = ("module.", "_orig_mod.", "unet.", "transformer.")  # what programs put before all keys of a network
+# Before all keys of PEFT's adapters, and where the original layouts of a network differ from that of diffusers.
+PEFT_PREFIX = "base_model.model."
+ORIGINAL = re.compile(r"(^|\.)(input_blocks|middle_block|output_blocks|double_blocks|single_blocks|joint_blocks)\.")
+IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
+
+
+def has_adapters(network: Any) -> bool:
+    """Say whether a network carries low-rank adapters."""
+    return bool(getattr(network, "peft_config", None))
+
+
+def save_policy(
+    pipeline: Any, denoiser_name: DenoiserName, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write the trained weights of a pipeline's denoiser; see `ModelAdapter.save_policy`."""
+    network: Any = getattr(pipeline, denoiser_name)
+    if weights is None:
+        weights = network.state_dict()
+    if not has_adapters(network):
+        with torch.device("meta"):
+            whole = type(network).from_config(network.config)
+        whole.load_state_dict(weights, assign=True)
+        whole.save_pretrained(folder / denoiser_name)
+        return
+    from peft import get_peft_model_state_dict
+
+    # The configuration travels along: without its alpha a loader would assume alpha = rank and scale wrongly.
+    pipeline.save_lora_weights(
+        folder,
+        **{
+            f"{denoiser_name}_lora_layers": get_peft_model_state_dict(network, weights),
+            f"{denoiser_name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
+        },
+    )
+
+
+def load_policy(pipeline: Any, denoiser_name: DenoiserName, path: Path | str, revision: str | None = None) -> None:
+    """Put saved weights into a pipeline's denoiser; see `ModelAdapter.load_policy`."""
+    network: Any = getattr(pipeline, denoiser_name)
+    policy = find_policy(str(path), denoiser_name, revision)
+    state: dict[str, Tensor] = {}
+    for file in policy.files:
+        state |= read_state_dict(file)
+    if has_adapters(network):
+        network.unload_lora()
+    if any(IS_ADAPTER.search(key) for key in state):
+        _load_adapters(pipeline, denoiser_name, policy, state)
+    else:
+        _load_network(network, policy, state)
+
+
+# ---- whole networks
+
+
+def _load_network(network: Any, policy: Policy, state: dict[str, Tensor]) -> None:
+    """Take the weights of a whole network, in the keys of diffusers or those they were published in before."""
+    state = _unwrapped(state)
+    if any(ORIGINAL.search(key) for key in state):
+        state = _converted(network, policy, state)
+    if faults := misfits(shapes(network.state_dict()), shapes(state)):
+        raise UserError(f"{_told(policy, network)}; {faults}; choose the `model` that they were made of")
+    network.load_state_dict(state)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without what was put before all of their names."""
+    while prefix := next((p for p in WRAPPERS if state and all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def _converted(network: Any, policy: Policy, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of an original layout under the keys of diffusers.
+
+    Raises:
+        UserError: if one is missing or left over.
+    """
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    prefix = "" if any(key.startswith("model.diffusion_model.") for key in state) else "model.diffusion_model."
+    rest = {prefix + key: tensor for key, tensor in state.items()}  # the converter of UNets wants it
+    convert: Any = SINGLE_FILE_LOADABLE_CLASSES[type(network).__name__]["checkpoint_mapping_fn"]
+    try:
+        converted = convert(checkpoint=rest, config=dict(network.config))
+    except LookupError as error:
+        missing = error.args[0] if isinstance(error, KeyError) else "all of its blocks"
+        raise UserError(f"{_told(policy, network)}; missing: {missing}") from None
+    # the converters of transformers take out what they use, that of UNets passes the very tensors on
+    used = {id(tensor) for tensor in converted.values()}
+    left = [key for key, tensor in rest.items() if id(tensor) not in used]
+    if left:
+        raise UserError(f"{_told(policy, network)}; {listed('left over', left)}; give a file of the network alone")
+    return converted
+
+
+def _told(policy: Policy, network: Any) -> str:
+    return f"the weights of model.policy={policy.path} do not fit the {type(network).__name__} of this model"
+
+
+# ---- adapters
+
+
+def _load_adapters(pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]) -> None:
+    """Add low-rank adapters, in the keys of diffusers, of PEFT, or of kohya's scripts and ComfyUI."""
+    network: Any = getattr(pipeline, denoiser_name)
+    config = _adapter_config(policy, denoiser_name)
+    if config is None:
+        state = _with_alpha_inside(state, policy)
+    state = _in_keys_of_peft(pipeline, denoiser_name, policy, state)
+    _check_adapters(network, policy, state)
+    put_adapters(network, state, config)
+
+
+def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> None:
+    """Add low-rank adapters to a network without any, in the dtype they have.
+
+    Args:
+        state: `<module>.lora_A.weight` and `.lora_B.weight` of each adapter.
+        config: as PEFT has it; without one every alpha is its rank.
+    """
+    network.load_lora_adapter(state, prefix=None, metadata=config, adapter_name="default")
+    if network.dtype not in (torch.float32, torch.float64):  # loading rounded the adapters to the network's dtype
+        from peft import set_peft_model_state_dict
+
+        widen_adapters(network)
+        set_peft_model_state_dict(network, state)
+
+
+def _adapter_config(policy: Policy, denoiser: str) -> dict[str, Any] | None:
+    """Return rank, alpha and targets where PEFT or diffusers saved them along."""
+    if policy.peft_config is not None:
+        from peft import LoraConfig
+
+        return LoraConfig.from_pretrained(str(policy.peft_config.parent)).to_dict()
+    if policy.files[0].suffix != ".safetensors":
+        return None
+    notes = safetensors_header(policy.files[0]).get("__metadata__", {}).get("lora_adapter_metadata")
+    if notes is None:
+        return None
+    return {
+        key.removeprefix(f"{denoiser}."): value
+        for key, value in json.loads(notes).items()
+        if key.startswith(f"{denoiser}.")
+    }
+
+
+def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Tensor]:
+    """Multiply the alpha / rank of each adapter into its second matrix, so that none is left to be lost on the way.
+
+    diffusers keeps an alpha of its own for each layer of some families only. Without an alpha it is the rank.
+    """
+    state = dict(state)
+    for key in [key for key in state if key.endswith(".alpha")]:
+        name, alpha = key.removesuffix(".alpha"), float(state.pop(key))
+        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("lora.up", "lora.down")):
+            if f"{name}.{up}.weight" in state and f"{name}.{down}.weight" in state:
+                rank = state[f"{name}.{down}.weight"].shape[0]
+                state[f"{name}.{up}.weight"] = state[f"{name}.{up}.weight"] * (alpha / rank)
+                break
+        else:
+            raise UserError(f"model.policy={policy.path} has an alpha without its adapter; left over: {key}")
+    return state
+
+
+def _in_keys_of_peft(
+    pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return adapters of the denoiser named as PEFT names them in it, `<module>.lora_A.weight`."""
+    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+
+    network: Any = getattr(pipeline, denoiser_name)
+    prefix, layers = f"{denoiser_name}.", dict(network.named_modules())
+    if all(key.startswith(PEFT_PREFIX) for key in state):
+        state = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
+    elif all(key.partition(".lora_")[0] in layers for key in state):
+        state = {prefix + key: tensor for key, tensor in state.items()}
+    if not all(key.startswith(prefix) for key in state):
+        settings = {"unet_config": network.config} if denoiser_name == "unet" else {}
+        try:
+            found = pipeline.lora_state_dict(dict(state), **settings)
+        except (ValueError, KeyError) as error:  # what diffusers says of keys that it does not know
+            reason = " ".join(str(error).split())
+            raise UserError(f"the adapters of model.policy={policy.path} cannot be read: {reason}") from None
+        state = found[0] if isinstance(found, tuple) else found
+    if strange := [key for key in state if not key.startswith(prefix)]:
+        raise UserError(
+            f"model.policy={policy.path} has adapters of more than the {denoiser_name}, which alone is loaded; "
+            f"{listed('left over', strange)}"
+        )
+    state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state if any(".lora_A." in key for key in state) else convert_unet_state_dict_to_peft(state)
+
+
+def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]) -> None:
+    """Refuse adapters that lack a half or belong to no layer; diffusers would pass over them with a warning."""
+    layers = dict(network.named_modules())
+    expected: dict[str, tuple[int, ...]] = {}
+    for key in state:
+        name, _, end = key.partition(".lora_")
+        weight = getattr(layers.get(name), "weight", None)
+        if end in ("A.weight", "B.weight") and isinstance(weight, Tensor) and weight.ndim >= 2:
+            rank = state.get(f"{name}.lora_A.weight", state[key]).shape[0]
+            one = (1,) * (weight.ndim - 2)
+            expected[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
+            expected[f"{name}.lora_B.weight"] = (weight.shape[0], rank, *one)
+    if faults := misfits(expected, shapes(state)):
+        raise UserError(f"{_told(policy, network)}; {faults}; choose the `model` that they were made of")
+
+
+def widen_adapters(network: nn.Module) -> None:
+    """Make adapters float32, whatever the dtype of the network under them."""
+    for name, parameter in network.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()

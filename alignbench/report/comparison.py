@@ -1,0 +1,290 @@
+"""Compare the runs of one model on one prompt set by one evaluator: the rows of every table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from alignbench.statistics import bradley_terry
+from alignbench.statistics import intervals as statistics
+from alignbench.store.run_folder import BASE, BUDGET_COLUMNS, Manifest, PromptRecord, ResultsError, SamplingRecord
+from alignbench.store.scores import Scores
+
+ALL = "all"
+
+Row = dict[str, Any]
+Image = tuple[str, int]  # prompt id and number of the image within its prompt
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run, scored on one prompt set under one sampling by one evaluator."""
+
+    manifest: Manifest
+    sampling: SamplingRecord
+    sampling_hash: str
+    prompts: dict[str, PromptRecord]
+    scores: Scores
+
+    @cached_property
+    def by_image(self) -> dict[Image, float]:
+        keys = zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True)
+        return dict(zip(keys, self.scores.score.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The repetitions of one recipe with different training seeds, in the order of their seeds."""
+
+    label: str
+    runs: tuple[Measurement, ...]
+
+    @cached_property
+    def image_set(self) -> set[Image]:
+        """The images that all repetitions have a score for."""
+        return set.intersection(*(set(run.by_image) for run in self.runs))
+
+    def scores(self, images: Sequence[Image]) -> np.ndarray:
+        """Scores of these images, [S, N]; NaN where an image has none."""
+        return np.array([[run.by_image.get(image, np.nan) for image in images] for run in self.runs])
+
+    @property
+    def subset(self) -> bool:
+        short = len({prompt_id for prompt_id, _ in self.image_set}) < self.runs[0].sampling.full_size
+        return short or any(run.sampling.subset for run in self.runs)
+
+
+class Bench:
+    """All contenders of one model on one prompt set and sampling by one evaluator.
+
+    Attributes:
+        over_base: how each method compares with base on all prompts; filled by `rows`.
+    """
+
+    def __init__(self, name: str, contenders: list[Contender], resamplings: "Resamplings"):
+        self.prompt_set = name
+        self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
+        self.resamplings = resamplings
+        self.info = contenders[0].runs[0].scores.info
+        self.model = contenders[0].runs[0].manifest.model
+        self.prompts = self._agreed_prompts()
+        self.image_lists: list[list[Image]] = []
+        self.over_base: dict[str, statistics.Comparison] = {}
+        self._shared: dict[tuple[str, ...], int] = {}
+
+    def _agreed_prompts(self) -> dict[str, PromptRecord]:
+        prompts: dict[str, PromptRecord] = {}
+        for run in (run for contender in self.contenders for run in contender.runs):
+            if run.scores.info != self.info:
+                raise ResultsError(
+                    f"{run.manifest.run} was scored as {run.scores.info}, other runs of {self.model} as {self.info}; "
+                    "score them alike"
+                )
+            for prompt_id, record in run.prompts.items():
+                if prompts.setdefault(prompt_id, record).prompt != record.prompt:
+                    raise ResultsError(
+                        f"prompt {prompt_id} of {self.prompt_set} reads {record.prompt!r} in {run.manifest.run} "
+                        f"and {prompts[prompt_id].prompt!r} elsewhere; generate both from the same prompt set"
+                    )
+        return prompts
+
+    @property
+    def groups(self) -> list[str]:
+        return [ALL, *sorted({group for record in self.prompts.values() for group in record.groups} - {ALL})]
+
+    def belongs(self, image: Image, group: str) -> bool:
+        return group == ALL or group in self.prompts[image[0]].groups
+
+    def shared(self, *contenders: Contender) -> int:
+        """Return the place in `image_lists` of the images that all of these have, sorted."""
+        labels = tuple(contender.label for contender in contenders)
+        if labels not in self._shared:
+            images = sorted(set.intersection(*(contender.image_set for contender in contenders)))
+            if images not in self.image_lists:
+                self.image_lists.append(images)
+            self._shared[labels] = self.image_lists.index(images)
+        return self._shared[labels]
+
+    def resampling(self, images: Sequence[Image]) -> statistics.Resampling:
+        return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
+
+    def scores(self, contender: Contender, images: Sequence[Image]) -> np.ndarray:
+        """Scores of these images, [S, N], turned so that the higher is the better."""
+        return contender.scores(images) if self.info.higher_is_better else -contender.scores(images)
+
+    def published(self, estimate: statistics.Estimate) -> statistics.Estimate:
+        """Turn a figure of `scores` back into the evaluator's own direction."""
+        if self.info.higher_is_better:
+            return estimate
+        return statistics.Estimate(-estimate.value, -estimate.high, -estimate.low)
+
+    def rows(self) -> tuple[list[Row], list[Row], list[Row]]:
+        """Return the rows of leaderboard, win rates and ranking."""
+        leaderboard, win_rates = [], []
+        for group in self.groups:
+            panels = self.panels(group)
+            over_base = {}
+            for b, a in combinations(self.contenders, 2):  # base comes first, so it is never a
+                result = panels.compare(a, b)
+                if result is not None:
+                    win_rates.append(self._win_rate_row(group, a, b, result))
+                    if b.label == BASE:
+                        over_base[a.label] = result
+            rows = (panels.row(contender, over_base.get(contender.label)) for contender in self.contenders)
+            leaderboard += [row for row in rows if row is not None]
+            if group == ALL:
+                self.over_base = over_base
+        return leaderboard, win_rates, self.ranking()
+
+    def panels(self, group: str) -> "Panels":
+        """Return the comparisons within one group of prompts."""
+        return Panels(self, group)
+
+    def meet(self, a: Contender, b: Contender) -> bool:
+        """Say whether two contenders can be compared."""
+        return bool(a.image_set & b.image_set)
+
+    def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
+        """Fit the strengths of contenders of which the first meets all others."""
+        images = sorted(set.union(*(contender.image_set for contender in ranked)))
+        return bradley_terry.rank([self.scores(one, images) for one in ranked], self.resampling(images))
+
+    def ranking(self) -> list[Row]:
+        """Return the strength of each method that shares images with base; nothing where there is none, or no base."""
+        base = self.contenders[0]
+        ranked = [contender for contender in self.contenders if contender is base or self.meet(contender, base)]
+        if base.label != BASE or len(ranked) < 2:
+            return []
+        found = self.strengths(ranked)
+        ranks = found.ranks([not self.trained_on(contender) for contender in ranked])
+        circles = [(circle, ">".join(ranked[i].label for i in (*circle, circle[0]))) for circle in found.intransitive]
+        return [
+            {
+                "model": self.model,
+                "prompt_set": self.prompt_set,
+                "group": ALL,
+                "evaluator": self.info.evaluator,
+                "version": self.info.version,
+                "method": contender.label,
+                "rank": ranks[place],
+                **_estimate("strength", "ci", found.strengths[place]),
+                "fit_gap": float(np.nanmax(np.abs(np.delete(found.gaps[place], place)))),
+                "intransitive": " ".join(text for circle, text in circles if place in circle),
+            }
+            for place, contender in enumerate(ranked)
+        ]
+
+    def trained_on(self, contender: Contender) -> bool:
+        """Whether a run of it saw this evaluator, or prompts of this set."""
+        return any(
+            self.info.evaluator in run.manifest.trained_on
+            or self.prompt_set.partition("@")[0] in run.manifest.trained_prompt_sets
+            for run in contender.runs
+        )
+
+    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: statistics.Comparison) -> Row:
+        return {
+            "model": self.model,
+            "prompt_set": self.prompt_set,
+            "group": group,
+            "evaluator": self.info.evaluator,
+            "version": self.info.version,
+            "method_a": a.label,
+            "method_b": b.label,
+            "n": result.n,
+            "wins": result.wins,
+            "ties": result.ties,
+            **_estimate("win_rate", "ci", result.win_rate),
+            "p_win": result.p_win,
+            "p_gain": result.p_gain,
+        }
+
+
+class Panels:
+    """The comparisons of one bench within one group of prompts; contenders with the same images share a panel."""
+
+    def __init__(self, bench: Bench, group: str) -> None:
+        self.bench = bench
+        self.group = group
+        self._panels: dict[int, tuple[list[Contender], statistics.Panel | None, list[Image]]] = {}
+
+    def compare(self, a: Contender, b: Contender) -> statistics.Comparison | None:
+        """Compare on the images that both have; None where they share none."""
+        contenders, panel, _ = self._panel(self.bench.shared(a, b))
+        return panel and panel.compare(contenders.index(a), contenders.index(b))
+
+    def mean(self, contender: Contender, *others: Contender) -> tuple[int, statistics.Estimate] | None:
+        """Return the mean score on the images that all of these have, and how many scores it is of; None for none."""
+        contenders, panel, images = self._panel(self.bench.shared(contender, *others))
+        if panel is None:
+            return None
+        return len(images) * len(contender.runs), self.bench.published(panel.mean(contenders.index(contender)))
+
+    def row(self, contender: Contender, over_base: statistics.Comparison | None) -> Row | None:
+        """Return the leaderboard row of one contender; None where it has no image of the group."""
+        contenders, panel, images = self._panel(self.bench.shared(contender))
+        if panel is None:
+            return None
+        bench, place = self.bench, contenders.index(contender)
+        manifests = [run.manifest for run in contender.runs]
+        medians = np.median(panel.scores[place], axis=1)
+        nothing = statistics.Estimate(float("nan"), float("nan"), float("nan"))
+        return {
+            "model": bench.model,
+            "method": contender.label,
+            "run": " ".join(manifest.run for manifest in manifests),
+            "num_seeds": len(manifests),
+            "seed_sd": float(medians.std(ddof=1)) if len(manifests) > 1 else None,
+            "prompt_set": bench.prompt_set,
+            "group": self.group,
+            "evaluator": bench.info.evaluator,
+            "version": bench.info.version,
+            "n": len(images) * len(manifests),
+            "subset": contender.subset,
+            **_estimate("median", "median_ci", bench.published(panel.median(place))),
+            **_estimate("mean", "mean_ci", bench.published(panel.mean(place))),
+            **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
+            "p_win": over_base.p_win if over_base else None,
+            "p_gain": over_base.p_gain if over_base else None,
+            "trained_on": bench.trained_on(contender),
+            **_mean_budget(manifests),
+        }
+
+    def _panel(self, number: int) -> tuple[list[Contender], statistics.Panel | None, list[Image]]:
+        """Return the panel of a list of images, with all contenders that have them; None where the group has none."""
+        if number not in self._panels:
+            bench = self.bench
+            images = [image for image in bench.image_lists[number] if bench.belongs(image, self.group)]
+            contenders = [contender for contender in bench.contenders if contender.image_set.issuperset(images)]
+            scores = [bench.scores(contender, images) for contender in contenders]
+            panel = statistics.Panel(scores, bench.resampling(images)) if images else None
+            self._panels[number] = contenders, panel, images
+        return self._panels[number]
+
+
+class Resamplings:
+    """The resamples of every list of prompts that is asked for, each drawn once."""
+
+    def __init__(self, num_resamples: int) -> None:
+        self.num_resamples = num_resamples
+        self._drawn: dict[tuple[str, ...], statistics.Resampling] = {}
+
+    def of(self, clusters: Iterable[str]) -> statistics.Resampling:
+        key = tuple(clusters)
+        if key not in self._drawn:
+            self._drawn[key] = statistics.Resampling(key, self.num_resamples)
+        return self._drawn[key]
+
+
+def _estimate(name: str, interval: str, estimate: statistics.Estimate) -> Row:
+    return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
+
+
+def _mean_budget(manifests: list[Manifest]) -> Row:
+    """Mean over the repetitions; the largest for memory."""
+    budgets = [asdict(manifest.budget) for manifest in manifests]
+    means = {name: float(np.mean([budget[name] for budget in budgets])) for name in BUDGET_COLUMNS}
+    return {**means, "peak_memory_gib": max(budget["peak_memory_gib"] for budget in budgets)}

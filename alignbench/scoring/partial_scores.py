@@ -1,0 +1,123 @@
+"""The scores of one evaluator on one image folder while they come in: nothing that was scored is scored again."""
+
+import os
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+from alignbench.errors import UserError
+from alignbench.files import append_json_lines, locked, read_json_lines
+from alignbench.store.run_folder import ResultsError, RunFolder
+from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.work_share import WorkShare
+
+Key = tuple[str, int]  # prompt id and image number
+
+
+class Entry(NamedTuple):
+    """A score, and the digest of the image file it was given to."""
+
+    score: float
+    digest: str
+
+
+class ScoreTable:
+    """A finished table, and the parts that processes write as they go; a kill loses at most a batch.
+
+    Args:
+        folder: the run.
+        prompt_set, sampling_hash: which of its image folders.
+        info: what decides a score besides image and prompt.
+
+    Raises:
+        UserError: scores that are there were made in another way.
+    """
+
+    def __init__(self, folder: RunFolder, prompt_set: str, sampling_hash: str, info: ScoreInfo) -> None:
+        self.folder, self.info = folder, info
+        self.key = f"{prompt_set}/{sampling_hash}/{info.evaluator}@{info.version}"
+        self.path = folder.score_file(prompt_set, sampling_hash, info.evaluator, info.version)
+        self.parts = self.path.parent / "parts" / f"{info.evaluator}@{info.version}"
+        with self._alone():  # while another command joins its parts, scores are neither here nor there
+            self.known = self._read()
+
+    def add(self, work_share: WorkShare, keys: Sequence[Key], entries: Sequence[Entry]) -> None:
+        """Keep the scores of some images in the part of this process.
+
+        Raises:
+            ResultsError: a score is not a finite number; none is kept.
+        """
+        bad = [key for key, entry in zip(keys, entries, strict=True) if not isfinite(entry.score)]
+        if bad:
+            raise ResultsError(
+                f"{self.info.evaluator} gave {len(bad)} of {len(keys)} scores that are not finite numbers, such as "
+                f"that of image {bad[0][1]} of prompt {bad[0][0]}"
+            )
+        rows = [
+            {"prompt_id": prompt_id, "image": number, **entry._asdict()}
+            for (prompt_id, number), entry in zip(keys, entries, strict=True)
+        ]
+        part = self.parts / f"{work_share.name}.jsonl"
+        with self._alone():
+            append_json_lines(part, rows if _has_head(part) else [asdict(self.info), *rows])
+
+    def finish(self, wanted: Collection[Key]) -> int:
+        """Join the parts into the table if all of `wanted` have their score; return how many have none yet."""
+        with self._alone():
+            self.known = known = self._read()
+            lacking = sum(key not in known for key in wanted)
+            if lacking:
+                return lacking
+            parts = self._parts()
+            if parts:
+                keys, entries = list(known), list(known.values())
+                Scores.of(
+                    self.info,
+                    [prompt_id for prompt_id, _ in keys],
+                    [number for _, number in keys],
+                    [entry.score for entry in entries],
+                    [entry.digest for entry in entries],
+                ).write(self.path)
+            if parts or not self.folder.completed("score", self.key):
+                self.folder.complete("score", self.key, [self.path])
+            for part in parts:  # last: while they are there, a kill is made good by the next command
+                part.unlink()
+        return 0
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep commands that work on the same table from losing each other's scores."""
+        return locked(self.path.parent / ".lock")
+
+    def _read(self) -> dict[Key, Entry]:
+        """Return what is in the table and, later and so before it, in the parts."""
+        known: dict[Key, Entry] = {}
+        if self.path.exists():
+            table = Scores.read(self.path)
+            self._refuse_other(table.info, self.path)
+            keys = zip(table.prompt_id.tolist(), table.image.tolist(), strict=True)
+            entries = map(Entry, table.score.tolist(), table.digest.tolist())
+            known.update(zip(keys, entries, strict=True))
+        for part in self._parts():
+            head, *rows = read_json_lines(part) or [asdict(self.info)]
+            self._refuse_other(ScoreInfo(**head), part)
+            known |= {(row["prompt_id"], row["image"]): Entry(row["score"], row["digest"]) for row in rows}
+        return known
+
+    def _parts(self) -> list[Path]:
+        """Return the parts, the one last written to at the end: of two scores of an image, the later is right."""
+        return sorted(self.parts.glob("*.jsonl"), key=lambda part: (part.stat().st_mtime_ns, part.name))
+
+    def _refuse_other(self, info: ScoreInfo, path: os.PathLike[str]) -> None:
+        if info != self.info:
+            raise UserError(f"{path} was scored as {info}, expected {self.info}; delete it to score again")
+
+
+def _has_head(part: Path) -> bool:
+    """Say whether the first line of a part is there and whole."""
+    if not part.exists():
+        return False
+    with part.open("rb") as file:
+        return file.readline().endswith(b"\n")

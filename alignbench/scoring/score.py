@@ -1,0 +1,356 @@
+"""Scores of evaluation images: one pass over the images for all evaluators."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from tqdm import tqdm
+
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator, Preprocess
+from alignbench.images import ImageError, decoded
+from alignbench.scoring.network_pool import NetworkPool
+from alignbench.scoring.partial_scores import Entry, Key, ScoreTable
+from alignbench.scoring.prompt_cache import TextCache
+from alignbench.store.run_folder import ImageSet, RunFolder
+from alignbench.store.scores import ScoreInfo
+from alignbench.work_share import WorkShare
+
+CHUNK = 512  # images kept preprocessed, so that one network after another can see them: about 600 MB
+TASK = 8  # images that a worker prepares at a time
+MIN_IMAGES_FOR_WORKERS = 64  # fewer are prepared sooner than processes start
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to be scored."""
+
+    key: Key
+    prompt: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Some images as the evaluators read them.
+
+    Attributes:
+        pictures: those that can be scored.
+        digests: of their files.
+        inputs: what each preprocessing made of them.
+        faults: what is wrong with the others, a sentence each.
+    """
+
+    pictures: list[Picture]
+    digests: list[str]
+    inputs: dict[Preprocess, Any]
+    faults: list[str]
+
+    def batches(self, size: int) -> Iterator["Prepared"]:
+        """Yield the pictures in batches."""
+        for start in range(0, len(self.pictures), size):
+            part = slice(start, start + size)
+            inputs = {preprocess: values[part] for preprocess, values in self.inputs.items()}
+            yield Prepared(self.pictures[part], self.digests[part], inputs, [])
+
+
+@torch.no_grad()
+def score(
+    folder: RunFolder,
+    images: ImageSet,
+    evaluators: Sequence[Evaluator],
+    batch_size: int,
+    network_pool: NetworkPool | None = None,
+    work_share: WorkShare | None = None,
+    progress: bool = True,
+    num_workers: int | None = None,
+) -> int:
+    """Score the images that have no score yet; return how many of all images are left for other shards.
+
+    Images are decoded once, by worker processes, and preprocessed once for all evaluators that share a preprocessing;
+    networks that are the same see them once; a prompt is encoded once, for all runs. Scores are kept as they come, so
+    that a killed command goes on where it was. A file that has changed since it was scored is scored again.
+
+    Args:
+        batch_size: images that go through a network at once.
+        network_pool: the networks on the device that is scored on; the CPU by default.
+        work_share: which part falls to this process.
+        num_workers: processes that prepare images; None for one a core, and none for a few images.
+
+    Raises:
+        UserError: an evaluator has no meaning for the prompts, an image is missing (then nothing is scored), or images
+            cannot be scored (then all others are).
+    """
+    for evaluator in evaluators:
+        if refusal := evaluator.supports([record.prompt for record in images.records]):
+            raise UserError(refusal)
+    work_share, network_pool = work_share or WorkShare(), network_pool or NetworkPool(torch.device("cpu"))
+    wanted = _pictures(folder, images)
+    tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
+    todo = _todo(work_share.share(wanted), tables)
+    pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
+    _refuse_missing(work_share.shard_of(wanted), images, tables)
+    passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
+    preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
+    encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
+    faults: list[str] = []
+    with tqdm(
+        total=len(pictures), desc=f"score {images.prompt_set}", unit="image", bar_format=BAR, dynamic_ncols=True,
+        leave=None, disable=not (progress and work_share.is_main and pictures),
+    ) as bar:  # fmt: skip
+        for chunk in _prepared(pictures, preprocesses, images.size, num_workers, work_share.num_processes):
+            faults += chunk.faults
+            bar.update(len(chunk.faults))
+            for sharing in passes:
+                for evaluator in sharing:
+                    if evaluator.name not in encoded:
+                        prompts = dict.fromkeys(picture.prompt for picture in todo[evaluator.name])
+                        encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
+                network_pool.use(sharing[0])
+                for batch in chunk.batches(batch_size):
+                    _score_batch(batch, sharing, todo, encoded, tables, work_share)
+                    # an image is done when the last pass has seen it; fractions may add up to a little too much
+                    bar.update(min(len(batch.pictures) / len(passes), bar.total - bar.n))
+    if work_share.num_processes > 1:
+        faults = gather_object(faults)  # all have scored when this returns
+    if faults:
+        remedy = "delete them and add generate to stages" if images.generated else "mend them or take them out"
+        raise UserError(f"{len(faults)} of {len(wanted)} images cannot be scored, such as {faults[0]}; {remedy}")
+    return finish(folder, images, evaluators) if work_share.is_main else 0
+
+
+def finish(folder: RunFolder, images: ImageSet, evaluators: Sequence[Evaluator]) -> int:
+    """Make the tables of those evaluators that have scored all images; return how many of these some have not."""
+    tables = [ScoreTable(folder, images.prompt_set, images.sampling_hash, info(evaluator)) for evaluator in evaluators]
+    return max(table.finish([picture.key for picture in _pictures(folder, images)]) for table in tables)
+
+
+def info(evaluator: Evaluator) -> ScoreInfo:
+    """Return what a table says of the evaluator that filled it."""
+    return ScoreInfo(
+        evaluator=evaluator.name,
+        version=evaluator.version,
+        preprocess=evaluator.preprocess.key,
+        precision=evaluator.precision,
+        higher_is_better=evaluator.higher_is_better,
+        display_scale=evaluator.display_scale,
+        weights=evaluator.weights,
+    )
+
+
+# ---- what there is to do
+
+
+def _pictures(folder: RunFolder, images: ImageSet) -> list[Picture]:
+    image_folder = folder.images(images.prompt_set, images.sampling_hash)
+    return [
+        Picture(
+            (record.prompt_id, number), record.prompt, image_folder / name
+        )  # a path that is absolute stays as it is
+        for record in images.records
+        for number, name in enumerate(record.images)
+    ]
+
+
+def _todo(share: Sequence[Picture], tables: Mapping[str, ScoreTable]) -> dict[str, dict[Picture, None]]:
+    """Return for each evaluator the images that have no score from it, or had other content when they got it."""
+    known = [picture for picture in share if any(picture.key in table.known for table in tables.values())]
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(known, pool.map(_digest_of_file, known), strict=True))
+
+    def has_score(picture: Picture, table: ScoreTable) -> bool:
+        entry = table.known.get(picture.key)
+        return entry is not None and digests[picture] in (entry.digest, None)
+
+    return {
+        name: {picture: None for picture in share if not has_score(picture, table)} for name, table in tables.items()
+    }
+
+
+def _digest_of_file(picture: Picture) -> str | None:
+    """Return the digest of an image; None where the image is gone, which takes nothing from its score."""
+    return _digest(picture.path.read_bytes()) if picture.path.exists() else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _refuse_missing(pictures: Sequence[Picture], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
+    """Refuse images of this shard that are gone and lack a score; all its processes find the same."""
+    unknown = (picture for picture in pictures if any(picture.key not in table.known for table in tables.values()))
+    missing = [picture.path for picture in unknown if not picture.path.exists()]
+    if missing:
+        remedy = "add generate to stages to make them" if images.generated else "put them back or take them out"
+        raise UserError(f"{len(missing)} of {len(pictures)} images are missing, such as {missing[0]}; {remedy}")
+
+
+def _passes(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
+    """Group evaluators that see the same through the same network; the first of each group computes it for all."""
+    passes: dict[tuple[Preprocess, str], list[Evaluator]] = {}
+    # those that have the network anyway, for their prompts, come first
+    for evaluator in sorted(evaluators, key=lambda evaluator: not evaluator.caches_text):
+        seen = evaluator.shared_pass or f"that of {evaluator.name}"
+        passes.setdefault((evaluator.preprocess, seen), []).append(evaluator)
+    return list(passes.values())
+
+
+# ---- images
+
+
+class _Tasks(Dataset[Prepared]):
+    """What a worker process is asked for: a few images at a time, read and preprocessed."""
+
+    def __init__(
+        self, pictures: Sequence[Picture], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
+    ) -> None:
+        self.tasks = [pictures[start : start + TASK] for start in range(0, len(pictures), TASK)]
+        self.preprocesses, self.size = preprocesses, size
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, number: int) -> Prepared:
+        good, digests, opened, faults = [], [], [], []
+        for picture in self.tasks[number]:
+            try:
+                content = picture.path.read_bytes()
+                image = decoded(content)
+                if self.size is not None and image.size != self.size:
+                    (width, height), (w, h) = image.size, self.size
+                    raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected")
+            except ImageError as error:
+                faults.append(f"{picture.path} {error}")
+            except OSError as error:
+                faults.append(f"{picture.path} cannot be read ({error.strerror})")
+            else:
+                good.append(picture)
+                digests.append(_digest(content))
+                opened.append(image)
+        inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
+        return Prepared(good, digests, inputs, faults)
+
+
+def _prepared(
+    pictures: Sequence[Picture],
+    preprocesses: Sequence[Preprocess],
+    size: tuple[int, int] | None,
+    num_workers: int | None,
+    num_processes: int,
+) -> Iterator[Prepared]:
+    """Yield the images in their order, a chunk at a time, while workers are at the next."""
+    if num_workers is None:
+        cores = len(os.sched_getaffinity(0))
+        num_workers = 0 if len(pictures) < MIN_IMAGES_FOR_WORKERS else min(8, max(1, cores // num_processes))
+    tasks = iter(
+        DataLoader(
+            _Tasks(pictures, preprocesses, size),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            prefetch_factor=max(2, CHUNK // TASK // num_workers) if num_workers else None,
+        )
+    )
+    while some := list(islice(tasks, CHUNK // TASK)):
+        chunk = _chunk(some, preprocesses)
+        del some  # or memory would hold these images twice
+        yield chunk
+
+
+def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
+    full = [prepared for prepared in some if prepared.pictures]
+    return Prepared(
+        [picture for prepared in some for picture in prepared.pictures],
+        [digest for prepared in some for digest in prepared.digests],
+        {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
+        if full
+        else {},
+        [fault for prepared in some for fault in prepared.faults],
+    )
+
+
+class _ByValue:
+    """A tensor that goes to another process as its numbers."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def _sent(inputs: Any) -> Any:
+    """Return inputs as a worker hands them over. A shared tensor keeps a file open: many where each image is one."""
+    if get_worker_info() is None or not isinstance(inputs, list):
+        return inputs
+    return [_ByValue(entry) if isinstance(entry, Tensor) else entry for entry in inputs]
+
+
+def _unchanged(prepared: Any) -> Any:
+    return prepared
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
+
+
+# ---- evaluators
+
+
+def _encode(evaluator: Evaluator, prompts: Sequence[str], batch_size: int, network_pool: NetworkPool) -> dict[str, Any]:
+    """Return what the evaluator reads of each prompt; what a network makes of it is kept on the disk."""
+    cache = TextCache(evaluator) if evaluator.caches_text else None
+    known = cache.read(prompts) if cache else {}
+    # prompts of one length together, so that short ones are not filled up to the longest
+    missing = sorted((prompt for prompt in prompts if prompt not in known), key=len)
+    if missing:
+        network_pool.use(evaluator)
+        starts = range(0, len(missing), batch_size)
+        parts = [evaluator.encode_prompts(missing[start : start + batch_size]) for start in starts]
+        rows = [row for part in parts for row in (part.cpu() if isinstance(part, Tensor) else part)]
+        if cache:
+            cache.add(missing, torch.stack(rows))
+        known |= dict(zip(missing, rows, strict=True))
+    return known
+
+
+def _score_batch(
+    batch: Prepared,
+    sharing: Sequence[Evaluator],
+    todo: Mapping[str, Mapping[Picture, None]],
+    encoded: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, ScoreTable],
+    work_share: WorkShare,
+) -> None:
+    """Score a batch by evaluators that share a pass, and keep the scores."""
+    first = sharing[0]
+    rows_of = {e.name: [row for row, picture in enumerate(batch.pictures) if picture in todo[e.name]] for e in sharing}
+    if not any(rows_of.values()):
+        return
+    features = first.image_features(batch.inputs[first.preprocess])
+    for evaluator in sharing:
+        rows = rows_of[evaluator.name]
+        if rows:
+            pictures = [batch.pictures[row] for row in rows]
+            text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
+            values = evaluator.score_features(_take(features, rows), _stacked(text)).float().cpu().tolist()
+            entries = [Entry(value, batch.digests[row]) for value, row in zip(values, rows, strict=True)]
+            tables[evaluator.name].add(work_share, [picture.key for picture in pictures], entries)
+
+
+def _take(values: Any, rows: Sequence[int]) -> Any:
+    return values[torch.tensor(rows)] if isinstance(values, Tensor) else [values[row] for row in rows]
+
+
+def _stacked(rows: Sequence[Any]) -> Any:
+    return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else list(rows)

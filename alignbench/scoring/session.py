@@ -1,0 +1,95 @@
+"""The evaluators of one command: which can judge its prompts, whether they score as they should, what they say."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from rich.console import Console
+
+from alignbench.configuration.build import build
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator
+from alignbench.scoring.calibration import calibrate
+from alignbench.scoring.network_pool import NetworkPool
+from alignbench.scoring.score import finish, score
+from alignbench.store.run_folder import ImageSet, RunFolder
+from alignbench.work_share import WorkShare
+
+
+class Scoring:
+    """Scores the image sets of several run folders by the same evaluators.
+
+    Args:
+        cfg: the configuration, of which evaluators, calibration, batch size and results folder are read.
+        prompt_set: name of the prompt set.
+        prompts: its texts. Evaluators that cannot judge them are left out, and that is said.
+
+    Raises:
+        UserError: no evaluator can judge them, or two evaluators have one name.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, prompt_set: str, prompts: Sequence[str], accelerator: Accelerator, console: Console
+    ) -> None:
+        self.cfg, self.accelerator, self.console = cfg, accelerator, console
+        self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.network_pool = NetworkPool(accelerator.device)
+        self.evaluators: list[Evaluator] = []
+        self.calibration: dict[str, dict[str, Any]] = {}
+        self._asked: list[tuple[RunFolder, ImageSet]] = []
+        for evaluator in build(cfg.evaluators).values():
+            reason = evaluator.supports(prompts)
+            if reason is None:
+                self.evaluators.append(evaluator)
+            else:
+                console.print(f"left out: {reason}")
+        if not self.evaluators:
+            raise UserError(f"none of the evaluators can judge prompts={prompt_set}; choose others")
+        repeated = [name for name, count in Counter(one.name for one in self.evaluators).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"{repeated[0]} is the name of more than one evaluator, and scores are kept by name; leave one out, or "
+                "give remote ones names of their own, as in evaluators.KEY.name=NAME"
+            )
+
+    def calibrate(self) -> None:
+        """Make sure that the evaluators score as they should, before hours of work rest on them.
+
+        Raises:
+            UserError: one of them does not.
+        """
+        if not self.cfg.calibration:
+            self.calibration = {f"{one.name}@{one.version}": {"outcome": "off"} for one in self.evaluators}
+            return
+        found = calibrate(self.evaluators, Path(self.cfg.results), self.network_pool, self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+        self.network_pool.clear()  # training may need the memory
+        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
+        if news:
+            self.console.print(f"  calibrated  {', '.join(news)}")
+        self.calibration = {
+            key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
+            for key, entry in found.items()
+        }
+
+    def score(self, folder: RunFolder, images: ImageSet) -> int:
+        """Score what has no score yet; return how many images are left for other shards.
+
+        Raises:
+            UserError: as `alignbench.scoring.score.score` does.
+        """
+        self._asked.append((folder, images))
+        left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.network_pool, self.work_share)
+        if self.accelerator.is_main_process:
+            folder.update(calibration=self.calibration)
+        return left
+
+    def left(self) -> int:
+        """Return how many of all images that were to be scored are left for other shards now.
+
+        These go on meanwhile. Only who asks when all its own work is done can tell whether it is the last.
+        """
+        return sum(finish(folder, images, self.evaluators) for folder, images in self._asked)

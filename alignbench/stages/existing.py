@@ -1,0 +1,119 @@
+"""Score and compare images that exist already: a run folder for each folder of images, and the same tables as ever."""
+
+import hashlib
+import importlib.metadata
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from alignbench.data.existing_images.folders import ImageFolder, read_compared_folders
+from alignbench.devices import device_name
+from alignbench.errors import UserError
+from alignbench.files import write_text
+from alignbench.report.terminal import print_run
+from alignbench.report.write import write_report, write_run_pictures
+from alignbench.scoring.session import Scoring
+from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.run_folder import BASE, ImageSet, Manifest, RunFolder, run_folders, write_prompts, write_sampling
+
+SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
+
+
+def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
+    """Do the score and report stages for existing images.
+
+    Raises:
+        UserError: the folders cannot be compared, or images cannot be scored.
+    """
+    folders = read_compared_folders(cfg.model.folders)
+    first = folders[0]
+    model = cfg.model.name or _name_of(first)
+    scoring = Scoring(cfg, first.prompt_set, _texts(folders), accelerator, console)
+    methods = [BASE, *(folder.label for folder in folders[1:])]
+    names = (f"{method}-{model}-{_identity(folder)}" for method, folder in zip(methods, folders, strict=True))
+    runs = [RunFolder(Path(cfg.results) / name) for name in names]
+    _refuse_other_base(runs[0], model)
+    num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
+    console.print(f"[bold]{model}[/bold]  images that exist already")
+    console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
+    for folder, run, method in zip(folders, runs, methods, strict=True):
+        console.print(f"  {method:10}  {folder.path}, {len(folder.images)} images")
+        if accelerator.is_main_process:
+            _open(cfg, run, folder, method, model, accelerator)
+    accelerator.wait_for_everyone()
+    if "score" in cfg.stages:
+        scoring.calibrate()
+        for folder, run in zip(folders, runs, strict=True):
+            scoring.score(run, ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False))
+    if not accelerator.is_main_process:
+        return
+    if left := scoring.left():
+        console.print(f"score: {left} images are left for the other shards")
+    elif "report" in cfg.stages:
+        tables = write_report(Path(cfg.results))
+        for run in runs[1:] or runs:
+            pictures = write_run_pictures(run)
+            print_run(run, tables, console)
+            for picture in pictures:
+                console.print(f"     picture  {picture}")
+
+
+def _refuse_other_base(run: RunFolder, model: str) -> None:
+    """Refuse a second base of one model, between which tables could not choose, before hours of scoring."""
+    for other in run_folders(run.path.parent):
+        if other.name != run.name and (other.manifest.method, other.manifest.model) == (BASE, model):
+            images = other.manifest.start_weights.get("images", "other images")
+            raise UserError(
+                f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
+                "have changed, or it is another folder: give model.name=NAME or another results folder, or delete it"
+            )
+
+
+def _identity(folder: ImageFolder) -> str:
+    """Return the hash of where the images are and what they are of."""
+    return hashlib.sha256(f"{folder.path}\0{folder.fingerprint}".encode()).hexdigest()[:10]
+
+
+def _name_of(folder: ImageFolder) -> str:
+    """Return how tables call a comparison with this folder, unlike any model that runs here."""
+    return f"{folder.model or re.sub(r'[^A-Za-z0-9_.]', '_', folder.label)}_images"
+
+
+def _texts(folders: list[ImageFolder]) -> list[str]:
+    return list(dict.fromkeys(record.prompt for folder in folders for record in folder.records))
+
+
+def _open(
+    cfg: DictConfig, run: RunFolder, folder: ImageFolder, method: str, model: str, accelerator: Accelerator
+) -> None:
+    """Make the run folder, with what later stages read in place of generated images."""
+    identity = _identity(folder)
+    manifest = Manifest(
+        run=run.name,
+        method=method,
+        model=model,
+        seed=None,
+        config_hash=identity,
+        recipe_hash=identity,
+        fingerprints={"images": folder.fingerprint},
+        start_weights={"images": str(folder.path)},
+        package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        commit=commit(),
+        devices=[device_name(accelerator.device)] * accelerator.num_processes,
+    )
+    if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
+        made_by = RunFolder(folder.path.resolve().parents[2]).manifest
+        seen = ("trained_on", "trained_prompt_sets")
+        kept = (*seen, "budget", "selected_step", "selected_by", "weights_kind", "weight_distance")
+        manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
+        manifest.start_weights.update(made_by.start_weights)
+    run.open(manifest)
+    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
+    images = run.images(folder.prompt_set, SAMPLING)
+    write_prompts(images, folder.records)
+    write_sampling(images, folder.sampling)
+    run.complete("generate", f"{folder.prompt_set}/{SAMPLING}", [images / "prompts.jsonl", images / "sampling.json"])

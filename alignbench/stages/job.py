@@ -1,0 +1,385 @@
+"""One job from its configuration to its table: the stages in order, each through the run folder alone."""
+
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import broadcast_object_list
+from diffusers.utils import logging as diffusers_logging
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from alignbench.configuration.build import (
+    STAGES,
+    base_of,
+    build,
+    config_hash,
+    has_images,
+    is_base,
+    recipe_hash,
+    resolve,
+    row_name,
+    run_name,
+    trains,
+)
+from alignbench.data.prompts import PromptSet, overlap
+from alignbench.data.source import kind_of
+from alignbench.devices import device_name, float32_products, free_memory, multiply_float32
+from alignbench.errors import UserError
+from alignbench.files import file_digest, write_text
+from alignbench.generation.generate import Sampling, generate, generated, image_set
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.quantised import quantise_blocks
+from alignbench.models.weights.find_policy import find_policy
+from alignbench.report.tables import Tables
+from alignbench.report.terminal import print_run
+from alignbench.report.write import write_report, write_run_pictures
+from alignbench.scoring.session import Scoring
+from alignbench.stages.existing import compare_existing
+from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.run_folder import Budget, Manifest, RunFolder
+from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
+from alignbench.training.tracking import Tracking
+from alignbench.training.validation import build_validation
+from alignbench.work_share import WorkShare
+
+
+def run(cfg: DictConfig) -> None:
+    """Do the requested stages of one job, and what they need of the base run.
+
+    Raises:
+        UserError: if the configuration and what lies on the disk do not fit.
+    """
+    for library in (diffusers_logging, transformers_logging):  # long real prompts would fill the screen with warnings
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    multiply_float32(tf32=False)  # an accelerator scores as a CPU does
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # without it, launched processes on a CPU each believe to be alone
+        mixed_precision=cfg.train.mixed_precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
+    console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
+    try:
+        if has_images(cfg):
+            compare_existing(cfg, accelerator, console)
+        else:
+            Job(cfg, accelerator, console).run()
+    finally:
+        # accelerate keeps its state for the process; the next job of a sweep must not inherit it
+        accelerator.end_training()
+        accelerator.free_memory()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """Print what training by `cfg` would take of a device's memory; nothing is loaded or written.
+
+    Raises:
+        UserError: if the architecture is neither here nor on the hub.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}")
+    print(table(cfg, free_memory(device) if device.type == "cuda" else None))
+
+
+class Job:
+    """The stages of one configuration."""
+
+    def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
+        self.cfg = cfg
+        self.accelerator = accelerator
+        self.console = console
+        self.root = Path(cfg.results)
+        self.folder = RunFolder(self.root / run_name(cfg))
+        self.is_base = is_base(cfg)
+        self.trains = trains(cfg)
+        self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
+        self.tracking: Tracking | None = None  # of a run that trains now
+
+    def run(self) -> None:
+        stages = [stage for stage in STAGES if stage in self.cfg.stages]
+        evaluates = {"generate", "score", "report"} & set(stages)
+        self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
+        self.scoring: Scoring | None = None
+        if self.prompts is not None and {"score", "report"} & set(stages):
+            self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
+        seen = self._evaluation_prompts_trained_on()
+        self._open()
+        if seen and self.accelerator.is_main_process:
+            self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
+        self._introduce(stages)
+        if self.scoring is not None and "score" in stages:
+            self.scoring.calibrate()
+        for stage in stages:
+            getattr(self, stage)()
+            self.accelerator.wait_for_everyone()
+
+    # ---- stages
+
+    def prepare(self) -> None:
+        """Encode and score the data of training, unless training was done before."""
+        if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
+            return
+        with float32_products(self.cfg.train.tf32):
+            self._preparation(self._terms()).run(self.work_share, self.console)
+
+    def train(self) -> None:
+        """Train, unless it was done before. The base run and a published policy have nothing to train."""
+        if not self.trains:
+            return
+        if self.folder.completed("train"):
+            self.console.print(f"train: done before, {self.folder.policy}")
+            return
+        from alignbench.data.batches.stream import check_mix
+        from alignbench.training.train import Auxiliary, train
+
+        terms = self._terms()
+        for term in terms:
+            check_mix(*term)
+        method, data = terms[0]
+        kind = kind_of(method.batch_type)
+        size, dropped = len(data.view(kind)), data.summary()
+        self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        left_out: Sequence[str] = ()
+        if self.cfg.validation.every is None:  # images need all networks
+            with float32_products(self.cfg.train.tf32):
+                left_out = self._preparation(terms).left_out()
+        if left_out:
+            self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
+        if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
+            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
+        model = self._model(self.cfg, left_out)
+        if self.cfg.train.reward_vae is not None:
+            from alignbench.models.reward_vae import load_reward_vae
+
+            model.reward_vae = load_reward_vae(self.cfg.train.reward_vae, model)
+        auxiliary = [
+            Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
+        ]
+        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
+        for term in auxiliary:  # all of them learn from images that somebody chose
+            seen += [*term.method.trained_on, *term.data.judged_by]
+        followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
+        self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
+        sources = [data, *(term.data for term in auxiliary)]
+        validation = build_validation(
+            self.cfg, followed, sources, self.prompts, self.folder, self.accelerator, self.tracking
+        )
+        with float32_products(self.cfg.train.tf32):
+            trained = train(
+                self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
+            )
+        best_step = None if validation is None else validation.best_step
+        if self.accelerator.is_main_process:
+            self.folder.update(
+                budget=Budget(**trained.budget),
+                weight_distance=trained.weight_distance,
+                selected_step=trained.budget["optimizer_steps"] if best_step is None else best_step,
+                selected_by=[] if validation is None or best_step is None else list(validation.select),
+                weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
+                trained_on=list(dict.fromkeys(seen)),
+                fingerprints={"data": data.fingerprint}
+                | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
+            )
+            self.folder.complete("train", files=[self.folder.policy])
+            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+
+    def generate(self) -> None:
+        """Make the images of this run and, where they are missing, of its base run."""
+        assert self.prompts is not None
+        if not self.is_base:
+            self._also_base("generate")
+        if self._generated():
+            self.console.print(f"generate: done before, {self._images}")
+            return
+        if self.trains and not self.folder.completed("train"):
+            raise UserError(f"{self.folder.path} holds no trained policy; add train to stages")
+        model = self._model(self.cfg)
+        if self.trains:
+            model.load_policy(self.folder.verified(self.folder.policy))
+        if self.sampling.base_bits is not None:
+            quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
+        model.to(self.accelerator.device)
+        self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
+
+    def score(self) -> None:
+        """Score the images of this run and, where scores are missing, of its base run."""
+        assert self.prompts is not None
+        assert self.scoring is not None
+        if not self.is_base:
+            self._also_base("score")
+        if not self.trains and not self._generated():
+            self.generate()
+        images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
+        self._leave(self.scoring.score(self.folder, images), "score")
+
+    def report(self) -> None:
+        """Make the tables of all runs under the results root, and this run's pictures."""
+        if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
+            return  # other shards have work to do before a table makes sense
+        tables = write_report(self.root)
+        pictures = write_run_pictures(self.folder)
+        print_run(self.folder, tables, self.console)
+        for picture in pictures:
+            self.console.print(f"     picture  {picture}")
+        if self.tracking is not None:
+            self._track(tables, pictures)
+
+    # ---- parts
+
+    def _track(self, tables: Tables, pictures: Sequence[Path]) -> None:
+        """Send what the report says of this run to its tracker."""
+        assert self.tracking is not None
+        step = self.folder.manifest.budget.optimizer_steps
+        told = [row for row in tables.leaderboard if row["run"] == self.folder.name and row["group"] == "all"]
+        for row in told:
+            name = f"eval/{row['prompt_set']}/{row['evaluator']}"
+            self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
+        columns = ("prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win")
+        self.tracking.table("eval/table", columns, [[row[column] for column in columns] for row in told], step)
+        for picture in pictures:
+            self.tracking.picture(f"report/{picture.stem}", picture, step)
+        self.tracking.finish()
+
+    def _also_base(self, stage: str) -> None:
+        """Do a stage of the base run first."""
+        getattr(self._base(), stage)()
+
+    def _leave(self, num_images: int, stage: str) -> None:
+        """Say what is left for other shards, if anything is."""
+        if num_images:
+            self.console.print(f"{stage}: {num_images} images of {self.folder.name} are left for the other shards")
+
+    def _generated(self) -> bool:
+        """Say whether this shard has its images: the word of the main process, while other shards go on, for all."""
+        assert self.prompts is not None
+        done = self.accelerator.is_main_process and generated(self.folder, self.prompts, self.sampling, self.work_share)
+        return broadcast_object_list([done])[0]
+
+    @property
+    def _images(self) -> Path:
+        assert self.prompts is not None
+        return self.folder.images(self.prompts.name, self.sampling.hash)
+
+    def _base(self) -> "Job":
+        """Return the job of the base run, sharing what is already loaded."""
+        base = Job(base_of(self.cfg), self.accelerator, self.console)
+        base.prompts, base.scoring, base.sampling = self.prompts, self.scoring, self.sampling
+        if not base.folder.manifest_file.exists():
+            self.console.print(f"the base run is missing and is made first: {base.folder.path}")
+        base._open()
+        return base
+
+    def _open(self) -> None:
+        """Start the run folder, or check that what lies there belongs to this configuration."""
+        with self.accelerator.main_process_first():
+            start = start_weights(self.cfg)
+            found = self.folder.open(
+                Manifest(
+                    run=self.folder.name,
+                    method=row_name(self.cfg),
+                    model=self.cfg.model.name,
+                    seed=self.cfg.seed if self.trains else None,
+                    config_hash=config_hash(self.cfg),
+                    recipe_hash=recipe_hash(self.cfg),
+                    start_weights=start,
+                    trained_on=list(self.cfg.model.policy_trained_on),
+                    package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
+                    commit=commit(),
+                    devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
+                )
+            )
+            if changed := [key for key, value in found.start_weights.items() if start.get(key, value) != value]:
+                raise UserError(
+                    f"{self.folder.path} was made from weights of another {' and '.join(changed)}; give those back, "
+                    "choose another results folder, or delete this one"
+                )
+            if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
+                self.folder.update(trained_on=list(self.cfg.model.policy_trained_on))
+            if self.accelerator.is_main_process and not self.folder.config_file.exists():
+                write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
+
+    def _introduce(self, stages: list[str]) -> None:
+        settings = self.cfg.train
+        say = self.console.print
+        say(f"[bold]{self.folder.name}[/bold]  {' > '.join(stages)}")
+        say(f"  folder      {self.folder.path}")
+        say(f"  model       {self.cfg.model.name}, {self.cfg.model.resolution} px, {self.accelerator.device}")
+        if "train" in stages and self.trains:
+            rest = -(-settings.total_batch_size // (settings.micro_batch_size * self.accelerator.num_processes))
+            say(
+                f"  batch       {settings.total_batch_size} samples an update = {self.accelerator.num_processes} "
+                f"process(es) x {rest} micro-batch(es) of {settings.micro_batch_size}; "
+                f"{_length(settings)}, {settings.tuning} tuning"
+            )
+        if self.prompts is not None:
+            part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
+            say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
+            say(f"  sampling    {self.sampling}")
+
+    def _evaluation_prompts_trained_on(self) -> str | None:
+        """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
+        if not self.trains or self.prompts is None:
+            return None
+        trained = None
+        for node in (self.cfg.data, *(term.data for term in self.cfg.auxiliary.values())):
+            shared = overlap(build(node).prompts, self.prompts)
+            if shared and not self.cfg.train.allow_evaluation_prompts:
+                raise UserError(
+                    f"data={node.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
+                    f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows "
+                    "instead"
+                )
+            trained = self.prompts.name if shared else trained
+        return trained
+
+    def _terms(self) -> list[Term]:
+        """Build the method and the auxiliary terms, each with its data."""
+        data = build(self.cfg.data)
+        terms: list[Term] = [(build(self.cfg.method), data)]
+        for node in self.cfg.auxiliary.values():
+            terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
+        return terms
+
+    def _preparation(self, terms: list[Term]) -> Preparation:
+        return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
+
+    def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
+        """Build the model with its start weights; networks that are left out have none."""
+        model = build_adapter(cfg.model, left_out)
+        if cfg.model.policy is not None:
+            model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+            if trains(cfg):
+                model.fold_adapters()  # a policy trained from here on is relative to their sum
+        return model
+
+
+def _length(settings: DictConfig) -> str:
+    if settings.max_network_passes is None:
+        return f"{settings.max_train_steps} updates"
+    return f"{settings.max_network_passes:,} network passes, at most {settings.max_train_steps} updates"
+
+
+def start_weights(cfg: DictConfig) -> dict[str, str]:
+    """Say what the model is made of, as the manifest records it: paths, and revision or sha256 of what they held."""
+    pipeline = cfg.model.adapter.pipeline
+    found = {key: str(value) for key, value in pipeline.items() if key != "_target_"}
+    file = Path(found.get("pretrained_model_name_or_path", ""))
+    if file.is_file():
+        found["sha256"] = file_digest(file)
+    if cfg.model.policy is not None:
+        denoiser = get_class(cfg.model.adapter._target_).denoiser_name
+        found |= find_policy(cfg.model.policy, denoiser, cfg.model.policy_revision).origin
+    return found

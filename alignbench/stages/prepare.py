@@ -1,0 +1,161 @@
+"""The stage that encodes and scores training data beforehand, and which networks training can leave out after it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import PartialState
+from hydra.utils import get_class
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+
+from alignbench.configuration.build import build
+from alignbench.data.batches.crops import CropPolicy
+from alignbench.data.batches.encode import Encoder
+from alignbench.data.batches.feature_cache import Caches
+from alignbench.data.batches.fill_cache import Demand, latents_bytes, prepare, refuse_too_little_space
+from alignbench.data.batches.scorer_scores import add_scores
+from alignbench.data.source import DataSource, PairSource
+from alignbench.data.storage.tensor_store import num_bytes, writing
+from alignbench.method import Method
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.weights.loading import is_here
+from alignbench.work_share import WorkShare
+
+Term = tuple[Method, DataSource]
+
+
+def build_adapter(model: DictConfig, without: Sequence[str] = ()) -> ModelAdapter:
+    """Build the adapter of a `model` node, some networks without their weights."""
+    node = model.adapter
+    if without:
+        node = node.copy()
+        with open_dict(node):
+            node.pipeline.without = list(without)
+        node._set_parent(model)  # its values refer to the rest
+    return build(node)
+
+
+class Preparation:
+    """What the terms of one training read, and what of it is on the disk.
+
+    Args:
+        cfg: the whole configuration.
+        terms: the method and the auxiliary terms, each with its data.
+        cache: folder of what is kept of prompts, images and scores, shared by all runs.
+        device: where training will be.
+    """
+
+    def __init__(self, cfg: DictConfig, terms: Sequence[Term], cache: Path, device: torch.device) -> None:
+        self.cfg = cfg
+        self.terms = terms
+        self.cache = cache
+        self.device = device
+        adapter = get_class(cfg.model.adapter._target_)
+        self.encoders = [name for name in adapter.frozen_parts if name != "vae"]
+        self.denoiser = adapter.denoiser_name
+
+    @cached_property
+    def demands(self) -> list[Demand]:
+        """What each term reads."""
+        train = self.cfg.train
+        cuts = CropPolicy.of(train, self.skeleton)
+        return [Demand.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
+
+    @cached_property
+    def skeleton(self) -> ModelAdapter:
+        """The model without the weights of its networks."""
+        return build_adapter(self.cfg.model, without=[*self.encoders, "vae", self.denoiser])
+
+    def open(self) -> list[Caches]:
+        """Return the caches of each term; the networks are told apart without loading them."""
+        return [Caches.open(self.cache, self.skeleton, data.posterior, self.device) for _, data in self.terms]
+
+    def left_out(self) -> list[str]:
+        """Return the networks that training need not load, because all that they would compute is on the disk."""
+        if not Caches.exist(self.cache) or not self._is_here():
+            return []
+        both = list(zip(self.demands, self.open(), strict=True))
+        names = [] if any(demand.lacking_prompts(caches) for demand, caches in both) else list(self.encoders)
+        if not any(method.reads_pixels for method, _ in self.terms) and not any(
+            demand.cuts_anew or demand.lacking_pictures(caches) for demand, caches in both
+        ):
+            names.append("vae")
+        return names
+
+    def _is_here(self) -> bool:
+        """Say whether the files are here that tell networks apart; others come when the model is loaded."""
+        model = self.cfg.model
+        return "pretrained_model_name_or_path" not in model or is_here(
+            model.pretrained_model_name_or_path, model.revision
+        )
+
+    def run(self, work_share: WorkShare, console: Console) -> None:
+        """Make this process's share of what is missing, after a look at what is there."""
+        caches = self.open()
+        for one in caches:
+            for shards in (one.prompts, one.latents):
+                shards.discard_damaged(work_share.share(shards.files))
+        self._meet(work_share, caches)
+        lacking = self._lacking(caches)
+        demands = zip(self.demands, caches, strict=True)
+        for (method, data), (demand, kept) in zip(self.terms, demands, strict=True):
+            prompts, pictures = len(demand.lacking_prompts(kept)), len(demand.lacking_pictures(kept))
+            console.print(
+                f"  prepare     {method.name}: {len(demand.prompts)} prompts ({len(demand.prompts) - prompts} there), "
+                + (
+                    f"images of data={data.name} are cut anew at each visit (train.crops_per_image=null) and not kept"
+                    if demand.cuts_anew
+                    else f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
+                )
+            )
+        if lacking:
+            self._encode(work_share, caches, console)
+        for method, data in self.terms:
+            if method.scorer is not None:
+                method.scorer.to(self.device)
+                add_scores(cast(PairSource, data), method.scorer, self.cache / "scores", work_share)
+                method.scorer.to("cpu")
+        self._meet(work_share, caches)
+        if left := self._lacking(caches):
+            console.print(f"prepare: {left} prompts and images are left for the other shards")
+        else:
+            folders = {shards.folder: shards.num_bytes for one in caches for shards in (one.prompts, one.latents)}
+            console.print(f"prepare: all is there, {sum(folders.values()) / 2**20:,.1f} MiB in {self.cache}")
+
+    def _encode(self, work_share: WorkShare, caches: Sequence[Caches], console: Console) -> None:
+        model = build_adapter(self.cfg.model, without=[self.denoiser])
+        for helper in model.frozen_networks:
+            helper.to(self.device)
+        encoders = [
+            Encoder(model, data.posterior, caches=kept, address=data.address)
+            for (_, data), kept in zip(self.terms, caches, strict=True)
+        ]
+        wanted = 0
+        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
+            wanted += len(demand.lacking_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
+            wanted += len(demand.lacking_pictures(kept)) * latents_bytes(model, encoder)
+        console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
+        refuse_too_little_space(self.cache, wanted)
+        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
+            with writing(kept.prompts.folder), writing(kept.latents.folder):
+                if work_share.is_main:
+                    kept.describe()
+                prepare(demand, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
+            kept.prompts.refresh()
+
+    def _lacking(self, caches: Sequence[Caches]) -> int:
+        return sum(
+            len(demand.lacking_prompts(kept)) + len(demand.lacking_pictures(kept))
+            for demand, kept in zip(self.demands, caches, strict=True)
+        )
+
+    def _meet(self, work_share: WorkShare, caches: Sequence[Caches]) -> None:
+        """Wait for the processes started with this one, and look at what they left."""
+        if work_share.num_processes > 1:
+            PartialState().wait_for_everyone()
+        for one in caches:
+            one.prompts.refresh()
+            one.latents.refresh()

@@ -1,0 +1,1 @@
+"""Figures with their uncertainty: medians, win rates, rankings, diversity."""

@@ -1,0 +1,1 @@
+"""What is on the disk: run folders, scores, and what they record of their origin."""

@@ -1,0 +1,123 @@
+"""The image statistics of one image folder, measured once and kept beside its scores.
+
+A row says of which file it is by the digest that its score has too. So statistics are measured again when the images
+were made and scored again, and kept when there is another evaluator.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from alignbench.files import replacing
+from alignbench.images import decoded, rgb
+from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
+from alignbench.store.run_folder import ResultsError
+
+Key = tuple[str, int]  # prompt id and image number
+
+CHUNK = 256  # images measured between two writes; a kill loses no more
+THREADS = 16  # at most: each holds an image in float32 several times, 100 MB at 1024 pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image file as it was scored.
+
+    Attributes:
+        digest: of its content then, 32 hexadecimal digits.
+    """
+
+    path: Path
+    digest: str
+
+
+Rows = dict[Key, tuple[str, ImageStatistics]]  # the digest of each image, and what was measured of it
+
+
+def measured(path: Path, images: Mapping[Key, Shown]) -> dict[Key, ImageStatistics]:
+    """Return the statistics of images, measuring those that were not measured yet and are still there.
+
+    Args:
+        path: the table to read and to add to.
+
+    Raises:
+        ResultsError: a file is not what was scored.
+    """
+    rows = _read(path) if path.exists() else {}
+    todo = [
+        (key, shown)
+        for key, shown in images.items()
+        if not (key in rows and rows[key][0] == shown.digest) and shown.path.exists()
+    ]
+    num_threads = min(THREADS, len(os.sched_getaffinity(0)))
+    label = f"statistics of {path.parents[2].name}"
+    # decoding and array operations let other threads work
+    with (
+        ThreadPoolExecutor(num_threads) as pool,
+        tqdm(total=len(todo), desc=label, unit="image", disable=None if todo else True, leave=None) as bar,
+    ):
+        for start in range(0, len(todo), CHUNK):
+            part = todo[start : start + CHUNK]
+            for (key, shown), found in zip(part, pool.map(lambda entry: _measure(entry[1]), part), strict=True):
+                rows[key] = shown.digest, found
+                bar.update()
+            _write(path, rows)
+    return {key: rows[key][1] for key, shown in images.items() if key in rows and rows[key][0] == shown.digest}
+
+
+def digest_of(path: Path) -> str:
+    """Return the digest of an image file as tables of scores have it."""
+    return _digest(path.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _measure(shown: Shown) -> ImageStatistics:
+    content = shown.path.read_bytes()
+    if _digest(content) != shown.digest:
+        raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
+    return image_statistics(np.asarray(rgb(decoded(content))))
+
+
+def _write(path: Path, rows: Rows) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    keys = sorted(rows)
+    columns = {
+        "prompt_id": [prompt_id for prompt_id, _ in keys],
+        "image": [number for _, number in keys],
+        "digest": [rows[key][0] for key in keys],
+        **{name: [rows[key][1].figures[i] for key in keys] for i, name in enumerate(MEASURES)},
+        "thumbnail": [rows[key][1].thumbnail.tobytes() for key in keys],
+    }
+    table = pyarrow.table(columns).replace_schema_metadata({"alignbench": VERSION})
+    with replacing(path) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def _read(path: Path) -> Rows:
+    """Return what was measured before; nothing where it was measured in another way."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    if (table.schema.metadata or {}).get(b"alignbench") != VERSION.encode():
+        return {}
+    columns = [table.column(name).to_pylist() for name in ("prompt_id", "image", "digest", *MEASURES, "thumbnail")]
+    return {
+        (prompt_id, number): (digest, ImageStatistics(tuple(figures), np.frombuffer(thumbnail, np.uint8)))
+        for prompt_id, number, digest, *figures, thumbnail in zip(*columns, strict=True)
+    }
+
+
+def stacked(found: Mapping[Key, ImageStatistics], keys: Sequence[Key]) -> np.ndarray:
+    """Return the thumbnails of some images in levels of 0..1, [N, 192]."""
+    return np.stack([found[key].thumbnail for key in keys]) / 255

@@ -1,0 +1,120 @@
+"""What lies in the folder of a trained judge: its tensors, what it is, and how it did on pairs it never saw."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from safetensors.torch import load_file, save_file
+
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator
+from alignbench.files import file_digest, replacing_folder, write_json
+from alignbench.reward_model import Judge
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PICTURE = "reliability.png"
+LOG = "train.jsonl"
+STARTS = "evaluators."  # a start is built by its `_target_`, and folders come from others too
+
+
+@dataclass(frozen=True)
+class JudgeRecord:
+    """`config.json` of a trained judge.
+
+    Attributes:
+        name: of the evaluator that it is; its scores are kept under it.
+        judge: `kind` and what else rebuilds the network, see `Judge.description`.
+        start: the evaluator whose network training started from: its name, version, digest of its weights, and `node`,
+            its configuration.
+        calibrated_on: see `Evaluator`.
+        judged_by: names of the evaluators whose judgements it learned from.
+        data: name, configuration and fingerprint of the pairs, and how many were used for what.
+        figures: how it does on held-out pairs; see `alignbench.train_reward.measure`.
+        training: seed, updates, the update whose weights these are, seconds, processes.
+        config: the whole configuration.
+        package_versions, commit: of the program.
+    """
+
+    name: str
+    judge: dict[str, Any]
+    start: dict[str, Any]
+    calibrated_on: Literal["photos", "scenes"]
+    judged_by: list[str]
+    data: dict[str, Any]
+    figures: dict[str, Any]
+    training: dict[str, Any]
+    config: dict[str, Any]
+    package_versions: dict[str, str]
+    commit: str | None
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the record of a folder; the tensors are not read.
+
+        Raises:
+            UserError: it holds no judge, or one of another version of this program.
+        """
+        folder = Path(folder)
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                raise UserError(
+                    f"{folder} lacks {file}; expected a folder that `python -m alignbench.train_reward` wrote, as in "
+                    "results/judges/NAME"
+                )
+        try:
+            values = json.loads((folder / CONFIG).read_bytes())
+        except ValueError:
+            raise UserError(f"{folder / CONFIG} is not JSON; restore the file, or train the judge again") from None
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or values.get("format") != FORMAT or set(values) != names:
+            raise UserError(
+                f"{folder / CONFIG} describes no judge of format {FORMAT}; give a folder that this version of "
+                "`python -m alignbench.train_reward` wrote"
+            )
+        target = str(values["start"]["node"].get("_target_"))
+        if not target.startswith(STARTS):
+            raise UserError(f"{folder / CONFIG} starts from {target}, which is none of the evaluators; do not use it")
+        return cls(**values)
+
+    def check_start(self, start: Evaluator) -> None:
+        """Make sure that an evaluator that the judge builds upon is the one that it was trained with.
+
+        Raises:
+            UserError: its weights are others.
+        """
+        found = {"evaluator": start.name, "version": start.version, "weights": start.weights}
+        if different := [key for key, value in found.items() if self.start[key] != value]:
+            raise UserError(
+                f"judge {self.name} was trained upon {self.start['evaluator']}@{self.start['version']}, and what is "
+                f"there now has another {' and '.join(different)}; give the place of the right weights as source"
+            )
+
+
+def write_judge(folder: Path, judge: Judge, record: JudgeRecord, files: Mapping[str, bytes]) -> None:
+    """Write a trained judge; the folder is there whole or not at all.
+
+    Args:
+        files: contents of what else goes there, by name.
+    """
+    with replacing_folder(folder) as unfinished:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in judge.kept_state().items()}
+        save_file(tensors, unfinished / WEIGHTS)
+        judge.save_parts(unfinished)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+        write_json(unfinished / CONFIG, asdict(record))
+
+
+def read_tensors(folder: Path) -> Mapping[str, Any]:
+    """Return the tensors of a trained judge."""
+    return load_file(Path(folder) / WEIGHTS)
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the digest of the tensors of a trained judge."""
+    return file_digest(Path(folder) / WEIGHTS)

@@ -1,0 +1,106 @@
+"""The file of one evaluator's scores on one image folder, and what decides them besides image and prompt."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from alignbench.files import replacing
+from alignbench.store.run_folder import ResultsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class ScoreInfo:
+    """What decides a score besides image and prompt; scores that differ here never meet in a table.
+
+    Attributes:
+        preprocess: name of the preprocessing, as text.
+        weights: digest of the weights; empty where the version alone decides.
+        precision: name of the precision policy of the scoring network.
+        higher_is_better: direction.
+        display_scale: factor in displays (100 for cosines); files keep the published scale.
+    """
+
+    evaluator: str
+    version: str
+    preprocess: str = ""
+    precision: str = "float32"
+    higher_is_better: bool = True
+    display_scale: float = 1.0
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one evaluator on one image folder, sorted by prompt id and image number.
+
+    Attributes:
+        prompt_id: [N], text.   image: number of the image within its prompt, [N], int64.   score: [N], float32.
+        digest: of the image file that was scored, [N], text.
+    """
+
+    info: ScoreInfo
+    prompt_id: "np.ndarray"
+    image: "np.ndarray"
+    score: "np.ndarray"
+    digest: "np.ndarray"
+
+    @classmethod
+    def of(
+        cls, info: ScoreInfo, prompt_id: Sequence[str], image: Sequence[int], score: Any, digest: Sequence[str]
+    ) -> Self:
+        """Sort and check rows given in any order.
+
+        Raises:
+            ResultsError: for a score that is not finite, or two scores of one image.
+        """
+        import numpy as np
+
+        ids, images = np.asarray(prompt_id, dtype=object), np.asarray(image, dtype=np.int64)
+        values = np.asarray(score, dtype=np.float32)
+        order = np.array(sorted(range(len(ids)), key=lambda i: (ids[i], images[i])), dtype=np.intp)
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).sum())
+            raise ResultsError(f"{info.evaluator} gave {bad} of {len(values)} scores that are not finite numbers")
+        keys = list(zip(ids[order], images[order], strict=True))
+        if len(set(keys)) != len(keys):
+            double = next(a for a, b in pairwise(keys) if a == b)
+            raise ResultsError(f"{info.evaluator} scored image {double[1]} of prompt {double[0]} more than once")
+        return cls(info, ids[order], images[order], values[order], np.asarray(digest, dtype=object)[order])
+
+    def write(self, path: Path) -> None:
+        """Write parquet atomically, with `info` in the file's metadata."""
+        import pyarrow
+        from pyarrow import parquet
+
+        columns = {
+            "prompt_id": list(self.prompt_id),
+            "image": self.image,
+            "score": self.score,
+            "digest": list(self.digest),
+        }
+        table = pyarrow.table(columns).replace_schema_metadata({"alignbench": json.dumps(asdict(self.info))})
+        with replacing(path) as temporary:
+            parquet.write_table(table, temporary)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            ResultsError: the file lacks something, as those of earlier versions do.
+        """
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        metadata = (table.schema.metadata or {}).get(b"alignbench")
+        names = ("prompt_id", "image", "score", "digest")
+        if metadata is None or not set(names) <= set(table.column_names):
+            raise ResultsError(f"{path} does not say how or of what it was scored; delete it and score again")
+        columns = (table.column(name).to_numpy() for name in names)
+        return cls(ScoreInfo(**json.loads(metadata)), *columns)

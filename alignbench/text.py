@@ -1,0 +1,25 @@
+"""Texts that several rooms treat alike: prompts that count as equal, prompts that are held out, durations."""
+
+import hashlib
+
+
+def plain(prompt: str) -> str:
+    """Return a prompt in lower case with single blanks; prompts that are equal then count as the same prompt."""
+    return " ".join(prompt.casefold().split())
+
+
+def is_held_out(prompt: str, share: float) -> bool:
+    """Say whether a prompt belongs to the held-out split.
+
+    The hash of the text decides, case and blanks aside, so a prompt is on the same side in all data sets and for ever,
+    and a larger share holds out all that a smaller one does.
+    """
+    return int.from_bytes(hashlib.sha256(plain(prompt).encode()).digest()[:8]) < share * 2**64
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as `1 h 05 min`, `12 min 30 s` or `45 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

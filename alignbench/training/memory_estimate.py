@@ -1,0 +1,337 @@
+"""How much memory training will take, part by part, from the configuration alone: nothing is loaded.
+
+Weights, gradients, averages and optimizer states are counted and exact. Activations are those tensors that the network
+saves for its backward pass when it is called on the meta device, with attention that keeps no matrix of weights, as
+fused kernels do. Left out: memory that kernels use within one operation, fragmentation, and the device's own share.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from alignbench.batch import PairBatch
+from alignbench.configuration.build import weights_dtype
+from alignbench.crop import Size
+from alignbench.data.batches.crops import CropPolicy
+from alignbench.errors import UserError
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.reward_vae import reward_vae_skeleton
+from alignbench.models.weights.skeleton import skeleton
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+REWARD_PARAMETERS = {  # of the published networks, in millions
+    "hpsv2_1": 986,
+    "pickscore": 986,
+    "clip_score": 428,
+    "aesthetic": 304,
+    "image_reward": 447,
+    "hpsv3": 8300,
+}
+# Share of float32 activations that is left where mixed precision computes in 16 bits; norms and sums stay float32.
+MIXED_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the estimate: what it is and how many bytes it takes."""
+
+    name: str
+    num_bytes: float
+
+
+@dataclass
+class Saved:
+    """What a forward pass keeps for the backward pass.
+
+    Attributes:
+        num_bytes: of all storages that were saved, but for those of the network itself.
+        largest_block: of what one checkpointed block saves when it is computed again.
+        largest: of the largest tensor saved.
+    """
+
+    num_bytes: int = 0
+    largest_block: int = 0
+    largest: int = 0
+    _known: dict[int, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        with saved_tensors_hooks(self.add, lambda saved: saved):
+            yield
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known[storage._cdata] = storage  # kept, so that no other takes its place
+            self.num_bytes += storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
+        return tensor
+
+    def ignore(self, network: nn.Module) -> None:
+        """Leave out what belongs to the network."""
+        for tensor in (*network.parameters(), *network.buffers()):
+            self._known[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+
+    def checkpoint(self, block: Callable[..., Any], *args: Any) -> Any:
+        """Call a block as gradient checkpointing does: its inputs are kept, and once what it saves itself."""
+        for value in args:
+            if isinstance(value, Tensor):
+                self.add(value)
+        own = Saved(_known=dict(self._known))
+        with own.counting():
+            outputs = block(*args)
+        self.largest_block = max(self.largest_block, own.num_bytes)
+        self.largest = max(self.largest, own.largest)
+        return outputs
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment of the backward pass: two gradients of the largest tensor lie beside the rest."""
+        return self.num_bytes + self.largest_block + 2 * self.largest
+
+
+def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Collection[str] | None = None) -> list[Part]:
+    """Return what training by `cfg` takes on each device, part by part.
+
+    Args:
+        cfg: a whole configuration.
+        model: its skeleton on the meta device, which is changed; built if None.
+        left_out: names of networks that are not loaded, because a cache has what they would compute; by default those
+            that are not once the stage `prepare` was done, if it is asked for.
+
+    Raises:
+        UserError: if the architecture or what the optimizer keeps is unknown.
+    """
+    train = cfg.train
+    model = model or skeleton(cfg.model)
+    dtype = weights_dtype(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+    model.prepare_training(train.tuning, train.lora_rank, train.lora_alpha, dtype, train.base_bits)
+    denoiser = model.denoiser
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
+    needs_reference = any(get_class(node._target_).needs_reference for node in methods)
+    rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
+    cuts = CropPolicy.of(train, model)
+    reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
+    if left_out is None:
+        needs_vae = reads_pixels or cuts.are_endless
+        prepared = [name for name in model.frozen_parts if not (name == "vae" and needs_vae)]
+        left_out = prepared if "prepare" in cfg.stages and cfg.validation.every is None else ()
+    absent = [getattr(model.pipeline, name) for name in left_out]
+    if train.reward_vae is not None:
+        model.reward_vae = reward_vae_skeleton(train.reward_vae, model)
+    decodes = reads_pixels and model.reward_vae is None  # the model's own VAE, for losses
+    text = sum(
+        _bytes(part) for part in model.frozen_networks if part not in (model.pipeline.vae, model.reward_vae, *absent)
+    )
+    vae = 0 if model.pipeline.vae in absent else _bytes(model.pipeline.vae)
+
+    parts = [
+        Part("weights", _bytes(denoiser)),
+        Part("gradients", sum(p.nbytes for p in trained)),
+        Part("optimizer", sum(_state_bytes(train, p) for p in trained)),
+        Part("reference", _bytes(denoiser) if needs_reference and train.tuning == "full" else 0),
+        Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
+        Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
+        Part("text encoders", 0 if train.offload else text),
+        Part("VAE", 0 if train.offload and not decodes else vae),
+        Part("reward VAE", 0 if model.reward_vae is None else _bytes(model.reward_vae)),
+    ]
+    share, copies = 1.0, 0
+    if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
+        share, copies = MIXED_SHARE, sum(2 * p.numel() for p in denoiser.parameters())
+    largest = max(cuts.sizes, key=math.prod)
+    network = _network_activations(model, rows, largest, train.gradient_checkpointing)
+    working = [Part("activations", network.peak * share + copies)]
+    if reads_pixels:
+        parts.append(Part("reward", _reward_bytes(cfg.method.reward)))
+        working.append(
+            Part("VAE decode", _decode_activations(model, train.micro_batch_size, train.decode_checkpointing).peak)
+        )
+    # what lies in main memory comes before the network works, and is gone when it does
+    visit = (text + (0 if reads_pixels else vae)) if train.offload else 0
+    return [*parts, *working, Part("visit of text encoders", max(0, visit - total(working)))]
+
+
+def total(parts: Sequence[Part]) -> float:
+    """Return the bytes of all parts."""
+    return sum(part.num_bytes for part in parts)
+
+
+Steps = tuple[tuple[str, dict[str, Any]], ...]
+# what to change, from what costs least: of any training, of all weights, of adapters
+SHARED_STEPS: Steps = (
+    ("offload", {"offload": True}),
+    ("checkpointing", {"gradient_checkpointing": True, "decode_checkpointing": True}),
+    ("train.micro_batch_size=1", {"micro_batch_size": 1}),
+)
+FULL_STEPS: Steps = (
+    *SHARED_STEPS,
+    ("bf16_stochastic", {"weights_dtype": "bfloat16", "weight_updates": "stochastic"}),
+    ("optimizer=adamw8bit", {"optimizer": {"_target_": "bitsandbytes.optim.AdamW8bit"}}),
+)
+LORA_STEPS: Steps = (
+    *SHARED_STEPS,
+    ("base_8bit", {"base_bits": 8, "weights_dtype": "bfloat16"}),
+    ("base_4bit", {"base_bits": 4, "weights_dtype": "bfloat16"}),
+)
+
+
+def advice(cfg: DictConfig, capacity: float) -> str:
+    """Return what to add to the command so that its estimate is at most `capacity` bytes."""
+    least = math.inf
+    for tuning, steps in (("full", FULL_STEPS), ("lora", LORA_STEPS)):
+        if tuning == "full" and cfg.train.tuning == "lora":
+            continue
+        trial = cfg.copy()
+        OmegaConf.set_struct(trial, False)
+        modes, others = [], [] if tuning == cfg.train.tuning else [f"train.tuning={tuning}"]
+        trial.train = OmegaConf.merge(trial.train, {"tuning": tuning})
+        for name, changes in steps:
+            if name == "base_4bit":
+                modes.remove("base_8bit")
+            (others if "=" in name else modes).append(name)
+            trial.train = OmegaConf.merge(trial.train, changes)
+            needed = total(estimate(trial))
+            if needed <= capacity:
+                chosen = [f"memory=[{','.join(modes)}]", *others]
+                return f"{' '.join(chosen)} would need {needed / GIB:.1f} GiB"
+            least = min(least, needed)
+    return f"even all modes of docs/memory.md with adapters need {least / GIB:.1f} GiB"
+
+
+def table(cfg: DictConfig, capacity: float | None) -> str:
+    """Return the estimate as lines of text, and where `capacity` bytes are known whether it fits."""
+    parts = estimate(cfg)
+    needed = total(parts)
+    lines = [f"{part.name:<26}{part.num_bytes / GIB:9.3f} GiB" for part in parts if part.num_bytes]
+    lines.append(f"{'together, a device':<26}{needed / GIB:9.3f} GiB")
+    if capacity is not None:
+        verdict = "fits" if needed <= capacity else f"does not fit; {advice(cfg, capacity)}"
+        lines.append(f"{'free':<26}{capacity / GIB:9.3f} GiB: {verdict}")
+    return "\n".join(lines)
+
+
+def refuse_what_cannot_fit(cfg: DictConfig, capacity: float, left_out: Collection[str] = ()) -> None:
+    """Refuse training whose estimate is above `capacity` bytes, where some networks are not loaded.
+
+    Raises:
+        UserError: with the estimate and with what would fit.
+    """
+    needed = total(estimate(cfg, left_out=left_out))
+    if needed > capacity:
+        raise UserError(
+            f"training needs about {needed / GIB:.1f} GiB and {capacity / GIB:.1f} GiB are free; "
+            f"{advice(cfg, capacity)}; dry_run=true shows the parts"
+        )
+
+
+# ---- parts
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+
+
+def _state_bytes(train: DictConfig, parameter: Tensor) -> float:
+    """Return what the optimizer keeps of one weight tensor, its remainder included."""
+    number, size = parameter.numel(), parameter.element_size()
+    remainder = 0
+    if parameter.dtype == torch.bfloat16 and train.weight_updates != "nearest":
+        size, remainder = 4, 2 * number if train.weight_updates == "compensated" else 0
+    target = train.optimizer._target_
+    if target not in OPTIMIZER_BYTES:
+        raise UserError(f"what {target} keeps is unknown; known: {', '.join(OPTIMIZER_BYTES)}")
+    return OPTIMIZER_BYTES[target](parameter.shape, number, size) + remainder
+
+
+def _adafactor(shape: torch.Size, number: int, size: int) -> float:
+    if len(shape) < 2:
+        return 4 * number
+    return 4 * (number / shape[-1] + number / shape[-2])
+
+
+def _eight_bit(shape: torch.Size, number: int, size: int) -> float:
+    if number < 4096:  # small tensors stay float32
+        return 8 * number
+    return 2 * number + 2 * 4 * -(-number // 256) + 2 * 4 * 256  # codes, scales of blocks, two code books
+
+
+# Bytes that an optimizer keeps on the device of a tensor: of its shape, number of weights and bytes a weight in it.
+OPTIMIZER_BYTES: dict[str, Callable[[torch.Size, int, int], float]] = {
+    "torch.optim.AdamW": lambda shape, number, size: 2 * number * size,
+    "torch.optim.SGD": lambda shape, number, size: 0,
+    "transformers.Adafactor": _adafactor,
+    "bitsandbytes.optim.AdamW8bit": _eight_bit,
+    "prodigyopt.Prodigy": lambda shape, number, size: 4 * number * size,
+}
+
+
+def _reward_bytes(node: DictConfig) -> float:
+    """Return the bytes of a reward's weights: counted where they are small enough to load, else as published."""
+    from hydra.utils import get_class, instantiate
+
+    # most have one name, which their class says, and others are told theirs
+    name = node.get("name", getattr(get_class(node["_target_"]), "name", None))
+    if name in REWARD_PARAMETERS:
+        return REWARD_PARAMETERS[name] * 1e6 * BYTES[node.get("precision", "float32")]
+    network = instantiate(node).network
+    return 0 if network is None else _bytes(network)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention as fused kernels save it: inputs and output, no matrix of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+
+class _Fused(TorchFunctionMode):
+    """On the meta device torch would take the unfused path."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            inputs = [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
+            return _FusedAttention.apply(*inputs[:3])
+        return func(*args, **kwargs)
+
+
+def _network_activations(model: ModelAdapter, rows: int, size: Size, checkpointing: bool) -> Saved:
+    saved = Saved()
+    saved.ignore(model.denoiser)
+    if checkpointing:
+        model.denoiser.enable_gradient_checkpointing(saved.checkpoint)
+    noisy = torch.zeros(rows, *model.latent_shape_at(*size), device=model.device)
+    guidance = torch.ones(rows, device=model.device) if model.guidance_is_distilled else None
+    with _Fused(), saved.counting():
+        model.forward(noisy, torch.ones(rows, device=model.device), model.blank_conditioning(rows), guidance)
+    return saved
+
+
+def _decode_activations(model: ModelAdapter, rows: int, checkpointing: bool) -> Saved:
+    saved, vae = Saved(), model.loss_vae
+    saved.ignore(vae)
+    if checkpointing:
+        vae.enable_gradient_checkpointing()
+        for module in vae.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module._gradient_checkpointing_func = saved.checkpoint
+    latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=vae.dtype, requires_grad=True)
+    with _Fused(), saved.counting():
+        vae.decode(latents, return_dict=False)
+    return saved

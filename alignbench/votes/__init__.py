@@ -1,0 +1,1 @@
+"""What people voted: studies on the disk, ballots, preferences, agreement."""

@@ -1,0 +1,1 @@
+"""The kinds of networks that learn from pairs which image people prefer."""

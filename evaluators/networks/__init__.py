@@ -1,0 +1,1 @@
+"""The networks of evaluators, their published weights, and how pictures become their inputs."""

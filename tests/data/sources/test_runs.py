@@ -1,0 +1,95 @@
+"""Images of runs, paired by their scores."""
+
+import hashlib
+
+import pytest
+
+from alignbench.errors import UserError
+from alignbench.store.run_folder import Manifest, PromptRecord, RunFolder, SamplingRecord, write_prompts, write_sampling
+from alignbench.store.scores import ScoreInfo, Scores
+
+PROMPTS = ["p", "q"]
+
+
+@pytest.fixture
+def run(tmp_path, encoded):
+    """Write a run whose images of each prompt have the given scores; return its folder."""
+
+    def write(name, scores, higher_is_better=True):
+        folder, count = tmp_path / name, len(scores[0])
+        place = folder / "images" / "mine" / "0123456789"
+        place.mkdir(parents=True)
+        files = [[f"{prompt}-{k}.png" for k in range(count)] for prompt in PROMPTS]
+        for number, file in enumerate(file for several in files for file in several):
+            (place / file).write_bytes(encoded(10 * number + len(name), kind="PNG"))
+        records = zip(PROMPTS, files, strict=True)
+        write_prompts(place, [PromptRecord(prompt, prompt, (), tuple(several)) for prompt, several in records])
+        write_sampling(place, SamplingRecord("mine", 4, None, "per_prompt", 0, count, len(PROMPTS), False))
+        RunFolder(folder).open(Manifest(name, name.split("-")[0], "flux_mini", None, "0", "0"))
+        digests = [hashlib.sha256((place / f).read_bytes()).hexdigest()[:32] for several in files for f in several]
+        info = ScoreInfo("reward", "1", higher_is_better=higher_is_better)
+        ids, numbers = [prompt for prompt in PROMPTS for _ in range(count)], list(range(count)) * len(PROMPTS)
+        target = RunFolder(folder).score_file("mine", "0123456789", "reward", "1")
+        target.parent.mkdir(parents=True)
+        Scores.of(info, ids, numbers, [score for several in scores for score in several], digests).write(target)
+        return folder
+
+    return write
+
+
+def pairs(data):
+    return [(s.prompt, s.image_w.key, s.image_l.key, round(s.probability_w, 4)) for s in data.view("pairs")]
+
+
+def test_the_best_image_of_a_prompt_is_paired_with_the_worst(run, source):
+    folder = run("base-a-0", [[0.1, 0.9, 0.5], [0.3, 0.3, 0.3]])
+    data = source("runs", path=str(folder), evaluator="reward")
+    assert pairs(data) == [("p", "p-1.png", "p-0.png", 1.0)]
+    assert data.dropped == {"tie": 1}
+    assert data.judged_by == ("reward",)
+
+
+def test_every_two_images_are_paired_with_the_probability_of_their_score_difference(run, source):
+    folder = run("base-a-0", [[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+    data = source("runs", path=str(folder), evaluator="reward", which="all", temperature=1.0)
+    assert pairs(data) == [
+        ("p", "p-1.png", "p-0.png", 0.8808),  # 1 / (1 + exp(-2))
+        ("p", "p-2.png", "p-0.png", 0.7311),
+        ("p", "p-1.png", "p-2.png", 0.7311),
+        ("q", "q-0.png", "q-2.png", 0.7311),
+        ("q", "q-1.png", "q-2.png", 0.7311),
+    ]
+
+
+def test_a_low_score_wins_where_that_is_better(run, source):
+    folder = run("base-a-0", [[0.1, 0.9], [0.5, 0.3]], higher_is_better=False)
+    found = pairs(source("runs", path=str(folder), evaluator="reward"))
+    assert found == [("p", "p-0.png", "p-1.png", 1.0), ("q", "q-1.png", "q-0.png", 1.0)]
+
+
+def test_images_of_several_runs_are_paired_with_each_other(run, source):
+    folders = [run("base-a-0", [[0.1], [0.9]]), run("dpo-ab-1", [[0.2], [0.3]])]
+    data = source("runs", path=[str(folder) for folder in folders], evaluator="reward")
+    assert [(prompt, winner.split("/")[0], loser.split("/")[0]) for prompt, winner, loser, _ in pairs(data)] == [
+        ("p", "dpo-ab-1", "base-a-0"),
+        ("q", "base-a-0", "dpo-ab-1"),
+    ]
+
+
+def test_scores_of_different_settings_are_not_compared(run, source):
+    folders = [run("base-a-0", [[0.1], [0.9]]), run("dpo-ab-1", [[0.2], [0.3]], higher_is_better=False)]
+    with pytest.raises(UserError, match="are of different versions or settings"):
+        _ = source("runs", path=[str(folder) for folder in folders], evaluator="reward").prompts
+
+
+def test_scores_that_are_missing_or_of_other_images_are_refused(run, source):
+    folder = run("base-a-0", [[0.1, 0.9], [0.5, 0.3]])
+    with pytest.raises(UserError, match=r"holds no scores of data.evaluator=rewart; did you mean reward\?"):
+        _ = source("runs", path=str(folder), evaluator="rewart").prompts
+    next(folder.rglob("p-0.png")).write_bytes(b"other")
+    with pytest.raises(UserError, match=r"p-0.png is not the image that was scored"):
+        _ = source("runs", path=str(folder), evaluator="reward").prompts
+    with pytest.raises(Exception, match=r"data.path=nowhere is no folder"):
+        source("runs", path="nowhere", evaluator="reward")
+    with pytest.raises(Exception, match=r"data.temperature=0 must be a number above 0"):
+        source("runs", path=str(folder), evaluator="reward", temperature=0)

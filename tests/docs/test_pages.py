@@ -1,0 +1,229 @@
+"""What pages list is what there is: groups and their choices, files and columns, evaluators, prompts; examples run."""
+
+import re
+from dataclasses import fields
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from alignbench.configuration.build import build, conf_folder
+from alignbench.evaluator import Evaluator
+from alignbench.files import write_csv
+from alignbench.models.tiny_random import RESOLUTION, WIDTH, _t5_encoder, _vae, t5_tokenizer
+from alignbench.store.run_folder import (
+    BUDGET_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    RANKING_COLUMNS,
+    WIN_RATE_COLUMNS,
+    Manifest,
+)
+from tests.pages import PAGES, ROOT, block_that_begins, blocks, name, sections, tables
+
+DOCS = ROOT / "docs"
+CONFIGURATION = DOCS / "configuration.md"
+RESULTS = DOCS / "results.md"
+ADDING_A_MODEL = DOCS / "adding_a_model.md"
+EVALUATOR_PAGES = sorted((DOCS / "evaluators").glob("*.md"))
+
+
+def named(text):
+    """Return everything that stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+# ---- configuration
+
+
+def test_every_group_of_the_configuration_has_a_section():
+    groups = {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
+    assert sections(CONFIGURATION, level=3).keys() == groups
+
+
+@pytest.mark.parametrize("group", sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir()))
+def test_every_choice_of_a_group_is_named(group):
+    """But for methods and evaluators, which have pages, and method_model, which has a file for nearly every two."""
+    choices = {file.stem for file in (conf_folder() / group).glob("*.yaml")}
+    told = set(named(sections(CONFIGURATION, level=3)[group]))
+    assert choices <= told or group in ("method", "evaluator", "method_model")
+
+
+def test_the_keys_of_a_command_have_the_defaults_that_are_told():
+    told = {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in next(tables(CONFIGURATION))[1]}
+    values = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"))
+    assert told == {key: value for key, value in values.items() if key not in ("defaults", "hydra", "auxiliary")}
+
+
+def test_prompt_sets_have_as_many_prompts_as_the_page_says():
+    rows = next(rows for heads, rows in tables(CONFIGURATION) if heads[0] == "`prompts=`")
+    told = {row[0].strip("`"): int(row[1].strip("`")) for row in rows if row[0] != "`file`"}
+    files = {file.stem: file for file in (conf_folder() / "prompts").glob("*.yaml") if file.stem != "file"}
+    assert told == {stem: len(build(OmegaConf.load(file)).prompts) for stem, file in files.items()}
+
+
+# ---- methods
+
+
+def test_the_table_of_methods_names_each_with_its_page_and_says_who_needs_a_reference():
+    told = {row[0].strip("`"): (row[2] == "yes", row[4]) for row in next(tables(DOCS / "methods.md"))[1]}
+    for file in (conf_folder() / "method").glob("*.yaml"):
+        needs_reference, link = told.pop(file.stem)
+        target = OmegaConf.load(file).get("_target_") or OmegaConf.load(preset_of(file)).get("_target_")
+        assert needs_reference == get_class(target).needs_reference, file.stem
+        page = DOCS / re.search(r"\((.*)\)", link)[1]
+        assert f"`{file.stem}`" in page.read_text() or page.stem == file.stem
+    assert not told
+
+
+def preset_of(file):
+    """Return the file that a preset starts from."""
+    parent = next(entry for entry in OmegaConf.load(file).defaults if entry != "_self_")
+    return file.with_name(f"{parent}.yaml")
+
+
+# ---- evaluators
+
+
+def test_every_evaluator_has_one_section_which_says_its_version():
+    told = {title: text for page in EVALUATOR_PAGES for title, text in sections(page).items()}
+    titles = [title for page in EVALUATOR_PAGES for title in sections(page) if not title.startswith("What both")]
+    files = {file.stem: OmegaConf.load(file) for file in (conf_folder() / "evaluator").glob("*.yaml")}
+    assert sorted(titles) == sorted(files)
+    for stem, file in files.items():
+        if "remote" not in file._target_:  # says what the server says
+            version: type[Evaluator] = get_class(file._target_).version
+            assert re.search(rf"version[ |]*`{version}`", told[stem], flags=re.IGNORECASE), stem
+
+
+# ---- results
+
+
+def explained(section, level=2):
+    """Return what the first cells of the table in a section of the page name, in order."""
+    text = sections(RESULTS, level)[section].partition("\n#")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [column for cell in cells for column in named(cell)]
+
+
+@pytest.mark.parametrize(
+    ("section", "columns"),
+    [
+        ("win_rates.csv", WIN_RATE_COLUMNS),
+        ("ranking.csv", RANKING_COLUMNS),
+    ],
+)
+def test_every_column_of_a_table_is_explained(section, columns):
+    assert explained(section) == list(columns)
+
+
+def test_every_column_of_the_leaderboard_is_explained():
+    told = explained("leaderboard.csv")
+    own = [column for column in LEADERBOARD_COLUMNS if column not in BUDGET_COLUMNS]
+    assert told == [*own, BUDGET_COLUMNS[0], BUDGET_COLUMNS[-1]]
+    assert explained("Budget", level=3) == list(BUDGET_COLUMNS)
+
+
+def test_every_entry_of_a_manifest_is_explained():
+    assert set(explained("manifest.json", level=3)) == {entry.name for entry in fields(Manifest)}
+
+
+def test_the_lines_that_read_a_leaderboard_leave_out_who_was_trained_on(tmp_path, capsys):
+    row = dict.fromkeys(LEADERBOARD_COLUMNS) | {"group": "all", "evaluator": "people"}
+    rows = [
+        row | {"method": "dpo", "win_rate_vs_base": 0.6125, "trained_on": False},
+        row | {"method": "dpo", "win_rate_vs_base": 0.99, "trained_on": True},
+        row | {"method": "dpo", "group": "anime", "win_rate_vs_base": 0.25, "trained_on": False},
+    ]
+    write_csv(tmp_path / "leaderboard.csv", LEADERBOARD_COLUMNS, rows)
+    exec(blocks(RESULTS, "python")[0].replace("RESULTS", str(tmp_path)), {})
+    assert re.findall(r"0\.\d+", capsys.readouterr().out) == ["0.6125"]
+
+
+def test_the_lines_that_compare_two_runs_count_ties_half(tmp_path, capsys):
+    ids = {"prompt_id": ["p", "q", "r", "s"], "image": [0, 0, 0, 0]}
+    for run, score in (("SCORES_A", [1, 2, 3, 0]), ("SCORES_B", [0, 2, 1, 9])):
+        pd.DataFrame(ids | {"score": np.float32(score)}).to_parquet(tmp_path / run)
+    exec(re.sub(r"(SCORES_\w)", lambda found: str(tmp_path / found[0]), blocks(RESULTS, "python")[1]), {})
+    assert capsys.readouterr().out == "a wins 62.5 % of 4; it loses most on prompt s\n"
+
+
+# ---- examples
+
+
+def test_every_example_in_python_is_run_by_a_test():
+    """By its first line; a new one needs a test, and then a place here."""
+    run = {
+        "# methods/likelihood_gap.py", "# tests/methods/test_likelihood_gap.py",  # test_docs.py
+        "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load",
+        "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
+        "import pandas as pd", "# alignbench/models/aura_flow.py",  # here
+    }  # fmt: skip
+    assert {block.splitlines()[0] for page in PAGES for block in blocks(page, "python")} == run
+
+
+@pytest.fixture(scope="module")
+def aura_flow():
+    """The adapter of the page around a tiny random pipeline, which is one of diffusers."""
+    block = block_that_begins(ADDING_A_MODEL, "python", "# alignbench/models/aura_flow.py")
+    module = ModuleType("alignbench.models.aura_flow")
+    exec(compile(block, name(ADDING_A_MODEL), "exec"), module.__dict__)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = t5_tokenizer()
+        transformer = AuraFlowTransformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            caption_projection_dim=16,
+            pos_embed_max_size=64,
+        )
+        pipeline = AuraFlowPipeline(
+            transformer=transformer,
+            vae=_vae(0.13025),
+            tokenizer=tokenizer,
+            text_encoder=_t5_encoder(tokenizer, WIDTH),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+        )
+    return module.AuraFlow(pipeline, RESOLUTION, ["to_q", "to_k", "to_v", "to_out.0"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_example_of_a_model_gives_the_images_of_its_pipeline(aura_flow, scale):
+    prompts = ["a red circle", "two blue squares"]
+    noise = torch.randn(2, *aura_flow.latent_shape, generator=torch.Generator().manual_seed(0))
+    conditioning = aura_flow.encode_prompts(prompts)
+    unconditional = aura_flow.unconditional(scale, conditioning)
+    guidance = {} if unconditional is None else {"guidance_scale": scale, "unconditional": unconditional}
+    latents = aura_flow.sample(noise, conditioning, aura_flow.noise_levels(5), **guidance).latents
+    ours = aura_flow.decode_latents(latents).permute(0, 2, 3, 1).detach().numpy()
+    theirs = aura_flow.pipeline(
+        prompt=prompts,
+        latents=noise,
+        num_inference_steps=5,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        output_type="np",
+        **aura_flow.generation_arguments(2, scale),
+    ).images
+    assert abs(ours - theirs).max() < 5e-6
+    blank = aura_flow.blank_conditioning(2).prompt_embeds
+    assert blank.shape == conditioning.prompt_embeds.shape
+
+
+def test_the_example_of_a_model_has_the_keys_of_those_that_ship():
+    example = OmegaConf.create(block_that_begins(ADDING_A_MODEL, "yaml", "# conf/model/aura_flow.yaml"))
+    shipped = OmegaConf.load(conf_folder() / "model" / "sd3.yaml")
+    assert example.keys() == shipped.keys() - {"controlnets"} or example.keys() == shipped.keys()
+    assert example.adapter.pipeline.keys() == shipped.adapter.pipeline.keys()
+    assert example.adapter.keys() <= shipped.adapter.keys()

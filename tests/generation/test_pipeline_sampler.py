@@ -1,0 +1,186 @@
+"""A sampling gives the very images of a diffusers pipeline that is set up by hand, on tiny networks of all families."""
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from alignbench.errors import UserError
+from alignbench.generation.pipeline_sampler import Sampler
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.schedulers import DIFFUSION, FLOW, check_scheduler, make_scheduler
+from alignbench.models.tiny_random import RESOLUTION, Family, tiny_adapter
+
+PROMPTS = ["a red circle", "a blue square left of a green cross"]
+KEYS = [("p0", 0), ("p1", 0)]
+UNETS: list[Family] = ["stable_diffusion", "stable_diffusion_xl"]
+TRANSFORMERS: list[Family] = ["stable_diffusion_3", "flux"]
+PAIRS = [(family, name) for family in UNETS for name in DIFFUSION] + [
+    (family, name) for family in TRANSFORMERS for name in FLOW
+]
+
+
+def noise_for(model: ModelAdapter, resolution: int = RESOLUTION) -> torch.Tensor:
+    return torch.randn(2, *model.latent_shape_at(resolution), generator=torch.Generator().manual_seed(0))
+
+
+def levels(pictures) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def by_hand(pipeline: Any, noise: torch.Tensor, **arguments: Any) -> np.ndarray:
+    pictures = pipeline(prompt=PROMPTS, latents=noise, output_type="pil", **arguments).images
+    return levels(pictures)
+
+
+# ---- schedulers
+
+
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: Family, name: str):
+    model, other = tiny_adapter(family), tiny_adapter(family)
+    noise = noise_for(model)
+    own = model.pipeline.scheduler
+    ours = levels(Sampler(model, 5, 3.0, scheduler=name)(KEYS, PROMPTS, noise))
+    assert model.pipeline.scheduler is own
+
+    pipeline, extra = other.pipeline, other.generation_arguments(2, 3.0)
+    pipeline.scheduler = make_scheduler(name, pipeline.scheduler, other.schedulers)
+    assert type(pipeline.scheduler).__name__ == f"{name}Scheduler"
+    theirs = by_hand(pipeline, other.pack(noise), num_inference_steps=5, height=32, width=32, **extra)
+    assert np.array_equal(ours, theirs)
+    assert ours.std() > 1
+
+
+@pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
+def test_all_schedulers_end_where_many_small_steps_do(family: Family):
+    """They solve one equation from one noise: a wrong start level, noise scale or shift would lead elsewhere."""
+    # a random network that predicts epsilon makes an equation too steep for steps of any scheduler
+    model = tiny_adapter(family, **({"prediction_type": "v_prediction"} if family in UNETS else {}))
+    noise = noise_for(model)
+
+    def latents(num_steps: int, name: str | None = None) -> torch.Tensor:
+        pipeline = Sampler(model, num_steps, 1.0, name).pipeline
+        extra = model.generation_arguments(2, 1.0)
+        arguments = {"num_inference_steps": num_steps, "height": 32, "width": 32, "output_type": "latent"}
+        return pipeline(prompt=PROMPTS, latents=model.pack(noise), **arguments, **extra).images
+
+    end = latents(300)
+    for name in model.schedulers:
+        gap = (latents(60, name) - end).square().mean().sqrt() / end.std()
+        assert gap < 0.05, name
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_many_steps_begin_where_there_is_nothing_but_noise(family: Family):
+    """SDXL's leading spacing would let some schedulers begin 200 steps at timestep 801, with noise made for 999."""
+    own = tiny_adapter(family).pipeline.scheduler
+    for name in DIFFUSION:
+        scheduler = make_scheduler(name, own, DIFFUSION)
+        scheduler.set_timesteps(200)
+        assert scheduler.timesteps[0] > 990, name
+
+
+def test_the_published_recipes_are_what_their_names_stand_for():
+    """Stable Diffusion 1.5 comes with PNDM, and SDXL with Euler: these are the schedulers of their repositories."""
+    process = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    published: list[tuple[Family, Any]] = [
+        ("stable_diffusion", diffusers.PNDMScheduler(**process, skip_prk_steps=True, set_alpha_to_one=False)),
+        (
+            "stable_diffusion_xl",
+            diffusers.EulerDiscreteScheduler(**process, timestep_spacing="leading", interpolation_type="linear"),
+        ),
+    ]
+    for family, scheduler in published:
+        model = tiny_adapter(family)
+        model.pipeline.scheduler = scheduler
+        theirs = by_hand(
+            model.pipeline, noise_for(model), num_inference_steps=6, guidance_scale=5.0, height=32, width=32
+        )
+        model = tiny_adapter(family)
+        name = type(scheduler).__name__.removesuffix("Scheduler")
+        assert np.array_equal(levels(Sampler(model, 6, 5.0, scheduler=name)(KEYS, PROMPTS, noise_for(model))), theirs)
+
+
+def test_a_scheduler_that_does_not_fit_is_answered_with_those_that_do():
+    with pytest.raises(UserError, match=r"EulerDiscrete does not sample model=flux; did you mean Flow.*UniPC"):
+        check_scheduler("EulerDiscrete", FLOW, "flux")
+
+
+# ---- guidance
+
+
+@pytest.mark.parametrize("family", [*UNETS, "stable_diffusion_3"])
+def test_a_negative_prompt_is_that_of_the_pipeline(family: Family):
+    model = tiny_adapter(family)
+    noise = noise_for(model)
+    ours = levels(Sampler(model, 3, 4.0, negative_prompt="dull")(KEYS, PROMPTS, noise))
+    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": 32, "width": 32}
+    if family == "stable_diffusion_3":
+        arguments["max_sequence_length"] = 32
+    assert np.array_equal(ours, by_hand(model.pipeline, noise, negative_prompt=["dull"] * 2, **arguments))
+    assert not np.array_equal(ours, levels(Sampler(model, 3, 4.0)(KEYS, PROMPTS, noise)))
+
+
+def test_sdxl_guided_away_from_an_empty_text_is_not_guided_away_from_nothing():
+    """SDXL was trained to take zeros for no prompt; the features of an empty one are something else."""
+    model = tiny_adapter("stable_diffusion_xl")
+    noise = noise_for(model)
+    empty, none = (levels(Sampler(model, 3, 4.0, negative_prompt=n)(KEYS, PROMPTS, noise)) for n in ("", None))
+    assert not np.array_equal(empty, none)
+
+
+def test_flux_has_true_guidance_beside_its_own_only_where_that_is_asked_for():
+    model = tiny_adapter("flux")
+    noise = noise_for(model)
+    arguments = {"num_inference_steps": 3, "guidance_scale": 3.5, "height": 32, "width": 32, "max_sequence_length": 32}
+    for negative in ("dull", None):
+        ours = Sampler(model, 3, 3.5, negative_prompt=negative, true_cfg_scale=4.0)(KEYS, PROMPTS, noise)
+        theirs = by_hand(
+            model.pipeline, model.pack(noise), true_cfg_scale=4.0, negative_prompt=[negative or ""] * 2, **arguments
+        )
+        assert np.array_equal(levels(ours), theirs)
+    with pytest.raises(UserError, match="negative_prompt has no effect on guidance that is an input"):
+        Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
+
+
+def test_a_network_without_guidance_input_takes_a_negative_prompt_and_no_second_scale():
+    model = tiny_adapter("flux", guidance_embeds=False)
+    noise = noise_for(model)
+    ours = Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
+    arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "max_sequence_length": 32}
+    theirs = by_hand(model.pipeline, model.pack(noise), true_cfg_scale=3.5, negative_prompt=["dull"] * 2, **arguments)
+    assert np.array_equal(levels(ours), theirs)
+    for one in (model, tiny_adapter("stable_diffusion")):
+        with pytest.raises(UserError, match="which this one has not; set"):
+            Sampler(one, 3, 3.5, true_cfg_scale=4.0)(KEYS, PROMPTS, noise_for(one))
+
+
+# ---- size
+
+
+@pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
+def test_another_size_is_that_of_a_model_of_that_size(family: Family):
+    model = tiny_adapter(family)
+    sampler = Sampler(model, 3, 3.0, resolution=48)
+    noise = noise_for(model, 48)
+    assert sampler.latent_shape == noise.shape[1:]
+    pictures = sampler(KEYS, PROMPTS, noise)
+    assert pictures[0].size == (48, 48)
+    assert model.resolution == RESOLUTION
+    theirs = by_hand(
+        model.pipeline,
+        model.pack(noise),
+        num_inference_steps=3,
+        height=48,
+        width=48,
+        **model.generation_arguments(2, 3.0),
+    )
+    assert np.array_equal(levels(pictures), theirs)
+
+
+def test_a_size_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"sampling.resolution=36 does not fit the model; choose a multiple of 8"):
+        Sampler(tiny_adapter("flux"), 3, 3.0, resolution=36)

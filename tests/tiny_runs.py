@@ -1,0 +1,96 @@
+"""A small training run: data, settings and methods for tests of the loop and of what surrounds it."""
+
+import json
+from collections import Counter
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from alignbench.configuration.build import conf_folder
+from alignbench.context import keyed_generator
+from alignbench.data.source import Pair, PairSource, Picture
+from methods.dpo import DPO
+from methods.sft import SFT
+
+
+class RandomPairs(PairSource):
+    """Pairs of random pictures."""
+
+    name = "random"
+    mixed = "dropped"
+    fingerprint = "random"
+    pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(12))
+    prompts = tuple(pair.prompt for pair in pairs)
+    dropped = Counter()  # noqa: RUF012
+
+    def picture(self, key: str) -> Picture:
+        generator = keyed_generator(key)
+        return Picture(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def settings(**changes):
+    values = OmegaConf.load(conf_folder() / "train" / "default.yaml")
+    values.optimizer = OmegaConf.load(conf_folder() / "optimizer" / "adamw.yaml")
+    small = {"max_train_steps": 4, "total_batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3}
+    return OmegaConf.create({"seed": 0, "train": OmegaConf.merge(values, small, changes)})
+
+
+def memory(mode):
+    """What memory=MODE sets."""
+    return dict(OmegaConf.load(conf_folder() / "memory" / f"{mode}.yaml"))
+
+
+def dpo():
+    return DPO(
+        name="dpo",
+        beta=100.0,
+        beta_convention="half",
+        labels="hard",
+        label_smoothing=0.0,
+        safeguard=None,
+        error_weighting="uniform",
+        prompt_dropout=0.25,
+    )
+
+
+def sft():
+    return SFT(
+        name="sft", variant="chosen", error_weighting="uniform", snr_gamma=5.0, normalise="selected", prompt_dropout=0.1
+    )
+
+
+def log_of(path):
+    return [json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()]
+
+
+def files_of(folder):
+    """Every file below a folder; weights as bytes of tensors, for the order of their metadata is random."""
+    return {
+        str(path.relative_to(folder)): {
+            k: v.flatten().view(torch.uint8).numpy().tobytes() for k, v in load_file(path).items()
+        }
+        if path.suffix == ".safetensors"
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+class Interrupted(Exception):
+    pass
+
+
+class DiesAt:
+    """Wraps a method so that its loss raises at one update, as a kill would stop it."""
+
+    def __init__(self, method, step):
+        self.method, self.step = method, step
+
+    def __getattr__(self, name):
+        return getattr(self.method, name)
+
+    def loss(self, model, batch, context):
+        if context.step == self.step:
+            raise Interrupted
+        return self.method.loss(model, batch, context)

@@ -1,0 +1,242 @@
+"""The estimate of memory: exact for what is counted, close for what is computed, and helpful where it is too much."""
+
+import json
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.compose import check_command_line, composed
+from alignbench.errors import UserError
+from alignbench.models.architectures import FOLDER
+from alignbench.models.quantised import quantise_blocks
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.weights.skeleton import skeleton
+from alignbench.training import memory_estimate as module
+from alignbench.training.bfloat16_updates import make_optimizer
+from alignbench.training.memory_estimate import (
+    GIB,
+    OPTIMIZER_BYTES,
+    _reward_bytes,
+    advice,
+    estimate,
+    refuse_what_cannot_fit,
+    table,
+    total,
+)
+
+FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+
+
+COMMAND = ["model=flux_mini", "data=shapes", "method=dpo"]
+ONE = "train.micro_batch_size=1"
+
+
+def on_meta(family):
+    model = tiny_adapter(family)
+    for part in (*model.frozen_networks, model.denoiser):
+        torch.nn.Module.to(part, "meta")
+    return model
+
+
+def sizes(*overrides, model=None):
+    cfg = composed(["model=flux_mini", "data=shapes", *overrides])
+    return {part.name: part.num_bytes for part in estimate(cfg, model)}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [("flux", 11_901_408_320), ("sdxl", 2_567_463_684), ("sd15", 859_520_964), ("sd3", 2_243_171_520)],
+)
+def test_the_published_architectures_have_as_many_weights_as_the_published_models(name, num_parameters):
+    cfg = composed([f"model={name}", "data=shapes", "method=sft"])
+    assert json.loads((FOLDER / f"{name}.json").read_text())["hub_id"] == cfg.model.pretrained_model_name_or_path
+    model = skeleton(cfg.model)
+    assert sum(p.numel() for p in model.denoiser.parameters()) == num_parameters
+    assert all(p.is_meta for part in (*model.frozen_networks, model.denoiser) for p in part.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blank_conditioning_has_the_shapes_of_encoded_prompts(family):
+    model = tiny_adapter(family)
+    blank, real = model.blank_conditioning(2), model.encode_prompts(["a circle", "a square"])
+    for name in ("prompt_embeds", "pooled_prompt_embeds", "time_ids"):
+        parts = getattr(blank, name), getattr(real, name)
+        assert [None if part is None else part.shape for part in parts[:1]] == [
+            None if part is None else part.shape for part in parts[1:]
+        ]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("mode", ["default", "bf16_compensated", "bf16_stochastic"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_weights_gradients_and_states_are_what_is_really_allocated(optimizer, mode, tuning):
+    changes = [f"memory={mode}", f"train.tuning={tuning}", f"optimizer={optimizer}", "method=sft"]
+    estimated = sizes(*changes, model=on_meta("flux"))
+    train = composed(["model=flux_mini", *changes]).train
+    model = tiny_adapter("flux")
+    model.prepare_training(tuning, train.lora_rank, train.lora_alpha, train.weights_dtype)
+    trained = [p for p in model.denoiser.parameters() if p.requires_grad]
+    make = partial(build(OmegaConf.load(conf_folder() / "optimizer" / f"{optimizer}.yaml")), lr=1e-5)
+    chosen = make_optimizer(make, trained, train.weight_updates, 0)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    chosen.step()
+    everything = (*model.denoiser.parameters(), *model.denoiser.buffers())
+    assert estimated["weights"] == sum(tensor.nbytes for tensor in everything)
+    assert estimated["gradients"] == sum(p.grad.nbytes for p in trained)
+    assert estimated["optimizer"] == kept(chosen.state_dict())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_takes_what_is_estimated(family, bits):
+    changes = [f"memory=base_{bits}bit", "train.tuning=lora", "method=sft"]
+    estimated = sizes(*changes, model=on_meta(family))
+    train = composed(["model=flux_mini", *changes]).train
+    model = tiny_adapter(family)
+    model.prepare_training("lora", train.lora_rank, train.lora_alpha, train.weights_dtype, train.base_bits)
+    everything = (*model.denoiser.parameters(), *model.denoiser.buffers())
+    assert estimated["weights"] == sum(tensor.nbytes for tensor in everything)
+    assert estimated["weights"] < sizes(*changes, "train.base_bits=null", model=on_meta(family))["weights"]
+
+
+@pytest.mark.parametrize(("bits", "bytes_per_weight"), [(8, 1 + 4 / 64), (4, 1 / 2 + 4 / 64)])
+def test_nearly_all_of_flux_is_quantised(bits, bytes_per_weight):
+    model = skeleton(composed(["model=flux", "data=shapes", "method=sft"]).model)
+    number = sum(p.numel() for p in model.denoiser.parameters())
+    quantise_blocks(model.denoiser, bits)
+    assert module._bytes(model.denoiser) / number == pytest.approx(bytes_per_weight, rel=0.02)
+
+
+def kept(node):
+    """Return the bytes of all tensors in a state, but for single numbers."""
+    if isinstance(node, dict):
+        return sum(kept(value) for value in node.values())
+    return node.nbytes if isinstance(node, torch.Tensor) and node.dim() else 0
+
+
+def test_every_optimizer_file_is_known():
+    files = (conf_folder() / "optimizer").glob("*.yaml")
+    assert {OmegaConf.load(file)._target_ for file in files} <= OPTIMIZER_BYTES.keys()
+
+
+def test_a_reference_an_average_and_offloading_count_where_they_exist():
+    small = sizes("method=sft", "train.ema_decay=null", model=on_meta("flux"))
+    large = sizes("method=dpo", "train.ema_decay=0.9", model=on_meta("flux"))
+    assert (small["reference"], large["reference"]) == (0, small["weights"])
+    assert (small["average of weights"], large["average of weights"]) == (0, small["gradients"])
+    assert sizes("method=dpo", "train.tuning=lora", model=on_meta("flux"))["reference"] == 0
+    assert small["text encoders"] > 0
+    away = sizes("method=sft", "memory=offload", model=on_meta("flux"))
+    assert away["text encoders"] == away["VAE"] == 0
+    assert sizes("method=srpo", "memory=offload", model=on_meta("flux"))["VAE"] > 0
+
+
+def test_what_comes_for_a_visit_counts_where_it_is_more_than_what_works_later(monkeypatch):
+    here, away = (sizes("method=sft", mode, model=on_meta("flux")) for mode in ("memory=default", "memory=offload"))
+    guests = here["text encoders"] + here["VAE"]
+    assert away["visit of text encoders"] == max(0, guests - away["activations"])
+    monkeypatch.setattr(module, "_network_activations", lambda *_: module.Saved(num_bytes=guests - 10))
+    assert sizes("method=sft", "memory=offload", model=on_meta("flux"))["visit of text encoders"] == 10
+    assert sizes("method=sft", "memory=default", model=on_meta("flux"))["visit of text encoders"] == 0
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside it that are still there, and the most there ever were."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.num_bytes = self.peak = 0
+        self.given = [tensor.untyped_storage() for tensor in given]  # views of them are nothing new
+        self.known = weakref.WeakSet(self.given)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage)
+                self.num_bytes += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage.nbytes())
+        self.peak = max(self.peak, self.num_bytes)
+        return outputs
+
+    def freed(self, num_bytes):
+        self.num_bytes -= num_bytes
+
+
+def measured(call, network, *inputs):
+    """Return the most bytes that a call and its backward pass take; gradients of the network lie there before."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.requires_grad]
+    with Live([*network.parameters(), *network.buffers(), *gradients, *inputs]) as live:
+        call().float().square().sum().backward()
+    return live.peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_are_close_to_those_of_a_real_backward_pass(family, checkpointing):
+    model = tiny_adapter(family)
+    model.prepare_training("full", 0, 0)
+    model.enable_checkpointing(checkpointing, decoder=False)
+    rows = 4
+    guidance = torch.ones(rows) if model.guidance_is_distilled else None
+    noisy, conditioning = torch.randn(rows, *model.latent_shape), model.blank_conditioning(rows)
+    real = measured(lambda: model.forward(noisy, torch.ones(rows), conditioning, guidance), model.denoiser)
+    skeleton = on_meta(family)
+    skeleton.prepare_training("full", 0, 0)
+    ratio = module._network_activations(skeleton, rows, (32, 32), checkpointing).peak / real
+    assert 0.95 < ratio < 1.35
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_decoder_is_close_to_a_real_backward_pass(checkpointing):
+    model = tiny_adapter("flux")
+    model.enable_checkpointing(False, decoder=checkpointing)
+    latents = torch.randn(2, *model.latent_shape, requires_grad=True)
+    real = measured(lambda: model.pipeline.vae.decode(latents, return_dict=False)[0], model.pipeline.vae, latents)
+    ratio = module._decode_activations(on_meta("flux"), 2, checkpointing).peak / real
+    assert 0.95 < ratio < 1.35
+
+
+def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
+    def tiny(cfg):
+        return on_meta("flux")
+
+    monkeypatch.setattr(module, "skeleton", tiny)
+    cfg = composed(COMMAND)
+    needed = total(estimate(cfg))
+    refuse_what_cannot_fit(cfg, needed)
+    with pytest.raises(UserError, match=r"memory=\[offload\] would need"):
+        refuse_what_cannot_fit(cfg, needed - 1)
+    small = total(estimate(composed([*COMMAND, "memory=[offload,checkpointing,bf16_stochastic]", ONE])))
+    assert f"memory=[offload,checkpointing,bf16_stochastic] {ONE} would need" in advice(cfg, small)
+    for bits in (8, 4):
+        command = [*COMMAND, f"memory=[offload,checkpointing,base_{bits}bit]", "train.tuning=lora", ONE]
+        small = total(estimate(composed(command)))
+        assert f"memory=[offload,checkpointing,base_{bits}bit] train.tuning=lora {ONE} would need" in advice(cfg, small)
+        adapters = composed([*COMMAND, "train.tuning=lora"])
+        assert f"memory=[offload,checkpointing,base_{bits}bit] {ONE} would need" in advice(adapters, small)
+    assert "even all modes" in advice(cfg, 0)
+    assert "fits" in table(cfg, needed)
+    assert f"{needed / GIB:9.3f}" in table(cfg, None)
+
+
+@pytest.mark.parametrize("reward", ["pickscore", "hpsv2_1"])  # one named by its class, one by its file
+def test_published_rewards_count_without_their_weights(reward):
+    cfg = composed(["method=srpo", "model=flux_mini", f"reward={reward}"])
+    assert _reward_bytes(cfg.method.reward) == 986e6 * 4
+
+
+def test_a_dry_run_needs_no_weights():
+    check_command_line(["dry_run=true", "model=flux", "data=shapes", "reward=hpsv2_1"], False)
+    with pytest.raises(UserError, match="does not train"):
+        check_command_line(["dry_run=true", "method=base"], False)

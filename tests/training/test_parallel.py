@@ -1,0 +1,167 @@
+"""Processes: whatever shares the work, the update is that of one process, and its checkpoints are whole."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from alignbench.configuration.build import build, conf_folder
+from alignbench.errors import UserError
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.store.run_folder import RunFolder
+from alignbench.training.parallel import check_sharded
+from alignbench.training.train import Auxiliary, train
+from methods.output_distance import OutputDistance
+from tests.processes import DEEPSPEED, FSDP2, together
+from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, memory, settings, sft
+
+ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "deepspeed": DEEPSPEED}
+NEEDS_DEEPSPEED = pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
+HERE = ["ddp", "fsdp2", pytest.param("deepspeed", marks=NEEDS_DEEPSPEED)]
+FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+GRADIENT = {"max_train_steps": 1, "learning_rate": 1.0, "max_grad_norm": 1e9, "micro_batch_size": 2}
+
+
+def job(rank, path, family, method, auxiliary=(), **changes):
+    cfg = settings(**changes)
+    if changes.get("learning_rate") == 1.0:  # the update is the gradient
+        cfg.train.optimizer = OmegaConf.create({"_target_": "torch.optim.SGD", "_partial_": True})
+    model = tiny_adapter(family)
+    train(cfg, model, method, RandomPairs(), RunFolder(path), Accelerator(cpu=True), auxiliary)
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.denoiser.parameters())
+
+
+def run(path, family, method, *auxiliary, engine, **changes):
+    """Train in one process, or in two; return the numbers that each holds of the network."""
+
+    def one(rank):
+        return job(rank, path, family, method, auxiliary, **changes)
+
+    if engine is None:
+        return [one(0)]
+    return together(one, environment=ENVIRONMENTS[engine])
+
+
+def policy(path, family, start=False):
+    """The weights of the policy that a run left, as diffusers loads them."""
+    model = tiny_adapter(family)
+    if not start:
+        model.load_policy(RunFolder(path).policy)
+        model.fold_adapters()
+    return torch.cat([value.flatten() for _, value in sorted(model.denoiser.state_dict().items())])
+
+
+@pytest.mark.parametrize("engine", HERE)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_two_processes_make_the_update_of_one(tmp_path, family, tuning, engine):
+    alone = run(tmp_path / "one", family, dpo(), engine=None, tuning=tuning, **GRADIENT)
+    held = run(tmp_path / "two", family, dpo(), engine=engine, tuning=tuning, **GRADIENT)
+    start = policy(None, family, start=True)
+    one, two = (policy(tmp_path / name, family) for name in ("one", "two"))
+    moved = (one - start).norm()
+    assert moved > 0
+    assert (two - one).norm() / moved < 1e-5
+    if engine == "fsdp2":
+        assert sum(held) == alone[0]
+        assert max(held) < 0.6 * alone[0]
+    else:
+        assert held == alone * 2
+    norms = [log_of(tmp_path / name)[0]["grad_norm"] for name in ("one", "two")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+def composed(name):
+    """A method as its configuration makes it, with few steps of whatever it walks."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("config", [f"method={name}", "model=sd15", "data=shapes", "reward=shapes_clip"]).method
+    if "num_rollout_steps" in cfg:
+        cfg.num_rollout_steps = 3
+    if "inversion" in cfg:
+        cfg.inversion.num_steps = 3
+    return build(cfg)
+
+
+METHODS = sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {"base"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_path, name):
+    """Inversions are of unequal length here: the processes draw timesteps of their own."""
+    changes = GRADIENT | {"gradient_checkpointing": True}
+    run(tmp_path / "ddp", "stable_diffusion", composed(name), engine="ddp", **changes)
+    run(tmp_path / "fsdp2", "stable_diffusion", composed(name), engine="fsdp2", **changes)
+    start = policy(None, "stable_diffusion", start=True)
+    ddp, fsdp2 = (policy(tmp_path / engine, "stable_diffusion") for engine in ("ddp", "fsdp2"))
+    assert (ddp - start).norm() > 0
+    assert (fsdp2 - ddp).norm() / (ddp - start).norm() < 1e-5
+
+
+EVERYTHING = {
+    "ema_decay": 0.5,
+    "weight_distance": 0.1,
+    "max_grad_value": 0.01,
+    "max_grad_norm": 0.05,
+    "max_train_steps": 3,
+    "learning_rate": 1e-3,
+}
+
+
+def test_averages_distances_limits_and_further_losses_are_those_of_whole_weights(tmp_path):
+    for name, engine in {"one": None, "fsdp2": "fsdp2"}.items():
+        further = Auxiliary(0.5, OutputDistance("output_distance", "uniform", 0.1), RandomPairs())
+        run(tmp_path / name, "flux", dpo(), further, engine=engine, **EVERYTHING)
+    start = policy(None, "flux", start=True)
+    one, fsdp2 = (policy(tmp_path / name, "flux") for name in ("one", "fsdp2"))
+    # AdamW divides each gradient by its size, so that of a tiny one is mostly rounding
+    assert (fsdp2 - one).norm() / (one - start).norm() < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["bf16_compensated", "bf16_stochastic"])
+def test_bfloat16_shards_train(tmp_path, mode):
+    changes = {"max_train_steps": 3, "learning_rate": 1e-3, **memory(mode)}
+    for name, engine in {"one": None, "fsdp2": "fsdp2"}.items():
+        run(tmp_path / name, "flux", sft(), engine=engine, **changes)
+    start = policy(None, "flux", start=True)
+    one, fsdp2 = (policy(tmp_path / name, "flux") for name in ("one", "fsdp2"))
+    assert (fsdp2 - one).norm() < 0.5 * (one - start).norm()
+
+
+@pytest.mark.parametrize("engine", HERE)
+@pytest.mark.parametrize("changes", [{}, {"tuning": "lora"}, {"ema_decay": 0.9, **memory("bf16_stochastic")}])
+def test_a_killed_run_of_two_processes_ends_byte_for_byte_like_one_that_was_never_killed(tmp_path, engine, changes):
+    if engine == "deepspeed" and "ema_decay" in changes:
+        changes = {"ema_decay": 0.9, "weights_dtype": "bfloat16"}  # it keeps float32 copies itself
+    changes = {"checkpointing_steps": 2, "max_train_steps": 4, "learning_rate": 1e-3, **changes}
+    run(tmp_path / "whole", "flux", dpo(), engine=engine, **changes)
+
+    def killed(rank):
+        with pytest.raises(Interrupted):
+            job(rank, tmp_path / "killed", "flux", DiesAt(dpo(), 3), **changes)
+
+    together(killed, environment=ENVIRONMENTS[engine])
+    run(tmp_path / "killed", "flux", dpo(), engine=engine, **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+
+
+def test_shards_go_on_only_with_as_many_processes(tmp_path):
+    changes = {"checkpointing_steps": 1, "max_train_steps": 2}
+
+    def killed(rank):
+        with pytest.raises(Interrupted):
+            job(rank, tmp_path, "flux", DiesAt(sft(), 1), **changes)
+
+    together(killed, environment=FSDP2)
+    with pytest.raises(UserError, match="2 processes that shared the weights"):
+        run(tmp_path, "flux", sft(), engine=None, **changes)
+    with pytest.raises(AssertionError, match="2 processes that shared the weights"):
+        together(lambda rank: job(rank, tmp_path, "flux", sft(), **changes), num_processes=4, environment=FSDP2)
+
+
+def test_weights_that_stayed_whole_are_found():
+    network = tiny_adapter("flux").denoiser
+    with pytest.raises(UserError, match=r"sharding over 2 processes did not happen: .* is whole on each of them"):
+        check_sharded(network, 2)
