@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from alignbench.configuration.build import build, row_name, trains
+from alignbench.configuration.build import build, read_config, row_name, trains
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
@@ -87,8 +87,7 @@ def find_source(path: str, settings: Sequence[str]) -> Source:
         return Source(cfg, path, revision, None)
     if settings:
         raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
-    cfg = OmegaConf.load(run.config_file)
-    assert isinstance(cfg, DictConfig)
+    cfg = read_config(run.config_file)
     if trains(cfg):
         return Source(cfg, str(run.verified(run.policy)), None, run)
     if cfg.model.policy is None:

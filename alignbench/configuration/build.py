@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
+from alignbench.former_names import with_former_names, with_present_names
 
 STAGES = ("prepare", "train", "generate", "score", "report")
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
@@ -47,6 +48,13 @@ def build(node: DictConfig) -> Any:
         if isinstance(error.__cause__, ValueError):
             raise UserError(str(error.__cause__)) from None
         raise
+
+
+def read_config(file: Path) -> DictConfig:
+    """Read the `config.yaml` of a run; classes that have moved since it was written are called as they are today."""
+    cfg = OmegaConf.create(with_present_names(OmegaConf.to_container(OmegaConf.load(file))))
+    assert isinstance(cfg, DictConfig)
+    return cfg
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -111,7 +119,8 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _fingerprint(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+    text = json.dumps(with_former_names(values), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def run_name(cfg: DictConfig) -> str:

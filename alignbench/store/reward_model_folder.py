@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.files import file_digest, replacing_folder, write_json
+from alignbench.former_names import with_present_names
 from alignbench.reward_model import Judge
 
 FORMAT = 1
@@ -76,6 +77,7 @@ class JudgeRecord:
                 f"{folder / CONFIG} describes no judge of format {FORMAT}; give a folder that this version of "
                 "`python -m alignbench.train_reward` wrote"
             )
+        values = with_present_names(values)
         target = str(values["start"]["node"].get("_target_"))
         if not target.startswith(STARTS):
             raise UserError(f"{folder / CONFIG} starts from {target}, which is none of the evaluators; do not use it")

@@ -21,6 +21,7 @@ from alignbench.configuration.build import build, resolve_all
 from alignbench.data.source import PairSource
 from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
+from alignbench.former_names import with_former_names
 from alignbench.reward_model import JudgeRecipe
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, JudgeRecord, write_judge
@@ -168,7 +169,8 @@ def _recipe(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hash(cfg: DictConfig) -> str:
-    return hashlib.sha256(json.dumps(_recipe(resolve_all(cfg)), sort_keys=True).encode()).hexdigest()[:10]
+    text = json.dumps(with_former_names(_recipe(resolve_all(cfg))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _report(record: JudgeRecord, figures: Figures, before: float, folder: Path, console: Console) -> None:

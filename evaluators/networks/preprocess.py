@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignbench.evaluator import Preprocess
+from alignbench.former_names import former_class_name
 from alignbench.images import rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py, _transform
@@ -193,12 +194,12 @@ class QwenPixels(Pixels):
 
 def pixels_values(pixels: Pixels) -> dict[str, Any]:
     """Return what `pixels_from` builds the same pipeline of, as JSON."""
-    return {"kind": type(pixels).__name__, **asdict(cast(Any, pixels))}
+    return {"kind": former_class_name(type(pixels)), **asdict(cast(Any, pixels))}
 
 
 def pixels_from(values: Mapping[str, Any]) -> Pixels:
     """Return the pipeline that `pixels_values` described."""
-    kinds = {kind.__name__: kind for kind in (ClipPixels, HpsPixels, SiglipPixels)}
+    kinds = {former_class_name(kind): kind for kind in (ClipPixels, HpsPixels, SiglipPixels)}
     return kinds[values["kind"]](**{key: value for key, value in values.items() if key != "kind"})
 
 

@@ -12,6 +12,7 @@ from alignbench.crop import CropSpec
 from alignbench.data.source import Posterior
 from alignbench.data.storage.tensor_store import Shards, key_of
 from alignbench.files import write_json
+from alignbench.former_names import former_class_name
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.without_weights import weights_digest
 
@@ -76,7 +77,7 @@ def text_identity(model: ModelAdapter, device: torch.device) -> dict[str, Any]:
     tokenizers = {name: part for name, part in pipeline.components.items() if name.startswith("tokenizer")}
     return {
         "format": FORMAT,
-        "adapter": type(model).__name__,
+        "adapter": former_class_name(type(model)),
         "networks": {name: _network(getattr(pipeline, name)) for name in model.frozen_parts if name != "vae"},
         "tokenizers": {name: _tokenizer(part) for name, part in tokenizers.items()},
         **model.text_settings,

@@ -148,7 +148,7 @@ class ShapesData(PairSource):
         digest.update(self.annotators.weights.tobytes())
         digest.update(repr((self.annotators.noise_rate, self.annotators.temperature)).encode())
         for number in range(min(NUM_PROBES, self.num_pairs)):
-            digest.update(repr(self._voted(number)).encode())
+            digest.update(_text_of(self._voted(number)).encode())
             for side in (0, 1):
                 digest.update(self.picture(_key(number, side)).pixels.tobytes())
         return digest.hexdigest()
@@ -170,6 +170,14 @@ class ShapesData(PairSource):
             rng = np.random.default_rng([self.candidates.seed, number, 2])
             label_0 = self.annotators.vote(seen_0, seen_1, self.num_votes, rng).mean()
         return decide(self.candidates.prompt(number), *keys, float(label_0))
+
+
+def _text_of(pair: Pair | None) -> str:
+    """Return a pair as fingerprints know it; the wording is that of version 0.1.0 and stays, whatever the class is."""
+    if pair is None:
+        return "None"
+    sides = f"key_w={pair.key_w!r}, key_l={pair.key_l!r}"
+    return f"Pair(prompt={pair.prompt!r}, {sides}, probability_w={pair.probability_w!r})"
 
 
 def _key(number: int, side: int) -> str:
