@@ -18,7 +18,8 @@ from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
 from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
-from alignbench.statistics.intervals import Comparison, Estimate, holm
+from alignbench.statistics.intervals import Comparison, Estimate
+from alignbench.statistics.significance import holm
 from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
 from alignbench.store.run_folder import BASE, DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores

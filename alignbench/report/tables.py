@@ -16,6 +16,7 @@ from alignbench.files import write_csv
 from alignbench.report.comparison import Bench, Contender, Measurement, Resamplings, Row
 from alignbench.report.human import VoteComparison, read_polls
 from alignbench.statistics import intervals as statistics
+from alignbench.statistics.significance import holm
 from alignbench.store.run_folder import (
     BASE,
     DIAGNOSTIC_COLUMNS,
@@ -174,5 +175,5 @@ def _adjust(rows: list[Row]) -> None:
     for family in families.values():
         for name in ("p_win", "p_gain"):
             raw = [np.nan if row[name] is None else row[name] for row in family]
-            for row, p in zip(family, statistics.holm(raw), strict=True):
+            for row, p in zip(family, holm(raw), strict=True):
                 row[name] = float(p)

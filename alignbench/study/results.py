@@ -20,7 +20,8 @@ from alignbench.files import write_csv
 from alignbench.report.human import compare_votes
 from alignbench.report.tables import measurements, recipe_labels
 from alignbench.statistics import intervals as statistics
-from alignbench.statistics.intervals import Estimate, holm
+from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.significance import holm
 from alignbench.store.run_folder import run_folders
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
 from alignbench.votes.preferences import Count, count
