@@ -167,7 +167,7 @@ class Resampling:
         return Estimate(value, float(low), float(high))
 
 
-class Panel:
+class PairedScores:
     """What several methods scored on the same images. Each kind of figure takes one pass over the resamples for all.
 
     Args:
@@ -247,17 +247,17 @@ def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
 
 def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the median score, [N] or [S, N], with its interval; with several seeds the mean of their medians."""
-    return Panel([scores], resampling).median(0)
+    return PairedScores([scores], resampling).median(0)
 
 
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the mean score, [N] or [S, N], with its interval."""
-    return Panel([scores], resampling).mean(0)
+    return PairedScores([scores], resampling).mean(0)
 
 
 def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) -> Comparison:
-    """Compare two methods image by image; see `Panel.compare`."""
-    return Panel([scores_b, scores_a], resampling).compare(1, 0)
+    """Compare two methods image by image; see `PairedScores.compare`."""
+    return PairedScores([scores_b, scores_a], resampling).compare(1, 0)
 
 
 def _win_rate(value: float, draws: Floats, resampling: Resampling) -> Estimate:
