@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alignbench.data.storage.text_tables import Row, columns_of, lines_of, read_rows, read_text
+from alignbench.data.storage.text_tables import TextRow, columns_of, lines_of, read_rows, read_text
 from alignbench.errors import UserError
 from alignbench.text import plain
 
@@ -191,7 +191,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     if not path.is_file():
         raise UserError(f"the prompt file {path} does not exist")
     if path.suffix == ".txt":
-        rows = [Row(f"line {number} of {path}", {"prompt": line}) for number, line in lines_of(read_text(path))]
+        rows = [TextRow(f"line {number} of {path}", {"prompt": line}) for number, line in lines_of(read_text(path))]
     else:
         rows = read_rows(path)
     if not rows:
@@ -204,10 +204,10 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     prompts = []
     for number, row in enumerate(rows):
         prompt_id = row.text("prompt_id") if "prompt_id" in columns else f"{number:05d}"
-        check_prompt_id(prompt_id, row.place)
+        check_prompt_id(prompt_id, row.location)
         if prompt_id in places:
-            raise UserError(f"{row.place} has the prompt_id {prompt_id}, which {places[prompt_id]} has too")
-        places[prompt_id] = row.place
+            raise UserError(f"{row.location} has the prompt_id {prompt_id}, which {places[prompt_id]} has too")
+        places[prompt_id] = row.location
         prompts.append(Prompt(prompt_id, row.prompt("prompt"), row.groups()))
     return prompts
 

@@ -15,7 +15,7 @@ from alignbench.configuration.build import build
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, latents_bytes, prepare, refuse_too_little_space
+from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.batches.scorer_scores import add_scores
 from alignbench.data.source import DataSource, PairSource
 from alignbench.data.storage.tensor_store import num_bytes, writing
@@ -58,11 +58,11 @@ class Preparation:
         self.denoiser = adapter.denoiser_name
 
     @cached_property
-    def demands(self) -> list[Demand]:
+    def demands(self) -> list[RequiredFeatures]:
         """What each term reads."""
         train = self.cfg.train
         cuts = CropPolicy.of(train, self.skeleton)
-        return [Demand.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
+        return [RequiredFeatures.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
 
     @cached_property
     def skeleton(self) -> ModelAdapter:
@@ -78,9 +78,9 @@ class Preparation:
         if not Caches.exist(self.cache) or not self._is_here():
             return []
         both = list(zip(self.demands, self.open(), strict=True))
-        names = [] if any(demand.lacking_prompts(caches) for demand, caches in both) else list(self.encoders)
+        names = [] if any(demand.missing_prompts(caches) for demand, caches in both) else list(self.encoders)
         if not any(method.reads_pixels for method, _ in self.terms) and not any(
-            demand.cuts_anew or demand.lacking_pictures(caches) for demand, caches in both
+            demand.has_unlimited_crops or demand.missing_images(caches) for demand, caches in both
         ):
             names.append("vae")
         return names
@@ -102,12 +102,12 @@ class Preparation:
         lacking = self._lacking(caches)
         demands = zip(self.demands, caches, strict=True)
         for (method, data), (demand, kept) in zip(self.terms, demands, strict=True):
-            prompts, pictures = len(demand.lacking_prompts(kept)), len(demand.lacking_pictures(kept))
+            prompts, pictures = len(demand.missing_prompts(kept)), len(demand.missing_images(kept))
             console.print(
                 f"  prepare     {method.name}: {len(demand.prompts)} prompts ({len(demand.prompts) - prompts} there), "
                 + (
                     f"images of data={data.name} are cut anew at each visit (train.crops_per_image=null) and not kept"
-                    if demand.cuts_anew
+                    if demand.has_unlimited_crops
                     else f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
                 )
             )
@@ -135,8 +135,8 @@ class Preparation:
         ]
         wanted = 0
         for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
-            wanted += len(demand.lacking_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
-            wanted += len(demand.lacking_pictures(kept)) * latents_bytes(model, encoder)
+            wanted += len(demand.missing_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
+            wanted += len(demand.missing_images(kept)) * latents_bytes(model, encoder)
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)
         for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
@@ -148,7 +148,7 @@ class Preparation:
 
     def _lacking(self, caches: Sequence[Caches]) -> int:
         return sum(
-            len(demand.lacking_prompts(kept)) + len(demand.lacking_pictures(kept))
+            len(demand.missing_prompts(kept)) + len(demand.missing_images(kept))
             for demand, kept in zip(self.demands, caches, strict=True)
         )
 

@@ -125,7 +125,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     cuts = CropPolicy.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
-        needs_vae = reads_pixels or cuts.are_endless
+        needs_vae = reads_pixels or cuts.has_unlimited_crops
         prepared = [name for name in model.frozen_parts if not (name == "vae" and needs_vae)]
         left_out = prepared if "prepare" in cfg.stages and cfg.validation.every is None else ()
     absent = [getattr(model.pipeline, name) for name in left_out]

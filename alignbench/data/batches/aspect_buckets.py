@@ -11,8 +11,8 @@ import torch
 
 from alignbench.context import keyed_generator
 from alignbench.crop import Size
-from alignbench.data.batches.sampler import Epochs, Mix, Mixed, Order
-from alignbench.data.source import DataSource, PromptSample, pictures_of
+from alignbench.data.batches.sampler import Epochs, Mix, MixedOrder, Order
+from alignbench.data.source import DataSource, PromptSample, images_of
 from alignbench.errors import UserError
 from alignbench.models.latents import LatentSpace
 
@@ -78,7 +78,7 @@ class Buckets:
         Buckets of fewer than `bundle` samples are closed, the smallest first, and their samples go to the nearest that
         are left: a micro-batch would show them twice.
         """
-        aspects = np.array([_aspect([data.size(picture) for picture in pictures_of(sample)]) for sample in view])
+        aspects = np.array([_aspect([data.size(picture) for picture in images_of(sample)]) for sample in view])
         return cls._nearest(aspects, sizes, bundle)
 
     @classmethod
@@ -143,7 +143,7 @@ class Bucketed:
         self.streams: list[Order] = []
         self.rates: list[Fraction] = []  # bundles an epoch
         if mix is not None:
-            Mixed(mix, None, seed)  # refuses data of one label
+            MixedOrder(mix, None, seed)  # refuses data of one label
         for number, (height, width) in enumerate(buckets.sizes):
             positions = np.flatnonzero(buckets.bucket == number).tolist()
             own_seed = f"{seed}/{height}x{width}"
@@ -153,7 +153,7 @@ class Bucketed:
                 weight, share = _weight(mix, positions)
                 if 0 < share < 1:
                     own_mix = Mix([mix.desirable[position] for position in positions], float(share))
-                    stream = _Chosen(Mixed(own_mix, None, own_seed), positions)
+                    stream = _Chosen(MixedOrder(own_mix, None, own_seed), positions)
             self.streams.append(stream)
             self.rates.append(weight / bundle)
         self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # as `_epoch_of` returned it last

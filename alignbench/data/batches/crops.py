@@ -75,19 +75,19 @@ class CropPolicy:
         return CropSpec(size, place, self.random_flip and mirror < 0.5)
 
     @property
-    def are_endless(self) -> bool:
+    def has_unlimited_crops(self) -> bool:
         """Whether images are cut in any place, not in one of a few."""
         return self.crop == "random" and self.crops_per_image is None
 
     def all(self, size: Size) -> list[CropSpec]:
         """Return every cut that may be drawn, unless they are endless."""
-        assert not self.are_endless
+        assert not self.has_unlimited_crops
         places = [None] if self.crop == "centre" else [_spread(number) for number in range(self.crops_per_image or 0)]
         flips = (False, True) if self.random_flip else (False,)
         return [CropSpec(size, place, flipped) for place in places for flipped in flips]
 
 
-def check_cuts(train: dict[str, Any]) -> None:
+def check_crops(train: dict[str, Any]) -> None:
     """Refuse values of a `train` node that contradict each other, or mean nothing whatever the model.
 
     Raises:

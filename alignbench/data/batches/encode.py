@@ -14,7 +14,7 @@ from alignbench.context import Context
 from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.batches.sampler import SampleRef
-from alignbench.data.source import Picture, Posterior, PromptSample, cut_alike, pictures_of
+from alignbench.data.source import TrainingImage, Posterior, PromptSample, with_same_crop, images_of
 from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -33,7 +33,7 @@ class Indexed(Dataset):
     def __init__(
         self,
         view: Sequence[PromptSample],
-        decodes: Callable[[Picture], bool] | None = None,
+        decodes: Callable[[TrainingImage], bool] | None = None,
         cut: Callable[[SampleRef], CropSpec] | None = None,
     ) -> None:
         self.view = view
@@ -47,9 +47,9 @@ class Indexed(Dataset):
         index, position = place
         sample = self.view[position]
         if self.cut is not None:
-            sample = cut_alike(sample, self.cut(place))
+            sample = with_same_crop(sample, self.cut(place))
         if self.decodes is not None:
-            for picture in filter(self.decodes, pictures_of(sample)):
+            for picture in filter(self.decodes, images_of(sample)):
                 _ = picture.pixels
         return index, sample
 
@@ -100,15 +100,15 @@ class Encoder:
         }
         return Conditioning(**_stacked([entries[text] for text in texts]))
 
-    def codes(self, pictures: Sequence[Picture]) -> list[Entry]:
-        """Return what `encode_picture` does of each picture, read together where they are kept on the disk."""
+    def codes(self, pictures: Sequence[TrainingImage]) -> list[Entry]:
+        """Return what `encode_image` does of each picture, read together where they are kept on the disk."""
         kept = self.known.read(pictures)
         return [
-            entry or self._pictures.get(self._name(picture), self.encode_picture, picture)
+            entry or self._pictures.get(self._name(picture), self.encode_image, picture)
             for picture, entry in zip(pictures, kept, strict=True)
         ]
 
-    def _name(self, picture: Picture) -> str:
+    def _name(self, picture: TrainingImage) -> str:
         return f"{picture.key} {(picture.cut or self.centre).name}"
 
     def latents(self, codes: Sequence[Entry], index: Tensor, context: Context) -> Tensor:
@@ -127,7 +127,7 @@ class Encoder:
         noise = torch.cat([noise] * (len(codes) // len(index)))
         return self.model.latents_of(mean, torch.stack([one["std"] for one in codes]), noise)
 
-    def sized(self, conditioning: Conditioning, pictures: Sequence[Picture], codes: Sequence[Entry]) -> Conditioning:
+    def sized(self, conditioning: Conditioning, pictures: Sequence[TrainingImage], codes: Sequence[Entry]) -> Conditioning:
         """Return the conditioning of prompts as that of these pictures, one a row, of which the codes are given."""
         cuts = [picture.cut or self.centre for picture in pictures]
         if self.true_size:
@@ -137,7 +137,7 @@ class Encoder:
             frames = [CropBox.uncropped(cut.size) for cut in cuts]
         else:
             return conditioning
-        return self.model.with_frames(conditioning, frames)
+        return self.model.with_crops(conditioning, frames)
 
     @torch.no_grad()
     def encode_prompt(self, text: str) -> Entry:
@@ -147,7 +147,7 @@ class Encoder:
         return {name: tensor[0] for name, tensor in vars(features).items() if tensor is not None}
 
     @torch.no_grad()
-    def encode_picture(self, picture: Picture) -> Entry:
+    def encode_image(self, picture: TrainingImage) -> Entry:
         """Return what is needed of the VAE's posterior: `mean` and, where draws are made, `std`, [C, h, w].
 
         And the `size` of the picture as it came, height and width, [2].
@@ -175,21 +175,21 @@ class Known:
         self.address = address
         self.centre = centre
 
-    def read(self, pictures: Sequence[Picture]) -> Sequence[Entry | None]:
+    def read(self, pictures: Sequence[TrainingImage]) -> Sequence[Entry | None]:
         """Return what is kept of each picture."""
         if self.shards is None:
             return [None] * len(pictures)
         return self.shards.read([self._key(picture) for picture in pictures])
 
-    def lacks(self, picture: Picture) -> bool:
+    def lacks(self, picture: TrainingImage) -> bool:
         """Say whether a picture has to be decoded."""
         return self.shards is None or self._key(picture) not in self.shards
 
-    def _key(self, picture: Picture) -> bytes:
+    def _key(self, picture: TrainingImage) -> bytes:
         return picture_key(self.address(picture.key), picture.cut or self.centre)
 
 
-def fit(picture: Picture, cut: CropSpec) -> Tensor:
+def fit(picture: TrainingImage, cut: CropSpec) -> Tensor:
     """Return what is cut out of a picture as pixels [1, 3, H, W] in 0..1; resized bilinearly with antialiasing.
 
     Both images of a pair have one cut: the published loader of Diffusion-DPO draws one for each, which makes them
@@ -230,7 +230,7 @@ def collate(
     dropped = (context.uniform(index, "prompt_dropout") < method.prompt_dropout).tolist()
     conditioning = encoder.prompts(["" if drop else text for text, drop in zip(texts, dropped, strict=True)])
 
-    def scores_of(pictures: list[Picture]) -> Tensor | None:
+    def scores_of(pictures: list[TrainingImage]) -> Tensor | None:
         if scores is None:
             return None
         return torch.tensor([scores[text, picture.key] for text, picture in zip(texts, pictures, strict=True)])

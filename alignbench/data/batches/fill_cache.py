@@ -15,7 +15,7 @@ from alignbench.data.batches.aspect_buckets import Buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
-from alignbench.data.source import DataSource, Picture, PromptSample, kind_of, pictures_of
+from alignbench.data.source import DataSource, TrainingImage, PromptSample, kind_of, images_of
 from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -28,7 +28,7 @@ MOST_ENTRIES = 1024  # of a shard: a killed pass loses no more, a process
 T = TypeVar("T")
 
 
-class Spot(NamedTuple):
+class CropRef(NamedTuple):
     """What is cut out of a picture of a view.
 
     Attributes:
@@ -44,23 +44,23 @@ class Spot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Demand:
+class RequiredFeatures:
     """What a method reads of its data.
 
     Attributes:
         prompts: the empty one, which dropout and guidance ask for, and all of the data.
         view: the samples.
         pictures: what is cut out of their distinct pictures, in order of appearance.
-        cuts_anew: whether pictures are cut in another work_share at each visit, so that none can be encoded beforehand.
+        has_unlimited_crops: whether pictures are cut in another work_share at each visit, so that none can be encoded beforehand.
     """
 
     prompts: Sequence[str]
     view: Sequence[PromptSample]
-    pictures: Sequence[Spot]
-    cuts_anew: bool = False
+    pictures: Sequence[CropRef]
+    has_unlimited_crops: bool = False
 
     @classmethod
-    def of(cls, method: Method, data: DataSource, cuts: CropPolicy, micro_batch_size: int = 1) -> "Demand":
+    def of(cls, method: Method, data: DataSource, cuts: CropPolicy, micro_batch_size: int = 1) -> "RequiredFeatures":
         """Return what a method reads of its data, cut in one way or another; no image is decoded for it.
 
         Args:
@@ -68,25 +68,25 @@ class Demand:
         """
         kind = kind_of(method.batch_type)
         view, prompts = data.view(kind), list(dict.fromkeys(["", *data.prompts]))
-        if kind == "prompts" or cuts.are_endless:
-            return cls(prompts, view, [], cuts_anew=kind != "prompts")
+        if kind == "prompts" or cuts.has_unlimited_crops:
+            return cls(prompts, view, [], has_unlimited_crops=kind != "prompts")
         buckets = Buckets.of(data, view, cuts.sizes, micro_batch_size) if cuts.has_buckets else None
-        spots: dict[bytes, Spot] = {}
+        crops: dict[bytes, CropRef] = {}
         for position in range(len(view)):
             size = cuts.sizes[0] if buckets is None else buckets.size(position)
-            for number, picture in enumerate(pictures_of(view[position])):
+            for number, picture in enumerate(images_of(view[position])):
                 for cut in cuts.all(size):
                     key = picture_key(data.address(picture.key), cut)
-                    spots.setdefault(key, Spot(key, position, number, cut))
-        return cls(prompts, view, list(spots.values()))
+                    crops.setdefault(key, CropRef(key, position, number, cut))
+        return cls(prompts, view, list(crops.values()))
 
-    def lacking_prompts(self, caches: Caches) -> list[str]:
+    def missing_prompts(self, caches: Caches) -> list[str]:
         """Return the prompts that are not encoded yet."""
         return [text for text in self.prompts if prompt_key(text) not in caches.prompts]
 
-    def lacking_pictures(self, caches: Caches) -> list[Spot]:
+    def missing_images(self, caches: Caches) -> list[CropRef]:
         """Return the pictures that are not encoded yet."""
-        return [spot for spot in self.pictures if spot.key not in caches.latents]
+        return [crop_ref for crop_ref in self.pictures if crop_ref.key not in caches.latents]
 
 
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
@@ -110,7 +110,7 @@ def refuse_too_little_space(folder: Path, wanted: float) -> None:
 
 
 def prepare(
-    demand: Demand, encoder: Encoder, caches: Caches, work_share: WorkShare, num_workers: int = 0, progress: bool = True
+    demand: RequiredFeatures, encoder: Encoder, caches: Caches, work_share: WorkShare, num_workers: int = 0, progress: bool = True
 ) -> None:
     """Encode this process's share of what is missing.
 
@@ -128,13 +128,13 @@ def prepare(
     size = latents_bytes(encoder.model, encoder)
     todo = _parts(demand.pictures, _key, caches.latents, size, work_share)
     pictures = DataLoader(
-        _Decoded(demand.view, [spot for part in todo for spot in part]),
+        _Decoded(demand.view, [crop_ref for part in todo for crop_ref in part]),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
-        _fill(caches.latents, todo, _key, map(encoder.encode_picture, pictures), bar)
+        _fill(caches.latents, todo, _key, map(encoder.encode_image, pictures), bar)
 
 
 def _parts(
@@ -162,24 +162,24 @@ def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:
 
 
 class _Decoded(Dataset):
-    """Pictures by their number in a list of spots, decoded where they are asked for."""
+    """Pictures by their number in a list of crops, decoded where they are asked for."""
 
-    def __init__(self, view: Sequence[PromptSample], spots: Sequence[Spot]) -> None:
+    def __init__(self, view: Sequence[PromptSample], crops: Sequence[CropRef]) -> None:
         self.view = view
-        self.spots = spots
+        self.crops = crops
 
     def __len__(self) -> int:
-        return len(self.spots)
+        return len(self.crops)
 
-    def __getitem__(self, place: int) -> Picture:
-        _, position, number, cut = self.spots[place]
-        picture = pictures_of(self.view[position])[number].with_cut(cut)
+    def __getitem__(self, place: int) -> TrainingImage:
+        _, position, number, cut = self.crops[place]
+        picture = images_of(self.view[position])[number].with_crop(cut)
         _ = picture.pixels
         return picture
 
 
-def _key(spot: Spot) -> bytes:
-    return spot.key
+def _key(crop_ref: CropRef) -> bytes:
+    return crop_ref.key
 
 
 def _unchanged(picture: Any) -> Any:

@@ -86,7 +86,7 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
-        self.stream = order or (Epochs(range(size), blocks, seed, "order") if mix is None else Mixed(mix, blocks, seed))
+        self.stream = order or (Epochs(range(size), blocks, seed, "order") if mix is None else MixedOrder(mix, blocks, seed))
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
         step = self.start_step
@@ -127,7 +127,7 @@ class Epochs:
         return self.positions[self._order[1][place]]
 
 
-class Mixed:
+class MixedOrder:
     """Desirable and undesirable positions without end, each in epochs of its own."""
 
     def __init__(self, mix: Mix, blocks: Blocks | None, seed: int | str) -> None:

@@ -15,7 +15,7 @@ from alignbench.data.batches.aspect_buckets import Bucketed, Buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder, Indexed, collate
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.sampler import Mix, Mixed, SampleRef, StepSampler
+from alignbench.data.batches.sampler import Mix, MixedOrder, SampleRef, StepSampler
 from alignbench.data.batches.scorer_scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, PromptSample, View, kind_of
 from alignbench.data.sources.table_source import LabelColumns
@@ -121,7 +121,7 @@ def check_mix(method: Method, data: DataSource) -> None:
     view = data.view(kind_of(method.batch_type))
     mix = _mix(method, view)
     if mix is not None:
-        Mixed(mix, _blocks(view), seed=0)
+        MixedOrder(mix, _blocks(view), seed=0)
 
 
 def _mix(method: Method, view: Sequence[PromptSample]) -> Mix | None:

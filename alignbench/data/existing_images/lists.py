@@ -9,7 +9,7 @@ from typing import Any
 
 from alignbench.data import prompts as prompt_sets
 from alignbench.data.prompts import Prompt, PromptSet, check_prompt_id
-from alignbench.data.storage.text_tables import Row, columns_of, parse_json, read_rows, read_text
+from alignbench.data.storage.text_tables import TextRow, columns_of, parse_json, read_rows, read_text
 from alignbench.errors import UserError
 
 FILE_COLUMNS = ("file", "file_name", "filename", "file_path", "image", "path")
@@ -49,7 +49,7 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     if "prompt_id" in columns:
         ids = [row.text("prompt_id") for row in rows]
         for row, prompt_id in zip(rows, ids, strict=True):
-            check_prompt_id(prompt_id, row.place)
+            check_prompt_id(prompt_id, row.location)
     else:
         if shipped := _shipped(texts):
             return shipped, _numbered(shipped, texts, images)
@@ -59,13 +59,13 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     of_prompt: defaultdict[str, list[str]] = defaultdict(list)
     for row, prompt_id, text, image in zip(rows, ids, texts, images, strict=True):
         prompt = Prompt(prompt_id, text, row.groups())
-        place, before = first.setdefault(prompt_id, (row.place, prompt))
+        place, before = first.setdefault(prompt_id, (row.location, prompt))
         if before.prompt != text:
             raise UserError(
-                f"{row.place} gives the prompt_id {prompt_id} to {text!r}, and {place} to {before.prompt!r}"
+                f"{row.location} gives the prompt_id {prompt_id} to {text!r}, and {place} to {before.prompt!r}"
             )
         if before.groups != prompt.groups:
-            raise UserError(f"{row.place} puts {text!r} in group {_group(prompt)}, and {place} in {_group(before)}")
+            raise UserError(f"{row.location} puts {text!r} in group {_group(prompt)}, and {place} in {_group(before)}")
         of_prompt[prompt_id].append(image)
     return PromptSet(OWN, tuple(prompt for _, prompt in first.values()), len(first)), of_prompt
 
@@ -84,7 +84,7 @@ def is_run(content: Any) -> bool:
     return isinstance(content, dict) and {"schema_version", "run", "method", "model"} <= content.keys()
 
 
-def _list_rows(path: Path) -> list[Row]:
+def _list_rows(path: Path) -> list[TextRow]:
     """Return the rows of a list; a JSON list holds objects, or is an object of prompts by file."""
     if path.suffix != ".json":
         return read_rows(path)
@@ -95,7 +95,7 @@ def _list_rows(path: Path) -> list[Row]:
         content = [{FILE_COLUMNS[0]: file, PROMPT_COLUMNS[0]: prompt} for file, prompt in content.items()]
     if not isinstance(content, list) or not all(isinstance(values, dict) for values in content):
         raise UserError(f"{path} is no list of images; expected a list of objects, or an object of prompts by file")
-    return [Row(f"entry {number} of {path}", values) for number, values in enumerate(content, 1)]
+    return [TextRow(f"entry {number} of {path}", values) for number, values in enumerate(content, 1)]
 
 
 def _column(path: Path, columns: Sequence[str], what: str, names: Sequence[str]) -> str:
@@ -107,17 +107,17 @@ def _column(path: Path, columns: Sequence[str], what: str, names: Sequence[str])
     raise UserError(f"{path} has no column for the {what} ({', '.join(names)}); its columns are {', '.join(columns)}")
 
 
-def _images(path: Path, rows: Sequence[Row], column: str) -> list[str]:
+def _images(path: Path, rows: Sequence[TextRow], column: str) -> list[str]:
     """Return the absolute path of each row's image."""
     seen: dict[str, str] = {}
     images, missing = [], []
     for row in rows:
         name = row.text(column)
         image = str(path.parent / name)  # a name that is absolute stays
-        if (other := seen.setdefault(os.path.normpath(image), row.place)) is not row.place:
-            raise UserError(f"{row.place} lists {name}, which {other} lists too")
+        if (other := seen.setdefault(os.path.normpath(image), row.location)) is not row.location:
+            raise UserError(f"{row.location} lists {name}, which {other} lists too")
         if not os.path.isfile(image):
-            missing.append(f"{name!r} in {row.place}")
+            missing.append(f"{name!r} in {row.location}")
         images.append(image)
     if missing:
         raise UserError(f"{len(missing)} of {len(rows)} images do not exist, the first being {missing[0]}")

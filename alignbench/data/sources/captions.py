@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Unpack
 
 from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
-from alignbench.data.sources.sample_table import Rows
-from alignbench.data.sources.table_source import Captioned, Contents, CorpusOptions
+from alignbench.data.sources.sample_table import SampleTableBuilder
+from alignbench.data.sources.table_source import CaptionedSource, Contents, TableOptions
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.text_tables import read_text, stream_rows
 from alignbench.errors import UserError
@@ -15,7 +15,7 @@ LISTS = ("metadata.jsonl", "metadata.csv")
 UNKNOWN = float("nan")  # nobody said whether they wanted it
 
 
-class CaptionFolder(Captioned):
+class CaptionFolder(CaptionedSource):
     """A folder of images with a caption each.
 
     Either metadata.jsonl or metadata.csv lists them (file_name and text, as the image folders of `datasets`), or each
@@ -28,14 +28,14 @@ class CaptionFolder(Captioned):
         options: see conf/data/options/rules.yaml.
     """
 
-    def __init__(self, name: str, path: str, **options: Unpack[CorpusOptions]) -> None:
+    def __init__(self, name: str, path: str, **options: Unpack[TableOptions]) -> None:
         super().__init__(name, options)
         self.folder = Path(path)
         if not self.folder.is_dir():
             raise UserError(f"data.path={path} is no folder")
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder), Rows(1)
+        store, rows = Files(self.folder), SampleTableBuilder(1)
         found = [self.folder / name for name in LISTS if (self.folder / name).is_file()]
         if len(found) > 1:
             raise UserError(f"{self.folder} holds both {' and '.join(LISTS)}; keep one")
@@ -54,4 +54,4 @@ class CaptionFolder(Captioned):
             if caption.is_file():
                 yield image.relative_to(self.folder).as_posix(), read_text(caption).strip()
             else:
-                self.dropped["no caption"] += 1
+                self.num_filtered["no caption"] += 1

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import Row, stream_json_list
+from alignbench.data.storage.text_tables import TextRow, stream_json_list
 from alignbench.errors import UserError
 
 
-class HPDv2(Paired):
+class HPDv2(PairTableSource):
     """The annotations of HPDv2 with its images, of one published part.
 
     Args:
@@ -39,7 +39,7 @@ class HPDv2(Paired):
             raise UserError(f"data.path={path} holds no folder {part} with the images of HPDv2; unpack {part}.tar.gz")
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder / self.part), Rows(2)
+        store, rows = Files(self.folder / self.part), SampleTableBuilder(2)
         for row in stream_json_list(self.list):
             prompt = row.text("prompt")
             for pair, label in _judged(row):
@@ -47,17 +47,17 @@ class HPDv2(Paired):
         return Contents(rows.table(), store)
 
 
-def _judged(row: Row) -> Iterator[tuple[tuple[str, str], float]]:
+def _judged(row: TextRow) -> Iterator[tuple[tuple[str, str], float]]:
     images = _list(row, "image_path" if "image_path" in row.values else "file_path", str)
     by_choice = "human_preference" in row.values
     grades = _list(row, "human_preference" if by_choice else "rank", int | float)
     if len(images) != len(grades):
-        raise UserError(f"{row.place} has {len(images)} images and {len(grades)} grades")
+        raise UserError(f"{row.location} has {len(images)} images and {len(grades)} grades")
     return ranked(images, grades, low_is_best=not by_choice)
 
 
-def _list(row: Row, column: str, kind: Any) -> list[Any]:
+def _list(row: TextRow, column: str, kind: Any) -> list[Any]:
     values = row.values.get(column)
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise UserError(f'{row.place} has no list of {"texts" if kind is str else "numbers"} under "{column}"')
+        raise UserError(f'{row.location} has no list of {"texts" if kind is str else "numbers"} under "{column}"')
     return values

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.parquet_images import column_names, read_columns
@@ -22,7 +22,7 @@ Grade = Literal["rank", "overall_rating", "image_text_alignment_rating", "fideli
 GRADES = ("rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating")
 
 
-class ImageRewardDB(Paired):
+class ImageRewardDB(PairTableSource):
     """Every two images of a prompt, preferred by their grades; equal grades are ties.
 
     Args:
@@ -49,10 +49,10 @@ class ImageRewardDB(Paired):
         of_prompt: dict[str, list[int]] = defaultdict(list)
         for place, prompt_id in enumerate(columns["prompt_id"]):
             of_prompt[prompt_id].append(place)
-        store, rows = Files(self.folder), Rows(2)
+        store, rows = Files(self.folder), SampleTableBuilder(2)
         for places in of_prompt.values():
             graded = [place for place in places if columns[self.grade][place] is not None]
-            self.dropped.update(["no label"] * (len(places) - len(graded)))
+            self.num_filtered.update(["no label"] * (len(places) - len(graded)))
             grades = [columns[self.grade][place] for place in graded]
             for pair, label in ranked(graded, grades, low_is_best=self.grade == "rank"):
                 images = (store.add(columns["image_path"][place]) for place in pair)

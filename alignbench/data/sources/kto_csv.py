@@ -8,10 +8,10 @@ images of Pick-a-Pic that won one pair and lost another.
 from pathlib import Path
 from typing import Unpack
 
-from alignbench.data.sources.sample_table import Rows
-from alignbench.data.sources.table_source import Contents, Labelled, LabelOptions
+from alignbench.data.sources.sample_table import SampleTableBuilder
+from alignbench.data.sources.table_source import Contents, LabelledSource, LabelOptions
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import Row, stream_rows
+from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError, did_you_mean
 
 LABELS = {
@@ -23,7 +23,7 @@ LABELS = {
 COLUMNS = {"image": ("file_path", "file_name"), "prompt": ("caption", "prompt"), "label": ("label", "split")}
 
 
-class LabelList(Labelled):
+class LabelList(LabelledSource):
     """Images with their captions and labels, listed in a file beside them.
 
     Args:
@@ -40,20 +40,20 @@ class LabelList(Labelled):
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.list.parent), Rows(1)
+        store, rows = Files(self.list.parent), SampleTableBuilder(1)
         for row in stream_rows(self.list):
             image, prompt, label = (_cell(row, one) for one in ("image", "prompt", "label"))
             if label.lower() not in LABELS:
                 raise UserError(
-                    f"{row.place} has the label {label!r};{did_you_mean(label, [name for name in LABELS if name])}"
+                    f"{row.location} has the label {label!r};{did_you_mean(label, [name for name in LABELS if name])}"
                 )
             rows.add(prompt, [store.add(image)], LABELS[label.lower()])
         return Contents(rows.table(), store)
 
 
-def _cell(row: Row, what: str) -> str:
+def _cell(row: TextRow, what: str) -> str:
     for column in COLUMNS[what]:
         if column in row.values:
             value = row.values[column]
             return value if isinstance(value, str) else str(value)  # numbers and booleans of .jsonl
-    raise UserError(f"{row.place} has no column {' or '.join(COLUMNS[what])}; it has {', '.join(row.values)}")
+    raise UserError(f"{row.location} has no column {' or '.join(COLUMNS[what])}; it has {', '.join(row.values)}")

@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from alignbench.data.sources.row_filters import check_share
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.errors import UserError
 
 
-def groups(table: Table) -> tuple[np.ndarray, np.ndarray]:
+def groups(table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
     """Group the rows that have the same images, in the same order, under the same prompt.
 
     Returns:
@@ -28,22 +28,22 @@ def groups(table: Table) -> tuple[np.ndarray, np.ndarray]:
     return first[order], places[group.reshape(-1)]
 
 
-def without_repeats(table: Table, dropped: Counter[str]) -> Table:
+def without_repeats(table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
     """Return the first row of each group, and count the others."""
     first, _ = groups(table)
     repeated = np.ones(len(table), bool)
     repeated[first] = False
-    return table.without(repeated, "duplicate", dropped)
+    return table.without(repeated, "duplicate", num_filtered)
 
 
-def winners_first(table: Table) -> Table:
+def winners_first(table: SampleTable) -> SampleTable:
     """Return pairs with the image that is more probably preferred first."""
     swapped = table.label < 0.5
     images = np.where(swapped[:, None], table.images[:, ::-1], table.images)
     return replace(table, images=images, label=np.where(swapped, 1.0 - table.label, table.label))
 
 
-def by_vote(table: Table, dropped: Counter[str]) -> Table:
+def by_vote(table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
     """Return one pair for all judgements of two images under a prompt: as probable as they are on average."""
     swapped = table.images[:, 0] > table.images[:, 1]
     label = np.where(swapped, 1.0 - table.label, table.label)
@@ -51,7 +51,7 @@ def by_vote(table: Table, dropped: Counter[str]) -> Table:
     first, group = groups(ordered)
     share = np.bincount(group, label) / np.bincount(group)
     if len(first) < len(table):
-        dropped["counted with another vote"] += len(table) - len(first)
+        num_filtered["counted with another vote"] += len(table) - len(first)
     return replace(ordered.rows(first), label=share)
 
 
@@ -84,7 +84,7 @@ class Noise:
             raise UserError(f"data.noise_seed={options['noise_seed']} must be a whole number")
         return cls(options["label_noise"], options["noise_seed"])
 
-    def turned(self, table: Table, store: ImageStore) -> np.ndarray:
+    def turned(self, table: SampleTable, store: ImageStore) -> np.ndarray:
         """Say which rows have their label turned around, [N], bool."""
         if not self.rate:
             return np.zeros(len(table), bool)
@@ -98,7 +98,7 @@ class Noise:
         turned = [f"{self.num_turned} labels turned around (data.label_noise={self.rate})"] if self.rate else []
         return ", ".join([*([summary] if summary else []), *turned])
 
-    def _draw(self, table: Table, store: ImageStore, row: int) -> float:
+    def _draw(self, table: SampleTable, store: ImageStore, row: int) -> float:
         """Return a number that is uniform in 0..1."""
         keys = sorted(store.image(int(number)).key for number in table.images[row])
         text = "\0".join([str(self.seed), table.texts[table.prompt[row]], *keys])

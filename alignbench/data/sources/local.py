@@ -9,17 +9,17 @@ from typing import Any, Unpack
 
 from alignbench.data.prompts import read_prompts
 from alignbench.data.source import DataSource, Kind, PromptSample, View
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import Row, stream_rows
+from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError
 
 LISTS = ("pairs.jsonl", "pairs.csv")
 
 
-class LocalPairs(Paired):
+class LocalPairs(PairTableSource):
     """Pairs listed in `pairs.jsonl` or `pairs.csv` of a folder, one object or line for each judgement.
 
     Each has a prompt and one of
@@ -45,17 +45,17 @@ class LocalPairs(Paired):
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder), Rows(2)
+        store, rows = Files(self.folder), SampleTableBuilder(2)
         for row in stream_rows(self.list):
             try:
                 for prompt, images, label in judgements(row):
                     rows.add(prompt, map(store.add, images), label)
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{row.place} is not a pair: {_why(error)}") from None
+                raise UserError(f"{row.location} is not a pair: {_why(error)}") from None
         return Contents(rows.table(), store)
 
 
-def judgements(row: Row) -> Iterator[tuple[str, tuple[str, str], float]]:
+def judgements(row: TextRow) -> Iterator[tuple[str, tuple[str, str], float]]:
     """Yield prompt, two images and the probability that the first is preferred, of each pair that a row tells of."""
     values = row.values
     prompt = _text(values["prompt"], "prompt")
@@ -103,7 +103,7 @@ class Prompts(DataSource):
         self.name = name
         texts = [record.prompt for record in read_prompts(path)]
         self._prompts = list(dict.fromkeys(texts))
-        self.dropped = Counter(
+        self.num_filtered = Counter(
             {"repeated prompt": len(texts) - len(self._prompts)} if len(texts) > len(self._prompts) else {}
         )
 

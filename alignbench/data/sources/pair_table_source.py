@@ -10,8 +10,8 @@ import numpy as np
 from alignbench.data.source import Kind, LabelledSample, Pair, PairSample, PairSource, PromptSample, View
 from alignbench.data.sources.labels import Noise, by_vote, groups, winners_first, without_repeats
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Table
-from alignbench.data.sources.table_source import MIXED, Corpus, LabelColumns, LabelOptions
+from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.sources.table_source import MIXED, TableSource, LabelColumns, LabelOptions
 
 Ties = Literal["drop", "half"]
 Repeats = Literal["drop", "keep", "vote"]
@@ -24,7 +24,7 @@ class PairOptions(LabelOptions):
     repeats: Repeats
 
 
-class Paired(Corpus, PairSource):
+class PairTableSource(TableSource, PairSource):
     """Pairs of images, of which one is preferred."""
 
     def __init__(self, name: str, options: PairOptions) -> None:
@@ -37,21 +37,21 @@ class Paired(Corpus, PairSource):
         check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
-    def judged(self, table: Table) -> Table:
-        table = table.without(np.isnan(table.label), "no label", self.dropped)
+    def judged(self, table: SampleTable) -> SampleTable:
+        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, (table.label < 0.0) | (table.label > 1.0), "a probability, 0..1")
-        table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.dropped)
+        table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.num_filtered)
         if self.repeats == "vote":
-            table = by_vote(table, self.dropped)
+            table = by_vote(table, self.num_filtered)
         if self.ties == "drop":
-            table = table.without(table.label == 0.5, "tie", self.dropped)
+            table = table.without(table.label == 0.5, "tie", self.num_filtered)
         return table
 
-    def settled(self, table: Table) -> Table:
+    def settled(self, table: SampleTable) -> SampleTable:
         """Put winners first, leave out what was said before, and turn some pairs around where that is asked for."""
         table = winners_first(table)
         if self.repeats == "drop":
-            table = without_repeats(table, self.dropped)
+            table = without_repeats(table, self.num_filtered)
         turned = self.noise.turned(table, self.contents.store)
         return replace(table, images=np.where(turned[:, None], table.images[:, ::-1], table.images))
 
@@ -81,7 +81,7 @@ class Paired(Corpus, PairSource):
     def _labels(self) -> LabelColumns:
         """Return each image of each prompt once, as `alignbench.data.source.labels` does, in columns."""
         table = self.kept.rows(self.kept.label > 0.5)
-        singles = Table(
+        singles = SampleTable(
             table.texts, table.prompt.repeat(2), table.images.reshape(-1, 1), np.tile([1.0, 0.0], len(table))
         )
         first, group = groups(singles)
@@ -102,7 +102,7 @@ class Paired(Corpus, PairSource):
 class PairColumns(Sequence[Pair]):
     """The pairs of a source, each made when it is asked for."""
 
-    source: Paired
+    source: PairTableSource
 
     def __len__(self) -> int:
         return len(self.source.kept)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import Contents
-from alignbench.data.storage.parquet_images import CellStore, column_names, find_tables, read_columns, texts_and_places
+from alignbench.data.storage.parquet_images import CellStore, column_names, find_tables, read_columns, distinct_texts
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ UIDS = ("image_0_uid", "image_1_uid")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class PickAPic(Paired):
+class PickAPic(PairTableSource):
     """Pick-a-Pic, or any table with its columns; only jpg_0, jpg_1, caption and label_0 have to be there.
 
-    Images with one uid are one image. Rows whose has_label is false have no label.
+    Images with one uid are one image. SampleTableBuilder whose has_label is false have no label.
 
     Args:
         name: as typed in `data=`.
@@ -69,21 +69,21 @@ class PickAPic(Paired):
         columns = read_columns(files, light)
         store = CellStore(files, folder, IMAGES, self.window_bytes)
 
-        texts, prompt = texts_and_places(columns["caption"])
+        texts, prompt = distinct_texts(columns["caption"])
         label = columns["label_0"].to_numpy().astype(np.float64)
         if "has_label" in light:
             label[columns["has_label"].fill_null(False).to_numpy() == False] = np.nan  # noqa: E712
         images = np.arange(len(store), dtype=np.int64).reshape(-1, 2)
         if set(UIDS) <= set(light):
             images = _first_with_uid([columns[name] for name in UIDS])
-        return Contents(Table(texts, prompt, images, label), store)
+        return Contents(SampleTable(texts, prompt, images, label), store)
 
 
 def _first_with_uid(columns: "list[pyarrow.ChunkedArray]") -> np.ndarray:
     """Return, for each image, the number of the first one with its uid, [N, 2], int64."""
     import pyarrow
 
-    _, codes = texts_and_places(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
+    _, codes = distinct_texts(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
     codes = codes.reshape(2, -1).T  # as images are numbered: rows, and the two of a row
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return first[group.reshape(-1)].reshape(-1, 2).astype(np.int64)

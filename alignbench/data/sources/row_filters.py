@@ -8,21 +8,21 @@ from typing import Literal, Self, TypedDict
 
 import numpy as np
 
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_headers import MISSING, short_sides
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.text_tables import lines_of, read_text
 from alignbench.errors import UserError, did_you_mean
 from alignbench.text import is_held_out, plain
 
-Split = Literal["train", "heldout", "all"]
+PromptSplit = Literal["train", "heldout", "all"]
 SPLITS = ("train", "heldout", "all")
 
 
 class RuleOptions(TypedDict):
     """What a data set's configuration says of its rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
 
-    split: Split
+    split: PromptSplit
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -42,7 +42,7 @@ class Rules:
             of the data; rows with missing or damaged ones are then dropped. Otherwise training stops at the first.
     """
 
-    split: Split
+    split: PromptSplit
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -73,23 +73,23 @@ class Rules:
         """The lines of the file of prompts and images to leave out."""
         return [] if self.exclude is None else [line for _, line in lines_of(read_text(Path(self.exclude)))]
 
-    def keep_prompts(self, table: Table, dropped: Counter[str]) -> Table:
+    def keep_prompts(self, table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
         """Return the rows whose prompts are wanted; others are counted by reason, each under the first that applies."""
         texts, unwanted = table.texts, {plain(line) for line in self.excluded}
         blank = np.array([not text.strip() for text in texts], bool)
-        table = table.without(blank[table.prompt], "empty prompt", dropped)
+        table = table.without(blank[table.prompt], "empty prompt", num_filtered)
         held_out = np.array([is_held_out(text, self.heldout_share) for text in texts], bool)
         if self.split == "train":
-            table = table.without(held_out[table.prompt], "held out", dropped)
+            table = table.without(held_out[table.prompt], "held out", num_filtered)
         elif self.split == "heldout":
-            table = table.without(~held_out[table.prompt], "not held out", dropped)
+            table = table.without(~held_out[table.prompt], "not held out", num_filtered)
         excluded = np.array([plain(text) in unwanted for text in texts] if unwanted else [False] * len(texts), bool)
-        return table.without(excluded[table.prompt], "excluded", dropped)
+        return table.without(excluded[table.prompt], "excluded", num_filtered)
 
-    def keep_images(self, table: Table, store: ImageStore, dropped: Counter[str]) -> Table:
+    def keep_images(self, table: SampleTable, store: ImageStore, num_filtered: Counter[str]) -> SampleTable:
         """Return the rows whose images are wanted and there; the rest is counted as by `keep_prompts`."""
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
-        table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", dropped)
+        table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", num_filtered)
         if not self.check_images:
             return table
         sides = short_sides(store, table.images).min(1)
@@ -98,7 +98,7 @@ class Rules:
             ["missing image", "unreadable image", "too small"],
             "",
         )
-        dropped.update(why[why != ""].tolist())
+        num_filtered.update(why[why != ""].tolist())
         return table.rows(why == "")
 
 

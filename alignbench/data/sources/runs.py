@@ -10,9 +10,9 @@ import numpy as np
 
 from alignbench.data.existing_images.folders import ImageFolder, read_image_folders
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
 from alignbench.errors import UserError, did_you_mean
@@ -22,7 +22,7 @@ Which = Literal["best_worst", "all"]
 WHICH = ("best_worst", "all")
 
 
-class ScoredRuns(Paired):
+class ScoredRuns(PairTableSource):
     """Pairs of images of one prompt, of one run or of several, preferred by their scores.
 
     Args:
@@ -54,7 +54,7 @@ class ScoredRuns(Paired):
                 f"data.path={missing[0]} is no folder; expected a run, as in results/dpo-sd15_mini-0123456789"
             )
         self.evaluator, self.which, self.temperature = evaluator, which, temperature
-        self.judged_by = (evaluator,)
+        self.labelled_by = (evaluator,)
 
     def read(self) -> Contents:
         folders = read_image_folders(self.paths)
@@ -71,7 +71,7 @@ class ScoredRuns(Paired):
 
         low_is_best = not judged[0].info.higher_is_better
         root = _common([image for images in scored.values() for image in images])
-        store, rows = Files(root), Rows(2)
+        store, rows = Files(root), SampleTableBuilder(2)
         for prompt, found in scored.items():
             images, values = list(found), list(found.values())
             if self.which == "best_worst":

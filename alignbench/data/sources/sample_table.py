@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Table:
+class SampleTable:
     """Rows of a data set: pairs of images, or single ones. A million of them take about 40 MB.
 
     Attributes:
@@ -32,12 +32,12 @@ class Table:
         """Return the rows that a mask or an array of places names."""
         return replace(self, prompt=self.prompt[chosen], images=self.images[chosen], label=self.label[chosen])
 
-    def without(self, wrong: np.ndarray, reason: str, dropped: Counter[str]) -> "Table":
+    def without(self, wrong: np.ndarray, reason: str, num_filtered: Counter[str]) -> "Table":
         """Return the rows that are not `wrong`, [N], bool, and count those that are."""
         count = int(wrong.sum())
         if not count:
             return self
-        dropped[reason] += count
+        num_filtered[reason] += count
         return self.rows(~wrong)
 
     @property
@@ -47,8 +47,8 @@ class Table:
         return [self.texts[self.prompt[row]] for row in np.sort(first)]
 
 
-class Rows:
-    """Gathers a `Table` row by row, in little memory.
+class SampleTableBuilder:
+    """Gathers a `SampleTable` row by row, in little memory.
 
     Args:
         width: images in a row.
@@ -60,14 +60,14 @@ class Rows:
         self._prompt, self._images, self._label = array("i"), array("q"), array("d")
 
     def add(self, prompt: str, images: Iterable[int], label: float) -> None:
-        """Add a row; see `Table`."""
+        """Add a row; see `SampleTable`."""
         self._prompt.append(self._texts.setdefault(prompt, len(self._texts)))
         self._images.extend(images)
         self._label.append(label)
 
-    def table(self) -> Table:
+    def table(self) -> SampleTable:
         """Return what was gathered."""
-        return Table(
+        return SampleTable(
             list(self._texts),
             np.array(self._prompt, np.int32),
             np.array(self._images, np.int64).reshape(-1, self.width),

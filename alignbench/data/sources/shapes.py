@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior, decide
+from alignbench.data.source import MixedLabel, Pair, PairSource, TrainingImage, Posterior, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
 
@@ -30,7 +30,7 @@ class Candidates:
         self.fault_share = fault_share
         self.dirt_share = dirt_share
         self.seed = seed
-        self._pictures: dict[str, Picture] = {}
+        self._pictures: dict[str, TrainingImage] = {}
         self._features: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -42,14 +42,14 @@ class Candidates:
     def prompt(self, number: int) -> str:
         return self.prompts[number % self.num_prompts]
 
-    def picture(self, key: str) -> Picture:
+    def image(self, key: str) -> TrainingImage:
         if key not in self._pictures:
             from alignbench.miniature.captions import parse
 
             number, side = map(int, key.split("-"))
             rng = np.random.default_rng([self.seed, number, side])
             pixels = candidate(parse(self.prompt(number)), rng, self.fault_share, self.dirt_share)
-            self._pictures[key] = Picture(key, pixels)
+            self._pictures[key] = TrainingImage(key, pixels)
         return self._pictures[key]
 
     def features(self, key: str) -> np.ndarray:
@@ -57,7 +57,7 @@ class Candidates:
             from alignbench.miniature.annotators import features
             from alignbench.miniature.reading import read
 
-            self._features[key] = features(read(self.picture(key).pixels), self.prompt(int(key.split("-")[0])))
+            self._features[key] = features(read(self.image(key).pixels), self.prompt(int(key.split("-")[0])))
         return self._features[key]
 
 
@@ -88,7 +88,7 @@ class ShapesData(PairSource):
         posterior: see `DataSource`.
     """
 
-    judged_by = ("shapes_annotators",)
+    labelled_by = ("shapes_annotators",)
 
     def __init__(
         self,
@@ -118,9 +118,9 @@ class ShapesData(PairSource):
         self.num_pairs = num_pairs
         self.annotators = annotators
         self.num_votes = num_votes
-        self.mixed: Mixed = "desirable"
+        self.mixed: MixedLabel = "desirable"
         self.posterior = posterior
-        self.dropped: Counter[str] = Counter()
+        self.num_filtered: Counter[str] = Counter()
 
     @property
     def prompts(self) -> list[str]:
@@ -131,7 +131,7 @@ class ShapesData(PairSource):
         decided = [self._voted(number) for number in range(self.num_pairs)]
         kept = [pair for pair in decided if pair is not None]
         if len(kept) < self.num_pairs:
-            self.dropped["tie"] = self.num_pairs - len(kept)
+            self.num_filtered["tie"] = self.num_pairs - len(kept)
         if not kept:
             raise UserError(f"all {self.num_pairs} pairs of data={self.name} are ties; raise data.num_pairs")
         return kept
@@ -150,11 +150,11 @@ class ShapesData(PairSource):
         for number in range(min(NUM_PROBES, self.num_pairs)):
             digest.update(_text_of(self._voted(number)).encode())
             for side in (0, 1):
-                digest.update(self.picture(_key(number, side)).pixels.tobytes())
+                digest.update(self.image(_key(number, side)).pixels.tobytes())
         return digest.hexdigest()
 
-    def picture(self, key: str) -> Picture:
-        return self.candidates.picture(key)
+    def image(self, key: str) -> TrainingImage:
+        return self.candidates.image(key)
 
     def law(self, pair: Pair) -> float:
         seen_w, seen_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)

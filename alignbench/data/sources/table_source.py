@@ -17,16 +17,16 @@ from alignbench.data.source import (
     ImageSample,
     Kind,
     LabelledSample,
-    LazyPicture,
-    Mixed,
-    Picture,
+    LazyTrainingImage,
+    MixedLabel,
+    TrainingImage,
     Posterior,
     PromptSample,
     View,
 )
 from alignbench.data.sources.labels import Noise, groups, without_repeats
 from alignbench.data.sources.row_filters import RuleOptions, Rules, check_choice
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_headers import image_sizes
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
@@ -35,16 +35,16 @@ from alignbench.errors import UserError
 MIXED = ("desirable", "undesirable", "dropped")
 
 
-class CorpusOptions(RuleOptions):
+class TableOptions(RuleOptions):
     """The keys that all data on a disk have in common; conf/data/options/rules.yaml explains them."""
 
     posterior: Posterior
 
 
-class LabelOptions(CorpusOptions):
+class LabelOptions(TableOptions):
     """Those of labelled images; conf/data/options/labels.yaml explains them."""
 
-    mixed: Mixed
+    mixed: MixedLabel
     label_noise: float
     noise_seed: int
 
@@ -52,21 +52,21 @@ class LabelOptions(CorpusOptions):
 class Contents(NamedTuple):
     """What a data set says, and where its images are."""
 
-    table: Table
+    table: SampleTable
     store: ImageStore
 
 
-class Corpus(DataSource):
+class TableSource(DataSource):
     """Data whose images stay where they are: a table says which there are, and each is read when it is asked for.
 
     The table is read when it is first needed, the headers of images when a view of images is taken.
     """
 
-    def __init__(self, name: str, options: CorpusOptions) -> None:
+    def __init__(self, name: str, options: TableOptions) -> None:
         self.name = name
         self.rules = Rules.of(options)
         self.posterior: Posterior = options["posterior"]
-        self.dropped: Counter[str] = Counter()
+        self.num_filtered: Counter[str] = Counter()
 
     @abstractmethod
     def read(self) -> Contents:
@@ -77,25 +77,25 @@ class Corpus(DataSource):
         return self.read()
 
     @cached_property
-    def told(self) -> Table:
+    def told(self) -> SampleTable:
         """The rows that are kept as far as can be told without looking at images."""
-        table = self.rules.keep_prompts(self.contents.table, self.dropped)
+        table = self.rules.keep_prompts(self.contents.table, self.num_filtered)
         return self._not_empty(self.judged(table))
 
     @cached_property
-    def kept(self) -> Table:
+    def kept(self) -> SampleTable:
         """The rows that samples are made of. The counts of what was dropped are final."""
-        return self._not_empty(self.settled(self.rules.keep_images(self.told, self.contents.store, self.dropped)))
+        return self._not_empty(self.settled(self.rules.keep_images(self.told, self.contents.store, self.num_filtered)))
 
-    def judged(self, table: Table) -> Table:
+    def judged(self, table: SampleTable) -> SampleTable:
         """Return the rows whose labels say something."""
         return table
 
-    def settled(self, table: Table) -> Table:
+    def settled(self, table: SampleTable) -> SampleTable:
         """Return the final rows, of those whose images are all there."""
         return table
 
-    def refuse_labels(self, table: Table, wrong: np.ndarray, expected: str) -> None:
+    def refuse_labels(self, table: SampleTable, wrong: np.ndarray, expected: str) -> None:
         """Refuse labels that mean nothing here.
 
         Raises:
@@ -106,9 +106,9 @@ class Corpus(DataSource):
             key = self.contents.store.image(int(table.images[row, 0])).key
             raise UserError(f"data={self.name} has the label {table.label[row]:g} for {key}; expected {expected}")
 
-    def _not_empty(self, table: Table) -> Table:
+    def _not_empty(self, table: SampleTable) -> SampleTable:
         if not len(table):
-            because = f": {self.summary()}" if self.dropped else ""
+            because = f": {self.summary()}" if self.num_filtered else ""
             raise UserError(f"data={self.name} holds nothing to train on{because}")
         return table
 
@@ -125,11 +125,11 @@ class Corpus(DataSource):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
-    def picture(self, key: str) -> Picture:
+    def image(self, key: str) -> TrainingImage:
         """Return an image by its key."""
         return self.image(self._number(key))
 
-    def size(self, picture: Picture) -> Size:
+    def size(self, picture: TrainingImage) -> Size:
         height, width = self._sizes[self._number(picture.key)]
         return int(height), int(width)
 
@@ -150,10 +150,10 @@ class Corpus(DataSource):
             raise KeyError(key)
         return number
 
-    def image(self, number: int) -> Picture:
+    def image(self, number: int) -> TrainingImage:
         """Return an image by its number; it is decoded when its pixels are asked for."""
         encoded = self.contents.store.image(number)
-        return LazyPicture(encoded.key, encoded.decode)
+        return LazyTrainingImage(encoded.key, encoded.decode)
 
     def blocks(self, images: np.ndarray) -> Blocks | None:
         """Return which samples are read together, given numbers of their images, [N, images a sample]."""
@@ -201,13 +201,13 @@ class LabelColumns(Sequence[PromptSample]):
         return self.make(position, bool(self.labels[position]))
 
 
-class Captioned(Corpus):
+class CaptionedSource(TableSource):
     """Images with their captions. Somebody collected them, so all count as desirable; one listed twice counts once."""
 
     provides = frozenset({"prompts", "images", "labels"})
 
-    def settled(self, table: Table) -> Table:
-        return without_repeats(table, self.dropped)
+    def settled(self, table: SampleTable) -> SampleTable:
+        return without_repeats(table, self.num_filtered)
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         match kind:
@@ -220,7 +220,7 @@ class Captioned(Corpus):
         raise UserError(f"data={self.name} has captioned images and no {kind}")
 
 
-class Labelled(Corpus):
+class LabelledSource(TableSource):
     """Images that people did or did not want, each once under its prompt."""
 
     provides = frozenset({"prompts", "images", "labels"})
@@ -231,22 +231,22 @@ class Labelled(Corpus):
         check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
-    def judged(self, table: Table) -> Table:
-        table = table.without(np.isnan(table.label), "no label", self.dropped)
+    def judged(self, table: SampleTable) -> SampleTable:
+        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, ~np.isin(table.label, (0.0, 0.5, 1.0)), "1 for desirable or 0 for not")
         return table
 
-    def settled(self, table: Table) -> Table:
+    def settled(self, table: SampleTable) -> SampleTable:
         """Give every image one label, and turn some around where that is asked for."""
         first, group = groups(table)
         low, high = np.ones(len(first)), np.zeros(len(first))
         np.minimum.at(low, group, table.label)
         np.maximum.at(high, group, table.label)
         both = (low != high) | (low == 0.5)
-        self.dropped.update({"duplicate": len(table) - len(first)} if len(first) < len(table) else {})
+        self.num_filtered.update({"duplicate": len(table) - len(first)} if len(first) < len(table) else {})
         table = replace(table.rows(first), label=np.where(both, float(self.mixed == "desirable"), low))
         if self.mixed == "dropped":
-            table = table.without(both, "won and lost", self.dropped)
+            table = table.without(both, "won and lost", self.num_filtered)
         turned = self.noise.turned(table, self.contents.store)
         return replace(table, label=np.where(turned, 1.0 - table.label, table.label))
 

@@ -26,11 +26,11 @@ import numpy as np
 from tqdm import tqdm
 
 from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Table
-from alignbench.data.sources.table_source import Captioned, Contents, CorpusOptions, Labelled, LabelOptions
+from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.sources.table_source import CaptionedSource, Contents, TableOptions, LabelledSource, LabelOptions
 from alignbench.data.storage.image_store import EncodedImage, ImageStore
-from alignbench.data.storage.parquet_images import texts_and_places
+from alignbench.data.storage.parquet_images import distinct_texts
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, replacing
 
@@ -125,10 +125,10 @@ def read_shards(path: str, width: int) -> Contents:
         raise UserError(
             f"the samples of data.path={path} do not have {width} image{'s'[: width - 1]} each; add {others}"
         )
-    texts, prompt = texts_and_places(index["prompt"])
+    texts, prompt = distinct_texts(index["prompt"])
     images = np.arange(offsets.size, dtype=np.int64).reshape(-1, 2)[:, :width]
     return Contents(
-        Table(texts, prompt, images, index["label"].to_numpy()), ShardStore(shards, samples, offsets, sizes)
+        SampleTable(texts, prompt, images, index["label"].to_numpy()), ShardStore(shards, samples, offsets, sizes)
     )
 
 
@@ -202,7 +202,7 @@ def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, place: str) -> d
     return values
 
 
-class ShardPairs(Paired):
+class ShardPairs(PairTableSource):
     """Tar shards whose samples are pairs.
 
     Args:
@@ -219,7 +219,7 @@ class ShardPairs(Paired):
         return read_shards(self.path, width=2)
 
 
-class ShardLabels(Labelled):
+class ShardLabels(LabelledSource):
     """Tar shards whose samples are labelled images; arguments as of `ShardPairs`."""
 
     def __init__(self, name: str, path: str, **options: Unpack[LabelOptions]) -> None:
@@ -230,10 +230,10 @@ class ShardLabels(Labelled):
         return read_shards(self.path, width=1)
 
 
-class ShardCaptions(Captioned):
+class ShardCaptions(CaptionedSource):
     """Tar shards whose samples are images with captions; arguments as of `ShardPairs`."""
 
-    def __init__(self, name: str, path: str, **options: Unpack[CorpusOptions]) -> None:
+    def __init__(self, name: str, path: str, **options: Unpack[TableOptions]) -> None:
         super().__init__(name, options)
         self.path = existing(path)
 

@@ -245,7 +245,7 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> "pyarrow.Tabl
     return pyarrow.concat_tables([one(file) for file in files], promote_options="permissive")
 
 
-def texts_and_places(column: "pyarrow.ChunkedArray") -> tuple[list[str], np.ndarray]:
+def distinct_texts(column: "pyarrow.ChunkedArray") -> tuple[list[str], np.ndarray]:
     """Return the distinct texts of a column, and of each row the place of its text, int32; none at all is a blank."""
     import pyarrow
     from pyarrow import compute

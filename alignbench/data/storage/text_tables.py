@@ -12,7 +12,7 @@ from alignbench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Row:
+class TextRow:
     """One row of a table.
 
     Attributes:
@@ -31,7 +31,7 @@ class Row:
         """
         value = self.values.get(column)
         if not isinstance(value, str):
-            raise UserError(f'{self.place} has no text under "{column}"')
+            raise UserError(f'{self.location} has no text under "{column}"')
         return value
 
     def prompt(self, column: str) -> str:
@@ -42,11 +42,11 @@ class Row:
         """
         prompt = self.text(column)
         if not prompt.strip():
-            raise UserError(f"{self.place} has an empty prompt")
+            raise UserError(f"{self.location} has an empty prompt")
         if "\0" in prompt:
-            raise UserError(f"{self.place} has a prompt with a NUL byte")
+            raise UserError(f"{self.location} has a prompt with a NUL byte")
         if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise UserError(f"{self.place} has a prompt with half a surrogate pair, which is no character")
+            raise UserError(f"{self.location} has a prompt with half a surrogate pair, which is no character")
         return prompt
 
     def groups(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Row:
         return (self.text("group"),) if self.values.get("group") else ()
 
 
-def columns_of(rows: list[Row]) -> list[str]:
+def columns_of(rows: list[TextRow]) -> list[str]:
     """Return the names of all columns, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
@@ -82,7 +82,7 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
         start = len(text) + 1 if end < 0 else end + 1
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[TextRow]:
     """Read a table: .jsonl (an object a line), .csv or .tsv (a line of column names first). Blank lines are left out.
 
     Tab-separated values are taken literally, as the published prompt lists are. A cell in quotes is refused there:
@@ -94,12 +94,12 @@ def read_rows(path: Path) -> list[Row]:
     return list(stream_rows(path))
 
 
-def stream_rows(path: Path) -> Iterator[Row]:
+def stream_rows(path: Path) -> Iterator[TextRow]:
     """Yield the rows that `read_rows` returns, one after the other, so that a long table takes little memory."""
     return {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}[path.suffix](path)
 
 
-def stream_json_list(path: Path) -> Iterator[Row]:
+def stream_json_list(path: Path) -> Iterator[TextRow]:
     """Yield the objects of a file that is one JSON list, one after the other.
 
     Raises:
@@ -125,7 +125,7 @@ def stream_json_list(path: Path) -> Iterator[Row]:
             raise UserError(f"{name} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
         if not isinstance(values, dict):
             raise UserError(f"{name} is not a JSON object")
-        yield Row(name, values)
+        yield TextRow(name, values)
         place = after_blanks(place)
         if text[place : place + 1] == ",":
             place = after_blanks(place + 1)
@@ -154,16 +154,16 @@ def parse_json(text: str, place: str) -> Any:
         raise UserError(f"{place} is not JSON: {error.msg} ({line}column {error.colno})") from None
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[TextRow]:
     for number, line in lines_of(read_text(path)):
         place = f"line {number} of {path}"
         values = parse_json(line, place)
         if not isinstance(values, dict):
             raise UserError(f"{place} is not a JSON object")
-        yield Row(place, values)
+        yield TextRow(place, values)
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[TextRow]:
     read_text(path)  # refuses what is not UTF-8
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _with_header(path, _csv_lines(path, file))
@@ -180,7 +180,7 @@ def _csv_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, list[str]
         raise UserError(f"line {start} of {path} is not CSV: {error}") from None
 
 
-def _tsv(path: Path) -> Iterator[Row]:
+def _tsv(path: Path) -> Iterator[TextRow]:
     yield from _with_header(path, _tsv_lines(path))
 
 
@@ -196,7 +196,7 @@ def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield number, cells
 
 
-def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[TextRow]:
     _, names = next(lines, (0, []))
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path} has more than one column {repeated[0]!r}")
@@ -206,4 +206,4 @@ def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator
                 f"line {number} of {path} has {len(cells)} cells, and its first line names {len(names)} columns; "
                 "put text that holds the separator in quotes, or use .jsonl"
             )
-        yield Row(f"line {number} of {path}", dict(zip(names, cells, strict=True)))
+        yield TextRow(f"line {number} of {path}", dict(zip(names, cells, strict=True)))

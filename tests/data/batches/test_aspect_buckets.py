@@ -13,10 +13,10 @@ from alignbench.data.batches.aspect_buckets import Bucketed, Buckets, standard_b
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, prepare
+from alignbench.data.batches.fill_cache import RequiredFeatures, prepare
 from alignbench.data.batches.sampler import Mix, StepSampler
 from alignbench.data.batches.stream import Stream
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.without_weights import drop
@@ -158,7 +158,7 @@ class MixedSizes(PairSource):
     name = "mixed"
     mixed = "desirable"
     fingerprint = "mixed"
-    dropped = Counter()  # noqa: RUF012
+    num_filtered = Counter()  # noqa: RUF012
     pairs = prompts = None
 
     def __init__(self, pairs=None, posterior="sample"):
@@ -168,10 +168,10 @@ class MixedSizes(PairSource):
         self.prompts = [pair.prompt for pair in self.pairs]
         self.posterior = posterior
 
-    def picture(self, key):
+    def image(self, key):
         height, width = map(int, key.split()[0].split("x"))
         generator = keyed_generator(key)
-        return Picture(key, torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+        return TrainingImage(key, torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
 class OnPairs:
@@ -234,7 +234,7 @@ def test_batches_from_the_cache_are_those_without_it(tmp_path, family, cuts):
     model, data = tiny_adapter(family), MixedSizes()
     expected = shares(tmp_path / "none", model, cuts=cuts)
     caches = Caches.open(tmp_path, model, data.posterior, CPU)
-    demand = Demand.of(OnPairs, data, cuts, micro_batch_size=2)
+    demand = RequiredFeatures.of(OnPairs, data, cuts, micro_batch_size=2)
     assert len(demand.pictures) == 24 * len(cuts.all((32, 32)))
     caches.describe()
     encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
@@ -253,8 +253,8 @@ def test_each_visit_cuts_another_part_the_same_of_both_images(tmp_path):
 
 
 def test_nothing_is_prepared_of_images_that_are_cut_anew_at_each_visit():
-    demand = Demand.of(OnPairs, MixedSizes(), CropPolicy(((32, 32),), "random"))
-    assert demand.cuts_anew
+    demand = RequiredFeatures.of(OnPairs, MixedSizes(), CropPolicy(((32, 32),), "random"))
+    assert demand.has_unlimited_crops
     assert not demand.pictures
     assert len(demand.prompts) == 13
 

@@ -13,7 +13,7 @@ from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder, collate, fit
-from alignbench.data.source import ImageSample, PairSample, Picture, cut_alike
+from alignbench.data.source import ImageSample, PairSample, TrainingImage, with_same_crop
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 
@@ -23,7 +23,7 @@ RANDOM = CropPolicy(((8, 8),), "random", random_flip=True)
 
 
 def picture(key, height, width):
-    return Picture(key, RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return TrainingImage(key, RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def pixels(picture, cut):
@@ -83,15 +83,15 @@ def test_a_few_places_are_spread_evenly_and_all_that_are_drawn_are_known_beforeh
     assert len({cut.name for cut in known}) == 8
     flips = CropPolicy(((8, 8),), random_flip=True)
     assert flips.all((8, 8)) == [CropSpec((8, 8)), CropSpec((8, 8), flipped=True)]
-    assert RANDOM.are_endless
-    assert not flips.are_endless
+    assert RANDOM.has_unlimited_crops
+    assert not flips.has_unlimited_crops
 
 
 def test_winner_and_loser_are_cut_at_one_place_and_mirrored_together():
     twins = PairSample("a", picture("w", 12, 30), picture("l", 12, 30), 1.0)
-    twins = PairSample("a", twins.image_w, Picture("l", 255 - twins.image_w.pixels), 1.0)
+    twins = PairSample("a", twins.image_w, TrainingImage("l", 255 - twins.image_w.pixels), 1.0)
     for index in range(20):
-        sample = cut_alike(twins, RANDOM.draw((12, 12), 0, index))
+        sample = with_same_crop(twins, RANDOM.draw((12, 12), 0, index))
         winner, loser = (fit(image, image.cut) for image in (sample.image_w, sample.image_l))
         assert torch.equal(winner, fit(twins.image_w, sample.image_l.cut))
         torch.testing.assert_close(winner, 1 - loser)
@@ -102,7 +102,7 @@ def test_sdxl_is_told_what_was_cut_out_or_the_size_that_it_sees(true_size):
     model = tiny_adapter("stable_diffusion_xl")
     wide, tall = picture("wide", 40, 100), picture("tall", 90, 48)
     cut = CropSpec((24, 40), (0.5, 0.9))
-    items = [(0, cut_alike(PairSample("a", wide, tall, 1.0), cut))]
+    items = [(0, with_same_crop(PairSample("a", wide, tall, 1.0), cut))]
     encoder = Encoder(model, true_size=true_size)
     batch = collate(items, SimpleNamespace(batch_type=PairBatch, prompt_dropout=0.0), encoder, CONTEXT)
     assert batch.latents_w.shape == batch.latents_l.shape == (1, 4, 6, 10)
@@ -117,7 +117,7 @@ def test_one_picture_cut_in_two_ways_is_remembered_as_two():
     method, encoder = SimpleNamespace(batch_type=ImageBatch, prompt_dropout=0.0), Encoder(model)
 
     def latents(cut, encoder):
-        return collate([(0, cut_alike(ImageSample("a", image), cut))], method, encoder, CONTEXT).latents
+        return collate([(0, with_same_crop(ImageSample("a", image), cut))], method, encoder, CONTEXT).latents
 
     cuts = [CropSpec((32, 32)), CropSpec((32, 32), flipped=True), CropSpec((32, 32), (0.1, 0.1)), CropSpec((16, 32))]
     together = [latents(cut, encoder) for cut in cuts]

@@ -12,7 +12,7 @@ from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.encode import Encoder, collate, fit
 from alignbench.data.batches.sampler import Mix, StepSampler
-from alignbench.data.source import ImageSample, LabelledSample, PairSample, Picture, PromptSample
+from alignbench.data.source import ImageSample, LabelledSample, PairSample, TrainingImage, PromptSample
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 
@@ -50,7 +50,7 @@ def method(batch_type, prompt_dropout=0.0):
 
 
 def picture(key, height=8, width=8):
-    return Picture(key, RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return TrainingImage(key, RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 PICTURES = [picture(str(number)) for number in range(8)]
@@ -299,7 +299,7 @@ def test_pictures_of_the_right_size_are_not_touched():
 def test_the_centre_of_the_resized_picture_is_kept(height, width):
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[...] = np.linspace(0, 255, width)[None, :, None]
-    pixels = fit(Picture("ramp", ramp), SQUARE)
+    pixels = fit(TrainingImage("ramp", ramp), SQUARE)
     assert pixels.shape == (1, 3, 8, 8)
     assert 0.0 <= pixels.min() <= pixels.max() <= 1.0
     # at most one pixel of the resized picture off centre, when an odd number is cut
@@ -308,7 +308,7 @@ def test_the_centre_of_the_resized_picture_is_kept(height, width):
 
 def test_a_picture_is_smoothed_before_it_is_made_smaller():
     checks = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, -1)
-    assert float(fit(Picture("checks", checks), SQUARE).std()) < 0.02
+    assert float(fit(TrainingImage("checks", checks), SQUARE).std()) < 0.02
 
 
 def test_pairs_carry_the_scores_of_their_images_where_there_are_some():

@@ -48,7 +48,7 @@ def test_a_label_of_zero_swaps_and_one_half_is_dropped_and_counted(folder, pairs
         ("p", "red.png", 1.0),
         ("q", "green.png", 1.0),
     ]
-    assert source.dropped == {"tie": 2}
+    assert source.num_filtered == {"tie": 2}
     assert source.prompts == ["p", "q"]
 
 
@@ -59,7 +59,7 @@ def test_an_image_that_cannot_be_read_drops_the_whole_pair(folder, broken, place
     assert [pair.prompt for pair in source.view("pairs")] == ["p"]
     assert [sample.prompt for sample in source.view("images")] == ["p"]
     reason = "missing image" if broken == "missing.png" else "unreadable image"
-    assert source.dropped == {reason: 1}
+    assert source.num_filtered == {reason: 1}
     assert source.summary() == f"1 dropped ({reason})"
 
 
@@ -119,7 +119,7 @@ def test_a_prompt_file_gives_its_distinct_prompts_and_nothing_else(tmp_path):
     (tmp_path / "a.txt").write_text("a\nb\na\n")
     source = Prompts("prompts", str(tmp_path / "a.txt"))
     assert [sample.prompt for sample in source.view("prompts")] == source.prompts == ["a", "b"]
-    assert source.dropped == {"repeated prompt": 1}
+    assert source.num_filtered == {"repeated prompt": 1}
     assert source.provides == {"prompts"}
     with pytest.raises(ValueError, match="has prompts only, not pairs"):
         source.view("pairs")
@@ -145,7 +145,7 @@ def test_every_two_images_of_different_rank_make_a_pair_and_equal_ranks_are_ties
         ("green.png", "red.png"),
         ("green.png", "blue.png"),
     ]
-    assert source.dropped == {"tie": 1}
+    assert source.num_filtered == {"tie": 1}
 
 
 def test_ranks_and_images_of_different_number_are_refused(folder, pairs):

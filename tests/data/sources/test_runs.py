@@ -45,8 +45,8 @@ def test_the_best_image_of_a_prompt_is_paired_with_the_worst(run, source):
     folder = run("base-a-0", [[0.1, 0.9, 0.5], [0.3, 0.3, 0.3]])
     data = source("runs", path=str(folder), evaluator="reward")
     assert pairs(data) == [("p", "p-1.png", "p-0.png", 1.0)]
-    assert data.dropped == {"tie": 1}
-    assert data.judged_by == ("reward",)
+    assert data.num_filtered == {"tie": 1}
+    assert data.labelled_by == ("reward",)
 
 
 def test_every_two_images_are_paired_with_the_probability_of_their_score_difference(run, source):
