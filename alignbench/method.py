@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignbench.batch import PromptBatch, Batch
+from alignbench.batch import Batch, PromptBatch
 from alignbench.context import Context
 from alignbench.evaluator import Evaluator
 from alignbench.models.adapter import ModelAdapter

@@ -191,9 +191,9 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
         data = instantiate(cfg.data)
         caches = Caches.open(cache, model, data.posterior, torch.device("cpu"))
         encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
-        demand = RequiredFeatures.of(method, data, CropPolicy.square(model.resolution))
-        todo = len(demand.missing_images(caches))
-        prepared = rate(todo, lambda: prepare(demand, encoder, caches, WorkShare()))
+        required = RequiredFeatures.of(method, data, CropPolicy.square(model.resolution))
+        todo = len(required.missing_crops(caches))
+        prepared = rate(todo, lambda: prepare(required, encoder, caches, WorkShare()))
     preparing = memory.most
 
     num_batches = num_batches or num_pairs // BATCH_SIZE

@@ -59,7 +59,7 @@ def measure(corpus: Path, window_mib: int | None, num_steps: int) -> dict[str, f
     began, spent, num_bytes = time.perf_counter(), time.process_time(), 0
     with memory.watched():
         for step in range(num_steps):
-            for _, position in sampler.places(step):
+            for _, position in sampler.samples(step):
                 for number in data.kept.images[position]:
                     file = data.contents.store.image(int(number)).open()
                     assert file is not None

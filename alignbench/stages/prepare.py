@@ -58,11 +58,11 @@ class Preparation:
         self.denoiser = adapter.denoiser_name
 
     @cached_property
-    def demands(self) -> list[RequiredFeatures]:
-        """What each term reads."""
+    def required(self) -> list[RequiredFeatures]:
+        """The prompts and images that each term needs encoded."""
         train = self.cfg.train
-        cuts = CropPolicy.of(train, self.skeleton)
-        return [RequiredFeatures.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
+        policy = CropPolicy.of(train, self.skeleton)
+        return [RequiredFeatures.of(method, data, policy, train.micro_batch_size) for method, data in self.terms]
 
     @cached_property
     def skeleton(self) -> ModelAdapter:
@@ -77,10 +77,10 @@ class Preparation:
         """Return the networks that training need not load, because all that they would compute is on the disk."""
         if not Caches.exist(self.cache) or not self._is_here():
             return []
-        both = list(zip(self.demands, self.open(), strict=True))
-        names = [] if any(demand.missing_prompts(caches) for demand, caches in both) else list(self.encoders)
+        both = list(zip(self.required, self.open(), strict=True))
+        names = [] if any(required.missing_prompts(caches) for required, caches in both) else list(self.encoders)
         if not any(method.reads_pixels for method, _ in self.terms) and not any(
-            demand.has_unlimited_crops or demand.missing_images(caches) for demand, caches in both
+            required.has_unlimited_crops or required.missing_crops(caches) for required, caches in both
         ):
             names.append("vae")
         return names
@@ -100,15 +100,15 @@ class Preparation:
                 shards.discard_damaged(work_share.share(shards.files))
         self._meet(work_share, caches)
         lacking = self._lacking(caches)
-        demands = zip(self.demands, caches, strict=True)
-        for (method, data), (demand, kept) in zip(self.terms, demands, strict=True):
-            prompts, pictures = len(demand.missing_prompts(kept)), len(demand.missing_images(kept))
+        all_required = zip(self.required, caches, strict=True)
+        for (method, data), (required, kept) in zip(self.terms, all_required, strict=True):
+            prompts, pictures = len(required.missing_prompts(kept)), len(required.missing_crops(kept))
             console.print(
-                f"  prepare     {method.name}: {len(demand.prompts)} prompts ({len(demand.prompts) - prompts} there), "
+                f"  prepare     {method.name}: {len(required.prompts)} prompts ({len(required.prompts) - prompts} there), "
                 + (
-                    f"images of data={data.name} are cut anew at each visit (train.crops_per_image=null) and not kept"
-                    if demand.has_unlimited_crops
-                    else f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
+                    f"images of data={data.name} get new crops each time (train.crops_per_image=null) and are not kept"
+                    if required.has_unlimited_crops
+                    else f"{len(required.crops)} images of data={data.name} ({len(required.crops) - pictures} there)"
                 )
             )
         if lacking:
@@ -134,22 +134,22 @@ class Preparation:
             for (_, data), kept in zip(self.terms, caches, strict=True)
         ]
         wanted = 0
-        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
-            wanted += len(demand.missing_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
-            wanted += len(demand.missing_images(kept)) * latents_bytes(model, encoder)
+        for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
+            wanted += len(required.missing_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
+            wanted += len(required.missing_crops(kept)) * latents_bytes(model, encoder)
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)
-        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
+        for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
             with writing(kept.prompts.folder), writing(kept.latents.folder):
                 if work_share.is_main:
                     kept.describe()
-                prepare(demand, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
+                prepare(required, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
             kept.prompts.refresh()
 
     def _lacking(self, caches: Sequence[Caches]) -> int:
         return sum(
-            len(demand.missing_prompts(kept)) + len(demand.missing_images(kept))
-            for demand, kept in zip(self.demands, caches, strict=True)
+            len(required.missing_prompts(kept)) + len(required.missing_crops(kept))
+            for required, kept in zip(self.required, caches, strict=True)
         )
 
     def _meet(self, work_share: WorkShare, caches: Sequence[Caches]) -> None:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alignbench.batch import PromptBatch, Batch
+from alignbench.batch import Batch, PromptBatch
 from alignbench.context import Context
 from alignbench.errors import UserError
 from alignbench.method import Method

@@ -9,12 +9,12 @@ from alignbench.data.source import (
     LazyTrainingImage,
     Pair,
     PairSample,
-    TrainingImage,
     PromptSample,
+    TrainingImage,
     decide,
+    images_of,
     kind_of,
     labels,
-    images_of,
 )
 
 

@@ -12,8 +12,8 @@ from alignbench.miniature.candidates import scene_for, with_fault
 from alignbench.miniature.captions import Demand, demand_of, parse, prompts, split_of
 from alignbench.miniature.oracle import facts
 from alignbench.miniature.pretrain.examples import (
-    RESERVED_SHARE,
     PATCH_ANSWERS,
+    RESERVED_SHARE,
     Example,
     draw_example,
     met_by,

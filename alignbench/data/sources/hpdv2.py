@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files

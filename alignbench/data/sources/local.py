@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from alignbench.data.prompts import read_prompts
 from alignbench.data.source import DataSource, Kind, PromptSample, View
-from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files

@@ -11,7 +11,7 @@ from alignbench.data.source import Kind, LabelledSample, Pair, PairSample, PairS
 from alignbench.data.sources.labels import Noise, by_vote, groups, winners_first, without_repeats
 from alignbench.data.sources.row_filters import check_choice
 from alignbench.data.sources.sample_table import SampleTable
-from alignbench.data.sources.table_source import MIXED, TableSource, LabelColumns, LabelOptions
+from alignbench.data.sources.table_source import MIXED, LabelColumns, LabelOptions, TableSource
 
 Ties = Literal["drop", "half"]
 Repeats = Literal["drop", "keep", "vote"]

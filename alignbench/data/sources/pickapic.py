@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import Contents
-from alignbench.data.storage.parquet_images import CellStore, column_names, find_tables, read_columns, distinct_texts
+from alignbench.data.storage.parquet_images import CellStore, column_names, distinct_texts, find_tables, read_columns
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignbench.data.existing_images.folders import ImageFolder, read_image_folders
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.row_filters import check_choice
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents

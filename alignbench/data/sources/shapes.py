@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.data.source import MixedLabel, Pair, PairSource, TrainingImage, Posterior, decide
+from alignbench.data.source import MixedLabel, Pair, PairSource, Posterior, TrainingImage, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
 

@@ -19,9 +19,9 @@ from alignbench.data.source import (
     LabelledSample,
     LazyTrainingImage,
     MixedLabel,
-    TrainingImage,
     Posterior,
     PromptSample,
+    TrainingImage,
     View,
 )
 from alignbench.data.sources.labels import Noise, groups, without_repeats

@@ -26,9 +26,9 @@ import numpy as np
 from tqdm import tqdm
 
 from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
-from alignbench.data.sources.pair_table_source import PairTableSource, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTable
-from alignbench.data.sources.table_source import CaptionedSource, Contents, TableOptions, LabelledSource, LabelOptions
+from alignbench.data.sources.table_source import CaptionedSource, Contents, LabelledSource, LabelOptions, TableOptions
 from alignbench.data.storage.image_store import EncodedImage, ImageStore
 from alignbench.data.storage.parquet_images import distinct_texts
 from alignbench.errors import UserError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from alignbench.data.source import Pair, labels, images_of
+from alignbench.data.source import Pair, images_of, labels
 from alignbench.errors import UserError
 from alignbench.text import is_held_out
 

@@ -145,7 +145,7 @@ def test_an_epoch_in_random_order_reads_each_row_group_once_within_the_room_it_i
     data.window_bytes = room * size
     view = data.view(kind)
     assert (view.blocks.window, len(view.blocks.block)) == (room, len(view))
-    order = [position for _, position in StepSampler(len(view), len(view), 1, 0, 0, 1, blocks=view.blocks).places(0)]
+    order = [position for _, position in StepSampler(len(view), len(view), 1, 0, 0, 1, blocks=view.blocks).samples(0)]
     assert sorted(order) == list(range(len(view)))
     most = 0
     for position in order:
