@@ -238,7 +238,7 @@ class PairSource(DataSource):
         """Return an image of the pairs by its key."""
 
     def law(self, pair: Pair) -> float | None:
-        """Return the true probability that the winner is preferred, if the law behind the labels is known; else None."""
+        """Return the true probability that the winner is preferred; None if it is not known how labels were made."""
         del pair
         return None
 

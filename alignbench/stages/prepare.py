@@ -104,7 +104,8 @@ class Preparation:
         for (method, data), (required, kept) in zip(self.terms, all_required, strict=True):
             prompts, pictures = len(required.missing_prompts(kept)), len(required.missing_crops(kept))
             console.print(
-                f"  prepare     {method.name}: {len(required.prompts)} prompts ({len(required.prompts) - prompts} there), "
+                f"  prepare     {method.name}: {len(required.prompts)} prompts "
+                f"({len(required.prompts) - prompts} there), "
                 + (
                     f"images of data={data.name} get new crops each time (train.crops_per_image=null) and are not kept"
                     if required.has_unlimited_crops

@@ -175,7 +175,7 @@ class BucketedOrder:
         return order[index - first]
 
     def _epoch_of(self, index: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return the first bundle of the epoch that a bundle is in, and what `_bundle` returns for all of its bundles."""
+        """Return the first bundle of a bundle's epoch, and what `_bundle` returns for each bundle of that epoch."""
         epoch = int(index / sum(self.rates))  # the epoch may be a later one, because epochs hold whole bundles
         while sum(self._num_bundles(epoch + 1)) <= index:
             epoch += 1

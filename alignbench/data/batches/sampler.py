@@ -149,11 +149,8 @@ class MixedOrder:
         self.seed = seed
 
     def between(self, start: int, stop: int) -> list[int]:
-        """Return entries `start` to `stop` (exclusive). The number of desirable ones is fixed, their order is random."""
-        first, last = (
-            floor(start * self.share),
-            floor(stop * self.share),
-        )  # desirable entries before `start` and before `stop`
+        """Return entries `start` to `stop` (exclusive): a fixed number of desirable ones, in random order."""
+        first, last = floor(start * self.share), floor(stop * self.share)  # number of desirable entries before each
         entries = self.desirable.between(first, last) + self.undesirable.between(start - first, stop - last)
         order = torch.randperm(len(entries), generator=keyed_generator(self.seed, "mix", start))
         return [entries[number] for number in order.tolist()]

@@ -68,9 +68,9 @@ class Stream:
         if policy.has_buckets and kind_of(method.batch_type) != "prompts":
             if total_batch_size % (num_processes * micro_batch_size):
                 raise UserError(
-                    f"train.aspect_ratio_buckets needs whole micro-batches of one size; {num_processes} processes cannot "
-                    f"split train.total_batch_size={total_batch_size} into micro-batches of {micro_batch_size}; choose "
-                    f"a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
+                    f"train.aspect_ratio_buckets needs whole micro-batches of one size; {num_processes} processes "
+                    f"cannot split train.total_batch_size={total_batch_size} into micro-batches of "
+                    f"{micro_batch_size}; choose a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
                 )
             self.buckets = Buckets.of(data, view, policy.sizes, micro_batch_size)
             order = BucketedOrder(self.buckets, micro_batch_size, seed, mix)

@@ -1,8 +1,8 @@
 """ImageRewardDB: images of DiffusionDB that experts ranked and rated, several for each prompt.
 
-Source: Xu et al. 2023 (arXiv 2304.05977); columns and layout are those of the dataset card of THUDM/ImageRewardDB:
-metadata-train.parquet (-validation, -test) with image_path, prompt_id, prompt, rank (1 is best) and three ratings, and
-the images under images/train/train_1/ and so on, which come as zip files.
+Source: Xu et al. 2023 (arXiv 2304.05977). Columns and layout are those of the dataset card of THUDM/ImageRewardDB:
+metadata-train.parquet (-validation, -test) has image_path, prompt_id, prompt, rank (1 is best) and three ratings; the
+images are published as zip files, to be unpacked into images/train/train_1/ and so on.
 """
 
 from collections import defaultdict
@@ -23,13 +23,13 @@ GRADES = ("rank", "overall_rating", "image_text_alignment_rating", "fidelity_rat
 
 
 class ImageRewardDB(PairTableSource):
-    """Every two images of a prompt, preferred by their grades; equal grades are ties.
+    """All pairs of images of a prompt; the image with the better grade is preferred, and equal grades are ties.
 
     Args:
         name: as typed in `data=`.
-        path: the folder of metadata-train.parquet and images/.
+        path: the folder that holds metadata-train.parquet and images/.
         part: `train`, `validation` or `test`.
-        grade: what decides: `rank` (low is best), or one of the ratings (high is best).
+        grade: the column that decides: `rank` (low is best), or one of the ratings (high is best).
         options: see conf/data/options/pairs.yaml.
     """
 
@@ -47,14 +47,14 @@ class ImageRewardDB(PairTableSource):
             raise UserError(f"{self.list} lacks the columns {', '.join(missing)}")
         columns = read_columns([self.list], needed).to_pydict()
         of_prompt: dict[str, list[int]] = defaultdict(list)
-        for place, prompt_id in enumerate(columns["prompt_id"]):
-            of_prompt[prompt_id].append(place)
+        for row, prompt_id in enumerate(columns["prompt_id"]):
+            of_prompt[prompt_id].append(row)
         store, rows = Files(self.folder), SampleTableBuilder(2)
-        for places in of_prompt.values():
-            graded = [place for place in places if columns[self.grade][place] is not None]
-            self.num_filtered.update(["no label"] * (len(places) - len(graded)))
-            grades = [columns[self.grade][place] for place in graded]
+        for of_one in of_prompt.values():
+            graded = [row for row in of_one if columns[self.grade][row] is not None]
+            self.num_filtered.update(["no label"] * (len(of_one) - len(graded)))
+            grades = [columns[self.grade][row] for row in graded]
             for pair, label in ranked(graded, grades, low_is_best=self.grade == "rank"):
-                images = (store.add(columns["image_path"][place]) for place in pair)
+                images = (store.add(columns["image_path"][row]) for row in pair)
                 rows.add(columns["prompt"][pair[0]] or "", images, label)
         return Contents(rows.table(), store)

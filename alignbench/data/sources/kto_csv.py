@@ -1,7 +1,7 @@
-"""Single images that people wanted or not, listed as Diffusion-KTO does.
+"""Single images labelled as desirable or not, in the format of Diffusion-KTO.
 
-Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: a list with file_path (the program
-reads file_name), caption and label (the program reads split): exclusive_win, exclusive_lose, or intersections for
+Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: a list with the columns file_path (its code reads
+file_name), caption and label (its code reads split). The label is exclusive_win, exclusive_lose, or intersections for
 images of Pick-a-Pic that won one pair and lost another.
 """
 
@@ -24,11 +24,11 @@ COLUMNS = {"image": ("file_path", "file_name"), "prompt": ("caption", "prompt"),
 
 
 class LabelList(LabelledSource):
-    """Images with their captions and labels, listed in a file beside them.
+    """Images with captions and labels, listed in a file.
 
     Args:
         name: as typed in `data=`.
-        path: a .csv, .tsv or .jsonl file, or a folder that holds one .csv; its images are named relative to its folder.
+        path: a .csv, .tsv or .jsonl file, or a folder with one .csv; paths of images are relative to the file's folder.
         options: see conf/data/options/labels.yaml.
     """
 
@@ -36,7 +36,7 @@ class LabelList(LabelledSource):
         super().__init__(name, options)
         found = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob("*.csv"))
         if len(found) != 1 or found[0].suffix not in (".csv", ".tsv", ".jsonl"):
-            raise UserError(f"data.path={path} is no .csv, .tsv or .jsonl file, and no folder with one .csv file")
+            raise UserError(f"data.path={path} is neither a .csv, .tsv or .jsonl file nor a folder with one .csv file")
         self.list = found[0]
 
     def read(self) -> Contents:

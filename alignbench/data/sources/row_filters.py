@@ -1,4 +1,4 @@
-"""Which rows of a data set are kept, and why the others are not."""
+"""Which rows of a data set are kept, and why the others are filtered out."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SPLITS = ("train", "heldout", "all")
 
 
 class RuleOptions(TypedDict):
-    """What a data set's configuration says of its rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
+    """The configuration keys that filter rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
 
     split: PromptSplit
     heldout_share: float
@@ -34,12 +34,12 @@ class Rules:
     """Which rows are kept.
 
     Attributes:
-        split: rows of which prompts: those to train on, those held out, or all.
+        split: which prompts are kept: those to train on, those held out, or all.
         heldout_share: share of all prompts that are held out, 0..1; see `is_held_out`.
-        exclude: path of a file with a prompt, or the name of an image, a line; rows with one of them are dropped.
-        min_side: rows with an image whose short side has fewer pixels are dropped.
-        check_images: whether the header and the end of every image are looked at before training, once for each state
-            of the data; rows with missing or damaged ones are then dropped. Otherwise training stops at the first.
+        exclude: path of a text file. Each line is a prompt or the key of an image; rows with one of them are left out.
+        min_side: rows with an image whose short side has fewer pixels are left out.
+        check_images: whether the header and the end of every image are read before training, once for each state of
+            the data; rows with missing or damaged images are then left out. Otherwise training stops at the first.
     """
 
     split: PromptSplit
@@ -53,7 +53,7 @@ class Rules:
         """Build the rules of a configuration.
 
         Raises:
-            UserError: a value is impossible.
+            UserError: a value is invalid.
         """
         rules = cls(**{key: options[key] for key in RuleOptions.__annotations__})
         check_choice("split", rules.split, SPLITS)
@@ -70,11 +70,11 @@ class Rules:
 
     @cached_property
     def excluded(self) -> list[str]:
-        """The lines of the file of prompts and images to leave out."""
+        """The prompts and image keys to leave out: the lines of the file `exclude`."""
         return [] if self.exclude is None else [line for _, line in lines_of(read_text(Path(self.exclude)))]
 
     def keep_prompts(self, table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
-        """Return the rows whose prompts are wanted; others are counted by reason, each under the first that applies."""
+        """Return the rows whose prompts are kept. Count each other row under the first reason that applies to it."""
         texts, unwanted = table.texts, {plain(line) for line in self.excluded}
         blank = np.array([not text.strip() for text in texts], bool)
         table = table.without(blank[table.prompt], "empty prompt", num_filtered)
@@ -87,19 +87,19 @@ class Rules:
         return table.without(excluded[table.prompt], "excluded", num_filtered)
 
     def keep_images(self, table: SampleTable, store: ImageStore, num_filtered: Counter[str]) -> SampleTable:
-        """Return the rows whose images are wanted and there; the rest is counted as by `keep_prompts`."""
+        """Return the rows whose images are kept and can be read. Count the others as `keep_prompts` does."""
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
         table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", num_filtered)
         if not self.check_images:
             return table
         sides = short_sides(store, table.images).min(1)
-        why = np.select(
+        reason = np.select(
             [sides == MISSING, sides == 0, sides < self.min_side],
             ["missing image", "unreadable image", "too small"],
             "",
         )
-        num_filtered.update(why[why != ""].tolist())
-        return table.rows(why == "")
+        num_filtered.update(reason[reason != ""].tolist())
+        return table.rows(reason == "")
 
 
 def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:
@@ -109,6 +109,6 @@ def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:
 
 
 def check_share(key: str, value: object) -> None:
-    """Refuse what is no share for a key of `data`."""
+    """Refuse a value of a key of `data` that is not a share, 0..1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise UserError(f"data.{key}={value} must lie in 0..1")

@@ -1,4 +1,4 @@
-"""Data sets that lie on a disk: from a table of prompts, image numbers and labels to samples, read when asked for."""
+"""Data sets on disk: a table of prompts, image numbers and labels; images are read only when a sample is read."""
 
 import hashlib
 import json
@@ -36,13 +36,13 @@ MIXED = ("desirable", "undesirable", "dropped")
 
 
 class TableOptions(RuleOptions):
-    """The keys that all data on a disk have in common; conf/data/options/rules.yaml explains them."""
+    """The configuration keys of all data sets on disk; conf/data/options/rules.yaml explains them."""
 
     posterior: Posterior
 
 
 class LabelOptions(TableOptions):
-    """Those of labelled images; conf/data/options/labels.yaml explains them."""
+    """The configuration keys of labelled images; conf/data/options/labels.yaml explains them."""
 
     mixed: MixedLabel
     label_noise: float
@@ -50,16 +50,16 @@ class LabelOptions(TableOptions):
 
 
 class Contents(NamedTuple):
-    """What a data set says, and where its images are."""
+    """The rows of a data set, and the store of their images."""
 
     table: SampleTable
     store: ImageStore
 
 
 class TableSource(DataSource):
-    """Data whose images stay where they are: a table says which there are, and each is read when it is asked for.
+    """Data whose images stay on disk: a table lists them, and each is read when its sample is read.
 
-    The table is read when it is first needed, the headers of images when a view of images is taken.
+    The table is read when it is first needed. The headers of the images are read when a view of images is first taken.
     """
 
     def __init__(self, name: str, options: TableOptions) -> None:
@@ -70,33 +70,34 @@ class TableSource(DataSource):
 
     @abstractmethod
     def read(self) -> Contents:
-        """Return all rows, and the store of their images; rows that cannot be told are counted in `dropped`."""
+        """Return all rows and the store of their images; rows that cannot be read are counted in `num_filtered`."""
 
     @cached_property
     def contents(self) -> Contents:
         return self.read()
 
     @cached_property
-    def told(self) -> SampleTable:
-        """The rows that are kept as far as can be told without looking at images."""
+    def text_filtered(self) -> SampleTable:
+        """The rows that pass the filters of prompts and labels; no image is read."""
         table = self.rules.keep_prompts(self.contents.table, self.num_filtered)
-        return self._not_empty(self.judged(table))
+        return self._not_empty(self.with_labels(table))
 
     @cached_property
     def kept(self) -> SampleTable:
-        """The rows that samples are made of. The counts of what was dropped are final."""
-        return self._not_empty(self.settled(self.rules.keep_images(self.told, self.contents.store, self.num_filtered)))
+        """The rows that samples are made of. After this, `num_filtered` is complete."""
+        table = self.rules.keep_images(self.text_filtered, self.contents.store, self.num_filtered)
+        return self._not_empty(self.assign_labels(table))
 
-    def judged(self, table: SampleTable) -> SampleTable:
-        """Return the rows whose labels say something."""
+    def with_labels(self, table: SampleTable) -> SampleTable:
+        """Return the rows that have a usable label."""
         return table
 
-    def settled(self, table: SampleTable) -> SampleTable:
-        """Return the final rows, of those whose images are all there."""
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        """Return the final rows with their final labels, given the rows that pass all filters."""
         return table
 
     def refuse_labels(self, table: SampleTable, wrong: np.ndarray, expected: str) -> None:
-        """Refuse labels that mean nothing here.
+        """Refuse labels outside their range.
 
         Raises:
             UserError: some rows are `wrong`, [N], bool.
@@ -108,17 +109,17 @@ class TableSource(DataSource):
 
     def _not_empty(self, table: SampleTable) -> SampleTable:
         if not len(table):
-            because = f": {self.summary()}" if self.num_filtered else ""
-            raise UserError(f"data={self.name} holds nothing to train on{because}")
+            reasons = f": {self.summary()}" if self.num_filtered else ""
+            raise UserError(f"data={self.name} holds nothing to train on{reasons}")
         return table
 
     @cached_property
     def prompts(self) -> list[str]:
-        return self.told.used_texts
+        return self.text_filtered.used_texts
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the kept rows and of the images, as far as `ImageStore.identity` says."""
+        """A hash of the kept rows and of `ImageStore.identity`, which stands for the images."""
         table = self.kept
         digest = hashlib.sha256(json.dumps([table.texts, self.contents.store.identity]).encode())
         for column in (table.prompt, table.images, table.label):
@@ -127,15 +128,15 @@ class TableSource(DataSource):
 
     def image(self, key: str) -> TrainingImage:
         """Return an image by its key."""
-        return self.image(self._number(key))
+        return self.image_at(self._number(key))
 
-    def size(self, picture: TrainingImage) -> Size:
-        height, width = self._sizes[self._number(picture.key)]
+    def size(self, image: TrainingImage) -> Size:
+        height, width = self._sizes[self._number(image.key)]
         return int(height), int(width)
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        """Height and width of every image that is kept, by their headers; 1 x 1 where those are damaged."""
+        """Height and width of every kept image, read from its header; 1 x 1 if the header is damaged."""
         store, numbers = self.contents.store, self.kept.images.ravel()
         sizes = np.ones((len(store), 2), np.int32)
         sizes[numbers] = image_sizes(store, numbers).clip(1)
@@ -150,26 +151,26 @@ class TableSource(DataSource):
             raise KeyError(key)
         return number
 
-    def image(self, number: int) -> TrainingImage:
-        """Return an image by its number; it is decoded when its pixels are asked for."""
+    def image_at(self, number: int) -> TrainingImage:
+        """Return an image by its number; it is decoded when its pixels are first read."""
         encoded = self.contents.store.image(number)
         return LazyTrainingImage(encoded.key, encoded.decode)
 
     def blocks(self, images: np.ndarray) -> Blocks | None:
-        """Return which samples are read together, given numbers of their images, [N, images a sample]."""
-        return self.contents.store.blocks(images.max(axis=1))  # an image seen before is named by its first place
+        """Return which samples are read together, given the numbers of their images, [N, images in a sample]."""
+        return self.contents.store.blocks(images.max(axis=1))  # a repeated image has its first number
 
     def prompt(self, row: int) -> str:
-        """Return the prompt of a row that was kept."""
+        """Return the prompt of a kept row."""
         return self.kept.texts[self.kept.prompt[row]]
 
     def image_sample(self, row: int) -> ImageSample:
         """Return the first image of a row with its prompt."""
-        return ImageSample(self.prompt(row), self.image(int(self.kept.images[row, 0])))
+        return ImageSample(self.prompt(row), self.image_at(int(self.kept.images[row, 0])))
 
     def labelled_sample(self, row: int, desirable: bool) -> LabelledSample:
         """Return the first image of a row with its prompt and label."""
-        return LabelledSample(self.prompt(row), self.image(int(self.kept.images[row, 0])), desirable)
+        return LabelledSample(self.prompt(row), self.image_at(int(self.kept.images[row, 0])), desirable)
 
     def prompt_view(self) -> Sequence[PromptSample]:
         return View(self.prompts, PromptSample)
@@ -177,12 +178,12 @@ class TableSource(DataSource):
 
 @dataclass(frozen=True)
 class LabelColumns(Sequence[PromptSample]):
-    """Labelled samples whose labels are known before an image is read: what `LabelledView` is, in columns.
+    """Labelled samples whose labels are known before any image is read: a `LabelledView` stored as columns.
 
     Attributes:
         labels: [N], bool.
-        make: turns a place and its label into the sample.
-        blocks: which samples are read together; None where any order costs the same.
+        make: returns a sample, given its position and its label.
+        blocks: which samples are read together; None if every order costs the same.
     """
 
     labels: np.ndarray
@@ -202,11 +203,11 @@ class LabelColumns(Sequence[PromptSample]):
 
 
 class CaptionedSource(TableSource):
-    """Images with their captions. Somebody collected them, so all count as desirable; one listed twice counts once."""
+    """Images with their captions. All count as desirable. An image that is listed twice is used once."""
 
     provides = frozenset({"prompts", "images", "labels"})
 
-    def settled(self, table: SampleTable) -> SampleTable:
+    def assign_labels(self, table: SampleTable) -> SampleTable:
         return without_repeats(table, self.num_filtered)
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
@@ -217,11 +218,11 @@ class CaptionedSource(TableSource):
                 return View(range(len(self.kept)), self.image_sample)
             case "labels":
                 return LabelColumns(np.ones(len(self.kept), bool), self.labelled_sample)
-        raise UserError(f"data={self.name} has captioned images and no {kind}")
+        raise UserError(f"data={self.name} has captioned images, not {kind}")
 
 
 class LabelledSource(TableSource):
-    """Images that people did or did not want, each once under its prompt."""
+    """Images labelled as desirable or not; each image is used once for each of its prompts."""
 
     provides = frozenset({"prompts", "images", "labels"})
 
@@ -231,13 +232,13 @@ class LabelledSource(TableSource):
         check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
-    def judged(self, table: SampleTable) -> SampleTable:
+    def with_labels(self, table: SampleTable) -> SampleTable:
         table = table.without(np.isnan(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, ~np.isin(table.label, (0.0, 0.5, 1.0)), "1 for desirable or 0 for not")
         return table
 
-    def settled(self, table: SampleTable) -> SampleTable:
-        """Give every image one label, and turn some around where that is asked for."""
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        """Give every image one label, and flip some labels if label noise is set."""
         first, group = groups(table)
         low, high = np.ones(len(first)), np.zeros(len(first))
         np.minimum.at(low, group, table.label)
@@ -247,11 +248,11 @@ class LabelledSource(TableSource):
         table = replace(table.rows(first), label=np.where(both, float(self.mixed == "desirable"), low))
         if self.mixed == "dropped":
             table = table.without(both, "won and lost", self.num_filtered)
-        turned = self.noise.turned(table, self.contents.store)
-        return replace(table, label=np.where(turned, 1.0 - table.label, table.label))
+        flipped = self.noise.flipped(table, self.contents.store)
+        return replace(table, label=np.where(flipped, 1.0 - table.label, table.label))
 
     def summary(self) -> str:
-        return self.noise.told(super().summary())
+        return self.noise.describe(super().summary())
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         match kind:
@@ -261,4 +262,4 @@ class LabelledSource(TableSource):
                 return View(np.flatnonzero(self.kept.label == 1.0).tolist(), self.image_sample)
             case "labels":
                 return LabelColumns(self.kept.label == 1.0, self.labelled_sample)
-        raise UserError(f"data={self.name} has labelled images and no {kind}")
+        raise UserError(f"data={self.name} has labelled images, not {kind}")

@@ -84,7 +84,7 @@ def test_the_order_of_labels_within_a_step_is_random():
 
 
 def test_a_sample_is_shown_as_often_as_the_published_weights_say_and_never_once_more_than_another_of_its_label():
-    """Pick-a-Pic: 237530 desirable and 690538 undesirable images, 0.8 desirable: 3.1257 and 0.26879 times in an epoch."""
+    """Pick-a-Pic: 237530 desirable and 690538 undesirable images, 0.8 desirable: 3.1257 and 0.26879 times an epoch."""
     desirable, undesirable = 237530 / 928068, 690538 / 928068
     assert 0.8 / desirable == pytest.approx(3.1257, abs=1e-4)
     assert 0.2 / undesirable == pytest.approx(0.26879, abs=1e-5)

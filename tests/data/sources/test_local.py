@@ -60,7 +60,7 @@ def test_an_image_that_cannot_be_read_drops_the_whole_pair(folder, broken, place
     assert [sample.prompt for sample in source.view("images")] == ["p"]
     reason = "missing image" if broken == "missing.png" else "unreadable image"
     assert source.num_filtered == {reason: 1}
-    assert source.summary() == f"1 dropped ({reason})"
+    assert source.summary() == f"1 filtered out ({reason})"
 
 
 def test_winners_and_labels_follow_from_the_pairs(folder, pairs):
@@ -90,9 +90,9 @@ def test_the_fingerprint_follows_the_pixels_and_the_labels(folder, pairs):
         (labelled(2), "label_0=2 must lie in 0..1"),
         (labelled(True), "label_0 must be a number"),
         ({"prompt": "p", "image_w": "a", "image_l": "b", "probability_w": 0.2}, "probability_w=0.2 must lie in 0.5..1"),
-        (labelled(1, prompt=3), "prompt must be a text"),
+        (labelled(1, prompt=3), "prompt must be text"),
         (["p"], "line 1 of .* is not a JSON object"),
-        (labelled(0.5), r"data=local holds nothing to train on: 1 dropped \(tie\)"),
+        (labelled(0.5), r"data=local holds nothing to train on: 1 filtered out \(tie\)"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_told_in_one_sentence(folder, row, message, pairs):
@@ -111,7 +111,7 @@ def test_a_folder_without_a_list_or_with_two_is_refused(tmp_path, source):
 
 def test_a_folder_without_a_readable_pair_is_refused(folder, pairs):
     source = pairs(folder, labelled(1, image_0="missing.png"))
-    with pytest.raises(UserError, match=r"holds nothing to train on: 1 dropped .missing image"):
+    with pytest.raises(UserError, match=r"holds nothing to train on: 1 filtered out .missing image"):
         source.view("pairs")
 
 
@@ -121,7 +121,7 @@ def test_a_prompt_file_gives_its_distinct_prompts_and_nothing_else(tmp_path):
     assert [sample.prompt for sample in source.view("prompts")] == source.prompts == ["a", "b"]
     assert source.num_filtered == {"repeated prompt": 1}
     assert source.provides == {"prompts"}
-    with pytest.raises(ValueError, match="has prompts only, not pairs"):
+    with pytest.raises(ValueError, match="has prompts only, no pairs"):
         source.view("pairs")
 
 

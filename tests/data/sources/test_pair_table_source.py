@@ -114,18 +114,20 @@ def test_sizes_are_those_of_the_upright_images_and_nothing_is_decoded_for_them(t
 
 
 def test_images_are_looked_at_once_for_each_state_of_the_data(corpus, monkeypatch):
-    from alignbench.data.storage import image_headers as looks
+    from alignbench.data.storage import image_headers
 
     seen = []
-    look = looks._look
+    read_size = image_headers._read_size
     monkeypatch.setattr(
-        looks, "_look", lambda store, number: seen.append(store.image(number).key) or look(store, number)
+        image_headers,
+        "_read_size",
+        lambda store, number: seen.append(store.image(number).key) or read_size(store, number),
     )
     for _ in range(2):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"]
     (corpus.folder / "b.png").write_text("changed")
-    with pytest.raises(UserError, match=r"nothing to train on: 1 dropped \(unreadable image\)"):
+    with pytest.raises(UserError, match=r"nothing to train on: 1 filtered out \(unreadable image\)"):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"] * 2
 
@@ -189,7 +191,7 @@ def test_noise_turns_its_share_of_pairs_around_always_the_same_ones(corpus):
         data = corpus(*judged, label_noise=rate)
         turned[rate] = {prompt for prompt, winner, *_ in pairs(data) if winner == "b"}
         assert abs(len(turned[rate]) / 500 - rate) < 3 * (rate * (1 - rate) / 500) ** 0.5
-        assert data.summary() == f"{len(turned[rate])} labels turned around (data.label_noise={rate})"
+        assert data.summary() == f"{len(turned[rate])} labels flipped (data.label_noise={rate})"
     assert turned[0.1] < turned[0.3]
     backwards = corpus(*[(prompt, "b", "a", 0) for prompt, *_ in reversed(judged)], label_noise=0.1)
     assert {prompt for prompt, winner, *_ in pairs(backwards) if winner == "b"} == turned[0.1]

@@ -231,7 +231,7 @@ def test_the_fingerprint_follows_images_captions_and_labels_and_nothing_else(tmp
 
 
 def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, encoded):
-    with pytest.raises(Exception, match="does not exist, and is no hub id"):
+    with pytest.raises(Exception, match="does not exist, and is not a hub id"):
         source("pickapic", path=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no .parquet or .arrow file"):
         _ = source("pickapic", path=str(tmp_path)).prompts
@@ -241,7 +241,7 @@ def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, enco
     with pytest.raises(UserError, match=r"no table of data.part=test: it has 1 other tables, such as data/train-00000"):
         _ = source("pickapic", path=str(tmp_path), part="test").prompts
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match=r"is no .parquet file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"is not a .parquet file, or is incomplete"):
         _ = source("pickapic", path=str(tmp_path)).prompts
 
 
@@ -260,7 +260,9 @@ def test_a_hub_id_is_fetched_into_the_hubs_cache_and_its_absence_told(tmp_path, 
         asked.append((hub_id, settings))
         return str(tmp_path)
 
-    with pytest.raises(UserError, match=r"data.path=owner/name is no folder and could not be had from the hub: "):
+    with pytest.raises(
+        UserError, match=r"data.path=owner/name is not a folder, and could not be downloaded from the hub: "
+    ):
         _ = source("pickapic", path="owner/name").prompts  # tests are offline
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     data = source("pickapic", path="owner/name", revision="1234")

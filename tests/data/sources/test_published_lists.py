@@ -55,7 +55,7 @@ def test_ranks_of_hpdv2_make_every_two_images_a_pair(folder, source):
     ("text", "message"),
     [
         ('{"prompt": "p"}', "train.json is not a JSON list"),
-        ('[{"prompt": "p"}]', 'entry 1 of .*train.json has no list of texts under "file_path"'),
+        ('[{"prompt": "p"}]', 'entry 1 of .*train.json has no list of texts in column "file_path"'),
         ('[{"prompt": "p", "image_path": ["a.jpg"], "human_preference": [1, 0]}]', "1 images and 2 grades"),
         ('[{"prompt": "p", "image_path": [], "human_preference": []}, 3]', "entry 2 of .* is not a JSON object"),
         ('[{"prompt": "p", "image_path": [], "human_preference": []} {}]', "neither a comma nor the end"),
@@ -170,5 +170,5 @@ def test_captions_lie_beside_images_or_in_a_list(folder, source):
     data = source("captions", path=str(folder / "train"))
     assert captioned(data) == [("four", "d.jpg")]
     assert data.num_filtered == {"duplicate": 1}
-    with pytest.raises(UserError, match="has captioned images and no pairs"):
+    with pytest.raises(UserError, match="has captioned images, not pairs"):
         data.view("pairs")

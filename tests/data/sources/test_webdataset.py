@@ -85,7 +85,7 @@ def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
     with pytest.raises(UserError, match=r"no folder with .tar files"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(600))
-    with pytest.raises(UserError, match=r"a.tar is no .tar file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"a.tar is not a .tar file, or is incomplete"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 1.0) | {"label_0.txt": "yes"}))
     with pytest.raises(UserError, match=r"sample 0 of .*a.tar has a label or json that cannot be read"):

@@ -108,5 +108,5 @@ def test_a_mix_of_labels_reads_each_block_once_for_each_label_within_the_same_ro
     num_blocks = [len(set(BLOCK[np.equal(desirable, label)])) for label in (True, False)]
     num_epochs = [len(shown) / 2 / desirable.count(label) for label in (True, False)]
     assert num_reads(shown, 4) <= 0.75 * sum(np.multiply(num_blocks, num_epochs))  # what is there for one serves both
-    with pytest.raises(UserError, match=r"data.window_mib has room for one; double it, or set data.window_mib=null"):
+    with pytest.raises(UserError, match=r"data.window_mib, but only one fits; double it, or set data.window_mib=null"):
         samples(1, mix=Mix(desirable, 0.5), window=1)
