@@ -73,7 +73,7 @@ def add_scores(
         for number, part in todo:
             scores: list[float] = []
             for some in _cut(part, BATCH_SIZE):
-                pictures = [Image.fromarray(data.picture(key).pixels) for _, key in some]
+                pictures = [Image.fromarray(data.image(key).pixels) for _, key in some]
                 scores += scorer.score(pictures, [prompt for prompt, _ in some]).tolist()
                 bar.update(len(some))
             _write(_file(folder, number), part, scores)
