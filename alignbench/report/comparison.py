@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from alignbench.report.columns import BUDGET_COLUMNS
 from alignbench.statistics import bradley_terry
 from alignbench.statistics import intervals as statistics
-from alignbench.store.run_folder import BASE, BUDGET_COLUMNS, Manifest, PromptRecord, ResultsError, SamplingRecord
+from alignbench.store.image_records import PromptRecord, SamplingRecord
+from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"

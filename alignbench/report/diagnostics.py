@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from alignbench.report.columns import DIAGNOSTIC_COLUMNS
 from alignbench.report.comparison import ALL, Bench, Contender, Image, Measurement, Resamplings, Row
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
 from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
 from alignbench.statistics.intervals import Comparison, Estimate, holm
+from alignbench.store.image_records import PromptRecord
 from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
-from alignbench.store.run_folder import BASE, DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
+from alignbench.store.manifest import BASE, Manifest
+from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))

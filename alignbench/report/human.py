@@ -16,7 +16,7 @@ import numpy as np
 from alignbench.report.comparison import Bench, Contender, Measurement, Panels, Resamplings
 from alignbench.statistics import bradley_terry
 from alignbench.statistics import intervals as statistics
-from alignbench.store.run_folder import read_sampling
+from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
 from alignbench.votes.preferences import Count, Preference, count
