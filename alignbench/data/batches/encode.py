@@ -15,7 +15,7 @@ from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.batches.sampler import SampleRef
 from alignbench.data.source import Picture, Posterior, PromptSample, cut_alike, pictures_of
-from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
+from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
@@ -170,20 +170,20 @@ class Encoder:
 class Known:
     """The pictures whose latents are on the disk; small, so that it travels to the processes that read data."""
 
-    def __init__(self, shards: Shards | None, address: Callable[[str], str], centre: CropSpec) -> None:
-        self.shards = shards
+    def __init__(self, store: TensorStore | None, address: Callable[[str], str], centre: CropSpec) -> None:
+        self.store = store
         self.address = address
         self.centre = centre
 
     def read(self, pictures: Sequence[Picture]) -> Sequence[Entry | None]:
         """Return what is kept of each picture."""
-        if self.shards is None:
+        if self.store is None:
             return [None] * len(pictures)
-        return self.shards.read([self._key(picture) for picture in pictures])
+        return self.store.read([self._key(picture) for picture in pictures])
 
     def lacks(self, picture: Picture) -> bool:
         """Say whether a picture has to be decoded."""
-        return self.shards is None or self._key(picture) not in self.shards
+        return self.store is None or self._key(picture) not in self.store
 
     def _key(self, picture: Picture) -> bytes:
         return picture_key(self.address(picture.key), picture.cut or self.centre)
