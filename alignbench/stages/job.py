@@ -326,7 +326,7 @@ class Job:
                 f"{_length(settings)}, {settings.tuning} tuning"
             )
         if self.prompts is not None:
-            part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
+            part = f" of {self.prompts.full_size} (subset)" if self.prompts.is_subset else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
             say(f"  sampling    {self.sampling}")
 

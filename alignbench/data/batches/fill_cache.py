@@ -120,13 +120,13 @@ def prepare(
     Args:
         num_workers: processes that decode images beside this one.
     """
-    size = _entries_a_shard(num_bytes(encoder.encode_prompt("")))
-    todo = parts_to_make(demand.prompts, prompt_key, caches.prompts, size, work_share)
+    size = num_bytes(encoder.encode_prompt(""))
+    todo = _parts(demand.prompts, prompt_key, caches.prompts, size, work_share)
     with _bar("prepare prompts", "prompt", todo, progress) as bar:
-        fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for part in todo for text in part), bar)
+        _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for part in todo for text in part), bar)
 
-    size = _entries_a_shard(latents_bytes(encoder.model, encoder))
-    todo = parts_to_make(demand.pictures, _key, caches.latents, size, work_share)
+    size = latents_bytes(encoder.model, encoder)
+    todo = _parts(demand.pictures, _key, caches.latents, size, work_share)
     pictures = DataLoader(
         _Decoded(demand.view, [spot for part in todo for spot in part]),
         batch_size=None,
@@ -134,31 +134,22 @@ def prepare(
         collate_fn=_unchanged,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
-        fill(caches.latents, todo, _key, map(encoder.encode_picture, pictures), bar)
+        _fill(caches.latents, todo, _key, map(encoder.encode_picture, pictures), bar)
 
 
-def _entries_a_shard(entry_bytes: int) -> int:
-    return max(1, min(MOST_ENTRIES, SHARD_BYTES // entry_bytes))
-
-
-def parts_to_make(
-    items: Sequence[T], key: Callable[[T], bytes], store: TensorStore, part_size: int, work_share: WorkShare
+def _parts(
+    items: Sequence[T], key: Callable[[T], bytes], store: TensorStore, entry_bytes: int, work_share: WorkShare
 ) -> list[list[T]]:
-    """Return what is missing of this process's parts of `part_size` items, but for those that lack nothing."""
-    parts = [items[start : start + part_size] for start in range(0, len(items), part_size)]
+    """Return what is missing of this process's parts, but for those that lack nothing."""
+    size = max(1, min(MOST_ENTRIES, SHARD_BYTES // entry_bytes))
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
     missing = [[item for item in part if key(item) not in store] for part in work_share.share(parts)]
     return [part for part in missing if part]
 
 
-def fill(
+def _fill(
     store: TensorStore, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm
 ) -> None:
-    """Add the entries of each part as one shard.
-
-    Args:
-        todo: parts, as of `parts_to_make`.
-        entries: of their items, in order.
-    """
     for part in todo:
         made: dict[bytes, Entry] = {}
         for item in part:

@@ -1,21 +1,19 @@
 """Scores of training images by a method's scorer: computed once for each data set, in batches, and kept."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from alignbench.data.batches.fill_cache import fill, parts_to_make
 from alignbench.data.source import PairSource
-from alignbench.data.storage.tensor_store import Entry, TensorStore, key_of
+from alignbench.data.storage.tensor_store import TensorStore, key_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.work_share import WorkShare
 
 Key = tuple[str, str]  # prompt, and key of the picture within the data
-PART_SIZE = 1024  # images a file: a killed pass loses no more
+PART_SIZE = 1024  # images an entry of the store: a killed pass loses no more
 BATCH_SIZE = 32
 
 
@@ -40,17 +38,13 @@ def score_pairs(
     add_scores(data, scorer, cache, WorkShare(rank, num_processes), part_size)
     if num_processes > 1:
         torch.distributed.barrier()
-    keys, store = _keys(data), TensorStore(_folder(data, scorer, cache))
+    store = TensorStore(_folder(data, scorer, cache))
     scores: dict[Key, float] = {}
-    for start in range(0, len(keys), part_size):
-        part = keys[start : start + part_size]
-        found = zip(part, store.read([key_of(*key) for key in part]), strict=True)
-        scores |= {key: entry["score"].item() for key, entry in found if entry is not None}
-    if len(scores) < len(keys):
-        raise UserError(
-            f"{len(keys) - len(scores)} of {len(keys)} scores of training images by {scorer.name} are not there any "
-            "more; start again"
-        )
+    for number, part in enumerate(_parts(data, part_size)):
+        entry = store.get(_part_key(part))
+        if entry is None:
+            raise UserError(f"part {number} of the scores by {scorer.name} is not there any more; start again")
+        scores |= dict(zip(part, entry["scores"].tolist(), strict=True))
     return scores
 
 
@@ -66,30 +60,28 @@ def add_scores(
     if refusal := scorer.supports(data.prompts):
         raise UserError(refusal)
     store = TensorStore(_folder(data, scorer, cache))
-    store.discard_damaged(store.files)  # in each process, so that all agree on what is missing
-    store.refresh()
-    todo = parts_to_make(_keys(data), _store_key, store, part_size, work_share)
+    todo = [part for part in work_share.share(_parts(data, part_size)) if store.get(_part_key(part)) is None]
     with tqdm(
         total=sum(map(len, todo)), desc=f"score training images with {scorer.name}", unit="image",
         disable=not todo or not work_share.is_main, dynamic_ncols=True,
     ) as bar:  # fmt: skip
-        fill(store, todo, _store_key, (entry for part in todo for entry in _scored(data, scorer, part)), bar)
+        for part in todo:
+            scores: list[float] = []
+            for start in range(0, len(part), BATCH_SIZE):
+                some = part[start : start + BATCH_SIZE]
+                pictures = [Image.fromarray(data.picture(key).pixels) for _, key in some]
+                scores += scorer.score(pictures, [prompt for prompt, _ in some]).tolist()
+                bar.update(len(some))
+            store.add({_part_key(part): {"scores": torch.tensor(scores, dtype=torch.float64)}})
 
 
-def _scored(data: PairSource, scorer: Evaluator, part: list[Key]) -> Iterator[Entry]:
-    for start in range(0, len(part), BATCH_SIZE):
-        some = part[start : start + BATCH_SIZE]
-        pictures = [Image.fromarray(data.picture(key).pixels) for _, key in some]
-        for score in scorer.score(pictures, [prompt for prompt, _ in some]).tolist():
-            yield {"score": torch.tensor(score, dtype=torch.float64)}
+def _parts(data: PairSource, size: int) -> list[list[Key]]:
+    keys = list(dict.fromkeys((pair.prompt, key) for pair in data.pairs for key in (pair.key_w, pair.key_l)))
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _keys(data: PairSource) -> list[Key]:
-    return list(dict.fromkeys((pair.prompt, key) for pair in data.pairs for key in (pair.key_w, pair.key_l)))
-
-
-def _store_key(key: Key) -> bytes:
-    return key_of(*key)
+def _part_key(part: list[Key]) -> bytes:
+    return key_of(*(text for key in part for text in key))
 
 
 def _folder(data: PairSource, scorer: Evaluator, cache: Path) -> Path:

@@ -306,7 +306,7 @@ def _digest(key: bytes, told: Iterable[tuple[bytes, Any]]) -> bytes:
 
 def _told(item: tuple[str, Tensor]) -> tuple[bytes, Any]:
     name, tensor = item
-    return _note(name, tensor.dtype, tuple(tensor.shape)), tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    return _note(name, tensor.dtype, tuple(tensor.shape)), tensor.contiguous().view(torch.uint8).numpy().data
 
 
 def _note(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:

@@ -69,10 +69,10 @@ class Pairs(PairSource):
 EXPECTED = {("red", "0"): 3.0, ("red", "1"): 13.0, ("red", "2"): 23.0, ("blue!", "0"): 5.0, ("blue!", "3"): 35.0}
 
 
-def file_of(root, *key):
-    """Return the file that holds a score."""
+def second_file(root):
+    """Return the file of the second part, where parts hold two images."""
     files = (root / "light@3-float32" / "f00d").glob("*.safetensors")
-    return next(file for file in files if key_of(*key) in file.read_bytes())
+    return next(file for file in files if key_of("red", "2", "blue!", "0") in file.read_bytes())
 
 
 def test_every_image_is_scored_once_under_each_of_its_prompts_and_never_again(tmp_path):
@@ -96,7 +96,7 @@ def test_other_data_and_other_versions_have_scores_of_their_own(tmp_path):
 def test_a_pass_that_was_cut_short_goes_on_with_the_missing_part(tmp_path):
     first, second = Light(), Light()
     score_pairs(Pairs(), first, tmp_path, part_size=2)
-    file_of(tmp_path, "red", "2").unlink()
+    second_file(tmp_path).unlink()
     assert score_pairs(Pairs(), second, tmp_path, part_size=2) == EXPECTED
     assert (first.num_images, second.num_images) == (5, 2)
 
@@ -105,7 +105,7 @@ def test_processes_share_the_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     first, second = Light(), Light()
     with pytest.raises(
-        UserError, match="2 of 5 scores of training images by light are not there any more; start again"
+        UserError, match="part 1 of the scores by light is not there"
     ):  # without a second process its parts are missing
         score_pairs(Pairs(), first, tmp_path, 0, 2, part_size=2)
     assert score_pairs(Pairs(), second, tmp_path, 1, 2, part_size=2) == EXPECTED
@@ -119,7 +119,7 @@ def test_a_scorer_that_cannot_read_the_prompts_is_refused(tmp_path):
 
 def test_damage_anywhere_in_a_part_changes_no_score(tmp_path):
     score_pairs(Pairs(), Light(), tmp_path, part_size=2)
-    file = file_of(tmp_path, "red", "2")
+    file = second_file(tmp_path)
     whole = file.read_bytes()
     num_again = 0
     for place in range(0, len(whole), 23):
