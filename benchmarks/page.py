@@ -19,16 +19,9 @@ from PIL import Image
 
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import build
-from alignbench.store.run_folder import (
-    Budget,
-    Manifest,
-    PromptRecord,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    write_prompts,
-    write_sampling,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
+from alignbench.store.manifest import Budget, Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 METHODS = ("base", "sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")

@@ -16,15 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from alignbench.report.write import write_report
-from alignbench.store.run_folder import (
-    Manifest,
-    PromptRecord,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    write_prompts,
-    write_sampling,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 METHODS = ("sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")

@@ -20,7 +20,9 @@ from alignbench.evaluator import Evaluator, Reward
 from alignbench.files import cache_folder, write_png
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
-from alignbench.store.run_folder import ImageSet, Manifest, PromptRecord, RunFolder
+from alignbench.store.image_records import ImageSet, PromptRecord
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from benchmarks.scorer_weights import SCORERS
 from evaluators.clip_reward import PublishedClipReward, unit

@@ -24,8 +24,7 @@ from alignbench.objectives.denoising_error import (
     PairErrors,
     check_weighting,
     noise_pairs,
-    reference_error,
-    sample_error,
+    predict_both,
 )
 
 BetaConvention = Literal["half", "full"]
@@ -124,11 +123,9 @@ class DPO(Method[PairBatch]):
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = noise_pairs(model, batch, context, self.error_weighting)
-        conditioning = batch.conditioning_both
-        # the reference goes first: switching adapters off and on must not meet a graph under construction
-        ref_error_w, ref_error_l = reference_error(model, noised, conditioning).chunk(2)
-        prediction = model.predict(noised.noisy_latents, noised.timesteps, conditioning)
-        error_w, error_l = (noised.weight * sample_error(prediction, noised.target)).chunk(2)
+        prediction, expected = predict_both(model, noised, batch.conditioning_both)
+        error_w, error_l = noised.error(prediction).chunk(2)
+        ref_error_w, ref_error_l = noised.error(expected).chunk(2)
 
         scale = torch.ones_like(error_l)
         if self.safeguard is not None:

@@ -25,10 +25,9 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import (
     ErrorWeighting,
     Noised,
+    both_errors,
     check_weighting,
     noise_images,
-    prediction_error,
-    reference_error,
 )
 
 Utility = Literal["kt", "loss_averse", "risk_seeking"]
@@ -132,16 +131,10 @@ class KTO(Method[LabelledBatch]):
                 "choose train.micro_batch_size above 1 so that it divides each process's share of total_batch_size"
             )
         noised = noise_images(model, batch, context, self.error_weighting)
-        # the reference goes first: switching adapters off and on must not meet a graph under construction
-        ref_error = reference_error(model, noised, batch.conditioning)
-        observed_ref_error = reference_error(model, noised, _others(batch)) if mismatched else ref_error
-        error = prediction_error(model, noised, batch.conditioning)
-        with torch.no_grad():  # last: autocast would hand a call with a gradient the weights it cast without one
-            observed_error = prediction_error(model, noised, _others(batch)) if mismatched else error
-            observed = observed_ref_error - observed_error
-
+        others_gain = _gain_of_others(model, noised, batch) if mismatched else None
+        error, ref_error = both_errors(model, noised, batch.conditioning)
         gain = ref_error - error
-        point = self.reference_point(observed, batch.desirable, context)
+        point = self.reference_point(gain if others_gain is None else others_gain, batch.desirable, context)
         z = prospect(gain, point, batch.desirable, self.beta)
         weight = torch.where(batch.desirable, self.lambda_desirable, self.lambda_undesirable)
         values = weight * kto_loss(z, self.utility)
@@ -200,6 +193,15 @@ def _metrics(
         "error": error.detach(),
         "ref_error": ref_error,
     }
+
+
+@torch.no_grad()
+def _gain_of_others(model: ModelAdapter, noised: Noised, batch: LabelledBatch) -> Tensor:
+    """Return the gain of each image under the prompt of another, [B]."""
+    error, ref_error = both_errors(model, noised, _others(batch))
+    # older versions of PyTorch would hand the loss the weights that autocast has cast here without a gradient
+    torch.clear_autocast_cache()
+    return ref_error - error
 
 
 def _others(batch: LabelledBatch) -> Conditioning:

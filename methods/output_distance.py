@@ -1,12 +1,16 @@
 """Distance between the predictions of policy and reference: a leash for any method, by `auxiliary=output_distance`."""
 
-import torch
-
 from alignbench.batch import ImageBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_images, sample_error
+from alignbench.objectives.denoising_error import (
+    ErrorWeighting,
+    check_weighting,
+    noise_images,
+    predict_both,
+    sample_error,
+)
 
 
 class OutputDistance(Method[ImageBatch]):
@@ -31,8 +35,5 @@ class OutputDistance(Method[ImageBatch]):
 
     def loss(self, model: ModelAdapter, batch: ImageBatch, context: Context) -> Loss:
         noised = noise_images(model, batch, context, self.error_weighting)
-        # the reference goes first: switching adapters off and on must not meet a graph under construction
-        with torch.no_grad(), model.reference():
-            expected = model.predict(noised.noisy_latents, noised.timesteps, batch.conditioning)
-        prediction = model.predict(noised.noisy_latents, noised.timesteps, batch.conditioning)
+        prediction, expected = predict_both(model, noised, batch.conditioning)
         return Loss.mean(noised.weight * sample_error(prediction, expected))

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from alignbench.store.run_folder import (
-    Manifest,
-    PromptRecord,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    write_prompts,
-    write_sampling,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.study.begin import open_study
 from alignbench.votes.ballots import Ballots, Vote

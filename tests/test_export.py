@@ -17,7 +17,9 @@ from alignbench.errors import UserError
 from alignbench.export import arguments, export, find_source, push
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.low_rank import extract
-from alignbench.store.run_folder import LEADERBOARD_COLUMNS, Manifest, RunFolder
+from alignbench.report.columns import LEADERBOARD_COLUMNS
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 
 MODELS: dict[str, Any] = {
     "sd15": "stable_diffusion",

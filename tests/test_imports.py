@@ -14,7 +14,9 @@ PACKAGES = ("alignbench", "methods", "evaluators")
 # From the roof to the ground. A room imports from its own floor's line no other room, and from the floors below it any.
 FLOORS = """
     __main__
-    cli  calibrate  export  serve  study  train_reward
+    calibrate  export  study  train_reward
+    serve
+    cli
     model_card  stages
     report
     votes
@@ -60,8 +62,9 @@ def imports(name):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports relatively"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found &= modules().keys()
     packages = {other for one in found for other in found if one.startswith(f"{other}.")}  # of `from a import b`
-    return {one for one in found if one in modules()} - packages - {name}
+    return found - packages - {name}
 
 
 def room(name):

@@ -22,16 +22,16 @@ from alignbench.files import write_png
 from alignbench.generation.control.control import Control
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.store.run_folder import (
+from alignbench.store.image_records import (
     ImageSet,
     PromptRecord,
-    RunFolder,
     SamplingRecord,
     image_name,
     read_prompts,
     write_prompts,
     write_sampling,
 )
+from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
 
 NoiseMode = Literal["per_prompt", "constant"]

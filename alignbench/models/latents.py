@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
@@ -31,17 +30,6 @@ class LatentSpace(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where the networks work."""
-
-    def encode_pixels(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Return latents [B, C, h, w] of pixels [B, 3, H, W] in 0..1, float32, without a gradient.
-
-        Args:
-            generators: one CPU generator an image, to sample the VAE posterior; its mode is taken without them.
-        """
-        mean, std = self.encode_posterior(pixels)
-        if generators is None:
-            return self.latents_of(mean)
-        return self.latents_of(mean, std, randn_tensor(mean.shape, list(generators), mean.device, mean.dtype))
 
     @torch.no_grad()
     def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,10 @@ class Noised:
     timesteps: Tensor
     weight: Tensor
 
+    def error(self, prediction: Tensor) -> Tensor:
+        """Return the weighted error of a prediction, [B], float32."""
+        return self.weight * sample_error(prediction, self.target)
+
     @staticmethod
     def cat(parts: "Sequence[Noised]") -> "Noised":
         """Join along the batch axis."""
@@ -194,14 +198,24 @@ def noise_pairs(model: ModelAdapter, batch: PairBatch, context: Context, weighti
 
 def prediction_error(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> Tensor:
     """Return the weighted error of the policy (of the reference inside `model.reference()`), [B], float32."""
-    prediction = model.predict(noised.noisy_latents, noised.timesteps, conditioning)
-    return noised.weight * sample_error(prediction, noised.target)
+    return noised.error(model.predict(noised.noisy_latents, noised.timesteps, conditioning))
 
 
-def reference_error(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> Tensor:
-    """Return the weighted error of the reference, without a gradient."""
+def predict_both(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    """Return what policy and reference predict, [B, C, h, w] each, float32; the reference's has no gradient.
+
+    Losses that compare the two call this, not `model.reference()`: it asks the reference first, because switching
+    adapters off and on must not meet a graph under construction.
+    """
     with torch.no_grad(), model.reference():
-        return prediction_error(model, noised, conditioning)
+        expected = model.predict(noised.noisy_latents, noised.timesteps, conditioning)
+    return model.predict(noised.noisy_latents, noised.timesteps, conditioning), expected
+
+
+def both_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    """Return the weighted errors of policy and reference, [B] each, float32; the reference's has no gradient."""
+    prediction, expected = predict_both(model, noised, conditioning)
+    return noised.error(prediction), noised.error(expected)
 
 
 def pair_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> PairErrors:
@@ -211,7 +225,5 @@ def pair_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning)
         noised: 2 B rows.
         conditioning: 2 B rows, as `PairBatch.conditioning_both`.
     """
-    # the reference goes first: switching adapters off and on must not meet a graph under construction
-    ref_error_w, ref_error_l = reference_error(model, noised, conditioning).chunk(2)
-    error_w, error_l = prediction_error(model, noised, conditioning).chunk(2)
-    return PairErrors(error_w, error_l, ref_error_w, ref_error_l)
+    error, ref_error = both_errors(model, noised, conditioning)
+    return PairErrors(*error.chunk(2), *ref_error.chunk(2))

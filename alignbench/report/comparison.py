@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from alignbench.report.columns import BUDGET_COLUMNS
 from alignbench.statistics import bradley_terry, intervals
-from alignbench.store.run_folder import BASE, BUDGET_COLUMNS, Manifest, PromptRecord, ResultsError, SamplingRecord
+from alignbench.store.image_records import PromptRecord, SamplingRecord
+from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignbench.report.columns import DIAGNOSTIC_COLUMNS
 from alignbench.report.comparison import ALL, Contender, Image, Measurement, MethodComparison, Resamplings, Row
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
@@ -20,8 +21,10 @@ from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
 from alignbench.statistics.intervals import Comparison, Estimate
 from alignbench.statistics.significance import holm
+from alignbench.store.image_records import PromptRecord
 from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
-from alignbench.store.run_folder import BASE, DIAGNOSTIC_COLUMNS, Manifest, PromptRecord, RunFolder, run_folders
+from alignbench.store.manifest import BASE, Manifest
+from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from alignbench.report.comparison import ALL, Row
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE
+from alignbench.store.manifest import BASE
 from alignbench.store.scores import ScoreInfo
 from alignbench.text import duration
 

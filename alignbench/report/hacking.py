@@ -12,7 +12,7 @@ from alignbench.report.comparison import ALL, Row
 from alignbench.report.display import number
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
-from alignbench.store.run_folder import BASE
+from alignbench.store.manifest import BASE
 
 SIGNIFICANT = 0.05
 TRAINED, HELD_OUT = "trained", "held_out"

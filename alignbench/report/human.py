@@ -15,7 +15,7 @@ import numpy as np
 
 from alignbench.report.comparison import Contender, GroupComparison, Measurement, MethodComparison, Resamplings
 from alignbench.statistics import bradley_terry, intervals
-from alignbench.store.run_folder import read_sampling
+from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
 from alignbench.votes.preferences import Count, Preference, count

@@ -11,7 +11,9 @@ from alignbench.files import replacing, write_png
 from alignbench.report.curves import read_curves, read_validation
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE, PromptRecord, ResultsError, RunFolder, read_prompts
+from alignbench.store.image_records import PromptRecord, read_prompts
+from alignbench.store.manifest import BASE, ResultsError
+from alignbench.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

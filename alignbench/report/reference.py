@@ -10,7 +10,8 @@ from typing import Any
 from alignbench.report.comparison import ALL, Row
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
-from alignbench.store.run_folder import BASE, ResultsError, SamplingRecord
+from alignbench.store.image_records import SamplingRecord
+from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.scores import ScoreInfo
 
 NAMES = ("paper", "arxiv_id", "table", "model", "method", "evaluator")  # never empty

@@ -13,25 +13,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from alignbench.files import write_csv
+from alignbench.report.columns import DIAGNOSTIC_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings, Row
 from alignbench.report.human import VoteComparison, read_polls
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
-from alignbench.store.run_folder import (
-    BASE,
-    DIAGNOSTIC_COLUMNS,
-    LEADERBOARD_COLUMNS,
-    RANKING_COLUMNS,
-    WIN_RATE_COLUMNS,
-    Manifest,
-    PromptRecord,
-    ResultsError,
-    RunFolder,
-    SamplingRecord,
-    read_prompts,
-    read_sampling,
-    run_folders,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
+from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 
 
@@ -40,7 +29,7 @@ class Tables:
     """What the report shows.
 
     Attributes:
-        leaderboard, win_rates, ranking: rows with the columns of `results.LEADERBOARD_COLUMNS`, `WIN_RATE_COLUMNS` and
+        leaderboard, win_rates, ranking: rows with the columns of `columns.LEADERBOARD_COLUMNS`, `WIN_RATE_COLUMNS` and
             `RANKING_COLUMNS`.
         evaluators: (name, version) -> direction and display scale.
         samplings: (model, prompt set) -> how the images were made.
@@ -48,7 +37,7 @@ class Tables:
         contenders: (model, prompt set, evaluator, version) -> whom the rows compare, base first, with their scores.
         over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
             p-values as tested.
-        diagnostics: rows with the columns of `results.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
+        diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
     leaderboard: list[Row]

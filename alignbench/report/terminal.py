@@ -9,7 +9,8 @@ from rich.text import Text
 from alignbench.report.display import Section, marks, median_text, notes, sections, significance, win_text
 from alignbench.report.hacking import Finding, findings
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE, Manifest, RunFolder
+from alignbench.store.manifest import BASE, Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.text import duration
 
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on

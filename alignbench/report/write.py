@@ -9,7 +9,8 @@ from alignbench.report.display import sections
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import Tables, build
 from alignbench.statistics.intervals import NUM_RESAMPLES
-from alignbench.store.run_folder import BASE, RunFolder, run_folders
+from alignbench.store.manifest import BASE
+from alignbench.store.run_folder import RunFolder, run_folders
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, locked, read_json_lines
-from alignbench.store.run_folder import ResultsError, RunFolder
+from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.work_share import WorkShare
 

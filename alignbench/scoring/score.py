@@ -21,7 +21,8 @@ from alignbench.images import ImageError, decoded
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, Key, ScoreTable
 from alignbench.scoring.prompt_cache import TextCache
-from alignbench.store.run_folder import ImageSet, RunFolder
+from alignbench.store.image_records import ImageSet
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
 from alignbench.work_share import WorkShare
 

@@ -15,7 +15,8 @@ from alignbench.evaluator import Evaluator
 from alignbench.scoring.calibration import calibrate
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import finish, score
-from alignbench.store.run_folder import ImageSet, RunFolder
+from alignbench.store.image_records import ImageSet
+from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
 
 

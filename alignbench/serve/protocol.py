@@ -1,4 +1,4 @@
-"""How evaluators are asked over HTTP: what the two ends, `alignbench.serve.__main__` and `evaluators.remote`, agree on.
+"""How evaluators are asked over HTTP: what the two ends, `alignbench.serve.server` and `evaluators.remote`, agree on.
 
     GET  /info    ->  {"protocol": 1, "name": ..., "version": ..., ...}, the fields of `Info`
     POST /score   {"prompts": [text, ...], "images": [PNG or JPEG in base64, ...]}  ->  {"scores": [number, ...]}

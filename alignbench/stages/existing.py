@@ -17,8 +17,10 @@ from alignbench.files import write_text
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
+from alignbench.store.image_records import ImageSet, write_prompts, write_sampling
+from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.run_folder import BASE, ImageSet, Manifest, RunFolder, run_folders, write_prompts, write_sampling
+from alignbench.store.run_folder import RunFolder, run_folders
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
 

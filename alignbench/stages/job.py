@@ -44,8 +44,9 @@ from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.run_folder import Budget, Manifest, RunFolder
+from alignbench.store.run_folder import RunFolder
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -325,7 +326,7 @@ class Job:
                 f"{_length(settings)}, {settings.tuning} tuning"
             )
         if self.prompts is not None:
-            part = f" of {self.prompts.full_size} (subset)" if len(self.prompts) < self.prompts.full_size else ""
+            part = f" of {self.prompts.full_size} (subset)" if self.prompts.is_subset else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
             say(f"  sampling    {self.sampling}")
 

@@ -18,7 +18,7 @@ from alignbench.data.batches.feature_cache import Caches
 from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.batches.scorer_scores import add_scores
 from alignbench.data.source import DataSource, PairSource
-from alignbench.data.storage.tensor_store import num_bytes, writing
+from alignbench.data.storage.tensor_store import num_bytes
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
@@ -96,8 +96,8 @@ class Preparation:
         """Make this process's share of what is missing, after a look at what is there."""
         caches = self.open()
         for one in caches:
-            for shards in (one.prompts, one.latents):
-                shards.discard_damaged(work_share.share(shards.files))
+            for store in (one.prompts, one.latents):
+                store.discard_damaged(work_share.share(store.files))
         self._meet(work_share, caches)
         lacking = self._lacking(caches)
         all_required = zip(self.required, caches, strict=True)
@@ -123,7 +123,7 @@ class Preparation:
         if left := self._lacking(caches):
             console.print(f"prepare: {left} prompts and images are left for the other shards")
         else:
-            folders = {shards.folder: shards.num_bytes for one in caches for shards in (one.prompts, one.latents)}
+            folders = {store.folder: store.num_bytes for one in caches for store in (one.prompts, one.latents)}
             console.print(f"prepare: all is there, {sum(folders.values()) / 2**20:,.1f} MiB in {self.cache}")
 
     def _encode(self, work_share: WorkShare, caches: Sequence[Caches], console: Console) -> None:
@@ -141,10 +141,9 @@ class Preparation:
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)
         for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
-            with writing(kept.prompts.folder), writing(kept.latents.folder):
-                if work_share.is_main:
-                    kept.describe()
-                prepare(required, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
+            if work_share.is_main:
+                kept.describe()
+            prepare(required, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
             kept.prompts.refresh()
 
     def _lacking(self, caches: Sequence[Caches]) -> int:

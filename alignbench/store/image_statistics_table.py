@@ -17,7 +17,7 @@ from tqdm import tqdm
 from alignbench.files import replacing
 from alignbench.images import decoded, rgb
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 
 Key = tuple[str, int]  # prompt id and image number
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from alignbench.files import replacing
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,7 @@ python -m alignbench.study results results/studies/NAME                     coun
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,14 +52,11 @@ def vote(args: argparse.Namespace) -> None:
     folder.check_images()
     ballots = Ballots(folder.ballots)
     server = StudyServer(folder, ballots, args.host, args.port, token)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # shutdown waits for the loop, which waits for the handler, so it needs a thread
-        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
     votes, raters = len(ballots.votes()), len(ballots.raters())
-    print(f"{folder.path}: {len(folder.study.prompts)} prompts, {votes} votes of {raters} raters so far")
-    print(f"serving {server.url}", flush=True)
-    with server:
-        server.serve_forever()
+    server.run(
+        f"{folder.path}: {len(folder.study.prompts)} prompts, {votes} votes of {raters} raters so far",
+        f"serving {server.url}",
+    )
     ballots.close()
 
 

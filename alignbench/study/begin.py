@@ -11,7 +11,9 @@ from typing import Literal
 
 from alignbench.errors import UserError, did_you_mean
 from alignbench.files import locked, write_json
-from alignbench.store.run_folder import BASE, PromptRecord, ResultsError, RunFolder, read_prompts
+from alignbench.store.image_records import PromptRecord, read_prompts
+from alignbench.store.manifest import BASE, ResultsError
+from alignbench.store.run_folder import RunFolder
 from alignbench.votes.presets import PRESETS
 from alignbench.votes.record import STUDIES, Study, StudyFolder, digest_of, keyed
 

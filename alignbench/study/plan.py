@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from alignbench.store.run_folder import BASE
+from alignbench.store.manifest import BASE
 from alignbench.votes.presets import LOW_GRADES, TIE, Question
 from alignbench.votes.record import StudyFolder, keyed
 

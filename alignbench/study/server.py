@@ -8,25 +8,18 @@
 Answers but for page and images are JSON: the state, or {"error": sentence}. Every request may be sent twice.
 
 What keeps others out: cookies that other sites cannot send along (SameSite=Strict) nor scripts read, JSON as the only
-form of a request, which other sites may not send, and without a token the names of this machine alone as Host, so that
-no site can point its own name here.
+form of a request, which other sites may not send, and all that `alignbench.serve.http` refuses.
 """
 
 import hashlib
 import hmac
-import json
-import socket
-import sys
-import traceback
-from collections.abc import Callable
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote
 
-from alignbench.errors import UserError
-from alignbench.serve.access import check_reach, checked_token, is_loopback
+from alignbench.serve import http
+from alignbench.serve.http import Handler, Refusal, Server
 from alignbench.study.pictures import BlindPictures
 from alignbench.study.plan import Task, tasks
 from alignbench.votes.ballots import MAX_NAME, Ballots, Rater, Vote
@@ -35,25 +28,14 @@ from alignbench.votes.record import StudyFolder
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
-HEADERS = {
+HEADERS = http.HEADERS | {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
 MAX_REQUEST = 10_000  # bytes
 
 
-class Refusal(Exception):
-    """A request that gets an error for an answer."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-class StudyServer(ThreadingHTTPServer):
+class StudyServer(Server):
     """Shows a study to raters and stores their votes.
 
     Args:
@@ -65,30 +47,20 @@ class StudyServer(ThreadingHTTPServer):
         UserError: the address cannot be had, or others could reach it without a token.
     """
 
-    daemon_threads = True
-
     def __init__(
         self, folder: StudyFolder, ballots: Ballots, host: str = "127.0.0.1", port: int = 8080, token: str | None = None
     ) -> None:
-        self.token = checked_token(token)
-        check_reach(host, self.token)
+        super().__init__(StudyHandler, host, port, token, MAX_REQUEST)
         self.folder, self.ballots = folder, ballots
         self.pictures = BlindPictures(folder)
         self.tasks = lru_cache(64)(lambda rater: tasks(folder, rater))
         # cookies are shared by all ports of a machine, so those of two studies need two names
         self.cookie = f"study_{hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]}"
-        if ":" in host:
-            self.address_family = socket.AF_INET6
-        try:
-            super().__init__((host, port), Handler)
-        except (OSError, OverflowError) as error:
-            raise UserError(f"host={host} port={port} cannot be listened on ({error}); choose others") from None
 
     @property
     def url(self) -> str:
         """Where raters find the study, the token included."""
-        host, port = self.server_address[:2]
-        place = f"http://[{host}]:{port}/" if self.address_family == socket.AF_INET6 else f"http://{host}:{port}/"
+        place = f"{super().url}/"
         return place if self.token is None else f"{place}?token={quote(self.token, safe='')}"
 
     @property
@@ -174,11 +146,6 @@ class StudyServer(ThreadingHTTPServer):
             raise Refusal(400, "there is no such question")
         return number, asked
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say what went wrong; nothing did where the other end has gone."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
 
 def _image_name(rater: Rater, task: int, side: int) -> str:
     """Name an image so that no two are alike: neither those of two raters, nor an image that is shown twice."""
@@ -186,48 +153,41 @@ def _image_name(rater: Rater, task: int, side: int) -> str:
     return f"{task}-{side}-{sign}"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
+class StudyHandler(Handler):
+    """One request of a rater's browser."""
 
     server: StudyServer  # pyright: ignore[reportIncompatibleVariableOverride]
-    server_version, sys_version = "alignbench", ""
-    timeout = 60  # seconds without a byte
+    headers_of_all = HEADERS
 
-    def do_GET(self) -> None:
-        self._respond(self._get)
+    def respond(self, url: SplitResult) -> None:
+        if self.command == "GET":
+            self._get(url)
+        else:
+            self._post(url)
 
-    def do_POST(self) -> None:
-        self._respond(self._post)
+    def refuse(self, refusal: Refusal) -> None:
+        if self.path.partition("?")[0] == "/":  # a person reads it
+            self.send(refusal.status, "text/plain", str(refusal).encode())
+        else:
+            super().refuse(refusal)
 
-    def _respond(self, answer: Callable[[SplitResult], None]) -> None:
-        try:
-            self._check_host()
-            answer(_split(self.path))
-        except Refusal as refusal:
-            if self.path.partition("?")[0] == "/":  # a person reads it
-                self._send(refusal.status, "text/plain", str(refusal).encode(), {})
-            else:
-                self._json(refusal.status, {"error": str(refusal)})
-        except ConnectionError:
-            raise
-        except Exception:  # an image that cannot be read, a full disk: the server goes on and the page asks again
-            traceback.print_exc()
-            self._json(500, {"error": "the server failed; tell who sent you here"})
+    def describe(self, error: Exception) -> str:
+        return "the server failed; tell who sent you here"
 
     def _get(self, url: SplitResult) -> None:
         if url.path == "/" and self.server.token is not None:
             given = parse_qs(url.query).get("token", [""])[-1]
-            if hmac.compare_digest(given.encode(), self.server.token.encode()):
+            if self.is_token(given, self.server.token):
                 self._file("/", self._cookie("pass", self.server.token_digest))
                 return
         self._check_token()
         if url.path in FILES:
             self._file(url.path)
         elif url.path == "/state":
-            self._json(200, self.server.state(self._rater()))
+            self.answer(200, self.server.state(self._rater()))
         elif url.path.startswith("/images/"):
             image = self.server.image(self._known_rater(), url.path.removeprefix("/images/"))
-            self._send(200, "image/png", image, {"Cache-Control": "private, max-age=3600, immutable"})
+            self.send(200, "image/png", image, {"Cache-Control": "private, max-age=3600, immutable"})
         else:
             raise Refusal(404, "there is nothing here")
 
@@ -236,25 +196,21 @@ class Handler(BaseHTTPRequestHandler):
         request = self._request()
         if url.path == "/join":
             rater = self.server.ballots.join(_name(request))
-            self._json(200, self.server.state(rater), self._cookie("rater", rater.secret))
+            self.answer(200, self.server.state(rater), self._cookie("rater", rater.secret))
         elif url.path == "/leave":
-            self._json(200, self.server.state(None), self._cookie("rater", ""))
+            self.answer(200, self.server.state(None), self._cookie("rater", ""))
         elif url.path in ("/vote", "/undo"):
             rater = self._known_rater()
             (self.server.vote if url.path == "/vote" else self.server.undo)(rater, request)
-            self._json(200, self.server.state(rater))
+            self.answer(200, self.server.state(rater))
         else:
             raise Refusal(404, "there is nothing here")
 
     # who asks
 
-    def _check_host(self) -> None:
-        if self.server.token is None and not is_loopback(_split(f"//{self.headers.get('Host', '')}").hostname or ""):
-            raise Refusal(403, "this study is for this machine alone")
-
     def _check_token(self) -> None:
         given = self._cookies().get("pass", "")
-        if self.server.token is not None and not hmac.compare_digest(given.encode(), self.server.token_digest.encode()):
+        if self.server.token is not None and not self.is_token(given, self.server.token_digest):
             raise Refusal(401, "open the whole link that you were given: it ends with a token")
 
     def _rater(self) -> Rater | None:
@@ -281,44 +237,13 @@ class Handler(BaseHTTPRequestHandler):
     # what goes in and out
 
     def _request(self) -> Any:
-        text = self.headers.get("Content-Length", "")
-        if not (text.isascii() and text.isdigit()) or int(text[:18]) > MAX_REQUEST:
-            raise Refusal(413, "a request must say its Content-Length, and be short")
         if self.headers.get_content_type() != "application/json":
             raise Refusal(415, "a request must be JSON")
-        try:
-            return json.loads(self.rfile.read(int(text)))
-        except (ValueError, RecursionError):
-            raise Refusal(400, "the request is not JSON") from None
+        return self.json()
 
     def _file(self, path: str, headers: dict[str, str] | None = None) -> None:
         content = (PAGE / (path.removeprefix("/") or "index.html")).read_bytes()
-        self._send(200, f"{FILES[path]}; charset=utf-8", content, {"Cache-Control": "no-cache", **(headers or {})})
-
-    def _json(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(content).encode()
-        self._send(status, "application/json", body, {"Cache-Control": "no-store", **(headers or {})})
-
-    def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**HEADERS, **headers, "Content-Type": kind, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is no proper request, in JSON too."""
-        self._json(code, {"error": message or "the request is not understood"})
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: addresses and times of raters are nobody's business."""
-
-
-def _split(address: str) -> SplitResult:
-    try:
-        return urlsplit(address)
-    except ValueError:
-        raise Refusal(400, "the address is not understood") from None
+        self.send(200, f"{FILES[path]}; charset=utf-8", content, {"Cache-Control": "no-cache", **(headers or {})})
 
 
 def _name(request: Any) -> str:

@@ -29,8 +29,6 @@ LOW_BITS = 16  # of a float32, which a bfloat16 lacks
 class Rounding(ABC):
     """How float32 weights become bfloat16, and float32 again for the next update."""
 
-    bytes_per_weight: int = 0  # kept beside a bfloat16 weight
-
     @abstractmethod
     def widen(self, weight: Tensor, number: int) -> Tensor:
         """Return the float32 value of bfloat16 parameter `number`."""
@@ -54,8 +52,6 @@ class Compensated(Rounding):
     Updates are those of float32 weights, bit for bit; the network computes with them rounded to nearest, ties away from
     zero, so that the remainder always fits.
     """
-
-    bytes_per_weight = 2
 
     def __init__(self) -> None:
         self.remainders: dict[int, Tensor] = {}  # int16, signed

@@ -28,7 +28,9 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
 from alignbench.statistics.intervals import Resampling, compare, median
-from alignbench.store.run_folder import Manifest, RunFolder, image_name
+from alignbench.store.image_records import image_name
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from alignbench.training.tracking import Tracking
 from alignbench.work_share import WorkShare

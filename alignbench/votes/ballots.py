@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 
 SCHEMA_VERSION = 1
 MAX_NAME = 100  # signs

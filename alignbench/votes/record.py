@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from alignbench.files import sha256
-from alignbench.store.run_folder import Manifest, PromptRecord, ResultsError, RunFolder, read_prompts
+from alignbench.store.image_records import PromptRecord, read_prompts
+from alignbench.store.manifest import Manifest, ResultsError
+from alignbench.store.run_folder import RunFolder
 from alignbench.votes.presets import PRESETS, Preset
 
 SCHEMA_VERSION = 1

@@ -17,13 +17,8 @@ from alignbench.configuration.build import build, conf_folder
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_csv
 from alignbench.models.tiny_random import RESOLUTION, WIDTH, _t5_encoder, _vae, t5_tokenizer
-from alignbench.store.run_folder import (
-    BUDGET_COLUMNS,
-    LEADERBOARD_COLUMNS,
-    RANKING_COLUMNS,
-    WIN_RATE_COLUMNS,
-    Manifest,
-)
+from alignbench.report.columns import BUDGET_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
+from alignbench.store.manifest import Manifest
 from tests.pages import PAGES, ROOT, block_that_begins, blocks, name, sections, tables
 
 DOCS = ROOT / "docs"

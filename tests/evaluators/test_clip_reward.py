@@ -16,7 +16,9 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 from alignbench.errors import UserError
 from alignbench.models.weights.state_dicts import read_state_dict
 from alignbench.scoring.score import info, score
-from alignbench.store.run_folder import ImageSet, Manifest, PromptRecord, RunFolder
+from alignbench.store.image_records import ImageSet, PromptRecord
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2

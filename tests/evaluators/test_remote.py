@@ -20,9 +20,11 @@ from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.generation.generate import Sampling, image_set
 from alignbench.scoring.score import info, score
-from alignbench.serve.__main__ import ScoreServer
 from alignbench.serve.protocol import Info
-from alignbench.store.run_folder import Manifest, RunFolder, image_name
+from alignbench.serve.server import ScoreServer
+from alignbench.store.image_records import image_name
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from evaluators import load
 from evaluators.clip_score import ClipScore

@@ -14,7 +14,9 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set, initial_noise
 from alignbench.models.tiny_random import Family, tiny_adapter
-from alignbench.store.run_folder import Manifest, RunFolder, read_prompts, read_sampling
+from alignbench.store.image_records import read_prompts, read_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
 
 SHAPE = (4, 8, 8)

@@ -14,7 +14,8 @@ from alignbench.files import read_json_lines
 from alignbench.report.write import write_report
 from alignbench.stages.job import run
 from alignbench.stages.prepare import Preparation
-from alignbench.store.run_folder import RunFolder, read_prompts
+from alignbench.store.image_records import read_prompts
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from alignbench.train_reward.run import train_reward
 from evaluators import load

@@ -30,8 +30,7 @@ from alignbench.miniature.pretrain.denoisers import (
     encode_for_sdxl,
 )
 from alignbench.miniature.pretrain.export import export
-from alignbench.miniature.pretrain.loop import Plan, learning_rate_at, load_average, train
-from alignbench.miniature.pretrain.muon import Muon, orthogonalise
+from alignbench.miniature.pretrain.loop import Muon, Plan, learning_rate_at, load_average, train
 from alignbench.miniature.pretrain.rewards import normalise
 from alignbench.miniature.pretrain.text_encoders import (
     answers_at,
@@ -132,16 +131,27 @@ def test_the_learning_rate_rises_to_its_highest_value_and_falls_to_zero():
     assert rates[-1] < 1e-4
 
 
-def test_orthogonalised_matrices_keep_their_directions_and_have_singular_values_near_one():
-    matrices = torch.randn(3, 8, 24, generator=torch.Generator().manual_seed(0))
-    orthogonal = orthogonalise(matrices)
+def test_a_muon_update_keeps_the_directions_of_the_gradient_and_has_singular_values_near_one():
+    parameter = nn.Parameter(torch.zeros(8, 24))
+    parameter.grad = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(parameter.grad, full_matrices=False)
+    Muon([parameter], lr=1.0).step()
+    orthogonal = -parameter.detach() / (0.2 * 24**0.5)
     values = torch.linalg.svdvals(orthogonal)
     assert values.min() > 0.6
     assert values.max() < 1.25
-    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    rotated = u.mT @ orthogonal @ v.mT  # diagonal where the singular directions are those of the matrices
-    off_diagonal = rotated - torch.diag_embed(torch.diagonal(rotated, dim1=1, dim2=2))
-    assert off_diagonal.abs().max() < 1e-3
+    rotated = u.mT @ orthogonal @ v.mT  # diagonal where the singular directions are those of the gradient
+    assert (rotated - torch.diag(torch.diagonal(rotated))).abs().max() < 0.02  # computed in bfloat16
+
+
+def test_a_kernel_of_a_convolution_is_updated_as_the_matrix_of_its_outputs():
+    kernel, matrix = nn.Parameter(torch.ones(4, 3, 2, 2)), nn.Parameter(torch.ones(4, 12))
+    kernel.grad = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    matrix.grad = kernel.grad.flatten(1)
+    for parameter in (kernel, matrix):
+        Muon([parameter], lr=0.5).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    assert not torch.equal(matrix, torch.ones(4, 12))
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (4, 3, 3, 3)])

@@ -265,16 +265,18 @@ def test_latents_carry_the_scale_and_shift_of_the_vae(model):
     vae = model.pipeline.vae
     mode = vae.encode(pixels * 2 - 1).latent_dist.mode()
     expected = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-    torch.testing.assert_close(model.encode_pixels(pixels), expected)
-    assert model.encode_pixels(pixels).shape[1:] == model.latent_shape
+    mean, _ = model.encode_posterior(pixels)
+    torch.testing.assert_close(model.latents_of(mean), expected)
+    assert model.latents_of(mean).shape[1:] == model.latent_shape
 
 
-def test_posterior_samples_depend_on_their_own_generator_alone(model):
-    pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
-    together = model.encode_pixels(pixels, [torch.Generator().manual_seed(i) for i in range(3)])
-    alone = model.encode_pixels(pixels[1:2], [torch.Generator().manual_seed(1)])
+def test_posterior_samples_depend_on_their_own_noise_alone(model):
+    pixels, noise = torch.rand(3, 3, RESOLUTION, RESOLUTION), torch.randn(3, *model.latent_shape)
+    mean, std = model.encode_posterior(pixels)
+    together = model.latents_of(mean, std, noise)
+    alone = model.latents_of(*model.encode_posterior(pixels[1:2]), noise[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(together, model.encode_pixels(pixels))
+    assert not torch.allclose(together, model.latents_of(mean))
 
 
 def test_the_gradient_flows_through_decoding_and_the_last_steps(model):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from alignbench.objectives.denoising_error import (
     noise_images,
     noise_pairs,
     pair_errors,
-    reference_error,
+    predict_both,
     sample_error,
 )
 
@@ -155,10 +157,30 @@ def test_the_reference_has_no_gradient_and_leaves_the_policy_trainable(model, tu
     trainable = {name for name, p in model.denoiser.named_parameters() if p.requires_grad}
     batch = pairs(model, 2)
     noised = noise_pairs(model, batch, CONTEXT, "uniform")
-    assert not reference_error(model, noised, batch.conditioning_both).requires_grad
+    prediction, expected = predict_both(model, noised, batch.conditioning_both)
+    assert prediction.requires_grad
+    assert not expected.requires_grad
     assert {name for name, p in model.denoiser.named_parameters() if p.requires_grad} == trainable
-    errors = pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning_both)
-    assert errors.error_w.requires_grad
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_reference_is_asked_before_a_graph_of_the_policy_exists(model, tuning, monkeypatch):
+    model.prepare_training(tuning, rank=2, alpha=2.0)
+    model.make_reference()
+    batch, calls, predict = pairs(model, 2), [], model.predict
+
+    def recorded(*arguments):
+        calls.append(torch.is_grad_enabled())
+        return predict(*arguments)
+
+    monkeypatch.setattr(model, "predict", recorded)
+    predict_both(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning_both)
+    assert calls == [False, True]
+
+
+def test_methods_leave_the_order_of_policy_and_reference_to_predict_both():
+    files = (Path(__file__).parents[2] / "methods").glob("*.py")
+    assert [file.name for file in files if ".reference()" in file.read_text()] == []
 
 
 def test_a_pair_costs_eight_passes(model):

@@ -7,16 +7,9 @@ import pytest
 from PIL import Image
 
 from alignbench.files import append_json_lines
-from alignbench.store.run_folder import (
-    Budget,
-    Manifest,
-    PromptRecord,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    write_prompts,
-    write_sampling,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
+from alignbench.store.manifest import Budget, Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 PROMPTS = {"p0": "a red circle", "p1": "a blue cross", "p2": "a green square", "p3": "a yellow cross"}

@@ -7,7 +7,7 @@ import pytest
 from alignbench.report.human import read_polls
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 from tests.studies import World, cast
 
 GROUPS = {"p0": ("flat",), "p1": ("flat",), "p2": ("shaded",), "p3": ("shaded",)}

@@ -4,7 +4,8 @@ from PIL import Image
 from alignbench.report import pictures
 from alignbench.report.tables import build
 from alignbench.report.write import write_report, write_run_pictures
-from alignbench.store.run_folder import ResultsError, RunFolder
+from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import RunFolder
 
 
 def colours(path):

@@ -7,7 +7,7 @@ from alignbench.report import markdown
 from alignbench.report.display import sections
 from alignbench.report.reference import FOLDER, Published, load, matches
 from alignbench.report.tables import build
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 
 ROW = Published(
     paper="Somebody", arxiv_id="0000.00000", table="1", model="sd15_mini", method="sft", variant="", opponent="",

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from alignbench.report.columns import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
 from alignbench.report.tables import build
-from alignbench.store.run_folder import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS, ResultsError
+from alignbench.store.manifest import ResultsError
 
 
 def only(rows, **conditions):

@@ -22,7 +22,9 @@ from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.scoring.partial_scores import ScoreTable
 from alignbench.scoring.score import _pictures, _prepared, info, score
-from alignbench.store.run_folder import Manifest, RunFolder, image_name
+from alignbench.store.image_records import image_name
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 from alignbench.work_share import WorkShare
 from evaluators.shapes_oracle import ShapesOracle

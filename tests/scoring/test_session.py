@@ -11,7 +11,9 @@ from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.scoring.session import Scoring
-from alignbench.store.run_folder import ImageSet, Manifest, PromptRecord, RunFolder
+from alignbench.store.image_records import ImageSet, PromptRecord
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 
 CLEANLINESS = ("evaluators=none", "+evaluator@evaluators.cleanliness=shapes_oracle_cleanliness")
 

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import socket
 import sys
 from dataclasses import replace
 
@@ -14,9 +15,11 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.serve.__main__ import ScoreServer, usable
+from alignbench.serve.__main__ import usable
 from alignbench.serve.access import checked_token, is_loopback
+from alignbench.serve.http import Handler
 from alignbench.serve.protocol import Info
+from alignbench.serve.server import ScoreServer
 from evaluators import load
 from evaluators.networks.preprocess import ClipPixels
 from tests.serving import at_work
@@ -120,6 +123,50 @@ def test_other_addresses_and_methods_are_refused(oracle):
     chunked = {"Transfer-Encoding": "chunked"}
     assert ask(oracle, "POST", "/score", b"0\r\n\r\n", **chunked)[0] == 411
     assert ask(oracle, "POST", "/score", b"", **{"Content-Length": "-5"})[0] == 411
+
+
+def test_a_question_about_the_headers_alone_gets_no_body(oracle):
+    connection = http.client.HTTPConnection(*oracle.server_address[:2], timeout=20)
+    connection.request("HEAD", "/info")
+    response = connection.getresponse()
+    assert (response.status, response.fp.read() if response.fp else b"") == (501, b"")
+    connection.close()
+
+
+def test_other_sites_cannot_ask(oracle):
+    """Neither by a name of their own for this machine nor from a page that a visitor's browser shows."""
+    assert ask(oracle, "GET", "/info", Host="rebound.example.org")[0] == 403
+    assert ask(oracle, "GET", "/info", Host="[")[0] == 400
+    request = {"prompts": [], "images": []}
+    for origin in ("https://example.org", "null", "http://127.0.0.1:1"):
+        assert ask(oracle, "POST", "/score", request, Origin=origin)[0] == 403
+    assert ask(oracle, "POST", "/score", request, Origin=oracle.url)[0] == 200
+    connection = http.client.HTTPConnection(*oracle.server_address[:2], timeout=20)
+    connection.request("GET", "/info")
+    headers = connection.getresponse().headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "Python" not in headers["Server"]
+    connection.close()
+
+
+def test_an_evaluator_that_loses_its_own_connection_is_a_failure_that_the_asker_is_told(oracle, monkeypatch, capfd):
+    def lost(request):
+        raise ConnectionResetError("the network is gone")
+
+    monkeypatch.setattr(oracle, "score", lost)
+    status, answer = ask(oracle, "POST", "/score", {"prompts": [], "images": []})
+    assert (status, answer) == (500, {"error": "ConnectionResetError: the network is gone"})
+    assert "the network is gone" in capfd.readouterr().err
+
+
+def test_who_sends_nothing_any_more_is_left(oracle, monkeypatch, capfd):
+    monkeypatch.setattr(Handler, "timeout", 0.1)
+    with socket.create_connection(oracle.server_address[:2], timeout=20) as connection:
+        connection.sendall(b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{")
+        assert connection.recv(1000) == b""
+    assert ask(oracle, "GET", "/info")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_request_that_is_too_large_is_told_so(oracle):

@@ -7,7 +7,7 @@ from PIL import Image
 import alignbench.store.image_statistics_table
 from alignbench.statistics.image_statistics import MEASURES, image_statistics
 from alignbench.store.image_statistics_table import Shown, digest_of, measured
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 
 
 @pytest.fixture

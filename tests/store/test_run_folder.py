@@ -2,29 +2,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 
 from alignbench.files import locked, write_json, write_text
-from alignbench.store.run_folder import (
-    SCHEMA_VERSION,
-    Budget,
-    Manifest,
-    PromptRecord,
-    ResultsError,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    read_prompts,
-    read_sampling,
-    run_folders,
-    write_prompts,
-    write_sampling,
-)
-from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.store.image_records import image_name
+from alignbench.store.manifest import SCHEMA_VERSION, Budget, Manifest, ResultsError
+from alignbench.store.run_folder import RunFolder, run_folders
 
 MANIFEST = Manifest("sft-sd15_mini-ab12", "sft", "sd15_mini", 0, "ab12", "cd34", budget=Budget(optimizer_steps=60))
-INFO = ScoreInfo("clip", "1", preprocess="R224", display_scale=100.0)
 
 
 @pytest.fixture
@@ -149,48 +134,6 @@ def test_paths_are_those_of_the_design(tmp_path):
         "images/parti/1a2b/parti-0001-2.png",
         "scores/parti/1a2b/hpsv2@2.1.parquet",
     ]
-
-
-@pytest.mark.parametrize("prompt_id", ["a/b", "..", "", "a b", ".hidden", "é"])
-def test_prompt_ids_that_are_no_file_names_are_refused(prompt_id):
-    with pytest.raises(ResultsError, match="is not path-safe"):
-        image_name(prompt_id, 0)
-
-
-def test_prompts_and_sampling_come_back_in_order_and_to_the_byte(tmp_path):
-    prompts = [
-        PromptRecord("b", "a cat\u2028 on\tmars\n", ("anime",), ("b-0.png", "b-1.png")),
-        PromptRecord("a", "", (), ("a-0.png",)),
-    ]
-    write_prompts(tmp_path, prompts)
-    assert read_prompts(tmp_path) == prompts
-    sampling = SamplingRecord("parti", 50, None, "per_prompt", 0, 1, full_size=1632, subset=True)
-    write_sampling(tmp_path, sampling)
-    assert read_sampling(tmp_path) == sampling
-
-
-def test_scores_come_back_sorted_with_what_decides_them(tmp_path):
-    scores = Scores.of(INFO, ["b", "a", "a"], [0, 1, 0], np.array([3, 2, 1], dtype=np.float32), ["f", "e", "d"])
-    scores.write(tmp_path / "s.parquet")
-    found = Scores.read(tmp_path / "s.parquet")
-    assert found.info == INFO
-    assert found.prompt_id.tolist() == ["a", "a", "b"]
-    assert found.image.tolist() == [0, 1, 0]
-    assert found.score.tolist() == [1, 2, 3]
-    assert found.score.dtype == np.float32
-
-
-def test_equal_scores_in_any_order_give_equal_bytes(tmp_path):
-    Scores.of(INFO, ["a", "b"], [0, 0], [1.5, 2.5], ["d", "e"]).write(tmp_path / "1.parquet")
-    Scores.of(INFO, ["b", "a"], [0, 0], [2.5, 1.5], ["e", "d"]).write(tmp_path / "2.parquet")
-    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
-
-
-def test_scores_that_are_not_finite_or_doubled_are_refused():
-    with pytest.raises(ResultsError, match="clip gave 1 of 2 scores that are not finite"):
-        Scores.of(INFO, ["a", "b"], [0, 0], [1.0, float("nan")], ["", ""])
-    with pytest.raises(ResultsError, match="clip scored image 0 of prompt a more than once"):
-        Scores.of(INFO, ["a", "a"], [0, 0], [1.0, 2.0], ["", ""])
 
 
 def test_all_run_folders_of_a_root_are_found_by_name(folder, tmp_path):

@@ -180,6 +180,9 @@ def test_other_sites_cannot_vote_nor_read(server):
     assert rater.ask("POST", "/vote", vote, Host="rebound.example.org")[0] == 403
     assert rater.ask("GET", "/state", Host="rebound.example.org:8080")[0] == 403
     assert rater.ask("GET", "/state", Host="[")[0] == 400
+    assert rater.ask("POST", "/vote", vote, Origin="https://example.org")[0] == 403
+    assert rater.ask("POST", "/vote", [vote] * 1000)[0] == 413
+    assert rater.ask("POST", "/vote", b"", **{"Content-Length": "-5"})[0] == 411
     assert rater.ask("OPTIONS", "/vote", Origin="https://example.org")[0] == 501  # no leave for other origins
     _, _, headers = rater.ask("GET", "/")
     assert "default-src 'none'" in headers["Content-Security-Policy"]

@@ -58,5 +58,6 @@ def test_text_encoders_and_both_halves_of_the_vae_are_called_in_a_way_that_is_no
     model.encode_prompts(["a circle"])
     assert sorted(came) == ["CLIPTextModelWithProjection", "CLIPTextModelWithProjection", "T5EncoderModel"]
     came.clear()
-    model.decode_latents(model.encode_pixels(torch.rand(1, 3, 32, 32)))
+    mean, _ = model.encode_posterior(torch.rand(1, 3, 32, 32))
+    model.decode_latents(model.latents_of(mean))
     assert came == ["AutoencoderKL", "AutoencoderKL"]

@@ -12,7 +12,9 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.generation.generate import Sampling
 from alignbench.models.tiny_random import tiny_adapter
-from alignbench.store.run_folder import Manifest, RunFolder, read_prompts
+from alignbench.store.image_records import read_prompts
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.training.train import train
 from alignbench.training.validation import Validation
 from tests.processes import FSDP2, together

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 from alignbench.votes.ballots import Ballots, Vote
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from alignbench.files import write_json
-from alignbench.store.run_folder import ResultsError
+from alignbench.store.manifest import ResultsError
 from alignbench.votes.record import StudyFolder, keyed
 
 

@@ -13,7 +13,7 @@ from alignbench.context import Context
 from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.source import Posterior, TrainingImage
-from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
+from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
 
@@ -143,20 +143,20 @@ class Encoder:
 class CachedLatents:
     """The images whose latents are on disk. It is small, so that it can be sent to the processes that read data."""
 
-    def __init__(self, shards: Shards | None, address: Callable[[str], str], centre: CropSpec) -> None:
-        self.shards = shards
+    def __init__(self, store: TensorStore | None, address: Callable[[str], str], centre: CropSpec) -> None:
+        self.store = store
         self.address = address
         self.centre = centre
 
     def read(self, images: Sequence[TrainingImage]) -> Sequence[Entry | None]:
         """Return the cached entry of each image, or None."""
-        if self.shards is None:
+        if self.store is None:
             return [None] * len(images)
-        return self.shards.read([self._key(image) for image in images])
+        return self.store.read([self._key(image) for image in images])
 
     def is_missing(self, image: TrainingImage) -> bool:
         """Say whether an image is not cached, so that it must be decoded."""
-        return self.shards is None or self._key(image) not in self.shards
+        return self.store is None or self._key(image) not in self.store
 
     def _key(self, image: TrainingImage) -> bytes:
         return picture_key(self.address(image.key), image.crop or self.centre)

@@ -10,7 +10,7 @@ import torch
 
 from alignbench.crop import CropSpec
 from alignbench.data.source import Posterior
-from alignbench.data.storage.tensor_store import Shards, key_of
+from alignbench.data.storage.tensor_store import TensorStore, key_of
 from alignbench.files import write_json
 from alignbench.former_names import former_class_name
 from alignbench.models.adapter import ModelAdapter
@@ -29,8 +29,8 @@ class Caches:
         made_by: for each folder what decides the values in it.
     """
 
-    prompts: Shards
-    latents: Shards
+    prompts: TensorStore
+    latents: TensorStore
     made_by: dict[Path, dict[str, Any]]
 
     @classmethod
@@ -48,7 +48,7 @@ class Caches:
             )
         }
         prompts, latents = made_by
-        return cls(Shards(prompts), Shards(latents), made_by)
+        return cls(TensorStore(prompts), TensorStore(latents), made_by)
 
     @staticmethod
     def exist(root: Path) -> bool:

@@ -16,7 +16,7 @@ from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.source import DataSource, PromptSample, TrainingImage, images_of, kind_of
-from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
+from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
@@ -144,22 +144,24 @@ def prepare(
 
 
 def _groups(
-    items: Sequence[T], key: Callable[[T], bytes], shards: Shards, entry_bytes: int, work_share: WorkShare
+    items: Sequence[T], key: Callable[[T], bytes], store: TensorStore, entry_bytes: int, work_share: WorkShare
 ) -> list[list[T]]:
     """Split items into groups of one shard each; return what is missing of each group of this process's share."""
     size = max(1, min(MAX_ENTRIES, SHARD_BYTES // entry_bytes))
     groups = [items[start : start + size] for start in range(0, len(items), size)]
-    missing = [[item for item in group if key(item) not in shards] for group in work_share.share(groups)]
+    missing = [[item for item in group if key(item) not in store] for group in work_share.share(groups)]
     return [group for group in missing if group]
 
 
-def _fill(shards: Shards, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm) -> None:
+def _fill(
+    store: TensorStore, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm
+) -> None:
     for group in todo:
         made: dict[bytes, Entry] = {}
         for item in group:
             made[key(item)] = next(entries)
             bar.update()
-        shards.add(made)
+        store.add(made)
 
 
 def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:

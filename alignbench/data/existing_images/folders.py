@@ -26,7 +26,9 @@ from alignbench.data.existing_images.labels import distinct_labels, path_labels
 from alignbench.data.existing_images.lists import LIST_SUFFIXES, OWN, is_run, read_image_list, read_json
 from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
 from alignbench.errors import UserError
-from alignbench.store.run_folder import BASE, PromptRecord, RunFolder, SamplingRecord, read_prompts, read_sampling
+from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
+from alignbench.store.manifest import BASE
+from alignbench.store.run_folder import RunFolder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LAYOUTS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignbench.data.prompts import path_safe
 from alignbench.errors import UserError
-from alignbench.store.run_folder import BASE
+from alignbench.store.manifest import BASE
 
 
 def path_labels(folder: Path, end: str = "") -> list[str]:

@@ -1,9 +1,10 @@
 """Tensors on the disk by key, in files that several runs may fill at once and that are checked whenever they are read.
 
-A shard is a safetensors file of a few hundred entries. It is named by the keys that it holds and is written whole or
-not at all, so that two writers of the same entries leave one file. Entries of one layout (names, dtypes and shapes) lie
-in common tensors, `<layout>/<name>` [N, ...], beside their keys and digests; a reader seeks to its rows and reads no
-more, so that memory does not grow with what is read.
+All that is computed once and kept lies in such stores: features of prompts, latents of images, scores of training
+images, and what scorers make of prompts. A shard is a safetensors file of a few hundred entries. It is named by the
+keys that it holds and is written whole or not at all, so that two writers of the same entries leave one file. Entries
+of one layout (names, dtypes and shapes) lie in common tensors, `<layout>/<name>` [N, ...], beside their keys and
+digests; a reader seeks to its rows and reads no more, so that memory does not grow with what is read.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from alignbench.files import replacing
 
 Entry = dict[str, Tensor]
 
+SUFFIX = ".safetensors"
 KEY_BYTES = 16
 KEY = np.dtype(f"S{KEY_BYTES}")  # sorted and compared as bytes; NumPy leaves out zeros at the end, of all keys alike
 DIGEST_BYTES = 32
@@ -33,7 +35,10 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "I64": torch.int64,
     "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 
 
@@ -76,11 +81,11 @@ class _Layout:
     digests: int  # where they begin in the file
 
 
-class Shards:
+class TensorStore:
     """The shards of one folder.
 
-    What is added by others is seen after `refresh`. An entry that is damaged is never returned: its shard is deleted,
-    and all its entries count as absent.
+    Several processes may add at once. What is added, by this process too, is seen after `refresh`. An entry that is
+    damaged is never returned: its shard is deleted, and all its entries count as absent, to be made again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +108,7 @@ class Shards:
         self._files: list[Path] = []
         self._layouts: list[list[_Layout]] = []
         keys, places = [np.empty(0, KEY)], [np.empty((0, 3), np.int32)]
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
                 parts = _open(file)
             except FileNotFoundError:  # another run found it damaged
@@ -140,8 +145,7 @@ class Shards:
             try:
                 descriptor = os.open(file, os.O_RDONLY)
                 try:
-                    for number, layout, row in rows:
-                        entries[number] = _entry(descriptor, keys[number], layouts[layout], row)
+                    found = [_entry(descriptor, keys[number], layouts[layout], row) for number, layout, row in rows]
                 finally:
                     os.close(descriptor)
             except FileNotFoundError:  # another run found it damaged
@@ -149,6 +153,9 @@ class Shards:
             except DamagedError:
                 _discard(file)
                 lost.append(shard)
+            else:
+                for (number, _, _), entry in zip(rows, found, strict=True):
+                    entries[number] = entry
         if lost:
             self._forget(lost)
         return entries
@@ -169,11 +176,11 @@ class Shards:
         from safetensors.torch import save_file
 
         name = hashlib.sha256(b"".join(entries)).hexdigest()[:32]
-        with replacing(self.folder / f"{name}.safetensors") as temporary:
+        with _writing(self.folder), replacing(self.folder / f"{name}{SUFFIX}") as temporary:
             save_file(tensors, temporary)
 
     def discard_damaged(self, files: Sequence[Path]) -> None:
-        """Read some shards as a whole and delete those that are not as they were written."""
+        """Read some shards as a whole and delete those that are not as they were written; seen after `refresh`."""
         for file in files:
             try:
                 with file.open("rb", buffering=0) as content:
@@ -207,15 +214,15 @@ class Shards:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say that this process writes shards; if no other one does, what killed writers left half-written is deleted."""
+def _writing(folder: Path) -> Iterator[None]:
+    """Say that this process writes a shard; if no other one does, what killed writers left half-written is deleted."""
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".writers").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in folder.glob(".*.tmp"):
+            for left in folder.glob(f".*{SUFFIX}.*.tmp"):
                 left.unlink(missing_ok=True)
         except BlockingIOError:
             pass  # others write

@@ -3,15 +3,13 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
-
-from alignbench.miniature.pretrain.muon import Muon
 
 Metrics = dict[str, float]
 LossFunction = Callable[[int, torch.Generator], tuple[torch.Tensor, Metrics]]
@@ -124,7 +122,29 @@ def _optimizers(module: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
     )
     if not by_muon:
         return [adamw]
-    return [adamw, Muon([{"params": by_muon, "share": 1.0}], plan.learning_rate, weight_decay=plan.weight_decay)]
+    return [adamw, Muon(by_muon, plan.learning_rate, plan.weight_decay)]
+
+
+class Muon(torch.optim.Muon):
+    """Muon of PyTorch, which takes matrices alone, for kernels of convolutions too: each is a matrix of its outputs.
+
+    An update has the size of one of AdamW at the same learning rate (Liu et al. 2025).
+
+    Args:
+        parameters: of two or more dimensions, contiguous; they must stay where they are.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.01) -> None:
+        self.parameters = list(parameters)
+        self.matrices = [nn.Parameter(parameter.detach().view(len(parameter), -1)) for parameter in self.parameters]
+        group = {"params": self.matrices, "share": 1.0}
+        super().__init__([group], lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for parameter, matrix in zip(self.parameters, self.matrices, strict=True):
+            matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
+        super().step(closure)
 
 
 def load_average(module: nn.Module, folder: Path) -> int:

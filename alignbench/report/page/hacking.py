@@ -9,7 +9,8 @@ from alignbench.report.diagnostics import WEIGHT_DISTANCE
 from alignbench.report.display import Grid, Section, number, significance
 from alignbench.report.hacking import findings
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE, RunFolder
+from alignbench.store.manifest import BASE
+from alignbench.store.run_folder import RunFolder
 
 Value = dict[str, Any]
 

@@ -12,7 +12,9 @@ from alignbench.report.display import Section
 from alignbench.report.page.sprites import Jobs, Picture, sprite_names
 from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE, PromptRecord, RunFolder
+from alignbench.store.image_records import PromptRecord
+from alignbench.store.manifest import BASE
+from alignbench.store.run_folder import RunFolder
 
 Scored = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
 Runs = dict[str, tuple[str, Scored]]  # run -> its method, and its scores

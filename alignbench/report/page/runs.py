@@ -8,7 +8,8 @@ from alignbench.report.comparison import Row
 from alignbench.report.curves import Curve, read_curves
 from alignbench.report.page.hacking import looks_entry
 from alignbench.report.page.store import Store
-from alignbench.store.run_folder import Manifest, RunFolder
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.text import duration
 
 MAX_POINTS = 400  # of a curve; longer ones are thinned

@@ -24,7 +24,8 @@ from alignbench.report.display import (
 )
 from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
-from alignbench.store.run_folder import BASE, SamplingRecord
+from alignbench.store.image_records import SamplingRecord
+from alignbench.store.manifest import BASE
 from alignbench.store.scores import ScoreInfo
 
 Value = dict[str, Any]

@@ -8,6 +8,7 @@ import torch
 
 from alignbench.data.batches.scorer_scores import score_pairs
 from alignbench.data.source import Pair, PairSource, TrainingImage
+from alignbench.data.storage.tensor_store import key_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 
@@ -68,6 +69,12 @@ class Pairs(PairSource):
 EXPECTED = {("red", "0"): 3.0, ("red", "1"): 13.0, ("red", "2"): 23.0, ("blue!", "0"): 5.0, ("blue!", "3"): 35.0}
 
 
+def second_file(root):
+    """Return the file of the second part, where parts hold two images."""
+    files = (root / "light@3-float32" / "f00d").glob("*.safetensors")
+    return next(file for file in files if key_of("red", "2", "blue!", "0") in file.read_bytes())
+
+
 def test_every_image_is_scored_once_under_each_of_its_prompts_and_never_again(tmp_path):
     scorer = Light()
     assert score_pairs(Pairs(), scorer, tmp_path) == EXPECTED
@@ -83,13 +90,13 @@ def test_other_data_and_other_versions_have_scores_of_their_own(tmp_path):
     scorer.version = "4"
     score_pairs(Pairs(), scorer, tmp_path)
     assert scorer.num_images == 15
-    assert len(list(tmp_path.rglob("*.parquet"))) == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
 def test_a_pass_that_was_cut_short_goes_on_with_the_missing_part(tmp_path):
     first, second = Light(), Light()
     score_pairs(Pairs(), first, tmp_path, part_size=2)
-    (tmp_path / "light@3-float32" / "f00d" / "000001.parquet").unlink()
+    second_file(tmp_path).unlink()
     assert score_pairs(Pairs(), second, tmp_path, part_size=2) == EXPECTED
     assert (first.num_images, second.num_images) == (5, 2)
 
@@ -112,7 +119,7 @@ def test_a_scorer_that_cannot_read_the_prompts_is_refused(tmp_path):
 
 def test_damage_anywhere_in_a_part_changes_no_score(tmp_path):
     score_pairs(Pairs(), Light(), tmp_path, part_size=2)
-    file = tmp_path / "light@3-float32" / "f00d" / "000001.parquet"
+    file = second_file(tmp_path)
     whole = file.read_bytes()
     num_again = 0
     for place in range(0, len(whole), 23):
@@ -125,7 +132,7 @@ def test_damage_anywhere_in_a_part_changes_no_score(tmp_path):
             assert score_pairs(Pairs(), scorer, tmp_path, part_size=2) == EXPECTED
         assert scorer.num_images in (0, 2)  # there are bytes that nothing depends on
         assert [str(one.message) for one in told] == [
-            f"{file} is damaged and was deleted; its images are scored again"
+            f"{file} is damaged and was deleted; what it held is computed again"
         ] * (scorer.num_images // 2)
         num_again += scorer.num_images // 2
     assert num_again > 10

@@ -12,15 +12,9 @@ from PIL import Image
 from alignbench.data.existing_images.folders import read_image_folders
 from alignbench.data.prompts import HPDV2_STYLES, drawbench, hpdv2
 from alignbench.errors import UserError
-from alignbench.store.run_folder import (
-    Manifest,
-    PromptRecord,
-    RunFolder,
-    SamplingRecord,
-    image_name,
-    write_prompts,
-    write_sampling,
-)
+from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 
 OWN_TEXTS = ["a red circle, left", 'a "blue" square', " Ein grüner Stern "]
 

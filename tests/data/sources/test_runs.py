@@ -5,7 +5,9 @@ import hashlib
 import pytest
 
 from alignbench.errors import UserError
-from alignbench.store.run_folder import Manifest, PromptRecord, RunFolder, SamplingRecord, write_prompts, write_sampling
+from alignbench.store.image_records import PromptRecord, SamplingRecord, write_prompts, write_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 PROMPTS = ["p", "q"]

@@ -14,7 +14,9 @@ from pyarrow import parquet
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.compose import check_command_line
 from alignbench.stages.job import run
-from alignbench.store.run_folder import Manifest, PromptRecord, RunFolder, SamplingRecord, write_prompts, write_sampling
+from alignbench.store.image_records import PromptRecord, SamplingRecord, write_prompts, write_sampling
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]

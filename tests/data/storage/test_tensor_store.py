@@ -1,14 +1,15 @@
-"""Shards: what is written comes back bit for bit or not at all, whoever writes it and whatever happened to the file."""
+"""Stores: what is written comes back bit for bit or not at all, whoever writes it and whatever happened to the file."""
 
 import fcntl
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import torch
 
-from alignbench.data.storage.tensor_store import Shards, key_of, num_bytes, writing
+from alignbench.data.storage.tensor_store import TensorStore, key_of, num_bytes
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -26,7 +27,7 @@ def entries(start, stop, **settings):
 
 
 def filled(folder, *parts):
-    shards = Shards(folder)
+    shards = TensorStore(folder)
     for part in parts:
         shards.add(part)
     shards.refresh()
@@ -57,7 +58,7 @@ def test_many_are_read_as_one_by_one(tmp_path):
     assert [one is None for one in found] == [key not in part for key in keys]
     assert all(one is None or equal(one, part[key]) for key, one in zip(keys, found, strict=True))
     assert shards.read([]) == []
-    assert Shards(tmp_path / "empty").read(keys[:2]) == [None, None]
+    assert TensorStore(tmp_path / "empty").read(keys[:2]) == [None, None]
 
 
 def test_keys_that_end_in_zeros_are_told_apart(tmp_path):
@@ -113,7 +114,7 @@ def test_any_flipped_bit_is_noticed(tmp_path):
             file.unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shards = Shards(tmp_path)
+            shards = TensorStore(tmp_path)
             shards.discard_damaged(shards.files)
             kept = list(tmp_path.glob("*.safetensors"))
             found = {key: shards.get(key) for key in part}
@@ -129,7 +130,7 @@ def test_a_shard_that_was_cut_is_deleted_and_said_so(tmp_path, length):
     file = filled(tmp_path, entries(0, 4)).files[0]
     file.write_bytes(file.read_bytes()[:length])
     with pytest.warns(RuntimeWarning, match=f"{file.name} is damaged and was deleted; what it held is computed again"):
-        shards = Shards(tmp_path)
+        shards = TensorStore(tmp_path)
     assert len(shards) == 0
     assert not file.exists()
 
@@ -158,21 +159,33 @@ def test_a_shard_that_another_run_deleted_counts_as_absent(tmp_path):
     assert len(shards) == 4
 
 
-def test_what_a_killed_writer_left_goes_when_nobody_writes(tmp_path):
-    left = tmp_path / ".x.safetensors.0123.tmp"
-    with writing(tmp_path):
-        left.write_bytes(b"half")
-        with writing(tmp_path):
-            assert left.exists()  # it may be of the other one
-    with writing(tmp_path):
-        assert not left.exists()
-    with (tmp_path / ".writers").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more
+def test_what_a_killed_writer_left_goes_when_nobody_else_writes(tmp_path):
+    left, other = tmp_path / ".x.safetensors.0123.tmp", tmp_path / ".made_by.json.0123.tmp"
+    for file in (left, other):
+        file.write_bytes(b"half")
+    with (tmp_path / ".writers").open("a") as writers:
+        fcntl.flock(writers, fcntl.LOCK_SH)
+        TensorStore(tmp_path).add(entries(0, 1))
+        assert left.exists()  # it may be of the other one
+    TensorStore(tmp_path).add(entries(1, 2))
+    assert not left.exists()
+    assert other.exists()  # no shard
+    with (tmp_path / ".writers").open("a") as writers:
+        fcntl.flock(writers, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more
+
+
+def test_many_that_add_at_once_all_leave_their_entries(tmp_path):
+    parts = [entries(start, start + 3) for start in (0, 0, 2, 4, 6, 8)]  # some overlap
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(TensorStore(tmp_path).add, parts))
+    store, expected = TensorStore(tmp_path), {key: one for part in parts for key, one in part.items()}
+    assert all(equal(store.get(key), one) for key, one in expected.items())
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_reading_takes_no_memory_that_stays(tmp_path):
     side = 64  # 64 KiB an entry
-    shards = Shards(tmp_path)
+    shards = TensorStore(tmp_path)
     for start in range(0, 1024, 128):
         shards.add(entries(start, start + 128, side=side))
     shards.refresh()

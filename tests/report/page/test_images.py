@@ -11,7 +11,9 @@ from alignbench.report.display import sections
 from alignbench.report.page.images import image_entry
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
-from alignbench.store.run_folder import BASE, PromptRecord, RunFolder, write_prompts
+from alignbench.store.image_records import PromptRecord, write_prompts
+from alignbench.store.manifest import BASE
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 

@@ -1,0 +1,25 @@
+"""The columns of the tables that a report writes, in their order."""
+
+from dataclasses import fields
+
+from alignbench.store.manifest import Budget
+
+BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
+LEADERBOARD_COLUMNS = (
+    "model", "method", "run", "num_seeds", "seed_sd", "prompt_set", "group", "evaluator", "version", "n", "subset",
+    "median", "median_ci_low", "median_ci_high", "mean", "mean_ci_low", "mean_ci_high",
+    "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win", "p_gain", "trained_on", *BUDGET_COLUMNS,
+)  # fmt: skip
+WIN_RATE_COLUMNS = (
+    "model", "prompt_set", "group", "evaluator", "version", "method_a", "method_b", "n", "wins", "ties",
+    "win_rate", "ci_low", "ci_high", "p_win", "p_gain",
+)  # fmt: skip
+RANKING_COLUMNS = (
+    "model", "prompt_set", "group", "evaluator", "version", "method", "rank", "strength", "ci_low", "ci_high",
+    "fit_gap", "intransitive",
+)  # fmt: skip
+DIAGNOSTIC_COLUMNS = (
+    "model", "method", "run", "num_seeds", "prompt_set", "step", "kind", "measure", "version", "role", "n",
+    "value", "ci_low", "ci_high", "base", "difference", "difference_ci_low", "difference_ci_high", "p",
+    "win_rate", "win_ci_low", "win_ci_high", "flag",
+)  # fmt: skip

@@ -1,0 +1,101 @@
+"""What an image folder says of its images: their prompts, how they were made, and which of them are to be scored."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from alignbench.files import read_json_lines, write_json, write_json_lines
+from alignbench.store.manifest import ResultsError
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt of an image folder: its text as in the source, its style or category names, its image files."""
+
+    prompt_id: str
+    prompt: str
+    groups: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SamplingRecord:
+    """How the images of a folder were made.
+
+    Attributes:
+        noise: `per_prompt`, or `constant` where every prompt starts from the same noise.
+        seed: sampling seed, not the training seed.
+        full_size: number of prompts of the whole prompt set.
+        subset: whether fewer were used.
+        base_bits: bits that the linear layers of the denoiser were held in; None as they were loaded.
+        scheduler: that of diffusers which sampled; None for the model's own.
+        negative_prompt: what guidance led away from; None for no prompt.
+        true_cfg_scale: classifier-free guidance beside that which was distilled into the network.
+        resolution: sides in pixels where they are not the model's own.
+        control: the ControlNet that was followed and a fingerprint of its maps; None where there was none.
+    """
+
+    prompt_set: str
+    num_inference_steps: int
+    guidance_scale: float | None
+    noise: str
+    seed: int
+    num_images_per_prompt: int
+    full_size: int
+    subset: bool
+    base_bits: int | None = None
+    scheduler: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
+    resolution: int | None = None
+    control: dict[str, Any] | None = None
+
+
+def image_name(prompt_id: str, number: int) -> str:
+    """Return the file name of one image; ids must be safe as file names on any system."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", prompt_id):
+        raise ResultsError(f"prompt id {prompt_id!r} is not path-safe; expected letters, digits, '_', '.' and '-'")
+    return f"{prompt_id}-{number}.png"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that are to be scored, and where a run keeps their scores.
+
+    Attributes:
+        records: their prompts and files, named within the run's image folder or by absolute paths.
+        size: width and height that all of them have to have; None where they may differ.
+        generated: whether this program made them and can make them again.
+    """
+
+    prompt_set: str
+    sampling_hash: str
+    records: Sequence[PromptRecord]
+    size: tuple[int, int] | None
+    generated: bool
+
+
+def write_prompts(folder: Path, prompts: Iterable[PromptRecord]) -> None:
+    """Write `prompts.jsonl` of an image folder, in the given order."""
+    write_json_lines(Path(folder) / "prompts.jsonl", map(asdict, prompts))
+
+
+def read_prompts(folder: Path) -> list[PromptRecord]:
+    """Read `prompts.jsonl` of an image folder."""
+    records = read_json_lines(Path(folder) / "prompts.jsonl")
+    return [PromptRecord(r["prompt_id"], r["prompt"], tuple(r["groups"]), tuple(r["images"])) for r in records]
+
+
+def write_sampling(folder: Path, sampling: SamplingRecord) -> None:
+    """Write `sampling.json` of an image folder; what has a default is left out where it has it."""
+    optional = {entry.name: entry.default for entry in fields(SamplingRecord) if entry.default is not MISSING}
+    values = {k: v for k, v in asdict(sampling).items() if k not in optional or v != optional[k]}
+    write_json(Path(folder) / "sampling.json", values)
+
+
+def read_sampling(folder: Path) -> SamplingRecord:
+    """Read `sampling.json` of an image folder."""
+    return SamplingRecord(**json.loads((Path(folder) / "sampling.json").read_bytes()))

@@ -1,0 +1,50 @@
+"""What is imported is declared, and what is declared is imported or has a reason beside it in pyproject.toml."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = {"alignbench", "methods", "evaluators"}
+# Asked for by a setting that says so in a sentence where they are missing.
+OPTIONAL = {"deepspeed", "mlflow", "swanlab"}
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared():
+    """Return the declared dependencies, and those of them whose line gives a reason."""
+    listed = {normalised(re.match(r"[\w-]+", text)[0]) for text in tomllib.loads(PYPROJECT)["project"]["dependencies"]}
+    block = PYPROJECT.partition("\ndependencies = [")[2].partition("\n]")[0]
+    lines = [line for line in block.splitlines() if line.strip()]
+    reasoned = {normalised(re.match(r'\s*"([\w-]+)', line)[1]) for line in lines if "#" in line}
+    return listed, reasoned
+
+
+def imported():
+    """Return the distributions whose modules our packages import, wherever in their text."""
+    modules = set()
+    for file in (file for package in OURS for file in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(node.module.partition(".")[0])
+    modules -= OURS | OPTIONAL | sys.stdlib_module_names
+    known = packages_distributions()
+    return {normalised(name) for module in modules for name in known[module]}
+
+
+def test_every_import_is_a_declared_dependency():
+    assert imported() - declared()[0] == set()
+
+
+def test_every_dependency_is_imported_or_says_why_it_is_needed():
+    listed, reasoned = declared()
+    assert listed - imported() - reasoned == set()
