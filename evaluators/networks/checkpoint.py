@@ -10,7 +10,7 @@ from huggingface_hub.utils import HFValidationError
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
-from alignbench.models.weights.loading import ask_hub
+from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.state_dicts import misfits, shapes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -14,6 +14,7 @@ from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.models.architectures import FOLDER
+from alignbench.models.families import FAMILIES
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.skeleton import skeleton
@@ -29,9 +30,6 @@ from alignbench.training.memory_estimate import (
     table,
     total,
 )
-
-FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
-
 
 COMMAND = ["model=flux_mini", "data=shapes", "method=dpo"]
 ONE = "train.micro_batch_size=1"

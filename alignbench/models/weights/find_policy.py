@@ -16,7 +16,7 @@ from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.files import file_digest
-from alignbench.models.weights.loading import TIMEOUT_SECONDS, hub_answer
+from alignbench.models.weights.hub import TIMEOUT_SECONDS, hub_answer
 from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES
 
 DenoiserName = Literal["unet", "transformer"]  # attribute of a diffusers pipeline
