@@ -34,7 +34,10 @@ class StableDiffusion3(ModelAdapter):
         "text_encoder_2": ("text_encoders.clip_g.",),
         "text_encoder_3": ("text_encoders.t5xxl.",),
     }
-    no_controlnet = "diffusers' pipeline of its family encodes maps by a draw without a seed, so that images could not be made again"
+    no_controlnet = (
+        "diffusers' pipeline of its family encodes maps by a draw without a seed, so that images could not be made "
+        "again"
+    )
 
     def __init__(self, *args: Any, max_sequence_length: int = 256, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

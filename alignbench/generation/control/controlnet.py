@@ -105,7 +105,7 @@ class ControlNetSampler(Sampler):
         network.register_forward_pre_hook(_in_own_dtype, with_kwargs=True)
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
-        """Return the maps, and generators for the draw by which a pipeline may encode one: the same for all images of it."""
+        """Return the maps, and a generator for the draw by which a pipeline may encode each: one seed a map."""
         return {
             self.support.argument: [self.map_of(prompt_id) for prompt_id, _ in keys],
             "controlnet_conditioning_scale": self.conditioning_scale,

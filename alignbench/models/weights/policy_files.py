@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Poli
 from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes
 
 LORA_FILE = LORA_FILES[0]
-WRAPPERS = ("module.", "_orig_mod.")  # what programs put before all keys of a network, beside its name in a pipeline
+# what programs put before all keys of a network, its name in a pipeline among it
+WRAPPERS = ("module.", "_orig_mod.", *(f"{name}." for name in get_args(DenoiserName)))
 PEFT_PREFIX = "base_model.model."  # before all keys of PEFT's adapters
 IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
 
@@ -71,17 +72,15 @@ def load_policy(
     if any(IS_ADAPTER.search(key) for key in state):
         _load_adapters(pipeline, denoiser_name, policy, state)
     else:
-        _load_network(network, denoiser_name, policy, state, original_keys)
+        _load_network(network, policy, state, original_keys)
 
 
 # ---- whole networks
 
 
-def _load_network(
-    network: Any, denoiser_name: str, policy: Policy, state: dict[str, Tensor], original_keys: Sequence[str]
-) -> None:
+def _load_network(network: Any, policy: Policy, state: dict[str, Tensor], original_keys: Sequence[str]) -> None:
     """Take the weights of a whole network, in the keys of diffusers or those they were published in before."""
-    state = _unwrapped(state, denoiser_name)
+    state = _unwrapped(state)
     blocks = {key.rstrip(".").rpartition(".")[2] for key in original_keys}  # with or without what is put before them
     if any(blocks.intersection(key.split(".")) for key in state):
         state = _converted(network, policy, state)
@@ -90,10 +89,9 @@ def _load_network(
     network.load_state_dict(state)
 
 
-def _unwrapped(state: dict[str, Tensor], denoiser_name: str) -> dict[str, Tensor]:
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without what was put before all of their names."""
-    wrappers = (*WRAPPERS, f"{denoiser_name}.")
-    while prefix := next((p for p in wrappers if state and all(key.startswith(p) for key in state)), None):
+    while prefix := next((p for p in WRAPPERS if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state
 
