@@ -116,9 +116,8 @@ class ModelAdapter(LatentSpace):
     def frozen_networks(self) -> list[nn.Module]:
         """The networks that are never trained: the VAEs and the text encoders, but for those that were left out."""
         parts = (*(getattr(self.pipeline, name) for name in self.frozen_parts), self.reward_vae)
-        return [
-            part for part in parts if part is not None and not is_without_weights(part)
-        ]  # a pipeline may lack a text encoder
+        # a pipeline may lack a text encoder
+        return [part for part in parts if part is not None and not is_without_weights(part)]
 
     @property
     def device(self) -> torch.device:

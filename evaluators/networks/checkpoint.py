@@ -58,6 +58,13 @@ def _local_file(source: str, filename: str, revision: str | None) -> Path | None
     return Path(cached) if isinstance(cached, str) else None
 
 
+def bytes_on_meta(make_module: Callable[[], nn.Module], dtype: str = "float32") -> int:
+    """Return how many bytes a module takes in a dtype, by name; nothing is loaded."""
+    with torch.device("meta"):
+        module = make_module().to(getattr(torch, dtype))
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
 def assign(make_module: Callable[[], ModuleT], state_dict: Mapping[str, Tensor]) -> ModuleT:
     """Return a module, frozen and in eval mode, whose parameters are these very tensors, in their own dtypes.
 
