@@ -129,7 +129,7 @@ def test_what_every_optimizer_file_keeps_is_found(optimizer, mode):
     changes = [f"memory={mode}", "train.tuning=full", f"optimizer={optimizer}", "method=sft"]
     cfg = composed(["model=flux_mini", "data=shapes", *changes])
     (part,) = (part for part in estimate(cfg, on_meta("flux")) if part.name == "optimizer")
-    weights = [p for p in on_meta("flux").denoiser.parameters()]
+    weights = list(on_meta("flux").denoiser.parameters())
     remainders = 2 * sum(p.numel() for p in weights) * (mode == "bf16_compensated")
     assert part.unknown == ""
     assert part.num_bytes == remainders + sum(BYTES[optimizer](p.shape, p.numel()) for p in weights) + (
