@@ -1,7 +1,8 @@
 """Evaluators turn images into scores; rewards are evaluators with a gradient."""
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -95,6 +96,20 @@ class Evaluator(ABC):
         """Where the network lies; the CPU for a program."""
         return next(self.network.parameters()).device if self.network is not None else torch.device("cpu")
 
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
+        """Return how many bytes the network takes that an evaluator of these settings would load.
+
+        The estimate of memory asks before anything is loaded, and whether or not the weights are there.
+
+        Args:
+            settings: all arguments of the constructor.
+
+        Returns:
+            None where it is not known; the estimate then leaves it out, says so, and refuses nothing.
+        """
+        return None
+
     def to(self, device: torch.device | str) -> None:
         """Move the network, loading it if need be."""
         if self.network is not None:
@@ -182,3 +197,17 @@ class Reward(Evaluator):
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Return unit text features, [N, D], float32, without a gradient."""
         raise TypeError(f"reward {self.name} has no embeddings")
+
+
+def weight_bytes(node: Mapping[str, Any]) -> int | None:
+    """Return how many bytes the network of a configured evaluator takes, None where that is not known.
+
+    Args:
+        node: `_target_` and constructor arguments, as plain values.
+    """
+    from hydra.utils import get_class
+
+    kind = get_class(node["_target_"])
+    given = inspect.signature(kind).bind_partial(**{key: node[key] for key in node if not key.startswith("_")})
+    given.apply_defaults()
+    return kind.weight_bytes(given.arguments)

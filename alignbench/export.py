@@ -185,9 +185,7 @@ def _extract(model: Any, untouched: dict[str, Any], rank: int) -> str:
 def _save_comfyui(model: Any, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from alignbench.models.weights.low_rank import adapters_of, comfyui_keys
-
-    save_file(comfyui_keys(model.denoiser_name, adapters_of(model.denoiser)), file)
+    save_file(model.comfyui_keys(), file)
 
 
 def push(folder: Path, repository: str, api: Any) -> None:

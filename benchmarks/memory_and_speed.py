@@ -46,7 +46,6 @@ from evaluators.clip_reward import ClipReward
 from evaluators.networks.clip import clip_config
 from evaluators.networks.preprocess import ClipPixels
 
-FAMILIES = {"sd15": "stable_diffusion", "sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3", "flux": "flux"}
 PHASES = ("rollout", "forward", "decode", "reward", "backward", "optimizer", "other")
 TINY_REWARD = {
     "embed_dim": 16,
@@ -171,10 +170,10 @@ class RandomReward(ClipReward):
         return torch.ones(len(prompts), 77, dtype=torch.long)
 
 
-def random_model(cfg: DictConfig, model: str, scale: str, device: torch.device) -> ModelAdapter:
+def random_model(cfg: DictConfig, scale: str, device: torch.device) -> ModelAdapter:
     """Return the model with random weights, and random features in place of encoded prompts."""
     if scale == "tiny":
-        adapter = tiny_adapter(FAMILIES[model])  # pyright: ignore[reportArgumentType]
+        adapter = tiny_adapter(cfg.model.adapter._target_.split(".")[-2])
     else:
         # what is to be quantised on its way to the device need not fit there as it is
         adapter = skeleton(cfg.model, device if cfg.train.base_bits is None else "cpu")
@@ -232,7 +231,7 @@ def measure(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=cfg.train.mixed_precision)
     clock = Clock(device)
 
-    adapter = random_model(cfg, model, scale, device)
+    adapter = random_model(cfg, scale, device)
     dtype = adapter.dtype if cfg.train.mixed_precision == "no" else torch.bfloat16
     rate = matmul_rate(device, dtype, 256 if tiny else 8192)
     trained = build(cfg.method)
@@ -310,7 +309,7 @@ def show(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=FAMILIES, required=True)
+    parser.add_argument("--model", required=True, help="as in model=NAME")
     parser.add_argument("--method", required=True)
     parser.add_argument("--tuning", choices=("lora", "full"))
     parser.add_argument("--steps", type=int, default=2)

@@ -10,15 +10,22 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import SiglipConfig, SiglipModel
+from transformers import CLIPVisionModelWithProjection, SiglipConfig, SiglipModel
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
 from alignbench.models.weights.state_dicts import read_state_dict
 from evaluators.clip_reward import unit
-from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
-from evaluators.networks.clip import Precision, check_precision, checkpoint_layers, image_pass, load_clip_vision
+from evaluators.networks.checkpoint import assign, bytes_on_meta, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import (
+    Precision,
+    check_precision,
+    checkpoint_layers,
+    clip_config,
+    image_pass,
+    load_clip_vision,
+)
 from evaluators.networks.preprocess import ClipPixels, Pixels, SiglipPixels
 
 LAION_HEAD = Path(__file__).parent / "heads" / "laion_aesthetic_l14_affine.json"
@@ -151,6 +158,11 @@ class Aesthetic(AestheticReward):
     def shared_pass(self) -> str:
         return image_pass(self.file, self.architecture, self.precision)
 
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        config: Any = clip_config(settings["architecture"]).vision_config
+        return bytes_on_meta(lambda: CLIPVisionModelWithProjection(config), settings["precision"])
+
     @cached_property
     def network(self) -> nn.Module:
         return load_clip_vision(self.file, self.architecture, self.precision, self.gradient_checkpointing)
@@ -188,6 +200,11 @@ class AestheticV25(AestheticReward):
         pixels = SiglipPixels(architecture["image_size"])
         super().__init__(source, revision, file, pixels, precision, gradient_checkpointing)
         self.architecture = dict(architecture)
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        config = SiglipConfig(vision_config=dict(settings["architecture"]))
+        return bytes_on_meta(lambda: SiglipModel(config).vision_model, settings["precision"])
 
     @cached_property
     def network(self) -> nn.Module:

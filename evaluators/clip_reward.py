@@ -13,8 +13,8 @@ from transformers import CLIPModel
 
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
-from evaluators.networks.checkpoint import check_checkpoint, checkpoint_file
-from evaluators.networks.clip import Precision, check_precision, image_pass, load_clip
+from evaluators.networks.checkpoint import bytes_on_meta, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision, check_precision, clip_config, image_pass, load_clip
 from evaluators.networks.preprocess import Pixels
 
 
@@ -139,6 +139,11 @@ class PublishedClipReward(ClipReward):
     @cached_property
     def network(self) -> CLIPModel:
         return load_clip(self.file, self.architecture, self.precision, self.gradient_checkpointing)
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        config = clip_config(settings["architecture"])
+        return bytes_on_meta(lambda: CLIPModel(config), settings["precision"])
 
     @property
     def context_length(self) -> int:

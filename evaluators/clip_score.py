@@ -56,3 +56,8 @@ class ClipScore(PublishedClipReward):
             source or published.source, published.filename, revision, architecture or published.architecture,
             ClipPixels(224), precision, embedding_scale, gradient_checkpointing,
         )  # fmt: skip
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        architecture = settings["architecture"] or PUBLISHED[settings["name"]].architecture
+        return super().weight_bytes({**settings, "architecture": architecture})

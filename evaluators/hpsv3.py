@@ -27,7 +27,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
 from alignbench.models.weights.state_dicts import read_state_dict
-from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.checkpoint import assign, bytes_on_meta, check_checkpoint, checkpoint_file
 from evaluators.networks.clip import checkpoint_layers
 from evaluators.networks.preprocess import QwenPixels
 
@@ -37,6 +37,13 @@ FILE = "HPSv3.safetensors"
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 AREA = 256 * 28 * 28  # pixels: HPSv3_7B.yaml, min_pixels and max_pixels
 REWARD_TOKEN = "<|Reward|>"  # follows the last token of Qwen2-VL's tokenizer
+
+# Qwen/Qwen2-VL-7B-Instruct, config.json, as far as it decides what the network weighs; and its tokens with the reward's
+QWEN2_VL_7B = {
+    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "vocab_size": 151658, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "hidden_size": 3584},
+}  # fmt: skip
 
 # What Qwen2-VL's chat template puts around a user's message that begins with an image (chat_template.json).
 BEFORE_IMAGE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -135,6 +142,11 @@ class HPSv3(Reward):
             checkpoint_layers(network.trunk.visual.blocks)
             checkpoint_layers(network.trunk.language_model.layers)
         return network
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        """Return what the published network takes, whatever `base` is."""
+        return bytes_on_meta(lambda: HPSv3Network(Qwen2VLConfig.from_dict(QWEN2_VL_7B)), settings["precision"])
 
     @cached_property
     def before_image(self) -> list[int]:

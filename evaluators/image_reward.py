@@ -12,7 +12,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
 from alignbench.models.weights.state_dicts import read_state_dict
-from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.checkpoint import assign, bytes_on_meta, check_checkpoint, checkpoint_file
 from evaluators.networks.clip import Precision, check_precision, checkpoint_layers
 from evaluators.networks.preprocess import ClipPixels
 
@@ -105,6 +105,20 @@ class ImageReward(Reward):
     @property
     def weights(self) -> str:
         return file_digest(self.file)
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        def make() -> ImageRewardNetwork:
+            return ImageRewardNetwork(settings["vision"] or {}, settings["text"] or {})
+
+        return sum(
+            bytes_on_meta(lambda part=part: getattr(make(), part), precision)
+            for part, precision in (
+                ("vision", settings["precision"]),
+                ("text", settings["precision"]),
+                ("head", "float32"),
+            )
+        )
 
     @cached_property
     def network(self) -> "ImageRewardNetwork":

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator, Reward
+from alignbench.evaluator import Evaluator, Reward, weight_bytes
 from alignbench.reward_model import Judge
-from alignbench.store.reward_model_folder import JudgeRecord, read_tensors, weights_digest
+from alignbench.store.reward_model_folder import JudgeRecord, read_tensors, tensor_bytes, weights_digest
 from evaluators.judges.attention import AttentionJudge
 from evaluators.judges.blip import BlipJudge
 from evaluators.judges.clip import ClipJudge
@@ -88,6 +89,16 @@ class TrainedJudge(Reward):
         if self.gradient_checkpointing:
             judge.checkpoint_activations()
         return judge
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
+        """Return what the folder's tensors take, and the evaluator that a head builds upon."""
+        folder = Path(settings["path"])
+        record, own = JudgeRecord.read(folder), tensor_bytes(folder)
+        if not KINDS[record.judge["kind"]].builds_on_start:
+            return own
+        start = weight_bytes(record.start["node"])
+        return None if start is None else own + start
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -1,15 +1,16 @@
 """The rewards of the shapes world: two small CLIP models, one trained on captions, one on simulated annotators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from alignbench.miniature.scenes import IMAGE_SIZE
 from evaluators.clip_reward import ClipReward
+from evaluators.networks.checkpoint import bytes_on_meta
 from evaluators.networks.preprocess import ClipPixels
 
 
@@ -44,6 +45,12 @@ class ShapesReward(ClipReward):
         from alignbench.miniature.weights import load_clip
 
         return load_clip(self.name)
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        from alignbench.miniature.weights import FOLDER
+
+        return bytes_on_meta(lambda: CLIPModel(CLIPConfig.from_pretrained(FOLDER / settings["name"])))
 
     @property
     def tokenizer_file(self) -> Path:

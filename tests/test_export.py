@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from alignbench.configuration.build import config_hash, recipe_hash, run_name
+from alignbench.configuration.build import conf_folder, config_hash, recipe_hash, run_name
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.export import arguments, export, find_source, push
@@ -21,11 +21,11 @@ from alignbench.report.columns import LEADERBOARD_COLUMNS
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 
-MODELS: dict[str, Any] = {
-    "sd15": "stable_diffusion",
-    "sdxl": "stable_diffusion_xl",
-    "sd3": "stable_diffusion_3",
-    "flux": "flux",
+CONFIGURATIONS = {file.stem: OmegaConf.load(file) for file in (conf_folder() / "model").glob("*.yaml")}
+MODELS: dict[str, Any] = {  # those with weights of their own, and the name of their family
+    name: cfg.adapter._target_.split(".")[-2]
+    for name, cfg in sorted(CONFIGURATIONS.items())
+    if "pretrained_model_name_or_path" in cfg
 }
 
 

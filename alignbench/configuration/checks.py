@@ -63,9 +63,9 @@ def check(cfg: DictConfig) -> None:
         if cfg.sampling.control is not None:
             from alignbench.generation.control.controlnet import check_family
 
-            pipeline_class = get_class(cfg.model.adapter._target_).pipeline_class
-            check_family(pipeline_class, cfg.model.name, cfg.sampling.scheduler)
-            build(cfg.sampling.control).check(pipeline_class, prompts)
+            family = get_class(cfg.model.adapter._target_)
+            check_family(family, cfg.model.name, cfg.sampling.scheduler)
+            build(cfg.sampling.control).check(family, prompts)
 
 
 def _check_dry_run(cfg: DictConfig) -> None:

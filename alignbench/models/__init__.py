@@ -1,1 +1,1 @@
-"""Model families: all that differs between Stable Diffusion 1.x, XL and 3 and FLUX."""
+"""Model families: all that differs between one and another."""

@@ -16,11 +16,13 @@ from alignbench.crop import CropBox
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import NoiseSchedule
 from alignbench.errors import UserError
+from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.schedulers import DIFFUSION
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
+from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
 from alignbench.models.weights.without_weights import is_without_weights
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
@@ -44,7 +46,7 @@ class Trajectory:
 
 
 class ModelAdapter(LatentSpace):
-    """A text-to-image model: the only thing that knows Stable Diffusion from FLUX.
+    """A text-to-image model: the only thing that knows one family from another.
 
     Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network
     time is `timesteps` in 0..1000; predictions come back in float32 (float64 from a float64 network).
@@ -68,6 +70,11 @@ class ModelAdapter(LatentSpace):
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
     schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
+    # how the keys of each part begin in a single file of the original layout, the denoiser's first; a part that a file
+    # lacks comes from `model.config`, and a family without any is not read from single files
+    single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    controlnet: ClassVar[ControlNetSupport | None] = None  # None: it is not sampled under control, for this reason:
+    no_controlnet: ClassVar[str] = "its family has no ControlNet here"
 
     def __init__(
         self,
@@ -109,7 +116,8 @@ class ModelAdapter(LatentSpace):
     def frozen_networks(self) -> list[nn.Module]:
         """The networks that are never trained: the VAEs and the text encoders, but for those that were left out."""
         parts = (*(getattr(self.pipeline, name) for name in self.frozen_parts), self.reward_vae)
-        return [part for part in parts if part is not None and not is_without_weights(part)]  # SD3 works without T5
+        # a pipeline may lack a text encoder
+        return [part for part in parts if part is not None and not is_without_weights(part)]
 
     @property
     def device(self) -> torch.device:
@@ -417,6 +425,10 @@ class ModelAdapter(LatentSpace):
         """
         policy_files.save_policy(self.pipeline, self.denoiser_name, folder, weights)
 
+    def comfyui_keys(self) -> dict[str, Tensor]:
+        """Return the policy's adapters under keys that ComfyUI reads, and diffusers too."""
+        return diffusers_keys(self.denoiser_name, adapters_of(self.denoiser))
+
     def load_policy(self, path: Path | str, revision: str | None = None) -> None:
         """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
 
@@ -427,4 +439,5 @@ class ModelAdapter(LatentSpace):
         Raises:
             UserError: if there are none, or a tensor is missing, left over or of another shape.
         """
-        policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision)
+        original = self.single_file_keys.get(self.denoiser_name, ())
+        policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision, original)

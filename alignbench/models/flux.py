@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
 from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
+from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.schedulers import FLOW
 
 DISTILLED = (
@@ -35,6 +36,19 @@ class Flux(ModelAdapter):
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
     schedulers = FLOW
+    single_file_keys: ClassVar = {
+        "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("text_encoders.clip_l.",),
+        "text_encoder_2": ("text_encoders.t5xxl.",),
+    }
+    controlnet = ControlNetSupport(
+        "FluxControlNetPipeline",
+        "FluxControlNetModel",
+        "control_image",
+        width="joint_attention_dim",
+        scheduler="FlowMatchEulerDiscrete",  # the pipeline gives the scheduler its levels, which others do not take
+    )
 
     def __init__(self, *args: Any, max_sequence_length: int = 512, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x: a UNet with one CLIP text encoder, discrete timesteps and true classifier-free guidance."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from alignbench.batch import Conditioning
 from alignbench.diffusion.ddim import as_ddim, ddim_ladder
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
+from alignbench.models.controlnet import ControlNetSupport
+from alignbench.models.weights.low_rank import adapters_of, kohya_keys
 
 
 class StableDiffusion(ModelAdapter):
@@ -22,6 +24,14 @@ class StableDiffusion(ModelAdapter):
     pipeline_class = "StableDiffusionPipeline"
     denoiser_name = "unet"
     frozen_parts = ("vae", "text_encoder")
+    single_file_keys: ClassVar = {
+        "unet": ("model.diffusion_model.input_blocks.",),
+        "vae": ("first_stage_model.",),
+        "text_encoder": ("cond_stage_model.",),
+    }
+    controlnet = ControlNetSupport(
+        "StableDiffusionControlNetPipeline", "ControlNetModel", "image", width="cross_attention_dim"
+    )
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
         pipeline.scheduler = as_ddim(pipeline.scheduler)
@@ -60,3 +70,7 @@ class StableDiffusion(ModelAdapter):
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             return_dict=False,
         )[0]
+
+    def comfyui_keys(self) -> dict[str, Tensor]:
+        """Return the policy's adapters under the keys of kohya's scripts, which ComfyUI and diffusers read."""
+        return kohya_keys(adapters_of(self.denoiser))

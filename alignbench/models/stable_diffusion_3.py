@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,17 @@ class StableDiffusion3(ModelAdapter):
     frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     patch_size = 2
     schedulers = FLOW
+    single_file_keys: ClassVar = {
+        "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("text_encoders.clip_l.",),
+        "text_encoder_2": ("text_encoders.clip_g.",),
+        "text_encoder_3": ("text_encoders.t5xxl.",),
+    }
+    no_controlnet = (
+        "diffusers' pipeline of its family encodes maps by a draw without a seed, so that images could not be made "
+        "again"
+    )
 
     def __init__(self, *args: Any, max_sequence_length: int = 256, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

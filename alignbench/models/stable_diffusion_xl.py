@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from alignbench.diffusion.ddim import as_ddim, ddim_ladder
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
+from alignbench.models.controlnet import ControlNetSupport
+from alignbench.models.weights.low_rank import adapters_of, kohya_keys
 
 
 class StableDiffusionXL(ModelAdapter):
@@ -33,6 +35,15 @@ class StableDiffusionXL(ModelAdapter):
     denoiser_name = "unet"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     is_told_sizes = True
+    single_file_keys: ClassVar = {
+        "unet": ("model.diffusion_model.input_blocks.",),
+        "vae": ("first_stage_model.",),
+        "text_encoder": ("conditioner.embedders.0.",),
+        "text_encoder_2": ("conditioner.embedders.1.",),
+    }
+    controlnet = ControlNetSupport(
+        "StableDiffusionXLControlNetPipeline", "ControlNetModel", "image", width="cross_attention_dim"
+    )
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
         pipeline.scheduler = as_ddim(pipeline.scheduler, set_alpha_to_one=True)
@@ -111,3 +122,7 @@ class StableDiffusionXL(ModelAdapter):
             },
             return_dict=False,
         )[0]
+
+    def comfyui_keys(self) -> dict[str, Tensor]:
+        """Return the policy's adapters under the keys of kohya's scripts, which ComfyUI and diffusers read."""
+        return kohya_keys(adapters_of(self.denoiser))

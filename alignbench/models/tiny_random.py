@@ -1,6 +1,8 @@
 """Tiny random pipelines of every family, for tests: genuine diffusers classes, built offline within a second."""
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -32,8 +34,6 @@ from alignbench.models.flux import Flux
 from alignbench.models.stable_diffusion import StableDiffusion
 from alignbench.models.stable_diffusion_3 import StableDiffusion3
 from alignbench.models.stable_diffusion_xl import StableDiffusionXL
-
-Family = Literal["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
 
 RESOLUTION = 32
 WIDTH = 16  # of the text features
@@ -181,38 +181,59 @@ def tiny_flux(seed: int = 0, guidance_embeds: bool = True) -> FluxPipeline:
         )
 
 
-def tiny_adapter(family: Family, **pipeline_arguments: Any) -> ModelAdapter:
-    """Return the adapter of a tiny random pipeline."""
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny random models of one family.
+
+    Attributes:
+        adapter: the family.
+        pipeline: makes its pipeline from `seed=0` and settings of its own.
+        settings: arguments of the adapter beside pipeline, resolution and layers for adapters.
+        controlnet: makes a ControlNet that fits a network; None where the family is not sampled under control.
+    """
+
+    adapter: type[ModelAdapter]
+    pipeline: Callable[..., Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    controlnet: Callable[[ModelAdapter], Any] | None = None
+
+
+def _unet_controlnet(model: ModelAdapter) -> ControlNetModel:
+    halvings = model.pipeline.vae_scale_factor.bit_length() - 1
+    return ControlNetModel.from_unet(model.denoiser, conditioning_embedding_out_channels=(8, *(16,) * halvings))
+
+
+def _flux_controlnet(model: ModelAdapter) -> FluxControlNetModel:
+    names = (
+        "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads",
+        "joint_attention_dim", "pooled_projection_dim", "axes_dims_rope", "guidance_embeds",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: model.denoiser.config[name] for name in names}
+    return FluxControlNetModel(**settings)
+
+
+TINY: Mapping[str, Tiny] = {  # one entry a family, by the name of its module
+    "stable_diffusion": Tiny(StableDiffusion, tiny_stable_diffusion, controlnet=_unet_controlnet),
+    "stable_diffusion_xl": Tiny(StableDiffusionXL, tiny_stable_diffusion_xl, controlnet=_unet_controlnet),
+    "stable_diffusion_3": Tiny(StableDiffusion3, tiny_stable_diffusion_3, {"max_sequence_length": 32}),
+    "flux": Tiny(Flux, tiny_flux, {"train_guidance_scale": 3.5, "max_sequence_length": 32}, _flux_controlnet),
+}
+
+
+def tiny_adapter(family: str, **pipeline_arguments: Any) -> ModelAdapter:
+    """Return the adapter of a tiny random pipeline; `family` is the name of its module."""
+    tiny = TINY[family]
     attention = ["to_q", "to_k", "to_v", "to_out.0"]
-    match family:
-        case "stable_diffusion":
-            return StableDiffusion(tiny_stable_diffusion(**pipeline_arguments), RESOLUTION, attention)
-        case "stable_diffusion_xl":
-            return StableDiffusionXL(tiny_stable_diffusion_xl(**pipeline_arguments), RESOLUTION, attention)
-        case "stable_diffusion_3":
-            pipeline = tiny_stable_diffusion_3(**pipeline_arguments)
-            return StableDiffusion3(pipeline, RESOLUTION, attention, max_sequence_length=32)
-        case "flux":
-            pipeline = tiny_flux(**pipeline_arguments)
-            return Flux(pipeline, RESOLUTION, attention, train_guidance_scale=3.5, max_sequence_length=32)
+    return tiny.adapter(tiny.pipeline(**pipeline_arguments), RESOLUTION, attention, **tiny.settings)
 
 
 def tiny_controlnet(model: ModelAdapter, seed: int = 0) -> Any:
     """Return a random ControlNet for a model, whose last layers are not zero as those of a fresh one."""
-    config = model.denoiser.config
+    make = next(tiny.controlnet for tiny in TINY.values() if type(model) is tiny.adapter)
+    assert make is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if model.denoiser_name == "transformer":
-            names = (
-                "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads",
-                "joint_attention_dim", "pooled_projection_dim", "axes_dims_rope", "guidance_embeds",
-            )  # fmt: skip
-            network: Any = FluxControlNetModel(**{name: config[name] for name in names})
-        else:
-            halvings = model.pipeline.vae_scale_factor.bit_length() - 1
-            network = ControlNetModel.from_unet(
-                model.denoiser, conditioning_embedding_out_channels=(8, *(16,) * halvings)
-            )
+        network = make(model)
         for name, parameter in network.named_parameters():
             if name.startswith("controlnet_"):
                 torch.nn.init.normal_(parameter, std=0.1)

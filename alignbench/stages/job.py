@@ -160,7 +160,9 @@ class Job:
         if left_out:
             self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
-            refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
+            told = refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
+            if told:
+                self.console.print(f"  memory      {told}")
         model = self._model(self.cfg, left_out)
         if self.cfg.train.reward_vae is not None:
             from alignbench.models.reward_vae import load_reward_vae

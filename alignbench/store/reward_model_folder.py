@@ -12,6 +12,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.files import file_digest, replacing_folder, write_json
 from alignbench.former_names import with_present_names
+from alignbench.models.weights.state_dicts import safetensors_header
 from alignbench.reward_model import Judge
 
 FORMAT = 1
@@ -115,6 +116,13 @@ def write_judge(folder: Path, judge: Judge, record: JudgeRecord, files: Mapping[
 def read_tensors(folder: Path) -> Mapping[str, Any]:
     """Return the tensors of a trained judge."""
     return load_file(Path(folder) / WEIGHTS)
+
+
+def tensor_bytes(folder: Path) -> int:
+    """Return how many bytes the tensors of a trained judge take; they are not read."""
+    header = safetensors_header(Path(folder) / WEIGHTS)
+    ends = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    return sum(end - start for start, end in ends)
 
 
 def weights_digest(folder: Path) -> str:

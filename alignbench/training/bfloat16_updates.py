@@ -117,7 +117,7 @@ class WideUpdates(Optimizer):
     ) -> None:
         self.rounding = rounding
         self.update = 0
-        self.inner = make([nn.Parameter(torch.empty(0, dtype=_wide(p), device=p.device)) for p in parameters])
+        self.inner = make([nn.Parameter(_empty(p)) for p in parameters])
         super().__init__(parameters, self.inner.defaults)
 
     @torch.no_grad()
@@ -136,7 +136,7 @@ class WideUpdates(Optimizer):
             for number, weight, stand_in in zip(numbers, weights, stand_ins, strict=True):
                 if weight.dtype == torch.bfloat16:
                     self.rounding.narrow(stand_in.data, weight, number, self.update)
-                stand_in.data, stand_in.grad = stand_in.new_empty(0), None
+                stand_in.data, stand_in.grad = _empty(weight), None
         self.update += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,8 +175,10 @@ def make_optimizer(
     return WideUpdates(make, parameters, Compensated() if weight_updates == "compensated" else Stochastic(seed))
 
 
-def _wide(parameter: Tensor) -> torch.dtype:
-    return torch.promote_types(parameter.dtype, torch.float32)
+def _empty(parameter: Tensor) -> Tensor:
+    """Return what stands for a parameter between updates: as many sides, since some optimizers look at them."""
+    wide = torch.promote_types(parameter.dtype, torch.float32)
+    return torch.empty((0,) * parameter.dim(), dtype=wide, device=parameter.device)
 
 
 def _chunks(parameters: list[nn.Parameter]) -> Iterator[list[int]]:

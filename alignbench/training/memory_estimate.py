@@ -1,18 +1,23 @@
 """How much memory training will take, part by part, from the configuration alone: nothing is loaded.
 
-Weights, gradients, averages and optimizer states are counted and exact. Activations are those tensors that the network
-saves for its backward pass when it is called on the meta device, with attention that keeps no matrix of weights, as
-fused kernels do. Left out: memory that kernels use within one operation, fragmentation, and the device's own share.
+Weights, gradients and averages are counted, what the optimizer keeps is found by stepping it, and a reward says itself
+what it weighs: all of these are exact. Where one of them cannot be known the estimate says so, and then it only
+advises. Activations are those tensors that the network saves for its backward pass when it is called on the meta
+device, with attention that keeps no matrix of weights, as fused kernels do. Left out: memory that kernels use within
+one operation, fragmentation, and the device's own share.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -20,34 +25,33 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from alignbench.batch import PairBatch
-from alignbench.configuration.build import weights_dtype
+from alignbench.configuration.build import conf_folder, weights_dtype
 from alignbench.crop import Size
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.errors import UserError
+from alignbench.evaluator import weight_bytes
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.reward_vae import reward_vae_skeleton
 from alignbench.models.weights.skeleton import skeleton
+from alignbench.training.bfloat16_updates import WeightUpdates
+from alignbench.training.optimizer_memory import UnknownState, state_bytes
 
 GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-REWARD_PARAMETERS = {  # of the published networks, in millions
-    "hpsv2_1": 986,
-    "pickscore": 986,
-    "clip_score": 428,
-    "aesthetic": 304,
-    "image_reward": 447,
-    "hpsv3": 8300,
-}
 # Share of float32 activations that is left where mixed precision computes in 16 bits; norms and sums stay float32.
 MIXED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the estimate: what it is and how many bytes it takes."""
+    """One line of the estimate: what it is and how many bytes it takes.
+
+    Attributes:
+        unknown: why that is not known, in which case `num_bytes` is 0; empty where it is.
+    """
 
     name: str
     num_bytes: float
+    unknown: str = ""
 
 
 @dataclass
@@ -111,7 +115,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
             that are not once the stage `prepare` was done, if it is asked for.
 
     Raises:
-        UserError: if the architecture or what the optimizer keeps is unknown.
+        UserError: if the architecture is unknown.
     """
     train = cfg.train
     model = model or skeleton(cfg.model)
@@ -140,7 +144,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     parts = [
         Part("weights", _bytes(denoiser)),
         Part("gradients", sum(p.nbytes for p in trained)),
-        Part("optimizer", sum(_state_bytes(train, p) for p in trained)),
+        _optimizer(train, trained),
         Part("reference", _bytes(denoiser) if needs_reference and train.tuning == "full" else 0),
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
@@ -155,7 +159,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     network = _network_activations(model, rows, largest, train.gradient_checkpointing)
     working = [Part("activations", network.peak * share + copies)]
     if reads_pixels:
-        parts.append(Part("reward", _reward_bytes(cfg.method.reward)))
+        parts.append(_reward(cfg.method.reward))
         working.append(
             Part("VAE decode", _decode_activations(model, train.micro_batch_size, train.decode_checkpointing).peak)
         )
@@ -165,7 +169,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
 
 
 def total(parts: Sequence[Part]) -> float:
-    """Return the bytes of all parts."""
+    """Return the bytes of all parts that are known."""
     return sum(part.num_bytes for part in parts)
 
 
@@ -179,7 +183,7 @@ SHARED_STEPS: Steps = (
 FULL_STEPS: Steps = (
     *SHARED_STEPS,
     ("bf16_stochastic", {"weights_dtype": "bfloat16", "weight_updates": "stochastic"}),
-    ("optimizer=adamw8bit", {"optimizer": {"_target_": "bitsandbytes.optim.AdamW8bit"}}),
+    ("optimizer=adamw8bit", {"optimizer": "adamw8bit"}),
 )
 LORA_STEPS: Steps = (
     *SHARED_STEPS,
@@ -190,7 +194,7 @@ LORA_STEPS: Steps = (
 
 def advice(cfg: DictConfig, capacity: float) -> str:
     """Return what to add to the command so that its estimate is at most `capacity` bytes."""
-    least = math.inf
+    least, unknown = math.inf, {part.name for part in estimate(cfg) if part.unknown}
     for tuning, steps in (("full", FULL_STEPS), ("lora", LORA_STEPS)):
         if tuning == "full" and cfg.train.tuning == "lora":
             continue
@@ -202,8 +206,14 @@ def advice(cfg: DictConfig, capacity: float) -> str:
             if name == "base_4bit":
                 modes.remove("base_8bit")
             (others if "=" in name else modes).append(name)
-            trial.train = OmegaConf.merge(trial.train, changes)
-            needed = total(estimate(trial))
+            if "optimizer" in changes:
+                trial.train.optimizer = OmegaConf.load(conf_folder() / "optimizer" / f"{changes['optimizer']}.yaml")
+            else:
+                trial.train = OmegaConf.merge(trial.train, changes)
+            parts = estimate(trial)
+            if any(part.unknown for part in parts if part.name not in unknown):
+                continue
+            needed = total(parts)
             if needed <= capacity:
                 chosen = [f"memory=[{','.join(modes)}]", *others]
                 return f"{' '.join(chosen)} would need {needed / GIB:.1f} GiB"
@@ -216,25 +226,38 @@ def table(cfg: DictConfig, capacity: float | None) -> str:
     parts = estimate(cfg)
     needed = total(parts)
     lines = [f"{part.name:<26}{part.num_bytes / GIB:9.3f} GiB" for part in parts if part.num_bytes]
-    lines.append(f"{'together, a device':<26}{needed / GIB:9.3f} GiB")
+    lines += [f"{part.name:<26}  unknown: {part.unknown}" for part in parts if part.unknown]
+    lines.append(f"{'together, a device':<26}{needed / GIB:9.3f} GiB{_without(parts)}")
     if capacity is not None:
         verdict = "fits" if needed <= capacity else f"does not fit; {advice(cfg, capacity)}"
         lines.append(f"{'free':<26}{capacity / GIB:9.3f} GiB: {verdict}")
     return "\n".join(lines)
 
 
-def refuse_what_cannot_fit(cfg: DictConfig, capacity: float, left_out: Collection[str] = ()) -> None:
+def refuse_what_cannot_fit(cfg: DictConfig, capacity: float, left_out: Collection[str] = ()) -> str:
     """Refuse training whose estimate is above `capacity` bytes, where some networks are not loaded.
+
+    Returns:
+        A sentence where a part is unknown, in which case nothing is refused; empty otherwise.
 
     Raises:
         UserError: with the estimate and with what would fit.
     """
-    needed = total(estimate(cfg, left_out=left_out))
+    parts = estimate(cfg, left_out=left_out)
+    needed = total(parts)
+    told = f"training needs about {needed / GIB:.1f} GiB{_without(parts)} and {capacity / GIB:.1f} GiB are free"
+    if any(part.unknown for part in parts):
+        reasons = "; ".join(part.unknown for part in parts if part.unknown)
+        return f"{told}: {reasons}"
     if needed > capacity:
-        raise UserError(
-            f"training needs about {needed / GIB:.1f} GiB and {capacity / GIB:.1f} GiB are free; "
-            f"{advice(cfg, capacity)}; dry_run=true shows the parts"
-        )
+        raise UserError(f"{told}; {advice(cfg, capacity)}; dry_run=true shows the parts")
+    return ""
+
+
+def _without(parts: Sequence[Part]) -> str:
+    """Return which parts are not counted, as the end of a sum."""
+    unknown = [part.name for part in parts if part.unknown]
+    return f" without {' and '.join(unknown)}, which {'are' if len(unknown) > 1 else 'is'} unknown" if unknown else ""
 
 
 # ---- parts
@@ -244,50 +267,35 @@ def _bytes(network: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
-def _state_bytes(train: DictConfig, parameter: Tensor) -> float:
-    """Return what the optimizer keeps of one weight tensor, its remainder included."""
-    number, size = parameter.numel(), parameter.element_size()
-    remainder = 0
-    if parameter.dtype == torch.bfloat16 and train.weight_updates != "nearest":
-        size, remainder = 4, 2 * number if train.weight_updates == "compensated" else 0
-    target = train.optimizer._target_
-    if target not in OPTIMIZER_BYTES:
-        raise UserError(f"what {target} keeps is unknown; known: {', '.join(OPTIMIZER_BYTES)}")
-    return OPTIMIZER_BYTES[target](parameter.shape, number, size) + remainder
+def _optimizer(train: DictConfig, trained: Sequence[Tensor]) -> Part:
+    """Return what the optimizer keeps, found by stepping it."""
+    kinds = Counter((tuple(parameter.shape), parameter.dtype) for parameter in trained)
+    try:
+        node = OmegaConf.to_yaml(train.optimizer, resolve=True)
+        return Part("optimizer", _stepped(node, train.weight_updates, tuple(sorted(kinds.items(), key=str))))
+    except UnknownState as error:
+        return Part(
+            "optimizer", 0, unknown=f"{train.optimizer._target_} could not be stepped without weights ({error})"
+        )
 
 
-def _adafactor(shape: torch.Size, number: int, size: int) -> float:
-    if len(shape) < 2:
-        return 4 * number
-    return 4 * (number / shape[-1] + number / shape[-2])
+@lru_cache
+def _stepped(node: str, weight_updates: WeightUpdates, kinds: tuple[tuple[tuple[Any, torch.dtype], int], ...]) -> int:
+    """Return the bytes that the optimizer of a configuration keeps of so many weights of each shape and dtype."""
+    target = OmegaConf.create(node)
+    if find_spec(target._target_.partition(".")[0]) is None:
+        raise UnknownState("it is not installed")
+    parameters = [torch.empty(shape, dtype=dtype, device="meta") for (shape, dtype), n in kinds for _ in range(n)]
+    return state_bytes(partial(instantiate(target), lr=1.0), parameters, weight_updates)
 
 
-def _eight_bit(shape: torch.Size, number: int, size: int) -> float:
-    if number < 4096:  # small tensors stay float32
-        return 8 * number
-    return 2 * number + 2 * 4 * -(-number // 256) + 2 * 4 * 256  # codes, scales of blocks, two code books
-
-
-# Bytes that an optimizer keeps on the device of a tensor: of its shape, number of weights and bytes a weight in it.
-OPTIMIZER_BYTES: dict[str, Callable[[torch.Size, int, int], float]] = {
-    "torch.optim.AdamW": lambda shape, number, size: 2 * number * size,
-    "torch.optim.SGD": lambda shape, number, size: 0,
-    "transformers.Adafactor": _adafactor,
-    "bitsandbytes.optim.AdamW8bit": _eight_bit,
-    "prodigyopt.Prodigy": lambda shape, number, size: 4 * number * size,
-}
-
-
-def _reward_bytes(node: DictConfig) -> float:
-    """Return the bytes of a reward's weights: counted where they are small enough to load, else as published."""
-    from hydra.utils import get_class, instantiate
-
-    # most have one name, which their class says, and others are told theirs
-    name = node.get("name", getattr(get_class(node["_target_"]), "name", None))
-    if name in REWARD_PARAMETERS:
-        return REWARD_PARAMETERS[name] * 1e6 * BYTES[node.get("precision", "float32")]
-    network = instantiate(node).network
-    return 0 if network is None else _bytes(network)
+def _reward(node: DictConfig) -> Part:
+    """Return the weights of a reward, as its class counts them."""
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    num_bytes = weight_bytes(settings)
+    if num_bytes is None:
+        return Part("reward", 0, unknown=f"{node._target_} does not say what its network weighs (weight_bytes)")
+    return Part("reward", num_bytes)
 
 
 class _FusedAttention(torch.autograd.Function):

@@ -10,7 +10,7 @@ from huggingface_hub.utils import HFValidationError
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
-from alignbench.models.weights.loading import ask_hub
+from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.state_dicts import misfits, shapes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -56,6 +56,13 @@ def _local_file(source: str, filename: str, revision: str | None) -> Path | None
     except HFValidationError:
         return None
     return Path(cached) if isinstance(cached, str) else None
+
+
+def bytes_on_meta(make_module: Callable[[], nn.Module], dtype: str = "float32") -> int:
+    """Return how many bytes a module takes in a dtype, by name; nothing is loaded."""
+    with torch.device("meta"):
+        module = make_module().to(getattr(torch, dtype))
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def assign(make_module: Callable[[], ModuleT], state_dict: Mapping[str, Tensor]) -> ModuleT:

@@ -1,25 +1,27 @@
 """What pages list is what there is: groups and their choices, files and columns, evaluators, prompts; examples run."""
 
 import re
+import sys
 from dataclasses import fields
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import build, conf_folder
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_csv
-from alignbench.models.tiny_random import RESOLUTION, WIDTH, _t5_encoder, _vae, t5_tokenizer
+from alignbench.models import tiny_random
+from alignbench.models.tiny_random import RESOLUTION
 from alignbench.report.columns import BUDGET_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
 from alignbench.store.manifest import Manifest
-from tests.pages import PAGES, ROOT, block_that_begins, blocks, name, sections, tables
+from tests.pages import PAGES, ROOT, block_that_begins, blocks, sections, tables
 
 DOCS = ROOT / "docs"
 CONFIGURATION = DOCS / "configuration.md"
@@ -76,15 +78,17 @@ def test_prompt_sets_have_as_many_prompts_as_the_page_says():
 # ---- methods
 
 
-def test_the_table_of_methods_names_each_with_its_page_and_says_who_needs_a_reference():
+def test_the_table_of_methods_names_those_that_have_a_page_and_says_who_needs_a_reference():
+    """A method that is added needs neither a page nor a row; one that has a page has a row."""
     told = {row[0].strip("`"): (row[2] == "yes", row[4]) for row in next(tables(DOCS / "methods.md"))[1]}
-    for file in (conf_folder() / "method").glob("*.yaml"):
-        needs_reference, link = told.pop(file.stem)
+    pages = {page.stem for page in (DOCS / "methods").glob("*.md")}
+    assert pages <= told.keys()
+    for method, (needs_reference, link) in told.items():
+        file = conf_folder() / "method" / f"{method}.yaml"
         target = OmegaConf.load(file).get("_target_") or OmegaConf.load(preset_of(file)).get("_target_")
-        assert needs_reference == get_class(target).needs_reference, file.stem
+        assert needs_reference == get_class(target).needs_reference, method
         page = DOCS / re.search(r"\((.*)\)", link)[1]
-        assert f"`{file.stem}`" in page.read_text() or page.stem == file.stem
-    assert not told
+        assert f"`{method}`" in page.read_text() or page.stem == method
 
 
 def preset_of(file):
@@ -170,40 +174,22 @@ def test_every_example_in_python_is_run_by_a_test():
         "# methods/likelihood_gap.py", "# tests/methods/test_likelihood_gap.py",  # test_docs.py
         "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load",
         "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
-        "import pandas as pd", "# alignbench/models/aura_flow.py",  # here
+        "import pandas as pd", "# alignbench/models/aura_flow.py",
+        "# alignbench/models/tiny_random.py",  # here
     }  # fmt: skip
     assert {block.splitlines()[0] for page in PAGES for block in blocks(page, "python")} == run
 
 
 @pytest.fixture(scope="module")
 def aura_flow():
-    """The adapter of the page around a tiny random pipeline, which is one of diffusers."""
-    block = block_that_begins(ADDING_A_MODEL, "python", "# alignbench/models/aura_flow.py")
-    module = ModuleType("alignbench.models.aura_flow")
-    exec(compile(block, name(ADDING_A_MODEL), "exec"), module.__dict__)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        tokenizer = t5_tokenizer()
-        transformer = AuraFlowTransformer2DModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            num_mmdit_layers=1,
-            num_single_dit_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            caption_projection_dim=16,
-            pos_embed_max_size=64,
-        )
-        pipeline = AuraFlowPipeline(
-            transformer=transformer,
-            vae=_vae(0.13025),
-            tokenizer=tokenizer,
-            text_encoder=_t5_encoder(tokenizer, WIDTH),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
-        )
-    return module.AuraFlow(pipeline, RESOLUTION, ["to_q", "to_k", "to_v", "to_out.0"])
+    """The adapter of the page around its tiny random pipeline, which is one of diffusers."""
+    adapter = ModuleType("alignbench.models.aura_flow")
+    tiny: dict[str, Any] = dict(vars(tiny_random))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, adapter.__name__, adapter)
+        for names, file in ((vars(adapter), "aura_flow"), (tiny, "tiny_random")):
+            exec(block_that_begins(ADDING_A_MODEL, "python", f"# alignbench/models/{file}.py"), names)
+    return tiny["AuraFlow"](tiny["tiny_aura_flow"](), RESOLUTION, ["to_q", "to_k", "to_v", "to_out.0"])
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])

@@ -10,16 +10,15 @@ import torch
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.families import FAMILIES
 from alignbench.models.schedulers import DIFFUSION, FLOW, check_scheduler, make_scheduler
-from alignbench.models.tiny_random import RESOLUTION, Family, tiny_adapter
+from alignbench.models.tiny_random import RESOLUTION, TINY, tiny_adapter
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 KEYS = [("p0", 0), ("p1", 0)]
-UNETS: list[Family] = ["stable_diffusion", "stable_diffusion_xl"]
-TRANSFORMERS: list[Family] = ["stable_diffusion_3", "flux"]
-PAIRS = [(family, name) for family in UNETS for name in DIFFUSION] + [
-    (family, name) for family in TRANSFORMERS for name in FLOW
-]
+DENOISING = [name for name, family in FAMILIES.items() if family.schedulers is DIFFUSION]
+PAIRS = [(name, scheduler) for name, family in FAMILIES.items() for scheduler in family.schedulers]
+UNDISTILLED = [name for name, tiny in TINY.items() if "train_guidance_scale" not in tiny.settings]
 
 
 def noise_for(model: ModelAdapter, resolution: int = RESOLUTION) -> torch.Tensor:
@@ -39,7 +38,7 @@ def by_hand(pipeline: Any, noise: torch.Tensor, **arguments: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
-def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: Family, name: str):
+def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: str, name: str):
     model, other = tiny_adapter(family), tiny_adapter(family)
     noise = noise_for(model)
     own = model.pipeline.scheduler
@@ -54,11 +53,11 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: Fa
     assert ours.std() > 1
 
 
-@pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
-def test_all_schedulers_end_where_many_small_steps_do(family: Family):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_schedulers_end_where_many_small_steps_do(family: str):
     """They solve one equation from one noise: a wrong start level, noise scale or shift would lead elsewhere."""
     # a random network that predicts epsilon makes an equation too steep for steps of any scheduler
-    model = tiny_adapter(family, **({"prediction_type": "v_prediction"} if family in UNETS else {}))
+    model = tiny_adapter(family, **({"prediction_type": "v_prediction"} if family in DENOISING else {}))
     noise = noise_for(model)
 
     def latents(num_steps: int, name: str | None = None) -> torch.Tensor:
@@ -73,8 +72,8 @@ def test_all_schedulers_end_where_many_small_steps_do(family: Family):
         assert gap < 0.05, name
 
 
-@pytest.mark.parametrize("family", UNETS)
-def test_many_steps_begin_where_there_is_nothing_but_noise(family: Family):
+@pytest.mark.parametrize("family", DENOISING)
+def test_many_steps_begin_where_there_is_nothing_but_noise(family: str):
     """SDXL's leading spacing would let some schedulers begin 200 steps at timestep 801, with noise made for 999."""
     own = tiny_adapter(family).pipeline.scheduler
     for name in DIFFUSION:
@@ -86,7 +85,7 @@ def test_many_steps_begin_where_there_is_nothing_but_noise(family: Family):
 def test_the_published_recipes_are_what_their_names_stand_for():
     """Stable Diffusion 1.5 comes with PNDM, and SDXL with Euler: these are the schedulers of their repositories."""
     process = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    published: list[tuple[Family, Any]] = [
+    published: list[tuple[str, Any]] = [
         ("stable_diffusion", diffusers.PNDMScheduler(**process, skip_prk_steps=True, set_alpha_to_one=False)),
         (
             "stable_diffusion_xl",
@@ -112,14 +111,12 @@ def test_a_scheduler_that_does_not_fit_is_answered_with_those_that_do():
 # ---- guidance
 
 
-@pytest.mark.parametrize("family", [*UNETS, "stable_diffusion_3"])
-def test_a_negative_prompt_is_that_of_the_pipeline(family: Family):
+@pytest.mark.parametrize("family", UNDISTILLED)
+def test_a_negative_prompt_is_that_of_the_pipeline(family: str):
     model = tiny_adapter(family)
     noise = noise_for(model)
     ours = levels(Sampler(model, 3, 4.0, negative_prompt="dull")(KEYS, PROMPTS, noise))
-    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": 32, "width": 32}
-    if family == "stable_diffusion_3":
-        arguments["max_sequence_length"] = 32
+    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": 32, "width": 32, **TINY[family].settings}
     assert np.array_equal(ours, by_hand(model.pipeline, noise, negative_prompt=["dull"] * 2, **arguments))
     assert not np.array_equal(ours, levels(Sampler(model, 3, 4.0)(KEYS, PROMPTS, noise)))
 
@@ -161,8 +158,8 @@ def test_a_network_without_guidance_input_takes_a_negative_prompt_and_no_second_
 # ---- size
 
 
-@pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
-def test_another_size_is_that_of_a_model_of_that_size(family: Family):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_size_is_that_of_a_model_of_that_size(family: str):
     model = tiny_adapter(family)
     sampler = Sampler(model, 3, 3.0, resolution=48)
     noise = noise_for(model, 48)

@@ -15,13 +15,14 @@ from alignbench.diffusion.flow_matching import shift_exponent
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.families import FAMILIES
 from alignbench.models.flux import Flux
 from alignbench.models.stable_diffusion import StableDiffusion
 from alignbench.models.stable_diffusion_3 import StableDiffusion3
 from alignbench.models.stable_diffusion_xl import StableDiffusionXL
 from alignbench.models.tiny_random import (
     RESOLUTION,
-    Family,
+    TINY,
     tiny_adapter,
     tiny_flux,
     tiny_stable_diffusion,
@@ -31,14 +32,10 @@ from alignbench.models.tiny_random import (
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.policy_files import LORA_FILE
 
-FAMILIES: dict[str, tuple[Family, dict[str, Any]]] = {
-    "stable_diffusion": ("stable_diffusion", {}),
-    "stable_diffusion_xl": ("stable_diffusion_xl", {}),
-    "stable_diffusion_3": ("stable_diffusion_3", {}),
-    "flux": ("flux", {}),
-    "flux_undistilled": ("flux", {"guidance_embeds": False}),
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAMILIES} | {
+    "flux_undistilled": ("flux", {"guidance_embeds": False})
 }
-VARIANTS = FAMILIES | {  # which sample in another way, and are the same to all else
+VARIANTS = KINDS | {  # which sample in another way, and are the same to all else
     "stable_diffusion_xl_with_empty_prompt": ("stable_diffusion_xl", {"force_zeros_for_empty_prompt": False}),
     "stable_diffusion_3_dynamic": ("stable_diffusion_3", {"use_dynamic_shifting": True}),
     "stable_diffusion_3_without_t5": ("stable_diffusion_3", {"with_t5": False}),
@@ -53,7 +50,7 @@ def make(name: str, **arguments) -> ModelAdapter:
     return tiny_adapter(family, **settings, **arguments)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=KINDS)
 def kind(request) -> str:
     return request.param
 
@@ -93,6 +90,10 @@ def train_a_little(model: ModelAdapter, updates: int = 2) -> None:
         optimizer.zero_grad()
         model.predict(noise_for(model), torch.tensor([900.0, 500.0, 20.0]), conditioning).square().mean().backward()
         optimizer.step()
+
+
+def test_every_family_has_a_tiny_pipeline():
+    assert {name: tiny.adapter for name, tiny in TINY.items()} == FAMILIES, "add an entry to TINY of tiny_random.py"
 
 
 # ---- the pipeline's own numbers
@@ -353,7 +354,7 @@ def test_a_batch_equals_its_samples_one_by_one(model):
         torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"])
+@pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if "train_guidance_scale" not in tiny.settings])
 def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_gradient(name):
     model = make(name)
     model.prepare_training("full", rank=0, alpha=0)
@@ -653,7 +654,6 @@ def test_a_resolution_that_does_not_fit_is_refused():
 def test_a_saved_tiny_pipeline_loads_and_computes_the_same(variant, tmp_path):
     variant.pipeline.save_pretrained(tmp_path)
     pipeline = load_pipeline(str(tmp_path), variant.pipeline_class)
-    loaded = type(variant)(pipeline, RESOLUTION, ["to_q"], train_guidance_scale=3.5)
-    if isinstance(loaded, Flux | StableDiffusion3):
-        loaded.max_sequence_length = 32
+    (settings,) = (tiny.settings for tiny in TINY.values() if tiny.adapter is type(variant))
+    loaded = type(variant)(pipeline, RESOLUTION, ["to_q"], **settings)
     assert torch.equal(predictions(loaded), predictions(variant))

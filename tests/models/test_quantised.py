@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from alignbench.models import quantised
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.families import FAMILIES
 from alignbench.models.quantised import BITS, BLOCK, NF4, QuantisedLinear, pack, quantise_blocks, unpack
 from alignbench.models.tiny_random import tiny_adapter
 
-FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
 DTYPES = [torch.float32, torch.bfloat16]
 
 

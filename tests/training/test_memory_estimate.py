@@ -1,8 +1,10 @@
 """The estimate of memory: exact for what is counted, close for what is computed, and helpful where it is too much."""
 
 import json
+import re
 import weakref
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -13,25 +15,24 @@ from torch.utils._pytree import tree_leaves
 from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
+from alignbench.evaluator import Reward
 from alignbench.models.architectures import FOLDER
+from alignbench.models.families import FAMILIES
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.skeleton import skeleton
 from alignbench.training import memory_estimate as module
-from alignbench.training.bfloat16_updates import make_optimizer
+from alignbench.training.bfloat16_updates import WeightUpdates, make_optimizer
 from alignbench.training.memory_estimate import (
     GIB,
-    OPTIMIZER_BYTES,
-    _reward_bytes,
+    _reward,
     advice,
     estimate,
     refuse_what_cannot_fit,
     table,
     total,
 )
-
-FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
-
+from alignbench.training.optimizer_memory import state_bytes
 
 COMMAND = ["model=flux_mini", "data=shapes", "method=dpo"]
 ONE = "train.micro_batch_size=1"
@@ -121,9 +122,73 @@ def kept(node):
     return node.nbytes if isinstance(node, torch.Tensor) and node.dim() else 0
 
 
-def test_every_optimizer_file_is_known():
-    files = set((conf_folder() / "optimizer").glob("*.yaml")) - {conf_folder() / "optimizer" / "default.yaml"}
-    assert {OmegaConf.load(file)._target_ for file in files} <= OPTIMIZER_BYTES.keys()
+@pytest.mark.parametrize("mode", ["default", "bf16_compensated", "bf16_stochastic"])
+@pytest.mark.parametrize(
+    "optimizer", sorted({file.stem for file in (conf_folder() / "optimizer").glob("*.yaml")} - {"default"})
+)
+def test_what_every_optimizer_file_keeps_is_found(optimizer, mode):
+    pytest.importorskip(OmegaConf.load(conf_folder() / "optimizer" / f"{optimizer}.yaml")._target_.split(".")[0])
+    changes = [f"memory={mode}", "train.tuning=full", f"optimizer={optimizer}", "method=sft"]
+    cfg = composed(["model=flux_mini", "data=shapes", *changes])
+    (part,) = (part for part in estimate(cfg, on_meta("flux")) if part.name == "optimizer")
+    weights = list(on_meta("flux").denoiser.parameters())
+    remainders = 2 * sum(p.numel() for p in weights) * (mode == "bf16_compensated")
+    assert part.unknown == ""
+    assert part.num_bytes == remainders + sum(BYTES[optimizer](p.shape, p.numel()) for p in weights) + (
+        2 * 4 * 256 if optimizer == "adamw8bit" and max(p.numel() for p in weights) >= 4096 else 0  # two code books
+    )
+
+
+def adafactor_bytes(shape, number):
+    return 4 * number if len(shape) < 2 else 4 * (number / shape[-1] + number / shape[-2])
+
+
+def eight_bit_bytes(shape, number):
+    return 8 * number if number < 4096 else 2 * number + 2 * 4 * -(-number // 256)
+
+
+BYTES = {
+    "adamw": lambda _, number: 8 * number,
+    "adafactor": adafactor_bytes,
+    "adamw8bit": eight_bit_bytes,
+    "prodigy": lambda _, number: 16 * number,
+}
+
+
+@pytest.mark.parametrize("updates", get_args(WeightUpdates))
+def test_muon_keeps_one_average_of_each_matrix(updates):
+    matrices = [torch.empty(6, 5, dtype=torch.bfloat16), torch.empty(6, 5, dtype=torch.bfloat16), torch.empty(3, 4)]
+    size = {"nearest": 2, "compensated": 4 + 2, "stochastic": 4}[updates]
+    assert state_bytes(partial(torch.optim.Muon, lr=1.0), matrices, updates) == 60 * size + 12 * 4
+
+
+class Unsteppable(torch.optim.SGD):
+    def step(self, closure=None):
+        raise NotImplementedError("only on a GPU")
+
+
+class Silent(Reward):
+    """A reward that does not say what it weighs."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "reason"),
+    [
+        ({"train.optimizer": {"_target_": f"{__name__}.Unsteppable", "_partial_": True}}, "optimizer", "only on a GPU"),
+        ({"train.optimizer": {"_target_": "nowhere.Adam", "_partial_": True}}, "optimizer", "not installed"),
+        ({"method.reward": {"_target_": f"{__name__}.Silent"}}, "reward", "does not say"),
+    ],
+)
+def test_what_cannot_be_known_is_said_and_nothing_is_refused(monkeypatch, changes, part, reason):
+    monkeypatch.setattr(module, "skeleton", lambda _: on_meta("flux"))
+    cfg = composed(["model=flux_mini", "data=shapes", "method=srpo", "reward=shapes_clip"])
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    told = refuse_what_cannot_fit(cfg, 1)
+    assert f"without {part}, which is unknown" in told
+    assert reason in told
+    assert re.search(rf"{part} +unknown: .*{reason}", table(cfg, None))
+    assert f"without {part}" in table(cfg, 2**50)
 
 
 def test_a_reference_an_average_and_offloading_count_where_they_exist():
@@ -230,10 +295,10 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     assert f"{needed / GIB:9.3f}" in table(cfg, None)
 
 
-@pytest.mark.parametrize("reward", ["pickscore", "hpsv2_1"])  # one named by its class, one by its file
+@pytest.mark.parametrize("reward", ["pickscore", "hpsv2_1", "clip_score"])
 def test_published_rewards_count_without_their_weights(reward):
     cfg = composed(["method=srpo", "model=flux_mini", f"reward={reward}"])
-    assert _reward_bytes(cfg.method.reward) == 986e6 * 4
+    assert _reward(cfg.method.reward).num_bytes == 4 * 986_109_441 + 8 * (257 + 77)  # position ids of both towers
 
 
 def test_a_dry_run_needs_no_weights():

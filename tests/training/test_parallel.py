@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from alignbench.configuration.build import build, conf_folder
 from alignbench.errors import UserError
+from alignbench.models.families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.parallel import check_sharded
@@ -21,7 +22,6 @@ from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, dpo, files_of, log
 ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "deepspeed": DEEPSPEED}
 NEEDS_DEEPSPEED = pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
 HERE = ["ddp", "fsdp2", pytest.param("deepspeed", marks=NEEDS_DEEPSPEED)]
-FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
 GRADIENT = {"max_train_steps": 1, "learning_rate": 1.0, "max_grad_norm": 1e9, "micro_batch_size": 2}
 
 

@@ -15,7 +15,7 @@ from alignbench.configuration.build import build, conf_folder
 from alignbench.devices import float32_products
 from alignbench.errors import UserError
 from alignbench.method import Loss, Method
-from alignbench.models.tiny_random import Family, tiny_adapter
+from alignbench.models.tiny_random import tiny_adapter
 from alignbench.objectives.denoising_error import noise_images, noise_pairs, prediction_error
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.compile_and_attention import compile_networks
@@ -38,7 +38,7 @@ def winner_error(model, batch, context):
 
 
 METHODS = sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {"base"})
-MODELS: dict[str, Family] = {"sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3"}
+MODELS: dict[str, str] = {"sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3"}
 
 
 @pytest.mark.parametrize("model", MODELS)

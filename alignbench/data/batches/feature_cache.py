@@ -95,7 +95,7 @@ def _folder(parent: Path, identity: dict[str, Any]) -> Path:
 
 
 def _network(network: Any) -> dict[str, str] | None:
-    if network is None:  # Stable Diffusion 3 works without T5
+    if network is None:  # a pipeline may lack a text encoder
         return None
     return {"class": type(network).__name__, "dtype": str(network.dtype), "weights": weights_digest(network)}
 

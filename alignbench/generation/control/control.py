@@ -62,17 +62,17 @@ class Control:
         self.path = str(pictures or images)
         self.files = pictures_by_prompt(Path(self.path).expanduser(), self.key)
 
-    def check(self, pipeline_class: str, prompts: PromptSet) -> None:
+    def check(self, family: type[ModelAdapter], prompts: PromptSet) -> None:
         """Refuse what cannot work, before anything heavy loads.
 
         Args:
-            pipeline_class: of the model without control.
+            family: the adapter of the model.
             prompts: all of them need a map.
 
         Raises:
             UserError: naming what is missing, unfit or unknown.
         """
-        check_controlnet(self.controlnet, pipeline_class, self.revision)
+        check_controlnet(self.controlnet, family, self.revision)
         refuse_prompts_without(self.files, prompts, self.key, self.path)
         if self.maker is not None:
             self.maker.check()

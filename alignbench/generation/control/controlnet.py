@@ -1,8 +1,7 @@
 """Sampling by diffusers' ControlNet pipelines, which share the networks of a model."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,64 +11,28 @@ from alignbench.context import keyed_generator
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.families import FAMILIES
 from alignbench.models.weights.component import check_part
 
 
-@dataclass(frozen=True)
-class Family:
-    """What diffusers has for one family.
-
-    Attributes:
-        pipeline: class that samples under control.
-        network: class of its ControlNets.
-        argument: of the pipeline's call that takes the maps.
-        width: value of the configuration in which ControlNets of different models differ.
-        scheduler: the only one that its pipeline works with, where there is one.
-    """
-
-    pipeline: str
-    network: str
-    argument: str
-    width: str
-    scheduler: str | None = None
-
-
-# By the class of the pipeline without control. Stable Diffusion 3 is left out: its pipeline encodes each map with a
-# draw that nothing seeds, so that no image could be made again.
-FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionPipeline": Family(
-        "StableDiffusionControlNetPipeline", "ControlNetModel", "image", width="cross_attention_dim"
-    ),
-    "StableDiffusionXLPipeline": Family(
-        "StableDiffusionXLControlNetPipeline", "ControlNetModel", "image", width="cross_attention_dim"
-    ),
-    "FluxPipeline": Family(
-        "FluxControlNetPipeline",
-        "FluxControlNetModel",
-        "control_image",
-        width="joint_attention_dim",
-        scheduler="FlowMatchEulerDiscrete",  # the pipeline gives the scheduler its levels, which others do not take
-    ),
-}
-
-
-def check_family(pipeline_class: str, model: str, scheduler: str | None) -> None:
+def check_family(family: type[ModelAdapter], model: str, scheduler: str | None) -> None:
     """Refuse a family that is not sampled under control, and a scheduler that its pipeline cannot take.
 
     Args:
-        pipeline_class: of the model without control.
+        family: the adapter of the model.
         model: its name, for the sentence.
         scheduler: what is asked for by `sampling.scheduler`.
 
     Raises:
         UserError: with what would do.
     """
-    if pipeline_class not in FAMILIES:
+    if family.controlnet is None:
+        able = [one.pipeline_class for one in FAMILIES.values() if one.controlnet is not None]
         raise UserError(
-            f"model={model} is not sampled by a ControlNet: diffusers' pipeline of its family encodes maps by a draw "
-            "without a seed, so that images could not be made again; choose a model of Stable Diffusion 1.5, XL or FLUX"
+            f"model={model} is not sampled by a ControlNet: {family.no_controlnet}; choose a model that is a "
+            f"{' or '.join(able)}"
         )
-    only = FAMILIES[pipeline_class].scheduler
+    only = family.controlnet.scheduler
     if only is not None and scheduler not in (None, only):
         raise UserError(
             f"sampling.scheduler={scheduler} does not work with a ControlNet on model={model}; leave it out, or choose "
@@ -77,17 +40,19 @@ def check_family(pipeline_class: str, model: str, scheduler: str | None) -> None
         )
 
 
-def check_controlnet(path: str, pipeline_class: str, revision: str | None = None) -> None:
-    """Refuse a ControlNet that is not there or not of the family of a pipeline.
+def check_controlnet(path: str, family: type[ModelAdapter], revision: str | None = None) -> None:
+    """Refuse a ControlNet that is not there or not of the family of a model.
 
     Args:
         path: folder or hub id.
+        family: the adapter of the model, which `check_family` did not refuse.
         revision: commit, branch or tag on the hub.
 
     Raises:
         UserError: with what would do.
     """
-    check_part(path, f"sampling.control.controlnet={path}", [FAMILIES[pipeline_class].network], revision)
+    assert family.controlnet is not None
+    check_part(path, f"sampling.control.controlnet={path}", [family.controlnet.network], revision)
 
 
 def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None) -> Any:
@@ -98,12 +63,13 @@ def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None)
     """
     import diffusers
 
-    family = FAMILIES[model.pipeline_class]
-    network = getattr(diffusers, family.network).from_pretrained(path, revision=revision, torch_dtype=model.dtype)
-    width, needed = (part.config[family.width] for part in (network, model.denoiser))
+    support = model.controlnet
+    assert support is not None
+    network = getattr(diffusers, support.network).from_pretrained(path, revision=revision, torch_dtype=model.dtype)
+    width, needed = (part.config[support.width] for part in (network, model.denoiser))
     if width != needed:
         raise UserError(
-            f"sampling.control.controlnet={path} belongs to another model: its {family.width} is {width}, and that of "
+            f"sampling.control.controlnet={path} belongs to another model: its {support.width} is {width}, and that of "
             f"the {model.denoiser_name} {needed}"
         )
     network.requires_grad_(False).eval()
@@ -130,17 +96,18 @@ class ControlNetSampler(Sampler):
         **call: Any,
     ) -> None:
         super().__init__(model, **call)
-        self.family = FAMILIES[model.pipeline_class]
+        assert model.controlnet is not None
+        self.support = model.controlnet
         self.conditioning_scale = conditioning_scale
         self.map_of = map_of
-        self.pipeline = with_components(self.pipeline, self.family.pipeline, controlnet=network)
-        # FLUX's pipeline gives it maps in the VAE's dtype, which is float32 where the network is not
+        self.pipeline = with_components(self.pipeline, self.support.pipeline, controlnet=network)
+        # a pipeline may give it maps in the VAE's dtype, which is float32 where the network is not
         network.register_forward_pre_hook(_in_own_dtype, with_kwargs=True)
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
-        """Return the maps, and generators for the draw by which FLUX encodes one: the same for all images of it."""
+        """Return the maps, and a generator for the draw by which a pipeline may encode each: one seed a map."""
         return {
-            self.family.argument: [self.map_of(prompt_id) for prompt_id, _ in keys],
+            self.support.argument: [self.map_of(prompt_id) for prompt_id, _ in keys],
             "controlnet_conditioning_scale": self.conditioning_scale,
             "generator": [keyed_generator("control", prompt_id) for prompt_id, _ in keys],
         }

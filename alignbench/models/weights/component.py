@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
-from alignbench.models.weights.loading import ask_hub
+from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.state_dicts import TENSOR_FILES
 
 CONFIG = "config.json"

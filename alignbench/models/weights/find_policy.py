@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.files import file_digest
-from alignbench.models.weights.loading import TIMEOUT_SECONDS, hub_answer
+from alignbench.models.weights.hub import TIMEOUT_SECONDS, hub_answer
 from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES
 
 DenoiserName = Literal["unet", "transformer"]  # attribute of a diffusers pipeline
@@ -27,7 +27,7 @@ PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NETWORK = "diffusion_pytorch_model"
 NETWORK_FILES = (f"{NETWORK}.safetensors", f"{NETWORK}.safetensors{SHARD_INDEX}", f"{NETWORK}.bin",
                  f"{NETWORK}.bin{SHARD_INDEX}")  # fmt: skip
-UNNAMED = {"policy", "unet", "transformer", "adapter_model", "pytorch_lora_weights", NETWORK}  # say nothing of a policy
+UNNAMED = {"policy", *get_args(DenoiserName), "adapter_model", "pytorch_lora_weights", NETWORK}  # say nothing of it
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,11 @@ def _choose(names: set[str], denoiser: str, named: str, inside: str = "") -> Cho
             f"{named} holds more than one set of weights ({told}); give the one that is meant, as PATH/FILE"
         )
     if not found:
-        other = {"unet": "transformer", "transformer": "unet"}[denoiser]
-        if _network(names, f"{root}{other}/"):
-            raise UserError(
-                f"{named} holds a {other}, but this model has a {denoiser}; choose the `model` of its family"
-            )
+        for other in get_args(DenoiserName):
+            if _network(names, f"{root}{other}/"):
+                raise UserError(
+                    f"{named} holds a {other}, but this model has a {denoiser}; choose the `model` of its family"
+                )
         raise UserError(
             f"{named} holds no trained weights; expected {root}{denoiser}/ or {NETWORK}.safetensors as diffusers saves "
             f"them, {LORA_FILES[0]}, {PEFT_CONFIG} beside {PEFT_FILES[0]}, or one file of tensors"

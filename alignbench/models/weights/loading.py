@@ -1,59 +1,20 @@
 """Where the weights of a model come from, and a check within seconds that they are there."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from huggingface_hub import (
-    constants,
-    errors,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
+from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.state_dicts import safetensors_header
 
 INDEX = "model_index.json"
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
-TIMEOUT_SECONDS = 5.0
-
-# How the keys of each part begin in a single file of the original layout (CompVis, Stability, Black Forest Labs and
-# ComfyUI's files of everything); a part that a file lacks comes from `config`.
-IN_SINGLE_FILES: dict[str, dict[str, tuple[str, ...]]] = {
-    "StableDiffusionPipeline": {
-        "unet": ("model.diffusion_model.input_blocks.",),
-        "vae": ("first_stage_model.",),
-        "text_encoder": ("cond_stage_model.",),
-    },
-    "StableDiffusionXLPipeline": {
-        "unet": ("model.diffusion_model.input_blocks.",),
-        "vae": ("first_stage_model.",),
-        "text_encoder": ("conditioner.embedders.0.",),
-        "text_encoder_2": ("conditioner.embedders.1.",),
-    },
-    "StableDiffusion3Pipeline": {
-        "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
-        "vae": ("first_stage_model.", "vae."),
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.clip_g.",),
-        "text_encoder_3": ("text_encoders.t5xxl.",),
-    },
-    "FluxPipeline": {
-        "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
-        "vae": ("first_stage_model.", "vae."),
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.t5xxl.",),
-    },
-}
 CONFIG_FILES = ["*.json", "*.txt", "*.model"]  # of a repository: what its parts are, and its tokenizers
-
-T = TypeVar("T")
 
 
 def load_pipeline(
@@ -86,7 +47,7 @@ def load_pipeline(
 
     from alignbench.models.weights.without_weights import note_files
 
-    # diffusers wants to be told of the parts that the index lists as absent, as T5 may be of Stable Diffusion 3.
+    # diffusers wants to be told of the parts that the index lists as absent, as a text encoder may be.
     absent: dict[str, Any] = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
     # A score needs pictures, not a filter that blackens some of them.
     without_filter = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
@@ -225,16 +186,19 @@ def _lacking(file: Path, index: dict[str, Any]) -> list[str]:
     Raises:
         UserError: if it has not even the denoiser, or the family is known in no such layout.
     """
+    from alignbench.models.families import FAMILIES  # loads torch and diffusers, which folders are checked without
+
     kind = index["_class_name"]
-    if kind not in IN_SINGLE_FILES:
+    layouts = {family.pipeline_class: family.single_file_keys for family in FAMILIES.values()}
+    if not (layout := layouts.get(kind)):
         raise UserError(f"a {kind} is not read from a single file; give model.pretrained_model_name_or_path=FOLDER")
     keys = safetensors_header(file).keys() - {"__metadata__"}
     lacking = [
         part
-        for part, beginnings in IN_SINGLE_FILES[kind].items()
+        for part, beginnings in layout.items()
         if index.get(part, [None])[0] is not None and not any(key.startswith(beginnings) for key in keys)
     ]
-    denoiser, beginnings = next(iter(IN_SINGLE_FILES[kind].items()))
+    denoiser, beginnings = next(iter(layout.items()))
     if denoiser in lacking:
         raise UserError(
             f"{file} holds no {denoiser} of a {kind} in the original layout: keys begin with "
@@ -293,61 +257,3 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
 def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, Any]:
     ask_hub(path, INDEX, revision, named, expected="a diffusers folder", download=path)
     return json.loads(Path(hf_hub_download(path, INDEX, revision=revision)).read_text())
-
-
-def ask_hub(path: str, filename: str, revision: str | None, named: str, expected: str, download: str) -> None:
-    """Ask the hub for a file: one request with a short timeout says whether it and its neighbours can be fetched.
-
-    Args:
-        path: a hub id, or what was taken for one.
-        filename: the file in that repository.
-        revision, named, expected, download: as for `hub_answer`.
-
-    Raises:
-        UserError: if the file cannot be fetched.
-    """
-
-    def ask() -> object:
-        return get_hf_file_metadata(hf_hub_url(path, filename, revision=revision), timeout=TIMEOUT_SECONDS)
-
-    try:
-        hub_answer(ask, path, revision, named, expected, download)
-    except errors.EntryNotFoundError:
-        at = f" at revision {revision}" if revision else ""
-        raise UserError(f"{named} has no {filename} on the hub{at}; give {expected}") from None
-
-
-def hub_answer(ask: Callable[[], T], path: str, revision: str | None, named: str, expected: str, download: str) -> T:
-    """Return what the hub answers, or say in one sentence why it does not.
-
-    Args:
-        ask: the request, short of time.
-        path: a hub id, or what was taken for one.
-        revision: commit, branch or tag.
-        named: how the user gave `path`.
-        expected: what could be given instead, such as `a diffusers folder`.
-        download: what to tell `hf download` while there is a connection.
-
-    Raises:
-        UserError: if there is no such repository, or it or the hub cannot be reached.
-    """
-    at = f" at revision {revision}" if revision else ""
-    try:
-        return ask()
-    except HFValidationError:
-        reason = f"{named} is neither here nor a hub id; give {expected}, or an id such as owner/name"
-    except errors.GatedRepoError:
-        reason = f"{named} is gated; accept its licence at {constants.ENDPOINT}/{path}, then run `hf auth login`"
-    except errors.RevisionNotFoundError:
-        reason = f"{named} has no revision {revision} on the hub; check the revision"
-    except errors.RepositoryNotFoundError:
-        reason = f"{named} is neither here nor a model on the hub; check the spelling, or run `hf auth login`"
-    except errors.EntryNotFoundError:
-        raise
-    # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version
-    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        reason = (
-            f"{named}{at} is neither here nor whole in the local hub cache, and the hub cannot be reached "
-            f"({type(error).__name__}); run `hf download {download}` while connected, or give {expected}"
-        )
-    raise UserError(reason)

@@ -1,4 +1,4 @@
-"""Low-rank adapters as matrices: extracted from a change of weights, read from a network, named for ComfyUI."""
+"""Low-rank adapters as matrices: extracted from a change of weights, read from a network, named for other programs."""
 
 import re
 from collections.abc import Mapping
@@ -83,20 +83,26 @@ def adapters_of(network: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
     return found
 
 
-def comfyui_keys(denoiser: str, adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:
-    """Return adapters under keys that ComfyUI reads, and diffusers too.
-
-    Those of a UNet are named as kohya's scripts do; those of a transformer as diffusers does, with alpha / rank inside
-    of B because its loader of Stable Diffusion 3 knows no alpha.
+def kohya_keys(adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:
+    """Return adapters of a UNet under the keys of kohya's scripts.
 
     Source: `model_lora_keys_unet` in comfy/lora.py of ComfyUI.
     """
     state: dict[str, Tensor] = {}
     for name, (down, up, alpha) in adapters.items():
-        if denoiser == "unet":
-            key = f"lora_unet_{name.replace('.', '_')}"
-            state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-        else:
-            key = f"{denoiser}.{name}"
-            state |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up * (alpha / len(down))}
+        key = f"lora_unet_{name.replace('.', '_')}"
+        state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+    return {key: tensor.contiguous() for key, tensor in state.items()}
+
+
+def diffusers_keys(denoiser: str, adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:
+    """Return adapters under the keys of diffusers, with alpha / rank inside of B: not all of its loaders know an alpha.
+
+    Args:
+        denoiser: what the pipeline calls its network.
+    """
+    state: dict[str, Tensor] = {}
+    for name, (down, up, alpha) in adapters.items():
+        key = f"{denoiser}.{name}"
+        state |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up * (alpha / len(down))}
     return {key: tensor.contiguous() for key, tensor in state.items()}

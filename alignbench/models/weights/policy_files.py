@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,9 @@ from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Poli
 from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes
 
 LORA_FILE = LORA_FILES[0]
-WRAPPERS = ("module.", "_orig_mod.", "unet.", "transformer.")  # what programs put before all keys of a network
-# Before all keys of PEFT's adapters, and where the original layouts of a network differ from that of diffusers.
-PEFT_PREFIX = "base_model.model."
-ORIGINAL = re.compile(r"(^|\.)(input_blocks|middle_block|output_blocks|double_blocks|single_blocks|joint_blocks)\.")
+# what programs put before all keys of a network, its name in a pipeline among it
+WRAPPERS = ("module.", "_orig_mod.", *(f"{name}." for name in get_args(DenoiserName)))
+PEFT_PREFIX = "base_model.model."  # before all keys of PEFT's adapters
 IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
 
 
@@ -50,8 +50,18 @@ def save_policy(
     )
 
 
-def load_policy(pipeline: Any, denoiser_name: DenoiserName, path: Path | str, revision: str | None = None) -> None:
-    """Put saved weights into a pipeline's denoiser; see `ModelAdapter.load_policy`."""
+def load_policy(
+    pipeline: Any,
+    denoiser_name: DenoiserName,
+    path: Path | str,
+    revision: str | None = None,
+    original_keys: Sequence[str] = (),
+) -> None:
+    """Put saved weights into a pipeline's denoiser; see `ModelAdapter.load_policy`.
+
+    Args:
+        original_keys: how keys of blocks begin where weights are in the layout that they were first published in.
+    """
     network: Any = getattr(pipeline, denoiser_name)
     policy = find_policy(str(path), denoiser_name, revision)
     state: dict[str, Tensor] = {}
@@ -62,16 +72,17 @@ def load_policy(pipeline: Any, denoiser_name: DenoiserName, path: Path | str, re
     if any(IS_ADAPTER.search(key) for key in state):
         _load_adapters(pipeline, denoiser_name, policy, state)
     else:
-        _load_network(network, policy, state)
+        _load_network(network, policy, state, original_keys)
 
 
 # ---- whole networks
 
 
-def _load_network(network: Any, policy: Policy, state: dict[str, Tensor]) -> None:
+def _load_network(network: Any, policy: Policy, state: dict[str, Tensor], original_keys: Sequence[str]) -> None:
     """Take the weights of a whole network, in the keys of diffusers or those they were published in before."""
     state = _unwrapped(state)
-    if any(ORIGINAL.search(key) for key in state):
+    blocks = {key.rstrip(".").rpartition(".")[2] for key in original_keys}  # with or without what is put before them
+    if any(blocks.intersection(key.split(".")) for key in state):
         state = _converted(network, policy, state)
     if faults := misfits(shapes(network.state_dict()), shapes(state)):
         raise UserError(f"{_told(policy, network)}; {faults}; choose the `model` that they were made of")

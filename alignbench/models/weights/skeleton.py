@@ -13,7 +13,8 @@ from torch import nn
 
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.architectures import published
-from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, ask_hub
+from alignbench.models.weights.hub import ask_hub
+from alignbench.models.weights.loading import INDEX, UNUSED_PARTS
 from alignbench.models.weights.without_weights import on_meta
 
 

@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from alignbench.configuration.build import build, conf_folder
+from alignbench.models.families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.train import train
 from tests.processes import FSDP2, together
 from tests.tiny_runs import DiesAt, Interrupted, files_of, log_of, settings
 
-FAMILIES = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
 METHODS = {"pairs": "dpo", "labels": "kto", "winners": "sft"}
 SHAPES = [(36, 60), (60, 36), (32, 32)]  # height and width of the images, in turn
 BUCKETS = {"aspect_ratio_buckets": "auto", "size_conditioning": "true_size", "crop": "random", "random_flip": True}

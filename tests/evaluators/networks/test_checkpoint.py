@@ -6,7 +6,7 @@ from huggingface_hub import constants, errors
 from torch import nn
 
 from alignbench.errors import UserError
-from alignbench.models.weights import loading
+from alignbench.models.weights import hub
 from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
 
 
@@ -44,7 +44,7 @@ def test_without_a_connection_the_sentence_says_what_to_download(monkeypatch):
     def refuse(*_, **__):
         raise errors.OfflineModeIsEnabled("offline")
 
-    monkeypatch.setattr(loading, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
     sentence = sentence_of("some/model", revision="abc")
     assert sentence.startswith("some/model (weights.pt) at revision abc is neither here nor whole in the local hub")
     assert "run `hf download some/model weights.pt` while connected, or give weights.pt or its folder" in sentence

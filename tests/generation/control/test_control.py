@@ -15,6 +15,9 @@ from alignbench.generation.control.controlnet import check_family
 from alignbench.generation.control.makers import Canny, Depth
 from alignbench.generation.control.pictures import digest, pictures_by_prompt, refuse_prompts_without
 from alignbench.generation.generate import Sampling
+from alignbench.models.flux import Flux
+from alignbench.models.stable_diffusion import StableDiffusion
+from alignbench.models.stable_diffusion_3 import StableDiffusion3
 from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet
 
 CPU = torch.device("cpu")
@@ -231,12 +234,12 @@ def test_what_is_missing_is_asked_for(controlnet, changes, message):
 
 
 def test_the_check_covers_network_prompts_and_maker(controlnet, pictures):
-    def check(pipeline_class="StableDiffusionPipeline", prompts=PROMPTS, **changes):
-        control(controlnet, **{"pictures": str(pictures)} | changes).check(pipeline_class, prompts)
+    def check(family=StableDiffusion, prompts=PROMPTS, **changes):
+        control(controlnet, **{"pictures": str(pictures)} | changes).check(family, prompts)
 
     check()
     with pytest.raises(UserError, match=r"holds a ControlNetModel; give .* of the class FluxControlNetModel"):
-        check("FluxPipeline")
+        check(Flux)
     with pytest.raises(UserError, match=r"lacks config.json; give .* of the class ControlNetModel"):
         check(controlnet=str(pictures))
     with pytest.raises(UserError, match="1 of 1 prompts of prompts=mine have no picture"):
@@ -246,9 +249,12 @@ def test_the_check_covers_network_prompts_and_maker(controlnet, pictures):
 
 
 def test_families_and_schedulers_that_cannot_be_controlled_are_refused():
-    check_family("StableDiffusionPipeline", "mine", "UniPCMultistep")
-    check_family("FluxPipeline", "mine", "FlowMatchEulerDiscrete")
-    with pytest.raises(UserError, match=r"model=mine is not sampled by a ControlNet: .* without a seed"):
-        check_family("StableDiffusion3Pipeline", "mine", None)
+    check_family(StableDiffusion, "mine", "UniPCMultistep")
+    check_family(Flux, "mine", "FlowMatchEulerDiscrete")
+    with pytest.raises(
+        UserError,
+        match=r"not sampled by a ControlNet: .* without a seed.*; choose .* FluxPipeline or Sta",
+    ):
+        check_family(StableDiffusion3, "mine", None)
     with pytest.raises(UserError, match=r"scheduler=UniPCMultistep does not work with a ControlNet .*FlowMatchEuler"):
-        check_family("FluxPipeline", "mine", "UniPCMultistep")
+        check_family(Flux, "mine", "UniPCMultistep")

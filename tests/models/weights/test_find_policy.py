@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.tiny_random import Family, tiny_adapter
+from alignbench.models.families import FAMILIES
+from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import find_policy as policies
 from alignbench.models.weights.find_policy import check_policy, find_policy, policy_label
 
-FAMILIES: list[Family] = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
-UNETS: list[Family] = ["stable_diffusion", "stable_diffusion_xl"]
+UNETS = [name for name, family in FAMILIES.items() if family.denoiser_name == "unet"]
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -27,7 +27,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request) -> Family:
+def family(request) -> str:
     return request.param
 
 

@@ -16,7 +16,7 @@ from alignbench.models.tiny_random import (
     tiny_stable_diffusion_3,
     tiny_stable_diffusion_xl,
 )
-from alignbench.models.weights import loading
+from alignbench.models.weights import hub
 from alignbench.models.weights.loading import check_weights, load_pipeline
 
 FIELD = "model.pretrained_model_name_or_path"
@@ -38,7 +38,7 @@ def refuse_with(monkeypatch, error):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(loading, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
 
 
 def sentence_of(path, **arguments) -> str:

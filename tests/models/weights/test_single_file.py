@@ -8,22 +8,12 @@ from huggingface_hub import constants, errors
 from safetensors.torch import save_file
 
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import (
-    tiny_flux,
-    tiny_stable_diffusion,
-    tiny_stable_diffusion_3,
-    tiny_stable_diffusion_xl,
-)
-from alignbench.models.weights import loading
+from alignbench.models.tiny_random import TINY, tiny_flux, tiny_stable_diffusion
+from alignbench.models.weights import hub
 from alignbench.models.weights.loading import check_weights, load_pipeline
 from alignbench.models.weights.without_weights import is_without_weights, weights_digest
 
-TINY = {
-    "StableDiffusionPipeline": tiny_stable_diffusion,
-    "StableDiffusionXLPipeline": tiny_stable_diffusion_xl,
-    "StableDiffusion3Pipeline": tiny_stable_diffusion_3,
-    "FluxPipeline": tiny_flux,
-}
+PIPELINES = {tiny.adapter.pipeline_class: tiny for tiny in TINY.values() if tiny.adapter.single_file_keys}
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +67,9 @@ def test_a_file_with_everything_needs_only_the_words_of_a_folder(tmp_path, to_or
     assert loaded.safety_checker is None
 
 
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", PIPELINES)
 def test_what_a_file_lacks_comes_from_the_folder(kind, tmp_path, to_original):
-    pipeline = TINY[kind](seed=3)
-    denoiser = loading.IN_SINGLE_FILES[kind]
-    name = next(iter(denoiser))
+    pipeline, name = PIPELINES[kind].pipeline(seed=3), PIPELINES[kind].adapter.denoiser_name
     state = prefixed("model.diffusion_model.", to_original(getattr(pipeline, name)))
     save_file(state, tmp_path / "model.safetensors")
     folder, file = tmp_path / "config", str(tmp_path / "model.safetensors")
@@ -140,7 +128,7 @@ def test_a_hub_id_beside_the_file_is_checked_like_any_other(flux_file, tmp_path,
     def refuse(*_, **__):
         raise errors.OfflineModeIsEnabled("offline")
 
-    monkeypatch.setattr(loading, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
     sentence = sentence_of(flux_file, config="some/model")
     assert "model.config=some/model is neither here nor whole in the local hub cache" in sentence
 

@@ -1,0 +1,86 @@
+"""What an optimizer looks at, found by letting it make a few updates of small weights."""
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIDE, NUM_UPDATES = 4, 3
+
+
+def looks_at_whole_weights(optimizer: DictConfig) -> bool:
+    """Say whether the update of a number depends on the rest of its weight, so that shards of weights would not do.
+
+    Adafactor does, which averages over rows and columns, and so does Prodigy, which finds one learning rate for all
+    weights; AdamW does not.
+
+    Args:
+        optimizer: the node `train.optimizer`, whose package is installed.
+    """
+    together, apart = _halves_together_and_apart(OmegaConf.to_yaml(optimizer, resolve=True))
+    return _differ(together, apart)
+
+
+def looks_at_all_weights(optimizer: DictConfig) -> bool:
+    """Say whether the update of a weight depends on the other weights, so that some at a time would not do.
+
+    Prodigy does, which finds one learning rate for all.
+
+    Args:
+        optimizer: as above.
+    """
+    together, apart = _weights_together_and_apart(OmegaConf.to_yaml(optimizer, resolve=True))
+    return _differ(together, apart)
+
+
+@lru_cache
+def _halves_together_and_apart(node: str) -> tuple["Tensor", "Tensor"]:
+    """Return a matrix after some updates, and the same of its halves, each with an optimizer as on a process."""
+    import torch
+
+    (gradient,) = _gradients(1)
+    halves = [_updated(node, [half])[0] for half in gradient.chunk(2, dim=1)]
+    return _updated(node, [gradient])[0], torch.cat(halves)
+
+
+@lru_cache
+def _weights_together_and_apart(node: str) -> tuple["Tensor", "Tensor"]:
+    """Return two matrices after some updates by one optimizer, and by an optimizer each."""
+    import torch
+
+    gradients = _gradients(2)
+    apart = [_updated(node, [gradient])[0] for gradient in gradients]
+    return torch.cat(_updated(node, gradients)), torch.cat(apart)
+
+
+def _gradients(number: int) -> list["Tensor"]:
+    """Return gradients of some matrices of very different size, for each update, [updates, 4, 4]."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(0, 1, SIDE)[:, None]
+    return [scale * torch.randn(NUM_UPDATES, SIDE, SIDE, generator=generator) * 10**index for index in range(number)]
+
+
+def _updated(node: str, gradients: list["Tensor"]) -> list["Tensor"]:
+    """Return what an optimizer makes of weights that start at 0."""
+    import torch
+    from hydra.utils import instantiate
+
+    weights = [torch.nn.Parameter(torch.zeros_like(gradient[0])) for gradient in gradients]
+    make: Any = partial(instantiate(OmegaConf.create(node)), lr=1.0)
+    optimizer = make(weights)
+    for update in range(NUM_UPDATES):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient[update].clone()
+        optimizer.step()
+    return [weight.detach() for weight in weights]
+
+
+def _differ(one: "Tensor", other: "Tensor") -> bool:
+    import torch
+
+    return not torch.allclose(one, other, rtol=1e-4, atol=0)
