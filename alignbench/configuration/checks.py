@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import STAGES, build, conf_folder, has_images, resolve, trains, weights_dtype
 from alignbench.configuration.launcher import engine_asked_for
+from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
 from alignbench.work_share import WorkShare
 
@@ -17,6 +18,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the field, the rule and the way out.
     """
+    check_settings(cfg)
     if has_images(cfg):
         _check_existing(cfg)
         return
@@ -109,37 +111,15 @@ def _check_stages(stages: list[str]) -> None:
 
 def _check_numbers(values: dict[str, Any]) -> None:
     train, sampling = values["train"], values["sampling"]
-    counts = {f"train.{name}": train[name] for name in train if name.endswith(("_steps", "_batch_size"))}
-    del counts["train.lr_warmup_steps"]
     for name in ("num_inference_steps", "num_images_per_prompt", "batch_size"):
-        counts[f"sampling.{name}"] = sampling[name]
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{name}={value} must be a whole number of at least 1")
-    passes = train["max_network_passes"]
-    if passes is not None and (not isinstance(passes, int) or isinstance(passes, bool) or passes < 1):
-        raise UserError(f"train.max_network_passes={passes} must be a whole number of at least 1, or null")
-    for name in ("learning_rate", "max_grad_norm"):
-        if not isinstance(train[name], int | float) or train[name] <= 0:
-            raise UserError(f"train.{name}={train[name]} must be a number above 0")
-    if train["max_grad_value"] is not None and not train["max_grad_value"] > 0:
-        raise UserError(f"train.max_grad_value={train['max_grad_value']} must be a number above 0, or null")
-    if not isinstance(train["weight_distance"], int | float) or train["weight_distance"] < 0:
-        raise UserError(f"train.weight_distance={train['weight_distance']} must be a number of at least 0")
+        if not isinstance(sampling[name], int) or isinstance(sampling[name], bool) or sampling[name] < 1:
+            raise UserError(f"sampling.{name}={sampling[name]} must be a whole number of at least 1")
     for name, off in (("max_grad_value", None), ("weight_distance", 0)):
         if train["mixed_precision"] == "fp16" and train[name] != off:
             raise UserError(
                 f"train.{name} and train.mixed_precision=fp16, which scales gradients, exclude each other; use bf16"
             )
-    if train["ema_decay"] is not None and not 0 < train["ema_decay"] < 1:
-        raise UserError(f"train.ema_decay={train['ema_decay']} must lie between 0 and 1, or be null")
     for name, value, allowed in (
-        ("train.tuning", train["tuning"], ["full", "lora"]),
-        ("train.mixed_precision", train["mixed_precision"], ["no", "fp16", "bf16"]),
-        ("train.weights_dtype", train["weights_dtype"], [None, "float32", "bfloat16"]),
-        ("train.base_bits", train["base_bits"], [None, 8, 4]),
-        ("train.weight_updates", train["weight_updates"], ["nearest", "compensated", "stochastic"]),
-        ("train.size_conditioning", train["size_conditioning"], ["square", "true_size"]),
         ("sampling.base_bits", sampling["base_bits"], [None, 8, 4]),
         ("sampling.noise", sampling["noise"], ["per_prompt", "constant"]),
     ):
