@@ -7,18 +7,42 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
+from alignbench.settings.auxiliary import AuxiliaryLoss
+from alignbench.settings.command import Command
+from alignbench.settings.data import LabelOptions, PairOptions, RowOptions
+from alignbench.settings.model import SHARED, Model
+from alignbench.settings.sampling import Sampling
 from alignbench.settings.section import Section
+from alignbench.settings.tracker import Tracker
 from alignbench.settings.train import Train
+from alignbench.settings.validation import Validation
 
-SECTIONS: dict[str, type[Section]] = {"train": Train}
-# the choices of Hydra's groups that hold the defaults of a section, beside the files of conf
-CHOICES: dict[tuple[str | None, str], type[Section]] = {("train", "default"): Train}
+# by their keys; the root has none
+SECTIONS: dict[str, type[Section]] = {
+    "": Command,
+    "train": Train,
+    "sampling": Sampling,
+    "validation": Validation,
+    "tracker": Tracker,
+    "model": Model,
+    "data": PairOptions,  # a source has those of its keys that mean something for its format
+}
 
 
 def offer_defaults() -> None:
-    """Make the defaults of the declarations known to Hydra."""
-    for (group, name), section in CHOICES.items():
-        ConfigStore.instance().store(name, section.defaults(), group)
+    """Make the defaults of the declarations known to Hydra, as choices beside those that are files of conf."""
+    model = Model.defaults()
+    for group, name, defaults in (
+        (None, "command", Command.defaults()),
+        ("train", "default", Train.defaults()),
+        ("sampling", "default", Sampling.defaults()),
+        ("validation", "none", Validation.defaults()),
+        ("model/options", "shared", {key: model[key] for key in SHARED}),
+        ("data/options", "rules", RowOptions.defaults()),
+        ("data/options", "labels", LabelOptions.defaults()),
+        ("data/options", "pairs", PairOptions.defaults()),
+    ):
+        ConfigStore.instance().store(name, defaults, group)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -28,8 +52,9 @@ def check_settings(cfg: DictConfig) -> None:
         UserError: one line for each wrong setting.
     """
     typed, followed = [], []
-    for key, section in SECTIONS.items():
-        node = cfg[key] if key else cfg
+    terms = {f"auxiliary.{name}": AuxiliaryLoss for name in cfg.auxiliary}
+    for key, section in {**SECTIONS, **terms}.items():
+        node = OmegaConf.select(cfg, key) if key else cfg
         for name, sentence in section.wrong(_plain(node, section), key).items():
             (followed if OmegaConf.is_interpolation(node, name) else typed).append(sentence)
     if wrong := typed or followed:  # a setting that follows another is not to blame for it

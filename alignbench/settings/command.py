@@ -24,13 +24,13 @@ class Command(Section):
     )
     calibration: bool = setting(
         True,
-        "Score a few shipped images first, and refuse evaluators whose scores are not as expected. false: for evaluators "
-        "with random weights.",
+        "Score a few shipped images first, and refuse evaluators whose scores are not as expected. false: for "
+        "evaluators with random weights.",
     )
     shard: str | None = setting(
         None,
-        "Share of the images that this command prepares, or generates and scores, as in `1/4`. The command that finishes "
-        "last makes the tables. null: all.",
+        "Share of the images that this command prepares, or generates and scores, as in `1/4`. The command that "
+        "finishes last makes the tables. null: all.",
         expected="I/N with I from 1 to N, as in shard=1/4, or null",
     )
     results: str = setting("results", "Folder of runs and tables.")

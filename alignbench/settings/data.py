@@ -25,8 +25,8 @@ class RowOptions(Section):
     )
     check_images: bool = setting(
         True,
-        "Read the header and the end of every image before training, once for each state of the data, and leave out rows "
-        "with missing or damaged ones. false: training stops at the first damaged image.",
+        "Read the header and the end of every image before training, once for each state of the data, and leave out "
+        "rows with missing or damaged ones. false: training stops at the first damaged image.",
     )
     posterior: Posterior = setting(
         "sample",
@@ -56,8 +56,8 @@ class PairOptions(LabelOptions):
 
     ties: Literal["drop", "half"] = setting(
         "drop",
-        "Pairs without a preference. drop: left out, as in all papers. half: kept with probability one half, for methods "
-        "that read soft labels.",
+        "Pairs without a preference. drop: left out, as in all papers. half: kept with probability one half, for "
+        "methods that read soft labels.",
     )
     repeats: Literal["drop", "keep", "vote"] = setting(
         "drop",

@@ -13,8 +13,8 @@ class Model(Section):
     )
     pretrained_model_name_or_path: str = setting(
         REQUIRED,
-        "Weights: a diffusers folder, a hub id, or a single safetensors file in the original layout. The miniatures have "
-        "no such key; their weights ship with the program.",
+        "Weights: a diffusers folder, a hub id, or a single safetensors file in the original layout. The miniatures "
+        "have no such key; their weights ship with the program.",
     )
     revision: str | None = setting(None, "Commit, branch or tag, if the weights come from the hub.")
     config: str = setting(
@@ -24,8 +24,9 @@ class Model(Section):
     )
     policy: str | None = setting(
         None,
-        "Trained weights to start from (they are then the reference, too), or to measure with method=base: a folder, a "
-        "file or a hub id, in any layout of docs/models.md. Win rates are still over the untouched model. null: none.",
+        "Trained weights to start from (they are then the reference, too), or to measure with method=base: a folder, "
+        "a file or a hub id, in any layout of docs/models.md. Win rates are still over the untouched model. null: "
+        "none.",
     )
     policy_revision: str | None = setting(None, "Commit, branch or tag, if the policy comes from the hub.")
     policy_trained_on: list[str] = setting(

@@ -1,6 +1,8 @@
 """The settings under `sampling`: how evaluation images are generated."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from alignbench.settings.section import Count, NotNegative, Section, setting
 
@@ -25,27 +27,27 @@ class Sampling(Section):
     )
     scheduler: str | None = setting(
         "${model.scheduler}",
-        "A scheduler of diffusers in place of the model's own, without the word Scheduler; docs/sampling.md lists those "
-        "that fit. null: the model's own.",
+        "A scheduler of diffusers in place of the model's own, without the word Scheduler; docs/sampling.md lists "
+        "those that fit. null: the model's own.",
     )
     negative_prompt: str | None = setting(
         None, "Prompt to guide away from. null: the empty prompt.", source="all papers of the methods"
     )
-    true_cfg_scale: float | None = setting(
+    true_cfg_scale: Annotated[float, Field(gt=1)] | None = setting(
         None,
-        "Classifier-free guidance of a model that has guidance distilled into it (FLUX.1-dev), above 1. It takes two "
-        "network passes a step. null: none.",
-        expected="a number above 1, or null",
+        "Classifier-free guidance of a model that has guidance distilled into it (FLUX.1-dev). It takes two network "
+        "passes a step. null: none.",
     )
     resolution: Count | None = setting(
         "${model.sampling_resolution}", "Height and width of the images in pixels. null: model.resolution."
     )
     control: dict[str, Any] | None = setting(
-        None, "ControlNet and the maps that images follow. Set by sampling=controlnet_canny or sampling=controlnet_depth."
+        None,
+        "ControlNet and the maps that images follow. Set by sampling=controlnet_canny or sampling=controlnet_depth.",
     )
     batch_size: Count = setting(16, "Images generated and scored at once.")
     base_bits: Literal[8, 4] | None = setting(
         None,
-        "Bits in which the denoiser's linear layers are held while it samples, adapters excepted; for a network that does "
-        "not fit otherwise. It changes the images of policy and base alike. null: as loaded.",
+        "Bits in which the denoiser's linear layers are held while it samples, adapters excepted; for a network that "
+        "does not fit otherwise. It changes the images of policy and base alike. null: as loaded.",
     )

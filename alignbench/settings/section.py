@@ -4,6 +4,7 @@ Hydra's defaults, the checks of a command and the tables of docs/configuration.m
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -112,7 +113,7 @@ def choices(schema: Mapping[str, Any]) -> list[str]:
         return ["null"]
     if "anyOf" in schema:
         known = [choices(option) for option in sorted(schema["anyOf"], key=lambda option: option.get("type") != "null")]
-        return sum(known, []) if all(known) else []
+        return list(chain(*known)) if all(known) else []
     return [shown(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
 
 
@@ -155,5 +156,3 @@ def _only(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the declaration of a setting without the null that it may also be."""
     options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
     return options[0] if len(options) == 1 else {}
-
-

@@ -14,6 +14,10 @@ from alignbench.settings.section import (
     setting,
 )
 
+Precision = Literal["no", "fp16", "bf16"]
+# the schedules of diffusers that take no arguments beyond the number of updates
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Crop = Literal["centre", "random"]
 Size = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
@@ -23,8 +27,8 @@ class Train(Section):
     max_train_steps: Count = setting(100, "Optimizer updates.")
     max_network_passes: Count | None = setting(
         None,
-        "Network passes after which training ends, even if updates are left; compares methods at equal cost. A pass is "
-        "one sample forward; a call with a gradient counts three. null: no limit.",
+        "Network passes after which training ends, even if updates are left; compares methods at equal cost. A pass "
+        "is one sample forward; a call with a gradient counts three. null: no limit.",
     )
     total_batch_size: Count = setting(
         16, "Samples (prompts, images or pairs) in an update, over all processes and micro-batches."
@@ -33,9 +37,11 @@ class Train(Section):
         16, "Samples that one process passes through the network at once. Gradient accumulation is derived from it."
     )
     learning_rate: Positive = setting(1.0e-5, "Learning rate of the optimizer.")
-    lr_scheduler: str = setting("constant", "Learning-rate schedule: a name that `get_scheduler` of diffusers knows.")
+    lr_scheduler: Schedule = setting("constant", "Learning-rate schedule, by the name that diffusers gives it.")
     lr_warmup_steps: CountOrZero = setting(0, "Updates over which the learning rate rises from 0.")
-    max_grad_norm: Positive = setting(1.0, "Largest global norm of the gradient. A larger gradient is scaled down to it.")
+    max_grad_norm: Positive = setting(
+        1.0, "Largest global norm of the gradient. A larger gradient is scaled down to it."
+    )
     max_grad_value: Positive | None = setting(
         None, "Largest entry of the gradient. Larger entries are cut off before the norm is taken. null: no limit."
     )
@@ -53,7 +59,7 @@ class Train(Section):
         None,
         "Decay of an exponential moving average of the weights. The average is then what is saved. null: no average.",
     )
-    mixed_precision: Literal["no", "fp16", "bf16"] = setting(
+    mixed_precision: Precision = setting(
         "no", "Precision of autocast. The weights keep their own (train.weights_dtype)."
     )
     weights_dtype: Literal["float32", "bfloat16"] | None = setting(
@@ -61,9 +67,9 @@ class Train(Section):
     )
     weight_updates: Literal["nearest", "compensated", "stochastic"] = setting(
         "nearest",
-        "How bfloat16 weights take small steps. compensated: 2 bytes a weight keep what rounding takes away. stochastic: "
-        "rounded at random, right on average. nearest: rounded to the nearest number, which loses most steps; only for "
-        "adapters, which are float32. Set by memory=NAME.",
+        "How bfloat16 weights take small steps. compensated: 2 bytes a weight keep what rounding takes away. "
+        "stochastic: rounded at random, right on average. nearest: rounded to the nearest number, which loses most "
+        "steps; only for adapters, which are float32. Set by memory=NAME.",
     )
     base_bits: Literal[8, 4] | None = setting(
         None,
@@ -92,22 +98,23 @@ class Train(Section):
     )
     tf32: bool = setting(
         False,
-        "Compute float32 products with 10 instead of 23 bits of mantissa on a GPU. In training only; scores are always "
-        "computed with full precision.",
+        "Compute float32 products with 10 instead of 23 bits of mantissa on a GPU. In training only; scores are "
+        "always computed with full precision.",
     )
     size_conditioning: Literal["square", "true_size"] = setting(
         "square",
-        "Size that SDXL is given for training images. square: the size they are trained in, uncropped. true_size: their "
-        "original size, and how much was cropped. Other families take no size.",
+        "Size that SDXL is given for training images. square: the size they are trained in, uncropped. true_size: "
+        "their original size, and how much was cropped. Other families take no size.",
     )
-    crop: Literal["centre", "random"] = setting(
+    crop: Crop = setting(
         "centre",
         "Part that is cut out of a training image, which is first resized until it just covers model.resolution. "
         "random: another part each time. Both images of a pair are cut alike.",
     )
     random_flip: bool = setting(
         False,
-        "Mirror half of all training images, left to right. Not for prompts that tell left from right or ask for letters.",
+        "Mirror half of all training images, left to right. Not for prompts that tell left from right or ask for "
+        "letters.",
     )
     crops_per_image: Count | None = setting(
         None,
@@ -116,8 +123,9 @@ class Train(Section):
     )
     aspect_ratio_buckets: Literal["auto"] | Annotated[list[Size], Field(min_length=1)] | None = setting(
         None,
-        "Cut each image to the nearest aspect ratio of several sizes; a micro-batch holds one size. auto: sizes with as "
-        "many pixels as model.resolution has, sides from half to twice that. Or a list of [height, width]. null: square.",
+        "Cut each image to the nearest aspect ratio of several sizes; a micro-batch holds one size. auto: sizes with "
+        "as many pixels as model.resolution has, sides from half to twice that. Or a list of [height, width]. null: "
+        "square.",
         expected="auto, a list such as [[512,512],[448,576]] of heights and widths, or null",
     )
     allow_evaluation_prompts: bool = setting(
