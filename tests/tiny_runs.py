@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, TrainingImage
+from alignbench.settings.train import Train
 from methods.dpo import DPO
 from methods.sft import SFT
 
@@ -30,7 +31,7 @@ class RandomPairs(PairSource):
 
 
 def settings(**changes):
-    values = OmegaConf.load(conf_folder() / "train" / "default.yaml")
+    values = OmegaConf.create(Train.defaults())
     values.optimizer = OmegaConf.load(conf_folder() / "optimizer" / "adamw.yaml")
     small = {"max_train_steps": 4, "total_batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3}
     return OmegaConf.create({"seed": 0, "train": OmegaConf.merge(values, small, changes)})

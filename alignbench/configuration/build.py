@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names, with_present_names
 
-STAGES = ("prepare", "train", "generate", "score", "report")
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 

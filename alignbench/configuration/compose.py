@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
@@ -77,11 +78,15 @@ def _sweep(parsed: list[Override]) -> list[list[str]]:
     return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
 
 
+def group_choices(group: str) -> list[str]:
+    """Return the choices of a group of the tree that Hydra is composing; none if there is no such group."""
+    return GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)
+
+
 def _check_choice(override: Override) -> None:
-    group = conf_folder() / override.key_or_group
-    if not group.is_dir() or override.is_delete():
+    available = group_choices(override.key_or_group)
+    if not available or override.is_delete():
         return
-    available = sorted(file.stem for file in group.glob("*.yaml"))
     value = override.value()
     if override.is_sweep_override():
         chosen: Iterable[Any] = override.sweep_string_iterator()
@@ -107,7 +112,7 @@ def _compose(overrides: list[str], hydra: bool = False, program: str = "config")
 def _check_key(text: str, program: str) -> None:
     """Say what is wrong with one override, if its key is not in the tree."""
     override = _parse([text])[0]
-    if (conf_folder() / override.key_or_group).is_dir() or override.is_add():
+    if group_choices(override.key_or_group) or override.is_add():
         return
     node: Any = compose(program)
     path: list[str] = []

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from alignbench.errors import UserError
 
@@ -36,6 +36,38 @@ def engine_asked_for(environment: Mapping[str, str] = os.environ) -> Engine:
         raise UserError("fsdp_activation_checkpointing is memory=checkpointing here; set it to false")
     _refuse_one_process("FSDP", environment)
     return "fsdp2"
+
+
+def check_engine(train: Mapping[str, Any], auxiliary: Mapping[str, Any]) -> None:
+    """Refuse what cannot be done with parts of weights or of gradients, if the launcher asks for such.
+
+    Args:
+        train, auxiliary: values of the configuration.
+
+    Raises:
+        UserError: naming the setting and what to set instead.
+    """
+    if (engine := engine_asked_for()) == "ddp":
+        return
+    if (target := train["optimizer"]["_target_"]).startswith(("prodigyopt", "transformers")):
+        raise UserError(
+            f"train.optimizer={target} looks at whole weights, and under {engine} a process has parts of them; choose "
+            "optimizer=adamw or optimizer=adamw8bit"
+        )
+    if train["mixed_precision"] == "fp16":
+        raise UserError(f"train.mixed_precision=fp16 scales gradients, which {engine} does not do here; use bf16")
+    if engine == "fsdp2":
+        return
+    off = {"mixed_precision": "no", "weight_updates": "nearest", "max_grad_value": None, "weight_distance": 0}
+    for name, value in off.items():
+        if train[name] != value:
+            raise UserError(
+                f"train.{name}={train[name]} needs what DeepSpeed keeps to itself; set it to "
+                f"{'null' if value is None else value} (bfloat16 weights get float32 copies there), or use "
+                "conf/accelerate/fsdp2.yaml"
+            )
+    if auxiliary:
+        raise UserError("auxiliary losses need what DeepSpeed keeps to itself; use conf/accelerate/fsdp2.yaml")
 
 
 def _deepspeed(environment: Mapping[str, str]) -> Engine:

@@ -17,7 +17,6 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from alignbench.configuration.build import (
-    STAGES,
     base_of,
     build,
     config_hash,
@@ -42,6 +41,7 @@ from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
+from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
 from alignbench.store.manifest import Budget, Manifest

@@ -8,7 +8,6 @@ import torch
 from omegaconf import OmegaConf
 
 from alignbench.batch import ImageBatch, PairBatch
-from alignbench.configuration.build import conf_folder
 from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.collate import collate
@@ -17,6 +16,7 @@ from alignbench.data.batches.encode import Encoder, fit
 from alignbench.data.source import ImageSample, PairSample, TrainingImage, with_same_crop
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
+from alignbench.settings.train import Train
 
 RNG = np.random.default_rng(0)
 CONTEXT = Context(step=0, seed=7, micro_batch_size=2)
@@ -33,7 +33,7 @@ def pixels(image, crop):
 
 
 def settings(**changes):
-    return OmegaConf.merge(OmegaConf.load(conf_folder() / "train" / "default.yaml"), changes)
+    return OmegaConf.merge(Train.defaults(), changes)
 
 
 @pytest.mark.parametrize("height", [12, 8])

@@ -1,0 +1,74 @@
+"""Which class declares which section of the configuration: Hydra takes the defaults from it, a command its checks."""
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignbench.errors import UserError
+from alignbench.settings.auxiliary import AuxiliaryLoss
+from alignbench.settings.command import Command
+from alignbench.settings.data import LabelOptions, PairOptions, RowOptions
+from alignbench.settings.model import SHARED, Model
+from alignbench.settings.sampling import Sampling
+from alignbench.settings.section import Section
+from alignbench.settings.tracker import Tracker
+from alignbench.settings.train import Train
+from alignbench.settings.validation import Validation
+
+# by their keys; the root has none
+SECTIONS: dict[str, type[Section]] = {
+    "": Command,
+    "train": Train,
+    "sampling": Sampling,
+    "validation": Validation,
+    "tracker": Tracker,
+    "model": Model,
+    "data": PairOptions,  # a source has those of its keys that mean something for its format
+}
+
+
+def offer_defaults() -> None:
+    """Make the defaults of the declarations known to Hydra, as choices beside those that are files of conf."""
+    model = Model.defaults()
+    for group, name, defaults in (
+        (None, "command", Command.defaults()),
+        ("train", "default", Train.defaults()),
+        ("sampling", "default", Sampling.defaults()),
+        ("validation", "none", Validation.defaults()),
+        ("model/options", "shared", {key: model[key] for key in SHARED}),
+        ("data/options", "rules", RowOptions.defaults()),
+        ("data/options", "labels", LabelOptions.defaults()),
+        ("data/options", "pairs", PairOptions.defaults()),
+    ):
+        ConfigStore.instance().store(name, defaults, group)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse values of declared settings that their declaration does not allow.
+
+    Raises:
+        UserError: one line for each wrong setting.
+    """
+    typed, followed = [], []
+    terms = {f"auxiliary.{name}": AuxiliaryLoss for name in cfg.auxiliary}
+    for key, section in {**SECTIONS, **terms}.items():
+        node = OmegaConf.select(cfg, key) if key else cfg
+        for name, sentence in section.wrong(_plain(node, section), key).items():
+            (followed if OmegaConf.is_interpolation(node, name) else typed).append(sentence)
+    if wrong := typed or followed:  # a setting that follows another is not to blame for it
+        raise UserError("\n".join(wrong))
+
+
+def _plain(node: DictConfig, section: type[Section]) -> dict[str, Any]:
+    """Return the declared settings of a node as plain values, but for those that are missing."""
+    declared = [name for name in section.model_fields if name in node and not OmegaConf.is_missing(node, name)]
+    try:
+        values = {name: node[name] for name in declared}
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    return {
+        name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for name, value in values.items()
+    }

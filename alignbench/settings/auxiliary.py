@@ -1,0 +1,12 @@
+"""The settings under `auxiliary.NAME`: a loss that is added to the method's."""
+
+from typing import Any
+
+from alignbench.settings.section import REQUIRED, Positive, Section, setting
+
+
+class AuxiliaryLoss(Section):
+    """One loss that is added to the method's; auxiliary=NAME chooses it and sets its keys."""
+
+    weight: Positive = setting(REQUIRED, "Factor on the loss.")
+    data: dict[str, Any] = setting(REQUIRED, "Data of the loss, with the keys of `data`; by default the method's own.")

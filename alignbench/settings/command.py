@@ -1,0 +1,36 @@
+"""The settings at the root of the configuration: what a command does, and where its results go."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from alignbench.settings.section import Section, setting
+
+Stage = Literal["prepare", "train", "generate", "score", "report"]
+STAGES = get_args(Stage)
+
+
+class Command(Section):
+    """What one command does."""
+
+    seed: int = setting(0, "Training seed: data order, noise, timesteps, initial adapters.")
+    stages: Annotated[list[Stage], Field(min_length=1)] = setting(
+        ["train", "generate", "score", "report"],
+        "Stages to run, always in the order prepare, train, generate, score, report. prepare encodes and scores the "
+        "training data beforehand.",
+    )
+    dry_run: bool = setting(
+        False, "Print the memory that training would need on a device, part by part, and stop. Needs no weights."
+    )
+    calibration: bool = setting(
+        True,
+        "Score a few shipped images first, and refuse evaluators whose scores are not as expected. false: for "
+        "evaluators with random weights.",
+    )
+    shard: str | None = setting(
+        None,
+        "Share of the images that this command prepares, or generates and scores, as in `1/4`. The command that "
+        "finishes last makes the tables. null: all.",
+        expected="I/N with I from 1 to N, as in shard=1/4, or null",
+    )
+    results: str = setting("results", "Folder of runs and tables.")

@@ -1,0 +1,66 @@
+"""The settings under `data` that the formats have in common: which rows are kept, and how labels are read."""
+
+from typing import Literal
+
+from alignbench.settings.section import CountOrZero, Section, Share, setting
+
+Split = Literal["train", "heldout", "all"]
+Posterior = Literal["sample", "mode"]
+Mixed = Literal["desirable", "undesirable", "dropped"]
+
+
+class RowOptions(Section):
+    """What all data on a disk have in common."""
+
+    split: Split = setting(
+        "train",
+        "Rows of which prompts are used. The hash of a prompt's text decides for good whether it is held out.",
+    )
+    heldout_share: Share = setting(0.0, "Share of all prompts that are held out.")
+    exclude: str | None = setting(
+        None, "A text file with one prompt, or one name of an image, in each line. Rows with one of them are left out."
+    )
+    min_side: CountOrZero = setting(
+        0, "Shortest side in pixels. Rows with a smaller image are left out. Needs data.check_images=true."
+    )
+    check_images: bool = setting(
+        True,
+        "Read the header and the end of every image before training, once for each state of the data, and leave out "
+        "rows with missing or damaged ones. false: training stops at the first damaged image.",
+    )
+    posterior: Posterior = setting(
+        "sample",
+        "Latents of training images. sample: a draw from the VAE's posterior, new each time. mode: its mode, encoded "
+        "once.",
+        source="Diffusion-DPO trains on samples",
+    )
+
+
+class LabelOptions(RowOptions):
+    """What labelled images have in common, beside the above."""
+
+    mixed: Mixed = setting(
+        "desirable",
+        "Label of an image that is both wanted and not, such as one that wins a pair of its prompt and loses another; "
+        "for methods of single images. dropped: it is left out.",
+        source="Diffusion-KTO: desirable is its default gt_label_wi_l, undesirable gt_label_w_il, dropped gt_label_w_l",
+    )
+    label_noise: Share = setting(
+        0.0, "Share of labels that are turned around on purpose, to study the effect of noise on a method."
+    )
+    noise_seed: int = setting(0, "Seed of the choice of labels to turn around.")
+
+
+class PairOptions(LabelOptions):
+    """What pairs have in common, beside the above."""
+
+    ties: Literal["drop", "half"] = setting(
+        "drop",
+        "Pairs without a preference. drop: left out, as in all papers. half: kept with probability one half, for "
+        "methods that read soft labels.",
+    )
+    repeats: Literal["drop", "keep", "vote"] = setting(
+        "drop",
+        "Several judgements of the same two images of a prompt. drop: keep the first. keep: keep all. vote: make one "
+        "pair of them, whose soft label is their mean.",
+    )

@@ -1,0 +1,52 @@
+"""The settings under `model`: the keys that a model's file sets, and those that are the same for all models."""
+
+from alignbench.settings.section import REQUIRED, Count, NotNegative, Section, setting
+
+
+class Model(Section):
+    """The model: its weights, and what its evaluation takes."""
+
+    name: str | None = setting(
+        REQUIRED,
+        "Name of the model in tables and run folders. model=images: name of the comparison; null: that of its first "
+        "folder.",
+    )
+    pretrained_model_name_or_path: str = setting(
+        REQUIRED,
+        "Weights: a diffusers folder, a hub id, or a single safetensors file in the original layout. The miniatures "
+        "have no such key; their weights ship with the program.",
+    )
+    revision: str | None = setting(None, "Commit, branch or tag, if the weights come from the hub.")
+    config: str = setting(
+        REQUIRED,
+        "For a single file: a diffusers folder or hub id that has its tokenizers, its scheduler and the networks it "
+        "lacks.",
+    )
+    policy: str | None = setting(
+        None,
+        "Trained weights to start from (they are then the reference, too), or to measure with method=base: a folder, "
+        "a file or a hub id, in any layout of docs/models.md. Win rates are still over the untouched model. null: "
+        "none.",
+    )
+    policy_revision: str | None = setting(None, "Commit, branch or tag, if the policy comes from the hub.")
+    policy_trained_on: list[str] = setting(
+        [],
+        "Evaluators whose scores or labels the policy was trained on, as far as known. Tables mark them, and rankings "
+        "leave them out.",
+        expected="a list of names of evaluators",
+    )
+    num_inference_steps: Count = setting(REQUIRED, "Denoising steps of evaluation images.")
+    guidance_scale: NotNegative = setting(REQUIRED, "Guidance scale of evaluation images.")
+    scheduler: str | None = setting(
+        None,
+        "Scheduler of diffusers for evaluation images, without the word Scheduler. null: DDIM for UNets, "
+        "FlowMatchEulerDiscrete for flow models.",
+    )
+    sampling_resolution: Count | None = setting(
+        None, "Height and width of evaluation images in pixels. null: model.resolution."
+    )
+    resolution: Count = setting(REQUIRED, "Height and width of training images in pixels.")
+
+
+SHARED = ("policy", "policy_revision", "policy_trained_on", "scheduler", "sampling_resolution")
+"""The keys whose defaults all models have in common."""

@@ -1,0 +1,53 @@
+"""The settings under `sampling`: how evaluation images are generated."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from alignbench.settings.section import Count, NotNegative, Section, setting
+
+NoiseMode = Literal["per_prompt", "constant"]
+
+
+class Sampling(Section):
+    """How evaluation images are generated."""
+
+    num_inference_steps: Count = setting("${model.num_inference_steps}", "Denoising steps.")
+    guidance_scale: NotNegative = setting(
+        "${model.guidance_scale}", "Guidance scale, in the sense of the model's family."
+    )
+    num_images_per_prompt: Count = setting(1, "Images of each prompt.")
+    noise: NoiseMode = setting(
+        "per_prompt",
+        "per_prompt: the noise depends on prompt, image number and seed. constant: every prompt starts from the same "
+        "noise, as in the papers.",
+    )
+    seed: int = setting(
+        0, "Seed of the noise. It is not the training seed: the base images are generated once for all runs."
+    )
+    scheduler: str | None = setting(
+        "${model.scheduler}",
+        "A scheduler of diffusers in place of the model's own, without the word Scheduler; docs/sampling.md lists "
+        "those that fit. null: the model's own.",
+    )
+    negative_prompt: str | None = setting(
+        None, "Prompt to guide away from. null: the empty prompt.", source="all papers of the methods"
+    )
+    true_cfg_scale: Annotated[float, Field(gt=1)] | None = setting(
+        None,
+        "Classifier-free guidance of a model that has guidance distilled into it (FLUX.1-dev). It takes two network "
+        "passes a step. null: none.",
+    )
+    resolution: Count | None = setting(
+        "${model.sampling_resolution}", "Height and width of the images in pixels. null: model.resolution."
+    )
+    control: dict[str, Any] | None = setting(
+        None,
+        "ControlNet and the maps that images follow. Set by sampling=controlnet_canny or sampling=controlnet_depth.",
+    )
+    batch_size: Count = setting(16, "Images generated and scored at once.")
+    base_bits: Literal[8, 4] | None = setting(
+        None,
+        "Bits in which the denoiser's linear layers are held while it samples, adapters excepted; for a network that "
+        "does not fit otherwise. It changes the images of policy and base alike. null: as loaded.",
+    )
