@@ -1,7 +1,8 @@
 """What travels from the data to a method: batches of prompts, images, labelled images and pairs.
 
-Every batch names its samples by their global index (the position in the whole run's stream of samples, the same on any
-number of processes); random draws are keyed by it. Latents and conditioning are always there, fresh or from a cache.
+Every batch names its samples by their global index: the position in the stream of samples of the whole run, which is
+the same on any number of processes. Random draws are keyed by it. Every batch holds conditioning, and every batch of
+images holds latents, whether they were just computed or read from a cache.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A frozen dataclass whose fields all have one entry a sample along their first axis (or are None)."""
+class Batch:
+    """A frozen dataclass: along its first axis each field has one entry for each sample, or the field is None."""
 
     def map(self, change: Callable[[Any], Any]) -> Self:
         """Return a copy with `change` applied to every tensor and list."""
@@ -30,7 +31,7 @@ class Rows:
         return self.map(lambda value: value[start:stop])
 
     def split(self, size: int) -> list[Self]:
-        """CropSpec into consecutive parts of at most `size` samples."""
+        """Split into consecutive batches of at most `size` samples."""
         return [self.rows(start, start + size) for start in range(0, len(self), size)]
 
     def to(self, device: torch.device | str) -> Self:
@@ -43,13 +44,13 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Conditioning(Rows):
-    """What the denoiser knows of the prompts, one row a prompt.
+class Conditioning(Batch):
+    """What the denoiser is given beside noisy latents and timestep, one row for each prompt.
 
     Attributes:
         prompt_embeds: text features, [B, tokens, width].
-        pooled_prompt_embeds: one vector a prompt, [B, width]; None where the family has none.
-        time_ids: original size, crop and target size of each image (SDXL), [B, 6]; None elsewhere.
+        pooled_prompt_embeds: one vector for each prompt, [B, width]; None if the family has none.
+        time_ids: original size, crop and target size of each image, [B, 6]; None for families other than SDXL.
     """
 
     prompt_embeds: Tensor
@@ -57,24 +58,24 @@ class Conditioning(Rows):
     time_ids: Tensor | None = None
 
     def repeat(self, num: int) -> Self:
-        """Stack `num` copies: rows 0..B-1, then again rows 0..B-1."""
+        """Concatenate `num` copies: rows 0..B-1, then rows 0..B-1 again."""
         return self.map(lambda value: torch.cat([value] * num))
 
     @staticmethod
-    def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Join along the batch axis."""
-        names = [field.name for field in fields(Conditioning) if getattr(parts[0], field.name) is not None]
-        return Conditioning(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    def cat(conditionings: "list[Conditioning]") -> "Conditioning":
+        """Concatenate along the batch axis."""
+        names = [field.name for field in fields(Conditioning) if getattr(conditionings[0], field.name) is not None]
+        return Conditioning(**{name: torch.cat([getattr(one, name) for one in conditionings]) for name in names})
 
 
 @dataclass(frozen=True)
-class PromptBatch(Rows):
+class PromptBatch(Batch):
     """Prompts alone.
 
     Attributes:
         index: global sample index, [B], int64, on the CPU.
         prompts: the texts, as written in the data.
-        conditioning: their features; the empty prompt's where prompt dropout struck.
+        conditioning: features of the prompts; where prompt dropout applies, those of the empty prompt.
     """
 
     index: Tensor
@@ -91,7 +92,7 @@ class ImageBatch(PromptBatch):
 
 @dataclass(frozen=True)
 class LabelledBatch(ImageBatch):
-    """Images that people did or did not want. `desirable` [B], bool."""
+    """Images labelled as desirable or not. `desirable` [B], bool."""
 
     desirable: Tensor
 
@@ -102,11 +103,11 @@ class PairBatch(PromptBatch):
 
     Attributes:
         latents_w, latents_l: winner and loser, [B, C, h, w], scaled as the denoiser expects.
-        probability_w: probability that the winner is preferred, [B], float32, 0.5..1; 1 where only a vote is known.
-        score_w, score_l: scores of the two by the method's `scorer`, [B], float32, in its published scale; None where
-            the method has none. The winner by vote may have the lower score.
-        time_ids_l: what the denoiser is told of the loser's size, [B, 6]; `conditioning` tells the winner's. None where
-            it is told the same of both, or nothing.
+        probability_w: probability that the winner is preferred, [B], float32, 0.5..1; 1 if only one vote is known.
+        score_w, score_l: scores of winner and loser by the method's `scorer`, [B], float32, in its published scale;
+            None if the method has no scorer. The winner by vote may have the lower score.
+        time_ids_l: size and crop of the loser, [B, 6]; those of the winner are in `conditioning`. None if both are the
+            same, or if the family takes none.
     """
 
     latents_w: Tensor
@@ -118,7 +119,7 @@ class PairBatch(PromptBatch):
 
     @property
     def conditioning_l(self) -> Conditioning:
-        """The conditioning of the losers, B rows: the prompts of the winners, and sizes of their own."""
+        """The conditioning of the losers, B rows: features of the same prompts, with the sizes of the losers."""
         if self.time_ids_l is None:
             return self.conditioning
         return replace(self.conditioning, time_ids=self.time_ids_l)

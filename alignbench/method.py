@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignbench.batch import PromptBatch, Rows
+from alignbench.batch import Batch, PromptBatch
 from alignbench.context import Context
 from alignbench.evaluator import Evaluator
 from alignbench.models.adapter import ModelAdapter
 
-BatchT = TypeVar("BatchT", bound=Rows)
+BatchT = TypeVar("BatchT", bound=Batch)
 
 
 @dataclass(frozen=True)

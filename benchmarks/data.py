@@ -42,9 +42,9 @@ from alignbench.crop import CropSpec
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder, fit
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, prepare
+from alignbench.data.batches.fill_cache import RequiredFeatures, prepare
 from alignbench.data.batches.stream import Stream
-from alignbench.data.source import LazyPicture
+from alignbench.data.source import LazyTrainingImage
 from alignbench.data.storage.image_store import FileImage
 from alignbench.files import replacing_folder
 from alignbench.models.adapter import ModelAdapter
@@ -165,7 +165,7 @@ def jpeg_rate(folder: Path, resolution: int, count: int) -> float:
     def decode() -> None:
         for number in range(count):
             image = FileImage(str(number), files[number % len(files)])
-            fit(LazyPicture(image.key, image.decode), square)
+            fit(LazyTrainingImage(image.key, image.decode), square)
 
     return rate(count, decode)
 
@@ -191,9 +191,9 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
         data = instantiate(cfg.data)
         caches = Caches.open(cache, model, data.posterior, torch.device("cpu"))
         encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
-        demand = Demand.of(method, data, CropPolicy.square(model.resolution))
-        todo = len(demand.lacking_pictures(caches))
-        prepared = rate(todo, lambda: prepare(demand, encoder, caches, WorkShare()))
+        required = RequiredFeatures.of(method, data, CropPolicy.square(model.resolution))
+        todo = len(required.missing_crops(caches))
+        prepared = rate(todo, lambda: prepare(required, encoder, caches, WorkShare()))
     preparing = memory.most
 
     num_batches = num_batches or num_pairs // BATCH_SIZE

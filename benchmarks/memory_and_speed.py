@@ -35,7 +35,7 @@ from alignbench.batch import Conditioning
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
 from alignbench.context import keyed_generator
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.devices import device_name, peak_memory_gib
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.tiny_random import tiny_adapter
@@ -141,17 +141,17 @@ class RandomPairs(PairSource):
     """Pairs of random pictures, which serve methods that need only prompts or images, too."""
 
     name, mixed, fingerprint = "random", "dropped", "random"
-    dropped: Counter[str] = Counter()  # noqa: RUF012
+    num_filtered: Counter[str] = Counter()  # noqa: RUF012
     pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(64))
     prompts = tuple(pair.prompt for pair in pairs)
 
     def __init__(self, resolution: int) -> None:
         self.resolution = resolution
 
-    def picture(self, key: str) -> Picture:
+    def image(self, key: str) -> TrainingImage:
         shape = (self.resolution, self.resolution, 3)
         pixels = torch.randint(0, 256, shape, generator=keyed_generator(key), dtype=torch.uint8)
-        return Picture(key, pixels.numpy())
+        return TrainingImage(key, pixels.numpy())
 
 
 class RandomReward(ClipReward):

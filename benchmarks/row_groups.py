@@ -21,7 +21,7 @@ from pyarrow import parquet
 from alignbench.configuration.compose import composed
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.data.source import View
-from alignbench.data.sources.table_source import Corpus
+from alignbench.data.sources.table_source import TableSource
 from alignbench.files import replacing_folder
 from benchmarks.data import COLUMNS, MIB, Memory, apart
 
@@ -51,7 +51,7 @@ def measure(corpus: Path, window_mib: int | None, num_steps: int) -> dict[str, f
     """Read the pairs of the first steps, or of an epoch if `num_steps` is 0."""
     cfg = composed(["method=dpo", "model=sd15_mini", "data=pickapic", f"data.path={corpus}"])
     memory = Memory()
-    data: Corpus = instantiate(cfg.data, window_mib=window_mib)
+    data: TableSource = instantiate(cfg.data, window_mib=window_mib)
     view = data.view("pairs")
     assert isinstance(view, View)
     sampler = StepSampler(len(view), BATCH_SIZE, 1, 0, 0, 1, blocks=view.blocks)
@@ -59,7 +59,7 @@ def measure(corpus: Path, window_mib: int | None, num_steps: int) -> dict[str, f
     began, spent, num_bytes = time.perf_counter(), time.process_time(), 0
     with memory.watched():
         for step in range(num_steps):
-            for _, position in sampler.places(step):
+            for _, position in sampler.samples(step):
                 for number in data.kept.images[position]:
                     file = data.contents.store.image(int(number)).open()
                     assert file is not None

@@ -17,12 +17,12 @@ from alignbench.crop import CropBox, CropSpec
     ],
 )
 def test_the_short_side_is_resized_and_the_centre_cut_out(height, width, resized, corner):
-    assert CropSpec((512, 512)).frame(height, width) == CropBox((height, width), resized, corner, (512, 512))
+    assert CropSpec((512, 512)).box(height, width) == CropBox((height, width), resized, corner, (512, 512))
 
 
 def test_sdxl_is_told_height_before_width_and_top_before_left():
-    assert CropSpec((512, 512)).frame(600, 800).time_ids == (600, 800, 0, 85, 512, 512)
-    assert CropSpec((512, 512)).frame(512, 512).time_ids == (
+    assert CropSpec((512, 512)).box(600, 800).time_ids == (600, 800, 0, 85, 512, 512)
+    assert CropSpec((512, 512)).box(512, 512).time_ids == (
         512,
         512,
         0,
@@ -34,6 +34,6 @@ def test_sdxl_is_told_height_before_width_and_top_before_left():
 
 @pytest.mark.parametrize("sides", [(5, 9), (31, 17), (8, 64), (1023, 1024), (333, 1000)])
 def test_the_square_lies_inside_of_the_resized_picture(sides):
-    frame = CropSpec((64, 64)).frame(*sides)
-    assert min(frame.resized) == 64
-    assert all(corner >= 0 and corner + 64 <= size for corner, size in zip(frame.corner, frame.resized, strict=True))
+    box = CropSpec((64, 64)).box(*sides)
+    assert min(box.resized) == 64
+    assert all(corner >= 0 and corner + 64 <= size for corner, size in zip(box.corner, box.resized, strict=True))

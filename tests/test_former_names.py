@@ -27,6 +27,11 @@ def test_each_path_of_today_exists_and_has_one_former_path_that_nothing_else_has
     assert not former.keys() & {*former.values()}
 
 
+@pytest.fixture(scope="module")
+def before():
+    return composed(["method=smpo", "auxiliary=denoising", "validation=shapes"])
+
+
 @pytest.mark.parametrize(
     ("node", "present"),
     [
@@ -42,12 +47,11 @@ def test_each_path_of_today_exists_and_has_one_former_path_that_nothing_else_has
         ("train.optimizer", "alignbench.elsewhere.Optimizer"),
     ],
 )
-def test_a_run_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatch, node, present):
-    command = ["method=smpo", "auxiliary=denoising", "validation=shapes"]
-    before = composed(command)
+def test_a_run_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatch, before, node, present):
     names = run_name(before), recipe_hash(before)
     former = OmegaConf.select(before, node)._target_
-    after = composed([*command, f"{node}._target_={present}"])
+    after = before.copy()
+    OmegaConf.update(after, f"{node}._target_", present)
     assert run_name(after) != names[0]  # the name does depend on it
     rename(monkeypatch, {present: former})
     assert (run_name(after), recipe_hash(after)) == names

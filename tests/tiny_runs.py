@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from methods.dpo import DPO
 from methods.sft import SFT
 
@@ -22,11 +22,11 @@ class RandomPairs(PairSource):
     fingerprint = "random"
     pairs = tuple(Pair(f"prompt {n}", f"{n}-w", f"{n}-l", 0.8) for n in range(12))
     prompts = tuple(pair.prompt for pair in pairs)
-    dropped = Counter()  # noqa: RUF012
+    num_filtered = Counter()  # noqa: RUF012
 
-    def picture(self, key: str) -> Picture:
+    def image(self, key: str) -> TrainingImage:
         generator = keyed_generator(key)
-        return Picture(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
+        return TrainingImage(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
 def settings(**changes):

@@ -151,7 +151,8 @@ def base_of(cfg: DictConfig) -> DictConfig:
     """Return the configuration of the untouched model that `cfg` is compared with."""
     base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
     assert isinstance(base, DictConfig)
-    base.method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
+    method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
+    base.method = OmegaConf.masked_copy(method, [str(key) for key in method if key != "defaults"])
     base.model.policy = None
     base.model.policy_revision = None
     base.model.policy_trained_on = []

@@ -331,10 +331,10 @@ def _check_sizes(values: dict[str, Any]) -> None:
 
 def _check_cuts(values: dict[str, Any]) -> None:
     """Refuse ways to cut training images that mean nothing, or that no image is cut in."""
-    from alignbench.data.batches.crops import check_cuts
+    from alignbench.data.batches.crops import check_crops
 
     train = values["train"]
-    check_cuts(train)
+    check_crops(train)
     if train["aspect_ratio_buckets"] is not None and values["data"].get("window_mib") is not None:
         raise UserError(
             "train.aspect_ratio_buckets has an order of its own, in which every image of a .parquet file would cost "

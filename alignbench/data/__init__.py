@@ -1,1 +1,1 @@
-"""Preference sources, their views, and prompt sets."""
+"""Training data, prompt sets and existing images."""

@@ -1,4 +1,4 @@
-"""Prompt sets: which prompts a model is evaluated on, under which names, in which groups."""
+"""Prompt sets: the prompts that a model is evaluated on, with their ids and groups."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alignbench.data.storage.text_tables import Row, columns_of, lines_of, read_rows, read_text
+from alignbench.data.storage.text_tables import TextRow, columns_of, lines_of, read_rows, read_text
 from alignbench.errors import UserError
 from alignbench.text import plain
 
@@ -23,9 +23,9 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        prompt_id: names its images and keys their noise; path-safe and stable.
+        prompt_id: names the prompt's images and seeds their noise; path-safe and stable.
         prompt: the text, byte for byte as published.
-        groups: the parts of the set that it belongs to, such as its style, or its category and challenge.
+        groups: names of the groups it belongs to, such as its style, or its category and challenge.
     """
 
     prompt_id: str
@@ -38,9 +38,9 @@ class PromptSet:
     """Prompts in their published order.
 
     Attributes:
-        name: path-safe; images and scores are stored under it.
-        prompts: those that are used.
-        full_size: number of prompts before `limit` took a part.
+        name: path-safe; images and scores are stored under this name.
+        prompts: the prompts that are used.
+        full_size: number of prompts before `limit` was applied.
     """
 
     name: str
@@ -58,17 +58,17 @@ class PromptSet:
 
     @property
     def is_subset(self) -> bool:
-        """Whether `limit` left prompts out."""
+        """Whether `limit` leaves prompts out."""
         return len(self.prompts) < self.full_size
 
     @property
     def texts(self) -> list[str]:
-        """What the prompts say, in order."""
+        """The texts of the prompts, in order."""
         return [prompt.prompt for prompt in self.prompts]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all ids, texts and groups: equal sets have equal fingerprints, whatever their name."""
+        """A hash of all ids, texts and groups. Equal sets have equal fingerprints, whatever their names."""
         content = [[prompt.prompt_id, prompt.prompt, prompt.groups] for prompt in self.prompts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -79,13 +79,13 @@ class PromptSet:
         return iter(self.prompts)
 
 
-# ---- the sets; their names are what people type in `prompts=`
+# ---- the sets, called as in `prompts=`
 
 
 def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptSet:
     """Return held-out prompts of the shapes world, in the groups one_shape and two_shapes.
 
-    Ids come from the text, so that another number or seed never gives an old id to a new prompt.
+    Ids are made from the text, so that a new prompt never gets the id of an old one, whatever number and seed are.
     """
     from alignbench.miniature import captions
 
@@ -95,7 +95,7 @@ def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptS
 
 
 def shapes_validation(name: str, num_prompts: int, apart_from: int, seed: int, limit: int | None) -> PromptSet:
-    """Return held-out prompts that `shapes` with `apart_from` prompts and the seed before does not return."""
+    """Return held-out prompts that are not in `shapes` with `apart_from` prompts and a seed that is one less."""
     from alignbench.miniature import captions
 
     if num_prompts < 1:
@@ -161,9 +161,10 @@ def imagereward_test(name: str, limit: int | None) -> PromptSet:
 
 
 def file(name: str, path: str, limit: int | None) -> PromptSet:
-    """Return the prompts of a file, see `read_prompts`.
+    """Return the prompts of a file; see `read_prompts`.
 
-    The set is called after the file and its content, so that images of an older version are never taken for new ones.
+    The name of the set holds the name of the file and a hash of its content, so that images of an older version of the
+    file are never used for the new one.
     """
     records = read_prompts(path)
     whole = PromptSet(name, tuple(records), len(records))
@@ -177,21 +178,21 @@ def file(name: str, path: str, limit: int | None) -> PromptSet:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read prompts from a file.
 
-    .txt: one prompt a line; blank lines are left out. .jsonl: objects with "prompt" and optionally "group" and
-    "prompt_id". .csv: a line of names first, with the column prompt and optionally group and prompt_id. Without
-    prompt_id, ids are the places in the file.
+    .txt: one prompt in each line; blank lines are skipped. .jsonl: objects with "prompt" and optionally "group" and
+    "prompt_id". .csv: the first line names the columns, prompt and optionally group and prompt_id. Without prompt_id,
+    the ids count the prompts of the file from 00000.
 
     Raises:
-        UserError: the file is missing, empty, damaged or of another kind, or a row has no prompt, a prompt that is
-            blank or holds a NUL byte, or a prompt_id that cannot name a file or was given before.
+        UserError: the file is missing, empty, damaged or of another kind; or a row has no prompt, a prompt that is
+            blank or holds a NUL byte, or a prompt_id that cannot name a file or occurs twice.
     """
     path = Path(path)
     if path.suffix not in (".txt", ".jsonl", ".csv"):
-        raise UserError(f"the prompt file {path} is of an unknown kind; expected a name in .txt, .jsonl, .csv")
+        raise UserError(f"the prompt file {path} is of an unknown kind; expected .txt, .jsonl or .csv")
     if not path.is_file():
         raise UserError(f"the prompt file {path} does not exist")
     if path.suffix == ".txt":
-        rows = [Row(f"line {number} of {path}", {"prompt": line}) for number, line in lines_of(read_text(path))]
+        rows = [TextRow(f"line {number} of {path}", {"prompt": line}) for number, line in lines_of(read_text(path))]
     else:
         rows = read_rows(path)
     if not rows:
@@ -200,38 +201,41 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     if "prompt" not in columns:
         raise UserError(f"{path} has no column prompt; its columns are {', '.join(columns)}")
 
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     prompts = []
     for number, row in enumerate(rows):
         prompt_id = row.text("prompt_id") if "prompt_id" in columns else f"{number:05d}"
-        check_prompt_id(prompt_id, row.place)
-        if prompt_id in places:
-            raise UserError(f"{row.place} has the prompt_id {prompt_id}, which {places[prompt_id]} has too")
-        places[prompt_id] = row.place
+        check_prompt_id(prompt_id, row.location)
+        if prompt_id in locations:
+            raise UserError(f"{row.location} has the prompt_id {prompt_id}, which {locations[prompt_id]} has too")
+        locations[prompt_id] = row.location
         prompts.append(Prompt(prompt_id, row.prompt("prompt"), row.groups()))
     return prompts
 
 
-def check_prompt_id(prompt_id: str, place: str) -> None:
+def check_prompt_id(prompt_id: str, location: str) -> None:
     """Refuse an id that cannot name a file.
 
+    Args:
+        location: line and file of the id, for the message.
+
     Raises:
-        UserError: it cannot.
+        UserError: the id cannot name a file.
     """
     if not _PATH_SAFE.fullmatch(prompt_id):
         raise UserError(
-            f"{place} has the prompt_id {prompt_id!r}, which cannot name a file; "
+            f"{location} has the prompt_id {prompt_id!r}, which cannot name a file; "
             "use letters, digits, '.', '_' and '-', a letter or digit first"
         )
 
 
 def path_safe(name: str) -> str:
-    """Return a name with what could not name a file replaced; empty if nothing is left."""
+    """Return a name whose characters can all be in the name of a file; others become `_`. The result may be empty."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
 
 
 def _tsv(path: Path) -> list[dict[str, str]]:
-    """Read tab-separated values literally: quotes are part of the prompts."""
+    """Read tab-separated values literally, because quotes are part of the prompts."""
     header, *rows = (line.split("\t") for _, line in lines_of(read_text(path)))
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -240,10 +244,10 @@ def _tsv(path: Path) -> list[dict[str, str]]:
 
 
 def _take(name: str, records: Sequence[Prompt], limit: int | None) -> PromptSet:
-    """Return the set, or the part of it that `limit` asks for.
+    """Return the set, or a subset of `limit` prompts in the order of the set.
 
-    The part keeps the shares of the first group (the styles, the categories); within one, hashes of the ids decide,
-    since published lists are sorted by topic. A smaller part lies within a larger one, and the order is the set's.
+    The subset keeps the shares of the first groups (the styles, the categories). Within a group, prompts are chosen by
+    a hash of their id, because published lists are sorted by topic. A smaller subset is part of every larger one.
     """
     if limit is None:
         return PromptSet(name, tuple(records), len(records))
@@ -263,6 +267,6 @@ def _take(name: str, records: Sequence[Prompt], limit: int | None) -> PromptSet:
 
 
 def overlap(train_prompts: Iterable[str], prompt_set: PromptSet) -> list[str]:
-    """Return the texts of `prompt_set` that are also trained on; case and blanks are not told apart."""
+    """Return the texts of `prompt_set` that are also training prompts, ignoring case and blanks."""
     known = {plain(text) for text in train_prompts}
     return [text for text in prompt_set.texts if plain(text) in known]

@@ -1,4 +1,4 @@
-"""What training data offer: samples of four kinds, counts of what was left out, and a fingerprint."""
+"""What a data source offers to training: samples of four kinds, counts of filtered samples, and a fingerprint."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,7 +15,7 @@ from alignbench.data.storage.read_blocks import Blocks
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
 Posterior = Literal["mode", "sample"]
-Mixed = Literal["desirable", "undesirable", "dropped"]
+MixedLabel = Literal["desirable", "undesirable", "dropped"]
 _KINDS: dict[str, Kind] = {
     "PromptBatch": "prompts",
     "ImageBatch": "images",
@@ -25,44 +25,44 @@ _KINDS: dict[str, Kind] = {
 
 
 def kind_of(batch_type: type) -> Kind:
-    """Return the kind of samples that a method's `batch_type` is made from."""
+    """Return the kind of samples from which a batch of a method's `batch_type` is made."""
     return _KINDS[batch_type.__name__]
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """One image.
+class TrainingImage:
+    """One image of the training data.
 
     Attributes:
-        key: names the image within its source; two pictures with one key have the same pixels.
+        key: names the image within its source; two images with one key have the same pixels.
         pixels: uint8, [H, W, 3].
-        cut: what training sees of it; None for the centre square at the resolution of the model.
+        crop: which part of it training sees; None for the centre square at the resolution of the model.
     """
 
     key: str
     pixels: np.ndarray
-    cut: CropSpec | None = None
+    crop: CropSpec | None = None
 
-    def with_cut(self, cut: CropSpec) -> Self:
-        """Return the same image, not decoded for that, to be cut in another way."""
+    def with_crop(self, crop: CropSpec) -> Self:
+        """Return the same image with another crop; this does not decode the image."""
         other = copy(self)
-        vars(other)["cut"] = cut  # frozen
+        vars(other)["crop"] = crop  # the class is frozen
         return other
 
 
-class LazyPicture(Picture):
-    """An image that is decoded when its pixels are first asked for; where its latents are known, that is never.
+class LazyTrainingImage(TrainingImage):
+    """An image that is decoded when its pixels are first read. If its latents are cached, it is never decoded.
 
     Args:
-        key: see `Picture`.
-        read: decodes it. It travels between the processes that read data, so it is picklable and small, such as
-            `partial(decode, path)`.
+        key: see `TrainingImage`.
+        read: decodes the image. It is sent to the processes that read data, so it must be picklable and small, such
+            as `partial(decode, path)`.
     """
 
     read: Callable[[], np.ndarray]
 
     def __init__(self, key: str, read: Callable[[], np.ndarray]) -> None:
-        vars(self).update(key=key, read=read)  # Picture is frozen
+        vars(self).update(key=key, read=read)  # the class is frozen
 
     @cached_property
     def pixels(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -72,31 +72,31 @@ class LazyPicture(Picture):
 
 @dataclass(frozen=True, eq=False)
 class PromptSample:
-    """A prompt, as written in the data."""
+    """A prompt, exactly as the data have it."""
 
     prompt: str
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSample(PromptSample):
-    """An image to learn from, with its prompt."""
+    """An image with its prompt."""
 
-    image: Picture
+    image: TrainingImage
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledSample(ImageSample):
-    """An image that people did or did not want."""
+    """An image that is labelled as desirable or not."""
 
     desirable: bool
 
 
 @dataclass(frozen=True, eq=False)
 class PairSample(PromptSample):
-    """Two images of one prompt. `probability_w` is 0.5..1, and 1 where only a vote is known."""
+    """Two images of one prompt. `probability_w` is 0.5..1; it is 1 if only one vote is known."""
 
-    image_w: Picture
-    image_l: Picture
+    image_w: TrainingImage
+    image_l: TrainingImage
     probability_w: float
 
 
@@ -105,72 +105,74 @@ class DataSource(ABC):
 
     Attributes:
         name: as typed in `data=`.
-        provides: the kinds of samples that `view` can give.
-        dropped: how many samples were left out, by reason; complete once a view was taken.
-        judged_by: names of the evaluators whose judgement the labels are.
-        posterior: whether images are encoded as the mode of the VAE's posterior, or as a draw of it, new at each visit.
+        provides: the kinds of samples that `view` can return.
+        num_filtered: number of samples that were filtered out, by reason; complete after the first call of `view`.
+        labelled_by: names of the evaluators whose scores or votes decided the labels.
+        posterior: `mode` encodes an image as the mode of the VAE's posterior; `sample` draws new latents from the
+            posterior each time the image is shown.
     """
 
     name: str
     provides: ClassVar[frozenset[Kind]]
-    dropped: Counter[str]
-    judged_by: tuple[str, ...] = ()
+    num_filtered: Counter[str]
+    labelled_by: tuple[str, ...] = ()
     posterior: Posterior = "mode"
 
     @property
     @abstractmethod
     def prompts(self) -> list[str]:
-        """The distinct prompts that training may see, in order of appearance. Decodes no image."""
+        """The distinct prompts that training may show, in order of appearance. Decodes no image."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of prompts, pixels and labels: equal data have equal fingerprints."""
+        """A hash of prompts, pixels and labels. Equal data have equal fingerprints."""
 
     def address(self, key: str) -> str:
-        """Name the pixels of a picture among those of all data: what is computed from them is kept under it.
+        """Return a name for an image, given its key, that is unique over all data sources. Caches use it as their key.
 
-        A source that knows the digest of a single image returns that, so that other data with it share what is kept.
+        A source that knows the digest of a single image returns the digest, so that every data set with this image
+        shares one cache entry.
         """
         return f"{self.fingerprint}/{key}"
 
-    def size(self, picture: Picture) -> Size:
-        """Return height and width of one of its pictures in pixels; a source may know them without decoding it."""
-        height, width, _ = picture.pixels.shape
+    def size(self, image: TrainingImage) -> Size:
+        """Return height and width of an image of this source in pixels. Some sources know them without decoding it."""
+        height, width, _ = image.pixels.shape
         return height, width
 
     @abstractmethod
     def view(self, kind: Kind) -> Sequence[PromptSample]:
-        """Return the samples of one kind, of which this source `provides` the kind.
+        """Return all samples of one of the kinds that this source `provides`.
 
-        prompts: each distinct prompt once. pairs: two images of a prompt. images: the winners. labels: every image,
-        with whether it is desirable, as a `LabelledView`.
+        prompts: each distinct prompt once. pairs: two images of a prompt. images: the winners. labels: every image
+        with its label, as a `LabelledView`.
         """
 
     def summary(self) -> str:
-        """Say in a few words what was left out and why."""
-        return ", ".join(f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items()))
+        """Say how many samples were filtered out, and why; empty if there are none."""
+        return ", ".join(f"{count} filtered out ({reason})" for reason, count in sorted(self.num_filtered.items()))
 
 
-def cut_alike(sample: PromptSample, cut: CropSpec) -> PromptSample:
-    """Return a sample whose pictures are all cut in one way."""
-    pictures = {name: value for name, value in vars(sample).items() if isinstance(value, Picture)}
-    return replace(sample, **{name: picture.with_cut(cut) for name, picture in pictures.items()})
+def with_same_crop(sample: PromptSample, crop: CropSpec) -> PromptSample:
+    """Return a sample whose images all have one crop."""
+    images = {name: value for name, value in vars(sample).items() if isinstance(value, TrainingImage)}
+    return replace(sample, **{name: image.with_crop(crop) for name, image in images.items()})
 
 
-def pictures_of(sample: PromptSample) -> list[Picture]:
-    """Return the pictures of a sample, the winner first; none of them is decoded for that."""
-    return [value for value in vars(sample).values() if isinstance(value, Picture)]
+def images_of(sample: PromptSample) -> list[TrainingImage]:
+    """Return the images of a sample, the winner first. None of them is decoded."""
+    return [value for value in vars(sample).values() if isinstance(value, TrainingImage)]
 
 
 @dataclass(frozen=True)
 class View(Sequence[PromptSample]):
-    """Samples that are made when they are asked for.
+    """Samples that are made when they are read.
 
     Attributes:
-        items: what is known of each sample beforehand.
+        items: one entry for each sample, from which the sample is made.
         make: turns an item into its sample.
-        blocks: which samples are read together; None where any order costs the same.
+        blocks: which samples are read together; None if every order costs the same.
     """
 
     items: Sequence[Any]
@@ -186,7 +188,7 @@ class View(Sequence[PromptSample]):
 
 @dataclass(frozen=True)
 class LabelledView(View):
-    """Labelled samples, of which the label is known before an image is made: an item ends with it."""
+    """Labelled samples whose labels are known before any image is read: the last element of an item is its label."""
 
     @property
     def desirable(self) -> list[bool]:
@@ -196,7 +198,7 @@ class LabelledView(View):
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of a pair before its images are decoded: their keys, and how probable the preference is."""
+    """A pair before its images are decoded: their keys, and the probability that the winner is preferred."""
 
     prompt: str
     key_w: str
@@ -208,7 +210,7 @@ def decide(prompt: str, key_0: str, key_1: str, label_0: float) -> Pair | None:
     """Return the pair with its winner first, or None for a tie.
 
     Args:
-        label_0: probability that the first image is preferred: 1 or 0 where one vote is known, 0.5 for a tie.
+        label_0: probability that the first image is preferred: 1 or 0 if one vote is known, 0.5 for a tie.
     """
     if label_0 == 0.5:
         return None
@@ -216,26 +218,27 @@ def decide(prompt: str, key_0: str, key_1: str, label_0: float) -> Pair | None:
 
 
 class PairSource(DataSource):
-    """Data that consist of pairs; the other kinds of samples follow from them.
+    """Data that consist of pairs; the other kinds of samples are derived from the pairs.
 
     Attributes:
-        mixed: what an image is that won one pair of its prompt and lost another: desirable, undesirable or dropped.
+        mixed: the label of an image that won one pair of its prompt and lost another: desirable or undesirable;
+            `dropped` leaves such images out.
     """
 
     provides = frozenset({"prompts", "images", "labels", "pairs"})
-    mixed: Mixed
+    mixed: MixedLabel
 
     @property
     @abstractmethod
     def pairs(self) -> Sequence[Pair]:
-        """The pairs that were kept."""
+        """The pairs that were not filtered out."""
 
     @abstractmethod
-    def picture(self, key: str) -> Picture:
-        """Return an image of the pairs."""
+    def image(self, key: str) -> TrainingImage:
+        """Return an image of the pairs by its key."""
 
     def law(self, pair: Pair) -> float | None:
-        """Return how probable it is that the winner is preferred, by the law that made the labels; None: unknown."""
+        """Return the true probability that the winner is preferred; None if it is not known how labels were made."""
         del pair
         return None
 
@@ -251,17 +254,17 @@ class PairSource(DataSource):
                 return View(self.pairs, self._pair)
 
     def _winner(self, pair: Pair) -> ImageSample:
-        return ImageSample(pair.prompt, self.picture(pair.key_w))
+        return ImageSample(pair.prompt, self.image(pair.key_w))
 
     def _labelled(self, item: tuple[str, str, bool]) -> LabelledSample:
         prompt, key, desirable = item
-        return LabelledSample(prompt, self.picture(key), desirable)
+        return LabelledSample(prompt, self.image(key), desirable)
 
     def _pair(self, pair: Pair) -> PairSample:
-        return PairSample(pair.prompt, self.picture(pair.key_w), self.picture(pair.key_l), pair.probability_w)
+        return PairSample(pair.prompt, self.image(pair.key_w), self.image(pair.key_l), pair.probability_w)
 
 
-def labels(pairs: Sequence[Pair], mixed: Mixed) -> list[tuple[str, str, bool]]:
+def labels(pairs: Sequence[Pair], mixed: MixedLabel) -> list[tuple[str, str, bool]]:
     """Return (prompt, key, desirable) of each distinct image of each prompt, in order of appearance.
 
     Source: Diffusion-KTO, where `mixed` is called gt_label_wi_l (desirable), gt_label_w_il and gt_label_w_l.

@@ -77,12 +77,12 @@ class Sampling:
             "guidance_scale": float(self.guidance_scale),
             "noise": self.noise,
             "seed": self.seed,
-            **self.departures,
+            **self.overrides,
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
-    def departures(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
         beside = {
             "base_bits": self.base_bits,
@@ -258,7 +258,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,
-        **sampling.departures,
+        **sampling.overrides,
     )
 
 

@@ -156,7 +156,7 @@ class ModelAdapter(LatentSpace):
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns; no text encoder is asked."""
 
-    def with_frames(self, conditioning: Conditioning, frames: Sequence[CropBox]) -> Conditioning:
+    def with_crops(self, conditioning: Conditioning, boxes: Sequence[CropBox]) -> Conditioning:
         """Return conditioning that says how each row's image was brought to its size, where the family is told."""
         return conditioning
 

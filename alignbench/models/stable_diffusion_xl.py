@@ -22,7 +22,7 @@ class StableDiffusionXL(ModelAdapter):
     `sample` are one sampler. It ends clean and so takes the very steps of the Euler sampler that SDXL comes with.
 
     Images are declared uncropped and as large as they are sampled: (R, R, 0, 0, R, R) for original size, crop and
-    target size, in sampling and, unless `with_frames` is asked, in training, as in the published code of DPO, InPO,
+    target size, in sampling and, unless `with_crops` is asked, in training, as in the published code of DPO, InPO,
     SmPO and SFT.
 
     Raises:
@@ -52,10 +52,10 @@ class StableDiffusionXL(ModelAdapter):
         sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
         return Conditioning(embeds, pooled, sizes.to(embeds).repeat(len(prompts), 1))
 
-    def with_frames(self, conditioning: Conditioning, frames: Sequence[CropBox]) -> Conditioning:
+    def with_crops(self, conditioning: Conditioning, boxes: Sequence[CropBox]) -> Conditioning:
         """Tell the true original size of each image and the corner that was cut out, as MaPO's code does."""
         assert conditioning.time_ids is not None
-        time_ids = torch.tensor([frame.time_ids for frame in frames])
+        time_ids = torch.tensor([box.time_ids for box in boxes])
         return replace(conditioning, time_ids=time_ids.to(conditioning.time_ids))
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from alignbench.report.columns import BUDGET_COLUMNS
-from alignbench.statistics import bradley_terry
-from alignbench.statistics import intervals as statistics
+from alignbench.statistics import bradley_terry, intervals
 from alignbench.store.image_records import PromptRecord, SamplingRecord
 from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.scores import Scores
@@ -59,7 +58,7 @@ class Contender:
         return short or any(run.sampling.subset for run in self.runs)
 
 
-class Bench:
+class MethodComparison:
     """All contenders of one model on one prompt set and sampling by one evaluator.
 
     Attributes:
@@ -74,7 +73,7 @@ class Bench:
         self.model = contenders[0].runs[0].manifest.model
         self.prompts = self._agreed_prompts()
         self.image_lists: list[list[Image]] = []
-        self.over_base: dict[str, statistics.Comparison] = {}
+        self.over_base: dict[str, intervals.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
 
     def _agreed_prompts(self) -> dict[str, PromptRecord]:
@@ -101,7 +100,7 @@ class Bench:
         return group == ALL or group in self.prompts[image[0]].groups
 
     def shared(self, *contenders: Contender) -> int:
-        """Return the place in `image_lists` of the images that all of these have, sorted."""
+        """Return the index in `image_lists` of the images that all of these have, sorted."""
         labels = tuple(contender.label for contender in contenders)
         if labels not in self._shared:
             images = sorted(set.intersection(*(contender.image_set for contender in contenders)))
@@ -110,40 +109,40 @@ class Bench:
             self._shared[labels] = self.image_lists.index(images)
         return self._shared[labels]
 
-    def resampling(self, images: Sequence[Image]) -> statistics.Resampling:
+    def resampling(self, images: Sequence[Image]) -> intervals.Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
 
     def scores(self, contender: Contender, images: Sequence[Image]) -> np.ndarray:
         """Scores of these images, [S, N], turned so that the higher is the better."""
         return contender.scores(images) if self.info.higher_is_better else -contender.scores(images)
 
-    def published(self, estimate: statistics.Estimate) -> statistics.Estimate:
+    def published(self, estimate: intervals.Estimate) -> intervals.Estimate:
         """Turn a figure of `scores` back into the evaluator's own direction."""
         if self.info.higher_is_better:
             return estimate
-        return statistics.Estimate(-estimate.value, -estimate.high, -estimate.low)
+        return intervals.Estimate(-estimate.value, -estimate.high, -estimate.low)
 
     def rows(self) -> tuple[list[Row], list[Row], list[Row]]:
         """Return the rows of leaderboard, win rates and ranking."""
         leaderboard, win_rates = [], []
         for group in self.groups:
-            panels = self.panels(group)
+            comparisons = self.within(group)
             over_base = {}
             for b, a in combinations(self.contenders, 2):  # base comes first, so it is never a
-                result = panels.compare(a, b)
+                result = comparisons.compare(a, b)
                 if result is not None:
                     win_rates.append(self._win_rate_row(group, a, b, result))
                     if b.label == BASE:
                         over_base[a.label] = result
-            rows = (panels.row(contender, over_base.get(contender.label)) for contender in self.contenders)
+            rows = (comparisons.row(contender, over_base.get(contender.label)) for contender in self.contenders)
             leaderboard += [row for row in rows if row is not None]
             if group == ALL:
                 self.over_base = over_base
         return leaderboard, win_rates, self.ranking()
 
-    def panels(self, group: str) -> "Panels":
+    def within(self, group: str) -> "GroupComparison":
         """Return the comparisons within one group of prompts."""
-        return Panels(self, group)
+        return GroupComparison(self, group)
 
     def meet(self, a: Contender, b: Contender) -> bool:
         """Say whether two contenders can be compared."""
@@ -171,12 +170,12 @@ class Bench:
                 "evaluator": self.info.evaluator,
                 "version": self.info.version,
                 "method": contender.label,
-                "rank": ranks[place],
-                **_estimate("strength", "ci", found.strengths[place]),
-                "fit_gap": float(np.nanmax(np.abs(np.delete(found.gaps[place], place)))),
-                "intransitive": " ".join(text for circle, text in circles if place in circle),
+                "rank": ranks[index],
+                **_estimate("strength", "ci", found.strengths[index]),
+                "fit_gap": float(np.nanmax(np.abs(np.delete(found.gaps[index], index)))),
+                "intransitive": " ".join(text for circle, text in circles if index in circle),
             }
-            for place, contender in enumerate(ranked)
+            for index, contender in enumerate(ranked)
         ]
 
     def trained_on(self, contender: Contender) -> bool:
@@ -187,7 +186,7 @@ class Bench:
             for run in contender.runs
         )
 
-    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: statistics.Comparison) -> Row:
+    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> Row:
         return {
             "model": self.model,
             "prompt_set": self.prompt_set,
@@ -205,66 +204,66 @@ class Bench:
         }
 
 
-class Panels:
-    """The comparisons of one bench within one group of prompts; contenders with the same images share a panel."""
+class GroupComparison:
+    """Comparisons within one group of prompts; contenders with the same images share one pass over the resamples."""
 
-    def __init__(self, bench: Bench, group: str) -> None:
-        self.bench = bench
+    def __init__(self, comparison: MethodComparison, group: str) -> None:
+        self.comparison = comparison
         self.group = group
-        self._panels: dict[int, tuple[list[Contender], statistics.Panel | None, list[Image]]] = {}
+        self._paired: dict[int, tuple[list[Contender], intervals.PairedScores | None, list[Image]]] = {}
 
-    def compare(self, a: Contender, b: Contender) -> statistics.Comparison | None:
+    def compare(self, a: Contender, b: Contender) -> intervals.Comparison | None:
         """Compare on the images that both have; None where they share none."""
-        contenders, panel, _ = self._panel(self.bench.shared(a, b))
-        return panel and panel.compare(contenders.index(a), contenders.index(b))
+        contenders, paired, _ = self._paired_scores(self.comparison.shared(a, b))
+        return paired and paired.compare(contenders.index(a), contenders.index(b))
 
-    def mean(self, contender: Contender, *others: Contender) -> tuple[int, statistics.Estimate] | None:
+    def mean(self, contender: Contender, *others: Contender) -> tuple[int, intervals.Estimate] | None:
         """Return the mean score on the images that all of these have, and how many scores it is of; None for none."""
-        contenders, panel, images = self._panel(self.bench.shared(contender, *others))
-        if panel is None:
+        contenders, paired, images = self._paired_scores(self.comparison.shared(contender, *others))
+        if paired is None:
             return None
-        return len(images) * len(contender.runs), self.bench.published(panel.mean(contenders.index(contender)))
+        return len(images) * len(contender.runs), self.comparison.published(paired.mean(contenders.index(contender)))
 
-    def row(self, contender: Contender, over_base: statistics.Comparison | None) -> Row | None:
+    def row(self, contender: Contender, over_base: intervals.Comparison | None) -> Row | None:
         """Return the leaderboard row of one contender; None where it has no image of the group."""
-        contenders, panel, images = self._panel(self.bench.shared(contender))
-        if panel is None:
+        contenders, paired, images = self._paired_scores(self.comparison.shared(contender))
+        if paired is None:
             return None
-        bench, place = self.bench, contenders.index(contender)
+        comparison, index = self.comparison, contenders.index(contender)
         manifests = [run.manifest for run in contender.runs]
-        medians = np.median(panel.scores[place], axis=1)
-        nothing = statistics.Estimate(float("nan"), float("nan"), float("nan"))
+        medians = np.median(paired.scores[index], axis=1)
+        nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"))
         return {
-            "model": bench.model,
+            "model": comparison.model,
             "method": contender.label,
             "run": " ".join(manifest.run for manifest in manifests),
             "num_seeds": len(manifests),
             "seed_sd": float(medians.std(ddof=1)) if len(manifests) > 1 else None,
-            "prompt_set": bench.prompt_set,
+            "prompt_set": comparison.prompt_set,
             "group": self.group,
-            "evaluator": bench.info.evaluator,
-            "version": bench.info.version,
+            "evaluator": comparison.info.evaluator,
+            "version": comparison.info.version,
             "n": len(images) * len(manifests),
             "subset": contender.subset,
-            **_estimate("median", "median_ci", bench.published(panel.median(place))),
-            **_estimate("mean", "mean_ci", bench.published(panel.mean(place))),
+            **_estimate("median", "median_ci", comparison.published(paired.median(index))),
+            **_estimate("mean", "mean_ci", comparison.published(paired.mean(index))),
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
             "p_win": over_base.p_win if over_base else None,
             "p_gain": over_base.p_gain if over_base else None,
-            "trained_on": bench.trained_on(contender),
+            "trained_on": comparison.trained_on(contender),
             **_mean_budget(manifests),
         }
 
-    def _panel(self, number: int) -> tuple[list[Contender], statistics.Panel | None, list[Image]]:
-        """Return the panel of a list of images, with all contenders that have them; None where the group has none."""
-        if number not in self._panels:
-            bench = self.bench
-            images = [image for image in bench.image_lists[number] if bench.belongs(image, self.group)]
-            contenders = [contender for contender in bench.contenders if contender.image_set.issuperset(images)]
-            scores = [bench.scores(contender, images) for contender in contenders]
-            panel = statistics.Panel(scores, bench.resampling(images)) if images else None
-            self._panels[number] = contenders, panel, images
-        return self._panels[number]
+    def _paired_scores(self, number: int) -> tuple[list[Contender], intervals.PairedScores | None, list[Image]]:
+        """Return the scores on a list of images, of all contenders that have them; None where the group has none."""
+        if number not in self._paired:
+            comparison = self.comparison
+            images = [image for image in comparison.image_lists[number] if comparison.belongs(image, self.group)]
+            contenders = [contender for contender in comparison.contenders if contender.image_set.issuperset(images)]
+            scores = [comparison.scores(contender, images) for contender in contenders]
+            paired = intervals.PairedScores(scores, comparison.resampling(images)) if images else None
+            self._paired[number] = contenders, paired, images
+        return self._paired[number]
 
 
 class Resamplings:
@@ -272,16 +271,16 @@ class Resamplings:
 
     def __init__(self, num_resamples: int) -> None:
         self.num_resamples = num_resamples
-        self._drawn: dict[tuple[str, ...], statistics.Resampling] = {}
+        self._drawn: dict[tuple[str, ...], intervals.Resampling] = {}
 
-    def of(self, clusters: Iterable[str]) -> statistics.Resampling:
+    def of(self, clusters: Iterable[str]) -> intervals.Resampling:
         key = tuple(clusters)
         if key not in self._drawn:
-            self._drawn[key] = statistics.Resampling(key, self.num_resamples)
+            self._drawn[key] = intervals.Resampling(key, self.num_resamples)
         return self._drawn[key]
 
 
-def _estimate(name: str, interval: str, estimate: statistics.Estimate) -> Row:
+def _estimate(name: str, interval: str, estimate: intervals.Estimate) -> Row:
     return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
 
 

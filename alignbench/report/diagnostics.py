@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS
-from alignbench.report.comparison import ALL, Bench, Contender, Image, Measurement, Resamplings, Row
+from alignbench.report.comparison import ALL, Contender, Image, Measurement, MethodComparison, Resamplings, Row
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
 from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
-from alignbench.statistics.intervals import Comparison, Estimate, holm
+from alignbench.statistics.intervals import Comparison, Estimate
+from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord
 from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
 from alignbench.store.manifest import BASE, Manifest
@@ -46,8 +47,8 @@ class Taken:
     def statistics(self) -> dict[Image, ImageStatistics]:
         """What was measured of each image that was scored and is, or was then, there."""
         first = self.scored[0]
-        place = (first.sampling.prompt_set, first.sampling_hash)
-        images = self.folder.images(*place)
+        location = (first.sampling.prompt_set, first.sampling_hash)
+        images = self.folder.images(*location)
         digests: dict[Image, set[str]] = defaultdict(set)
         for entry in self.scored:
             keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
@@ -56,7 +57,7 @@ class Taken:
         prompts = self.prompts
         paths = {(name, number): images / prompts[name].images[number] for name, number in digests}
         shown = {key: Shown(path, _digest(path, digests[key])) for key, path in paths.items()}
-        return measured(self.folder.statistics_file(*place), shown)
+        return measured(self.folder.statistics_file(*location), shown)
 
     @property
     def prompts(self) -> dict[str, PromptRecord]:
@@ -143,11 +144,11 @@ def _runs(root: Path, tables: Tables) -> dict[tuple[str, str], Runs]:
             for run in contender.runs:
                 scored[model, prompt_set][contender.label][run.manifest.run].append(run)
     return {
-        place: {
+        key: {
             label: [Taken(RunFolder(Path(root) / run), tuple(entries)) for run, entries in of.items()]
             for label, of in methods.items()
         }
-        for place, methods in scored.items()
+        for key, methods in scored.items()
     }
 
 
@@ -203,28 +204,28 @@ def image_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
             if all(found):
                 contenders.append(Contender(label, tuple(one for one in found if one)))
         if contenders:
-            yield from bench_figures(Bench("", contenders, resamplings), "image")
+            yield from figures_of(MethodComparison("", contenders, resamplings), "image")
 
 
-def bench_figures(bench: Bench, kind: str) -> Iterator[Figure]:
+def figures_of(methods: MethodComparison, kind: str) -> Iterator[Figure]:
     """Yield the mean of each contender and how it differs from base."""
-    panels = bench.panels(ALL)
-    base = next((one for one in bench.contenders if one.label == BASE), None)
-    for contender in bench.contenders:
-        found = panels.mean(contender)
+    comparisons = methods.within(ALL)
+    base = next((one for one in methods.contenders if one.label == BASE), None)
+    for contender in methods.contenders:
+        found = comparisons.mean(contender)
         if found is None:
             continue
-        figure = Figure(contender.label, kind, bench.info.evaluator, bench.info.version, *found)
-        comparison = panels.compare(contender, base) if base and contender is not base else None
-        yield replace(figure, **_over_base(bench, panels.mean(base, contender), comparison)) if base else figure
+        figure = Figure(contender.label, kind, methods.info.evaluator, methods.info.version, *found)
+        comparison = comparisons.compare(contender, base) if base and contender is not base else None
+        yield replace(figure, **_over_base(methods, comparisons.mean(base, contender), comparison)) if base else figure
 
 
-def _over_base(bench: Bench, base: tuple[int, Estimate] | None, comparison: Comparison | None) -> dict:
+def _over_base(methods: MethodComparison, base: tuple[int, Estimate] | None, comparison: Comparison | None) -> dict:
     if base is None or comparison is None:
         return {}
     return {
         "base": base[1].value,
-        "difference": bench.published(comparison.gain),
+        "difference": methods.published(comparison.gain),
         "p": comparison.p_gain,
         "win_rate": comparison.win_rate,
     }
@@ -268,13 +269,13 @@ def look_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Re
         step = int(path.name.removeprefix("step-"))
         yield from _weight_rows(manifest, label, step, look.manifest.weight_distance)
         for entry in measurements(look):
-            place = (entry.sampling.prompt_set, entry.sampling_hash)
-            taken.setdefault(step, defaultdict(list))[place].append(entry)
-    for place in sorted({place for of in taken.values() for place in of}):
-        steps = [step for step in sorted(taken) if place in taken[step]]
+            key = (entry.sampling.prompt_set, entry.sampling_hash)
+            taken.setdefault(step, defaultdict(list))[key].append(entry)
+    for key in sorted({key for of in taken.values() for key in of}):
+        steps = [step for step in sorted(taken) if key in taken[step]]
         names = {step: BASE if step == 0 else str(step) for step in steps}
         looks = {step: RunFolder(folder.path / "validation" / f"step-{step}") for step in steps}
-        runs = {names[step]: [Taken(looks[step], tuple(taken[step][place]))] for step in steps}
+        runs = {names[step]: [Taken(looks[step], tuple(taken[step][key]))] for step in steps}
         figures = adjusted(
             [
                 *_scored_figures(runs, resamplings),
@@ -284,7 +285,7 @@ def look_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Re
         )
         for figure in figures:
             step = 0 if figure.label == BASE else int(figure.label)
-            yield _row([manifest], label, place[0], figure, step)
+            yield _row([manifest], label, key[0], figure, step)
 
 
 def _scored_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
@@ -293,7 +294,7 @@ def _scored_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
         for entry in taken.scored:
             by_evaluator[entry.scores.info.evaluator, entry.scores.info.version].append(Contender(label, (entry,)))
     for contenders in by_evaluator.values():
-        yield from bench_figures(Bench("", contenders, resamplings), "evaluator")
+        yield from figures_of(MethodComparison("", contenders, resamplings), "evaluator")
 
 
 # ---- rows

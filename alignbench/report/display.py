@@ -147,8 +147,8 @@ def sections(tables: Tables) -> list[Section]:
         ranking[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
     published = load()
     return [
-        Section(*place, rows, tables.evaluators, ranking[place], matches(tables, *place, published))
-        for place, rows in sorted(parts.items())
+        Section(*key, rows, tables.evaluators, ranking[key], matches(tables, *key, published))
+        for key, rows in sorted(parts.items())
     ]
 
 
@@ -174,10 +174,10 @@ def grids(section: Section) -> list[Grid]:
         medians.append([method, *(_median_cell(row, section) for row in cells), rank])
         if method != BASE:
             wins.append([method, *(_win_cell(row) for row in cells)])
-    place = f"{section.model}, {section.prompt_set}"
+    heading = f"{section.model}, {section.prompt_set}"
     return [
-        Grid(f"Median score, {place}", [*heads, "mean rank"], medians),
-        Grid(f"Win rate over base, {place}", heads, wins),
+        Grid(f"Median score, {heading}", [*heads, "mean rank"], medians),
+        Grid(f"Win rate over base, {heading}", heads, wins),
         *([_strength_grid(section)] if section.ranking else []),
         *([published_grid(section)] if section.matches else []),
         cost_grid(section),

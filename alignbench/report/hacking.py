@@ -100,12 +100,12 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
     for row in tables.leaderboard:
         if row["group"] != ALL or row["method"] == BASE:
             continue
-        place = (row["model"], row["prompt_set"], row["evaluator"], row["version"])
-        comparison = tables.over_base[place].get(row["method"])
+        key = (row["model"], row["prompt_set"], row["evaluator"], row["version"])
+        comparison = tables.over_base[key].get(row["method"])
         if comparison is None:
             continue
         info = tables.evaluators[row["evaluator"], row["version"]]
-        change = Change(*place[2:], role_of(tables, row), comparison.gain, row["p_gain"], info.display_scale)
+        change = Change(*key[2:], role_of(tables, row), comparison.gain, row["p_gain"], info.display_scale)
         found[row["model"], row["prompt_set"], row["method"]].append(change)
     return found
 
@@ -124,12 +124,12 @@ def findings(tables: Tables, model: str | None = None, prompt_set: str | None = 
         model, prompt_set: of the section that is asked for; None for all.
     """
     found = []
-    for place, evaluators in sorted(changes(tables).items()):
+    for key, evaluators in sorted(changes(tables).items()):
         trained = _moved(evaluators, TRAINED, 1) or _moved(evaluators, TRAINED, -1)
         fallen = _moved(evaluators, HELD_OUT, -1)
-        if trained and fallen and model in (None, place[0]) and prompt_set in (None, place[1]):
+        if trained and fallen and model in (None, key[0]) and prompt_set in (None, key[1]):
             held_out = sum(one.role == HELD_OUT for one in evaluators)
-            found.append(Finding(*place, trained, fallen, held_out, len(_moved(evaluators, HELD_OUT, 1))))
+            found.append(Finding(*key, trained, fallen, held_out, len(_moved(evaluators, HELD_OUT, 1))))
     return found
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.report.comparison import Bench, Contender, Measurement, Panels, Resamplings
-from alignbench.statistics import bradley_terry
-from alignbench.statistics import intervals as statistics
+from alignbench.report.comparison import Contender, GroupComparison, Measurement, MethodComparison, Resamplings
+from alignbench.statistics import bradley_terry, intervals
 from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
@@ -39,7 +38,7 @@ class Poll:
     evaluator: str
 
     @property
-    def place(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> tuple[str, str, str, str, str]:
         """Model, prompt set, sampling, evaluator and version: a key unlike that of all other scores."""
         study = self.count.folder.study
         return study.model, study.prompt_set, study.sampling_hash, self.evaluator, study.name
@@ -83,12 +82,10 @@ def read_polls(root: Path) -> list[Poll]:
         for question in folder.study.protocol.questions:
             if any(one.question == question.name for one in counted.preferences):
                 polls.append(Poll(counted, question.name, evaluator_name(question.name)))
-    places = [poll.place[:4] for poll in polls]
+    keys = [poll.key[:4] for poll in polls]
     return [
-        poll
-        if places.count(place) == 1
-        else replace(poll, evaluator=f"{poll.evaluator}@{poll.count.folder.study.name}")
-        for poll, place in zip(polls, places, strict=True)
+        poll if keys.count(key) == 1 else replace(poll, evaluator=f"{poll.evaluator}@{poll.count.folder.study.name}")
+        for poll, key in zip(polls, keys, strict=True)
     ]
 
 
@@ -97,7 +94,7 @@ def evaluator_name(question: str) -> str:
     return HUMAN if question == "overall" else f"{HUMAN}_{question}"
 
 
-class VoteComparison(Bench):
+class VoteComparison(MethodComparison):
     """All contenders of one poll, compared vote by vote."""
 
     def __init__(self, name: str, contenders: list[Contender], resamplings: Resamplings, poll: Poll) -> None:
@@ -108,8 +105,8 @@ class VoteComparison(Bench):
         for one in poll.preferences:
             self.votes[label_of[one.a], label_of[one.b]].append(one)
 
-    def panels(self, group: str) -> "PollPanels":
-        return PollPanels(self, group)
+    def within(self, group: str) -> "GroupVotes":
+        return GroupVotes(self, group)
 
     def won_by(self, a: Contender, b: Contender, group: str) -> tuple[list[Preference], np.ndarray]:
         """Return the votes between two contenders in a group of prompts, and the share of each that a won, [N]."""
@@ -124,32 +121,32 @@ class VoteComparison(Bench):
 
     def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
         """Fit strengths to the votes: each is a thing that only its two contenders have a score of."""
-        place = {contender.label: number for number, contender in enumerate(ranked)}
-        pairs = [(pair, one) for pair, votes in self.votes.items() if set(pair) <= place.keys() for one in votes]
+        index = {contender.label: number for number, contender in enumerate(ranked)}
+        pairs = [(pair, one) for pair, votes in self.votes.items() if set(pair) <= index.keys() for one in votes]
         scores = np.full((len(ranked), len(pairs)), np.nan)
         for number, ((a, b), one) in enumerate(pairs):
-            scores[place[a], number] = one.won
-            scores[place[b], number] = 1 - one.won
+            scores[index[a], number] = one.won
+            scores[index[b], number] = 1 - one.won
         votes = [one for _, one in pairs]
         return bradley_terry.rank(list(scores), crossed(self.poll.count, votes, self.resamplings.num_resamples))
 
 
-class PollPanels(Panels):
+class GroupVotes(GroupComparison):
     """Compares by votes; the scores of the images are for medians and means alone."""
 
-    bench: VoteComparison
+    comparison: VoteComparison
 
-    def compare(self, a: Contender, b: Contender) -> statistics.Comparison | None:
+    def compare(self, a: Contender, b: Contender) -> intervals.Comparison | None:
         """Compare on the votes between the two; None where there are none."""
-        votes, won = self.bench.won_by(a, b, self.group)
+        votes, won = self.comparison.won_by(a, b, self.group)
         if not votes:
             return None
-        return compare_votes(self.bench.poll.count, votes, won, self.bench.resamplings.num_resamples)
+        return compare_votes(self.comparison.poll.count, votes, won, self.comparison.resamplings.num_resamples)
 
 
 def compare_votes(
-    counted: Count, votes: Sequence[Preference], won: np.ndarray, num_resamples: int = statistics.NUM_RESAMPLES
-) -> statistics.Comparison:
+    counted: Count, votes: Sequence[Preference], won: np.ndarray, num_resamples: int = intervals.NUM_RESAMPLES
+) -> intervals.Comparison:
     """Compare two methods by votes.
 
     Args:
@@ -159,6 +156,6 @@ def compare_votes(
         The comparison; intervals over prompts and raters, tests over prompts.
     """
     texts = [counted.folder.text(one.prompt_id) for one in votes]
-    tests = statistics.compare(won, 1 - won, statistics.Resampling(texts, num_resamples))
-    found = statistics.compare(won, 1 - won, crossed(counted, votes, num_resamples))
+    tests = intervals.compare(won, 1 - won, intervals.Resampling(texts, num_resamples))
+    found = intervals.compare(won, 1 - won, crossed(counted, votes, num_resamples))
     return replace(found, p_win=tests.p_win, p_gain=tests.p_gain)

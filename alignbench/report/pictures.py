@@ -64,8 +64,8 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
     width = len(files) * (TILE + GAP) - GAP
     block = Image.new("RGB", (width, line + TILE + NUM_LINES * line + GAP), "white")
     draw = ImageDraw.Draw(block)
-    for place, (file, title) in enumerate(zip(files, titles, strict=True)):
-        left = place * (TILE + GAP)
+    for index, (file, title) in enumerate(zip(files, titles, strict=True)):
+        left = index * (TILE + GAP)
         draw.text((left, 0), title, fill="gray", font=font)
         with Image.open(file) as image:
             tile = fitted(image.convert("RGB"), TILE)
@@ -149,8 +149,8 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
 
     Starred where it is significant after Holm's correction and the interval over prompts and seeds leaves out 50 %.
     """
-    place = (model, prompt_set, "all")
-    rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == place]
+    key = (model, prompt_set, "all")
+    rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == key]
     evaluators = sorted({(row["evaluator"], row["version"]) for row in rows})
     methods = sorted({row[side] for row in rows for side in ("method_a", "method_b")}, key=lambda m: (m != BASE, m))
     if not rows:

@@ -81,7 +81,7 @@ def load(folder: Path = FOLDER) -> list[Published]:
     return rows
 
 
-def _parsed(row: dict[str, str], place: str) -> Published:
+def _parsed(row: dict[str, str], location: str) -> Published:
     problems = [f"{name} is empty" for name in NAMES if not row[name]]
     if row["statistic"] not in STATISTICS:
         problems.append(f"statistic is {row['statistic']!r}, expected one of {', '.join(STATISTICS)}")
@@ -100,7 +100,7 @@ def _parsed(row: dict[str, str], place: str) -> Published:
     if values["scale"] not in (1.0, 100.0):
         problems.append(f"scale is {row['scale']}, expected 1 or 100")
     if problems:
-        raise ResultsError(f"{place}: {'; '.join(problems)}")
+        raise ResultsError(f"{location}: {'; '.join(problems)}")
     return Published(**values)
 
 
@@ -114,8 +114,8 @@ def _matches(tables: Tables, model: str, prompt_set: str, entry: Published) -> I
         return
     sampling = tables.samplings[model, prompt_set]
     for row in tables.leaderboard:
-        place = (row["model"], row["prompt_set"], row["group"], row["evaluator"], row["method"].partition("@")[0])
-        if place != (model, prompt_set, ALL, entry.evaluator, entry.method):
+        key = (row["model"], row["prompt_set"], row["group"], row["evaluator"], row["method"].partition("@")[0])
+        if key != (model, prompt_set, ALL, entry.evaluator, entry.method):
             continue
         info = tables.evaluators[row["evaluator"], row["version"]]
         own = _own(tables, row, entry)
@@ -141,9 +141,9 @@ def _own(tables: Tables, row: Row, entry: Published) -> Estimate | None:
     if entry.opponent == BASE:
         figures = (row["win_rate_vs_base"], row["win_ci_low"], row["win_ci_high"])
         return None if math.isnan(row["win_rate_vs_base"]) else Estimate(*figures)
-    place = {name: row[name] for name in ("model", "prompt_set", "group", "evaluator")}
+    key = {name: row[name] for name in ("model", "prompt_set", "group", "evaluator")}
     for pair in tables.win_rates:
-        if place.items() <= pair.items():
+        if key.items() <= pair.items():
             value, low, high = pair["win_rate"], pair["ci_low"], pair["ci_high"]
             if (pair["method_a"], pair["method_b"]) == (row["method"], entry.opponent):
                 return Estimate(value, low, high)

@@ -14,9 +14,10 @@ import numpy as np
 
 from alignbench.files import write_csv
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
-from alignbench.report.comparison import Bench, Contender, Measurement, Resamplings, Row
+from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings, Row
 from alignbench.report.human import VoteComparison, read_polls
-from alignbench.statistics import intervals as statistics
+from alignbench.statistics import intervals
+from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
@@ -46,7 +47,7 @@ class Tables:
     samplings: dict[tuple[str, str], SamplingRecord]
     starts: dict[tuple[str, str], bool]
     contenders: dict[tuple[str, str, str, str], list[Contender]]
-    over_base: dict[tuple[str, str, str, str], dict[str, statistics.Comparison]]
+    over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
     diagnostics: list[Row] = field(default_factory=list)
 
     def write(self, root: Path) -> None:
@@ -57,7 +58,7 @@ class Tables:
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
 
 
-def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
+def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     """Build the tables of all runs under a results root; what a stage has not finished yet is left out."""
     folders = run_folders(root)
     labels = recipe_labels([folder.manifest for folder in folders])
@@ -65,34 +66,34 @@ def build(root: Path, num_resamples: int = statistics.NUM_RESAMPLES) -> Tables:
     for folder in folders:
         for entry in measurements(folder):
             info = entry.scores.info
-            place = (entry.manifest.model, entry.sampling.prompt_set, entry.sampling_hash)
-            cells[(*place, info.evaluator, info.version)].append(entry)
-    polls = {poll.place: poll for poll in read_polls(root)}
-    for place, poll in polls.items():
-        cells[place] += poll.measurements
+            key = (entry.manifest.model, entry.sampling.prompt_set, entry.sampling_hash)
+            cells[(*key, info.evaluator, info.version)].append(entry)
+    polls = {poll.key: poll for poll in read_polls(root)}
+    for key, poll in polls.items():
+        cells[key] += poll.measurements
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     tables = Tables([], [], [], {}, {}, {}, {}, {})
     resamplings = Resamplings(num_resamples)
-    for place, entries in sorted(cells.items()):
-        model, prompt_set, sampling_hash, *_ = place
+    for key, entries in sorted(cells.items()):
+        model, prompt_set, sampling_hash, *_ = key
         sampled_once = len(sampling_hashes[model, prompt_set]) == 1
         name = prompt_set if sampled_once else f"{prompt_set}@{sampling_hash}"
         contenders = _contenders(entries, labels)
-        if place in polls:
-            bench = VoteComparison(name, contenders, resamplings, polls[place])
+        if key in polls:
+            methods = VoteComparison(name, contenders, resamplings, polls[key])
         else:
-            bench = Bench(name, contenders, resamplings)
-        tables.evaluators[bench.info.evaluator, bench.info.version] = bench.info
+            methods = MethodComparison(name, contenders, resamplings)
+        tables.evaluators[methods.info.evaluator, methods.info.version] = methods.info
         tables.samplings[model, name] = entries[0].sampling
-        tables.contenders[model, name, bench.info.evaluator, bench.info.version] = bench.contenders
-        for contender in bench.contenders:
+        tables.contenders[model, name, methods.info.evaluator, methods.info.version] = methods.contenders
+        for contender in methods.contenders:
             starts = (run.manifest.start_weights for run in contender.runs)
             tables.starts[model, contender.label] = any("policy" in start for start in starts)
-        for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), bench.rows(), strict=True):
+        for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), methods.rows(), strict=True):
             table.extend(rows)
-        tables.over_base[model, name, bench.info.evaluator, bench.info.version] = bench.over_base
+        tables.over_base[model, name, methods.info.evaluator, methods.info.version] = methods.over_base
     _adjust(tables.leaderboard)
     _adjust(tables.win_rates)
     return tables
@@ -163,5 +164,5 @@ def _adjust(rows: list[Row]) -> None:
     for family in families.values():
         for name in ("p_win", "p_gain"):
             raw = [np.nan if row[name] is None else row[name] for row in family]
-            for row, p in zip(family, statistics.holm(raw), strict=True):
+            for row, p in zip(family, holm(raw), strict=True):
                 row[name] = float(p)

@@ -62,8 +62,8 @@ def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
 
 
 def _runs_of(tables: Tables, finding: Finding) -> list[str]:
-    place = (finding.model, finding.prompt_set, finding.method)
-    rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == place)
+    key = (finding.model, finding.prompt_set, finding.method)
+    rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == key)
     return [run for row in rows for run in row["run"].split()]
 
 

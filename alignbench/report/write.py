@@ -24,10 +24,10 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     markdown.write(root, tables)
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
-            place = f"{section.model}-{section.prompt_set}.png"
+            key = f"{section.model}-{section.prompt_set}.png"
             folder = Path(root) / "report"
-            pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{place}")
-            pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{place}")
+            pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{key}")
+            pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
     write_page(root, tables)
     return tables
 

@@ -169,9 +169,9 @@ class Job:
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
-        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.judged_by)]
+        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
-            seen += [*term.method.trained_on, *term.data.judged_by]
+            seen += [*term.method.trained_on, *term.data.labelled_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
         self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
         sources = [data, *(term.data for term in auxiliary)]

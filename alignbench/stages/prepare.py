@@ -15,7 +15,7 @@ from alignbench.configuration.build import build
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, latents_bytes, prepare, refuse_too_little_space
+from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.batches.scorer_scores import add_scores
 from alignbench.data.source import DataSource, PairSource
 from alignbench.data.storage.tensor_store import num_bytes
@@ -58,11 +58,11 @@ class Preparation:
         self.denoiser = adapter.denoiser_name
 
     @cached_property
-    def demands(self) -> list[Demand]:
-        """What each term reads."""
+    def required(self) -> list[RequiredFeatures]:
+        """The prompts and images that each term needs encoded."""
         train = self.cfg.train
-        cuts = CropPolicy.of(train, self.skeleton)
-        return [Demand.of(method, data, cuts, train.micro_batch_size) for method, data in self.terms]
+        policy = CropPolicy.of(train, self.skeleton)
+        return [RequiredFeatures.of(method, data, policy, train.micro_batch_size) for method, data in self.terms]
 
     @cached_property
     def skeleton(self) -> ModelAdapter:
@@ -77,10 +77,10 @@ class Preparation:
         """Return the networks that training need not load, because all that they would compute is on the disk."""
         if not Caches.exist(self.cache) or not self._is_here():
             return []
-        both = list(zip(self.demands, self.open(), strict=True))
-        names = [] if any(demand.lacking_prompts(caches) for demand, caches in both) else list(self.encoders)
+        both = list(zip(self.required, self.open(), strict=True))
+        names = [] if any(required.missing_prompts(caches) for required, caches in both) else list(self.encoders)
         if not any(method.reads_pixels for method, _ in self.terms) and not any(
-            demand.cuts_anew or demand.lacking_pictures(caches) for demand, caches in both
+            required.has_unlimited_crops or required.missing_crops(caches) for required, caches in both
         ):
             names.append("vae")
         return names
@@ -100,15 +100,16 @@ class Preparation:
                 store.discard_damaged(work_share.share(store.files))
         self._meet(work_share, caches)
         lacking = self._lacking(caches)
-        demands = zip(self.demands, caches, strict=True)
-        for (method, data), (demand, kept) in zip(self.terms, demands, strict=True):
-            prompts, pictures = len(demand.lacking_prompts(kept)), len(demand.lacking_pictures(kept))
+        all_required = zip(self.required, caches, strict=True)
+        for (method, data), (required, kept) in zip(self.terms, all_required, strict=True):
+            prompts, pictures = len(required.missing_prompts(kept)), len(required.missing_crops(kept))
             console.print(
-                f"  prepare     {method.name}: {len(demand.prompts)} prompts ({len(demand.prompts) - prompts} there), "
+                f"  prepare     {method.name}: {len(required.prompts)} prompts "
+                f"({len(required.prompts) - prompts} there), "
                 + (
-                    f"images of data={data.name} are cut anew at each visit (train.crops_per_image=null) and not kept"
-                    if demand.cuts_anew
-                    else f"{len(demand.pictures)} images of data={data.name} ({len(demand.pictures) - pictures} there)"
+                    f"images of data={data.name} get new crops each time (train.crops_per_image=null) and are not kept"
+                    if required.has_unlimited_crops
+                    else f"{len(required.crops)} images of data={data.name} ({len(required.crops) - pictures} there)"
                 )
             )
         if lacking:
@@ -134,21 +135,21 @@ class Preparation:
             for (_, data), kept in zip(self.terms, caches, strict=True)
         ]
         wanted = 0
-        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
-            wanted += len(demand.lacking_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
-            wanted += len(demand.lacking_pictures(kept)) * latents_bytes(model, encoder)
+        for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
+            wanted += len(required.missing_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
+            wanted += len(required.missing_crops(kept)) * latents_bytes(model, encoder)
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)
-        for demand, encoder, kept in zip(self.demands, encoders, caches, strict=True):
+        for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
             if work_share.is_main:
                 kept.describe()
-            prepare(demand, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
+            prepare(required, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
             kept.prompts.refresh()
 
     def _lacking(self, caches: Sequence[Caches]) -> int:
         return sum(
-            len(demand.lacking_prompts(kept)) + len(demand.lacking_pictures(kept))
-            for demand, kept in zip(self.demands, caches, strict=True)
+            len(required.missing_prompts(kept)) + len(required.missing_crops(kept))
+            for required, kept in zip(self.required, caches, strict=True)
         )
 
     def _meet(self, work_share: WorkShare, caches: Sequence[Caches]) -> None:

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from alignbench.statistics.intervals import Estimate, Resampling, sign_flip_test
+from alignbench.statistics.intervals import Estimate, Resampling
+from alignbench.statistics.significance import sign_flip_test
 
 Floats = NDArray[np.float64]
 Pairs = Literal["prompts", "noise"]

@@ -19,8 +19,9 @@ import numpy as np
 from alignbench.files import write_csv
 from alignbench.report.human import compare_votes
 from alignbench.report.tables import measurements, recipe_labels
-from alignbench.statistics import intervals as statistics
-from alignbench.statistics.intervals import Estimate, holm
+from alignbench.statistics import intervals
+from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.significance import holm
 from alignbench.store.run_folder import run_folders
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
 from alignbench.votes.preferences import Count, count
@@ -68,7 +69,7 @@ class StudyResults:
     evaluator_agreement: list[Row]
 
 
-def write_results(folder: StudyFolder, num_resamples: int = statistics.NUM_RESAMPLES) -> StudyResults:
+def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
     """Count the votes of a study so far and write its tables; return them."""
     results = study_results(folder, num_resamples)
     for name, columns, rows in (
@@ -83,7 +84,7 @@ def write_results(folder: StudyFolder, num_resamples: int = statistics.NUM_RESAM
     return results
 
 
-def study_results(folder: StudyFolder, num_resamples: int = statistics.NUM_RESAMPLES) -> StudyResults:
+def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
     """Count the votes of a study so far."""
     questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)
@@ -152,8 +153,8 @@ def _grades(counted: Count, question: str, methods: dict[str, str], num_resample
                 "question": question,
                 "method": method,
                 "n": len(votes),
-                **_estimate("mean", "mean_ci", statistics.mean(grades, resampling)),
-                **_estimate("excellent", "excellent_ci", statistics.compare(top, 1 - top, resampling).win_rate),
+                **_estimate("mean", "mean_ci", intervals.mean(grades, resampling)),
+                **_estimate("excellent", "excellent_ci", intervals.compare(top, 1 - top, resampling).win_rate),
             }
         )
     return rows

@@ -122,10 +122,10 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     needs_reference = any(get_class(node._target_).needs_reference for node in methods)
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
-    cuts = CropPolicy.of(train, model)
+    crop_policy = CropPolicy.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
-        needs_vae = reads_pixels or cuts.are_endless
+        needs_vae = reads_pixels or crop_policy.has_unlimited_crops
         prepared = [name for name in model.frozen_parts if not (name == "vae" and needs_vae)]
         left_out = prepared if "prepare" in cfg.stages and cfg.validation.every is None else ()
     absent = [getattr(model.pipeline, name) for name in left_out]
@@ -151,7 +151,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     share, copies = 1.0, 0
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
         share, copies = MIXED_SHARE, sum(2 * p.numel() for p in denoiser.parameters())
-    largest = max(cuts.sizes, key=math.prod)
+    largest = max(crop_policy.sizes, key=math.prod)
     network = _network_activations(model, rows, largest, train.gradient_checkpointing)
     working = [Part("activations", network.peak * share + copies)]
     if reads_pixels:

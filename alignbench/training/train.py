@@ -177,7 +177,7 @@ def train(
     passes_before, rewards_before = calls()
     passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
 
-    cuts = CropPolicy.of(settings, model)
+    crop_policy = CropPolicy.of(settings, model)
 
     def stream(method: Method, data: DataSource, seed: int | str, start_step: int) -> Stream:
         return Stream(
@@ -191,7 +191,7 @@ def train(
             num_processes=accelerator.num_processes,
             start_step=start_step,
             num_workers=settings.dataloader_num_workers,
-            cuts=cuts,
+            crop_policy=crop_policy,
             micro_batch_size=settings.micro_batch_size,
         )
 

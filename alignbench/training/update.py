@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alignbench.batch import PromptBatch, Rows
+from alignbench.batch import Batch, PromptBatch
 from alignbench.context import Context
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -17,13 +17,13 @@ from alignbench.training.parallel import Replicated
 
 def rollout(
     method: Method, model: ModelAdapter, parts: Sequence[PromptBatch], context: Context
-) -> Iterable[list[Rows]]:
+) -> Iterable[list[Batch]]:
     """Yield the micro-batches of each update: of all parts of a share, which differ in the size of their images."""
     for updates in zip(*(method.rollout(model, part, context) for part in parts), strict=True):
         yield [micro_batch for micro_batches in updates for micro_batch in micro_batches]
 
 
-def autocast(updates: Iterable[list[Rows]], accelerator: Accelerator) -> Iterator[list[Rows]]:
+def autocast(updates: Iterable[list[Batch]], accelerator: Accelerator) -> Iterator[list[Batch]]:
     """Let a rollout compute in the precision of the loss, so that both call the same network."""
     iterator = iter(updates)
     while True:
@@ -37,7 +37,7 @@ def autocast(updates: Iterable[list[Rows]], accelerator: Accelerator) -> Iterato
 def update(
     method: Method,
     model: ModelAdapter,
-    micro_batches: list[Rows],
+    micro_batches: list[Batch],
     context: Context,
     parallel: Replicated,
     policy_parameters: list[nn.Parameter],

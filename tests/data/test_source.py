@@ -6,15 +6,15 @@ import pytest
 from alignbench.batch import ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.data.source import (
     ImageSample,
-    LazyPicture,
+    LazyTrainingImage,
     Pair,
     PairSample,
-    Picture,
     PromptSample,
+    TrainingImage,
     decide,
+    images_of,
     kind_of,
     labels,
-    pictures_of,
 )
 
 
@@ -50,7 +50,7 @@ BLACK = np.zeros((2, 2, 3), np.uint8)
 
 def test_a_lazy_picture_is_read_once_and_only_when_its_pixels_are_asked_for():
     reads = []
-    picture = LazyPicture("a", lambda: reads.append(1) or BLACK)
+    picture = LazyTrainingImage("a", lambda: reads.append(1) or BLACK)
     assert picture.key == "a"
     assert not reads
     assert picture.pixels is picture.pixels is BLACK
@@ -58,7 +58,7 @@ def test_a_lazy_picture_is_read_once_and_only_when_its_pixels_are_asked_for():
 
 
 def test_a_lazy_picture_travels_between_processes_without_being_read():
-    travelled = pickle.loads(pickle.dumps(LazyPicture("a", refuse_to_read)))
+    travelled = pickle.loads(pickle.dumps(LazyTrainingImage("a", refuse_to_read)))
     assert travelled.key == "a"
     with pytest.raises(RuntimeError, match="was read"):
         _ = travelled.pixels
@@ -69,7 +69,7 @@ def refuse_to_read():
 
 
 def test_the_pictures_of_a_sample_are_found_without_reading_them():
-    a, b = LazyPicture("a", refuse_to_read), Picture("b", BLACK)
-    assert pictures_of(PairSample("p", a, b, 1.0)) == [a, b]
-    assert pictures_of(ImageSample("p", b)) == [b]
-    assert pictures_of(PromptSample("p")) == []
+    a, b = LazyTrainingImage("a", refuse_to_read), TrainingImage("b", BLACK)
+    assert images_of(PairSample("p", a, b, 1.0)) == [a, b]
+    assert images_of(ImageSample("p", b)) == [b]
+    assert images_of(PromptSample("p")) == []

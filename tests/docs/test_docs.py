@@ -210,11 +210,9 @@ def leaves(node, prefix=""):
 
 @cache
 def options(preset):
-    """Return the options of a file in conf/method, with what it inherits."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose(f"method/{preset}")
-    values = OmegaConf.to_container(cfg)
-    return {key: child for key, child in leaves(values.get("method", values)) if key != "name"}
+    """Return the options of a file in conf/method, with what it inherits: those that no model changes."""
+    values = OmegaConf.to_container(configuration(preset, "images").method)
+    return {key: child for key, child in leaves(values) if key != "name"}
 
 
 @cache

@@ -12,8 +12,8 @@ from alignbench.miniature.candidates import scene_for, with_fault
 from alignbench.miniature.captions import Demand, demand_of, parse, prompts, split_of
 from alignbench.miniature.oracle import facts
 from alignbench.miniature.pretrain.examples import (
-    JUDGED_SHARE,
     PATCH_ANSWERS,
+    RESERVED_SHARE,
     Example,
     draw_example,
     met_by,
@@ -82,7 +82,7 @@ def test_first_captions_are_right_and_the_others_mostly_wrong(examples):
 def test_no_caption_is_of_the_held_out_split_nor_one_that_judges_are_measured_on(examples):
     shown: list[Demand] = [parse(caption) for one in examples for caption in one.captions]
     assert {split_of(demand) for demand in shown} == {"train"}
-    assert not any(is_held_out(str(replace(demand, style=None)), JUDGED_SHARE) for demand in shown)
+    assert not any(is_held_out(str(replace(demand, style=None)), RESERVED_SHARE) for demand in shown)
 
 
 def test_each_word_answers_for_what_it_says():

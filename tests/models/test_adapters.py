@@ -120,7 +120,7 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
 def test_wide_images_are_those_of_the_pipeline(variant):
     """16 x 64 pixels make as many tokens as 32 x 32, so the noise_levels is the same."""
     noise = torch.randn(3, 4, 4, 16, generator=torch.Generator().manual_seed(0))
-    conditioning = variant.with_frames(variant.encode_prompts(PROMPTS), [CropBox.uncropped((16, 64))] * 3)
+    conditioning = variant.with_crops(variant.encode_prompts(PROMPTS), [CropBox.uncropped((16, 64))] * 3)
     unconditional = variant.unconditional(4.0, conditioning)
     ours = variant.sample(noise, conditioning, variant.noise_levels(NUM_STEPS), 4.0, unconditional).latents
     theirs = variant.pipeline(

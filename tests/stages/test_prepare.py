@@ -110,7 +110,7 @@ def test_what_is_cut_in_a_few_ways_is_prepared_and_what_is_cut_anew_keeps_the_va
 
     anew = configuration(folders, "sdxl", "method=dpo", "train.crop=random")
     told = prepare(anew, tmp_path)
-    assert "5 prompts (5 there), images of data=shapes are cut anew at each visit" in told
+    assert "5 prompts (5 there), images of data=shapes get new crops each time" in told
     assert preparation(anew, tmp_path).left_out() == ["text_encoder", "text_encoder_2"]
     parts = {part.name: part.num_bytes for part in estimate(composed([
         "model=sdxl", "data=shapes", "method=dpo", "stages=[prepare,train]", "train.crop=random"

@@ -1,20 +1,10 @@
-import itertools
 import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.intervals import (
-    NUM_FLIPS,
-    Resampling,
-    compare,
-    holm,
-    mean,
-    median,
-    sign_flip_test,
-    sign_test,
-)
+from alignbench.statistics.intervals import Resampling, compare, mean, median
 
 
 def separate(num):
@@ -121,46 +111,6 @@ def test_methods_compared_on_the_same_prompts_share_their_resamples():
     assert (separate(80).counts == separate(80).counts).all()
     shifted = compare(scores + 0.25, scores, separate(80)).gain
     assert (shifted.low, shifted.high) == pytest.approx((0.25, 0.25)), "a constant gain is certain"
-
-
-def test_the_sign_test_is_the_binomial_test_without_ties():
-    gains = [1, 2, 0, 0.5, 3, -1, 0, 2, 4]
-    assert sign_test(gains) == stats.binomtest(6, 7).pvalue
-    assert sign_test([0, 0]) == 1.0
-
-
-def test_few_clusters_get_the_exact_flip_test():
-    gains = np.array([0.3, -0.1, 0.8, 0.2, 0.5, -0.2, 0.4])
-    sums = [abs(np.dot(signs, gains)) for signs in itertools.product([-1, 1], repeat=len(gains))]
-    assert sign_flip_test(gains) == np.mean(np.array(sums) >= gains.sum() - 1e-9)
-    scipy = stats.permutation_test((gains,), np.sum, permutation_type="samples", n_resamples=1000)
-    assert sign_flip_test(gains) == pytest.approx(scipy.pvalue)
-
-
-def test_many_clusters_get_a_random_flip_test_that_agrees_with_scipy():
-    gains = np.random.default_rng(7).normal(0.15, 1, size=100)
-    gains += 0.15 - gains.mean()
-    scipy = stats.permutation_test(
-        (gains,), np.sum, permutation_type="samples", n_resamples=19_999, rng=np.random.default_rng(8)
-    )
-    assert sign_flip_test(gains, num_flips=19_999) == pytest.approx(scipy.pvalue, abs=0.012)
-    ours = sign_flip_test(gains)
-    assert ours * (NUM_FLIPS + 1) == pytest.approx(round(ours * (NUM_FLIPS + 1))), "(k + 1) / (n + 1)"
-    assert ours == sign_flip_test(gains), "the same at every call"
-
-
-def test_a_gain_too_clear_for_random_flips_gets_an_upper_bound_of_the_exact_value():
-    """All of 20 gains equal: exactly 2 of 2^20 sign patterns reach the sum; Hoeffding says 2 exp(-10) = 9.1e-5."""
-    p = sign_flip_test(np.ones(20))
-    assert p == pytest.approx(2 * np.exp(-10))
-    assert 2 / 2**20 < p < 1 / (NUM_FLIPS + 1)
-
-
-def test_holm_multiplies_the_smallest_by_all_and_never_reverses_an_order():
-    """0.01 * 3, then 0.02 * 2, then max(0.04, 0.03 * 1)."""
-    assert holm([0.03, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
-    assert holm([0.9, 0.8]) == pytest.approx([1, 1])
-    assert np.isnan(holm([np.nan])).all()
 
 
 def test_figures_of_several_seeds_are_the_mean_over_seeds():

@@ -12,7 +12,7 @@ from torch import nn
 
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.files import read_json_lines
 from alignbench.reward_model import Judge
 from alignbench.train_reward.fit import fit, predict
@@ -31,7 +31,7 @@ class Grays(PairSource):
     name = "grays"
     mixed = "dropped"
     fingerprint = "grays"
-    dropped = Counter()  # noqa: RUF012
+    num_filtered = Counter()  # noqa: RUF012
     pairs = ()
     prompts = ()
     slope = 4.0
@@ -42,13 +42,13 @@ class Grays(PairSource):
 
     def _judged(self, number):
         keys = (f"{number}-0", f"{number}-1")
-        odds = [self.slope * self.picture(key).pixels.mean() / 255 for key in keys]
+        odds = [self.slope * self.image(key).pixels.mean() / 255 for key in keys]
         label = float(expit(odds[0] - odds[1]))
         return Pair(f"prompt {number}", *(keys if label > 0.5 else keys[::-1]), max(label, 1 - label))
 
-    def picture(self, key):
+    def image(self, key):
         value = int(torch.randint(0, 256, (), generator=keyed_generator(key)))
-        return Picture(key, np.full((8, 8, 3), value, np.uint8))
+        return TrainingImage(key, np.full((8, 8, 3), value, np.uint8))
 
 
 class Brightness(Judge):

@@ -69,7 +69,7 @@ def test_pixels_are_read_winners_first_then_losers_with_their_prompts(shapes_cli
     assert torch.equal(second.probability, torch.tensor([0.8]))
     from PIL import Image
 
-    loser = judge.preprocess([Image.fromarray(data.picture("1-l").pixels)])
+    loser = judge.preprocess([Image.fromarray(data.image("1-l").pixels)])
     assert torch.equal(first.images[3:], loser)
     assert torch.equal(first.texts[1:], judge.encode_prompts(["prompt 3", "prompt 1"])[1:])
 

@@ -1,1 +1,1 @@
-"""From samples to batches: order, crops, encoding, caches."""
+"""From samples to batches: order, crops, encoding and caches."""

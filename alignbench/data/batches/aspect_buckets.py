@@ -1,4 +1,4 @@
-"""Aspect buckets: to which of a few sizes each sample is cut, and an order in which a micro-batch holds one of them."""
+"""Aspect buckets: the size that each sample is cropped to, and an order in which each micro-batch has one size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,26 @@ import torch
 
 from alignbench.context import keyed_generator
 from alignbench.crop import Size
-from alignbench.data.batches.sampler import Epochs, Mix, Mixed, Order
-from alignbench.data.source import DataSource, PromptSample, pictures_of
+from alignbench.data.batches.sampler import Epochs, Mix, MixedOrder, Order
+from alignbench.data.source import DataSource, PromptSample, images_of
 from alignbench.errors import UserError
 from alignbench.models.latents import LatentSpace
 
-STEP = 64  # pixels between two sides, for models of 512 px and more
+STEP = 64  # pixels between the sides of two buckets, for models of 512 px and more
 
 
 def standard_buckets(resolution: int, multiple: int, longest_side: int | None) -> tuple[Size, ...]:
-    """Return sizes of at most resolution x resolution pixels with sides from half to twice the resolution.
+    """Return sizes with at most resolution x resolution pixels and sides from half to twice the resolution.
 
-    Sides are multiples of a step: 64, or an eighth of the resolution where that is less, or the next number that
-    divides the resolution and fits the model. For each height there is the largest width, and the other way round.
+    Sides are multiples of a step. The step is the smallest number that is at least 64 (or an eighth of the resolution,
+    if that is less), divides the resolution, and is a multiple of `multiple`. Each height has the largest width that
+    fits, and each width the largest height.
 
     Args:
-        multiple: what sides must be multiples of.
-        longest_side: no side may be longer; None for no limit.
+        multiple: the model takes sides that are multiples of this number.
+        longest_side: longest side that the model takes; None for no limit.
 
-    Source: the buckets of NovelAI (2022) and kohya-ss/sd-scripts; with 1024 they reach as far as those of SDXL.
+    Source: the buckets of NovelAI (2022) and kohya-ss/sd-scripts; at 1024 they span the same aspects as SDXL's.
     """
     least = min(STEP, resolution / 8)
     step = next(n for n in range(multiple, resolution + 1, multiple) if n >= least and resolution % n == 0)
@@ -44,10 +45,10 @@ def standard_buckets(resolution: int, multiple: int, longest_side: int | None) -
 
 
 def check_buckets(sizes: Sequence[Size], model: LatentSpace) -> None:
-    """Refuse buckets that do not fit a model.
+    """Refuse buckets that a model cannot take.
 
     Raises:
-        UserError: a side makes no whole tokens, or is longer than the network takes.
+        UserError: a side does not make whole tokens, or is longer than the network takes.
     """
     for side in (side for size in sizes for side in size):
         model.check_resolution(side, "train.aspect_ratio_buckets: a side")
@@ -59,12 +60,12 @@ def check_buckets(sizes: Sequence[Size], model: LatentSpace) -> None:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The sizes that samples are cut to.
+    """The sizes that samples are cropped to.
 
     Attributes:
-        sizes: those that have samples.
-        bucket: of each sample, as a place in `sizes`, [N].
-        num_moved: samples whose own bucket was too small to fill a micro-batch.
+        sizes: the sizes that have samples.
+        bucket: index of each sample's size in `sizes`, [N].
+        num_moved: number of samples that were moved because their bucket was too small to fill a micro-batch.
     """
 
     sizes: Sequence[Size]
@@ -73,17 +74,17 @@ class Buckets:
 
     @classmethod
     def of(cls, data: DataSource, view: Sequence[PromptSample], sizes: Sequence[Size], bundle: int) -> "Buckets":
-        """Give each sample of a view the bucket of the nearest aspect; the two images of a pair meet in the middle.
+        """Give each sample of a view the bucket of the nearest aspect; a pair has the mean aspect of its two images.
 
-        Buckets of fewer than `bundle` samples are closed, the smallest first, and their samples go to the nearest that
-        are left: a micro-batch would show them twice.
+        Buckets with fewer than `bundle` samples are removed, the smallest first, because a micro-batch would show a
+        sample twice. Their samples move to the nearest bucket that is left.
         """
-        aspects = np.array([_aspect([data.size(picture) for picture in pictures_of(sample)]) for sample in view])
+        aspects = np.array([_aspect([data.size(image) for image in images_of(sample)]) for sample in view])
         return cls._nearest(aspects, sizes, bundle)
 
     @classmethod
     def _nearest(cls, aspects: np.ndarray, sizes: Sequence[Size], bundle: int) -> "Buckets":
-        largest: dict[tuple[int, int], Size] = {}  # of each aspect
+        largest: dict[tuple[int, int], Size] = {}  # the largest size of each aspect
         for size in sorted(sizes):
             largest[size[0] // gcd(*size), size[1] // gcd(*size)] = size
         known = sorted(largest.values(), key=lambda size: _aspect([size]))
@@ -94,7 +95,7 @@ class Buckets:
             smallest = int(counts.argmin())
             if counts[smallest] >= bundle or len(left.sizes) == 1:
                 break
-            left = cls._divided(aspects, [size for place, size in enumerate(left.sizes) if place != smallest])
+            left = cls._divided(aspects, [size for number, size in enumerate(left.sizes) if number != smallest])
         before, after = (np.array(one.sizes)[one.bucket] for one in (first, left))
         return cls(left.sizes, left.bucket, int((before != after).any(1).sum()))
 
@@ -104,46 +105,46 @@ class Buckets:
         return cls(sizes, np.searchsorted((centres[1:] + centres[:-1]) / 2, aspects), 0)
 
     def size(self, position: int) -> Size:
-        """Return what the sample at a position of the view is cut to."""
+        """Return the size that the sample at a position of the view is cropped to."""
         return self.sizes[self.bucket[position]]
 
     def summary(self) -> str:
         """Say how many samples each size has."""
         counts = np.bincount(self.bucket, minlength=len(self.sizes))
-        told = ", ".join(f"{h}x{w} {number}" for (h, w), number in zip(self.sizes, counts, strict=True))
-        moved = f"; {self.num_moved} of them from buckets too small for a micro-batch" if self.num_moved else ""
-        return f"samples by height x width: {told}{moved}"
+        counted = ", ".join(f"{h}x{w} {number}" for (h, w), number in zip(self.sizes, counts, strict=True))
+        moved = f"; {self.num_moved} of them moved from buckets too small for a micro-batch" if self.num_moved else ""
+        return f"samples by height x width: {counted}{moved}"
 
 
 def _aspect(sizes: Sequence[Size]) -> float:
-    """Return the logarithm of the aspect, height to width: the mean of some images'."""
+    """Return the logarithm of height over width, averaged over some images."""
     return sum(log(height / width) for height, width in sizes) / len(sizes)
 
 
-class Bucketed:
-    """Positions of a view without end, in bundles of one bucket each.
+class BucketedOrder:
+    """An endless sequence of positions in bundles; all positions of a bundle are of one bucket.
 
-    An epoch holds each bucket's bundles in a new order among those of the others, which depends on seed and epoch
-    alone. Every bucket goes through its samples in epochs of its own. What does not fill a bundle at the end of an
-    epoch is not dropped: it comes first in the bucket's next bundle. So after any number of epochs, each sample was
-    shown as often as any other, but for the samples that wait.
+    In each epoch the bundles of all buckets are shuffled together; the order depends on seed and epoch alone. Each
+    bucket goes through its samples in epochs of its own. Samples that do not fill a bundle at the end of an epoch are
+    kept: they come first in the bucket's next bundle. So after any number of epochs all samples were shown equally
+    often, except for those that wait for their bundle.
 
-    With a `mix` a bucket is visited, and shows desirable samples in it, as often as makes every sample's share what it
-    is without buckets.
+    With a `mix`, the number of bundles of a bucket and the share of desirable samples in it are such that each sample
+    is shown as often as without buckets.
 
     Args:
-        buckets: of each position.
-        bundle: positions in a bundle.
-        mix: as for `StepSampler`.
+        buckets: the bucket of each position.
+        bundle: number of positions in a bundle.
+        mix: see `StepSampler`.
     """
 
     def __init__(self, buckets: Buckets, bundle: int, seed: int | str, mix: Mix | None = None) -> None:
         self.bundle = bundle
         self.seed = seed
         self.streams: list[Order] = []
-        self.rates: list[Fraction] = []  # bundles an epoch
+        self.rates: list[Fraction] = []  # bundles in an epoch
         if mix is not None:
-            Mixed(mix, None, seed)  # refuses data of one label
+            MixedOrder(mix, None, seed)  # refuses data with one label only
         for number, (height, width) in enumerate(buckets.sizes):
             positions = np.flatnonzero(buckets.bucket == number).tolist()
             own_seed = f"{seed}/{height}x{width}"
@@ -153,55 +154,55 @@ class Bucketed:
                 weight, share = _weight(mix, positions)
                 if 0 < share < 1:
                     own_mix = Mix([mix.desirable[position] for position in positions], float(share))
-                    stream = _Chosen(Mixed(own_mix, None, own_seed), positions)
+                    stream = _Selected(MixedOrder(own_mix, None, own_seed), positions)
             self.streams.append(stream)
             self.rates.append(weight / bundle)
-        self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # as `_epoch_of` returned it last
+        self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # what `_epoch_of` returned last
 
     def between(self, start: int, stop: int) -> list[int]:
-        """Return entries `start` to `stop` (exclusive) of the stream; both are multiples of the bundle."""
+        """Return entries `start` to `stop` (exclusive) of the sequence; both are multiples of the bundle."""
         found = []
-        for place in range(start // self.bundle, stop // self.bundle):
-            bucket, number = self._bundle(place)
+        for index in range(start // self.bundle, stop // self.bundle):
+            bucket, number = self._bundle(index)
             found += self.streams[bucket].between(number * self.bundle, (number + 1) * self.bundle)
         return found
 
-    def _bundle(self, place: int) -> tuple[int, int]:
-        """Return the bucket of a bundle of the stream, and how many that bucket had before it."""
+    def _bundle(self, index: int) -> tuple[int, int]:
+        """Return the bucket of a bundle, and how many bundles of that bucket come before it."""
         first, order = self._epoch
-        if not first <= place < first + len(order):
-            first, order = self._epoch = self._epoch_of(place)
-        return order[place - first]
+        if not first <= index < first + len(order):
+            first, order = self._epoch = self._epoch_of(index)
+        return order[index - first]
 
-    def _epoch_of(self, place: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return the first bundle of the epoch that a bundle is in, and what `_bundle` says of all of its bundles."""
-        epoch = int(place / sum(self.rates))  # or a later one, for epochs begin with whole bundles
-        while sum(self._had(epoch + 1)) <= place:
+    def _epoch_of(self, index: int) -> tuple[int, list[tuple[int, int]]]:
+        """Return the first bundle of a bundle's epoch, and what `_bundle` returns for each bundle of that epoch."""
+        epoch = int(index / sum(self.rates))  # the epoch may be a later one, because epochs hold whole bundles
+        while sum(self._num_bundles(epoch + 1)) <= index:
             epoch += 1
-        before, after = self._had(epoch), self._had(epoch + 1)
+        before, after = self._num_bundles(epoch), self._num_bundles(epoch + 1)
         buckets = np.repeat(np.arange(len(before)), np.subtract(after, before))
         order = torch.randperm(len(buckets), generator=keyed_generator(self.seed, "buckets", epoch)).numpy()
         numbers = [count(number) for number in before]
         return sum(before), [(bucket, next(numbers[bucket])) for bucket in buckets[order].tolist()]
 
-    def _had(self, epochs: int) -> list[int]:
-        """Return how many bundles each bucket has in so many epochs."""
+    def _num_bundles(self, epochs: int) -> list[int]:
+        """Return the number of bundles of each bucket in the first `epochs` epochs."""
         return [int(epochs * rate) for rate in self.rates]
 
 
-class _Chosen:
-    """A stream of places in a list of positions, as those positions."""
+class _Selected:
+    """An order of the entries of a list of positions."""
 
     def __init__(self, stream: Order, positions: Sequence[int]) -> None:
         self.stream = stream
         self.positions = positions
 
     def between(self, start: int, stop: int) -> list[int]:
-        return [self.positions[place] for place in self.stream.between(start, stop)]
+        return [self.positions[number] for number in self.stream.between(start, stop)]
 
 
 def _weight(mix: Mix, positions: Sequence[int]) -> tuple[Fraction, Fraction]:
-    """Return how many entries an epoch has of a bucket, and the share of desirable ones among them."""
+    """Return the number of entries that an epoch has of a bucket, and the share of desirable ones among them."""
     desirable, total = int(sum(mix.desirable)), len(mix.desirable)
     own = int(sum(mix.desirable[position] for position in positions))
     share = Fraction(mix.share)

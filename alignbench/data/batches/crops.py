@@ -1,4 +1,4 @@
-"""Which part of a training image is seen, and at which size: resolution, crop, mirroring and aspect buckets."""
+"""Which part of a training image is shown, and at which size: resolution, crop, mirroring and aspect buckets."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -18,14 +18,15 @@ CROPS = get_args(Crop)
 
 @dataclass(frozen=True)
 class CropPolicy:
-    """How the images of a training are cut; see conf/train/default.yaml.
+    """How training images are cropped; see conf/train/default.yaml.
 
     Attributes:
-        sizes: what images are cut to: the model's square, or aspect buckets.
-        crop: whether the centre is cut out, or a part drawn anew at each visit.
-        random_flip: whether half of all visits see the image mirrored.
-        crops_per_image: in how many places an image is cut, the same for all; None for any.
-        true_size: whether conditioning tells the size that images came in, and what was cut off.
+        sizes: the sizes that images are cropped to: the model's square, or aspect buckets.
+        crop: `centre`, or `random` for a new crop each time an image is shown.
+        random_flip: whether an image is mirrored in half of the times that it is shown.
+        crops_per_image: number of positions that random crops are drawn from, the same for all images; None for any
+            position.
+        true_size: whether the conditioning holds the original size and the crop of each image.
     """
 
     sizes: tuple[Size, ...]
@@ -36,10 +37,10 @@ class CropPolicy:
 
     @classmethod
     def of(cls, train: DictConfig, model: LatentSpace) -> "CropPolicy":
-        """Return what a `train` node asks for.
+        """Return the policy of a `train` node.
 
         Raises:
-            UserError: a bucket does not fit the model.
+            UserError: the model cannot take a bucket.
         """
         buckets = train.aspect_ratio_buckets
         if buckets is None:
@@ -49,49 +50,49 @@ class CropPolicy:
         else:
             sizes = tuple((height, width) for height, width in cast(list[Size], OmegaConf.to_object(buckets)))
             check_buckets(sizes, model)
-        told = train.size_conditioning == "true_size"
-        return cls(sizes, train.crop, train.random_flip, train.crops_per_image, told)
+        true_size = train.size_conditioning == "true_size"
+        return cls(sizes, train.crop, train.random_flip, train.crops_per_image, true_size)
 
     @classmethod
     def square(cls, side: int) -> "CropPolicy":
-        """Return what is cut out unless anything is asked for: the centre."""
+        """Return the default policy: the centre square."""
         return cls(((side, side),))
 
     @property
     def has_buckets(self) -> bool:
-        """Whether images may be cut to several sizes."""
+        """Whether images are cropped to several sizes."""
         return len(self.sizes) > 1
 
     def draw(self, size: Size, seed: int | str, index: int) -> CropSpec:
-        """Return how the images of a sample are cut at a visit, by its global index: both of a pair alike."""
+        """Return the crop of a sample's images, drawn by its global index: one crop for both images of a pair."""
         if self.crop == "centre" and not self.random_flip:
             return CropSpec(size)
-        generator = keyed_generator(seed, "sample", index, "cut")
+        generator = keyed_generator(seed, "sample", index, "cut")  # this key is that of version 0.1.0
         mirror, top, left = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        place = None
+        offset = None
         if self.crop == "random":
             number = self.crops_per_image
-            place = (top, left) if number is None else _spread(int(top * number))
-        return CropSpec(size, place, self.random_flip and mirror < 0.5)
+            offset = (top, left) if number is None else _spread(int(top * number))
+        return CropSpec(size, offset, self.random_flip and mirror < 0.5)
 
     @property
-    def are_endless(self) -> bool:
-        """Whether images are cut in any place, not in one of a few."""
+    def has_unlimited_crops(self) -> bool:
+        """Whether crops are drawn from any position, not from a few."""
         return self.crop == "random" and self.crops_per_image is None
 
     def all(self, size: Size) -> list[CropSpec]:
-        """Return every cut that may be drawn, unless they are endless."""
-        assert not self.are_endless
-        places = [None] if self.crop == "centre" else [_spread(number) for number in range(self.crops_per_image or 0)]
+        """Return every crop that may be drawn; their number must be limited."""
+        assert not self.has_unlimited_crops
+        offsets = [None] if self.crop == "centre" else [_spread(number) for number in range(self.crops_per_image or 0)]
         flips = (False, True) if self.random_flip else (False,)
-        return [CropSpec(size, place, flipped) for place in places for flipped in flips]
+        return [CropSpec(size, offset, flipped) for offset in offsets for flipped in flips]
 
 
-def check_cuts(train: dict[str, Any]) -> None:
-    """Refuse values of a `train` node that contradict each other, or mean nothing whatever the model.
+def check_crops(train: dict[str, Any]) -> None:
+    """Refuse values of a `train` node that contradict each other or are invalid for every model.
 
     Raises:
-        UserError: naming the key and what it may be.
+        UserError: the message names the key and its possible values.
     """
     for name, value, known in (("crop", train["crop"], CROPS), ("random_flip", train["random_flip"], (True, False))):
         if value not in known:
@@ -101,7 +102,7 @@ def check_cuts(train: dict[str, Any]) -> None:
         raise UserError(f"train.crops_per_image={number} must be a whole number of at least 1, or null")
     if number is not None and train["crop"] != "random":
         raise UserError(
-            f"train.crops_per_image={number} is for train.crop=random; train.crop={train['crop']} has but one place"
+            f"train.crops_per_image={number} needs train.crop=random; train.crop={train['crop']} has one crop only"
         )
     if buckets is None:
         return
@@ -134,7 +135,7 @@ def _check_sizes(buckets: Any) -> None:
 
 
 def _spread(number: int) -> tuple[float, float]:
-    """Return a place, 0..1 each way; those of the numbers from 0 on lie evenly, however many they are.
+    """Return offset number `number`, 0..1 on both axes. The first n offsets are spread evenly for every n.
 
     Source: Halton's sequence in bases 2 and 3, from its first point on.
     """

@@ -1,4 +1,4 @@
-"""Encode what training will read before it starts: prompts and images, in parts that a killed pass goes on with."""
+"""Encode the prompts and images of a training before it starts; a killed pass continues where it stopped."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from alignbench.data.batches.aspect_buckets import Buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
-from alignbench.data.source import DataSource, Picture, PromptSample, kind_of, pictures_of
+from alignbench.data.source import DataSource, PromptSample, TrainingImage, images_of, kind_of
 from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -23,166 +23,172 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.work_share import WorkShare
 
 SHARD_BYTES = 64 * 2**20
-MOST_ENTRIES = 1024  # of a shard: a killed pass loses no more, a process
+MAX_ENTRIES = 1024  # entries in a shard: a killed process loses at most these
 
 T = TypeVar("T")
 
 
-class Spot(NamedTuple):
-    """What is cut out of a picture of a view.
+class CropRef(NamedTuple):
+    """A crop of an image of a view.
 
     Attributes:
-        key: of its latents.
-        position, number: of the sample in the view, and of the picture in the sample.
-        cut: how it is cut.
+        key: key of its latents in the cache.
+        position: position of the sample in the view.
+        number: number of the image in the sample.
+        crop: the crop.
     """
 
     key: bytes
     position: int
     number: int
-    cut: CropSpec
+    crop: CropSpec
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What a method reads of its data.
+class RequiredFeatures:
+    """The prompts and images that a method needs encoded.
 
     Attributes:
-        prompts: the empty one, which dropout and guidance ask for, and all of the data.
+        prompts: the empty prompt, which dropout and guidance need, and all prompts of the data.
         view: the samples.
-        pictures: what is cut out of their distinct pictures, in order of appearance.
-        cuts_anew: whether pictures are cut in another work_share at each visit, so that none can be encoded beforehand.
+        crops: the distinct crops of all images, in order of appearance.
+        has_unlimited_crops: whether each time an image is shown it has a new crop, so that none can be encoded before.
     """
 
     prompts: Sequence[str]
     view: Sequence[PromptSample]
-    pictures: Sequence[Spot]
-    cuts_anew: bool = False
+    crops: Sequence[CropRef]
+    has_unlimited_crops: bool = False
 
     @classmethod
-    def of(cls, method: Method, data: DataSource, cuts: CropPolicy, micro_batch_size: int = 1) -> "Demand":
-        """Return what a method reads of its data, cut in one way or another; no image is decoded for it.
+    def of(cls, method: Method, data: DataSource, policy: CropPolicy, micro_batch_size: int = 1) -> "RequiredFeatures":
+        """Return what a method needs of its data under a crop policy; no image is decoded.
 
         Args:
-            micro_batch_size: samples that share a size where `cuts` has several.
+            micro_batch_size: number of samples that have one size if the policy has aspect buckets.
         """
         kind = kind_of(method.batch_type)
         view, prompts = data.view(kind), list(dict.fromkeys(["", *data.prompts]))
-        if kind == "prompts" or cuts.are_endless:
-            return cls(prompts, view, [], cuts_anew=kind != "prompts")
-        buckets = Buckets.of(data, view, cuts.sizes, micro_batch_size) if cuts.has_buckets else None
-        spots: dict[bytes, Spot] = {}
+        if kind == "prompts" or policy.has_unlimited_crops:
+            return cls(prompts, view, [], has_unlimited_crops=kind != "prompts")
+        buckets = Buckets.of(data, view, policy.sizes, micro_batch_size) if policy.has_buckets else None
+        crops: dict[bytes, CropRef] = {}
         for position in range(len(view)):
-            size = cuts.sizes[0] if buckets is None else buckets.size(position)
-            for number, picture in enumerate(pictures_of(view[position])):
-                for cut in cuts.all(size):
-                    key = picture_key(data.address(picture.key), cut)
-                    spots.setdefault(key, Spot(key, position, number, cut))
-        return cls(prompts, view, list(spots.values()))
+            size = policy.sizes[0] if buckets is None else buckets.size(position)
+            for number, image in enumerate(images_of(view[position])):
+                for crop in policy.all(size):
+                    key = picture_key(data.address(image.key), crop)
+                    crops.setdefault(key, CropRef(key, position, number, crop))
+        return cls(prompts, view, list(crops.values()))
 
-    def lacking_prompts(self, caches: Caches) -> list[str]:
+    def missing_prompts(self, caches: Caches) -> list[str]:
         """Return the prompts that are not encoded yet."""
         return [text for text in self.prompts if prompt_key(text) not in caches.prompts]
 
-    def lacking_pictures(self, caches: Caches) -> list[Spot]:
-        """Return the pictures that are not encoded yet."""
-        return [spot for spot in self.pictures if spot.key not in caches.latents]
+    def missing_crops(self, caches: Caches) -> list[CropRef]:
+        """Return the crops that are not encoded yet."""
+        return [crop for crop in self.crops if crop.key not in caches.latents]
 
 
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
-    """Return the size of what is kept of one image, or the most where aspect buckets have several sizes."""
+    """Return the bytes that one encoded image takes; with aspect buckets, the most that it takes."""
     return prod(model.latent_shape) * model.pipeline.vae.dtype.itemsize * (2 if encoder.posterior == "sample" else 1)
 
 
 def refuse_too_little_space(folder: Path, wanted: float) -> None:
-    """Refuse to write more than the disk can take.
+    """Refuse to write more than the disk has room for.
 
     Raises:
-        UserError: if `wanted` bytes are not free where `folder` is or will be.
+        UserError: fewer than `wanted` bytes are free on the disk of `folder`.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if wanted > free:
         raise UserError(
-            f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; make "
-            "room, choose another disk with results=DIR, or train without prepare"
+            f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; free "
+            "some space, choose another disk with results=DIR, or train without prepare"
         )
 
 
 def prepare(
-    demand: Demand, encoder: Encoder, caches: Caches, work_share: WorkShare, num_workers: int = 0, progress: bool = True
+    required: RequiredFeatures,
+    encoder: Encoder,
+    caches: Caches,
+    work_share: WorkShare,
+    num_workers: int = 0,
+    progress: bool = True,
 ) -> None:
-    """Encode this process's share of what is missing.
+    """Encode this process's share of the prompts and images that are missing from the caches.
 
-    Parts follow from the demand alone, and every part that is missing becomes one shard. So the folder that a killed
-    pass and its repetition leave equals that of a pass that was left alone, and so do those of two passes at once.
+    Groups of entries depend on `required` alone, and each missing group becomes one shard. So a killed pass that is
+    repeated leaves the same folder as an uninterrupted pass; so do two passes that run at the same time.
 
     Args:
-        num_workers: processes that decode images beside this one.
+        num_workers: number of further processes that decode images.
     """
     size = num_bytes(encoder.encode_prompt(""))
-    todo = _parts(demand.prompts, prompt_key, caches.prompts, size, work_share)
+    todo = _groups(required.prompts, prompt_key, caches.prompts, size, work_share)
     with _bar("prepare prompts", "prompt", todo, progress) as bar:
-        _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for part in todo for text in part), bar)
+        _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for group in todo for text in group), bar)
 
     size = latents_bytes(encoder.model, encoder)
-    todo = _parts(demand.pictures, _key, caches.latents, size, work_share)
-    pictures = DataLoader(
-        _Decoded(demand.view, [spot for part in todo for spot in part]),
+    todo = _groups(required.crops, _key, caches.latents, size, work_share)
+    images = DataLoader(
+        _Decoded(required.view, [crop for group in todo for crop in group]),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
-        _fill(caches.latents, todo, _key, map(encoder.encode_picture, pictures), bar)
+        _fill(caches.latents, todo, _key, map(encoder.encode_image, images), bar)
 
 
-def _parts(
+def _groups(
     items: Sequence[T], key: Callable[[T], bytes], store: TensorStore, entry_bytes: int, work_share: WorkShare
 ) -> list[list[T]]:
-    """Return what is missing of this process's parts, but for those that lack nothing."""
-    size = max(1, min(MOST_ENTRIES, SHARD_BYTES // entry_bytes))
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
-    missing = [[item for item in part if key(item) not in store] for part in work_share.share(parts)]
-    return [part for part in missing if part]
+    """Split items into groups of one shard each; return what is missing of each group of this process's share."""
+    size = max(1, min(MAX_ENTRIES, SHARD_BYTES // entry_bytes))
+    groups = [items[start : start + size] for start in range(0, len(items), size)]
+    missing = [[item for item in group if key(item) not in store] for group in work_share.share(groups)]
+    return [group for group in missing if group]
 
 
 def _fill(
     store: TensorStore, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm
 ) -> None:
-    for part in todo:
+    for group in todo:
         made: dict[bytes, Entry] = {}
-        for item in part:
+        for item in group:
             made[key(item)] = next(entries)
             bar.update()
         store.add(made)
 
 
 def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:
-    total = sum(len(part) for part in todo)
+    total = sum(len(group) for group in todo)
     return tqdm(total=total, desc=what, unit=unit, disable=not (progress and total), dynamic_ncols=True)
 
 
 class _Decoded(Dataset):
-    """Pictures by their number in a list of spots, decoded where they are asked for."""
+    """The images of a list of crops, decoded in the process that reads them."""
 
-    def __init__(self, view: Sequence[PromptSample], spots: Sequence[Spot]) -> None:
+    def __init__(self, view: Sequence[PromptSample], crops: Sequence[CropRef]) -> None:
         self.view = view
-        self.spots = spots
+        self.crops = crops
 
     def __len__(self) -> int:
-        return len(self.spots)
+        return len(self.crops)
 
-    def __getitem__(self, place: int) -> Picture:
-        _, position, number, cut = self.spots[place]
-        picture = pictures_of(self.view[position])[number].with_cut(cut)
-        _ = picture.pixels
-        return picture
-
-
-def _key(spot: Spot) -> bytes:
-    return spot.key
+    def __getitem__(self, index: int) -> TrainingImage:
+        _, position, number, crop = self.crops[index]
+        image = images_of(self.view[position])[number].with_crop(crop)
+        _ = image.pixels
+        return image
 
 
-def _unchanged(picture: Any) -> Any:
-    return picture
+def _key(crop: CropRef) -> bytes:
+    return crop.key
+
+
+def _unchanged(image: Any) -> Any:
+    return image

@@ -1,4 +1,4 @@
-"""Which samples each step takes, on any number of processes: epochs, mixes of labels, orders of others."""
+"""Which samples each training step takes, on any number of processes: in epochs, or in a given mix of labels."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ SampleRef = tuple[int, int]  # global sample index, position in the view
 
 @dataclass(frozen=True)
 class Mix:
-    """In which proportion desirable and undesirable samples are shown.
+    """The proportion in which desirable and undesirable samples are shown.
 
     Attributes:
         desirable: the label of each sample of the view.
-        share: share of desirable samples in what is shown, between 0 and 1.
+        share: share of desirable samples among those shown, between 0 and 1.
     """
 
     desirable: Sequence[bool]
@@ -28,7 +28,7 @@ class Mix:
 
 
 class Order(Protocol):
-    """Positions of a view, without end."""
+    """An endless sequence of positions of a view."""
 
     def between(self, start: int, stop: int) -> list[int]:
         """Return entries `start` to `stop` (exclusive)."""
@@ -36,27 +36,29 @@ class Order(Protocol):
 
 
 class StepSampler:
-    """Says which samples each step takes, for one process. Endless.
+    """Yields the samples of each step, for one process. Endless.
 
-    The run's stream of samples is cut into steps of `total_batch_size`, those into equal consecutive shares, one a
-    process. The stream goes through the view once an epoch, each time in a new order, which depends on seed and epoch
-    alone. `group_size` consecutive samples are at one position: a group shares its prompt.
+    The run has one stream of samples. Each step takes the next `total_batch_size` of them, and each process takes an
+    equal, consecutive share of the step. The stream shows each sample of the view once in an epoch. The order is new
+    in each epoch and depends on seed and epoch alone. `group_size` consecutive samples have the same position: they
+    form a group with one prompt.
 
-    With a `mix` the stream goes through desirable and undesirable samples apart, each in epochs of its own, so that no
-    sample is shown again before all others of its label were. Every step has its share of desirable samples, to the
-    nearest that keeps the sum over steps right, at random places of the step. Drawing with replacement, as published,
-    has the same expectation, but leaves samples out and lets the share of a step vary.
+    With a `mix` the stream draws desirable and undesirable samples separately, each in epochs of their own. So no
+    sample is shown again before all others of its label. The number of desirable samples in a step is its share
+    rounded so that the sum over steps is right; their order within the step is random. The published code draws with
+    replacement: the expectation is the same, but some samples are left out and the share varies between steps.
 
     Args:
         size: number of samples in the view.
-        start_step: first step to give, to go on after an interruption.
-        mix: labels and the wanted proportion; None shows the view as it is.
-        blocks: which samples are read together; an epoch then shuffles them as `Blocks` says. None shuffles all.
-        order: another order of positions, which has to see to mix and blocks itself.
+        start_step: first step to yield; after an interruption, the step to resume from.
+        mix: labels and the wanted proportion; None ignores labels.
+        blocks: which samples are read together; an epoch then shuffles them as described in `Blocks`. None shuffles
+            all samples.
+        order: an order that replaces the one described above, `mix` and `blocks` included.
 
     Raises:
-        UserError: the batch cannot be split evenly over the processes, in whole groups; or the mix wants a label that
-            the view lacks.
+        UserError: the batch cannot be split into equal shares of whole groups, or the view lacks one of the labels of
+            the mix.
     """
 
     def __init__(
@@ -86,25 +88,27 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
-        self.stream = order or (Epochs(range(size), blocks, seed, "order") if mix is None else Mixed(mix, blocks, seed))
+        self.stream = order or (
+            Epochs(range(size), blocks, seed, "order") if mix is None else MixedOrder(mix, blocks, seed)
+        )
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
         step = self.start_step
         while True:
-            yield self.places(step)
+            yield self.samples(step)
             step += 1
 
-    def places(self, step: int) -> list[SampleRef]:
-        """Return this process's samples of one step."""
+    def samples(self, step: int) -> list[SampleRef]:
+        """Return the samples that this process takes in one step."""
         num_groups = self.total_batch_size // self.group_size
         positions = self.stream.between(step * num_groups, (step + 1) * num_groups)
         first = step * self.total_batch_size
         own = range(self.offset, self.offset + self.share)
-        return [(first + place, positions[place // self.group_size]) for place in own]
+        return [(first + number, positions[number // self.group_size]) for number in own]
 
 
 class Epochs:
-    """Positions without end: all of them once an epoch, in an order that depends on the key and the epoch alone."""
+    """Each position once in an epoch, endlessly. The order depends on the key and the epoch alone."""
 
     def __init__(self, positions: Sequence[int], blocks: Blocks | None, *key: int | str) -> None:
         self.positions = positions
@@ -113,26 +117,26 @@ class Epochs:
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
 
     def between(self, start: int, stop: int) -> list[int]:
-        """Return entries `start` to `stop` (exclusive) of the stream."""
+        """Return entries `start` to `stop` (exclusive) of the sequence."""
         return [self._position(number) for number in range(start, stop)]
 
     def _position(self, number: int) -> int:
-        epoch, place = divmod(number, len(self.positions))
+        epoch, rank = divmod(number, len(self.positions))
         if self._order[0] != epoch:
             generator = keyed_generator(*self.key, epoch)
             if self.blocks is None:
                 self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
             else:
                 self._order = (epoch, self.blocks.shuffled(generator))
-        return self.positions[self._order[1][place]]
+        return self.positions[self._order[1][rank]]
 
 
-class Mixed:
-    """Desirable and undesirable positions without end, each in epochs of its own."""
+class MixedOrder:
+    """Desirable and undesirable positions in a given proportion, endlessly, each label in epochs of its own."""
 
     def __init__(self, mix: Mix, blocks: Blocks | None, seed: int | str) -> None:
-        desirable = [position for position, wanted in enumerate(mix.desirable) if wanted]
-        undesirable = [position for position, wanted in enumerate(mix.desirable) if not wanted]
+        desirable = [position for position, label in enumerate(mix.desirable) if label]
+        undesirable = [position for position, label in enumerate(mix.desirable) if not label]
         if not desirable or not undesirable:
             raise UserError(
                 f"method.desirable_share={mix.share} needs images of both labels, and the training data have "
@@ -145,8 +149,8 @@ class Mixed:
         self.seed = seed
 
     def between(self, start: int, stop: int) -> list[int]:
-        """Return entries `start` to `stop` (exclusive): how many are desirable is fixed, their places are drawn."""
-        first, last = floor(start * self.share), floor(stop * self.share)  # desirable entries so far, and in the end
+        """Return entries `start` to `stop` (exclusive): a fixed number of desirable ones, in random order."""
+        first, last = floor(start * self.share), floor(stop * self.share)  # number of desirable entries before each
         entries = self.desirable.between(first, last) + self.undesirable.between(start - first, stop - last)
         order = torch.randperm(len(entries), generator=keyed_generator(self.seed, "mix", start))
-        return [entries[place] for place in order.tolist()]
+        return [entries[number] for number in order.tolist()]

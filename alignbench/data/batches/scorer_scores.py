@@ -72,7 +72,7 @@ def add_scores(
             scores: list[float] = []
             for start in range(0, len(part), BATCH_SIZE):
                 some = part[start : start + BATCH_SIZE]
-                pictures = [Image.fromarray(data.picture(key).pixels) for _, key in some]
+                pictures = [Image.fromarray(data.image(key).pixels) for _, key in some]
                 scores += scorer.score(pictures, [prompt for prompt, _ in some]).tolist()
                 bar.update(len(some))
             store.add({_part_key(part): {"scores": torch.tensor(scores, dtype=torch.float64)}})

@@ -1,4 +1,4 @@
-"""The batches that a method trains on, one after the other: view, order, cutting and encoding in one place."""
+"""The batches that a method trains on, one after the other: samples, their order, crops and encoding put together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.crop import CropSpec
-from alignbench.data.batches.aspect_buckets import Bucketed, Buckets
+from alignbench.data.batches.aspect_buckets import BucketedOrder, Buckets
+from alignbench.data.batches.collate import Indexed, collate
 from alignbench.data.batches.crops import CropPolicy
-from alignbench.data.batches.encode import Encoder, Indexed, collate
+from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.sampler import Mix, Mixed, SampleRef, StepSampler
+from alignbench.data.batches.sampler import Mix, MixedOrder, SampleRef, StepSampler
 from alignbench.data.batches.scorer_scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, PromptSample, View, kind_of
 from alignbench.data.sources.table_source import LabelColumns
@@ -26,22 +27,22 @@ from alignbench.models.adapter import ModelAdapter
 
 
 class Stream:
-    """This process's share of one total batch after the other. Endless.
+    """This process's share of each total batch of a run. Endless.
 
-    Where the method has a `scorer`, all training images are scored first, and the method takes the scores in.
+    If the method has a `scorer`, all training images are scored first, and the method is given the scores.
 
     Args:
-        cache: folder of what is kept of prompts, images and scores, shared by all runs.
-        start_step: number of the first batch, to go on after an interruption.
-        num_workers: processes that read data beside this one.
-        cuts: what is seen of images; None for their centre squares.
-        micro_batch_size: samples that share a size where `cuts` has several.
+        cache: folder of encoded prompts, encoded images and scores, shared by all runs.
+        start_step: number of the first batch; after an interruption, the step to resume from.
+        num_workers: number of further processes that read data.
+        crop_policy: how images are cropped; None for their centre squares.
+        micro_batch_size: number of samples that have one size if the policy has aspect buckets.
 
     Attributes:
-        buckets: which size each sample is cut to; None where all are cut to one.
+        buckets: the size that each sample is cropped to; None if all have one size.
 
     Raises:
-        UserError: the batch cannot be split evenly over the processes, or not in micro-batches of one size each.
+        UserError: the batch cannot be split evenly over the processes, or not into micro-batches of one size each.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class Stream:
         num_processes: int,
         start_step: int,
         num_workers: int,
-        cuts: CropPolicy | None = None,
+        crop_policy: CropPolicy | None = None,
         micro_batch_size: int = 1,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
         mix = _mix(method, view)
-        cuts = cuts or CropPolicy.square(model.resolution)
+        policy = crop_policy or CropPolicy.square(model.resolution)
         self.buckets, order = None, None
-        if cuts.has_buckets and kind_of(method.batch_type) != "prompts":
+        if policy.has_buckets and kind_of(method.batch_type) != "prompts":
             if total_batch_size % (num_processes * micro_batch_size):
                 raise UserError(
-                    f"train.aspect_ratio_buckets needs whole micro-batches of one size, and {num_processes} processes "
-                    f"cannot split train.total_batch_size={total_batch_size} into those of {micro_batch_size}; choose "
-                    f"a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
+                    f"train.aspect_ratio_buckets needs whole micro-batches of one size; {num_processes} processes "
+                    f"cannot split train.total_batch_size={total_batch_size} into micro-batches of "
+                    f"{micro_batch_size}; choose a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
                 )
-            self.buckets = Buckets.of(data, view, cuts.sizes, micro_batch_size)
-            order = Bucketed(self.buckets, micro_batch_size, seed, mix)
+            self.buckets = Buckets.of(data, view, policy.sizes, micro_batch_size)
+            order = BucketedOrder(self.buckets, micro_batch_size, seed, mix)
         sampler = StepSampler(
             size=len(view),
             total_batch_size=total_batch_size,
@@ -89,39 +90,41 @@ class Stream:
         self.micro_batch_size = micro_batch_size
         self.device = model.device
         caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
-        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=cuts.true_size)
+        self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=policy.true_size)
         if caches is not None:
             model.empty_prompt = self.encoder.prompts([""])
         self.scores = None
         if method.scorer is not None:
             method.scorer.to(model.device)
             self.scores = score_pairs(cast(PairSource, data), method.scorer, cache / "scores", rank, num_processes)
-            method.scorer.to("cpu")  # its work is done
+            method.scorer.to("cpu")  # it is not needed any more
             method.fit(torch.tensor(list(self.scores.values())))
-        dataset = Indexed(view, self.encoder.known.lacks if num_workers else None, _CutAt(cuts, self.buckets, seed))
+        decodes = self.encoder.cached_latents.is_missing if num_workers else None
+        dataset = Indexed(view, decodes, _CropOf(policy, self.buckets, seed))
         self.samples = iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
 
     def next(self, context: Context) -> list[PromptBatch]:
-        """Return the next share, of the type that the method asks for, on the model's device.
+        """Return the next share, in the method's `batch_type`, on the model's device.
 
-        It is one batch, or with aspect buckets one for each micro-batch, for their images differ in size.
+        The share is one batch. With aspect buckets it is one batch for each micro-batch, because their images differ
+        in size.
         """
         items = next(self.samples)
         size = len(items) if self.buckets is None else self.micro_batch_size
-        parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return [collate(part, self.method, self.encoder, context, self.scores).to(self.device) for part in parts]
+        groups = [items[start : start + size] for start in range(0, len(items), size)]
+        return [collate(group, self.method, self.encoder, context, self.scores).to(self.device) for group in groups]
 
 
 def check_mix(method: Method, data: DataSource) -> None:
-    """Refuse data that cannot be shown in the mix of labels that a method wants. Needs no model.
+    """Refuse data that cannot be shown in the mix of labels that a method asks for. Needs no model.
 
     Raises:
-        UserError: a label is missing, or what is read together is too large for two labels.
+        UserError: a label is missing, or memory holds the blocks of one label only.
     """
     view = data.view(kind_of(method.batch_type))
     mix = _mix(method, view)
     if mix is not None:
-        Mixed(mix, _blocks(view), seed=0)
+        MixedOrder(mix, _blocks(view), seed=0)
 
 
 def _mix(method: Method, view: Sequence[PromptSample]) -> Mix | None:
@@ -134,14 +137,14 @@ def _blocks(view: Sequence[PromptSample]) -> Blocks | None:
 
 
 @dataclass(frozen=True)
-class _CutAt:
-    """Says how the images of a place are cut; small, so that it travels to the processes that read data."""
+class _CropOf:
+    """Returns the crop of a sample's images. It is small, so that it can be sent to the processes that read data."""
 
-    cuts: CropPolicy
+    policy: CropPolicy
     buckets: Buckets | None
     seed: int | str
 
-    def __call__(self, place: SampleRef) -> CropSpec:
-        index, position = place
-        size = self.cuts.sizes[0] if self.buckets is None else self.buckets.size(position)
-        return self.cuts.draw(size, self.seed, index)
+    def __call__(self, ref: SampleRef) -> CropSpec:
+        index, position = ref
+        size = self.policy.sizes[0] if self.buckets is None else self.buckets.size(position)
+        return self.policy.draw(size, self.seed, index)

@@ -1,15 +1,15 @@
-"""Image folders that exist already: which prompt each image belongs to, and what tables call the folder.
+"""Existing image folders: the prompt that each image belongs to, and the label of the folder in tables.
 
-Three layouts are known:
+There are three layouts:
 
 - made by this program: an image folder of a run (`prompts.jsonl`, `sampling.json`), or a run folder with one of them;
-- that of the HPSv2 benchmark: `<style>/<index:05d>.jpg` (or .jpeg, .png, .webp), the prompts being those of hpdv2;
-- a list beside the images: `manifest.json`, or the only .jsonl, .csv or .tsv, with a column for the file and one for
-  the prompt; or the path of such a list. Prompts that all are of one shipped set get its ids and groups, so that their
-  scores stand beside those of images made here; else the set is called `own`.
+- HPSv2 benchmark: `<style>/<index:05d>.jpg` (or .jpeg, .png, .webp), for the prompts of hpdv2;
+- a list with the images: `manifest.json`, or the only .jsonl, .csv or .tsv file of the folder, with a column for the
+  file and one for the prompt; or the path of such a list. If all prompts are in one shipped set, they get its ids and
+  groups, so that the scores can be compared with those of other images of this set; else the set is called `own`.
 
-Nothing is left out silently: a file that fits no prompt is an error, and a prompt without images makes a subset. Only a
-list decides which of the files beside it count.
+Nothing is left out silently: a file without a prompt is an error, and if a prompt has no images, the folder counts as a
+subset. If there is a list, it alone decides which files are used.
 """
 
 import hashlib
@@ -32,23 +32,23 @@ from alignbench.store.run_folder import RunFolder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LAYOUTS = (
-    f"known are image folders and run folders of this program, the folders {', '.join(HPDV2_STYLES)} of the HPSv2 "
-    "benchmark, and a list of images and prompts (manifest.json, or one .jsonl, .csv or .tsv) beside the images"
+    f"expected an image folder or run folder of this program, the folders {', '.join(HPDV2_STYLES)} of the HPSv2 "
+    "benchmark, or images with a list of files and prompts (manifest.json, or one .jsonl, .csv or .tsv)"
 )
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images of a prompt set that one method or program made.
+    """Images that one method or program made for a prompt set.
 
     Attributes:
-        path: absolute; the folder that holds the images, or their list.
-        label: how tables call it; path-safe, and unlike that of the other folders read with it.
+        path: absolute path of the folder that holds the images or their list.
+        label: name in tables; path-safe, and different from those of the other folders read with it.
         prompt_set: name of the prompt set that the images belong to; path-safe.
-        records: the prompts that have images, in the order of the set, or of the list; `images` are absolute paths.
-        sampling: how the images were made. For those of other programs that is not known: num_inference_steps=0,
-            guidance_scale=None, noise="unknown" and seed=0 then say so.
-        model: name of the model of the run; None for images of other programs.
+        records: the prompts that have images, in the order of the set or of the list; `images` are absolute paths.
+        sampling: how the images were made. For images of other programs this is unknown, and the fields are
+            num_inference_steps=0, guidance_scale=None, noise="unknown" and seed=0.
+        model: name of the run's model; None for images of other programs.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of prompt ids, prompts, groups and names of files relative to the folder; not of what is in them."""
+        """A hash of prompt ids, prompts, groups and file names relative to the folder; not of the pixels."""
         content = [
             [record.prompt_id, record.prompt, record.groups, [self._relative(image) for image in record.images]]
             for record in self.records
@@ -73,7 +73,7 @@ class ImageFolder:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _relative(self, image: str) -> str:
-        inside = image.startswith(f"{self.path}{os.sep}")  # relpath takes its time, and there are thousands
+        inside = image.startswith(f"{self.path}{os.sep}")  # relpath is slow for thousands of files
         return image[len(str(self.path)) + 1 :] if inside else os.path.relpath(image, self.path)
 
 
@@ -82,8 +82,9 @@ class _Found:
     """A folder before it has a label.
 
     Attributes:
-        source: what the images were found by, links followed: equal for two ways to name one thing.
-        labels: for folders made here, from the shortest; empty for others, whose labels come from their path.
+        source: resolved path of the folder or list, equal for two paths to the same one.
+        labels: possible labels of a folder made by this program, the shortest first; empty for other folders, whose
+            labels are made from their path.
     """
 
     folder: ImageFolder
@@ -92,10 +93,10 @@ class _Found:
 
 
 def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
-    """Read the folders that are to be compared; the first one is the base.
+    """Read the folders to compare; the first one is the base.
 
     Raises:
-        UserError: there is none, one cannot be read, or they have nothing in common.
+        UserError: there are no folders, one cannot be read, or they share no prompt.
     """
     if not paths:
         raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
@@ -104,25 +105,25 @@ def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
         if not first.images & folder.images:
             raise UserError(f"{first.path} and {folder.path} share no prompt; give images of the same prompts")
         if folder.label == BASE:
-            raise UserError(f"{folder.path} is the base that others are compared with; give it as the first folder")
+            raise UserError(f"{folder.path} is the base, with which others are compared; give it as the first folder")
     return folders
 
 
 def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
-    """Read folders of images, or lists of images, that are to be scored and compared; see above for the layouts.
+    """Read folders or lists of images to score and compare; the module docstring describes the layouts.
 
-    Images are looked up, not opened. Labels: the method of a run; for others the name of the folder, with as many names
-    of folders above it as tell two of them apart.
+    The images must exist, but they are not opened. The label of a run is its method; the label of another folder is its
+    name, with as many parent folders as are needed to make it distinct.
 
     Args:
         paths: folders or lists, absolute or relative to the working folder; `~` is the home folder.
 
     Returns:
-        One entry a path, in their order, all of one prompt set.
+        One entry for each path, in the same order, all of one prompt set.
 
     Raises:
-        UserError: a path fits no layout or is given twice, a list is damaged or names an image that does not exist, or
-            the folders do not belong together.
+        UserError: a path has no known layout or is given twice, a list is damaged or names an image that does not
+            exist, or the folders are of different prompt sets.
     """
     found = [_read(path) for path in paths]
     given: dict[Path, str] = {}
@@ -132,7 +133,7 @@ def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
                 f"{path} is given twice{'' if given[one.source] == path else f', as {given[one.source]} too'}"
             )
         given[one.source] = path
-    lists = Counter(one.folder.path for one in found)  # several in one folder are told apart by their own names
+    lists = Counter(one.folder.path for one in found)  # several lists in one folder have labels from their file names
     choices = [
         one.labels or path_labels(one.folder.path, one.source.stem if lists[one.folder.path] > 1 else "")
         for one in found
@@ -144,14 +145,16 @@ def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
     return folders
 
 
-# ---- which layout
+# ---- layouts
 
 
 def _read(path: str) -> _Found:
     given = Path(os.path.abspath(Path(path).expanduser()))
     if given.is_file():
         if given.suffix not in (".json", *LIST_SUFFIXES):
-            raise UserError(f"{given} is no folder and no list of images; expected a .json, .jsonl, .csv or .tsv file")
+            raise UserError(
+                f"{given} is neither a folder nor a list of images; expected a .json, .jsonl, .csv or .tsv file"
+            )
         return _read_list(given)
     if not given.is_dir():
         raise UserError(f"{given} does not exist; give a folder of images, or a list of images and prompts")
@@ -201,14 +204,14 @@ def _read_run(run: Path) -> _Found:
 def _read_made_here(folder: Path) -> _Found:
     try:
         sampling, listed = read_sampling(folder), read_prompts(folder)
-    except (ValueError, KeyError, TypeError) as error:  # no JSON, no UTF-8, other fields
+    except (ValueError, KeyError, TypeError) as error:  # invalid JSON or UTF-8, or unknown fields
         raise UserError(
-            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); make it again"
+            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); generate the images again"
         ) from None
     if sampling.subset != (len(listed) < sampling.full_size) or not listed:
         raise UserError(
-            f"prompts.jsonl of {folder} holds {len(listed)} prompts, which is not what sampling.json says (full_size "
-            f"{sampling.full_size}, subset {str(sampling.subset).lower()}); make it again"
+            f"prompts.jsonl of {folder} holds {len(listed)} prompts, which contradicts sampling.json (full_size "
+            f"{sampling.full_size}, subset {str(sampling.subset).lower()}); generate the images again"
         )
     with os.scandir(folder) as entries:
         present = {entry.name for entry in entries if entry.is_file()}
@@ -224,7 +227,7 @@ def _read_made_here(folder: Path) -> _Found:
     real = folder.resolve()
     run = RunFolder(real.parents[2]) if len(real.parents) > 2 and real.parents[1].name == "images" else None
     if run is None or not run.manifest_file.is_file():
-        return _Found(found, real)  # a copy
+        return _Found(found, real)  # a copy outside of a run
     manifest = run.manifest
     with_hash = f"{manifest.method}-{manifest.run.rsplit('-', 1)[-1]}"
     with_sampling = f"{with_hash}-{real.name}"
@@ -241,7 +244,7 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
     unknown += [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if unknown:
         raise UserError(
-            f"{folder} has the layout of the HPSv2 benchmark, and holds {', '.join(unknown[:3])} too "
+            f"{folder} has the layout of the HPSv2 benchmark, but also holds {', '.join(unknown[:3])} "
             f"({len(unknown)} in all); expected the folders {', '.join(HPDV2_STYLES)} only"
         )
     whole = hpdv2("hpdv2", None)
@@ -252,7 +255,7 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
             index, suffix = os.path.splitext(name)
             if not is_file or not re.fullmatch("[0-9]{5}", index) or suffix.lower() not in IMAGE_SUFFIXES:
                 raise UserError(
-                    f"{folder / style / name} is no image of the HPSv2 benchmark; expected files of five digits and "
+                    f"{folder / style / name} is not an image of the HPSv2 benchmark; expected files of five digits and "
                     f"{', '.join(IMAGE_SUFFIXES)}"
                 )
             if int(index) >= sizes[style]:
@@ -267,7 +270,7 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Return names and whether they are files, sorted; listing a folder tells both without a look at each file."""
+    """Return the sorted names in a folder, each with whether it is a file."""
     with os.scandir(folder) as entries:
         return sorted((entry.name, entry.is_file()) for entry in entries if not entry.name.startswith("."))
 
@@ -279,7 +282,7 @@ def _read_list(path: Path) -> _Found:
     return _Found(_of_set(path.parent, *read_image_list(path)), path.resolve())
 
 
-# ---- what the last two share
+# ---- images of other programs
 
 
 def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> ImageFolder:
@@ -290,7 +293,7 @@ def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> Ima
     )
     sampling = SamplingRecord(
         prompt_set=whole.name,
-        num_inference_steps=0,  # this and the next three: not known
+        num_inference_steps=0,  # this and the next three are unknown
         guidance_scale=None,
         noise="unknown",
         seed=0,
@@ -301,7 +304,7 @@ def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> Ima
     return ImageFolder(folder, "", whole.name, records, sampling, None)
 
 
-# ---- together
+# ---- comparison of folders
 
 
 def _refuse_different_sets(folders: Sequence[ImageFolder]) -> None:
@@ -310,7 +313,7 @@ def _refuse_different_sets(folders: Sequence[ImageFolder]) -> None:
         members[folder.prompt_set].append(folder.label)
     if len(members) > 1:
         found = " and ".join(f"{name} ({', '.join(labels)})" for name, labels in members.items())
-        note = f"; {OWN} are those whose prompts are not all of one shipped set" if OWN in members else ""
+        note = f"; {OWN} means that the prompts are not all in one shipped set" if OWN in members else ""
         raise UserError(f"the image folders must belong to one prompt set, found {found}{note}")
 
 

@@ -1,4 +1,4 @@
-"""What tables call folders of images: short names that tell them apart and could name files."""
+"""Labels of image folders in tables: short, distinct, and path-safe."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from alignbench.store.manifest import BASE
 
 
 def path_labels(folder: Path, end: str = "") -> list[str]:
-    """Return labels from the name of a folder and ever more of those above it, each with `end` joined.
+    """Return possible labels: the name of a folder, then with one more parent folder each; `end` is added to all.
 
-    Only a folder that is called base gets the label `base`: no other name turns into it by losing characters.
+    Only a folder that is called base gets the label `base`; no other name is shortened to it.
     """
     names = [*folder.parts[1:], *([end] if end else [])]
     labels = [path_safe("-".join(names[-count:])) for count in range(2 if end else 1, len(names) + 1)]
@@ -20,27 +20,27 @@ def path_labels(folder: Path, end: str = "") -> list[str]:
 
 
 def distinct_labels(choices: Sequence[Sequence[str]], entitled: Sequence[bool]) -> list[str]:
-    """Return one label each, as early among its choices as tells it apart from the others.
+    """Return one label for each folder: the first of its choices that differs from the labels of all others.
 
     Args:
-        choices: labels of each folder, the preferred one first.
-        entitled: whether a folder may keep a label that others want too; the first such one does.
+        choices: possible labels of each folder, the preferred one first.
+        entitled: whether a folder may keep a label that others have as well; only the first of such folders keeps it.
 
     Raises:
-        UserError: all choices of some are taken.
+        UserError: a folder has no distinct label among its choices.
     """
     depths = [0] * len(choices)
     while True:
         labels = [choice[depth] for choice, depth in zip(choices, depths, strict=True)]
         holders: defaultdict[str, list[int]] = defaultdict(list)
-        for place, label in enumerate(labels):
-            holders[label].append(place)
-        clashes = [places for places in holders.values() if len(places) > 1]
+        for number, label in enumerate(labels):
+            holders[label].append(number)
+        clashes = [numbers for numbers in holders.values() if len(numbers) > 1]
         if not clashes:
             return labels
-        kept = {next((place for place in places if entitled[place]), None) for places in clashes}
-        longer = [p for places in clashes for p in places if p not in kept and depths[p] + 1 < len(choices[p])]
+        kept = {next((number for number in numbers if entitled[number]), None) for numbers in clashes}
+        longer = [n for numbers in clashes for n in numbers if n not in kept and depths[n] + 1 < len(choices[n])]
         if not longer:
             raise UserError(f"{len(clashes[0])} image folders would be called {labels[clashes[0][0]]}; rename one")
-        for place in longer:
-            depths[place] += 1
+        for number in longer:
+            depths[number] += 1

@@ -1,4 +1,4 @@
-"""Lists of images that exist already: which prompt, of which prompt set, each of them belongs to."""
+"""Lists of existing images: the prompt and the prompt set that each image belongs to."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 from alignbench.data import prompts as prompt_sets
 from alignbench.data.prompts import Prompt, PromptSet, check_prompt_id
-from alignbench.data.storage.text_tables import Row, columns_of, parse_json, read_rows, read_text
+from alignbench.data.storage.text_tables import TextRow, columns_of, parse_json, read_rows, read_text
 from alignbench.errors import UserError
 
 FILE_COLUMNS = ("file", "file_name", "filename", "file_path", "image", "path")
 PROMPT_COLUMNS = ("prompt", "caption", "text")
-LIST_SUFFIXES = (".jsonl", ".csv", ".tsv")  # and .json; in a folder, only manifest.json
+LIST_SUFFIXES = (".jsonl", ".csv", ".tsv")  # .json as well; in a folder, only manifest.json
 SHIPPED = (
     prompt_sets.hpdv2, prompt_sets.parti, prompt_sets.drawbench, prompt_sets.geneval, prompt_sets.pickapic_test,
     prompt_sets.imagereward_test,
@@ -25,14 +25,14 @@ OWN = "own"
 def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     """Read a list of images and their prompts.
 
-    Columns: one of FILE_COLUMNS, absolute or relative to the folder of the list, and one of PROMPT_COLUMNS; optionally
-    prompt_id and group. A .json file may also be an object of prompts by file. Without prompt_id, prompts that all are
-    of one shipped set, byte for byte, get its ids and groups; other ids come from the text alone, so that two lists
-    with the same prompts pair up whatever their order.
+    The list has one of FILE_COLUMNS, with paths that are absolute or relative to the folder of the list, and one of
+    PROMPT_COLUMNS. It may have prompt_id and group. A .json file may also be an object of prompts by file. If there is
+    no prompt_id and all prompts are in one shipped set, byte for byte, they get its ids and groups. Otherwise ids are
+    made from the text alone, so that two lists with the same prompts have the same ids in any order.
 
     Returns:
-        The whole set, a shipped one or `own`, and the absolute paths of the images by prompt id, numbered in the order
-        of the list.
+        The whole set, a shipped one or `own`; and the absolute paths of the images by prompt id, in the order of the
+        list.
 
     Raises:
         UserError: the list is damaged, empty or ambiguous, or names an image that does not exist.
@@ -49,7 +49,7 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     if "prompt_id" in columns:
         ids = [row.text("prompt_id") for row in rows]
         for row, prompt_id in zip(rows, ids, strict=True):
-            check_prompt_id(prompt_id, row.place)
+            check_prompt_id(prompt_id, row.location)
     else:
         if shipped := _shipped(texts):
             return shipped, _numbered(shipped, texts, images)
@@ -59,13 +59,15 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     of_prompt: defaultdict[str, list[str]] = defaultdict(list)
     for row, prompt_id, text, image in zip(rows, ids, texts, images, strict=True):
         prompt = Prompt(prompt_id, text, row.groups())
-        place, before = first.setdefault(prompt_id, (row.place, prompt))
+        location, before = first.setdefault(prompt_id, (row.location, prompt))
         if before.prompt != text:
             raise UserError(
-                f"{row.place} gives the prompt_id {prompt_id} to {text!r}, and {place} to {before.prompt!r}"
+                f"{row.location} gives the prompt_id {prompt_id} to {text!r}, but {location} gives it to {before.prompt!r}"
             )
         if before.groups != prompt.groups:
-            raise UserError(f"{row.place} puts {text!r} in group {_group(prompt)}, and {place} in {_group(before)}")
+            raise UserError(
+                f"{row.location} puts {text!r} in group {_group(prompt)}, but {location} puts it in {_group(before)}"
+            )
         of_prompt[prompt_id].append(image)
     return PromptSet(OWN, tuple(prompt for _, prompt in first.values()), len(first)), of_prompt
 
@@ -74,28 +76,28 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     return parse_json(read_text(path), str(path))
 
 
 def is_run(content: Any) -> bool:
-    """Say whether a manifest.json is that of a run of this program, not a list of images."""
+    """Say whether a manifest.json is the manifest of a run of this program, not a list of images."""
     return isinstance(content, dict) and {"schema_version", "run", "method", "model"} <= content.keys()
 
 
-def _list_rows(path: Path) -> list[Row]:
-    """Return the rows of a list; a JSON list holds objects, or is an object of prompts by file."""
+def _list_rows(path: Path) -> list[TextRow]:
+    """Return the rows of a list; a .json file holds a list of objects, or an object of prompts by file."""
     if path.suffix != ".json":
         return read_rows(path)
     content = read_json(path)
     if is_run(content):
-        raise UserError(f"{path} is the manifest of a run; give the folder that it lies in")
+        raise UserError(f"{path} is the manifest of a run; give the folder that holds it")
     if isinstance(content, dict):
         content = [{FILE_COLUMNS[0]: file, PROMPT_COLUMNS[0]: prompt} for file, prompt in content.items()]
     if not isinstance(content, list) or not all(isinstance(values, dict) for values in content):
-        raise UserError(f"{path} is no list of images; expected a list of objects, or an object of prompts by file")
-    return [Row(f"entry {number} of {path}", values) for number, values in enumerate(content, 1)]
+        raise UserError(f"{path} is not a list of images; expected a list of objects, or an object of prompts by file")
+    return [TextRow(f"entry {number} of {path}", values) for number, values in enumerate(content, 1)]
 
 
 def _column(path: Path, columns: Sequence[str], what: str, names: Sequence[str]) -> str:
@@ -107,17 +109,17 @@ def _column(path: Path, columns: Sequence[str], what: str, names: Sequence[str])
     raise UserError(f"{path} has no column for the {what} ({', '.join(names)}); its columns are {', '.join(columns)}")
 
 
-def _images(path: Path, rows: Sequence[Row], column: str) -> list[str]:
+def _images(path: Path, rows: Sequence[TextRow], column: str) -> list[str]:
     """Return the absolute path of each row's image."""
     seen: dict[str, str] = {}
     images, missing = [], []
     for row in rows:
         name = row.text(column)
-        image = str(path.parent / name)  # a name that is absolute stays
-        if (other := seen.setdefault(os.path.normpath(image), row.place)) is not row.place:
-            raise UserError(f"{row.place} lists {name}, which {other} lists too")
+        image = str(path.parent / name)  # an absolute path stays as it is
+        if (other := seen.setdefault(os.path.normpath(image), row.location)) is not row.location:
+            raise UserError(f"{row.location} lists {name}, which {other} lists too")
         if not os.path.isfile(image):
-            missing.append(f"{name!r} in {row.place}")
+            missing.append(f"{name!r} in {row.location}")
         images.append(image)
     if missing:
         raise UserError(f"{len(missing)} of {len(rows)} images do not exist, the first being {missing[0]}")
@@ -134,7 +136,7 @@ def _shipped(texts: Sequence[str]) -> PromptSet | None:
 
 
 def _numbered(whole: PromptSet, texts: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """Return the images by prompt id: of a text with several ids, each gets one image before any gets its second."""
+    """Return the images by prompt id. If a text has several ids, its images are given to them in turn."""
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for prompt in whole:
         ids[prompt.prompt].append(prompt.prompt_id)

@@ -1,8 +1,8 @@
 """ImageRewardDB: images of DiffusionDB that experts ranked and rated, several for each prompt.
 
-Source: Xu et al. 2023 (arXiv 2304.05977); columns and layout are those of the dataset card of THUDM/ImageRewardDB:
-metadata-train.parquet (-validation, -test) with image_path, prompt_id, prompt, rank (1 is best) and three ratings, and
-the images under images/train/train_1/ and so on, which come as zip files.
+Source: Xu et al. 2023 (arXiv 2304.05977). Columns and layout are those of the dataset card of THUDM/ImageRewardDB:
+metadata-train.parquet (-validation, -test) has image_path, prompt_id, prompt, rank (1 is best) and three ratings; the
+images are published as zip files, to be unpacked into images/train/train_1/ and so on.
 """
 
 from collections import defaultdict
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.parquet_images import column_names, read_columns
@@ -22,14 +22,14 @@ Grade = Literal["rank", "overall_rating", "image_text_alignment_rating", "fideli
 GRADES = ("rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating")
 
 
-class ImageRewardDB(Paired):
-    """Every two images of a prompt, preferred by their grades; equal grades are ties.
+class ImageRewardDB(PairTableSource):
+    """All pairs of images of a prompt; the image with the better grade is preferred, and equal grades are ties.
 
     Args:
         name: as typed in `data=`.
-        path: the folder of metadata-train.parquet and images/.
+        path: the folder that holds metadata-train.parquet and images/.
         part: `train`, `validation` or `test`.
-        grade: what decides: `rank` (low is best), or one of the ratings (high is best).
+        grade: the column that decides: `rank` (low is best), or one of the ratings (high is best).
         options: see conf/data/options/pairs.yaml.
     """
 
@@ -47,14 +47,14 @@ class ImageRewardDB(Paired):
             raise UserError(f"{self.list} lacks the columns {', '.join(missing)}")
         columns = read_columns([self.list], needed).to_pydict()
         of_prompt: dict[str, list[int]] = defaultdict(list)
-        for place, prompt_id in enumerate(columns["prompt_id"]):
-            of_prompt[prompt_id].append(place)
-        store, rows = Files(self.folder), Rows(2)
-        for places in of_prompt.values():
-            graded = [place for place in places if columns[self.grade][place] is not None]
-            self.dropped.update(["no label"] * (len(places) - len(graded)))
-            grades = [columns[self.grade][place] for place in graded]
+        for row, prompt_id in enumerate(columns["prompt_id"]):
+            of_prompt[prompt_id].append(row)
+        store, rows = Files(self.folder), SampleTableBuilder(2)
+        for of_one in of_prompt.values():
+            graded = [row for row in of_one if columns[self.grade][row] is not None]
+            self.num_filtered.update(["no label"] * (len(of_one) - len(graded)))
+            grades = [columns[self.grade][row] for row in graded]
             for pair, label in ranked(graded, grades, low_is_best=self.grade == "rank"):
-                images = (store.add(columns["image_path"][place]) for place in pair)
+                images = (store.add(columns["image_path"][row]) for row in pair)
                 rows.add(columns["prompt"][pair[0]] or "", images, label)
         return Contents(rows.table(), store)

@@ -1,17 +1,17 @@
-"""Single images that people wanted or not, listed as Diffusion-KTO does.
+"""Single images labelled as desirable or not, in the format of Diffusion-KTO.
 
-Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: a list with file_path (the program
-reads file_name), caption and label (the program reads split): exclusive_win, exclusive_lose, or intersections for
+Source: readme and train_kto_sd_v1.5.py of jacklishufan/diffusion-kto: a list with the columns file_path (its code reads
+file_name), caption and label (its code reads split). The label is exclusive_win, exclusive_lose, or intersections for
 images of Pick-a-Pic that won one pair and lost another.
 """
 
 from pathlib import Path
 from typing import Unpack
 
-from alignbench.data.sources.sample_table import Rows
-from alignbench.data.sources.table_source import Contents, Labelled, LabelOptions
+from alignbench.data.sources.sample_table import SampleTableBuilder
+from alignbench.data.sources.table_source import Contents, LabelledSource, LabelOptions
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import Row, stream_rows
+from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError, did_you_mean
 
 LABELS = {
@@ -23,12 +23,12 @@ LABELS = {
 COLUMNS = {"image": ("file_path", "file_name"), "prompt": ("caption", "prompt"), "label": ("label", "split")}
 
 
-class LabelList(Labelled):
-    """Images with their captions and labels, listed in a file beside them.
+class LabelList(LabelledSource):
+    """Images with captions and labels, listed in a file.
 
     Args:
         name: as typed in `data=`.
-        path: a .csv, .tsv or .jsonl file, or a folder that holds one .csv; its images are named relative to its folder.
+        path: a .csv, .tsv or .jsonl file, or a folder with one .csv; paths of images are relative to the file's folder.
         options: see conf/data/options/labels.yaml.
     """
 
@@ -36,24 +36,24 @@ class LabelList(Labelled):
         super().__init__(name, options)
         found = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob("*.csv"))
         if len(found) != 1 or found[0].suffix not in (".csv", ".tsv", ".jsonl"):
-            raise UserError(f"data.path={path} is no .csv, .tsv or .jsonl file, and no folder with one .csv file")
+            raise UserError(f"data.path={path} is neither a .csv, .tsv or .jsonl file nor a folder with one .csv file")
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.list.parent), Rows(1)
+        store, rows = Files(self.list.parent), SampleTableBuilder(1)
         for row in stream_rows(self.list):
             image, prompt, label = (_cell(row, one) for one in ("image", "prompt", "label"))
             if label.lower() not in LABELS:
                 raise UserError(
-                    f"{row.place} has the label {label!r};{did_you_mean(label, [name for name in LABELS if name])}"
+                    f"{row.location} has the label {label!r};{did_you_mean(label, [name for name in LABELS if name])}"
                 )
             rows.add(prompt, [store.add(image)], LABELS[label.lower()])
         return Contents(rows.table(), store)
 
 
-def _cell(row: Row, what: str) -> str:
+def _cell(row: TextRow, what: str) -> str:
     for column in COLUMNS[what]:
         if column in row.values:
             value = row.values[column]
             return value if isinstance(value, str) else str(value)  # numbers and booleans of .jsonl
-    raise UserError(f"{row.place} has no column {' or '.join(COLUMNS[what])}; it has {', '.join(row.values)}")
+    raise UserError(f"{row.location} has no column {' or '.join(COLUMNS[what])}; it has {', '.join(row.values)}")

@@ -1,4 +1,4 @@
-"""What is done to judgements before they are trained on: repeated ones, votes, and labels turned around on purpose."""
+"""How labels are prepared for training: repeated comparisons, majority votes, and label noise."""
 
 import hashlib
 from collections import Counter
@@ -9,97 +9,97 @@ from typing import Any, Self
 import numpy as np
 
 from alignbench.data.sources.row_filters import check_share
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.errors import UserError
 
 
-def groups(table: Table) -> tuple[np.ndarray, np.ndarray]:
+def groups(table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
     """Group the rows that have the same images, in the same order, under the same prompt.
 
     Returns:
-        The first row of each group, in order of appearance, and the place of each row's group in it, [N].
+        The first row of each group, in order of appearance, and the index of each row's group among them, [N].
     """
     columns = np.column_stack([table.prompt, table.images])
     _, first, group = np.unique(columns, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    return first[order], places[group.reshape(-1)]
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return first[order], ranks[group.reshape(-1)]
 
 
-def without_repeats(table: Table, dropped: Counter[str]) -> Table:
-    """Return the first row of each group, and count the others."""
+def without_repeats(table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
+    """Return the first row of each group, and count the others as filtered."""
     first, _ = groups(table)
     repeated = np.ones(len(table), bool)
     repeated[first] = False
-    return table.without(repeated, "duplicate", dropped)
+    return table.without(repeated, "duplicate", num_filtered)
 
 
-def winners_first(table: Table) -> Table:
-    """Return pairs with the image that is more probably preferred first."""
+def winners_first(table: SampleTable) -> SampleTable:
+    """Return pairs in which the first image is the one that is more probably preferred."""
     swapped = table.label < 0.5
     images = np.where(swapped[:, None], table.images[:, ::-1], table.images)
     return replace(table, images=images, label=np.where(swapped, 1.0 - table.label, table.label))
 
 
-def by_vote(table: Table, dropped: Counter[str]) -> Table:
-    """Return one pair for all judgements of two images under a prompt: as probable as they are on average."""
+def by_vote(table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
+    """Return one pair for all comparisons of two images of a prompt; its label is the mean of their labels."""
     swapped = table.images[:, 0] > table.images[:, 1]
     label = np.where(swapped, 1.0 - table.label, table.label)
     ordered = replace(table, images=np.sort(table.images, axis=1), label=label)
     first, group = groups(ordered)
     share = np.bincount(group, label) / np.bincount(group)
     if len(first) < len(table):
-        dropped["counted with another vote"] += len(table) - len(first)
+        num_filtered["counted with another vote"] += len(table) - len(first)
     return replace(ordered.rows(first), label=share)
 
 
 @dataclass
 class Noise:
-    """Labels turned around with a given probability, to study what noise does to a method.
+    """Label noise: labels are flipped with a given probability, to study how a method reacts.
 
-    Whether a label is turned depends on the seed, the prompt and the names of the images alone: not on what else is in
-    the data, nor on the order. What one rate turns, a higher one turns too.
+    Whether a label is flipped depends on the seed, the prompt and the keys of the images alone, not on other rows or
+    their order. A higher rate flips all labels that a lower one flips.
 
     Attributes:
-        rate: the probability, 0..1.
-        seed: of the draws.
-        num_turned: how many labels were turned.
+        rate: probability that a label is flipped, 0..1.
+        seed: seed of the draws.
+        num_flipped: number of labels that were flipped.
     """
 
     rate: float
     seed: int
-    num_turned: int = 0
+    num_flipped: int = 0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """Build what `label_noise` and `noise_seed` ask for.
+        """Read `label_noise` and `noise_seed`.
 
         Raises:
-            UserError: a value is impossible.
+            UserError: a value is out of range.
         """
         check_share("label_noise", options["label_noise"])
         if not isinstance(options["noise_seed"], int):
             raise UserError(f"data.noise_seed={options['noise_seed']} must be a whole number")
         return cls(options["label_noise"], options["noise_seed"])
 
-    def turned(self, table: Table, store: ImageStore) -> np.ndarray:
-        """Say which rows have their label turned around, [N], bool."""
+    def flipped(self, table: SampleTable, store: ImageStore) -> np.ndarray:
+        """Say which labels are flipped, [N], bool."""
         if not self.rate:
             return np.zeros(len(table), bool)
         draws = (self._draw(table, store, row) for row in range(len(table)))
-        turned = np.fromiter(draws, float, len(table)) < self.rate
-        self.num_turned = int(turned.sum())
-        return turned
+        flipped = np.fromiter(draws, float, len(table)) < self.rate
+        self.num_flipped = int(flipped.sum())
+        return flipped
 
-    def told(self, summary: str) -> str:
-        """Add what was turned to a summary of what was dropped."""
-        turned = [f"{self.num_turned} labels turned around (data.label_noise={self.rate})"] if self.rate else []
-        return ", ".join([*([summary] if summary else []), *turned])
+    def describe(self, summary: str) -> str:
+        """Add the number of flipped labels to a summary of filtered rows."""
+        flipped = [f"{self.num_flipped} labels flipped (data.label_noise={self.rate})"] if self.rate else []
+        return ", ".join([*([summary] if summary else []), *flipped])
 
-    def _draw(self, table: Table, store: ImageStore, row: int) -> float:
-        """Return a number that is uniform in 0..1."""
+    def _draw(self, table: SampleTable, store: ImageStore, row: int) -> float:
+        """Return a number drawn uniformly from 0..1 for a row."""
         keys = sorted(store.image(int(number)).key for number in table.images[row])
         text = "\0".join([str(self.seed), table.texts[table.prompt[row]], *keys])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""Data of your own: a folder of image pairs, or a file of prompts."""
+"""Your own data: a folder of image pairs, or a file of prompts."""
 
 import hashlib
 import json
@@ -9,26 +9,26 @@ from typing import Any, Unpack
 
 from alignbench.data.prompts import read_prompts
 from alignbench.data.source import DataSource, Kind, PromptSample, View
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import Row, stream_rows
+from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError
 
 LISTS = ("pairs.jsonl", "pairs.csv")
 
 
-class LocalPairs(Paired):
-    """Pairs listed in `pairs.jsonl` or `pairs.csv` of a folder, one object or line for each judgement.
+class LocalPairs(PairTableSource):
+    """Pairs listed in `pairs.jsonl` or `pairs.csv` of a folder, one object or line for each comparison.
 
-    Each has a prompt and one of
+    Each has a prompt and one of these:
     - image_w, image_l and optionally probability_w (0.5..1);
-    - image_0, image_1 and label_0: the probability that image_0 is preferred, 1 or 0 for a vote and 0.5 for a tie, as
-      in Pick-a-Pic;
-    - images, and either ranks (1 is best) or scores (high is best): every two of different rank make a pair (.jsonl).
+    - image_0, image_1 and label_0, the probability that image_0 is preferred: 1 or 0 for a vote, 0.5 for a tie, as in
+      Pick-a-Pic;
+    - images, and either ranks (1 is best) or scores (high is best): all pairs of images; equal ones are ties (.jsonl).
 
-    Images are paths relative to the folder.
+    Images are given as paths relative to the folder.
 
     Args:
         name: as typed in `data=`.
@@ -45,18 +45,18 @@ class LocalPairs(Paired):
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder), Rows(2)
+        store, rows = Files(self.folder), SampleTableBuilder(2)
         for row in stream_rows(self.list):
             try:
-                for prompt, images, label in judgements(row):
+                for prompt, images, label in pairs_of(row):
                     rows.add(prompt, map(store.add, images), label)
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{row.place} is not a pair: {_why(error)}") from None
+                raise UserError(f"{row.location} is not a pair: {_why(error)}") from None
         return Contents(rows.table(), store)
 
 
-def judgements(row: Row) -> Iterator[tuple[str, tuple[str, str], float]]:
-    """Yield prompt, two images and the probability that the first is preferred, of each pair that a row tells of."""
+def pairs_of(row: TextRow) -> Iterator[tuple[str, tuple[str, str], float]]:
+    """Yield the pairs of a row: prompt, two images, and the probability that the first is preferred."""
     values = row.values
     prompt = _text(values["prompt"], "prompt")
     if "images" in values:
@@ -81,7 +81,7 @@ def judgements(row: Row) -> Iterator[tuple[str, tuple[str, str], float]]:
 def ranked(
     images: Sequence[Any], grades: Sequence[float], low_is_best: bool
 ) -> Iterator[tuple[tuple[Any, Any], float]]:
-    """Yield every two of some images with the label of the first: 1 or 0 by their grades, 0.5 where those are equal."""
+    """Yield all pairs of some images. The label is 1 or 0 if the first or the second has the better grade, else 0.5."""
     sign = -1 if low_is_best else 1
     for second in range(1, len(images)):
         for first in range(second):
@@ -94,7 +94,7 @@ class Prompts(DataSource):
 
     Args:
         name: as typed in `data=`.
-        path: the file, see `alignbench.data.prompts.read_prompts`.
+        path: the file; see `alignbench.data.prompts.read_prompts`.
     """
 
     provides = frozenset({"prompts"})
@@ -103,7 +103,7 @@ class Prompts(DataSource):
         self.name = name
         texts = [record.prompt for record in read_prompts(path)]
         self._prompts = list(dict.fromkeys(texts))
-        self.dropped = Counter(
+        self.num_filtered = Counter(
             {"repeated prompt": len(texts) - len(self._prompts)} if len(texts) > len(self._prompts) else {}
         )
 
@@ -117,18 +117,18 @@ class Prompts(DataSource):
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         if kind != "prompts":
-            raise ValueError(f"data={self.name} has prompts only, not {kind}")
+            raise ValueError(f"data={self.name} has prompts only, no {kind}")
         return View(self._prompts, PromptSample)
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text")
+        raise ValueError(f"{name} must be text")
     return value
 
 
 def _number(value: Any, name: str) -> float:
-    """Return a number; the cells of .csv are text."""
+    """Return a number; in .csv it is given as text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{name} must be a number")
     return float(value)

@@ -1,4 +1,4 @@
-"""Pairs of images on a disk, of which one is preferred: ties, repeated judgements, winners first, noisy labels."""
+"""Pairs of images on disk with a preference: ties, repeated comparisons, winners first, label noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,22 +10,22 @@ import numpy as np
 from alignbench.data.source import Kind, LabelledSample, Pair, PairSample, PairSource, PromptSample, View
 from alignbench.data.sources.labels import Noise, by_vote, groups, winners_first, without_repeats
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Table
-from alignbench.data.sources.table_source import MIXED, Corpus, LabelColumns, LabelOptions
+from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.sources.table_source import MIXED, LabelColumns, LabelOptions, TableSource
 
 Ties = Literal["drop", "half"]
 Repeats = Literal["drop", "keep", "vote"]
 
 
 class PairOptions(LabelOptions):
-    """The keys of data that are pairs; conf/data/options/pairs.yaml explains them."""
+    """The configuration keys of pairs; conf/data/options/pairs.yaml explains them."""
 
     ties: Ties
     repeats: Repeats
 
 
-class Paired(Corpus, PairSource):
-    """Pairs of images, of which one is preferred."""
+class PairTableSource(TableSource, PairSource):
+    """Pairs of images on disk, each with the probability that the first is preferred."""
 
     def __init__(self, name: str, options: PairOptions) -> None:
         super().__init__(name, options)
@@ -37,26 +37,26 @@ class Paired(Corpus, PairSource):
         check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
-    def judged(self, table: Table) -> Table:
-        table = table.without(np.isnan(table.label), "no label", self.dropped)
+    def with_labels(self, table: SampleTable) -> SampleTable:
+        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, (table.label < 0.0) | (table.label > 1.0), "a probability, 0..1")
-        table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.dropped)
+        table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.num_filtered)
         if self.repeats == "vote":
-            table = by_vote(table, self.dropped)
+            table = by_vote(table, self.num_filtered)
         if self.ties == "drop":
-            table = table.without(table.label == 0.5, "tie", self.dropped)
+            table = table.without(table.label == 0.5, "tie", self.num_filtered)
         return table
 
-    def settled(self, table: Table) -> Table:
-        """Put winners first, leave out what was said before, and turn some pairs around where that is asked for."""
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        """Put winners first, leave out repeated pairs, and swap some pairs if label noise is set."""
         table = winners_first(table)
         if self.repeats == "drop":
-            table = without_repeats(table, self.dropped)
-        turned = self.noise.turned(table, self.contents.store)
-        return replace(table, images=np.where(turned[:, None], table.images[:, ::-1], table.images))
+            table = without_repeats(table, self.num_filtered)
+        flipped = self.noise.flipped(table, self.contents.store)
+        return replace(table, images=np.where(flipped[:, None], table.images[:, ::-1], table.images))
 
     def summary(self) -> str:
-        return self.noise.told(super().summary())
+        return self.noise.describe(super().summary())
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -75,13 +75,13 @@ class Paired(Corpus, PairSource):
                 return View(range(len(self.kept)), self._pair_sample, self.blocks(self.kept.images))
 
     def _pair_sample(self, row: int) -> PairSample:
-        winner, loser = (self.image(int(number)) for number in self.kept.images[row])
+        winner, loser = (self.image_at(int(number)) for number in self.kept.images[row])
         return PairSample(self.prompt(row), winner, loser, float(self.kept.label[row]))
 
     def _labels(self) -> LabelColumns:
-        """Return each image of each prompt once, as `alignbench.data.source.labels` does, in columns."""
+        """Return each image of each prompt once with its label: `alignbench.data.source.labels`, stored as columns."""
         table = self.kept.rows(self.kept.label > 0.5)
-        singles = Table(
+        singles = SampleTable(
             table.texts, table.prompt.repeat(2), table.images.reshape(-1, 1), np.tile([1.0, 0.0], len(table))
         )
         first, group = groups(singles)
@@ -91,25 +91,25 @@ class Paired(Corpus, PairSource):
         chosen = ~both if self.mixed == "dropped" else np.ones_like(both)
         images = singles.rows(first[chosen])
 
-        def make(position: int, wanted: bool) -> LabelledSample:
+        def make(position: int, label: bool) -> LabelledSample:
             text = images.texts[images.prompt[position]]
-            return LabelledSample(text, self.image(int(images.images[position, 0])), wanted)
+            return LabelledSample(text, self.image_at(int(images.images[position, 0])), label)
 
         return LabelColumns(desirable[chosen], make, self.blocks(images.images))
 
 
 @dataclass(frozen=True)
 class PairColumns(Sequence[Pair]):
-    """The pairs of a source, each made when it is asked for."""
+    """The pairs of a source; each is made when it is read."""
 
-    source: Paired
+    source: PairTableSource
 
     def __len__(self) -> int:
         return len(self.source.kept)
 
     def __getitem__(self, row: int) -> Pair:  # pyright: ignore[reportIncompatibleMethodOverride]
         if row >= len(self):
-            raise IndexError(row)  # what ends a loop over a sequence
+            raise IndexError(row)  # ends a loop over the sequence
         table, store = self.source.kept, self.source.contents.store
         key_w, key_l = (store.image(int(number)).key for number in table.images[row])
         return Pair(self.source.prompt(row), key_w, key_l, float(table.label[row]))

@@ -1,8 +1,8 @@
-"""Pick-a-Pic, v1 and v2: pairs that users of a web application saw for their own prompts and chose from.
+"""Pick-a-Pic, v1 and v2: users of a web application chose between two images for their own prompts.
 
-Source: Kirstain et al. 2023 (arXiv 2305.01569); the columns are those of the dataset cards of yuvalkirstain/pickapic_v1
+Source: Kirstain et al. 2023 (arXiv 2305.01569). The columns are those of the dataset cards of yuvalkirstain/pickapic_v1
 and pickapic_v2: jpg_0 and jpg_1 (bytes), label_0 (1 first preferred, 0 second, 0.5 tie), has_label, caption,
-image_0_uid and image_1_uid, and others that training does not need. Diffusion-DPO keeps the rows whose label_0 is 0 or
+image_0_uid and image_1_uid, and others that training does not use. Diffusion-DPO keeps the rows whose label_0 is 0 or
 1: 851,293 of the 959,040 of v2's train split.
 """
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import Contents
-from alignbench.data.storage.parquet_images import CellStore, column_names, find_tables, read_columns, texts_and_places
+from alignbench.data.storage.parquet_images import CellStore, column_names, distinct_texts, find_tables, read_columns
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ UIDS = ("image_0_uid", "image_1_uid")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class PickAPic(Paired):
-    """Pick-a-Pic, or any table with its columns; only jpg_0, jpg_1, caption and label_0 have to be there.
+class PickAPic(PairTableSource):
+    """Pick-a-Pic, or any table with its columns; jpg_0, jpg_1, caption and label_0 are required.
 
-    Images with one uid are one image. Rows whose has_label is false have no label.
+    Images with the same uid are one image. Rows whose has_label is false have no label.
 
     Args:
         name: as typed in `data=`.
-        path: a folder of .parquet files, one of .arrow files as `datasets` writes them, a single file, or a hub id, of
-            which the .parquet files are fetched into the hub's own cache and read there.
+        path: a folder of .parquet files, a folder of .arrow files as `datasets` writes them, a single file, or a hub
+            id. The .parquet files of a hub id are downloaded into the cache of huggingface_hub.
         part: see `alignbench.data.storage.parquet_images.find_tables`.
         revision: commit, branch or tag of a hub id.
-        window_mib: see `alignbench.data.storage.parquet_images.CellStore`; files of `datasets` need none.
+        window_mib: see `alignbench.data.storage.parquet_images.CellStore`; .arrow files do not use it.
         options: see conf/data/options/pairs.yaml.
     """
 
@@ -57,7 +57,7 @@ class PickAPic(Paired):
             raise UserError(f"data.window_mib={window_mib} must be at least 1, or null")
         self.window_bytes = None if window_mib is None else window_mib * 2**20
         if not Path(path).exists() and not HUB_ID.fullmatch(path):
-            raise UserError(f"data.path={path} does not exist, and is no hub id")
+            raise UserError(f"data.path={path} does not exist, and is not a hub id")
 
     def read(self) -> Contents:
         folder = Path(self.path) if Path(self.path).exists() else fetch(self.path, self.revision, self.part)
@@ -69,31 +69,31 @@ class PickAPic(Paired):
         columns = read_columns(files, light)
         store = CellStore(files, folder, IMAGES, self.window_bytes)
 
-        texts, prompt = texts_and_places(columns["caption"])
+        texts, prompt = distinct_texts(columns["caption"])
         label = columns["label_0"].to_numpy().astype(np.float64)
         if "has_label" in light:
             label[columns["has_label"].fill_null(False).to_numpy() == False] = np.nan  # noqa: E712
         images = np.arange(len(store), dtype=np.int64).reshape(-1, 2)
         if set(UIDS) <= set(light):
             images = _first_with_uid([columns[name] for name in UIDS])
-        return Contents(Table(texts, prompt, images, label), store)
+        return Contents(SampleTable(texts, prompt, images, label), store)
 
 
 def _first_with_uid(columns: "list[pyarrow.ChunkedArray]") -> np.ndarray:
-    """Return, for each image, the number of the first one with its uid, [N, 2], int64."""
+    """Return, for each image, the number of the first image with the same uid, [N, 2], int64."""
     import pyarrow
 
-    _, codes = texts_and_places(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
-    codes = codes.reshape(2, -1).T  # as images are numbered: rows, and the two of a row
+    _, codes = distinct_texts(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
+    codes = codes.reshape(2, -1).T  # in the order of image numbers: by row, then by column
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return first[group.reshape(-1)].reshape(-1, 2).astype(np.int64)
 
 
 def fetch(hub_id: str, revision: str | None, part: str | None) -> Path:
-    """Return where the tables of a data set of the hub lie: in the hub's cache, fetched where they are missing.
+    """Return the folder of the tables of a data set on the hub, after downloading those that are missing.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: the tables are not in the cache and cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -103,4 +103,6 @@ def fetch(hub_id: str, revision: str | None, part: str | None) -> Path:
         return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"data.path={hub_id} is no folder and could not be had from the hub: {reason}") from None
+        raise UserError(
+            f"data.path={hub_id} is not a folder, and could not be downloaded from the hub: {reason}"
+        ) from None

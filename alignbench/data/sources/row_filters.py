@@ -1,4 +1,4 @@
-"""Which rows of a data set are kept, and why the others are not."""
+"""Which rows of a data set are kept, and why the others are filtered out."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from typing import Literal, Self, TypedDict
 
 import numpy as np
 
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_headers import MISSING, short_sides
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.text_tables import lines_of, read_text
 from alignbench.errors import UserError, did_you_mean
 from alignbench.text import is_held_out, plain
 
-Split = Literal["train", "heldout", "all"]
+PromptSplit = Literal["train", "heldout", "all"]
 SPLITS = ("train", "heldout", "all")
 
 
 class RuleOptions(TypedDict):
-    """What a data set's configuration says of its rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
+    """The configuration keys that filter rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
 
-    split: Split
+    split: PromptSplit
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -34,15 +34,15 @@ class Rules:
     """Which rows are kept.
 
     Attributes:
-        split: rows of which prompts: those to train on, those held out, or all.
+        split: which prompts are kept: those to train on, those held out, or all.
         heldout_share: share of all prompts that are held out, 0..1; see `is_held_out`.
-        exclude: path of a file with a prompt, or the name of an image, a line; rows with one of them are dropped.
-        min_side: rows with an image whose short side has fewer pixels are dropped.
-        check_images: whether the header and the end of every image are looked at before training, once for each state
-            of the data; rows with missing or damaged ones are then dropped. Otherwise training stops at the first.
+        exclude: path of a text file. Each line is a prompt or the key of an image; rows with one of them are left out.
+        min_side: rows with an image whose short side has fewer pixels are left out.
+        check_images: whether the header and the end of every image are read before training, once for each state of
+            the data; rows with missing or damaged images are then left out. Otherwise training stops at the first.
     """
 
-    split: Split
+    split: PromptSplit
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -53,7 +53,7 @@ class Rules:
         """Build the rules of a configuration.
 
         Raises:
-            UserError: a value is impossible.
+            UserError: a value is invalid.
         """
         rules = cls(**{key: options[key] for key in RuleOptions.__annotations__})
         check_choice("split", rules.split, SPLITS)
@@ -70,36 +70,36 @@ class Rules:
 
     @cached_property
     def excluded(self) -> list[str]:
-        """The lines of the file of prompts and images to leave out."""
+        """The prompts and image keys to leave out: the lines of the file `exclude`."""
         return [] if self.exclude is None else [line for _, line in lines_of(read_text(Path(self.exclude)))]
 
-    def keep_prompts(self, table: Table, dropped: Counter[str]) -> Table:
-        """Return the rows whose prompts are wanted; others are counted by reason, each under the first that applies."""
+    def keep_prompts(self, table: SampleTable, num_filtered: Counter[str]) -> SampleTable:
+        """Return the rows whose prompts are kept. Count each other row under the first reason that applies to it."""
         texts, unwanted = table.texts, {plain(line) for line in self.excluded}
         blank = np.array([not text.strip() for text in texts], bool)
-        table = table.without(blank[table.prompt], "empty prompt", dropped)
+        table = table.without(blank[table.prompt], "empty prompt", num_filtered)
         held_out = np.array([is_held_out(text, self.heldout_share) for text in texts], bool)
         if self.split == "train":
-            table = table.without(held_out[table.prompt], "held out", dropped)
+            table = table.without(held_out[table.prompt], "held out", num_filtered)
         elif self.split == "heldout":
-            table = table.without(~held_out[table.prompt], "not held out", dropped)
+            table = table.without(~held_out[table.prompt], "not held out", num_filtered)
         excluded = np.array([plain(text) in unwanted for text in texts] if unwanted else [False] * len(texts), bool)
-        return table.without(excluded[table.prompt], "excluded", dropped)
+        return table.without(excluded[table.prompt], "excluded", num_filtered)
 
-    def keep_images(self, table: Table, store: ImageStore, dropped: Counter[str]) -> Table:
-        """Return the rows whose images are wanted and there; the rest is counted as by `keep_prompts`."""
+    def keep_images(self, table: SampleTable, store: ImageStore, num_filtered: Counter[str]) -> SampleTable:
+        """Return the rows whose images are kept and can be read. Count the others as `keep_prompts` does."""
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
-        table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", dropped)
+        table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", num_filtered)
         if not self.check_images:
             return table
         sides = short_sides(store, table.images).min(1)
-        why = np.select(
+        reason = np.select(
             [sides == MISSING, sides == 0, sides < self.min_side],
             ["missing image", "unreadable image", "too small"],
             "",
         )
-        dropped.update(why[why != ""].tolist())
-        return table.rows(why == "")
+        num_filtered.update(reason[reason != ""].tolist())
+        return table.rows(reason == "")
 
 
 def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:
@@ -109,6 +109,6 @@ def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:
 
 
 def check_share(key: str, value: object) -> None:
-    """Refuse what is no share for a key of `data`."""
+    """Refuse a value of a key of `data` that is not a share, 0..1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise UserError(f"data.{key}={value} must lie in 0..1")

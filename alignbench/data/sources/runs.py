@@ -1,4 +1,4 @@
-"""Images made by this program, paired by the scores it gave them: methods for pairs then learn from any evaluator."""
+"""Images of finished runs, paired by their scores, so that methods for pairs can learn from any evaluator."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ import numpy as np
 
 from alignbench.data.existing_images.folders import ImageFolder, read_image_folders
 from alignbench.data.sources.local import ranked
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.row_filters import check_choice
-from alignbench.data.sources.sample_table import Rows
+from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
 from alignbench.errors import UserError, did_you_mean
@@ -22,16 +22,16 @@ Which = Literal["best_worst", "all"]
 WHICH = ("best_worst", "all")
 
 
-class ScoredRuns(Paired):
-    """Pairs of images of one prompt, of one run or of several, preferred by their scores.
+class ScoredRuns(PairTableSource):
+    """Pairs of images of one prompt, from one or several runs; the image with the better score is preferred.
 
     Args:
         name: as typed in `data=`.
-        path: run folders, or image folders of runs, that have images and scores for the same prompts; one or several.
-        evaluator: whose scores decide; results mark it as trained on.
-        which: `best_worst` pairs the best image of each prompt with the worst, `all` every two.
+        path: one or several run folders, or image folders of runs, with images and scores for the same prompts.
+        evaluator: name of the evaluator whose scores decide; results mark it as trained on.
+        which: `best_worst` pairs the best image of each prompt with the worst; `all` uses all pairs.
         temperature: score difference, in the published scale, at which the better image is preferred with probability
-            73 % (the Bradley-Terry law); None: the better image is preferred for certain.
+            73 % (Bradley-Terry model); None: the better image is always preferred.
         options: see conf/data/options/pairs.yaml.
     """
 
@@ -51,27 +51,27 @@ class ScoredRuns(Paired):
         self.paths = [path] if isinstance(path, str) else list(path)
         if missing := [one for one in self.paths if not Path(one).is_dir()]:
             raise UserError(
-                f"data.path={missing[0]} is no folder; expected a run, as in results/dpo-sd15_mini-0123456789"
+                f"data.path={missing[0]} is not a folder; expected a run, such as results/dpo-sd15_mini-0123456789"
             )
         self.evaluator, self.which, self.temperature = evaluator, which, temperature
-        self.judged_by = (evaluator,)
+        self.labelled_by = (evaluator,)
 
     def read(self) -> Contents:
         folders = read_image_folders(self.paths)
         scored: dict[str, dict[str, float]] = {}  # by prompt, and then by path of the image
-        judged = [self._scores(folder) for folder in folders]
-        if any(scores.info != judged[0].info for scores in judged):
+        found_scores = [self._scores(folder) for folder in folders]
+        if any(scores.info != found_scores[0].info for scores in found_scores):
             raise UserError(
-                f"the scores of data.evaluator={self.evaluator} in {' and '.join(self.paths)} are of different "
-                "versions or settings, so they cannot be compared; score one of them again"
+                f"the scores of data.evaluator={self.evaluator} in {' and '.join(self.paths)} have different "
+                "versions or settings and cannot be compared; score one of them again"
             )
-        for folder, scores in zip(folders, judged, strict=True):
+        for folder, scores in zip(folders, found_scores, strict=True):
             for prompt, image, score in _by_image(folder, scores):
                 scored.setdefault(prompt, {})[image] = score
 
-        low_is_best = not judged[0].info.higher_is_better
+        low_is_best = not found_scores[0].info.higher_is_better
         root = _common([image for images in scored.values() for image in images])
-        store, rows = Files(root), Rows(2)
+        store, rows = Files(root), SampleTableBuilder(2)
         for prompt, found in scored.items():
             images, values = list(found), list(found.values())
             if self.which == "best_worst":
@@ -85,23 +85,24 @@ class ScoredRuns(Paired):
         return Contents(rows.table(), store)
 
     def _probability(self, label: float, score_0: float, score_1: float) -> float:
-        """Return how probably the first image is preferred, given whether it is the better one."""
+        """Return the probability that the first image is preferred, given its label, 1 if it is the better one."""
         if self.temperature is None or label == 0.5:
             return label
         certainty = 1.0 / (1.0 + np.exp(-abs(score_0 - score_1) / self.temperature))
         return float(certainty if label == 1.0 else 1.0 - certainty)
 
     def _scores(self, folder: ImageFolder) -> Scores:
-        place = folder.path.parents[2] / "scores" / folder.path.parent.name / folder.path.name
-        files = sorted(place.glob("*@*.parquet"))
+        score_folder = folder.path.parents[2] / "scores" / folder.path.parent.name / folder.path.name
+        files = sorted(score_folder.glob("*@*.parquet"))
         found = [file for file in files if file.name.split("@")[0] == self.evaluator]
         if not found:
             names = sorted({file.name.split("@")[0] for file in files})
             raise UserError(
-                f"{place} holds no scores of data.evaluator={self.evaluator};{did_you_mean(self.evaluator, names)}"
+                f"{score_folder} holds no scores of data.evaluator={self.evaluator};"
+                f"{did_you_mean(self.evaluator, names)}"
             )
         if len(found) > 1:
-            raise UserError(f"{place} holds scores of several versions of {self.evaluator}; delete all but one")
+            raise UserError(f"{score_folder} holds scores of several versions of {self.evaluator}; delete all but one")
         return Scores.read(found[0])
 
 
@@ -109,7 +110,7 @@ def _by_image(folder: ImageFolder, scores: Scores) -> Iterator[tuple[str, str, f
     """Yield prompt, image and score of every scored image of a folder.
 
     Raises:
-        UserError: an image is not the one that was scored.
+        UserError: an image has changed since it was scored.
     """
     records = {record.prompt_id: record for record in folder.records}
     columns = (scores.prompt_id, scores.image, scores.score, scores.digest)
@@ -117,10 +118,10 @@ def _by_image(folder: ImageFolder, scores: Scores) -> Iterator[tuple[str, str, f
         record = records[prompt_id]
         image = record.images[int(number)]
         if hashlib.sha256(Path(image).read_bytes()).hexdigest()[: len(digest)] != digest:
-            raise UserError(f"{image} is not the image that was scored; score the run again with stages=[score]")
+            raise UserError(f"{image} has changed since it was scored; score the run again with stages=[score]")
         yield record.prompt, image, float(score)
 
 
 def _common(images: list[str]) -> Path:
-    """Return the innermost folder that holds all of some files."""
+    """Return the innermost folder that holds all files."""
     return Path(os.path.commonpath([str(Path(image).parent) for image in images]))

@@ -1,4 +1,4 @@
-"""What a data set says of its images before one of them is read: prompts, numbers of images, and labels, as columns."""
+"""The rows of a data set before any image is read: prompts, image numbers and labels, as columns."""
 
 from array import array
 from collections import Counter
@@ -9,15 +9,15 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of a data set: pairs of images, or single ones. A million of them take about 40 MB.
+class SampleTable:
+    """Rows of a data set. Each has a pair of images or a single image. A million rows take about 40 MB.
 
     Attributes:
         texts: the distinct prompts, in order of appearance.
-        prompt: of each row, as a place in `texts`, [N], int32.
-        images: of each row, as numbers of the store, [N, 2] or [N, 1], int64.
-        label: of a pair, the probability that the first is preferred; of a single image, 1 where it is desirable, 0
-            where not, 0.5 where both was said; NaN where nothing was said. [N], float64.
+        prompt: index of each row's prompt in `texts`, [N], int32.
+        images: numbers of each row's images in the image store, [N, 2] or [N, 1], int64.
+        label: [N], float64. For a pair, the probability that the first image is preferred; for a single image, 1 if it
+            is desirable, 0 if it is not, and 0.5 if it is labelled as both. NaN if there is no label.
     """
 
     texts: list[str]
@@ -28,30 +28,30 @@ class Table:
     def __len__(self) -> int:
         return len(self.prompt)
 
-    def rows(self, chosen: np.ndarray) -> "Table":
-        """Return the rows that a mask or an array of places names."""
+    def rows(self, chosen: np.ndarray) -> "SampleTable":
+        """Return some rows, given a mask or an array of indices."""
         return replace(self, prompt=self.prompt[chosen], images=self.images[chosen], label=self.label[chosen])
 
-    def without(self, wrong: np.ndarray, reason: str, dropped: Counter[str]) -> "Table":
-        """Return the rows that are not `wrong`, [N], bool, and count those that are."""
+    def without(self, wrong: np.ndarray, reason: str, num_filtered: Counter[str]) -> "SampleTable":
+        """Return the rows that are not `wrong`, [N], bool; count the others in `num_filtered` under `reason`."""
         count = int(wrong.sum())
         if not count:
             return self
-        dropped[reason] += count
+        num_filtered[reason] += count
         return self.rows(~wrong)
 
     @property
     def used_texts(self) -> list[str]:
-        """The prompts that rows have, in order of appearance."""
+        """The prompts that occur in the rows, in order of appearance."""
         _, first = np.unique(self.prompt, return_index=True)
         return [self.texts[self.prompt[row]] for row in np.sort(first)]
 
 
-class Rows:
-    """Gathers a `Table` row by row, in little memory.
+class SampleTableBuilder:
+    """Collects a `SampleTable` row by row, with little memory.
 
     Args:
-        width: images in a row.
+        width: number of images in a row.
     """
 
     def __init__(self, width: int) -> None:
@@ -60,14 +60,14 @@ class Rows:
         self._prompt, self._images, self._label = array("i"), array("q"), array("d")
 
     def add(self, prompt: str, images: Iterable[int], label: float) -> None:
-        """Add a row; see `Table`."""
+        """Add a row; see `SampleTable`."""
         self._prompt.append(self._texts.setdefault(prompt, len(self._texts)))
         self._images.extend(images)
         self._label.append(label)
 
-    def table(self) -> Table:
-        """Return what was gathered."""
-        return Table(
+    def table(self) -> SampleTable:
+        """Return the table of all rows added so far."""
+        return SampleTable(
             list(self._texts),
             np.array(self._prompt, np.int32),
             np.array(self._images, np.int64).reshape(-1, self.width),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior, decide
+from alignbench.data.source import MixedLabel, Pair, PairSource, Posterior, TrainingImage, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
 
@@ -20,9 +20,9 @@ NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
 
 
 class Candidates:
-    """Images that may be voted on, and what people look at in them, drawn and read when they are first asked for.
+    """The images that annotators vote on, and their features; each is rendered and measured when it is first needed.
 
-    Pair number i belongs to prompt i modulo their number; its draws are keyed by (seed, i).
+    Pair number i belongs to prompt number i modulo `num_prompts`; its draws are keyed by (seed, i).
     """
 
     def __init__(self, num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> None:
@@ -30,7 +30,7 @@ class Candidates:
         self.fault_share = fault_share
         self.dirt_share = dirt_share
         self.seed = seed
-        self._pictures: dict[str, Picture] = {}
+        self._images: dict[str, TrainingImage] = {}
         self._features: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -42,53 +42,52 @@ class Candidates:
     def prompt(self, number: int) -> str:
         return self.prompts[number % self.num_prompts]
 
-    def picture(self, key: str) -> Picture:
-        if key not in self._pictures:
+    def image(self, key: str) -> TrainingImage:
+        if key not in self._images:
             from alignbench.miniature.captions import parse
 
             number, side = map(int, key.split("-"))
             rng = np.random.default_rng([self.seed, number, side])
             pixels = candidate(parse(self.prompt(number)), rng, self.fault_share, self.dirt_share)
-            self._pictures[key] = Picture(key, pixels)
-        return self._pictures[key]
+            self._images[key] = TrainingImage(key, pixels)
+        return self._images[key]
 
     def features(self, key: str) -> np.ndarray:
         if key not in self._features:
             from alignbench.miniature.annotators import features
             from alignbench.miniature.reading import read
 
-            self._features[key] = features(read(self.picture(key).pixels), self.prompt(int(key.split("-")[0])))
+            self._features[key] = features(read(self.image(key).pixels), self.prompt(int(key.split("-")[0])))
         return self._features[key]
 
 
 @lru_cache(maxsize=1)
 def _candidates(num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> Candidates:
-    """Return the candidates of a recipe; the last one's are kept, since the next job of a sweep mostly wants them."""
+    """Return candidates; the last ones are kept in memory, because the next job of a sweep mostly uses the same."""
     return Candidates(num_prompts, fault_share, dirt_share, seed)
 
 
 class ShapesData(PairSource):
     """Pairs of renderings for prompts of the train split.
 
-    More pairs leave the first ones as they are. Everything is made on first use and kept in memory; methods that read
-    prompts alone cause no image to be drawn.
+    The first pairs are the same whatever their number. Everything is made on first use and kept in memory; for methods
+    that read prompts only, no image is rendered.
 
     Args:
         name: as typed in `data=`.
         num_prompts: distinct training prompts.
-        num_pairs: pairs that are voted on; ties among them are dropped and counted.
-        annotators: who votes.
-        num_votes: annotators who vote on a pair, drawn from the population; the soft label is the winner's share. None
-            asks everybody for their probabilities instead: the winner is who is preferred by the exact law, the soft
-            label its probability.
-        fault_share: probability that an image has one thing of its prompt wrong.
-        dirt_share: probability that grain or a tint lies over an image.
-        seed: of prompts, images and votes; not the training seed.
-        mixed: see `PairSource`; every image is in one pair only, so nothing is mixed here.
+        num_pairs: number of pairs that are voted on; ties are left out and counted.
+        annotators: the population that votes.
+        num_votes: number of annotators, drawn from the population, who vote on a pair; the soft label is the winner's
+            share of the votes. None: the soft label is the exact probability that a vote is for the winner.
+        fault_share: probability that an image contradicts its prompt in one thing.
+        dirt_share: probability that an image has grain or a tint.
+        seed: seed of prompts, images and votes; not the training seed.
+        mixed: see `PairSource`; here it has no effect, because every image is in one pair only.
         posterior: see `DataSource`.
     """
 
-    judged_by = ("shapes_annotators",)
+    labelled_by = ("shapes_annotators",)
 
     def __init__(
         self,
@@ -118,9 +117,9 @@ class ShapesData(PairSource):
         self.num_pairs = num_pairs
         self.annotators = annotators
         self.num_votes = num_votes
-        self.mixed: Mixed = "desirable"
+        self.mixed: MixedLabel = "desirable"
         self.posterior = posterior
-        self.dropped: Counter[str] = Counter()
+        self.num_filtered: Counter[str] = Counter()
 
     @property
     def prompts(self) -> list[str]:
@@ -131,7 +130,7 @@ class ShapesData(PairSource):
         decided = [self._voted(number) for number in range(self.num_pairs)]
         kept = [pair for pair in decided if pair is not None]
         if len(kept) < self.num_pairs:
-            self.dropped["tie"] = self.num_pairs - len(kept)
+            self.num_filtered["tie"] = self.num_pairs - len(kept)
         if not kept:
             raise UserError(f"all {self.num_pairs} pairs of data={self.name} are ties; raise data.num_pairs")
         return kept
@@ -140,7 +139,7 @@ class ShapesData(PairSource):
     def fingerprint(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A hash of the recipe, the prompts, and pixels and votes of the first few pairs.
 
-        Those few betray a change of renderer, oracle or annotators, and cost a hundredth of drawing all pairs.
+        The first few pairs are enough to detect a change of renderer, oracle or annotators, at a hundredth of the cost.
         """
         drawn = self.candidates
         recipe = [self.num_pairs, self.num_votes, drawn.fault_share, drawn.dirt_share, drawn.seed, self.posterior]
@@ -150,30 +149,30 @@ class ShapesData(PairSource):
         for number in range(min(NUM_PROBES, self.num_pairs)):
             digest.update(_text_of(self._voted(number)).encode())
             for side in (0, 1):
-                digest.update(self.picture(_key(number, side)).pixels.tobytes())
+                digest.update(self.image(_key(number, side)).pixels.tobytes())
         return digest.hexdigest()
 
-    def picture(self, key: str) -> Picture:
-        return self.candidates.picture(key)
+    def image(self, key: str) -> TrainingImage:
+        return self.candidates.image(key)
 
     def law(self, pair: Pair) -> float:
-        seen_w, seen_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)
-        return float(self.annotators.preference_probability(seen_w, seen_l))
+        features_w, features_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)
+        return float(self.annotators.preference_probability(features_w, features_l))
 
     def _voted(self, number: int) -> Pair | None:
-        """Let annotators vote on one pair; a tie of votes decides nothing."""
+        """Return one pair as annotators vote on it, or None for a tie."""
         keys = (_key(number, 0), _key(number, 1))
-        seen_0, seen_1 = map(self.candidates.features, keys)
+        features_0, features_1 = map(self.candidates.features, keys)
         if self.num_votes is None:
-            label_0 = self.annotators.preference_probability(seen_0, seen_1)
+            label_0 = self.annotators.preference_probability(features_0, features_1)
         else:
             rng = np.random.default_rng([self.candidates.seed, number, 2])
-            label_0 = self.annotators.vote(seen_0, seen_1, self.num_votes, rng).mean()
+            label_0 = self.annotators.vote(features_0, features_1, self.num_votes, rng).mean()
         return decide(self.candidates.prompt(number), *keys, float(label_0))
 
 
 def _text_of(pair: Pair | None) -> str:
-    """Return a pair as fingerprints know it; the wording is that of version 0.1.0 and stays, whatever the class is."""
+    """Return the text of a pair in fingerprints; it stays that of version 0.1.0, whatever the class is called."""
     if pair is None:
         return "None"
     sides = f"key_w={pair.key_w!r}, key_l={pair.key_l!r}"

@@ -1,4 +1,4 @@
-"""Data sets that lie on a disk: from a table of prompts, image numbers and labels to samples, read when asked for."""
+"""Data sets on disk: a table of prompts, image numbers and labels; images are read only when a sample is read."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ from alignbench.data.source import (
     ImageSample,
     Kind,
     LabelledSample,
-    LazyPicture,
-    Mixed,
-    Picture,
+    LazyTrainingImage,
+    MixedLabel,
     Posterior,
     PromptSample,
+    TrainingImage,
     View,
 )
 from alignbench.data.sources.labels import Noise, groups, without_repeats
 from alignbench.data.sources.row_filters import RuleOptions, Rules, check_choice
-from alignbench.data.sources.sample_table import Table
+from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_headers import image_sizes
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
@@ -35,68 +35,69 @@ from alignbench.errors import UserError
 MIXED = ("desirable", "undesirable", "dropped")
 
 
-class CorpusOptions(RuleOptions):
-    """The keys that all data on a disk have in common; conf/data/options/rules.yaml explains them."""
+class TableOptions(RuleOptions):
+    """The configuration keys of all data sets on disk; conf/data/options/rules.yaml explains them."""
 
     posterior: Posterior
 
 
-class LabelOptions(CorpusOptions):
-    """Those of labelled images; conf/data/options/labels.yaml explains them."""
+class LabelOptions(TableOptions):
+    """The configuration keys of labelled images; conf/data/options/labels.yaml explains them."""
 
-    mixed: Mixed
+    mixed: MixedLabel
     label_noise: float
     noise_seed: int
 
 
 class Contents(NamedTuple):
-    """What a data set says, and where its images are."""
+    """The rows of a data set, and the store of their images."""
 
-    table: Table
+    table: SampleTable
     store: ImageStore
 
 
-class Corpus(DataSource):
-    """Data whose images stay where they are: a table says which there are, and each is read when it is asked for.
+class TableSource(DataSource):
+    """Data whose images stay on disk: a table lists them, and each is read when its sample is read.
 
-    The table is read when it is first needed, the headers of images when a view of images is taken.
+    The table is read when it is first needed. The headers of the images are read when a view of images is first taken.
     """
 
-    def __init__(self, name: str, options: CorpusOptions) -> None:
+    def __init__(self, name: str, options: TableOptions) -> None:
         self.name = name
         self.rules = Rules.of(options)
         self.posterior: Posterior = options["posterior"]
-        self.dropped: Counter[str] = Counter()
+        self.num_filtered: Counter[str] = Counter()
 
     @abstractmethod
     def read(self) -> Contents:
-        """Return all rows, and the store of their images; rows that cannot be told are counted in `dropped`."""
+        """Return all rows and the store of their images; rows that cannot be read are counted in `num_filtered`."""
 
     @cached_property
     def contents(self) -> Contents:
         return self.read()
 
     @cached_property
-    def told(self) -> Table:
-        """The rows that are kept as far as can be told without looking at images."""
-        table = self.rules.keep_prompts(self.contents.table, self.dropped)
-        return self._not_empty(self.judged(table))
+    def text_filtered(self) -> SampleTable:
+        """The rows that pass the filters of prompts and labels; no image is read."""
+        table = self.rules.keep_prompts(self.contents.table, self.num_filtered)
+        return self._not_empty(self.with_labels(table))
 
     @cached_property
-    def kept(self) -> Table:
-        """The rows that samples are made of. The counts of what was dropped are final."""
-        return self._not_empty(self.settled(self.rules.keep_images(self.told, self.contents.store, self.dropped)))
+    def kept(self) -> SampleTable:
+        """The rows that samples are made of. After this, `num_filtered` is complete."""
+        table = self.rules.keep_images(self.text_filtered, self.contents.store, self.num_filtered)
+        return self._not_empty(self.assign_labels(table))
 
-    def judged(self, table: Table) -> Table:
-        """Return the rows whose labels say something."""
+    def with_labels(self, table: SampleTable) -> SampleTable:
+        """Return the rows that have a usable label."""
         return table
 
-    def settled(self, table: Table) -> Table:
-        """Return the final rows, of those whose images are all there."""
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        """Return the final rows with their final labels, given the rows that pass all filters."""
         return table
 
-    def refuse_labels(self, table: Table, wrong: np.ndarray, expected: str) -> None:
-        """Refuse labels that mean nothing here.
+    def refuse_labels(self, table: SampleTable, wrong: np.ndarray, expected: str) -> None:
+        """Refuse labels outside their range.
 
         Raises:
             UserError: some rows are `wrong`, [N], bool.
@@ -106,36 +107,36 @@ class Corpus(DataSource):
             key = self.contents.store.image(int(table.images[row, 0])).key
             raise UserError(f"data={self.name} has the label {table.label[row]:g} for {key}; expected {expected}")
 
-    def _not_empty(self, table: Table) -> Table:
+    def _not_empty(self, table: SampleTable) -> SampleTable:
         if not len(table):
-            because = f": {self.summary()}" if self.dropped else ""
-            raise UserError(f"data={self.name} holds nothing to train on{because}")
+            reasons = f": {self.summary()}" if self.num_filtered else ""
+            raise UserError(f"data={self.name} holds nothing to train on{reasons}")
         return table
 
     @cached_property
     def prompts(self) -> list[str]:
-        return self.told.used_texts
+        return self.text_filtered.used_texts
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the kept rows and of the images, as far as `ImageStore.identity` says."""
+        """A hash of the kept rows and of `ImageStore.identity`, which stands for the images."""
         table = self.kept
         digest = hashlib.sha256(json.dumps([table.texts, self.contents.store.identity]).encode())
         for column in (table.prompt, table.images, table.label):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
-    def picture(self, key: str) -> Picture:
+    def image(self, key: str) -> TrainingImage:
         """Return an image by its key."""
-        return self.image(self._number(key))
+        return self.image_at(self._number(key))
 
-    def size(self, picture: Picture) -> Size:
-        height, width = self._sizes[self._number(picture.key)]
+    def size(self, image: TrainingImage) -> Size:
+        height, width = self._sizes[self._number(image.key)]
         return int(height), int(width)
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        """Height and width of every image that is kept, by their headers; 1 x 1 where those are damaged."""
+        """Height and width of every kept image, read from its header; 1 x 1 if the header is damaged."""
         store, numbers = self.contents.store, self.kept.images.ravel()
         sizes = np.ones((len(store), 2), np.int32)
         sizes[numbers] = image_sizes(store, numbers).clip(1)
@@ -150,26 +151,26 @@ class Corpus(DataSource):
             raise KeyError(key)
         return number
 
-    def image(self, number: int) -> Picture:
-        """Return an image by its number; it is decoded when its pixels are asked for."""
+    def image_at(self, number: int) -> TrainingImage:
+        """Return an image by its number; it is decoded when its pixels are first read."""
         encoded = self.contents.store.image(number)
-        return LazyPicture(encoded.key, encoded.decode)
+        return LazyTrainingImage(encoded.key, encoded.decode)
 
     def blocks(self, images: np.ndarray) -> Blocks | None:
-        """Return which samples are read together, given numbers of their images, [N, images a sample]."""
-        return self.contents.store.blocks(images.max(axis=1))  # an image seen before is named by its first place
+        """Return which samples are read together, given the numbers of their images, [N, images in a sample]."""
+        return self.contents.store.blocks(images.max(axis=1))  # a repeated image has its first number
 
     def prompt(self, row: int) -> str:
-        """Return the prompt of a row that was kept."""
+        """Return the prompt of a kept row."""
         return self.kept.texts[self.kept.prompt[row]]
 
     def image_sample(self, row: int) -> ImageSample:
         """Return the first image of a row with its prompt."""
-        return ImageSample(self.prompt(row), self.image(int(self.kept.images[row, 0])))
+        return ImageSample(self.prompt(row), self.image_at(int(self.kept.images[row, 0])))
 
     def labelled_sample(self, row: int, desirable: bool) -> LabelledSample:
         """Return the first image of a row with its prompt and label."""
-        return LabelledSample(self.prompt(row), self.image(int(self.kept.images[row, 0])), desirable)
+        return LabelledSample(self.prompt(row), self.image_at(int(self.kept.images[row, 0])), desirable)
 
     def prompt_view(self) -> Sequence[PromptSample]:
         return View(self.prompts, PromptSample)
@@ -177,12 +178,12 @@ class Corpus(DataSource):
 
 @dataclass(frozen=True)
 class LabelColumns(Sequence[PromptSample]):
-    """Labelled samples whose labels are known before an image is read: what `LabelledView` is, in columns.
+    """Labelled samples whose labels are known before any image is read: a `LabelledView` stored as columns.
 
     Attributes:
         labels: [N], bool.
-        make: turns a place and its label into the sample.
-        blocks: which samples are read together; None where any order costs the same.
+        make: returns a sample, given its position and its label.
+        blocks: which samples are read together; None if every order costs the same.
     """
 
     labels: np.ndarray
@@ -201,13 +202,13 @@ class LabelColumns(Sequence[PromptSample]):
         return self.make(position, bool(self.labels[position]))
 
 
-class Captioned(Corpus):
-    """Images with their captions. Somebody collected them, so all count as desirable; one listed twice counts once."""
+class CaptionedSource(TableSource):
+    """Images with their captions. All count as desirable. An image that is listed twice is used once."""
 
     provides = frozenset({"prompts", "images", "labels"})
 
-    def settled(self, table: Table) -> Table:
-        return without_repeats(table, self.dropped)
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        return without_repeats(table, self.num_filtered)
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         match kind:
@@ -217,11 +218,11 @@ class Captioned(Corpus):
                 return View(range(len(self.kept)), self.image_sample)
             case "labels":
                 return LabelColumns(np.ones(len(self.kept), bool), self.labelled_sample)
-        raise UserError(f"data={self.name} has captioned images and no {kind}")
+        raise UserError(f"data={self.name} has captioned images, not {kind}")
 
 
-class Labelled(Corpus):
-    """Images that people did or did not want, each once under its prompt."""
+class LabelledSource(TableSource):
+    """Images labelled as desirable or not; each image is used once for each of its prompts."""
 
     provides = frozenset({"prompts", "images", "labels"})
 
@@ -231,27 +232,27 @@ class Labelled(Corpus):
         check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
-    def judged(self, table: Table) -> Table:
-        table = table.without(np.isnan(table.label), "no label", self.dropped)
+    def with_labels(self, table: SampleTable) -> SampleTable:
+        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, ~np.isin(table.label, (0.0, 0.5, 1.0)), "1 for desirable or 0 for not")
         return table
 
-    def settled(self, table: Table) -> Table:
-        """Give every image one label, and turn some around where that is asked for."""
+    def assign_labels(self, table: SampleTable) -> SampleTable:
+        """Give every image one label, and flip some labels if label noise is set."""
         first, group = groups(table)
         low, high = np.ones(len(first)), np.zeros(len(first))
         np.minimum.at(low, group, table.label)
         np.maximum.at(high, group, table.label)
         both = (low != high) | (low == 0.5)
-        self.dropped.update({"duplicate": len(table) - len(first)} if len(first) < len(table) else {})
+        self.num_filtered.update({"duplicate": len(table) - len(first)} if len(first) < len(table) else {})
         table = replace(table.rows(first), label=np.where(both, float(self.mixed == "desirable"), low))
         if self.mixed == "dropped":
-            table = table.without(both, "won and lost", self.dropped)
-        turned = self.noise.turned(table, self.contents.store)
-        return replace(table, label=np.where(turned, 1.0 - table.label, table.label))
+            table = table.without(both, "won and lost", self.num_filtered)
+        flipped = self.noise.flipped(table, self.contents.store)
+        return replace(table, label=np.where(flipped, 1.0 - table.label, table.label))
 
     def summary(self) -> str:
-        return self.noise.told(super().summary())
+        return self.noise.describe(super().summary())
 
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         match kind:
@@ -261,4 +262,4 @@ class Labelled(Corpus):
                 return View(np.flatnonzero(self.kept.label == 1.0).tolist(), self.image_sample)
             case "labels":
                 return LabelColumns(self.kept.label == 1.0, self.labelled_sample)
-        raise UserError(f"data={self.name} has labelled images and no {kind}")
+        raise UserError(f"data={self.name} has labelled images, not {kind}")

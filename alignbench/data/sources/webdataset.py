@@ -1,16 +1,17 @@
-"""Tar shards in the layout of webdataset: files that share a name up to its first dot are one sample.
+"""Tar shards in the layout of webdataset: files with the same name up to the first dot are one sample.
 
-What the fields of a sample, the rest of their names, mean here:
+The rest of a file name is its field. These fields are read:
 
-- images end in .jpg, .jpeg, .png or .webp: one, or two that make a pair, in the order of their names;
-- the prompt is txt, caption.txt, prompt.txt or original_prompt.txt, or under caption, prompt or text in json;
-- the label of a pair is label_0.txt, the probability that the first image is preferred; of one image label.txt or cls,
-  1 for desirable and 0 for not; or one of these names in json.
+- images: fields that end in .jpg, .jpeg, .png or .webp; a single image, or a pair in the order of the names;
+- prompt: txt, caption.txt, prompt.txt or original_prompt.txt; or caption, prompt or text in json;
+- label of a pair: label_0.txt, the probability that the first image is preferred; or label_0 in json;
+- label of a single image: label.txt or cls, 1 for desirable and 0 for not; or label or cls in json.
 
-So sayakpaul/pickapic_v2_webdataset can be read, whose samples have jpg_0.jpg, jpg_1.jpg, original_prompt.txt and
-label_0.txt (written as examples/research_projects/diffusion_orpo of diffusers says).
+This covers sayakpaul/pickapic_v2_webdataset, whose samples have jpg_0.jpg, jpg_1.jpg, original_prompt.txt and
+label_0.txt (see examples/research_projects/diffusion_orpo of diffusers).
 
-Shards are gone through once; where their members begin is kept in the user's cache. After that an image is read alone.
+Each shard is read once from beginning to end, and the offsets of its images are kept in the user's cache. After that
+single images are read.
 """
 
 import hashlib
@@ -26,11 +27,11 @@ import numpy as np
 from tqdm import tqdm
 
 from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
-from alignbench.data.sources.pair_table_source import Paired, PairOptions
-from alignbench.data.sources.sample_table import Table
-from alignbench.data.sources.table_source import Captioned, Contents, CorpusOptions, Labelled, LabelOptions
+from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
+from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.sources.table_source import CaptionedSource, Contents, LabelledSource, LabelOptions, TableOptions
 from alignbench.data.storage.image_store import EncodedImage, ImageStore
-from alignbench.data.storage.parquet_images import texts_and_places
+from alignbench.data.storage.parquet_images import distinct_texts
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, replacing
 
@@ -40,20 +41,20 @@ if TYPE_CHECKING:
 PROMPTS = ("txt", "caption.txt", "prompt.txt", "original_prompt.txt")
 LABELS = ("label_0.txt", "label.txt", "cls")
 IN_JSON = {"prompt": ("caption", "prompt", "text"), "label": ("label_0", "label", "cls")}
-INDEX_VERSION = 1  # of what is kept of a shard
-NOWHERE = -1  # offset of an image that a sample lacks
+INDEX_VERSION = 1  # version of the kept index of a shard
+ABSENT = -1  # offset of an image that a sample does not have
 
 
 @dataclass(frozen=True)
 class SpanImage(EncodedImage):
-    """A stretch of a file, in bytes."""
+    """An image that is a range of bytes of a file."""
 
     path: Path
     offset: int
     size: int
 
     def open(self) -> BinaryIO | None:
-        if self.offset == NOWHERE:
+        if self.offset == ABSENT:
             return None
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -61,17 +62,17 @@ class SpanImage(EncodedImage):
 
 
 class ShardStore(ImageStore):
-    """Images in tar files: number 2 * sample, or 2 * sample + 1 for the second; keys tell shard and first byte.
+    """Images in tar files. The images of sample i have the numbers 2 i and 2 i + 1; keys name shard and first byte.
 
     Args:
         shards: the files.
-        samples: how many each holds.
-        offsets, sizes: of the images of each sample, in bytes, [samples, 2].
+        samples: number of samples in each shard.
+        offsets, sizes: first byte and number of bytes of the images of each sample, [samples, 2].
     """
 
     def __init__(self, shards: list[Path], samples: list[int], offsets: np.ndarray, sizes: np.ndarray) -> None:
         self._shards = shards
-        self._numbers = {shard.name: place for place, shard in enumerate(shards)}
+        self._numbers = {shard.name: number for number, shard in enumerate(shards)}
         self._starts = np.cumsum([0, *samples])
         self._offsets, self._sizes = offsets, sizes
 
@@ -98,18 +99,18 @@ class ShardStore(ImageStore):
 
 
 def read_shards(path: str, width: int) -> Contents:
-    """Read the shards of a folder, or one shard.
+    """Read all shards of a folder, or one shard.
 
     Args:
-        width: images that a sample is expected to have.
+        width: expected number of images in a sample, 1 or 2.
 
     Raises:
-        UserError: there are none, one is damaged, or their samples have another number of images.
+        UserError: there are no shards, one is damaged, or the samples have another number of images.
     """
-    place = Path(path)
-    shards = [place] if place.is_file() else sorted(place.glob("*.tar"))
+    given = Path(path)
+    shards = [given] if given.is_file() else sorted(given.glob("*.tar"))
     if not shards:
-        raise UserError(f"data.path={path} is no .tar file, and no folder with .tar files")
+        raise UserError(f"data.path={path} is neither a .tar file nor a folder with .tar files")
     bar = tqdm(shards, "index shards", unit="shard", dynamic_ncols=True, disable=None)
     found = [_index(shard) for shard in bar]
     samples = [len(index) for index in found]
@@ -120,38 +121,38 @@ def read_shards(path: str, width: int) -> Contents:
     offsets, sizes = (
         np.column_stack([index[f"{name}_{side}"].to_numpy() for side in (0, 1)]) for name in ("offset", "size")
     )
-    if len(index) and (width == 2) != bool((offsets[:, 1] != NOWHERE).any()):
-        others = "data=webdataset_captions or data=webdataset_labels" if width == 2 else "data=webdataset"
+    if len(index) and (width == 2) != bool((offsets[:, 1] != ABSENT).any()):
+        other_data = "data=webdataset_captions or data=webdataset_labels" if width == 2 else "data=webdataset"
         raise UserError(
-            f"the samples of data.path={path} do not have {width} image{'s'[: width - 1]} each; add {others}"
+            f"the samples of data.path={path} do not have {width} image{'s'[: width - 1]} each; use {other_data}"
         )
-    texts, prompt = texts_and_places(index["prompt"])
+    texts, prompt = distinct_texts(index["prompt"])
     images = np.arange(offsets.size, dtype=np.int64).reshape(-1, 2)[:, :width]
     return Contents(
-        Table(texts, prompt, images, index["label"].to_numpy()), ShardStore(shards, samples, offsets, sizes)
+        SampleTable(texts, prompt, images, index["label"].to_numpy()), ShardStore(shards, samples, offsets, sizes)
     )
 
 
 def _index(shard: Path) -> "pyarrow.Table":
-    """Return what is known of each sample of a shard: prompt, label, and where its images are."""
+    """Return prompt, label, and offsets and sizes of the images of each sample of a shard."""
     import pyarrow
     from pyarrow import parquet
 
     state = shard.stat()
     known = f"{INDEX_VERSION}\0{shard.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
-    note = cache_folder() / "shards" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.parquet"
-    if not note.exists():
+    kept = cache_folder() / "shards" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.parquet"
+    if not kept.exists():
         try:
             rows = list(_samples(shard))
         except tarfile.TarError as error:
-            raise UserError(f"{shard} is no .tar file, or was not copied whole: {error}") from None
+            raise UserError(f"{shard} is not a .tar file, or is incomplete: {error}") from None
         schema = pyarrow.schema(
             {"prompt": pyarrow.string(), "label": pyarrow.float64()}
             | {f"{name}_{side}": pyarrow.int64() for side in (0, 1) for name in ("offset", "size")}
         )
-        with replacing(note) as temporary:
+        with replacing(kept) as temporary:
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
-    return parquet.read_table(note)
+    return parquet.read_table(kept)
 
 
 def _samples(shard: Path) -> Iterator[dict[str, Any]]:
@@ -172,42 +173,42 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
             yield _sample(fields, file, f"sample {name.strip('/')} of {shard}")
 
 
-def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, place: str) -> dict[str, Any]:
+def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -> dict[str, Any]:
     images = [fields[field] for field in sorted(fields) if f".{field}".endswith(IMAGE_SUFFIXES)]
     if len(images) > 2:
-        raise UserError(f"{place} has {len(images)} images; expected one or two")
+        raise UserError(f"{location} has {len(images)} images; expected one or two")
 
     def content(field: str) -> str:
         file.seek(fields[field].offset_data)
         try:
             return file.read(fields[field].size).decode()
         except UnicodeDecodeError:
-            raise UserError(f"{field} of {place} is not UTF-8") from None
+            raise UserError(f"{field} of {location} is not UTF-8") from None
 
     try:
         described = json.loads(content("json")) if "json" in fields else {}
-        told = {"prompt": (PROMPTS, None), "label": (LABELS, float("nan"))}
+        fields_of = {"prompt": (PROMPTS, None), "label": (LABELS, float("nan"))}
         values = {}
-        for what, (names, nothing) in told.items():
+        for what, (names, default) in fields_of.items():
             texts = [content(name).strip() for name in names if name in fields]
             texts += [described[name] for name in IN_JSON[what] if described.get(name) is not None]
-            values[what] = texts[0] if texts else nothing
+            values[what] = texts[0] if texts else default
         values["label"] = float(values["label"])
     except (ValueError, TypeError) as error:
-        raise UserError(f"{place} has a label or json that cannot be read: {error}") from None
+        raise UserError(f"{location} has a label or json that cannot be read: {error}") from None
     for side in (0, 1):
         member = images[side] if side < len(images) else None
-        values[f"offset_{side}"] = member.offset_data if member else NOWHERE
+        values[f"offset_{side}"] = member.offset_data if member else ABSENT
         values[f"size_{side}"] = member.size if member else 0
     return values
 
 
-class ShardPairs(Paired):
+class ShardPairs(PairTableSource):
     """Tar shards whose samples are pairs.
 
     Args:
         name: as typed in `data=`.
-        path: a folder of .tar files, or one.
+        path: a folder of .tar files, or one .tar file.
         options: see conf/data/options/pairs.yaml.
     """
 
@@ -219,8 +220,8 @@ class ShardPairs(Paired):
         return read_shards(self.path, width=2)
 
 
-class ShardLabels(Labelled):
-    """Tar shards whose samples are labelled images; arguments as of `ShardPairs`."""
+class ShardLabels(LabelledSource):
+    """Tar shards whose samples are labelled images; arguments as for `ShardPairs`."""
 
     def __init__(self, name: str, path: str, **options: Unpack[LabelOptions]) -> None:
         super().__init__(name, options)
@@ -230,10 +231,10 @@ class ShardLabels(Labelled):
         return read_shards(self.path, width=1)
 
 
-class ShardCaptions(Captioned):
-    """Tar shards whose samples are images with captions; arguments as of `ShardPairs`."""
+class ShardCaptions(CaptionedSource):
+    """Tar shards whose samples are images with captions; arguments as for `ShardPairs`."""
 
-    def __init__(self, name: str, path: str, **options: Unpack[CorpusOptions]) -> None:
+    def __init__(self, name: str, path: str, **options: Unpack[TableOptions]) -> None:
         super().__init__(name, options)
         self.path = existing(path)
 
@@ -242,10 +243,10 @@ class ShardCaptions(Captioned):
 
 
 def existing(path: str) -> str:
-    """Return a path that exists.
+    """Return a path, if it exists.
 
     Raises:
-        UserError: it does not.
+        UserError: the path does not exist.
     """
     if not Path(path).exists():
         raise UserError(f"data.path={path} does not exist")

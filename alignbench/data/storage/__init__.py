@@ -1,1 +1,1 @@
-"""How images and tensors lie on the disk and are read."""
+"""How images and tensors are stored on disk and read."""

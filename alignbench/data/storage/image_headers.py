@@ -1,4 +1,4 @@
-"""What the headers of images say, looked up once for each state of the data: whether they are whole, and how large."""
+"""Which images are complete, and how large they are: read from their headers, once for each state of the data."""
 
 from pathlib import Path
 
@@ -14,27 +14,27 @@ UNKNOWN = -2
 
 
 def short_sides(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
-    """Return the short side of images in pixels, as `image_sizes` does; of the shape of `numbers`."""
+    """Return the short sides of images in pixels, in the shape of `numbers`; values below 1 as in `image_sizes`."""
     return image_sizes(store, numbers).min(-1)
 
 
 def image_sizes(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
     """Return height and width of images in pixels, int32, along a new last axis.
 
-    Both are 0 for damaged and `MISSING` for missing images. What was looked up is kept in the user's cache, so that a
-    later run of the same data finds it.
+    Both are 0 for damaged images and `MISSING` for missing ones. The sizes are kept in the user's cache for later runs
+    on the same data.
     """
-    note = cache_folder() / "image_sizes" / f"{store.state}.npy"
-    sizes = np.load(note) if note.exists() else np.full((len(store), 2), UNKNOWN, np.int32)
+    kept = cache_folder() / "image_sizes" / f"{store.state}.npy"
+    sizes = np.load(kept) if kept.exists() else np.full((len(store), 2), UNKNOWN, np.int32)
     unknown = np.unique(numbers[sizes[numbers, 0] == UNKNOWN])
-    for number in tqdm(unknown.tolist(), "look at training images", unit="image", dynamic_ncols=True, disable=None):
-        sizes[number] = _look(store, number)
+    for number in tqdm(unknown.tolist(), "read image headers", unit="image", dynamic_ncols=True, disable=None):
+        sizes[number] = _read_size(store, number)
     if len(unknown):
-        _keep(note, sizes)
+        _write(kept, sizes)
     return sizes[numbers]
 
 
-def _look(store: ImageStore, number: int) -> Size:
+def _read_size(store: ImageStore, number: int) -> Size:
     file = store.image(number).open()
     if file is None:
         return MISSING, MISSING
@@ -42,6 +42,6 @@ def _look(store: ImageStore, number: int) -> Size:
         return image_size(file)
 
 
-def _keep(note: Path, sizes: np.ndarray) -> None:
-    with replacing(note) as temporary, temporary.open("wb") as file:
+def _write(path: Path, sizes: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, sizes)

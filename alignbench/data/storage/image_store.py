@@ -1,4 +1,4 @@
-"""Where the encoded images of a data set lie, and how one of them is read without touching the others."""
+"""Where the encoded images of a data set are stored, and how one of them is read without reading the others."""
 
 import hashlib
 import io
@@ -17,33 +17,33 @@ from alignbench.errors import UserError
 from alignbench.files import file_digest
 from alignbench.images import DAMAGE
 
-TAIL = 4096  # bytes at the end of a file in which its end mark must lie; some programs write on after it
+TAIL = 4096  # the end mark must be in the last bytes of a file; some programs write further bytes after it
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-SIDEWAYS = range(5, 9)  # values of EXIF's orientation by which width and height change places
-HASHED_BYTES = 2 * 2**30  # data up to this size are read whole to be told apart
-REMEMBERED_BYTES = 16 * 2**20  # the digest of a file above this size is kept in the user's cache
-SHA256_DIGITS = 64  # the hub's cache names large files by their sha256, small ones by a shorter digest of git
+SIDEWAYS = range(5, 9)  # values of EXIF's orientation that swap width and height
+HASHED_BYTES = 2 * 2**30  # data up to this size are identified by a hash of all their bytes
+REMEMBERED_BYTES = 16 * 2**20  # the digests of files above this size are kept in the user's cache
+SHA256_DIGITS = 64  # the cache of huggingface_hub names large files by sha256, small ones by a shorter digest
 
 
 @dataclass(frozen=True)
 class EncodedImage(ABC):
-    """Where one encoded image lies: small enough to travel between processes, and all that reading it takes.
+    """One encoded image and how to read it. It is small, so that it can be sent to other processes.
 
     Attributes:
-        key: names the image within its data: its file, or its row and column.
+        key: name of the image within its data set: its file, or its row and column.
     """
 
     key: str
 
     @abstractmethod
     def open(self) -> BinaryIO | None:
-        """Return the image as a file to read, or None where it is missing."""
+        """Return the image as an open file, or None if it is missing."""
 
     def decode(self) -> np.ndarray:
-        """Return the pixels, uint8, [H, W, 3], turned upright as EXIF says, without any alpha channel.
+        """Return the pixels, uint8, [H, W, 3], rotated as EXIF says, without an alpha channel.
 
         Raises:
-            UserError: the image is missing or damaged. How many samples there are is settled by then, so none can be
+            UserError: the image is missing or damaged. The number of samples is fixed by then, so the image cannot be
                 left out.
         """
         file = self.open()
@@ -56,7 +56,7 @@ class EncodedImage(ABC):
                     pass
         raise UserError(
             f"the training image {self.key} is {'damaged' if file else 'missing'}; write this name on a line of a text "
-            "file and set data.exclude to it"
+            "file, and set data.exclude to the path of that file"
         )
 
 
@@ -71,45 +71,45 @@ class FileImage(EncodedImage):
 
 
 class ImageStore(ABC):
-    """Encoded images with numbers from 0."""
+    """Encoded images, numbered from 0."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of images that the store has numbers for."""
+        """Return the number of images."""
 
     @abstractmethod
     def image(self, number: int) -> EncodedImage:
-        """Return where an image lies."""
+        """Return an image by its number."""
 
     @abstractmethod
     def number(self, key: str) -> int | None:
-        """Return the number of an image by its key, or None for an unknown one."""
+        """Return the number of an image by its key, or None if the key is unknown."""
 
     @abstractmethod
     def files(self) -> dict[str, Path]:
-        """Return the files that hold the images, by name, in an order that the numbers follow."""
+        """Return the files that hold the images, by name, in the order of the image numbers."""
 
     def blocks(self, numbers: np.ndarray) -> Blocks | None:
-        """Return which images are read together, given their numbers, [N]; None where any order costs the same."""
+        """Return which images are read together, given their numbers, [N]; None if every order costs the same."""
         del numbers
 
     @property
     def state(self) -> str:
-        """A digest of names, sizes and times of change, which costs next to nothing: the same until a file changes."""
+        """A digest of names, sizes and modification times. It is cheap, and it changes when a file changes."""
         stats = {name: file.stat() for name, file in self.files().items()}
         return _digest_of({name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()})
 
     def address(self, key: str) -> str:
-        """Name the pixels of an image among those of all data, given its key; see `DataSource.address`."""
+        """Return a name for an image, given its key, that is unique over all data; see `DataSource.address`."""
         return f"{self.identity}/{key}"
 
     @cached_property
     def identity(self) -> str:
-        """A digest that tells data apart by what is in them, and how: `sha256`, `hub` or `stat` before a colon.
+        """A digest that identifies the data. It begins with `sha256`, `hub` or `stat`, and a colon.
 
-        Files of up to `HASHED_BYTES` together are read: equal ones give equal digests anywhere. Beyond that files of
-        the hub's cache are known by the digests that name them there; any others by their sizes and times of change: a
-        copy then counts as different, but no change goes unnoticed.
+        sha256: the files have at most `HASHED_BYTES` together and are hashed; equal files have equal digests anywhere.
+        hub: larger files in the cache of huggingface_hub; their names there are digests of their content. stat: other
+        larger files; the digest is that of sizes and modification times, so every change counts, but so does a copy.
         """
         files = self.files()
         if sum(file.stat().st_size for file in files.values()) <= HASHED_BYTES:
@@ -131,10 +131,10 @@ def _sha256(file: Path) -> str:
 
 
 class Files(ImageStore):
-    """Images that are files; numbers are given in the order in which paths are first named.
+    """Images that are files; they are numbered in the order in which their paths are first added.
 
     Args:
-        folder: that the paths are relative to.
+        folder: paths are relative to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,7 +144,7 @@ class Files(ImageStore):
         self._addresses: dict[str, str] = {}
 
     def add(self, path: str) -> int:
-        """Return the number of a path, a new one for a path not seen before."""
+        """Return the number of a path; a new path gets the next number."""
         number = self._numbers.setdefault(path, len(self._paths))
         if number == len(self._paths):
             self._paths.append(path)
@@ -160,26 +160,28 @@ class Files(ImageStore):
         return self._numbers.get(key)
 
     def address(self, key: str) -> str:
-        """Return the digest of the file where files are read to tell data apart: other data may hold it too."""
+        """Return the digest of the file if `identity` hashes files, because other data may hold the same file."""
         if key not in self._addresses:
             known = self.identity.startswith("sha256:")
             self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
         return self._addresses[key]
 
     def files(self) -> dict[str, Path]:
-        places = {path: self.folder / path for path in self._paths}
-        return {path: place for path, place in places.items() if place.is_file()}
+        files = {path: self.folder / path for path in self._paths}
+        return {path: file for path, file in files.items() if file.is_file()}
 
 
 def image_size(file: BinaryIO) -> Size:
-    """Return height and width of an image in pixels, upright, from its header; 0 where that or its end is damaged.
+    """Return height and width of an image in pixels, after EXIF rotation, from its header; 0 if it is damaged.
 
-    Nothing is decoded, so damage in the middle is not seen. A file that was cut off is: JPEG and PNG have an end mark.
-    Nor is a turn that a PNG tells of after its pixels.
+    The image is not decoded, so damage in the middle is not found. Truncated JPEG and PNG files are found, because
+    their end mark is missing. The EXIF data of a PNG are not found if they follow its pixels.
     """
     try:
         with Image.open(file) as image:
-            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in SIDEWAYS  # a PNG's own decodes it
+            sideways = (
+                Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+            )  # the own method of PNG images decodes them
             (width, height), end = image.size, ENDS.get(image.format or "", b"")
     except DAMAGE:
         return 0, 0
@@ -187,4 +189,4 @@ def image_size(file: BinaryIO) -> Size:
     file.seek(max(0, num_bytes - TAIL))
     if end not in file.read():
         return 0, 0
-    return (width, height) if turned else (height, width)
+    return (width, height) if sideways else (height, width)

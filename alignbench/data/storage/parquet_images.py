@@ -1,9 +1,9 @@
-"""Tables whose cells are images: parquet files as published, and the arrow files that `datasets` writes.
+"""Tables whose cells are images: published parquet files, and the arrow files that `datasets` writes.
 
-Light columns are read at once. An image of an arrow file, which is mapped into memory, is read alone. One of a parquet
-file is read with its row group: 1000 rows with large images usually are a single page, which cannot be entered in the
-middle. So the columns of the last row groups are kept, as many as were asked for in bytes, and the store tells which
-images lie together, so that training goes through a few row groups at a time (see
+Columns of texts and labels are read at once. Arrow files are mapped into memory, so a single image is read from them.
+An image of a parquet file is read with its whole row group: 1000 rows with large images usually are a single page,
+which cannot be read in part. So the most recently read row groups stay in memory, up to a number of bytes, and the
+store says which images are in one row group. Training then reads a few row groups at a time (see
 `alignbench.data.storage.read_blocks`).
 """
 
@@ -27,16 +27,16 @@ from alignbench.errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH = 64  # rows
-BUFFER_BYTES = 2**20  # read at a time; without a limit a whole column of a row group is, before it is decoded
+BATCH = 64  # rows read at a time
+BUFFER_BYTES = 2**20  # read at a time; without it, a whole column of a row group is read before decoding
 
 
 @dataclass(frozen=True)
 class CellImage(EncodedImage):
-    """A cell of a table: place `row` of a chunk of a column.
+    """A cell of a table: row `row` of a chunk of a column.
 
     Attributes:
-        max_bytes: of row groups that may be kept in memory.
+        max_bytes: bytes of row groups that may stay in memory.
     """
 
     file: Path
@@ -57,26 +57,26 @@ class CellImage(EncodedImage):
 
 
 class _Kept:
-    """The row groups used last, of each the columns that were asked for; a process has one of these."""
+    """The most recently used row groups, with those of their columns that were read. One object for each process."""
 
     def __init__(self) -> None:
         self.groups: OrderedDict[tuple[Path, int], dict[str, pyarrow.ChunkedArray]] = OrderedDict()
         self.sizes: dict[tuple[Path, int], int] = {}
 
     def cells(self, file: Path, group: int, column: str, max_bytes: int) -> "pyarrow.ChunkedArray":
-        """Return a column of a row group. What is forgotten for it goes before it is read, the least used first.
+        """Return a column of a row group. The least recently used row groups are removed before it is read.
 
-        Room is made for the whole group at once: reading a column takes three times its size, and what lies beside it
-        then had better be needed.
+        Memory is freed for all columns of the row group at once, because reading a column takes three times its size,
+        and the other columns are usually read next.
         """
-        place = (file, group)
-        if place not in self.groups:
+        key = (file, group)
+        if key not in self.groups:
             size = _group_bytes(file)[group]
             while self.groups and sum(self.sizes.values()) + size > max_bytes:
                 del self.sizes[self.groups.popitem(last=False)[0]]
-            self.groups[place], self.sizes[place] = {}, size
-        self.groups.move_to_end(place)
-        columns = self.groups[place]
+            self.groups[key], self.sizes[key] = {}, size
+        self.groups.move_to_end(key)
+        columns = self.groups[key]
         if column not in columns:
             columns[column] = _read_column(file, group, column)
         return columns[column]
@@ -89,7 +89,7 @@ def _read_column(file: Path, group: int, column: str) -> "pyarrow.ChunkedArray":
     import pyarrow
     from pyarrow import parquet
 
-    # in batches, which are not copied into one array once more
+    # in batches: `read_row_group` would copy all cells once more
     with parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as reader:
         batches = reader.iter_batches(BATCH, row_groups=[group], columns=[column], use_threads=False)
         cells = pyarrow.chunked_array([batch.column(0) for batch in batches])
@@ -98,7 +98,7 @@ def _read_column(file: Path, group: int, column: str) -> "pyarrow.ChunkedArray":
 
 
 def _group_bytes(file: Path) -> list[int]:
-    """Return the size of each row group of a parquet file, not compressed."""
+    """Return the uncompressed size of each row group of a parquet file, in bytes."""
     from pyarrow import parquet
 
     metadata = parquet.read_metadata(file)
@@ -107,27 +107,27 @@ def _group_bytes(file: Path) -> list[int]:
 
 @cache
 def _mapped(file: Path) -> "list[pyarrow.RecordBatch]":
-    """Return the batches of an arrow file, mapped into memory: nothing is read but where they lie."""
+    """Return the batches of an arrow file, mapped into memory; only their offsets are read."""
     import pyarrow
 
     return list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))))
 
 
 def find_tables(path: Path, part: str | None) -> list[Path]:
-    """Return the tables in a folder, in order of their names; a table itself is one.
+    """Return the tables in a folder, sorted by name; given a file, return that file.
 
     Args:
-        part: which published part: files that are called so, up to a dash and a digit, or lie in a folder of that name;
-            `train` finds data/train-00000-of-00645.parquet, train/data-00000.arrow and x-train-00000.arrow. None takes
-            all.
+        part: the published part. A file belongs to it if its name up to a dash and a digit, or the name of its folder,
+            is that of the part: `train` finds data/train-00000-of-00645.parquet, train/data-00000.arrow and
+            x-train-00000.arrow. None finds all files.
 
     Raises:
-        UserError: there are none, or both parquet and arrow files.
+        UserError: there are no tables, or both parquet and arrow files.
     """
     if path.is_file():
         return [path]
     files = sorted(file for suffix in ("parquet", "arrow") for file in path.rglob(f"*.{suffix}"))
-    files = [file for file in files if not file.name.startswith("cache-")]  # what `datasets` computed from others
+    files = [file for file in files if not file.name.startswith("cache-")]  # `datasets` computed these from other files
     names = [file.relative_to(path).as_posix() for file in files]
     pattern = re.compile(rf"(^|[/-]){re.escape(part)}([.]|-\d|/)") if part else re.compile("")
     found = [file for file, name in zip(files, names, strict=True) if pattern.search(name)]
@@ -142,14 +142,14 @@ def find_tables(path: Path, part: str | None) -> list[Path]:
 
 
 class CellStore(ImageStore):
-    """Images in columns of tables: number `row * len(columns) + column`, the rows of all files counted on.
+    """Images in columns of tables; an image has the number `row * len(columns) + column`, rows counted over all files.
 
     Args:
-        files: of one kind and with the same columns.
-        folder: that keys are relative to.
-        columns: of images; in tables of `datasets` they have a type of their own.
-        window_bytes: of row groups that are kept in memory, and whose rows training shows in one shuffle; None lets it
-            shuffle all rows, each of which then costs a row group. There is always room for one row group.
+        files: files of one kind with the same columns.
+        folder: the file names in keys are relative to it.
+        columns: names of the columns of images; in tables of `datasets` they may have its image type.
+        window_bytes: bytes of row groups that stay in memory; training shuffles the rows of these together. None
+            shuffles all rows, so that each image costs reading a row group. One row group always stays in memory.
     """
 
     def __init__(
@@ -157,19 +157,21 @@ class CellStore(ImageStore):
     ) -> None:
         self._files = list(files)
         self._names = [file.relative_to(folder).as_posix() if file != folder else file.name for file in files]
-        self._numbers = {name: place for place, name in enumerate(self._names)}
+        self._numbers = {name: number for number, name in enumerate(self._names)}
         self._columns = list(columns)
         sizes = [_sizes(file) for file in files]
         self._shuffles_all = window_bytes is None or files[0].suffix == ".arrow"
         self._most = 1 if files[0].suffix == ".arrow" else max(chain([1], *map(_group_bytes, files)))
         self._max_bytes = max(self._most, window_bytes or 0)
-        self._chunks = [(place, chunk) for place, rows in enumerate(sizes) for chunk in range(len(rows))]
-        self._starts = [0, *accumulate(chain(*sizes))]  # first row of each chunk, and how many rows there are
+        self._chunks = [
+            (number, chunk) for number, rows in enumerate(sizes) for chunk in range(len(rows))
+        ]  # file and chunk
+        self._starts = [0, *accumulate(chain(*sizes))]  # first row of each chunk, and the number of rows
         self._file_starts = [0, *accumulate(map(sum, sizes))]
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files."""
+        """Number of rows in all files."""
         return self._starts[-1]
 
     def __len__(self) -> int:
@@ -178,10 +180,10 @@ class CellStore(ImageStore):
     def image(self, number: int) -> EncodedImage:
         row, column = divmod(number, len(self._columns))
         position = bisect_right(self._starts, row) - 1
-        place, chunk = self._chunks[position]
-        name = f"{self._names[place]}/{row - self._file_starts[place]}/{self._columns[column]}"
+        file, chunk = self._chunks[position]
+        name = f"{self._names[file]}/{row - self._file_starts[file]}/{self._columns[column]}"
         cell = row - self._starts[position]
-        return CellImage(name, self._files[place], chunk, self._columns[column], cell, self._max_bytes)
+        return CellImage(name, self._files[file], chunk, self._columns[column], cell, self._max_bytes)
 
     def blocks(self, numbers: np.ndarray) -> Blocks | None:
         """Return the row group of each image."""
@@ -193,11 +195,11 @@ class CellStore(ImageStore):
     def number(self, key: str) -> int | None:
         name, _, rest = key.rpartition("/")
         name, _, row = name.rpartition("/")
-        place = self._numbers.get(name)
-        if place is None or rest not in self._columns or not row.isdecimal():
+        file = self._numbers.get(name)
+        if file is None or rest not in self._columns or not row.isdecimal():
             return None
-        number = self._file_starts[place] + int(row)
-        if number >= self._file_starts[place + 1]:
+        number = self._file_starts[file] + int(row)
+        if number >= self._file_starts[file + 1]:
             return None
         return number * len(self._columns) + self._columns.index(rest)
 
@@ -219,7 +221,7 @@ def column_names(file: Path) -> list[str]:
     """Return the names of a table's columns.
 
     Raises:
-        UserError: the file is damaged, or still to be fetched.
+        UserError: the file is damaged or incomplete.
     """
     import pyarrow
     from pyarrow import parquet
@@ -229,11 +231,11 @@ def column_names(file: Path) -> list[str]:
             return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).schema.names
         return parquet.read_schema(file).names
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file} is no {file.suffix} file, or was not copied whole: {error}") from None
+        raise UserError(f"{file} is not a {file.suffix} file, or is incomplete: {error}") from None
 
 
 def read_columns(files: Sequence[Path], columns: Sequence[str]) -> "pyarrow.Table":
-    """Return some columns of all files, none of which holds images."""
+    """Return some columns of all files; for columns without images."""
     import pyarrow
     from pyarrow import parquet
 
@@ -245,8 +247,8 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> "pyarrow.Tabl
     return pyarrow.concat_tables([one(file) for file in files], promote_options="permissive")
 
 
-def texts_and_places(column: "pyarrow.ChunkedArray") -> tuple[list[str], np.ndarray]:
-    """Return the distinct texts of a column, and of each row the place of its text, int32; none at all is a blank."""
+def distinct_texts(column: "pyarrow.ChunkedArray") -> tuple[list[str], np.ndarray]:
+    """Return the distinct texts of a column, and the index of each row's text, int32; a missing text is empty."""
     import pyarrow
     from pyarrow import compute
 

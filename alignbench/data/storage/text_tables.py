@@ -1,4 +1,4 @@
-"""Tables as users write them, read strictly: what could mean two things is refused, and every row knows its line."""
+"""Tables of text that users write: ambiguous tables are refused, and messages name the line of a row."""
 
 import csv
 import json
@@ -12,55 +12,55 @@ from alignbench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a table.
+class TextRow:
+    """One row of a table of text.
 
     Attributes:
-        place: where it stands, such as `line 3 of prompts.csv`.
-        values: column -> value; text, but for JSON.
+        location: line and file, such as `line 3 of prompts.csv`.
+        values: value of each column; all values are text, except in JSON.
     """
 
-    place: str
+    location: str
     values: dict[str, Any]
 
     def text(self, column: str) -> str:
         """Return the text in a column.
 
         Raises:
-            UserError: there is none.
+            UserError: the column has no text.
         """
         value = self.values.get(column)
         if not isinstance(value, str):
-            raise UserError(f'{self.place} has no text under "{column}"')
+            raise UserError(f'{self.location} has no text in column "{column}"')
         return value
 
     def prompt(self, column: str) -> str:
         """Return the prompt in a column, byte for byte.
 
         Raises:
-            UserError: it says nothing, or holds what text encoders and files cannot.
+            UserError: the prompt is empty, or has characters that text encoders and files cannot hold.
         """
         prompt = self.text(column)
         if not prompt.strip():
-            raise UserError(f"{self.place} has an empty prompt")
+            raise UserError(f"{self.location} has an empty prompt")
         if "\0" in prompt:
-            raise UserError(f"{self.place} has a prompt with a NUL byte")
+            raise UserError(f"{self.location} has a prompt with a NUL byte")
         if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise UserError(f"{self.place} has a prompt with half a surrogate pair, which is no character")
+            raise UserError(f"{self.location} has a prompt with half a surrogate pair, which is not a character")
         return prompt
 
     def groups(self) -> tuple[str, ...]:
-        """Return what is under `group`: nothing, or one name."""
+        """Return the value of the column `group`: no name or one name."""
         return (self.text("group"),) if self.values.get("group") else ()
 
 
-def columns_of(rows: list[Row]) -> list[str]:
+def columns_of(rows: list[TextRow]) -> list[str]:
     """Return the names of all columns, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def read_text(path: Path) -> str:
-    """Return what a UTF-8 file says, line ends as they are.
+    """Return the text of a UTF-8 file; line ends are kept as they are.
 
     Raises:
         UserError: it is not UTF-8.
@@ -72,7 +72,7 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, numbered from 1; only line feeds end one (str.splitlines cuts prompts)."""
+    """Yield the lines that are not blank, numbered from 1. Only line feeds end a line, unlike in `splitlines`."""
     number = start = 0
     while start <= len(text):
         number, end = number + 1, text.find("\n", start)
@@ -82,88 +82,90 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
         start = len(text) + 1 if end < 0 else end + 1
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a table: .jsonl (an object a line), .csv or .tsv (a line of column names first). Blank lines are left out.
+def read_rows(path: Path) -> list[TextRow]:
+    """Read a table: .jsonl (one object in each line), .csv or .tsv (first line: column names). Blank lines are skipped.
 
-    Tab-separated values are taken literally, as the published prompt lists are. A cell in quotes is refused there:
-    some programs write quotes that are not part of the text.
+    Tab-separated values are read literally, because the published prompt lists are. There, a cell in quotes is refused,
+    because some programs add quotes that are not part of the text.
 
     Raises:
-        UserError: the file is not UTF-8, damaged, or gives a column twice.
+        UserError: the file is not UTF-8, is damaged, or has a column twice.
     """
     return list(stream_rows(path))
 
 
-def stream_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows that `read_rows` returns, one after the other, so that a long table takes little memory."""
+def stream_rows(path: Path) -> Iterator[TextRow]:
+    """Yield the rows of a table as `read_rows` returns them, with little memory."""
     return {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}[path.suffix](path)
 
 
-def stream_json_list(path: Path) -> Iterator[Row]:
-    """Yield the objects of a file that is one JSON list, one after the other.
+def stream_json_list(path: Path) -> Iterator[TextRow]:
+    """Yield the objects of a file that holds one JSON list.
 
     Raises:
-        UserError: it is none, or damaged.
+        UserError: the file is damaged, or is not a JSON list of objects.
     """
     text = read_text(path)
     blanks = re.compile(r"\s*")
 
-    def after_blanks(place: int) -> int:
-        found = blanks.match(text, place)
-        return place if found is None else found.end()
+    def after_blanks(position: int) -> int:
+        found = blanks.match(text, position)
+        return position if found is None else found.end()
 
-    decoder, place, number = json.JSONDecoder(), after_blanks(0), 0
-    if text[place : place + 1] != "[":
+    decoder, position, number = json.JSONDecoder(), after_blanks(0), 0
+    if text[position : position + 1] != "[":
         raise UserError(f"{path} is not a JSON list")
-    place = after_blanks(place + 1)
-    while text[place : place + 1] != "]":
+    position = after_blanks(position + 1)
+    while text[position : position + 1] != "]":
         number += 1
-        name = f"entry {number} of {path}"
+        location = f"entry {number} of {path}"
         try:
-            values, place = decoder.raw_decode(text, place)
+            values, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            raise UserError(f"{name} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+            raise UserError(
+                f"{location} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+            ) from None
         if not isinstance(values, dict):
-            raise UserError(f"{name} is not a JSON object")
-        yield Row(name, values)
-        place = after_blanks(place)
-        if text[place : place + 1] == ",":
-            place = after_blanks(place + 1)
-        elif text[place : place + 1] != "]":
-            raise UserError(f"{name} is followed by neither a comma nor the end of the list")
+            raise UserError(f"{location} is not a JSON object")
+        yield TextRow(location, values)
+        position = after_blanks(position)
+        if text[position : position + 1] == ",":
+            position = after_blanks(position + 1)
+        elif text[position : position + 1] != "]":
+            raise UserError(f"{location} is followed by neither a comma nor the end of the list")
 
 
-def parse_json(text: str, place: str) -> Any:
+def parse_json(text: str, location: str) -> Any:
     """Parse JSON.
 
     Raises:
-        UserError: it is damaged, or an object has a key twice, of which Python would keep the last.
+        UserError: it is damaged, or an object has a key twice; Python alone would keep the last value.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
             keys = [key for key, _ in pairs]
             repeated = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{place} gives {repeated!r} twice in one object")
+            raise UserError(f"{location} gives {repeated!r} twice in one object")
         return found
 
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""
-        raise UserError(f"{place} is not JSON: {error.msg} ({line}column {error.colno})") from None
+        raise UserError(f"{location} is not JSON: {error.msg} ({line}column {error.colno})") from None
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[TextRow]:
     for number, line in lines_of(read_text(path)):
-        place = f"line {number} of {path}"
-        values = parse_json(line, place)
+        location = f"line {number} of {path}"
+        values = parse_json(line, location)
         if not isinstance(values, dict):
-            raise UserError(f"{place} is not a JSON object")
-        yield Row(place, values)
+            raise UserError(f"{location} is not a JSON object")
+        yield TextRow(location, values)
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[TextRow]:
     read_text(path)  # refuses what is not UTF-8
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _with_header(path, _csv_lines(path, file))
@@ -180,7 +182,7 @@ def _csv_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, list[str]
         raise UserError(f"line {start} of {path} is not CSV: {error}") from None
 
 
-def _tsv(path: Path) -> Iterator[Row]:
+def _tsv(path: Path) -> Iterator[TextRow]:
     yield from _with_header(path, _tsv_lines(path))
 
 
@@ -190,20 +192,20 @@ def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         for cell in cells:
             if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
                 raise UserError(
-                    f"line {number} of {path} has a cell in quotes, {cell}, and nothing says whether they are part of "
-                    "the text; save the table as .csv or .jsonl"
+                    f"line {number} of {path} has a cell in quotes, {cell}, and it is not clear whether the quotes "
+                    "are part of the text; save the table as .csv or .jsonl"
                 )
         yield number, cells
 
 
-def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[TextRow]:
     _, names = next(lines, (0, []))
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path} has more than one column {repeated[0]!r}")
     for number, cells in lines:
         if len(cells) != len(names):
             raise UserError(
-                f"line {number} of {path} has {len(cells)} cells, and its first line names {len(names)} columns; "
-                "put text that holds the separator in quotes, or use .jsonl"
+                f"line {number} of {path} has {len(cells)} cells, but its first line names {len(names)} columns; "
+                "put text that contains the separator in quotes, or use .jsonl"
             )
-        yield Row(f"line {number} of {path}", dict(zip(names, cells, strict=True)))
+        yield TextRow(f"line {number} of {path}", dict(zip(names, cells, strict=True)))

@@ -133,7 +133,7 @@ class ControlNetSampler(Sampler):
         self.family = FAMILIES[model.pipeline_class]
         self.conditioning_scale = conditioning_scale
         self.map_of = map_of
-        self.pipeline = with_parts(self.pipeline, self.family.pipeline, controlnet=network)
+        self.pipeline = with_components(self.pipeline, self.family.pipeline, controlnet=network)
         # FLUX's pipeline gives it maps in the VAE's dtype, which is float32 where the network is not
         network.register_forward_pre_hook(_in_own_dtype, with_kwargs=True)
 
@@ -146,7 +146,7 @@ class ControlNetSampler(Sampler):
         }
 
 
-def with_parts(pipeline: Any, pipeline_class: str, **parts: Any) -> Any:
+def with_components(pipeline: Any, pipeline_class: str, **parts: Any) -> Any:
     """Return a pipeline of another class of the very networks of one, and of further parts.
 
     diffusers' own `from_pipe` would turn all of them into float32.

@@ -30,7 +30,7 @@ SINGLE_SHARE = 0.35  # of images that show one shape
 SIZED_SHARE = 0.6  # of shapes whose size is named
 STYLE_SHARE = 0.4  # of captions that name the style
 DIRT_SHARE = 0.3  # of images that are dirty
-JUDGED_SHARE = 0.3  # of prompts, by the hash of their text, are left for judges to be chosen by and measured on
+RESERVED_SHARE = 0.3  # of prompts, by the hash of their text, are left for judges to be chosen by and measured on
 
 # What the shape is that a patch shows, and where, in the picture or to the other one; None where there is no shape.
 PATCH_ANSWERS = tuple((None, *names) for names in (SHAPES, COLOURS, SIZES, (*PLACES, *RELATIONS)))
@@ -97,7 +97,7 @@ def _scene(rng: np.random.Generator) -> tuple[Scene, Demand]:
 
 def _may_be_shown(demand: Demand) -> bool:
     plain = replace(demand, style=None)
-    return split_of(plain) == "train" and not is_held_out(str(plain), JUDGED_SHARE)
+    return split_of(plain) == "train" and not is_held_out(str(plain), RESERVED_SHARE)
 
 
 def _with_faults(demand: Demand, num_faults: int, rng: np.random.Generator) -> Demand:

@@ -28,14 +28,14 @@ MEASURES = {  # what each is called, and the factor in displays
 
 def hacking_entry(tables: Tables, section: Section) -> Value:
     """Return the flags of a section, the differences of its images to base, and how far weights have moved."""
-    place = (section.model, section.prompt_set)
+    key = (section.model, section.prompt_set)
     rows = [row for row in tables.diagnostics if row["step"] is None and row["model"] == section.model]
     here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in ("image", "diversity")]
     moved = [row for row in rows if row["measure"] == WEIGHT_DISTANCE and row["method"] in section.methods]
     weights = [[row["run"], number(100 * row["value"], (float("nan"), float("nan")))] for row in moved]
     plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
     return {
-        "flags": [str(finding) for finding in findings(tables, *place)],
+        "flags": [str(finding) for finding in findings(tables, *key)],
         "diagnostics": [plot for plot in plots if plot],
         "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["run", "%"], weights)),
     }

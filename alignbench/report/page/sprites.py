@@ -76,9 +76,9 @@ def draw(pictures: Sequence[Picture | None]) -> Image.Image:
     """Return the thumbnails of some images, row by row."""
     rows = -(-len(pictures) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * TILE), BACKGROUND)
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         if picture is not None:
-            row, column = divmod(place, COLUMNS)
+            row, column = divmod(index, COLUMNS)
             with Image.open(picture.path) as image:
                 tile = fitted(image.convert("RGB"), TILE)
             left, top = (TILE - tile.width) // 2, (TILE - tile.height) // 2

@@ -33,12 +33,12 @@ Value = dict[str, Any]
 
 def section_entry(tables: Tables, section: Section, store: Store) -> Value:
     """Return all figures of one model and prompt set; those of its styles or categories lie in a file of their own."""
-    place = (section.model, section.prompt_set)
+    key = (section.model, section.prompt_set)
     number = {evaluator: i for i, evaluator in enumerate(section.evaluators)}
     everywhere = _marks_of_all(list(section.rows.values()))
     parts: dict[str, list[Value]] = defaultdict(list)
     for row in tables.leaderboard:
-        if (row["model"], row["prompt_set"]) == place and row["group"] != ALL:
+        if (row["model"], row["prompt_set"]) == key and row["group"] != ALL:
             evaluator = (row["evaluator"], row["version"])
             parts[row["group"]].append(_row(row, number[evaluator], section.infos[evaluator], everywhere))
     groups = [{"group": group, "rows": rows} for group, rows in parts.items()]
@@ -46,7 +46,7 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
         "model": section.model,
         "promptSet": section.prompt_set,
         "marks": everywhere,
-        "sampling": _sampling(tables.samplings[place]),
+        "sampling": _sampling(tables.samplings[key]),
         "evaluators": [_evaluator(tables, section, evaluator) for evaluator in section.evaluators],
         "methods": _methods(section),
         "rows": [
@@ -59,7 +59,7 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
         "wins": [
             win
             for row in tables.win_rates
-            if (row["model"], row["prompt_set"], row["group"]) == (*place, ALL)
+            if (row["model"], row["prompt_set"], row["group"]) == (*key, ALL)
             for win in _both_ways(row, number[row["evaluator"], row["version"]])
         ],
         "published": _published(section),

@@ -9,14 +9,14 @@ import torch
 
 from alignbench.batch import PairBatch
 from alignbench.context import Context, keyed_generator
-from alignbench.data.batches.aspect_buckets import Bucketed, Buckets, standard_buckets
+from alignbench.data.batches.aspect_buckets import BucketedOrder, Buckets, standard_buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, prepare
+from alignbench.data.batches.fill_cache import RequiredFeatures, prepare
 from alignbench.data.batches.sampler import Mix, StepSampler
 from alignbench.data.batches.stream import Stream
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.without_weights import drop
@@ -38,12 +38,12 @@ def steps(of, bundle, num_steps, total_batch_size=8, num_processes=1, start_step
     ranks = [
         StepSampler(
             len(of.bucket), total_batch_size, 1, seed, rank, num_processes, start_step, mix,
-            order=Bucketed(of, bundle, seed, mix),
+            order=BucketedOrder(of, bundle, seed, mix),
         )
         for rank in range(num_processes)
     ]  # fmt: skip
     return [
-        [position for places in parts for _, position in places]
+        [position for samples in parts for _, position in samples]
         for parts in itertools.islice(zip(*ranks, strict=True), num_steps)
     ]
 
@@ -84,7 +84,7 @@ def test_a_bucket_that_cannot_fill_a_micro_batch_gives_its_samples_to_its_neighb
     assert found.num_moved == 3
     assert np.bincount(found.bucket).tolist() == [8, 8]
     assert found.summary() == (
-        "samples by height x width: 24x40 8, 32x32 8; 3 of them from buckets too small for a micro-batch"
+        "samples by height x width: 24x40 8, 32x32 8; 3 of them moved from buckets too small for a micro-batch"
     )
     assert Buckets._nearest(aspects, SIZES, 3).num_moved == 0
     assert len(Buckets._nearest(aspects, SIZES, 100).sizes) == 1
@@ -146,7 +146,7 @@ def test_a_mix_of_labels_shows_each_sample_as_often_as_without_buckets():
         expected = 7200 * (0.7 / wanted if desirable else 0.3 / (total - wanted))
         assert visits[position] == pytest.approx(expected, rel=0.02)
     with pytest.raises(UserError, match="needs images of both labels"):
-        Bucketed(of, 4, 0, Mix([True] * 18, 0.5))
+        BucketedOrder(of, 4, 0, Mix([True] * 18, 0.5))
 
 
 # ---- batches
@@ -158,7 +158,7 @@ class MixedSizes(PairSource):
     name = "mixed"
     mixed = "desirable"
     fingerprint = "mixed"
-    dropped = Counter()  # noqa: RUF012
+    num_filtered = Counter()  # noqa: RUF012
     pairs = prompts = None
 
     def __init__(self, pairs=None, posterior="sample"):
@@ -168,10 +168,12 @@ class MixedSizes(PairSource):
         self.prompts = [pair.prompt for pair in self.pairs]
         self.posterior = posterior
 
-    def picture(self, key):
+    def image(self, key):
         height, width = map(int, key.split()[0].split("x"))
         generator = keyed_generator(key)
-        return Picture(key, torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+        return TrainingImage(
+            key, torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
+        )
 
 
 class OnPairs:
@@ -181,17 +183,25 @@ class OnPairs:
     group_size = 1
 
 
-CUTS = CropPolicy(SIZES, "random", random_flip=True, crops_per_image=2, true_size=True)
+POLICY = CropPolicy(SIZES, "random", random_flip=True, crops_per_image=2, true_size=True)
 
 
 def shares(
-    root, model, num_steps=3, num_processes=1, start_step=0, micro_batch_size=2, cuts=CUTS, num_workers=0, data=None
+    root,
+    model,
+    num_steps=3,
+    num_processes=1,
+    start_step=0,
+    micro_batch_size=2,
+    crop_policy=POLICY,
+    num_workers=0,
+    data=None,
 ):
     """Each step's batches, those of all processes joined."""
     streams = [
         Stream(
             OnPairs, data or MixedSizes(), model, root, total_batch_size=8, seed=0, rank=rank,
-            num_processes=num_processes, start_step=start_step, num_workers=num_workers, cuts=cuts,
+            num_processes=num_processes, start_step=start_step, num_workers=num_workers, crop_policy=crop_policy,
             micro_batch_size=micro_batch_size,
         )
         for rank in range(num_processes)
@@ -228,35 +238,35 @@ def test_batches_hold_one_size_each_and_are_equal_in_every_layout(tmp_path, fami
     assert equal(shares(tmp_path, model, 1, num_workers=1)[0], whole[0])
 
 
-@pytest.mark.parametrize("cuts", [CUTS, CropPolicy(((32, 32),), random_flip=True)], ids=["buckets", "flips"])
+@pytest.mark.parametrize("crop_policy", [POLICY, CropPolicy(((32, 32),), random_flip=True)], ids=["buckets", "flips"])
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
-def test_batches_from_the_cache_are_those_without_it(tmp_path, family, cuts):
+def test_batches_from_the_cache_are_those_without_it(tmp_path, family, crop_policy):
     model, data = tiny_adapter(family), MixedSizes()
-    expected = shares(tmp_path / "none", model, cuts=cuts)
+    expected = shares(tmp_path / "none", model, crop_policy=crop_policy)
     caches = Caches.open(tmp_path, model, data.posterior, CPU)
-    demand = Demand.of(OnPairs, data, cuts, micro_batch_size=2)
-    assert len(demand.pictures) == 24 * len(cuts.all((32, 32)))
+    required = RequiredFeatures.of(OnPairs, data, crop_policy, micro_batch_size=2)
+    assert len(required.crops) == 24 * len(crop_policy.all((32, 32)))
     caches.describe()
     encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
-    prepare(demand, encoder, caches, WorkShare(), progress=False)
+    prepare(required, encoder, caches, WorkShare(), progress=False)
     for part in model.frozen_networks:
         drop(part)  # calling one would be noticed
-    assert all(equal(a, b) for a, b in zip(shares(tmp_path, model, cuts=cuts), expected, strict=True))
+    assert all(equal(a, b) for a, b in zip(shares(tmp_path, model, crop_policy=crop_policy), expected, strict=True))
 
 
-def test_each_visit_cuts_another_part_the_same_of_both_images(tmp_path):
+def test_each_time_an_image_is_shown_it_has_another_crop_which_is_the_same_for_both_images(tmp_path):
     twins = MixedSizes([Pair("a", "40x70 same", "40x70 same", 1.0)], "mode")
-    cuts = CropPolicy(((32, 32),), "random")
-    ((batch,),) = shares(tmp_path, tiny_adapter("flux"), 1, cuts=cuts, data=twins)
+    crop_policy = CropPolicy(((32, 32),), "random")
+    ((batch,),) = shares(tmp_path, tiny_adapter("flux"), 1, crop_policy=crop_policy, data=twins)
     assert torch.equal(batch.latents_w, batch.latents_l)
-    assert len(batch.latents_w.unique(dim=0)) > 4  # of 25 places
+    assert len(batch.latents_w.unique(dim=0)) > 4  # of 25 crops
 
 
-def test_nothing_is_prepared_of_images_that_are_cut_anew_at_each_visit():
-    demand = Demand.of(OnPairs, MixedSizes(), CropPolicy(((32, 32),), "random"))
-    assert demand.cuts_anew
-    assert not demand.pictures
-    assert len(demand.prompts) == 13
+def test_nothing_is_prepared_of_images_with_unlimited_crops():
+    required = RequiredFeatures.of(OnPairs, MixedSizes(), CropPolicy(((32, 32),), "random"))
+    assert required.has_unlimited_crops
+    assert not required.crops
+    assert len(required.prompts) == 13
 
 
 def test_a_share_that_cannot_be_split_into_micro_batches_is_refused(tmp_path):

@@ -12,11 +12,12 @@ import torch
 from alignbench.batch import PairBatch, PromptBatch
 from alignbench.context import Context, keyed_generator
 from alignbench.data.batches import fill_cache as module
+from alignbench.data.batches.collate import Indexed, collate
 from alignbench.data.batches.crops import CropPolicy
-from alignbench.data.batches.encode import Encoder, Indexed, collate
+from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import Demand, prepare, refuse_too_little_space
-from alignbench.data.source import LazyPicture, Pair, PairSource
+from alignbench.data.batches.fill_cache import RequiredFeatures, prepare, refuse_too_little_space
+from alignbench.data.source import LazyTrainingImage, Pair, PairSource
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.without_weights import drop
@@ -36,7 +37,7 @@ class Pairs(PairSource):
 
     name = "random"
     mixed = "dropped"
-    dropped = Counter()  # noqa: RUF012
+    num_filtered = Counter()  # noqa: RUF012
     prompts = pairs = fingerprint = None
 
     def __init__(self, posterior="mode", size=5, fingerprint="random"):
@@ -45,8 +46,8 @@ class Pairs(PairSource):
         self.prompts = [pair.prompt for pair in self.pairs]
         self.decoded = []
 
-    def picture(self, key):
-        return LazyPicture(key, partial(self.decode, key))
+    def image(self, key):
+        return LazyTrainingImage(key, partial(self.decode, key))
 
     def decode(self, key):
         self.decoded.append(key)
@@ -69,8 +70,8 @@ def encoder(model, data, caches=None):
 def prepared(root, model, data, work_share=None, method=OnPairs):
     """Prepare and return the caches as they are then."""
     caches = opened(root, model, data)
-    demand = Demand.of(method, data, CropPolicy.square(model.resolution))
-    prepare(demand, encoder(model, data, caches), caches, work_share or WorkShare(), progress=False)
+    required = RequiredFeatures.of(method, data, CropPolicy.square(model.resolution))
+    prepare(required, encoder(model, data, caches), caches, work_share or WorkShare(), progress=False)
     return opened(root, model, data)
 
 
@@ -139,9 +140,9 @@ def test_a_pass_that_was_killed_anywhere_and_repeated_leaves_the_same_bytes(tmp_
         root = tmp_path / str(calls)
         caches = opened(root, model, data)
         dying = DyingEncoder(encoder(model, data, caches), calls)
-        demand = Demand.of(OnPairs, data, CropPolicy.square(model.resolution))
+        required = RequiredFeatures.of(OnPairs, data, CropPolicy.square(model.resolution))
         with pytest.raises(InterruptedError):
-            prepare(demand, dying, caches, WorkShare(), progress=False)
+            prepare(required, dying, caches, WorkShare(), progress=False)
         assert content(root).items() < whole.items()
         prepared(root, model, data)
         assert content(root) == whole
@@ -163,9 +164,9 @@ class DyingEncoder:
         self._count()
         return self.encoder.encode_prompt(text)
 
-    def encode_picture(self, picture):
+    def encode_image(self, picture):
         self._count()
-        return self.encoder.encode_picture(picture)
+        return self.encoder.encode_image(picture)
 
 
 def test_a_second_pass_encodes_nothing(tmp_path):
@@ -242,17 +243,17 @@ def test_a_method_on_prompts_needs_no_picture(tmp_path):
         batch_type = PromptBatch
 
     data = Pairs()
-    demand = Demand.of(OnPrompts, data, CropPolicy.square(32))
-    assert demand.prompts == ["", *data.prompts]
-    assert not demand.pictures
+    required = RequiredFeatures.of(OnPrompts, data, CropPolicy.square(32))
+    assert required.prompts == ["", *data.prompts]
+    assert not required.crops
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_images_may_be_decoded_by_other_processes(tmp_path, num_workers):
     model, data = tiny_adapter("stable_diffusion"), Pairs()
     caches = opened(tmp_path, model, data)
-    demand = Demand.of(OnPairs, data, CropPolicy.square(model.resolution))
-    prepare(demand, encoder(model, data, caches), caches, WorkShare(), num_workers, progress=False)
+    required = RequiredFeatures.of(OnPairs, data, CropPolicy.square(model.resolution))
+    prepare(required, encoder(model, data, caches), caches, WorkShare(), num_workers, progress=False)
     assert bool(data.decoded) == (num_workers == 0)
     prepared(tmp_path / "plain", model, data)
     assert sorted(content(tmp_path / "plain").values()) == sorted(
@@ -264,7 +265,7 @@ def test_a_process_that_reads_data_decodes_what_is_not_cached_and_nothing_else(t
     model, data = tiny_adapter("stable_diffusion"), Pairs(size=2, fingerprint="x")
     caches = prepared(tmp_path, model, data)
     larger = Pairs(size=3, fingerprint="x")
-    samples = Indexed(larger.view("pairs"), encoder(model, larger, caches).known.lacks)
+    samples = Indexed(larger.view("pairs"), encoder(model, larger, caches).cached_latents.is_missing)
     assert [index for index, _ in (samples[7, position] for position in range(3))] == [7, 7, 7]
     assert larger.decoded == ["2-w", "2-l"]
 

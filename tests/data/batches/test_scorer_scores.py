@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignbench.data.batches.scorer_scores import score_pairs
-from alignbench.data.source import Pair, PairSource, Picture
+from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.data.storage.tensor_store import key_of
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
@@ -62,8 +62,8 @@ class Pairs(PairSource):
     def prompts(self):
         return list(dict.fromkeys(pair.prompt for pair in self.pairs))
 
-    def picture(self, key):
-        return Picture(key, np.full((8, 8, 3), 10 * int(key), np.uint8))
+    def image(self, key):
+        return TrainingImage(key, np.full((8, 8, 3), 10 * int(key), np.uint8))
 
 
 EXPECTED = {("red", "0"): 3.0, ("red", "1"): 13.0, ("red", "2"): 23.0, ("blue!", "0"): 5.0, ("blue!", "3"): 35.0}

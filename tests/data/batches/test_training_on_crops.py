@@ -80,10 +80,10 @@ def test_a_killed_run_in_buckets_ends_byte_for_byte_like_one_that_was_never_kill
     assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
 
 
-@pytest.mark.parametrize("cut", [{"crop": "random"}, {"random_flip": True}, {"crop": "random", "crops_per_image": 3}])
-def test_cuts_do_not_depend_on_the_micro_batches_of_an_update(folder, tmp_path, cut):
+@pytest.mark.parametrize("crops", [{"crop": "random"}, {"random_flip": True}, {"crop": "random", "crops_per_image": 3}])
+def test_crops_do_not_depend_on_the_micro_batches_of_an_update(folder, tmp_path, crops):
     plain = {"aspect_ratio_buckets": None, "random_flip": False, "crop": "centre", "size_conditioning": "square"}
-    one, many = (trained(folder, tmp_path / str(size), micro_batch_size=size, **plain | cut)[0] for size in (8, 1))
+    one, many = (trained(folder, tmp_path / str(size), micro_batch_size=size, **plain | crops)[0] for size in (8, 1))
     centre, _ = trained(folder, tmp_path / "centre", micro_batch_size=8, **plain)
     moved = torch.cat([(one[name] - many[name]).flatten() for name in one]).norm()
     apart = torch.cat([(one[name] - centre[name]).flatten() for name in one]).norm()

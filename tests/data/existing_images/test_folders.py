@@ -191,12 +191,12 @@ def test_files_that_are_no_images_may_lie_beside_the_hpsv2_folders(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["anime/1.jpg"], "anime/1.jpg is no image of the HPSv2 benchmark; expected files of five digits and .jpg"),
-        (["anime/00001.gif"], "anime/00001.gif is no image of the HPSv2 benchmark"),
+        (["anime/1.jpg"], "anime/1.jpg is not an image of the HPSv2 benchmark; expected files of five digits and .jpg"),
+        (["anime/00001.gif"], "anime/00001.gif is not an image of the HPSv2 benchmark"),
         (["photo/00800.jpg"], "photo/00800.jpg has no prompt; photo has 00000 to 00799"),
         (["photo/00001.jpg", "photo/00001.png"], "photo holds both 00001.jpg and 00001.png for one prompt; delete one"),
-        (["photo/00001.jpg", "concept_art/00001.jpg"], "and holds concept_art too (1 in all); expected the folders"),
-        (["photo/00001.jpg", "grid.png"], "and holds grid.png too (1 in all)"),
+        (["photo/00001.jpg", "concept_art/00001.jpg"], "but also holds concept_art (1 in all); expected the folders"),
+        (["photo/00001.jpg", "grid.png"], "but also holds grid.png (1 in all)"),
     ],
 )
 def test_what_does_not_fit_the_hpsv2_layout_is_refused(tmp_path, names, message):
@@ -207,7 +207,7 @@ def test_empty_hpsv2_folders_and_folders_in_the_place_of_images_are_refused(tmp_
     (tmp_path / "photo").mkdir()
     assert f"the folders photo of {tmp_path} hold no images" in refusal(tmp_path)
     (tmp_path / "photo" / "00000.png").mkdir()
-    assert "photo/00000.png is no image of the HPSv2 benchmark" in refusal(tmp_path)
+    assert "photo/00000.png is not an image of the HPSv2 benchmark" in refusal(tmp_path)
 
 
 # ---- lists
@@ -369,11 +369,11 @@ def test_a_list_of_shipped_prompts_pairs_with_the_hpsv2_layout(tmp_path):
         ),
         ("x.csv", "file,prompt\na.png,x\n./a.png,y\n", "line 3 of {folder}/x.csv lists ./a.png, which line 2 of"),
         ("x.csv", "file,prompt,prompt_id\na.png,x,a/b\n", "x.csv has the prompt_id 'a/b', which cannot name a file"),
-        ("x.csv", "file,prompt,prompt_id\na.png,x,1\nb.png,y,1\n", "gives the prompt_id 1 to 'y', and line 2 of"),
+        ("x.csv", "file,prompt,prompt_id\na.png,x,1\nb.png,y,1\n", "gives the prompt_id 1 to 'y', but line 2 of"),
         (
             "x.csv",
             "file,prompt,group\na.png,x,g\nb.png,x,\n",
-            "puts 'x' in group none, and line 2 of {folder}/x.csv in g",
+            "puts 'x' in group none, but line 2 of {folder}/x.csv puts it in g",
         ),
         ("x.csv", "", "x.csv lists no images"),
         ("x.csv", "file,prompt\n", "x.csv lists no images"),
@@ -387,12 +387,12 @@ def test_a_list_of_shipped_prompts_pairs_with_the_hpsv2_layout(tmp_path):
         (
             "x.jsonl",
             '{"file": "a.png", "prompt": "x"}\n{"file": "b.png"}',
-            'line 2 of {folder}/x.jsonl has no text under "p',
+            'line 2 of {folder}/x.jsonl has no text in column "p',
         ),
-        ("x.jsonl", '{"file": "a.png", "prompt": "x", "prompt_id": 5}', 'x.jsonl has no text under "prompt_id"'),
+        ("x.jsonl", '{"file": "a.png", "prompt": "x", "prompt_id": 5}', 'x.jsonl has no text in column "prompt_id"'),
         ("manifest.json", "{", "manifest.json is not JSON"),
         ("manifest.json", "[]", "manifest.json lists no images"),
-        ("manifest.json", '["a.png"]', "manifest.json is no list of images; expected a list of objects"),
+        ("manifest.json", '["a.png"]', "manifest.json is not a list of images; expected a list of objects"),
         ("manifest.json", '{"a.png": "x", "a.png": "y"}', "manifest.json gives 'a.png' twice in one object"),
         ("manifest.json", '{"a.png": "x", "b.png": ""}', "entry 2 of {folder}/manifest.json has an empty prompt"),
         ("manifest.json", '{"a.png": "x\\u0000"}', "entry 1 of {folder}/manifest.json has a prompt with a NUL byte"),
@@ -424,7 +424,7 @@ def test_a_list_beside_hpsv2_folders_must_be_chosen(tmp_path):
 
 
 def test_paths_that_hold_no_images_say_what_was_found_and_what_is_known(tmp_path):
-    known = "known are image folders and run folders of this program, the folders anime, concept-art, paintings, photo"
+    known = "expected an image folder or run folder of this program, the folders anime, concept-art, paintings, photo"
     assert f"{tmp_path / 'none'} does not exist" in refusal(tmp_path / "none")
     assert f"{tmp_path} is empty; {known}" in refusal(tmp_path)
     (tmp_path / "deep").mkdir()
@@ -432,7 +432,7 @@ def test_paths_that_hold_no_images_say_what_was_found_and_what_is_known(tmp_path
     picture(tmp_path / "b.png")
     found = "is of an unknown layout: it holds folders such as deep (1) and files such as a.png (2)"
     assert f"{tmp_path} {found}; {known}" in refusal(tmp_path)
-    assert "a.png is no folder and no list of images; expected a .json" in refusal(tmp_path / "a.png")
+    assert "a.png is neither a folder nor a list of images; expected a .json" in refusal(tmp_path / "a.png")
 
 
 # ---- several folders
@@ -489,7 +489,7 @@ def test_base_is_a_base_run_or_a_folder_of_that_name(tmp_path):
 def test_folders_of_different_prompt_sets_are_refused(tmp_path):
     one, two = listed(tmp_path / "one", [("a.png", "x")]), hpdv2_folder(tmp_path / "two", ["photo/00000.jpg"])
     three = listed(tmp_path / "three", [("a.png", "y")])
-    message = "the image folders must belong to one prompt set, found own (one, three) and hpdv2 (two); own are those"
+    message = "the image folders must belong to one prompt set, found own (one, three) and hpdv2 (two); own means"
     assert message in refusal(one, two, three)
 
 

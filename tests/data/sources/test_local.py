@@ -48,7 +48,7 @@ def test_a_label_of_zero_swaps_and_one_half_is_dropped_and_counted(folder, pairs
         ("p", "red.png", 1.0),
         ("q", "green.png", 1.0),
     ]
-    assert source.dropped == {"tie": 2}
+    assert source.num_filtered == {"tie": 2}
     assert source.prompts == ["p", "q"]
 
 
@@ -59,8 +59,8 @@ def test_an_image_that_cannot_be_read_drops_the_whole_pair(folder, broken, place
     assert [pair.prompt for pair in source.view("pairs")] == ["p"]
     assert [sample.prompt for sample in source.view("images")] == ["p"]
     reason = "missing image" if broken == "missing.png" else "unreadable image"
-    assert source.dropped == {reason: 1}
-    assert source.summary() == f"1 dropped ({reason})"
+    assert source.num_filtered == {reason: 1}
+    assert source.summary() == f"1 filtered out ({reason})"
 
 
 def test_winners_and_labels_follow_from_the_pairs(folder, pairs):
@@ -90,9 +90,9 @@ def test_the_fingerprint_follows_the_pixels_and_the_labels(folder, pairs):
         (labelled(2), "label_0=2 must lie in 0..1"),
         (labelled(True), "label_0 must be a number"),
         ({"prompt": "p", "image_w": "a", "image_l": "b", "probability_w": 0.2}, "probability_w=0.2 must lie in 0.5..1"),
-        (labelled(1, prompt=3), "prompt must be a text"),
+        (labelled(1, prompt=3), "prompt must be text"),
         (["p"], "line 1 of .* is not a JSON object"),
-        (labelled(0.5), r"data=local holds nothing to train on: 1 dropped \(tie\)"),
+        (labelled(0.5), r"data=local holds nothing to train on: 1 filtered out \(tie\)"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_told_in_one_sentence(folder, row, message, pairs):
@@ -111,7 +111,7 @@ def test_a_folder_without_a_list_or_with_two_is_refused(tmp_path, source):
 
 def test_a_folder_without_a_readable_pair_is_refused(folder, pairs):
     source = pairs(folder, labelled(1, image_0="missing.png"))
-    with pytest.raises(UserError, match=r"holds nothing to train on: 1 dropped .missing image"):
+    with pytest.raises(UserError, match=r"holds nothing to train on: 1 filtered out .missing image"):
         source.view("pairs")
 
 
@@ -119,9 +119,9 @@ def test_a_prompt_file_gives_its_distinct_prompts_and_nothing_else(tmp_path):
     (tmp_path / "a.txt").write_text("a\nb\na\n")
     source = Prompts("prompts", str(tmp_path / "a.txt"))
     assert [sample.prompt for sample in source.view("prompts")] == source.prompts == ["a", "b"]
-    assert source.dropped == {"repeated prompt": 1}
+    assert source.num_filtered == {"repeated prompt": 1}
     assert source.provides == {"prompts"}
-    with pytest.raises(ValueError, match="has prompts only, not pairs"):
+    with pytest.raises(ValueError, match="has prompts only, no pairs"):
         source.view("pairs")
 
 
@@ -145,7 +145,7 @@ def test_every_two_images_of_different_rank_make_a_pair_and_equal_ranks_are_ties
         ("green.png", "red.png"),
         ("green.png", "blue.png"),
     ]
-    assert source.dropped == {"tie": 1}
+    assert source.num_filtered == {"tie": 1}
 
 
 def test_ranks_and_images_of_different_number_are_refused(folder, pairs):

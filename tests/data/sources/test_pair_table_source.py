@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from alignbench.data.source import Pair, labels, pictures_of
+from alignbench.data.source import Pair, images_of, labels
 from alignbench.errors import UserError
 from alignbench.text import is_held_out
 
@@ -51,8 +51,8 @@ def test_no_prompt_is_in_both_splits_and_together_they_are_all(corpus):
     assert found[0] | found[1] == found[2]
     assert not found[0] & found[1]
     assert len(train.view("pairs")) + len(held_out.view("pairs")) == len(whole.view("pairs")) == 400
-    assert train.dropped == {"held out": 2 * len(found[1])}
-    assert held_out.dropped == {"not held out": 2 * len(found[0])}
+    assert train.num_filtered == {"held out": 2 * len(found[1])}
+    assert held_out.num_filtered == {"not held out": 2 * len(found[0])}
     assert 0.2 < len(found[1]) / 200 < 0.4
 
 
@@ -75,13 +75,13 @@ def test_prompts_and_images_of_a_file_are_excluded(corpus):
     judged = [("a prompt", "a", "b", 1), ("b", "a", "c", 1), ("b", "c", "a", 1), ("b", "a", "b", 1)]
     data = corpus(*judged, exclude=str(corpus.folder / "out.txt"))
     assert pairs(data) == [("b", "a", "b", 1.0)]
-    assert data.dropped == {"excluded": 3}
+    assert data.num_filtered == {"excluded": 3}
 
 
 def test_small_images_are_dropped_by_their_short_side(corpus):
     data = corpus(("p", "a", "f", 1), ("p", "c", "d", 1), ("p", "d", "e", 1), min_side=10)
     assert pairs(data) == [("p", "c", "d", 1.0), ("p", "d", "e", 1.0)]
-    assert data.dropped == {"too small": 1}
+    assert data.num_filtered == {"too small": 1}
 
 
 def test_each_row_is_counted_under_one_reason(corpus):
@@ -90,11 +90,11 @@ def test_each_row_is_counted_under_one_reason(corpus):
               ("p", "c", "d", 1), ("p", "d", "c", 0), ("p", "d", "c", 1)]  # fmt: skip
     data = corpus(*judged)
     assert pairs(data) == [("p", "c", "d", 1.0), ("p", "d", "c", 1.0)]
-    assert data.dropped == {
+    assert data.num_filtered == {
         "empty prompt": 1, "twice the same image": 1, "tie": 1, "unreadable image": 1, "missing image": 1,
         "duplicate": 1,
     }  # fmt: skip
-    assert sum(data.dropped.values()) + len(data.view("pairs")) == len(judged)
+    assert sum(data.num_filtered.values()) + len(data.view("pairs")) == len(judged)
 
 
 def test_sizes_are_those_of_the_upright_images_and_nothing_is_decoded_for_them(tmp_path, source):
@@ -107,25 +107,27 @@ def test_sizes_are_those_of_the_upright_images_and_nothing_is_decoded_for_them(t
     rows = [{"prompt": "p", "image_w": a, "image_l": b} for a, b in (("a.png", "b.jpg"), ("c.jpg", "d.png"))]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = source("local", path=str(tmp_path))
-    pictures = [picture for sample in data.view("pairs") for picture in pictures_of(sample)]
+    pictures = [picture for sample in data.view("pairs") for picture in images_of(sample)]
     found = [data.size(picture) for picture in pictures]
     assert not any("pixels" in vars(picture) for picture in pictures)
     assert found == [picture.pixels.shape[:2] for picture in pictures] == [(12, 30), (30, 12), (30, 12), (12, 30)]
 
 
 def test_images_are_looked_at_once_for_each_state_of_the_data(corpus, monkeypatch):
-    from alignbench.data.storage import image_headers as looks
+    from alignbench.data.storage import image_headers
 
     seen = []
-    look = looks._look
+    read_size = image_headers._read_size
     monkeypatch.setattr(
-        looks, "_look", lambda store, number: seen.append(store.image(number).key) or look(store, number)
+        image_headers,
+        "_read_size",
+        lambda store, number: seen.append(store.image(number).key) or read_size(store, number),
     )
     for _ in range(2):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"]
     (corpus.folder / "b.png").write_text("changed")
-    with pytest.raises(UserError, match=r"nothing to train on: 1 dropped \(unreadable image\)"):
+    with pytest.raises(UserError, match=r"nothing to train on: 1 filtered out \(unreadable image\)"):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"] * 2
 
@@ -141,7 +143,7 @@ def test_ties_may_be_kept_for_methods_that_read_soft_labels_and_choose_no_winner
         ("d.png", True),
         ("c.png", False),
     ]
-    assert not data.dropped
+    assert not data.num_filtered
 
 
 VOTES = [
@@ -161,11 +163,11 @@ def test_repeated_judgements_are_dropped_kept_or_counted_as_votes(corpus):
         ("p", "b", "a", 1.0),
         *((*pair, 1.0) for pair in ("pac", "pca", "qab")),
     ]
-    assert data.dropped == {"duplicate": 1}
+    assert data.num_filtered == {"duplicate": 1}
     assert len(corpus(*VOTES, repeats="keep").view("pairs")) == 6
     voted = corpus(*VOTES, repeats="vote")
     assert pairs(voted) == [("p", "b", "a", 0.666667), ("q", "a", "b", 1.0)]
-    assert voted.dropped == {"counted with another vote": 3, "tie": 1}
+    assert voted.num_filtered == {"counted with another vote": 3, "tie": 1}
 
 
 @pytest.mark.parametrize("mixed", ["desirable", "undesirable", "dropped"])
@@ -189,7 +191,7 @@ def test_noise_turns_its_share_of_pairs_around_always_the_same_ones(corpus):
         data = corpus(*judged, label_noise=rate)
         turned[rate] = {prompt for prompt, winner, *_ in pairs(data) if winner == "b"}
         assert abs(len(turned[rate]) / 500 - rate) < 3 * (rate * (1 - rate) / 500) ** 0.5
-        assert data.summary() == f"{len(turned[rate])} labels turned around (data.label_noise={rate})"
+        assert data.summary() == f"{len(turned[rate])} labels flipped (data.label_noise={rate})"
     assert turned[0.1] < turned[0.3]
     backwards = corpus(*[(prompt, "b", "a", 0) for prompt, *_ in reversed(judged)], label_noise=0.1)
     assert {prompt for prompt, winner, *_ in pairs(backwards) if winner == "b"} == turned[0.1]

@@ -12,7 +12,7 @@ from alignbench.batch import LabelledBatch, PairBatch
 from alignbench.context import Context
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.data.batches.stream import Stream, check_mix
-from alignbench.data.source import pictures_of
+from alignbench.data.source import images_of
 from alignbench.data.storage import parquet_images as columns
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -58,7 +58,7 @@ def test_winners_come_first_ties_and_repeats_are_dropped_and_images_with_one_uid
     write(tmp_path, rows(encoded, ("test", 1, 2, 1.0)), "test-00000-of-00001")
     data = source("pickapic", path=str(tmp_path))
     assert [greys(sample) for sample in data.view("pairs")] == PAIRS
-    assert data.dropped == {"tie": 1, "duplicate": 1}
+    assert data.num_filtered == {"tie": 1, "duplicate": 1}
     assert data.prompts == ["a", "b"]
     samples = data.view("pairs")
     assert samples[0].image_w.key == samples[1].image_w.key == "data/train-00000-of-00002.parquet/0/jpg_0"
@@ -66,7 +66,7 @@ def test_winners_come_first_ties_and_repeats_are_dropped_and_images_with_one_uid
         ("0/jpg_0", True), ("0/jpg_1", False), ("1/jpg_0", False), ("2/jpg_0", True), ("2/jpg_1", False),
     ]  # fmt: skip
     assert [pair.key_l for pair in data.pairs] == [sample.image_l.key for sample in samples]
-    assert np.array_equal(data.picture(samples[2].image_l.key).pixels, samples[2].image_l.pixels)
+    assert np.array_equal(data.image(samples[2].image_l.key).pixels, samples[2].image_l.pixels)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "folder of datasets", "split of datasets"])
@@ -90,7 +90,7 @@ def test_rows_without_label_prompt_or_image_are_dropped_and_counted(tmp_path, so
     write(tmp_path, table)
     data = source("pickapic", path=str(tmp_path), check_images=True)
     assert len(data.view("pairs")) == 1
-    assert data.dropped == {
+    assert data.num_filtered == {
         "no label": 1, "empty prompt": 2, "missing image": 1, "unreadable image": 1, "twice the same image": 1,
     }  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_an_image_that_was_not_looked_at_stops_with_its_name_which_can_be_exclud
     (tmp_path / "excluded.txt").write_text(f"{name}\n")
     data = source("pickapic", path=str(tmp_path), exclude=str(tmp_path / "excluded.txt"))
     assert [greys(sample) for sample in data.view("pairs")] == [("a", 10, 20)]
-    assert data.dropped == {"excluded": 1}
+    assert data.num_filtered == {"excluded": 1}
 
 
 def test_reading_in_order_reads_each_row_group_once_and_light_columns_read_no_image(
@@ -145,11 +145,11 @@ def test_an_epoch_in_random_order_reads_each_row_group_once_within_the_room_it_i
     data.window_bytes = room * size
     view = data.view(kind)
     assert (view.blocks.window, len(view.blocks.block)) == (room, len(view))
-    order = [position for _, position in StepSampler(len(view), len(view), 1, 0, 0, 1, blocks=view.blocks).places(0)]
+    order = [position for _, position in StepSampler(len(view), len(view), 1, 0, 0, 1, blocks=view.blocks).samples(0)]
     assert sorted(order) == list(range(len(view)))
     most = 0
     for position in order:
-        for picture in pictures_of(view[position]):
+        for picture in images_of(view[position]):
             assert picture.pixels.shape == (8, 8, 3)
         kept = columns._kept.groups
         most = max(most, len(kept))
@@ -231,7 +231,7 @@ def test_the_fingerprint_follows_images_captions_and_labels_and_nothing_else(tmp
 
 
 def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, encoded):
-    with pytest.raises(Exception, match="does not exist, and is no hub id"):
+    with pytest.raises(Exception, match="does not exist, and is not a hub id"):
         source("pickapic", path=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no .parquet or .arrow file"):
         _ = source("pickapic", path=str(tmp_path)).prompts
@@ -241,7 +241,7 @@ def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, enco
     with pytest.raises(UserError, match=r"no table of data.part=test: it has 1 other tables, such as data/train-00000"):
         _ = source("pickapic", path=str(tmp_path), part="test").prompts
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match=r"is no .parquet file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"is not a .parquet file, or is incomplete"):
         _ = source("pickapic", path=str(tmp_path)).prompts
 
 
@@ -260,7 +260,9 @@ def test_a_hub_id_is_fetched_into_the_hubs_cache_and_its_absence_told(tmp_path, 
         asked.append((hub_id, settings))
         return str(tmp_path)
 
-    with pytest.raises(UserError, match=r"data.path=owner/name is no folder and could not be had from the hub: "):
+    with pytest.raises(
+        UserError, match=r"data.path=owner/name is not a folder, and could not be downloaded from the hub: "
+    ):
         _ = source("pickapic", path="owner/name").prompts  # tests are offline
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     data = source("pickapic", path="owner/name", revision="1234")

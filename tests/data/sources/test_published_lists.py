@@ -41,7 +41,7 @@ def test_choices_of_hpdv2_become_pairs_under_either_name_of_the_images(folder, s
     (folder / "train.json").write_text(json.dumps(entries, indent=1))
     data = source("hpdv2", path=str(folder))
     assert keys(data) == [("p", "a", "b"), ("p", "a", "c")]
-    assert data.dropped == {"tie": 1, "missing image": 1, "duplicate": 1}
+    assert data.num_filtered == {"tie": 1, "missing image": 1, "duplicate": 1}
 
 
 def test_ranks_of_hpdv2_make_every_two_images_a_pair(folder, source):
@@ -55,7 +55,7 @@ def test_ranks_of_hpdv2_make_every_two_images_a_pair(folder, source):
     ("text", "message"),
     [
         ('{"prompt": "p"}', "train.json is not a JSON list"),
-        ('[{"prompt": "p"}]', 'entry 1 of .*train.json has no list of texts under "file_path"'),
+        ('[{"prompt": "p"}]', 'entry 1 of .*train.json has no list of texts in column "file_path"'),
         ('[{"prompt": "p", "image_path": ["a.jpg"], "human_preference": [1, 0]}]', "1 images and 2 grades"),
         ('[{"prompt": "p", "image_path": [], "human_preference": []}, 3]', "entry 2 of .* is not a JSON object"),
         ('[{"prompt": "p", "image_path": [], "human_preference": []} {}]', "neither a comma nor the end"),
@@ -90,7 +90,7 @@ def test_images_of_one_prompt_are_paired_by_rank_or_by_rating(folder, source):
     metadata(folder, *RANKED)
     data = source("imagerewarddb", path=str(folder))
     assert keys(data) == [("p", "b", "a"), ("p", "b", "c")]
-    assert data.dropped == {"tie": 1, "no label": 1}
+    assert data.num_filtered == {"tie": 1, "no label": 1}
     rated = source("imagerewarddb", path=str(folder), grade="overall_rating")
     assert keys(rated) == [("p", "a", "b"), ("p", "a", "c"), ("p", "c", "b"), ("q", "c", "d")]
 
@@ -129,7 +129,7 @@ def test_labels_of_diffusion_kto_are_read_with_its_three_policies(folder, source
     data = source("kto_csv", path=str(folder), mixed=mixed)
     assert labelled(data) == KEPT + [("p", "train/c.jpg", wanted) for wanted in third]
     expected = {"empty prompt": 1, "missing image": 1, "duplicate": 1, "no label": 1}
-    assert data.dropped == expected | ({"won and lost": 1} if mixed == "dropped" else {})
+    assert data.num_filtered == expected | ({"won and lost": 1} if mixed == "dropped" else {})
     wanted = [sample.image.key for sample in data.view("images")]
     assert wanted == [key for _, key, desirable in labelled(data) if desirable]
 
@@ -165,10 +165,10 @@ def test_captions_lie_beside_images_or_in_a_list(folder, source):
     data = source("captions", path=str(folder / "train"))
     assert captioned(data) == [("one", "a.jpg"), ("two", "b.jpg")]
     assert data.view("labels").desirable == [True, True]
-    assert data.dropped == {"no caption": 1, "empty prompt": 1}
+    assert data.num_filtered == {"no caption": 1, "empty prompt": 1}
     (folder / "train" / "metadata.jsonl").write_text('{"file_name": "d.jpg", "text": "four"}\n' * 2)
     data = source("captions", path=str(folder / "train"))
     assert captioned(data) == [("four", "d.jpg")]
-    assert data.dropped == {"duplicate": 1}
-    with pytest.raises(UserError, match="has captioned images and no pairs"):
+    assert data.num_filtered == {"duplicate": 1}
+    with pytest.raises(UserError, match="has captioned images, not pairs"):
         data.view("pairs")

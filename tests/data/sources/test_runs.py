@@ -47,8 +47,8 @@ def test_the_best_image_of_a_prompt_is_paired_with_the_worst(run, source):
     folder = run("base-a-0", [[0.1, 0.9, 0.5], [0.3, 0.3, 0.3]])
     data = source("runs", path=str(folder), evaluator="reward")
     assert pairs(data) == [("p", "p-1.png", "p-0.png", 1.0)]
-    assert data.dropped == {"tie": 1}
-    assert data.judged_by == ("reward",)
+    assert data.num_filtered == {"tie": 1}
+    assert data.labelled_by == ("reward",)
 
 
 def test_every_two_images_are_paired_with_the_probability_of_their_score_difference(run, source):
@@ -89,9 +89,9 @@ def test_scores_that_are_missing_or_of_other_images_are_refused(run, source):
     with pytest.raises(UserError, match=r"holds no scores of data.evaluator=rewart; did you mean reward\?"):
         _ = source("runs", path=str(folder), evaluator="rewart").prompts
     next(folder.rglob("p-0.png")).write_bytes(b"other")
-    with pytest.raises(UserError, match=r"p-0.png is not the image that was scored"):
+    with pytest.raises(UserError, match=r"p-0.png has changed since it was scored"):
         _ = source("runs", path=str(folder), evaluator="reward").prompts
-    with pytest.raises(Exception, match=r"data.path=nowhere is no folder"):
+    with pytest.raises(Exception, match=r"data.path=nowhere is not a folder"):
         source("runs", path="nowhere", evaluator="reward")
     with pytest.raises(Exception, match=r"data.temperature=0 must be a number above 0"):
         source("runs", path=str(folder), evaluator="reward", temperature=0)

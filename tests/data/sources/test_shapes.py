@@ -36,7 +36,7 @@ def test_pairs_are_the_same_each_time_they_are_made(source):
     again = data()
     assert again.pairs == source.pairs
     key = source.pairs[3].key_w
-    assert np.array_equal(again.picture(key).pixels, source.picture(key).pixels)
+    assert np.array_equal(again.image(key).pixels, source.image(key).pixels)
 
 
 def test_more_pairs_leave_the_first_ones_as_they_are(source):
@@ -45,7 +45,7 @@ def test_more_pairs_leave_the_first_ones_as_they_are(source):
 
 def test_an_odd_number_of_votes_never_ties_and_the_soft_label_is_the_share_of_the_winner(source):
     assert len(source.pairs) == 12
-    assert source.dropped == {}
+    assert source.num_filtered == {}
     assert {round(pair.probability_w, 6) for pair in source.pairs} <= {0.6, 0.8, 1.0}
 
 
@@ -53,7 +53,7 @@ def test_ties_are_dropped_and_counted():
     source = data(num_votes=2, num_pairs=24)
     pairs = source.view("pairs")
     assert 0 < len(pairs) < 24
-    assert source.dropped == {"tie": 24 - len(pairs)}
+    assert source.num_filtered == {"tie": 24 - len(pairs)}
     assert {pair.probability_w for pair in pairs} == {1.0}
 
 
@@ -99,7 +99,7 @@ def test_jobs_of_a_sweep_draw_and_read_the_same_images_once(monkeypatch):
     monkeypatch.setattr("alignbench.data.sources.shapes.candidate", lambda *_: pytest.fail("drawn again"))
     other_people = data(seed=6, annotators=Population(seed=1))
     assert len(other_people.pairs) == 12
-    assert other_people.picture(other_people.pairs[0].key_w).pixels.shape == (64, 64, 3)
+    assert other_people.image(other_people.pairs[0].key_w).pixels.shape == (64, 64, 3)
 
 
 def test_training_prompts_ask_for_no_picture_that_is_evaluated():

@@ -39,12 +39,12 @@ def test_pairs_of_pickapic_in_shards_are_read_by_stretches(tmp_path, source, enc
     write(tmp_path / "00001.tar", ("0", pair(encoded, 50, 60, "c", 0.0)), ("1", broken), ("2", lacking))
     data = source("webdataset", path=str(tmp_path))
     assert [greys(sample) for sample in data.view("pairs")] == [("a", 10, 20), ("c", 60, 50)]
-    assert data.dropped == {"tie": 1, "unreadable image": 1, "missing image": 1}
+    assert data.num_filtered == {"tie": 1, "unreadable image": 1, "missing image": 1}
     last = data.view("pairs")[1]
     assert last.image_w.key.startswith("00001.tar@")
-    assert data.picture(last.image_w.key).pixels[0, 0, 0] == 60
+    assert data.image(last.image_w.key).pixels[0, 0, 0] == 60
     with pytest.raises(KeyError):
-        data.picture("00001.tar@7")
+        data.image("00001.tar@7")
 
 
 def test_shards_are_gone_through_once_and_again_when_they_change(tmp_path, source, encoded, monkeypatch):
@@ -70,7 +70,7 @@ def test_labels_and_captions_come_from_fields_or_json(tmp_path, source, encoded)
     )
     labels = source("webdataset_labels", path=str(tmp_path / "a.tar"))
     assert [(sample.prompt, sample.desirable) for sample in labels.view("labels")] == [("one", True), ("two", False)]
-    assert labels.dropped == {"no label": 1, "empty prompt": 1}
+    assert labels.num_filtered == {"no label": 1, "empty prompt": 1}
     captions = source("webdataset_captions", path=str(tmp_path))
     assert [(s.prompt, int(s.image.pixels[0, 0, 0])) for s in captions.view("images")] == [
         ("one", 10),
@@ -85,7 +85,7 @@ def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
     with pytest.raises(UserError, match=r"no folder with .tar files"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(600))
-    with pytest.raises(UserError, match=r"a.tar is no .tar file, or was not copied whole"):
+    with pytest.raises(UserError, match=r"a.tar is not a .tar file, or is incomplete"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 1.0) | {"label_0.txt": "yes"}))
     with pytest.raises(UserError, match=r"sample 0 of .*a.tar has a label or json that cannot be read"):

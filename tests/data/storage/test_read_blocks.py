@@ -36,7 +36,7 @@ def num_reads(order, room, block=BLOCK):
     return count
 
 
-def places(num_steps, num_processes=1, start_step=0, seed=0, mix=None, window=2):
+def samples(num_steps, num_processes=1, start_step=0, seed=0, mix=None, window=2):
     ranks = [
         StepSampler(SIZE, 8, 1, seed, rank, num_processes, start_step, mix, blocks(window))
         for rank in range(num_processes)
@@ -63,7 +63,7 @@ def test_samples_of_a_window_are_shuffled_together_and_blocks_are_dealt_anew():
 
 
 def test_one_window_of_all_blocks_gives_every_sample_the_same_chance_of_every_place():
-    """Chi-square of the place of each sample over 2000 shuffles; 39 degrees of freedom each, 40 samples."""
+    """Chi-square of the position of each sample over 2000 shuffles; 39 degrees of freedom each, 40 samples."""
     counts = np.zeros((SIZE, SIZE))
     for seed in range(2000):
         counts[shuffled(100, seed), np.arange(SIZE)] += 1
@@ -72,15 +72,15 @@ def test_one_window_of_all_blocks_gives_every_sample_the_same_chance_of_every_pl
 
 
 def test_the_stream_is_the_same_on_any_number_of_processes_and_after_a_resume():
-    whole = places(12)
-    assert places(12, num_processes=2) == whole
-    assert places(12, num_processes=4) == whole
-    assert places(3, start_step=9) == whole[9:]
-    assert places(12, seed=1) != whole
+    whole = samples(12)
+    assert samples(12, num_processes=2) == whole
+    assert samples(12, num_processes=4) == whole
+    assert samples(3, start_step=9) == whole[9:]
+    assert samples(12, seed=1) != whole
 
 
 def test_each_epoch_of_the_stream_is_a_new_order_by_blocks():
-    positions = [position for step in places(15) for _, position in step]
+    positions = [position for step in samples(15) for _, position in step]
     epochs = [positions[start : start + SIZE] for start in range(0, 3 * SIZE, SIZE)]
     assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
     assert all(num_reads(epoch, 2) == len(SIZES) for epoch in epochs)
@@ -89,7 +89,7 @@ def test_each_epoch_of_the_stream_is_a_new_order_by_blocks():
 
 def test_a_sampler_without_blocks_shuffles_as_ever():
     sampler = StepSampler(10, 4, 1, 0, 0, 1)
-    assert [position for step in range(3) for _, position in sampler.places(step)] == [
+    assert [position for step in range(3) for _, position in sampler.samples(step)] == [
         *torch.randperm(10, generator=keyed(0)).tolist(), *torch.randperm(10, generator=keyed(1)).tolist()[:2],
     ]  # fmt: skip
 
@@ -102,11 +102,11 @@ def keyed(epoch):
 
 def test_a_mix_of_labels_reads_each_block_once_for_each_label_within_the_same_room():
     desirable = [position % 3 == 0 for position in range(SIZE)]
-    steps = places(40, mix=Mix(desirable, 0.5), window=4)
-    assert steps == places(40, num_processes=2, mix=Mix(desirable, 0.5), window=4)
+    steps = samples(40, mix=Mix(desirable, 0.5), window=4)
+    assert steps == samples(40, num_processes=2, mix=Mix(desirable, 0.5), window=4)
     shown = [position for step in steps for _, position in step]
     num_blocks = [len(set(BLOCK[np.equal(desirable, label)])) for label in (True, False)]
     num_epochs = [len(shown) / 2 / desirable.count(label) for label in (True, False)]
     assert num_reads(shown, 4) <= 0.75 * sum(np.multiply(num_blocks, num_epochs))  # what is there for one serves both
-    with pytest.raises(UserError, match=r"data.window_mib has room for one; double it, or set data.window_mib=null"):
-        places(1, mix=Mix(desirable, 0.5), window=1)
+    with pytest.raises(UserError, match=r"data.window_mib, but only one fits; double it, or set data.window_mib=null"):
+        samples(1, mix=Mix(desirable, 0.5), window=1)
