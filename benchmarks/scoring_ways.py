@@ -163,7 +163,7 @@ def by_alignbench(
     clock = Clock(device)
     network_pool = TimedResidents(device, clock)
     names = "-".join(evaluator.name for evaluator in evaluators)
-    shutil.rmtree(cache_folder() / "text", ignore_errors=True)  # text that was encoded before would take no time
+    shutil.rmtree(cache_folder() / "prompts", ignore_errors=True)  # text that was encoded before would take no time
     with clock.timing("loading"):
         first = Image.new("RGB", (64, 64))
         write_png(folder / names / "first.png", first)

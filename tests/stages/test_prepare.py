@@ -138,10 +138,10 @@ def test_methods_share_what_they_read(folders, tmp_path):
 def test_scores_are_prepared_too(folders, tmp_path):
     cfg = configuration(folders, "sdxl", "method=smpo", "reward=shapes_clip")
     prepare(cfg, tmp_path)
-    (file,) = (tmp_path / "cache" / "scores").rglob("*.parquet")
+    (file,) = (tmp_path / "cache" / "scores").rglob("*.safetensors")
     made = file.stat().st_mtime_ns
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.warns(RuntimeWarning, match="is damaged and was deleted; its images are scored again"):
+    with pytest.warns(RuntimeWarning, match="is damaged and was deleted; what it held is computed again"):
         prepare(cfg, tmp_path)
     assert file.stat().st_mtime_ns > made
 

@@ -60,7 +60,10 @@ def add_scores(
     if refusal := scorer.supports(data.prompts):
         raise UserError(refusal)
     store = TensorStore(_folder(data, scorer, cache))
-    todo = [part for part in work_share.share(_parts(data, part_size)) if store.get(_part_key(part)) is None]
+    parts = work_share.share(_parts(data, part_size))
+    store.discard_damaged([store.shard([_part_key(part)]) for part in parts])
+    store.refresh()
+    todo = [part for part in parts if _part_key(part) not in store]
     with tqdm(
         total=sum(map(len, todo)), desc=f"score training images with {scorer.name}", unit="image",
         disable=not todo or not work_share.is_main, dynamic_ncols=True,

@@ -175,9 +175,12 @@ class TensorStore:
                 tensors[f"{number}/{name}"] = torch.stack([entries[key][name] for key in keys]).contiguous()
         from safetensors.torch import save_file
 
-        name = hashlib.sha256(b"".join(entries)).hexdigest()[:32]
-        with _writing(self.folder), replacing(self.folder / f"{name}{SUFFIX}") as temporary:
+        with _writing(self.folder), replacing(self.shard(entries)) as temporary:
             save_file(tensors, temporary)
+
+    def shard(self, keys: Iterable[bytes]) -> Path:
+        """Return the file of the entries that were added together under these keys."""
+        return self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}{SUFFIX}"
 
     def discard_damaged(self, files: Sequence[Path]) -> None:
         """Read some shards as a whole and delete those that are not as they were written; seen after `refresh`."""
