@@ -1,4 +1,4 @@
-"""Sampling by diffusers' ControlNet pipelines, which share the networks of a model."""
+"""Sample by diffusers' ControlNet pipelines with the networks of a model."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ from alignbench.models.weights.component import check_part
 
 @dataclass(frozen=True)
 class Family:
-    """What diffusers has for one family.
+    """The classes that diffusers has for the ControlNets of one family.
 
     Attributes:
-        pipeline: class that samples under control.
-        network: class of its ControlNets.
-        argument: of the pipeline's call that takes the maps.
-        width: value of the configuration in which ControlNets of different models differ.
-        scheduler: the only one that its pipeline works with, where there is one.
+        pipeline: class of the pipeline that samples with a ControlNet.
+        network: class of the ControlNets.
+        argument: argument of the pipeline's call that takes the maps.
+        width: key of the networks' configuration that tells ControlNets of different models apart.
+        scheduler: the only scheduler that the pipeline works with; None if it works with all.
     """
 
     pipeline: str
@@ -34,8 +34,8 @@ class Family:
     scheduler: str | None = None
 
 
-# By the class of the pipeline without control. Stable Diffusion 3 is left out: its pipeline encodes each map with a
-# draw that nothing seeds, so that no image could be made again.
+# By the class of the pipeline without a ControlNet. Stable Diffusion 3 is left out: its pipeline encodes each map with
+# an unseeded random draw, so images could not be reproduced.
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": Family(
         "StableDiffusionControlNetPipeline", "ControlNetModel", "image", width="cross_attention_dim"
@@ -48,26 +48,27 @@ FAMILIES: Mapping[str, Family] = {
         "FluxControlNetModel",
         "control_image",
         width="joint_attention_dim",
-        scheduler="FlowMatchEulerDiscrete",  # the pipeline gives the scheduler its levels, which others do not take
+        scheduler="FlowMatchEulerDiscrete",  # the pipeline passes sigmas to the scheduler, which others do not take
     ),
 }
 
 
 def check_family(pipeline_class: str, model: str, scheduler: str | None) -> None:
-    """Refuse a family that is not sampled under control, and a scheduler that its pipeline cannot take.
+    """Refuse a family without ControlNets, and a scheduler that its ControlNet pipeline cannot take.
 
     Args:
-        pipeline_class: of the model without control.
-        model: its name, for the sentence.
-        scheduler: what is asked for by `sampling.scheduler`.
+        pipeline_class: class of the model's pipeline without a ControlNet.
+        model: name of the model, for the message.
+        scheduler: value of `sampling.scheduler`.
 
     Raises:
-        UserError: with what would do.
+        UserError: the message names the choices that work.
     """
     if pipeline_class not in FAMILIES:
         raise UserError(
-            f"model={model} is not sampled by a ControlNet: diffusers' pipeline of its family encodes maps by a draw "
-            "without a seed, so that images could not be made again; choose a model of Stable Diffusion 1.5, XL or FLUX"
+            f"model={model} cannot be sampled with a ControlNet: diffusers' pipeline of its family encodes maps with "
+            "an unseeded random draw, so images could not be reproduced; choose a model of Stable Diffusion 1.5, XL "
+            "or FLUX"
         )
     only = FAMILIES[pipeline_class].scheduler
     if only is not None and scheduler not in (None, only):
@@ -78,47 +79,47 @@ def check_family(pipeline_class: str, model: str, scheduler: str | None) -> None
 
 
 def check_controlnet(path: str, pipeline_class: str, revision: str | None = None) -> None:
-    """Refuse a ControlNet that is not there or not of the family of a pipeline.
+    """Refuse a ControlNet that does not exist or is of another family than a pipeline.
 
     Args:
         path: folder or hub id.
         revision: commit, branch or tag on the hub.
 
     Raises:
-        UserError: with what would do.
+        UserError: the message says what was found and what was expected.
     """
     check_part(path, f"sampling.control.controlnet={path}", [FAMILIES[pipeline_class].network], revision)
 
 
 def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None) -> Any:
-    """Return a ControlNet for a model, where the model is and in its dtype.
+    """Return a ControlNet for a model, on the model's device and in its dtype.
 
     Raises:
-        UserError: if it was trained for another model of the same class.
+        UserError: the ControlNet was trained for another model of the same class.
     """
     import diffusers
 
     family = FAMILIES[model.pipeline_class]
     network = getattr(diffusers, family.network).from_pretrained(path, revision=revision, torch_dtype=model.dtype)
-    width, needed = (part.config[family.width] for part in (network, model.denoiser))
+    width, needed = (one.config[family.width] for one in (network, model.denoiser))
     if width != needed:
         raise UserError(
-            f"sampling.control.controlnet={path} belongs to another model: its {family.width} is {width}, and that of "
-            f"the {model.denoiser_name} {needed}"
+            f"sampling.control.controlnet={path} belongs to another model: its {family.width} is {width}, but that of "
+            f"the {model.denoiser_name} is {needed}"
         )
     network.requires_grad_(False).eval()
     return network.to(model.device)
 
 
 class ControlNetSampler(Sampler):
-    """Makes pictures that follow a map for each prompt.
+    """Makes images that follow a map for each prompt.
 
     Args:
-        model: whose policy samples.
+        model: the model whose policy samples.
         network: the ControlNet.
-        conditioning_scale: weight of what it adds.
-        map_of: gives the map of a prompt id, RGB.
-        call: as for `Sampler`.
+        conditioning_scale: weight of its output.
+        map_of: returns the map of a prompt id, RGB.
+        call: arguments of `Sampler`.
     """
 
     def __init__(
@@ -134,11 +135,11 @@ class ControlNetSampler(Sampler):
         self.conditioning_scale = conditioning_scale
         self.map_of = map_of
         self.pipeline = with_components(self.pipeline, self.family.pipeline, controlnet=network)
-        # FLUX's pipeline gives it maps in the VAE's dtype, which is float32 where the network is not
+        # FLUX's pipeline passes maps in the dtype of the VAE, float32, even if the network has another one
         network.register_forward_pre_hook(_in_own_dtype, with_kwargs=True)
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
-        """Return the maps, and generators for the draw by which FLUX encodes one: the same for all images of it."""
+        """Return the maps, and the generators with which FLUX encodes them, one for each prompt id."""
         return {
             self.family.argument: [self.map_of(prompt_id) for prompt_id, _ in keys],
             "controlnet_conditioning_scale": self.conditioning_scale,
@@ -146,15 +147,15 @@ class ControlNetSampler(Sampler):
         }
 
 
-def with_components(pipeline: Any, pipeline_class: str, **parts: Any) -> Any:
-    """Return a pipeline of another class of the very networks of one, and of further parts.
+def with_components(pipeline: Any, pipeline_class: str, **components: Any) -> Any:
+    """Return a pipeline of another class with the same networks and further components.
 
-    diffusers' own `from_pipe` would turn all of them into float32.
+    diffusers' own `from_pipe` would convert all networks to float32.
     """
     import diffusers
 
     kind = getattr(diffusers, pipeline_class)
-    known = {**pipeline.config, **pipeline.components, **parts}
+    known = {**pipeline.config, **pipeline.components, **components}
     names = inspect.signature(kind.__init__).parameters.keys() & known.keys()
     made = kind(**{name: known[name] for name in names})
     made.set_progress_bar_config(disable=True)

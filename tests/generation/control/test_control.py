@@ -179,7 +179,7 @@ def test_a_network_that_is_no_estimator_or_gives_metres_is_refused(controlnet, e
     config = json.loads((estimator / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric"}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="gives depth in metres"):
+    with pytest.raises(UserError, match="returns depth in metres"):
         Depth(str(tmp_path)).check()
 
 
@@ -219,7 +219,7 @@ def test_pictures_of_other_prompts_have_another_digest(pictures):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"controlnet": None}, "controlnet must be set: none is known for this model"),
+        ({"controlnet": None}, "controlnet must be set, because this model has no default"),
         ({"conditioning_scale": 0}, "conditioning_scale=0 must be a number above 0"),
         ({}, "needs one source of maps: add sampling.control.pictures=FOLDER"),
         ({"pictures": ".", "images": "."}, "needs one source of maps"),
@@ -248,7 +248,7 @@ def test_the_check_covers_network_prompts_and_maker(controlnet, pictures):
 def test_families_and_schedulers_that_cannot_be_controlled_are_refused():
     check_family("StableDiffusionPipeline", "mine", "UniPCMultistep")
     check_family("FluxPipeline", "mine", "FlowMatchEulerDiscrete")
-    with pytest.raises(UserError, match=r"model=mine is not sampled by a ControlNet: .* without a seed"):
+    with pytest.raises(UserError, match=r"model=mine cannot be sampled with a ControlNet: .* unseeded random draw"):
         check_family("StableDiffusion3Pipeline", "mine", None)
     with pytest.raises(UserError, match=r"scheduler=UniPCMultistep does not work with a ControlNet .*FlowMatchEuler"):
         check_family("FluxPipeline", "mine", "UniPCMultistep")
