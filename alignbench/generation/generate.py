@@ -125,7 +125,7 @@ def initial_noise(
 
     With `per_prompt` the noise depends on the prompt, the image number and the seed. With `constant` it depends on the
     image number and the seed alone: image `number` takes the draw of that number from
-    `torch.Generator().manual_seed(sampling_seed)`. The papers do the same: they seed a generator with 0 for each prompt.
+    `torch.Generator().manual_seed(sampling_seed)`. The papers do so with seed 0 for each prompt.
     """
     if mode == "constant":
         generator = torch.Generator().manual_seed(sampling_seed)
