@@ -1,4 +1,4 @@
-"""What was typed: parsed, composed and checked as a whole before the first job starts."""
+"""Parse, compose and check a command line as a whole, before the first job starts."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,17 +19,17 @@ from alignbench.errors import UserError, did_you_mean
 
 
 def check_command_line(overrides: list[str], multirun: bool) -> int:
-    """Compose and check every job of a command before the first one starts; return how many there are.
+    """Compose and check every job of a command before the first one starts; return the number of jobs.
 
     Raises:
-        UserError: naming what was typed, what was expected and what to do.
+        UserError: the message says what was typed, what was expected and what to do.
     """
     parsed = _parse(overrides)
     with _hydra():
         for override in parsed:
             _check_choice(override)
         hydra = _compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], hydra=True).hydra
-        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may ask for a sweep and say of what
+        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may define a sweep
             params = hydra.sweeper.get("params") or {}
             jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
         else:
@@ -40,13 +40,14 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
 
 
 def composed(overrides: list[str], program: str = "config") -> DictConfig:
-    """Return the configuration of one command, as typed.
+    """Return the configuration of one command.
 
     Args:
-        program: name of the file at the head of the tree; `config` is that of the main program.
+        overrides: the words of the command.
+        program: name of the main configuration file; that of the main program is `config`.
 
     Raises:
-        UserError: naming what was typed, what was expected and what to do.
+        UserError: the message says what was typed, what was expected and what to do.
     """
     with _hydra():
         for override in _parse(overrides):
@@ -110,7 +111,7 @@ def _compose(overrides: list[str], hydra: bool = False, program: str = "config")
 
 
 def _check_key(text: str, program: str) -> None:
-    """Say what is wrong with one override, if its key is not in the tree."""
+    """Refuse an override whose key is not in the configuration."""
     override = _parse([text])[0]
     if group_choices(override.key_or_group) or override.is_add():
         return

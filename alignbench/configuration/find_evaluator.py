@@ -1,4 +1,4 @@
-"""An evaluator by its name: its file in conf/evaluator with some values replaced, built."""
+"""Build an evaluator by its name, from its file in conf/evaluator, with some values replaced."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ def build_evaluator(name: str, values: Mapping[str, Any]) -> Evaluator:
     """Build an evaluator; no weights are read.
 
     Args:
-        name: of a file in conf/evaluator.
-        values: in place of those of the file; a mapping replaces key by key where the file has a mapping too.
+        name: name of a file in conf/evaluator.
+        values: values that replace those of the file; a mapping replaces a mapping key by key.
 
     Raises:
-        UserError: the name or a key is unknown, a value is missing, or the evaluator refuses one.
+        UserError: the name or a key is unknown, a value is missing, or the evaluator refuses a value.
     """
     available = evaluator_names()
     if name not in available:
@@ -40,15 +40,15 @@ def build_evaluator(name: str, values: Mapping[str, Any]) -> Evaluator:
 
 
 def evaluator_names() -> list[str]:
-    """Return the names of all evaluators, as files have them."""
+    """Return the names of all files in conf/evaluator."""
     return sorted(file.stem for file in (conf_folder() / "evaluator").glob("*.yaml"))
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Return `key=value` words as values, nested where a key has dots: the grammar of the command line.
+    """Parse `key=value` words as on the command line; a key with dots gives nested values.
 
     Raises:
-        UserError: naming the word that is something else.
+        UserError: a word is not of the form key=value; the message names it.
     """
     values: dict[str, Any] = {}
     for text in settings:
@@ -68,13 +68,13 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         for part in path:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise UserError(f"{text!r} contradicts the value that {part} has already")
+                raise UserError(f"{text!r} contradicts the value that was given to {part} before")
         node[last] = override.value()
     return values
 
 
 def _compose(path: str) -> DictConfig:
-    outer = GlobalHydra.instance().hydra  # of a program that uses Hydra itself
+    outer = GlobalHydra.instance().hydra  # set if the calling program uses Hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""What the launcher asks for, which `accelerate launch --config_file conf/accelerate/NAME.yaml` says by environment."""
+"""Read which training engine `accelerate launch --config_file FILE` asks for by its environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ Engine = Literal["ddp", "fsdp2", "deepspeed"]
 
 
 def engine_asked_for(environment: Mapping[str, str] = os.environ) -> Engine:
-    """Return what the launcher asked for.
+    """Return the engine that the launcher asks for.
 
     Raises:
-        UserError: if it is something that this program cannot do, or there is nobody to share with.
+        UserError: this program does not support the engine, or sharding is asked for and there is only one process.
     """
 
     def on(name: str) -> bool:
@@ -25,7 +25,7 @@ def engine_asked_for(environment: Mapping[str, str] = os.environ) -> Engine:
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "tensor, context or sequence parallelism"),
     ):
         if on(name):
-            raise UserError(f"the launcher asks for {engine}, which is not supported; conf/accelerate has what is")
+            raise UserError(f"the launcher asks for {engine}, which is not supported; choose a file of conf/accelerate")
     if on("ACCELERATE_USE_DEEPSPEED"):
         return _deepspeed(environment)
     if not on("ACCELERATE_USE_FSDP"):
@@ -75,7 +75,7 @@ def _deepspeed(environment: Mapping[str, str]) -> Engine:
         raise UserError("deepspeed_config_file is not read; set zero_stage as conf/accelerate/deepspeed.yaml does")
     if environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") not in ("1", "2"):
         raise UserError(
-            "DeepSpeed is used with zero_stage 1 or 2; conf/accelerate/fsdp2.yaml is there to shard whole networks"
+            "DeepSpeed is supported with zero_stage 1 or 2; to shard whole networks, use conf/accelerate/fsdp2.yaml"
         )
     if find_spec("deepspeed") is None:
         raise UserError("the launcher asks for DeepSpeed, which is not installed: pip install deepspeed")
@@ -86,6 +86,6 @@ def _deepspeed(environment: Mapping[str, str]) -> Engine:
 def _refuse_one_process(name: str, environment: Mapping[str, str]) -> None:
     if environment.get("WORLD_SIZE", "1") == "1":
         raise UserError(
-            f"the launcher asks for {name}, and there is one process, so nothing would be shared; start several "
-            f"(--num_processes; on a CPU, torchrun --nproc_per_node), or do without {name}"
+            f"the launcher asks for {name}, but there is only one process, so nothing would be sharded; start several "
+            f"(--num_processes; on a CPU, torchrun --nproc_per_node), or do not use {name}"
         )

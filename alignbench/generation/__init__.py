@@ -1,1 +1,1 @@
-"""Evaluation images."""
+"""Generate evaluation images."""

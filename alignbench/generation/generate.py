@@ -1,4 +1,4 @@
-"""Evaluation images: the same prompts from the same noise, whatever the batch size or the number of processes."""
+"""Evaluation images: each prompt starts from the same noise, for any batch size and any number of processes."""
 
 import hashlib
 import json
@@ -43,17 +43,17 @@ class Sampling:
 
     Attributes:
         num_inference_steps: denoising steps.
-        guidance_scale: in the family's own sense.
+        guidance_scale: guidance weight as the pipeline of the family defines it.
         num_images_per_prompt: images of each prompt, numbered from 0.
-        noise: `per_prompt`, or `constant` where every prompt starts from the same noise, as in the papers.
-        seed: of the noise; not the training seed.
-        batch_size: images made at once; does not change them.
-        base_bits: bits in which the linear layers of the denoiser are held: 8 or 4; None as they were loaded.
-        scheduler: name of one of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
-        negative_prompt: what to guide away from; None for no prompt.
-        true_cfg_scale: classifier-free guidance beside that which was distilled into a network.
-        resolution: sides of the images in pixels; None for the model's own.
-        control: maps that the images follow, and the ControlNet that makes them do so.
+        noise: `per_prompt`; or `constant`: every prompt starts from the same noise, as in the papers.
+        seed: seed of the noise; not the training seed.
+        batch_size: number of images made at once; it does not change the images.
+        base_bits: bits of the denoiser's linear layers, 8 or 4; None keeps the dtype that they were loaded in.
+        scheduler: name of a scheduler of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
+        negative_prompt: prompt that guidance moves away from; None for the empty prompt.
+        true_cfg_scale: weight of classifier-free guidance, for networks whose own guidance is distilled.
+        resolution: side of the images in pixels; None for the model's own.
+        control: a ControlNet and the maps that the images follow; None for neither.
     """
 
     num_inference_steps: int
@@ -71,7 +71,7 @@ class Sampling:
 
     @property
     def hash(self) -> str:
-        """Fingerprint of what changes an image. More prompts or images a prompt add files and leave it as it is."""
+        """Hash of all settings that change an image. The number of prompts or images does not change it."""
         values = {
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": float(self.guidance_scale),
@@ -83,12 +83,12 @@ class Sampling:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What was asked for in place of what the model does by itself; a sampling without any has its old hash."""
-        beside = {
+        """Settings that replace the model's defaults. They enter the hash only if they are set."""
+        others = {
             "base_bits": self.base_bits,
             "control": None if self.control is None else self.control.identity,
         }
-        return self._call | {name: value for name, value in beside.items() if value is not None}
+        return self._call | {name: value for name, value in others.items() if value is not None}
 
     @property
     def _call(self) -> dict[str, Any]:
@@ -101,21 +101,21 @@ class Sampling:
         return {name: value for name, value in values.items() if value is not None}
 
     def sampler(self, model: ModelAdapter, cache: Path) -> Sampler:
-        """Return what makes the images from noise.
+        """Return the sampler that makes images from noise.
 
         Args:
-            cache: folder for what is made on the way.
+            cache: folder for the maps that a ControlNet is given.
         """
         call = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, **self._call}
         return Sampler(model, **call) if self.control is None else self.control.sampler(model, cache, **call)
 
     def __str__(self) -> str:
-        """Say in a line what is done."""
-        told = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
-        told += [f"{name} {value}" for name, value in self._call.items()]
+        """Describe the sampling in one line."""
+        settings = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
+        settings += [f"{name} {value}" for name, value in self._call.items()]
         if self.control is not None:
-            told.append(f"maps of {self.control.path} by {self.control.controlnet}")
-        return ", ".join(told)
+            settings.append(f"maps of {self.control.path} by {self.control.controlnet}")
+        return ", ".join(settings)
 
 
 def initial_noise(
@@ -123,9 +123,9 @@ def initial_noise(
 ) -> Tensor:
     """Return the noise that one image starts from, [*shape], float32 on the CPU.
 
-    `per_prompt` depends on the prompt, the image number and the seed. `constant` depends on the last two alone: image
-    `number` is the draw of that number from `torch.Generator().manual_seed(sampling_seed)`; the papers reset such a
-    generator to 0 before each prompt.
+    With `per_prompt` the noise depends on the prompt, the image number and the seed. With `constant` it depends on the
+    image number and the seed alone: image `number` takes the draw of that number from
+    `torch.Generator().manual_seed(sampling_seed)`. The papers do so with seed 0 for each prompt.
     """
     if mode == "constant":
         generator = torch.Generator().manual_seed(sampling_seed)
@@ -134,7 +134,7 @@ def initial_noise(
 
 
 def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:
-    """Return the images of a prompt set as `generate` makes them; `resolution` is the model's own."""
+    """Return the list of the images that `generate` makes; `resolution` is the model's own."""
     side = resolution if sampling.resolution is None else sampling.resolution
     names = range(sampling.num_images_per_prompt)
     records = [
@@ -147,18 +147,18 @@ def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> Ima
 def generated(
     folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare | None = None
 ) -> bool:
-    """Say whether all images of these prompts that fall to this shard are there and whole."""
+    """Say whether all images of this shard exist and are complete."""
     images = folder.images(prompt_set.name, sampling.hash)
     if not (images / "sampling.json").exists() or read_prompts(images) != _records(images, prompt_set, sampling):
         return False
     wanted = _wanted(prompt_set, sampling)
 
-    def whole(items: list[tuple[Prompt, int]]) -> bool:
+    def complete(items: list[tuple[Prompt, int]]) -> bool:
         return all(_is_whole(images / image_name(prompt.prompt_id, number)) for prompt, number in items)
 
-    # the shard that makes the last of them says so in the manifest
+    # the shard that makes the last image records that in the manifest
     noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
-    return whole((work_share or WorkShare()).shard_of(wanted)) and (noted or not whole(wanted))
+    return complete((work_share or WorkShare()).shard_of(wanted)) and (noted or not complete(wanted))
 
 
 def generate(
@@ -171,18 +171,18 @@ def generate(
     in_step: bool = False,
     refuse_black: bool = True,
 ) -> int:
-    """Make the images of a prompt set that are not there yet; return how many are left for other shards.
+    """Make the missing images of a prompt set; return the number of images that are left for other shards.
 
-    The main process first records which prompts the folder is for, so that no image is ever taken for that of another
-    text, and at last, when all images are there, that it is complete.
+    The main process first records the prompts of the folder, so that no image can be used for another prompt. When all
+    images exist, it records that the folder is complete.
 
     Args:
-        work_share: which part falls to this process.
-        in_step: whether all processes call the network equally often, as those must that have shards of it.
-        refuse_black: whether an entirely black image ends it, which is what numbers that are not finite become.
+        work_share: this process's share of the images.
+        in_step: whether all processes call the network equally often; needed if its weights are sharded over them.
+        refuse_black: whether an entirely black image raises an error; values that are not finite give black images.
 
     Raises:
-        UserError: if the folder has images of other prompts under these ids, or an image is black.
+        UserError: the folder has images of other prompts with these ids, or an image is black.
     """
     work_share = work_share or WorkShare()
     images = folder.images(prompt_set.name, sampling.hash)
@@ -204,12 +204,12 @@ def generate(
             num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
         for number in range(num_batches):
             batch = todo[number * sampling.batch_size : (number + 1) * sampling.batch_size]
-            company = not batch  # others need this process's shards; what comes of it is dropped
+            is_filler = not batch  # the other processes need this one's shards of the weights; its image is not kept
             batch = batch or wanted[:1]
             keys = [(p.prompt_id, k) for p, k in batch]
             noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
             pictures = sampler(keys, [p.prompt for p, _ in batch], torch.stack(noise))
-            if company:
+            if is_filler:
                 continue
             for (p, k), picture in zip(batch, pictures, strict=True):
                 if refuse_black:
@@ -231,20 +231,20 @@ def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int
 
 
 def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:
-    """Return the records of an image folder after this request. What earlier, larger requests made stays on record."""
+    """Return the records of an image folder after this request; those of earlier, larger requests are kept."""
     old = {record.prompt_id: record for record in read_prompts(images)} if (images / "prompts.jsonl").exists() else {}
     new = {}
     for prompt in prompt_set:
         before = old.get(prompt.prompt_id)
         if before is not None and before.prompt != prompt.prompt:
             raise UserError(
-                f"{images} holds the image of {before.prompt!r} as {prompt.prompt_id}, and the prompt is now "
-                f"{prompt.prompt!r}; delete that folder, or give the changed prompts a name of their own"
+                f"{images} holds the image of {before.prompt!r} as {prompt.prompt_id}, but the prompt is now "
+                f"{prompt.prompt!r}; delete that folder, or give the changed prompts ids of their own"
             )
         num_images = max(sampling.num_images_per_prompt, len(before.images) if before else 0)
         names = tuple(image_name(prompt.prompt_id, number) for number in range(num_images))
         new[prompt.prompt_id] = PromptRecord(prompt.prompt_id, prompt.prompt, tuple(prompt.groups), names)
-    # in the order of the set, which the larger request has whole
+    # in the order of the set, as the larger request has it
     return list((new if old.keys() <= new.keys() else {**old, **new}).values())
 
 
@@ -263,7 +263,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
 
 
 def _is_whole(path: Path) -> bool:
-    """Say whether a PNG file begins and ends as one. Writing is atomic, so this catches what happened to it later."""
+    """Say whether a file begins and ends as a PNG. Files are written atomically; this finds files damaged later."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -276,6 +276,6 @@ def _is_whole(path: Path) -> bool:
 def _refuse_black(picture: Image.Image, prompt: Prompt) -> None:
     if not picture.convert("RGB").getbbox():
         raise UserError(
-            f"the image of prompt {prompt.prompt_id} is entirely black, which is what numbers that are not finite "
-            "become; use a wider precision for the model, or weights from an earlier step"
+            f"the image of prompt {prompt.prompt_id} is entirely black, because some values are not finite; use "
+            "a wider precision for the model, or weights from an earlier step"
         )

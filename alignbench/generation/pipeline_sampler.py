@@ -1,4 +1,4 @@
-"""A model's pipeline as one sampling calls it: with which scheduler, at which size, guided by what."""
+"""Sample images by a model's pipeline, with a given scheduler, size and guidance."""
 
 import copy
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from alignbench.models.schedulers import make_scheduler
 
 
 class Sampler:
-    """Makes pictures by the pipeline of a model, from given noise.
+    """Makes images from given noise by the pipeline of a model.
 
-    The pipeline is another one of the same networks, so that whatever policy the model has is what samples, and the
-    model itself stays as it is.
+    A copy of the pipeline with the same networks is used, so that the current policy samples and the model's own
+    pipeline is not changed.
 
     Args:
-        model: whose policy samples.
+        model: the model whose policy samples.
         num_inference_steps: denoising steps.
         guidance_scale, negative_prompt, true_cfg_scale: as for `ModelAdapter.generation_arguments`.
         scheduler: name of one of `ModelAdapter.schedulers`; None for the model's own.
-        resolution: sides of the pictures in pixels; None for the model's own.
+        resolution: side of the images in pixels; None for the model's own.
 
     Raises:
-        UserError: if the resolution does not fit the model.
+        UserError: the resolution does not fit the model.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Sampler:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the noise of one picture."""
+        """Channels, height and width of the noise of one image."""
         return self.model.latent_shape_at(self.resolution)
 
     @torch.no_grad()
     def __call__(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> list[Image.Image]:
-        """Return one picture a prompt.
+        """Return one image for each prompt.
 
         Args:
-            keys: prompt id and image number of each picture.
+            keys: prompt id and image number of each image.
             noise: [B, C, h, w], unit Gaussian.
         """
         model, pipeline = self.model, self.pipeline
@@ -69,7 +69,7 @@ class Sampler:
             num_inference_steps=self.num_inference_steps,
             height=self.resolution,
             width=self.resolution,
-            output_type="latent",  # decoded here, because the pipelines cannot mix a float32 VAE with a half network
+            output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
             **model.generation_arguments(len(prompts), *self.guidance),
             **self.inputs(keys),
         ).images
@@ -78,5 +78,5 @@ class Sampler:
         return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
-        """Return what the pipeline is given besides prompts and noise."""
+        """Return further arguments of the pipeline's call."""
         return {}

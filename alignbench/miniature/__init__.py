@@ -1,1 +1,1 @@
-"""The shapes world: a small text-to-image universe in which the truth is known."""
+"""The shapes world: a small text-to-image world in which it is known how well an image fits its prompt."""

@@ -1,8 +1,8 @@
-"""How simulated people judge images of the shapes world: varied tastes under a known Bradley-Terry law.
+"""Simulated annotators of the shapes world: people of different tastes who vote by a known Bradley-Terry model.
 
-Person a values an image by u_a = w_a . features and prefers x to y with probability
-(1 - noise_rate) sigmoid((u_a(x) - u_a(y)) / temperature) + noise_rate / 2. Everything about the population is known,
-so soft labels are exact and its mean utility is the truth that a trained policy is judged by.
+The utility of an image for person a is u_a = w_a . features. The person prefers x to y with probability
+(1 - noise_rate) sigmoid((u_a(x) - u_a(y)) / temperature) + noise_rate / 2. The population is known, so soft labels are
+exact, and the mean utility tells how good the images of a trained policy really are.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from alignbench.miniature.reading import Reading
 FEATURES = ("agreement", "realism", "cleanliness", "brightness", "colourfulness")
 
 # In logits at temperature 1. One unmet demand out of six costs 1.7, a flat image instead of a shaded one 2, the noisy
-# style 1.6; brightness and colour are matters of taste, on which people differ evenly. At the default spread one person
-# in eleven likes flat images better; colourfulness spans no more than 0.2.
+# style 1.6. Brightness and colour have mean weight 0: as many people like them as do not. At the default spread one
+# person in eleven prefers flat images; colourfulness varies by at most 0.2.
 MEAN_WEIGHTS = np.array([10.0, 2.0, 2.0, 0.0, 0.0])
 WEIGHT_SPREADS = np.array([6.0, 3.0, 2.0, 4.0, 20.0])  # standard deviation between people at spread 1
 
 
 def features(reading: Reading, prompt: str) -> np.ndarray:
-    """Return what people look at in an image, one value for each of FEATURES, about 0..1.
+    """Return the features of an image that people vote by, one value for each of FEATURES, about 0..1.
 
     Args:
         reading: what the oracle reads from the image.
-        prompt: of the shapes world; a style word in it changes nothing.
+        prompt: prompt of the shapes world; a style word in it has no effect.
 
     Raises:
         ValueError: the prompt is not of the shapes world.
@@ -41,14 +41,16 @@ class Population:
     """A fixed set of annotators.
 
     Args:
-        num_annotators: how many people there are.
-        spread: how far their tastes differ; 0 makes all of them the average person.
-        noise_rate: share of votes that are cast by a coin.
-        seed: of the tastes; votes have a generator of their own.
-        temperature: utility difference that makes a preference of 73 %.
-        only: numbers of those who are asked, from 0: one person, or a group; None for all.
+        num_annotators: number of people.
+        spread: how much their tastes differ; at 0 all have the mean taste.
+        noise_rate: share of votes that are random.
+        seed: seed of the tastes; votes have a generator of their own.
+        temperature: difference in utility at which the better image is preferred with probability 73 %.
+        only: numbers of the people who vote, counted from 0; None for all.
 
-    `weights` holds the tastes of those who are asked, [N, len(FEATURES)]; the mean of all is MEAN_WEIGHTS for any seed.
+    Attributes:
+        weights: tastes of the people who vote, [N, len(FEATURES)]. The mean over all people is MEAN_WEIGHTS for any
+            seed.
     """
 
     def __init__(
@@ -76,29 +78,29 @@ class Population:
         self.temperature = temperature
 
     def utility(self, features: np.ndarray) -> np.ndarray:
-        """Return how each person values images, [..., len(FEATURES)] to [..., num_annotators]."""
+        """Return the utility of images for each person, [..., len(FEATURES)] to [..., N]."""
         return features @ self.weights.T
 
     def mean_utility(self, features: np.ndarray) -> np.ndarray:
-        """Return how people value images on average, [..., len(FEATURES)] to [...]."""
+        """Return the mean utility of images over all people, [..., len(FEATURES)] to [...]."""
         return features @ self.weights.mean(axis=0)
 
     def vote_probability(self, features_x: np.ndarray, features_y: np.ndarray) -> np.ndarray:
-        """Return the probability that each person votes for x rather than y, [..., num_annotators]."""
+        """Return the probability that each person votes for x rather than y, [..., N]."""
         preference = expit(self.utility(features_x - features_y) / self.temperature)
         return (1.0 - self.noise_rate) * preference + self.noise_rate / 2
 
     def preference_probability(self, features_x: np.ndarray, features_y: np.ndarray) -> np.ndarray:
-        """Return the exact soft label, [...]: the probability that a vote of anybody is for x rather than y."""
+        """Return the exact soft label, [...]: the probability that a random person votes for x rather than y."""
         return self.vote_probability(features_x, features_y).mean(axis=-1)
 
     def vote(
         self, features_x: np.ndarray, features_y: np.ndarray, num_votes: int, rng: np.random.Generator
     ) -> np.ndarray:
-        """Return votes on each pair, bool [..., num_votes], True for x; each is of another person drawn at random.
+        """Return the votes of `num_votes` randomly drawn people on each pair, bool [..., num_votes], True for x.
 
         Raises:
-            ValueError: more votes are asked for than there are people.
+            ValueError: there are fewer people than votes.
         """
         if num_votes > len(self.weights):
             raise ValueError(f"num_votes={num_votes} on a pair exceeds the {len(self.weights)} annotators there are")

@@ -21,7 +21,7 @@ from alignbench.miniature.scenes import (
     sample_scene,
 )
 
-NUM_LAYOUTS = 1536  # drawn once: at least 20 for each place or relation with each choice of sizes
+NUM_LAYOUTS = 1536  # drawn once; at least 20 for each place or relation with each choice of sizes
 GRAIN = (4.0, 16.0)  # standard deviation of the grain of a dirty image, 8-bit levels; the noisy style has 30
 TINT = 24.0  # largest error of a channel of a tinted image, 8-bit levels
 
@@ -30,8 +30,9 @@ def candidate(demand: Demand, rng: np.random.Generator, fault_share: float, dirt
     """Render one image for a prompt, uint8 [64, 64, 3], in a style drawn evenly.
 
     Args:
-        fault_share: probability that one thing is wrong: a colour, a shape, the place, the background, or one missing.
-        dirt_share: probability that grain or a tint lies over the image.
+        fault_share: probability that one thing is wrong: a colour, a shape, the place, the background, or a missing
+            shape.
+        dirt_share: probability that the image has grain or a tint.
     """
     wanted = with_fault(demand, rng) if rng.random() < fault_share else demand
     pixels = render(scene_for(wanted, str(rng.choice(STYLES)), rng), rng)
@@ -39,7 +40,7 @@ def candidate(demand: Demand, rng: np.random.Generator, fault_share: float, dirt
 
 
 def scene_for(demand: Demand, style: str, rng: np.random.Generator) -> Scene:
-    """Return a scene that fulfils a demand; sizes that the demand leaves open are drawn."""
+    """Return a scene that meets a demand; sizes that the demand leaves open are drawn at random."""
     sizes = tuple(shape.size or str(rng.choice(SIZES)) for shape in demand.shapes)
     layouts = _layouts()[(demand.place or demand.relation, *sizes)]
     layout = layouts[rng.integers(len(layouts))]
@@ -51,7 +52,7 @@ def scene_for(demand: Demand, style: str, rng: np.random.Generator) -> Scene:
 
 @cache
 def _layouts() -> dict[tuple[str | None, ...], list[tuple[Shape, ...]]]:
-    """Return where shapes may be, by place or relation and sizes; drawing until one fits takes 15 times as long."""
+    """Return known layouts by place or relation and sizes; drawing layouts until one fits takes 15 times as long."""
     rng = np.random.default_rng(0)
     found: dict[tuple[str | None, ...], list[tuple[Shape, ...]]] = defaultdict(list)
     for number in range(NUM_LAYOUTS):
@@ -62,7 +63,7 @@ def _layouts() -> dict[tuple[str | None, ...], list[tuple[Shape, ...]]]:
 
 
 def with_fault(demand: Demand, rng: np.random.Generator) -> Demand:
-    """Return a demand that differs in one respect from the given one, in what and where being drawn."""
+    """Return a demand that differs from the given one in one respect, which is drawn at random."""
     faults = ["colour", "shape", "place", "background", *(["missing"] if len(demand.shapes) > 1 else [])]
     number = int(rng.integers(len(demand.shapes)))
     match str(rng.choice(faults)):
@@ -91,7 +92,7 @@ def _other(names, name: str | None, rng: np.random.Generator) -> str:
 
 
 def with_dirt(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lay grain or a tint over an image."""
+    """Add grain or a tint to an image."""
     if rng.random() < 0.5:
         dirt = rng.normal(0.0, rng.uniform(*GRAIN), (*pixels.shape[:2], 1))
     else:

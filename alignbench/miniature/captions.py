@@ -1,4 +1,4 @@
-"""What a prompt of the shapes world says: the grammar, its inverse, and prompts drawn from it.
+"""Prompts of the shapes world: the grammar, its parser, and random prompts.
 
 Sentences of the grammar:
 
@@ -19,9 +19,9 @@ import numpy as np
 from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, SIZES, STYLES, Scene
 
 CENTER_REACH = 0.145  # in the center: less than this from the middle on both axes (drawn: < 0.06, other places: > 0.22)
-SIZE_OMITTED = 0.3  # chance that a caption keeps silent about the size of a shape
+SIZE_OMITTED = 0.3  # probability that a caption does not name the size of a shape
 HELDOUT_SHARE = 0.2
-SINGLE_SHARE = 0.5  # chance that a drawn prompt asks for one shape, as long as such prompts are left
+SINGLE_SHARE = 0.5  # probability that a random prompt asks for one shape, while such prompts are left
 
 _PLACE_PHRASES = {
     "left": "on the left",
@@ -44,7 +44,7 @@ class DemandedShape:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a prompt asks for. One shape comes with a `place`, two with the `relation` of the first to the second."""
+    """What a prompt asks for: one shape and its `place`, or two shapes and the `relation` of first to second."""
 
     shapes: tuple[DemandedShape, ...]
     place: str | None
@@ -64,7 +64,7 @@ class Demand:
 
 
 def place_of_point(x: float, y: float) -> str:
-    """Return the place name of a centre given as shares of the image side, x to the right and y down."""
+    """Return the name of the place of a point, given as shares of the image side, x to the right and y down."""
     dx, dy = x - 0.5, y - 0.5
     if max(abs(dx), abs(dy)) < CENTER_REACH:
         return "center"
@@ -74,7 +74,7 @@ def place_of_point(x: float, y: float) -> str:
 
 
 def relation_of_points(x: float, y: float, other_x: float, other_y: float) -> str:
-    """Return the relation of the first centre to the other: the axis on which they lie further apart decides."""
+    """Return the relation of the first point to the other, along the axis on which they are further apart."""
     dx, dy = x - other_x, y - other_y
     if abs(dx) >= abs(dy):
         return "left of" if dx < 0 else "right of"
@@ -88,13 +88,13 @@ def place_of(scene: Scene) -> str:
 
 
 def relation_of(scene: Scene) -> str:
-    """Return how the first of two shapes lies to the second, one of RELATIONS."""
+    """Return the relation of the first of two shapes to the second, one of RELATIONS."""
     first, second = scene.shapes
     return relation_of_points(first.x, first.y, second.x, second.y)
 
 
 def demand_of(scene: Scene) -> Demand:
-    """Return the demand that a scene fulfils in every respect, sizes and style included."""
+    """Return the complete demand that a scene meets, sizes and style included."""
     single = len(scene.shapes) == 1
     return Demand(
         shapes=tuple(DemandedShape(shape.shape, shape.colour, shape.size) for shape in scene.shapes),
@@ -108,7 +108,7 @@ def demand_of(scene: Scene) -> Demand:
 def caption(scene: Scene, rng: np.random.Generator, style_word: bool) -> str:
     """Describe a scene in the grammar; each size word is left out with probability SIZE_OMITTED.
 
-    `style_word` puts the rendering style in front in the template of SRPO's control words, "<word>. <prompt>".
+    If `style_word` is true, the rendering style comes first, in SRPO's template of control words: "<word>. <prompt>".
     """
     demand = demand_of(scene)
     shapes = tuple(replace(s, size=None) if rng.random() < SIZE_OMITTED else s for s in demand.shapes)
@@ -148,12 +148,12 @@ def parse(prompt: str) -> Demand:
 
 
 def is_scene_prompt(prompt: str) -> bool:
-    """Tell whether `parse` understands a prompt."""
+    """Say whether `parse` accepts a prompt."""
     return _PROMPT.fullmatch(prompt) is not None
 
 
 def content_of(demand: Demand) -> str:
-    """Return the prompt without style and sizes, one wording for all prompts that ask for the same picture.
+    """Return the prompt without style and sizes, with one wording for all prompts that ask for the same content.
 
     "A right of B" becomes "B left of A" and "A below B" becomes "B above A".
     """
@@ -164,7 +164,7 @@ def content_of(demand: Demand) -> str:
 
 
 def split_of(demand: Demand) -> Literal["train", "heldout"]:
-    """Return the split of a prompt; it depends on the content alone, never on size or style words."""
+    """Return the split of a prompt; it depends on the content alone, not on size and style words."""
     digest = hashlib.sha256(content_of(demand).encode()).digest()
     return "heldout" if int.from_bytes(digest[:8]) < HELDOUT_SHARE * 2**64 else "train"
 
@@ -185,8 +185,8 @@ def _contents(split: str) -> tuple[list[Demand], np.ndarray]:
 def prompts(split: Literal["train", "heldout"], n: int, seed: int) -> list[str]:
     """Draw n distinct prompts without style words.
 
-    What "train" and "heldout" prompts ask for is disjoint: preference data and training prompts are drawn from the
-    one, evaluation prompts from the other.
+    The contents of "train" and "heldout" prompts are disjoint. Preference data and training prompts are drawn from
+    "train", evaluation prompts from "heldout".
 
     Raises:
         ValueError: the split is unknown or holds fewer than n prompts.

@@ -1,4 +1,4 @@
-"""Whether an image of the shapes world is what a prompt asks for, by what a program reads in it."""
+"""Whether an image of the shapes world shows what a prompt asks for, as a program reads the image."""
 
 from itertools import permutations
 
@@ -11,8 +11,8 @@ from alignbench.miniature.reading import Reading, SeenShape, read
 def facts(reading: Reading, demand: Demand) -> dict[str, bool]:
     """Return which demands an image meets, by name.
 
-    The shapes seen are matched with the shapes demanded in the way that meets the most. Style is not among the
-    facts: `style` and `realism` speak of it.
+    The shapes found are matched with the shapes demanded so that the most demands are met. Style is not among the
+    facts; `style` and `realism` measure it.
     """
     candidates = [*reading.seen, *[None] * len(demand.shapes)]
     matches = (_facts_of_match(match, demand) for match in permutations(candidates, len(demand.shapes)))
@@ -53,7 +53,7 @@ def agreement(image: np.ndarray, prompt: str) -> float:
 
 
 def all_right(image: np.ndarray, prompt: str) -> bool:
-    """Tell whether shapes, colours, places and background are all as the prompt asks; sizes and style are left open."""
+    """Say whether shapes, colours, places and background are all as the prompt asks; sizes and style may differ."""
     met = facts(read(image), parse(prompt))
     return all(right for name, right in met.items() if not name.startswith("size"))
 

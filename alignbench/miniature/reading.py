@@ -1,8 +1,8 @@
-"""What an image of the shapes world shows: background, shapes, style, light and dirt.
+"""Read what an image of the shapes world shows: background, shapes, style, light and dirt.
 
-A program, not a network, and never trained on. Shapes are told from the background by chroma, which neither shadow
-nor gray grain changes; their kind by comparing outlines; light, shadow and dirt by rendering the scene that was read
-and comparing the image with it.
+This is a program, not a network, and no method trains on it. Chroma separates shapes from the background, because
+neither shadow nor gray grain changes it. Outlines give the kind of a shape. To measure light, shadow and dirt, the
+scene that was read is rendered and compared with the image.
 """
 
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, RADII,
 # finding shapes
 MIN_CHROMA = 24.0  # a pixel this far from the background's chroma belongs to a shape; the darkest shade has 38
 MIN_AREA = 20  # pixels; smaller blobs are dirt, the smallest outlined triangle fills 36
-MIN_COLOUR_SHARE = 0.12  # of a patch, from which on its second colour is a shape of its own
-MIN_CORE = 9  # pixels; where two pixels from the edge leave fewer, one pixel must do
-MAX_BLOBS = 4  # only the largest are looked at; a prompt asks for two at most
-MAX_MISFIT = 0.3  # share of its area by which a blob may differ from the closest kind and still count as it
+MIN_COLOUR_SHARE = 0.12  # a second colour with at least this share of a patch is a shape of its own
+MIN_CORE = 9  # pixels; if a margin of two pixels leaves fewer than these, the margin is one pixel
+MAX_BLOBS = 4  # only the largest are read; a prompt asks for two at most
+MAX_MISFIT = 0.3  # a blob is of the closest kind if it differs from it by at most this share of its area
 MAX_BACKGROUND_ERROR = 60.0  # RGB distance to the closest named background
-SOFTNESS = (0.0, 1.0, 2.0, 3.0)  # standard deviation in pixels of the blurs at which kinds are known
+SOFTNESS = (0.0, 1.0, 2.0, 3.0)  # standard deviations in pixels of the blurs of the templates
 SIZE_LIMIT = (RADII["small"][1] + RADII["large"][0]) / 2
 
-# telling styles
+# styles
 LINE, LINE_ON_BLACK = 20.0, 235.0  # brightness of the outlined style's line
 LINE_EDGE = 0.65  # share of the way from the background's to the line's brightness that counts as line
-LINE_REACH = 0.022  # how far it reaches beyond a shape, in image sides
+LINE_REACH = 0.022  # width of the line outside of a shape, in image sides
 VISIBLE_SHADOW = 60.0  # a background darker than this shows no shadow
-EVIDENT = 0.35  # share of a line, or of light and shadow, that makes a style; others show less than 0.2
-NOISY_GRAIN = 2.8  # coarse grain: renderings have 9 to 15, an autoencoder leaves 4 of it; others have up to 2
+EVIDENT = 0.35  # strength of a line, or of light and shadow, from which a style is read; other styles have below 0.2
+NOISY_GRAIN = 2.8  # coarse grain of the noisy style: 9 to 15, 4 after an autoencoder; other styles have up to 2
 
 # cleanliness: the amount of each fault, in 8-bit levels or pixels, that halves it
 GRAIN_SCALE = 8.0
 DRIFT_SCALE = 40.0
 STRAY_SCALE = 40.0
-MIN_SPOT = 60.0  # departure of the background in 8-bit levels that makes a pixel stray
+MIN_SPOT = 60.0  # a background pixel that differs by this many 8-bit levels counts as stray
 
-# orthonormal axes across the gray diagonal: light, shade and gray grain move a colour along a ray or not at all
+# orthonormal axes across the gray diagonal: light and shade move a chroma along a ray, and gray grain does not move it
 _CHROMA_AXES = np.array([[1, 1], [-1, 1], [0, -2]], np.float32) / np.sqrt(np.array([2, 6], np.float32))
 _GRAY = np.full(3, 1 / 3, np.float32)
 _COLOUR_NAMES = tuple(COLOURS)
@@ -57,7 +57,7 @@ class SeenShape:
 
     misfit: share of its area by which it differs from the ideal outline of its kind.
     drift: distance of its chroma from its named colour at any lighting, in 8-bit levels.
-    line: how much of a line surrounds it, 0 for none, 1 as in the outlined style.
+    line: strength of the line around it, 0 for none, 1 as in the outlined style.
     """
 
     shape: Shape
@@ -67,7 +67,7 @@ class SeenShape:
 
     @property
     def kind(self) -> str | None:
-        """Its kind, or None where the outline is like none of them."""
+        """Its kind, or None if the outline fits none."""
         return self.shape.shape if self.misfit <= MAX_MISFIT else None
 
 
@@ -75,14 +75,14 @@ class SeenShape:
 class Reading:
     """Everything the oracle reads from one image.
 
-    background: None where it is like none of BACKGROUNDS.
+    background: one of BACKGROUNDS, or None if it fits none.
     seen: the shapes, largest first.
-    shading, shadow: 0 where there is none, 1 as in a rendering of that style; shadow is None on a background too
-        dark to show one.
-    grain: root mean square of what varies within a few pixels away from edges, in 8-bit levels.
-    coarse_grain: the part of it that comes in patches, as in the noisy style; what varies from pixel to pixel is not.
+    shading, shadow: 0 for none, 1 as in a rendering of the shaded style; shadow is None if the background is too dark
+        to show one.
+    grain: root mean square of the variation within a few pixels, away from edges, in 8-bit levels.
+    coarse_grain: the part of the grain that is coarser than a pixel, as in the noisy style.
     drift: the largest distance of a colour from the palette, in 8-bit levels.
-    stray_area: number of pixels of blobs that are no shapes.
+    stray_area: number of pixels in blobs that are not shapes.
     brightness: mean light, 0..1.
     colourfulness: mean distance from gray, 0..1.
     """
@@ -116,7 +116,7 @@ class Reading:
 
     @property
     def style(self) -> str:
-        """The style whose mark is the most evident, one of STYLES, or else flat or noisy by its grain."""
+        """The style, one of STYLES: outlined or shaded if that is evident, else noisy or flat by the grain."""
         style, strength = max(("outlined", self.outline), ("shaded", self.realism), key=lambda pair: pair[1])
         if strength > EVIDENT:
             return style
@@ -166,7 +166,7 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
     """Return the blobs that may be shapes, largest first, and the number of pixels in smaller ones."""
     light, ground_light = pixels @ _GRAY, max(float(ground.mean()), 1.0)
     chroma, ground_chroma = ndimage.gaussian_filter(pixels @ _CHROMA_AXES, (0.7, 0.7, 0)), ground @ _CHROMA_AXES
-    # shadow and clipping at white pale a background (beige) in step with its light, gray grain leaves its chroma alone
+    # shadow and clipping at white reduce the chroma of a background (beige) with its light; gray grain does not
     paled = np.clip(np.minimum(light / ground_light, (255.0 - light) / max(255.0 - ground_light, 1.0)), 0.0, 1.0)
     share = chroma @ ground_chroma / max(float(ground_chroma @ ground_chroma), 1.0)
     share = np.clip(share, paled, np.minimum(paled + 0.4, 1.0))
@@ -180,8 +180,8 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
     for index in order:
         rows, columns = (slice(max(axis.start - 4, 0), axis.stop + 4) for axis in objects[index])
         window = rows, columns
-        for part in _colours_apart(labels[window] == index + 1, chroma[window]):
-            mask = np.asarray(ndimage.binary_fill_holes(part))
+        for region in _colours_apart(labels[window] == index + 1, chroma[window]):
+            mask = np.asarray(ndimage.binary_fill_holes(region))
             core = np.asarray(ndimage.binary_erosion(mask, _SQUARE))
             inner = np.asarray(ndimage.binary_erosion(core))
             blobs.append(_Blob(window, mask, inner if inner.sum() >= MIN_CORE else core if core.any() else mask))
@@ -189,26 +189,26 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray) -> tuple[list[_Blob], int]:
 
 
 def _colours_apart(patch: np.ndarray, chroma: np.ndarray) -> list[np.ndarray]:
-    """Split a patch of colour where shapes of two colours touch; soft edges and a tint do not make a shape."""
+    """Split a patch in which shapes of two colours touch; soft edges and a tint do not count as a second shape."""
     hues = np.argmax(chroma @ _COLOUR_DIRECTIONS.T, axis=-1)
     min_area = max(MIN_AREA, MIN_COLOUR_SHARE * patch.sum())
     common = np.flatnonzero(np.bincount(hues[patch]) >= min_area)
-    parts = [np.asarray(ndimage.binary_opening(patch & (hues == hue), _SQUARE)) for hue in common]
-    parts = [part for part in parts if part.sum() >= min_area]
-    if len(parts) < 2:
+    regions = [np.asarray(ndimage.binary_opening(patch & (hues == hue), _SQUARE)) for hue in common]
+    regions = [region for region in regions if region.sum() >= min_area]
+    if len(regions) < 2:
         return [patch]
-    distances = [np.asarray(ndimage.distance_transform_edt(np.logical_not(part))) for part in parts]
+    distances = [np.asarray(ndimage.distance_transform_edt(np.logical_not(region))) for region in regions]
     nearest = np.argmin(np.array(distances), axis=0)
-    return [patch & (nearest == number) for number in range(len(parts))]
+    return [patch & (nearest == number) for number in range(len(regions))]
 
 
 def _line(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return how much of the outlined style's line surrounds a blob, and the blob together with such a line."""
+    """Return the strength of the line around a blob, as in the outlined style, and the mask of blob and line."""
     ground_light = float(ground.mean())
     line_light = LINE_ON_BLACK if ground_light < VISIBLE_SHADOW else LINE
     likeness = (pixels[blob.window] @ _GRAY - ground_light) / (line_light - ground_light)
     rows, columns = np.nonzero(np.logical_and(ndimage.binary_dilation(blob.mask), ~blob.mask))
-    upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0  # where no shadow falls
+    upper_left = (rows - rows.mean()) + (columns - columns.mean()) < 0  # there is no shadow on this side
     reach = ndimage.binary_dilation(blob.mask, _SQUARE, iterations=3)
     return float(np.median(likeness[rows, columns][upper_left])), blob.mask | np.logical_and(
         reach, likeness > LINE_EDGE
@@ -225,7 +225,7 @@ def _canonical(mask: np.ndarray) -> tuple[np.ndarray, float, float, float]:
 
 @dataclass(frozen=True)
 class _Templates:
-    """What the kinds look like: canonical outlines, their scales, and (x, y, radius) from the centroid in scales."""
+    """Canonical outlines of each kind, their scales, and (x, y, radius) relative to the centroid, in scales."""
 
     kinds: np.ndarray
     softness: np.ndarray
@@ -236,7 +236,7 @@ class _Templates:
 
 @cache
 def _templates() -> _Templates:
-    """Return templates of each kind and size, sharp and as soft as autoencoders make them."""
+    """Return templates of each kind and size, sharp and blurred as by autoencoders."""
     kinds, softnesses, outlines, scales, geometry = [], [], [], [], []
     for kind, size, softness in product(SHAPES, SIZES, SOFTNESS):
         radius, middle = float(np.mean(RADII[size])), IMAGE_SIZE / 2 - 0.5
@@ -263,8 +263,8 @@ def _recognise(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> SeenShape
     templates = _templates()
     misfits = np.abs(templates.outlines - outline).sum(axis=(1, 2)) * (_GRID[1] - _GRID[0]) ** 2
     kind = str(templates.kinds[int(np.argmin(misfits))])
-    # A soft small circle and a sharp large one have the same outline: among near-equals the one of like scale knows.
-    # The far edge of a line moves little when it is blurred, so behind a line only the sharp ones do.
+    # A blurred small circle and a sharp large one have the same outline. Among templates that fit almost equally, the
+    # one of the nearest scale is used. Blur hardly moves the outer edge of a line, so then only sharp ones count.
     possible = (templates.kinds == kind) & ((templates.softness == 0.0) | (not lined))
     unlike = np.where(possible, np.abs(np.log(scale / templates.scales)), np.inf)
     best = int(np.argmin(misfits + 0.5 * unlike))
@@ -283,9 +283,9 @@ def _recognise(blob: _Blob, pixels: np.ndarray, ground: np.ndarray) -> SeenShape
 
 
 def _likeness(values: np.ndarray, pattern: np.ndarray) -> tuple[float, float]:
-    """Return how much of a pattern is in the values, 0..1, and the slope of the values on it.
+    """Return how much of a pattern is in the values, 0..1, and the slope of the values on the pattern.
 
-    Strength alone could be contrast and correlation alone a trace, so their product counts.
+    The first is slope times correlation: a high slope alone may be contrast, and a high correlation alone a trace.
     """
     values, pattern = values - values.mean(), pattern - pattern.mean()
     common, power = float(values @ pattern), max(float(pattern @ pattern), 1e-6)
@@ -320,23 +320,23 @@ def _surfaces(
     if ground.mean() > VISIBLE_SHADOW and blobs and outside.any():
         shadow, slope = _likeness(light[outside], ideal_light[outside])
 
-    # what neither palette nor light nor shadow explains; 0 where edges reach
+    # what palette, light and shadow do not explain; 0 near edges
     calm = np.asarray(ndimage.minimum_filter(outside, 3), bool)  # beyond the long corners of a line as well
     ideal_ground = np.array(BACKGROUNDS[background], np.float32)
     residual = (pixels - ground - slope * (ideal - ideal_ground)) * calm[..., None]
     spots = np.abs(ndimage.uniform_filter(residual, 3, axes=(0, 1))).max(axis=-1) > MIN_SPOT
 
-    judged, shadings = calm.copy(), []
+    measured, shadings = calm.copy(), []
     for blob in blobs:
         here, there = pixels[blob.window][blob.core], ideal[blob.window][blob.core]
         shading, slope = _likeness(here @ _GRAY, there @ _GRAY)
         shadings.append(shading)
         residual[blob.window][blob.core] = (here - here.mean(axis=0)) - slope * (there - there.mean(axis=0))
-        judged[blob.window] |= blob.core
-    weight = np.maximum(ndimage.uniform_filter(judged.astype(np.float32), 7), 1e-3)[..., None]
-    grain = (residual - ndimage.uniform_filter(residual, 7, axes=(0, 1)) / weight) * judged[..., None]
+        measured[blob.window] |= blob.core
+    weight = np.maximum(ndimage.uniform_filter(measured.astype(np.float32), 7), 1e-3)[..., None]
+    grain = (residual - ndimage.uniform_filter(residual, 7, axes=(0, 1)) / weight) * measured[..., None]
     coarse_grain = ndimage.uniform_filter(grain, 3, axes=(0, 1))
-    num_values = 3 * max(int(judged.sum()), 1)
+    num_values = 3 * max(int(measured.sum()), 1)
     return _Surfaces(
         shading=float(np.mean(shadings)) if shadings else 0.0,
         shadow=shadow,

@@ -1,11 +1,11 @@
-"""Scenes of the shapes world: what they consist of, how they are drawn at random, how they are rendered."""
+"""Scenes of the shapes world: their elements, random scenes, and rendering."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = {  # sRGB, 0..255; hues far apart so that shading never turns one into another
+COLOURS = {  # sRGB, 0..255; the hues are so far apart that shading never turns one into another
     "red": (220, 40, 40),
     "yellow": (235, 205, 30),
     "green": (40, 170, 60),
@@ -19,10 +19,15 @@ PLACES = ("left", "right", "top", "bottom", "center")  # of a single shape
 RELATIONS = ("left of", "right of", "above", "below")  # of the first of two shapes to the second
 SIZES = ("small", "large")
 IMAGE_SIZE = 64
-STYLE_SHARES = {"flat": 0.40, "outlined": 0.25, "noisy": 0.22, "shaded": 0.13}  # shaded is rare: a method can raise it
+STYLE_SHARES = {
+    "flat": 0.40,
+    "outlined": 0.25,
+    "noisy": 0.22,
+    "shaded": 0.13,
+}  # shaded is rare, so that methods can raise its share
 RADII = {"small": (0.095, 0.120), "large": (0.170, 0.205)}  # uniform within the range
-MARGIN = 0.035  # no shape comes closer to the border; leaves room for an outline
-MIN_GAP = 0.06  # between the extents of two shapes, along the axis that their relation names
+MARGIN = 0.035  # least distance of shapes from the border; leaves room for an outline
+MIN_GAP = 0.06  # least distance of two shapes along the axis of their relation
 
 _PIXEL = (np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5) / IMAGE_SIZE
 _X, _Y = np.meshgrid(_PIXEL, _PIXEL)
@@ -50,7 +55,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, num_shapes: int | None = None, style: str | None = None) -> Scene:
-    """Draw a scene; the number of shapes (1 or 2, evenly) and the style (by `STYLE_SHARES`) can be given instead."""
+    """Draw a random scene of 1 or 2 shapes, evenly, in a style by `STYLE_SHARES`; both can be given instead."""
     if num_shapes is None:
         num_shapes = int(rng.integers(1, 3))
     if style is None:
@@ -96,13 +101,13 @@ def _pair_centres(rng: np.random.Generator, first: float, second: float) -> list
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scene as uint8 pixels, [64, 64, 3]; `rng` is used by the noisy style alone.
+    """Render a scene as uint8 pixels, [64, 64, 3]; `rng` is used by the noisy style alone.
 
-    Edges are anti-aliased from signed distances: a pixel takes the share of its width that lies inside.
+    Edges are anti-aliased by signed distances: a pixel is covered by the share of its width inside the outline.
     """
     pixels = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
     pixels[:] = BACKGROUNDS[scene.background]
-    if scene.style == "shaded":  # all shadows first: they fall on the background, not on the other shape
+    if scene.style == "shaded":  # all shadows first, because they fall on the background, not on the other shape
         for shape in scene.shapes:
             depth = -_distance(shape, _X - 0.055, _Y - 0.065)
             pixels *= 1.0 - 0.6 * np.clip(depth / 0.07 + 0.5, 0.0, 1.0)[..., None]
@@ -114,7 +119,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
             distance = distance + 0.014
         fill = np.asarray(COLOURS[shape.colour], np.float32)
         _paint(pixels, distance, _lit(shape, fill) if scene.style == "shaded" else fill)
-    if scene.style == "noisy":  # two octaves of luminance grain; the latents of a small VAE carry the coarse one whole
+    if scene.style == "noisy":  # two octaves of luminance grain; the latents of a small VAE keep the coarse one
         fine = rng.normal(0.0, 24.0, (32, 32)).repeat(2, 0).repeat(2, 1)
         coarse = rng.normal(0.0, 18.0, (16, 16)).repeat(4, 0).repeat(4, 1)
         pixels += (fine + coarse).astype(np.float32)[..., None]
@@ -122,7 +127,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _distance(shape: Shape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance of points to the outline, in image sides, negative inside (a bound near the corners)."""
+    """Return the signed distance of points to the outline, in image sides, negative inside (a bound near corners)."""
     u, v, radius = x - shape.x, y - shape.y, shape.radius
     if shape.shape == "circle":
         return np.hypot(u, v) - radius
@@ -142,7 +147,7 @@ def _paint(pixels: np.ndarray, distance: np.ndarray, colour: np.ndarray) -> None
 
 
 def _lit(shape: Shape, fill: np.ndarray) -> np.ndarray:
-    """Colour of each pixel of a shape lit from the upper left: a ramp from light to shade and a soft highlight."""
+    """Return the colour of each pixel of a shape lit from the upper left: a ramp with a soft highlight."""
     u, v = (_X - shape.x) / shape.radius, (_Y - shape.y) / shape.radius
     ramp = np.clip(-(u + v) / 1.6, -1.0, 1.0)[..., None]
     lit = fill * (1.0 + 0.62 * np.minimum(ramp, 0.0))

@@ -36,7 +36,7 @@ PIPELINES = ("flux_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
 CLIPS = ("shapes_clip", "shapes_preference")
 LATENT_SIDE = 16
 Pipeline = FluxPipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline
-SD3_CLIP_LENGTH = 24  # captions have at most 17 tokens; the others are padding, which costs the transformer time
+SD3_CLIP_LENGTH = 24  # captions have at most 17 tokens; more padding would slow the transformer down
 
 
 def load_pipeline(
@@ -44,18 +44,18 @@ def load_pipeline(
 ) -> Pipeline:
     """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all of them.
 
-    Networks named in `without` are dropped, see `alignbench.models.weights.without_weights`.
+    Weights are stored in half precision and loaded in `dtype`. Images are 64 x 64 pixels by default. T5 prompts are 20
+    tokens long: pass `max_sequence_length=20` to pipelines.
 
-    Weights lie on disk in half precision and come back in `dtype`. T5 prompts are 20 tokens long, the
-    `model_max_length` of their tokenizer, which is what `max_sequence_length` of a pipeline must be told. Images are
-    64 x 64 by default.
+    Args:
+        without: names of networks to build without weights; see `alignbench.models.weights.without_weights`.
 
     Raises:
         UserError: the name is unknown, or the shipped weights are incomplete.
     """
     pipeline = _assemble(name, dtype, folder)
-    for part in without:
-        drop(getattr(pipeline, part))
+    for component in without:
+        drop(getattr(pipeline, component))
     return pipeline
 
 
@@ -63,33 +63,33 @@ def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
     _check(name, PIPELINES, folder)
     own = folder / name
     clip = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
-    parts: dict[str, Any] = {
+    components: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype),
         "text_encoder": clip,
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
     }
     if name == "sd15_mini":
-        parts |= {
+        components |= {
             "unet": UNet2DConditionModel.from_pretrained(own / "unet", torch_dtype=dtype),
             "scheduler": DDIMScheduler.from_pretrained(own / "scheduler"),
             "safety_checker": None,
             "feature_extractor": None,
             "requires_safety_checker": False,
         }
-        return StableDiffusionPipeline(**parts)
+        return StableDiffusionPipeline(**components)
     if name == "sdxl_mini":
-        parts |= {
+        components |= {
             "unet": UNet2DConditionModel.from_pretrained(own / "unet", torch_dtype=dtype),
             "scheduler": EulerDiscreteScheduler.from_pretrained(own / "scheduler"),
             "text_encoder_2": with_projection(clip),
             "tokenizer_2": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         }
-        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
-    parts["scheduler"] = FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler")
+        return StableDiffusionXLPipeline(**components, add_watermarker=False)
+    components["scheduler"] = FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler")
     t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype)
     t5_tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer_2")
     if name == "sd3_mini":
-        parts |= {
+        components |= {
             "transformer": SD3Transformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
             "text_encoder": with_projection(clip),
             "text_encoder_2": with_projection(clip),
@@ -97,28 +97,30 @@ def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
             "tokenizer_3": t5_tokenizer,
         }
         for tokenizer in ("tokenizer", "tokenizer_2"):
-            parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=SD3_CLIP_LENGTH)
-        return StableDiffusion3Pipeline(**parts)
-    parts |= {
+            components[tokenizer] = CLIPTokenizer.from_pretrained(
+                folder / "tokenizer", model_max_length=SD3_CLIP_LENGTH
+            )
+        return StableDiffusion3Pipeline(**components)
+    components |= {
         "transformer": FluxTransformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
         "text_encoder_2": t5,
         "tokenizer_2": t5_tokenizer,
     }
-    pipeline = FluxPipeline(**parts)
-    pipeline.default_sample_size = LATENT_SIDE  # FluxPipeline knows this of FLUX.1 alone; in latents, as its own value
+    pipeline = FluxPipeline(**components)
+    pipeline.default_sample_size = LATENT_SIDE  # in latents; FluxPipeline assumes the size of FLUX.1
     return pipeline
 
 
 def with_projection(clip: CLIPTextModel) -> CLIPTextModelWithProjection:
-    """Return the shared CLIP in the class that SDXL and SD3 ask for, made of its weights alone.
+    """Return the shared CLIP as the class that SDXL and SD3 need, with the same weights.
 
-    Both take the hidden states before the last layer. So that these are what the layers of the shared encoder end with,
-    one more layer follows here, which changes nothing; nor does the projection.
+    Both families read the hidden states before the last layer. So one more layer is added, which changes nothing: the
+    states before it are those of the last layer of the shared encoder. The projection is the identity.
     """
     config = copy.deepcopy(clip.config)
     config.num_hidden_layers += 1
-    with torch.random.fork_rng(devices=[]):  # loading should not move the draws of who loads
-        torch.manual_seed(0)  # what does not matter is the same each time, too
+    with torch.random.fork_rng(devices=[]):  # loading must not change the caller's random state
+        torch.manual_seed(0)  # unused weights, too, are the same each time
         encoder: Any = CLIPTextModelWithProjection(config)
     weights = encoder.state_dict()
     weights |= {f"text_model.{name.removeprefix('text_model.')}": value for name, value in clip.state_dict().items()}
@@ -144,9 +146,9 @@ def load_clip(name: str, folder: Path = FOLDER) -> tuple[CLIPModel, CLIPTokenize
 
 def _check(name: str, available: tuple[str, ...], folder: Path) -> None:
     if name not in available:
-        raise UserError(f"{name!r} is no network of the shapes world; available: {', '.join(available)}")
+        raise UserError(f"{name!r} is not a network of the shapes world; available: {', '.join(available)}")
     if not (folder / name).is_dir():
         raise UserError(
-            f"{folder} holds no {name}; restore it from the repository, or make it with "
+            f"{folder} holds no {name}; restore it from the repository, or train it with "
             "`python -m alignbench.miniature.pretrain all --work pretrain`"
         )

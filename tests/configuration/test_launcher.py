@@ -34,8 +34,8 @@ def test_the_shipped_files_ask_for_what_they_are_called(name, deepspeed_is_there
     [
         ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 2"),
         ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "memory=checkpointing"),
-        ({**FSDP2, "WORLD_SIZE": "1"}, "asks for FSDP, and there is one process"),
-        ({**DEEPSPEED, "WORLD_SIZE": "1"}, "asks for DeepSpeed, and there is one process"),
+        ({**FSDP2, "WORLD_SIZE": "1"}, "asks for FSDP, but there is only one process"),
+        ({**DEEPSPEED, "WORLD_SIZE": "1"}, "asks for DeepSpeed, but there is only one process"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero_stage 1 or 2"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "deepspeed_config_file is not read"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),

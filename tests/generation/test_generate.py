@@ -266,7 +266,7 @@ def test_an_image_is_never_taken_for_that_of_another_text(tmp_path):
     folder = run_folder(tmp_path)
     generate(painter(), prompt_set(2), SAMPLING, folder, progress=False)
     changed = PromptSet("test", (Prompt("p00", "prompt 0"), Prompt("p01", "something else")), 2)
-    with pytest.raises(UserError, match="holds the image of 'prompt 1' as p01, and the prompt is now 'something else'"):
+    with pytest.raises(UserError, match="holds the image of 'prompt 1' as p01, but the prompt is now 'something else'"):
         generate(painter(), changed, SAMPLING, folder, progress=False)
 
 

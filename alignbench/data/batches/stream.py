@@ -70,7 +70,8 @@ class Stream:
                 raise UserError(
                     f"train.aspect_ratio_buckets needs whole micro-batches of one size; {num_processes} processes "
                     f"cannot split train.total_batch_size={total_batch_size} into micro-batches of "
-                    f"{micro_batch_size}; choose a multiple of {num_processes * micro_batch_size}, or a smaller train.micro_batch_size"
+                    f"{micro_batch_size}; choose a multiple of {num_processes * micro_batch_size}, or a smaller "
+                    "train.micro_batch_size"
                 )
             self.buckets = Buckets.of(data, view, policy.sizes, micro_batch_size)
             order = BucketedOrder(self.buckets, micro_batch_size, seed, mix)

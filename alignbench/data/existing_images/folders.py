@@ -206,7 +206,8 @@ def _read_made_here(folder: Path) -> _Found:
         sampling, listed = read_sampling(folder), read_prompts(folder)
     except (ValueError, KeyError, TypeError) as error:  # invalid JSON or UTF-8, or unknown fields
         raise UserError(
-            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); generate the images again"
+            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); generate the "
+            "images again"
         ) from None
     if sampling.subset != (len(listed) < sampling.full_size) or not listed:
         raise UserError(
@@ -255,8 +256,8 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
             index, suffix = os.path.splitext(name)
             if not is_file or not re.fullmatch("[0-9]{5}", index) or suffix.lower() not in IMAGE_SUFFIXES:
                 raise UserError(
-                    f"{folder / style / name} is not an image of the HPSv2 benchmark; expected files of five digits and "
-                    f"{', '.join(IMAGE_SUFFIXES)}"
+                    f"{folder / style / name} is not an image of the HPSv2 benchmark; expected files of five digits "
+                    f"and {', '.join(IMAGE_SUFFIXES)}"
                 )
             if int(index) >= sizes[style]:
                 raise UserError(f"{folder / style / name} has no prompt; {style} has 00000 to {sizes[style] - 1:05d}")

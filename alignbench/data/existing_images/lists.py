@@ -62,7 +62,8 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
         location, before = first.setdefault(prompt_id, (row.location, prompt))
         if before.prompt != text:
             raise UserError(
-                f"{row.location} gives the prompt_id {prompt_id} to {text!r}, but {location} gives it to {before.prompt!r}"
+                f"{row.location} gives the prompt_id {prompt_id} to {text!r}, but {location} gives it to "
+                f"{before.prompt!r}"
             )
         if before.groups != prompt.groups:
             raise UserError(

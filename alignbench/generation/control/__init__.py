@@ -1,1 +1,1 @@
-"""What a ControlNet is shown: maps of edges or depth, given or made of pictures."""
+"""Sampling with a ControlNet: maps of edges or depth, given or made from pictures."""

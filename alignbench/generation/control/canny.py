@@ -1,4 +1,4 @@
-"""Edges of a picture by Canny's detector, the very ones of OpenCV, by which the published ControlNets were trained."""
+"""Edges of a picture by Canny's detector, equal to those of OpenCV, which the published ControlNets were trained on."""
 
 from typing import Any
 
@@ -7,16 +7,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 TAN_22 = int(0.4142135623730950488016887242097 * 2**15 + 0.5)  # tangent of 22.5 degrees in OpenCV's fixed point
-SMOOTH, SLOPE = np.array([1, 2, 1]), np.array([-1, 0, 1])  # the factors of Sobel's kernel
+SMOOTH, SLOPE = np.array([1, 2, 1]), np.array([-1, 0, 1])  # their product is Sobel's kernel
 
 
 def canny(pixels: NDArray[np.uint8], low_threshold: int, high_threshold: int) -> NDArray[np.uint8]:
-    """Return where a picture has edges, [H, W], 255 on an edge and 0 elsewhere.
+    """Return the edges of a picture, [H, W], 255 on an edge and 0 elsewhere.
 
-    The steps: Sobel slopes of 3 x 3 pixels, of colours that of the steepest channel; strength |dx| + |dy|; pixels that
-    are no ridge of strength across their edge, in one of four directions, are dropped; of the rest those stay that are
-    stronger than the high threshold, and those above the low one that touch such a pixel, directly or through others.
-    The picture is not smoothed first; whoever wants that does it before.
+    1. Slopes dx and dy are those of Sobel's 3 x 3 kernels; each pixel takes the colour channel with the largest slope.
+    2. The strength of a pixel is |dx| + |dy|.
+    3. Only pixels that are the strongest across their edge, in one of four directions, are candidates.
+    4. Candidates above the high threshold are edges. Candidates above the low threshold are edges if they are connected
+       to such a pixel, directly or through other candidates.
+
+    The picture is not smoothed.
 
     Args:
         pixels: [H, W] or [H, W, channels].
@@ -37,13 +40,13 @@ def canny(pixels: NDArray[np.uint8], low_threshold: int, high_threshold: int) ->
 
 
 def _sobel(channels: NDArray[np.int32], along: int) -> NDArray[np.int32]:
-    """Return the slope along an axis, smoothed across it; beyond the border lies the border again."""
+    """Return the slope along an axis, smoothed across it; pixels beyond the border equal those at the border."""
     slope = ndimage.correlate1d(channels, SLOPE, axis=along, mode="nearest")
     return np.asarray(ndimage.correlate1d(slope, SMOOTH, axis=1 - along, mode="nearest"), dtype=np.int32)
 
 
 def _is_ridge(strength: NDArray[np.int32], dx: NDArray[np.int32], dy: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Say where no neighbour across the edge is stronger; of two equal ones the first stays, but not on diagonals."""
+    """Say which pixels have no stronger neighbour across the edge; of two equal ones the first, except on diagonals."""
     around = np.pad(strength, 1)
     height, width = strength.shape
 
@@ -53,7 +56,7 @@ def _is_ridge(strength: NDArray[np.int32], dx: NDArray[np.int32], dy: NDArray[np
     steep, flat = np.abs(dy).astype(np.int64) << 15, np.abs(dx).astype(np.int64) * TAN_22
     horizontal = steep < flat
     vertical = steep > flat + (np.abs(dx).astype(np.int64) << 16)
-    falling = (dx < 0) != (dy < 0)  # the slope leads from the upper right to the lower left or back
+    falling = (dx < 0) != (dy < 0)  # the slope is along the diagonal from upper right to lower left
     return np.select(
         [horizontal, vertical, falling],
         [

@@ -1,4 +1,4 @@
-"""Sampling by diffusers' ControlNet pipelines, which share the networks of a model."""
+"""Sample by diffusers' ControlNet pipelines with the networks of a model."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from alignbench.models.weights.component import check_part
 
 
 def check_family(family: type[ModelAdapter], model: str, scheduler: str | None) -> None:
-    """Refuse a family that is not sampled under control, and a scheduler that its pipeline cannot take.
+    """Refuse a family without ControlNets, and a scheduler that its ControlNet pipeline cannot take.
 
     Args:
         family: the adapter of the model.
@@ -24,7 +24,7 @@ def check_family(family: type[ModelAdapter], model: str, scheduler: str | None) 
         scheduler: what is asked for by `sampling.scheduler`.
 
     Raises:
-        UserError: with what would do.
+        UserError: the message names the choices that work.
     """
     if family.controlnet is None:
         able = [one.pipeline_class for one in FAMILIES.values() if one.controlnet is not None]
@@ -41,7 +41,7 @@ def check_family(family: type[ModelAdapter], model: str, scheduler: str | None) 
 
 
 def check_controlnet(path: str, family: type[ModelAdapter], revision: str | None = None) -> None:
-    """Refuse a ControlNet that is not there or not of the family of a model.
+    """Refuse a ControlNet that does not exist or is of another family than the model.
 
     Args:
         path: folder or hub id.
@@ -49,17 +49,17 @@ def check_controlnet(path: str, family: type[ModelAdapter], revision: str | None
         revision: commit, branch or tag on the hub.
 
     Raises:
-        UserError: with what would do.
+        UserError: the message says what was found and what was expected.
     """
     assert family.controlnet is not None
     check_part(path, f"sampling.control.controlnet={path}", [family.controlnet.network], revision)
 
 
 def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None) -> Any:
-    """Return a ControlNet for a model, where the model is and in its dtype.
+    """Return a ControlNet for a model, on the model's device and in its dtype.
 
     Raises:
-        UserError: if it was trained for another model of the same class.
+        UserError: the ControlNet was trained for another model of the same class.
     """
     import diffusers
 
@@ -77,14 +77,14 @@ def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None)
 
 
 class ControlNetSampler(Sampler):
-    """Makes pictures that follow a map for each prompt.
+    """Makes images that follow a map for each prompt.
 
     Args:
-        model: whose policy samples.
+        model: the model whose policy samples.
         network: the ControlNet.
-        conditioning_scale: weight of what it adds.
-        map_of: gives the map of a prompt id, RGB.
-        call: as for `Sampler`.
+        conditioning_scale: weight of its output.
+        map_of: returns the map of a prompt id, RGB.
+        call: arguments of `Sampler`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ControlNetSampler(Sampler):
         network.register_forward_pre_hook(_in_own_dtype, with_kwargs=True)
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
-        """Return the maps, and a generator for the draw by which a pipeline may encode each: one seed a map."""
+        """Return the maps, and the generators with which a pipeline may encode them, one for each prompt id."""
         return {
             self.support.argument: [self.map_of(prompt_id) for prompt_id, _ in keys],
             "controlnet_conditioning_scale": self.conditioning_scale,
@@ -113,15 +113,15 @@ class ControlNetSampler(Sampler):
         }
 
 
-def with_components(pipeline: Any, pipeline_class: str, **parts: Any) -> Any:
-    """Return a pipeline of another class of the very networks of one, and of further parts.
+def with_components(pipeline: Any, pipeline_class: str, **components: Any) -> Any:
+    """Return a pipeline of another class with the same networks and further components.
 
-    diffusers' own `from_pipe` would turn all of them into float32.
+    diffusers' own `from_pipe` would convert all networks to float32.
     """
     import diffusers
 
     kind = getattr(diffusers, pipeline_class)
-    known = {**pipeline.config, **pipeline.components, **parts}
+    known = {**pipeline.config, **pipeline.components, **components}
     names = inspect.signature(kind.__init__).parameters.keys() & known.keys()
     made = kind(**{name: known[name] for name in names})
     made.set_progress_bar_config(disable=True)

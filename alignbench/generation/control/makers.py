@@ -1,4 +1,4 @@
-"""How maps are made of pictures: edges and depth."""
+"""Make maps from pictures: edges and depth."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -11,24 +11,24 @@ from PIL import Image
 from alignbench.errors import UserError
 from alignbench.models.weights.component import check_part
 
-# Their depth is relative and larger where it is nearer, as ControlNets were shown it; others give metres.
+# These return relative depth that is larger for nearer points, as in the training of ControlNets; others return metres.
 DEPTH_NETWORKS = ("DPTForDepthEstimation", "DepthAnythingForDepthEstimation")
 
 
 class MapMaker(ABC):
-    """Turns a picture into what a ControlNet is shown."""
+    """Makes the map of a ControlNet from a picture."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What its maps depend on, as plain values."""
+        """The settings that change its maps, as plain values."""
 
     @abstractmethod
     def check(self) -> None:
-        """Make sure within seconds that it can work.
+        """Check its settings without loading a network.
 
         Raises:
-            UserError: if it cannot.
+            UserError: a setting is missing or invalid.
         """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Canny(MapMaker):
     """White edges on black, as `alignbench.generation.control.canny` finds them.
 
     Args:
-        low_threshold, high_threshold: of an edge's strength.
+        low_threshold, high_threshold: strengths of edges; see `canny`.
     """
 
     def __init__(self, low_threshold: int, high_threshold: int) -> None:
@@ -48,11 +48,11 @@ class Canny(MapMaker):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its maps depend on."""
+        """The settings that change its maps."""
         return {"canny": [self.low_threshold, self.high_threshold]}
 
     def check(self) -> None:
-        """Make sure that the thresholds are in order."""
+        """Check that the thresholds are in order."""
         if not 0 <= self.low_threshold <= self.high_threshold:
             raise UserError(
                 f"sampling.control.maker.low_threshold={self.low_threshold} must lie between 0 and high_threshold="
@@ -67,7 +67,7 @@ class Canny(MapMaker):
 
 
 class Depth(MapMaker):
-    """Depth by a network, from black where a picture is farthest to white where it is nearest.
+    """Depth estimated by a network, from black for the farthest point to white for the nearest.
 
     Args:
         estimator: folder or hub id of a depth network of transformers.
@@ -79,17 +79,19 @@ class Depth(MapMaker):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its maps depend on."""
+        """The settings that change its maps."""
         return {"depth": self.estimator} | ({"revision": self.revision} if self.revision else {})
 
     def check(self) -> None:
-        """Make sure that the estimator is there and gives relative depth."""
+        """Check that the estimator exists and returns relative depth."""
         if self.estimator is None:
             raise UserError("sampling.control.maker.estimator must be set: add a folder or hub id of a depth network")
         named = f"sampling.control.maker.estimator={self.estimator}"
         config = check_part(self.estimator, named, DEPTH_NETWORKS, self.revision)
         if config.get("depth_estimation_type", "relative") != "relative":
-            raise UserError(f"{named} gives depth in metres, farther being more; choose one that gives relative depth")
+            raise UserError(
+                f"{named} returns depth in metres, larger for farther points; choose one that returns relative depth"
+            )
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
@@ -101,7 +103,7 @@ class Depth(MapMaker):
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:
-        """Return the depth of an RGB picture, stretched over the whole range of a byte."""
+        """Return the depth of an RGB picture, scaled to 0..255."""
         processor, network = self._network
         inputs = processor(images=picture, return_tensors="pt").to(device)
         depth = network.to(device)(**inputs).predicted_depth[None].float()

@@ -1,4 +1,4 @@
-"""Which picture belongs to which prompt, by the names of files or by a list."""
+"""Find the picture of each prompt, by file names or by a list."""
 
 import hashlib
 import os
@@ -18,12 +18,12 @@ def pictures_by_prompt(path: Path, key: str) -> dict[str, Path]:
     """Return the picture files of a folder or a list by prompt id.
 
     Args:
-        path: a folder whose files are called after prompt ids, or a list (.csv, .tsv, .jsonl) with the columns
-            prompt_id and file, relative to its folder or absolute.
-        key: the configuration key that it was given under.
+        path: a folder whose files are named after prompt ids, or a list (.csv, .tsv, .jsonl) with the columns
+            prompt_id and file; files are relative to the folder of the list, or absolute.
+        key: configuration key of the path, for messages.
 
     Raises:
-        UserError: if there are none, one is missing, or a prompt has two.
+        UserError: there are no pictures, one is missing, or a prompt has two.
     """
     if path.is_dir():
         with os.scandir(path) as entries:
@@ -65,18 +65,18 @@ def refuse_prompts_without(files: Mapping[str, Path], prompts: PromptSet, key: s
     """Refuse prompts that have no picture.
 
     Raises:
-        UserError: naming the first of them.
+        UserError: some prompts have no picture; the message names the first of them.
     """
     if missing := [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in files]:
-        told = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise UserError(
             f"{len(missing)} of {len(prompts)} prompts of prompts={prompts.name} have no picture in {key}={path}: "
-            f"{told}; add files like {missing[0]}{SUFFIXES[0]}, or give the prompts that have one by prompts=file "
-            "prompts.path=FILE"
+            f"{named}; add files like {missing[0]}{SUFFIXES[0]}, or list only prompts that have one in a file: "
+            "prompts=file prompts.path=FILE"
         )
 
 
 def digest(files: Mapping[str, Path]) -> str:
-    """Return the fingerprint of pictures and the prompts that they belong to."""
+    """Return a hash of pictures and the ids of their prompts."""
     lines = (f"{prompt_id}\0{sha256(file)}\n" for prompt_id, file in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

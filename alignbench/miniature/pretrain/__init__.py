@@ -1,1 +1,1 @@
-"""How the shipped networks of the shapes world are made, from rendered scenes to weights in half precision."""
+"""Pretrain the shipped networks of the shapes world, from rendered scenes to weights in half precision."""

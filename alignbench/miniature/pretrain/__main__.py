@@ -3,8 +3,8 @@
     python -m alignbench.miniature.pretrain all --work pretrain      # some hours on two cores
     python -m alignbench.miniature.pretrain vae --work pretrain --threads 2
 
-Each stage leaves its result in the work folder and reads those of earlier stages from there. A killed stage goes on
-where its last checkpoint lies when it is called again.
+Each stage writes its result to the work folder and reads the results of earlier stages there. If a stage is killed and
+called again, it resumes from its last checkpoint.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("stage", choices=[*stages.STAGES, "all"])
     parser.add_argument("--work", type=Path, required=True, help="folder of data, checkpoints and results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of this process")
-    parser.add_argument("--updates", type=int, help="length of this stage's training instead of its own")
+    parser.add_argument("--updates", type=int, help="number of updates of this stage, in place of its default")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in stages.STAGES if arguments.stage == "all" else [arguments.stage]:

@@ -1,8 +1,8 @@
-"""The autoencoder that all families share: 64 x 64 pixels to 16 x 16 latents of 4 channels and back.
+"""The autoencoder of all families: 64 x 64 pixels to 16 x 16 latents of 4 channels and back.
 
-What the latents are is decided beforehand: the mean colour of each 4 x 4 block on three opponent axes, and the
-contrast within it. Edges of these simple scenes follow from how much of each block a shape covers. Latents that were
-left to be learned came out as little more than brightness within minutes, and denoisers would have had to wait.
+The latents are defined in advance: the mean colour of each 4 x 4 block on three opponent axes, and the contrast within
+the block. The decoder infers edges from the share of each block that a shape covers. Learned latents held little more
+than brightness after minutes of training, and denoisers could only have been trained after them.
 """
 
 from pathlib import Path
@@ -16,25 +16,25 @@ from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 
 PLAN = Plan(num_updates=6000, learning_rate=2e-3, ema_decay=0.998)
 BATCH_SIZE = 16
-CROP_SHARE = 0.9  # of the updates see quarter-size crops, which cost a quarter and hold more of the shapes
+CROP_SHARE = 0.9  # share of updates on crops of a quarter of the area, which cost a quarter
 CROP_SIZE = 32
 FACTOR = 4  # pixels a side of a block
 CODE_WEIGHT = 1.0
 COLOUR_WEIGHT = 1.0
 GRADIENT_WEIGHT = 0.5
 GRAIN_WEIGHT = 0.5
-MAX_LATENT_NOISE = 0.2  # the decoder learns to forgive the errors that a denoiser leaves
-LOG_VARIANCE = -8.0  # of the posterior, a constant: half a percent of the latents' deviation
-SCALING_FACTOR = 0.25  # far from 1, so that forgetting it shows at once
+MAX_LATENT_NOISE = 0.2  # makes the decoder robust to the errors of denoisers
+LOG_VARIANCE = -8.0  # constant of the posterior: half a percent of the standard deviation of the latents
+SCALING_FACTOR = 0.25  # far from 1, so that code which forgets it fails visibly
 
 _AXES = torch.tensor([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / torch.tensor([3.0, 2.0, 6.0]).sqrt()[:, None]
-# Mean and deviation of the four codes over the data set; `measure_codes` gives them.
+# Mean and standard deviation of the four codes over the data set, as `measure_codes` returns them.
 _MEANS = torch.tensor([0.2776, 0.0711, 0.0117, 0.0892])
 _DEVIATIONS = torch.tensor([1.1261, 0.2582, 0.1593, 0.1204])
 
 
 def code(pixels: torch.Tensor) -> torch.Tensor:
-    """Return the latents that stand for pixels [B, 3, H, W] in -1..1: [B, 4, H/4, W/4], mean 0 and deviation 1."""
+    """Return the latents of pixels [B, 3, H, W] in -1..1: [B, 4, H/4, W/4], mean 0 and standard deviation 1."""
     return (_raw_code(pixels) - _MEANS[:, None, None]) / _DEVIATIONS[:, None, None]
 
 
@@ -46,15 +46,15 @@ def _raw_code(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def measure_codes(data: SceneData, num_scenes: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and deviation of the codes before they are standardised."""
+    """Return mean and standard deviation of the codes before standardisation."""
     raw = torch.cat([_raw_code(data.pixels(torch.arange(i, i + 256))) for i in range(0, num_scenes, 256)])
     return raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """Build the untrained network. It is thin because SRPO differentiates the decoder on a laptop.
+    """Build the untrained network. It is narrow, so that SRPO can differentiate the decoder on a laptop.
 
-    `shift_factor` is 0 because StableDiffusionPipeline knows no shift while FluxPipeline does, and both share it.
+    `shift_factor` is 0, because FluxPipeline applies a shift and StableDiffusionPipeline does not.
     """
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -75,7 +75,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def train_autoencoder(data: SceneData, folder: Path, plan: Plan = PLAN) -> AutoencoderKL:
-    """Train the encoder to give the codes of an image, and the decoder to draw the image of noisy codes."""
+    """Train the encoder to return the codes of an image, and the decoder to return the image of noisy codes."""
     torch.manual_seed(0)
     vae = build_autoencoder()
 
@@ -92,7 +92,7 @@ def train_autoencoder(data: SceneData, folder: Path, plan: Plan = PLAN) -> Autoe
 def autoencoder_loss(
     vae: AutoencoderKL, pixels: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, Metrics]:
-    """Return the encoder's squared error plus the decoder's error of values, block colours, edges and grain.
+    """Return the encoder's squared error plus the decoder's errors in values, block colours, edges and grain.
 
     Args:
         pixels: [B, 3, H, W] in -1..1.
@@ -113,7 +113,7 @@ def autoencoder_loss(
 
 
 def _local_contrast(pixels: torch.Tensor) -> torch.Tensor:
-    """Root of the mean squared detail around each point: says how strong a grain is, not where its grains lie."""
+    """Return the root mean square of detail around each point: the strength of grain, not its exact pattern."""
     gray = pixels.mean(dim=1, keepdim=True)
     detail = gray - F.avg_pool2d(gray, 3, stride=1, padding=1, count_include_pad=False)
     return (F.avg_pool2d(detail.square(), 8, stride=4) + 1e-4).sqrt()

@@ -1,4 +1,4 @@
-"""What the networks are pretrained on: rendered scenes of the train split, kept on disk."""
+"""The pretraining data: rendered scenes of the train split, stored on disk."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from alignbench.miniature.scenes import IMAGE_SIZE, Scene, render, sample_scene
 
 SEED = 20_26
 NUM_SCENES = 65_536
-CAPTIONS_PER_SCENE = 3  # without a style word; they differ in the size words that are left out
+CAPTIONS_PER_SCENE = 3  # without a style word; they differ in which size words they leave out
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SceneData:
     """Rendered scenes with their captions.
 
     images: uint8 memory map, [N, 64, 64, 3].
-    captions: N lists; the first `CAPTIONS_PER_SCENE` keep silent about the style, the last one begins with it.
+    captions: N lists; the first `CAPTIONS_PER_SCENE` captions do not name the style, the last one begins with it.
     """
 
     images: np.ndarray
@@ -33,9 +33,9 @@ class SceneData:
         return chosen.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
     def draw_captions(self, indices: torch.Tensor, generator: torch.Generator, style_share: float) -> torch.Tensor:
-        """Return the number of one caption for each scene, with the style word in a share of them.
+        """Return the number of one caption for each scene; a share of them has the style word.
 
-        The numbers count through all captions of all scenes, as `tokens` lists them.
+        Captions are numbered over all scenes, in the order of `tokens`.
         """
         plain = torch.randint(CAPTIONS_PER_SCENE, (len(indices),), generator=generator)
         styled = torch.rand(len(indices), generator=generator) < style_share
@@ -48,16 +48,16 @@ class SceneData:
 
 
 def tokenise(texts: list[str], tokenizer) -> torch.Tensor:
-    """Return ids padded and cut to the length of the tokenizer, as diffusers' pipelines do."""
+    """Return token ids, padded or truncated to the length of the tokenizer, as in diffusers' pipelines."""
     return tokenizer(
         texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
 
 
 def scene_at(index: int) -> tuple[Scene, np.random.Generator]:
-    """Return scene number `index` of the data set and the generator that goes on to render and caption it.
+    """Return scene number `index` of the data set, and the generator that renders and captions it next.
 
-    Scenes whose content belongs to the held-out prompts are drawn again: evaluation asks for what was never shown.
+    Scenes with the content of a held-out prompt are drawn again, so that no network sees what evaluation asks for.
     """
     rng = np.random.default_rng([SEED, index])
     while True:
@@ -83,7 +83,7 @@ def render_data(folder: Path, num_scenes: int = NUM_SCENES) -> None:
             rate = (index + 1) / (time.monotonic() - start)
             print(f"data: {index + 1} of {num_scenes} scenes, {rate:.0f} per s", flush=True)
     images.flush()
-    partial = folder / "captions.json.partial"  # written last and whole: its presence says that the images are complete
+    partial = folder / "captions.json.partial"  # written last: if it exists, the images are complete
     partial.write_text(json.dumps(captions))
     partial.replace(folder / "captions.json")
 

@@ -1,4 +1,4 @@
-"""The denoisers of 16 x 16 latents: FLUX, with distilled guidance, and SD3, transformers; SD1.5 and SDXL, UNets."""
+"""The denoisers of 16 x 16 latents: transformers (FLUX with distilled guidance, SD3) and UNets (SD1.5, SDXL)."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ SD15_PLAN = Plan(num_updates=8000, learning_rate=1.5e-3, muon="block", ema_decay
 SDXL_PLAN = Plan(num_updates=2000, learning_rate=7e-4, muon="block", ema_decay=0.998)
 SD3_PLAN = Plan(num_updates=4000, learning_rate=2e-3, muon="block", ema_decay=0.998)
 BATCH_SIZE = 32
-SD3_SHIFT = 1.65  # as FLUX has at the 64 tokens of this world; SD3's own 3 is for images of 4096
+SD3_SHIFT = 1.65  # that of FLUX at the 64 tokens of these images; SD3's own 3 is for images of 4096 tokens
 GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
 
@@ -48,7 +48,7 @@ def build_flux() -> FluxTransformer2DModel:
 
 
 def build_flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Build FLUX's scheduler with its resolution-dependent shift starting at the 64 tokens of this world."""
+    """Build FLUX's scheduler; its resolution-dependent shift starts at the 64 tokens of these images."""
     return FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_image_seq_len=64, max_image_seq_len=4096, base_shift=0.5, max_shift=1.15
     )
@@ -170,7 +170,7 @@ class FluxDenoiser:
 def train_flux(
     transformer: FluxTransformer2DModel, denoiser: FluxDenoiser, data: LatentData, folder: Path, plan: Plan = FLUX_PLAN
 ) -> FluxTransformer2DModel:
-    """Train by flow matching; the guidance input is random and so comes to mean nothing."""
+    """Train by flow matching. The guidance input is random, so the network learns to ignore it."""
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
         latents, ids = data.draw(BATCH_SIZE, generator)
@@ -190,11 +190,11 @@ def distil_guidance(
     folder: Path,
     plan: Plan = GUIDANCE_PLAN,
 ) -> FluxTransformer2DModel:
-    """Teach the guidance input to stand for classifier-free guidance, as FLUX.1-dev was made, while training goes on.
+    """Distil classifier-free guidance into the guidance input, as in FLUX.1-dev, and continue training.
 
-    The student, at first a copy of the frozen teacher, learns the velocity plus what guidance adds to it:
-    (guidance - 1) * (conditional - unconditional) of the teacher. In expectation that is the usual target of
-    distillation, unconditional + guidance * (conditional - unconditional), but with data in the teacher's place.
+    The student starts as a copy of the frozen teacher. Its target is the velocity of the data plus the teacher's
+    (guidance - 1) * (conditional - unconditional). In expectation this is the usual target of distillation,
+    unconditional + guidance * (conditional - unconditional), with the data in place of the teacher's conditional.
     """
     empty = denoiser.encode([ids.expand(BATCH_SIZE, -1) for ids in data.empty_ids])
 
@@ -233,7 +233,7 @@ def train_sdxl(
     folder: Path,
     plan: Plan = SDXL_PLAN,
 ) -> UNet2DConditionModel:
-    """Train as SD1.5 is trained, with zeros in place of dropped prompts, which SDXL's pipeline guides away from."""
+    """Train as SD1.5, with zeros as the features of the empty prompt, as SDXL's pipeline uses in guidance."""
     clip.requires_grad_(False).eval()
 
     def encode(ids: torch.Tensor) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
@@ -247,10 +247,11 @@ def encode_for_sdxl(
 ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
     """Return the conditioning arguments of the UNet, with the conventions of StableDiffusionXLPipeline.
 
-    The first encoder ends a layer before the second one, which goes on from its weights: one call gives both.
+    The second encoder is the first one with one more layer, so one call returns the features of both.
 
     Args:
-        ids: [B, 77]; is_empty: rows whose text features are to be zeros, [B].
+        ids: [B, 77].
+        is_empty: rows whose text features are zeros, [B].
     """
     with torch.no_grad():
         output = clip(ids, output_hidden_states=True)
@@ -266,7 +267,7 @@ def encode_for_sdxl(
 
 
 def _train_unet(unet, encode, data: LatentData, folder: Path, plan: Plan, name: str, seed: int) -> UNet2DConditionModel:
-    """Train to predict the noise, with the loss of clean levels held down (min-SNR)."""
+    """Train to predict the noise; min-SNR weights reduce the loss at low noise."""
     scheduler = build_sd15_scheduler()
     alphas = scheduler.alphas_cumprod
     snr = alphas / (1.0 - alphas)
@@ -313,11 +314,11 @@ def encode_for_sd3(
 ) -> dict[str, torch.Tensor]:
     """Return the conditioning arguments of the transformer, with the conventions of StableDiffusion3Pipeline.
 
-    Both CLIPs are the same here. The pipeline lays their features side by side and fits them to the width of T5, which
-    in this world is that of one CLIP: of the second one only the pooled vector is left.
+    Both CLIPs are the same here. The pipeline concatenates their features along the width and fits them to the width of
+    T5. Here T5 is as wide as one CLIP, so only the pooled vector of the second CLIP is used.
 
     Args:
-        ids: of CLIP, [B, 77], and of T5, [B, 20].
+        ids: token ids of CLIP, [B, 77], and of T5, [B, 20].
     """
     with torch.no_grad():
         output = clip(ids[0][:, :SD3_CLIP_LENGTH], output_hidden_states=True)

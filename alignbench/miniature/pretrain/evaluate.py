@@ -1,4 +1,4 @@
-"""How well the miniature models do what held-out prompts ask, as the oracle sees it."""
+"""Measure by the oracle how well the miniature models follow held-out prompts."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,11 +20,11 @@ SHEET_COLUMNS = 12
 
 
 def evaluate(name: str, num_prompts: int, sheet: Path, folder: Path = FOLDER) -> dict[str, float]:
-    """Sample held-out prompts and return what share the oracle agrees with; draw the first images as a picture.
+    """Sample images of held-out prompts and return the oracle's figures; write the first images as one picture.
 
     Returns:
-        `one` and `two`: share of prompts for one and two shapes where shapes, colours, places and background are all
-        right; `agreement`: mean share of met demands; one entry a style: share of images drawn in it.
+        `one` and `two`: share of prompts for one and two shapes for which shapes, colours, places and background are
+        all right; `agreement`: mean share of met demands; one entry for each style: its share of the images.
     """
     pipeline = load_pipeline(name, folder=folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -42,7 +42,7 @@ def evaluate(name: str, num_prompts: int, sheet: Path, folder: Path = FOLDER) ->
 
 
 def _sample(name: str, pipeline, asked: list[str], first: int) -> np.ndarray:
-    """Return uint8 images, one a prompt, each from noise of its own number."""
+    """Return uint8 images, one for each prompt; the noise of an image is seeded by its number."""
     generators = [torch.Generator().manual_seed(first + i) for i in range(len(asked))]
     noise = torch.cat([torch.randn(1, 4, LATENT_SIDE, LATENT_SIDE, generator=generator) for generator in generators])
     arguments = {"guidance_scale": GUIDANCE_SCALES[name], "num_inference_steps": NUM_INFERENCE_STEPS}
@@ -55,7 +55,7 @@ def _sample(name: str, pipeline, asked: list[str], first: int) -> np.ndarray:
 
 
 def draw_sheet(images: np.ndarray, path: Path, num_rows: int = 8) -> None:
-    """Write the first images side by side, twice their size."""
+    """Write the first images side by side, enlarged to twice their size."""
     shown = images[: SHEET_COLUMNS * num_rows]
     shown = shown[: len(shown) // SHEET_COLUMNS * SHEET_COLUMNS]
     rows = [np.concatenate(list(row), axis=1) for row in shown.reshape(-1, SHEET_COLUMNS, *shown.shape[1:])]
@@ -65,7 +65,7 @@ def draw_sheet(images: np.ndarray, path: Path, num_rows: int = 8) -> None:
 
 
 def evaluate_all(num_prompts: int, work: Path, folder: Path = FOLDER) -> None:
-    """Print the figures of every shipped model and leave its picture in the work folder."""
+    """Print the figures of every shipped model and write its picture to the work folder."""
     for name in PIPELINES:
         if (folder / name).is_dir():
             figures = evaluate(name, num_prompts, work / f"{name}.png", folder)

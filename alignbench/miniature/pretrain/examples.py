@@ -1,4 +1,4 @@
-"""Images with captions that are right, or wrong in one respect or several, and what is true of each of their words."""
+"""Images with right and wrong captions, and whether each word of a caption is true."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,18 +24,18 @@ from alignbench.miniature.scenes import (
 )
 from alignbench.text import is_held_out
 
-NUM_CAPTIONS = 3  # of an image: one that is right, one with a single fault, one with one to four
+NUM_CAPTIONS = 3  # captions of an image: a right one, one with a single fault, one with one to four faults
 PATCH_SIZE = 8  # pixels
-SINGLE_SHARE = 0.35  # of images that show one shape
-SIZED_SHARE = 0.6  # of shapes whose size is named
-STYLE_SHARE = 0.4  # of captions that name the style
-DIRT_SHARE = 0.3  # of images that are dirty
-RESERVED_SHARE = 0.3  # of prompts, by the hash of their text, are left for judges to be chosen by and measured on
+SINGLE_SHARE = 0.35  # share of images that show one shape
+SIZED_SHARE = 0.6  # share of shapes whose size is named
+STYLE_SHARE = 0.4  # share of captions that name the style
+DIRT_SHARE = 0.3  # share of images with dirt
+RESERVED_SHARE = 0.3  # share of prompts, by a hash of their text, that are reserved to validate and test reward models
 
-# What the shape is that a patch shows, and where, in the picture or to the other one; None where there is no shape.
+# The shape that a patch shows, and its place in the image or relation to the other shape; None if there is no shape.
 PATCH_ANSWERS = tuple((None, *names) for names in (SHAPES, COLOURS, SIZES, (*PLACES, *RELATIONS)))
 
-# What a token says of the picture. The end of the sentence says that there is no more than it named.
+# What a token of a caption says about. The end of the sentence says that there are no more shapes than were named.
 _SUBJECTS = {
     **dict.fromkeys(SIZES, "size"), **dict.fromkeys(COLOURS, "colour"), **dict.fromkeys(SHAPES, "shape"),
     **dict.fromkeys(BACKGROUNDS, "background"), **dict.fromkeys(STYLES, "style"),
@@ -51,11 +51,12 @@ class Example:
 
     Attributes:
         pixels: uint8 [64, 64, 3].
-        captions: NUM_CAPTIONS, the first of which is right.
-        met: of each caption, which of its demands the image meets; see `met_by`.
-        shown: what the patches show, row by row, [64, 4]: numbers in PATCH_ANSWERS.
-        whole: number of the background and of the style.
-        dirt: mean error of each channel in tints at most, -1..1, and spread of the grain in the largest, 0..1; float32.
+        captions: NUM_CAPTIONS captions; the first one is right.
+        met: for each caption, which of its demands the image meets; see `met_by`.
+        shown: what each patch shows, row by row, [64, 4]: indices in PATCH_ANSWERS.
+        whole: indices of the background and of the style.
+        dirt: mean error of each channel relative to TINT, -1..1, and standard deviation of the grain relative to the
+            largest of GRAIN, 0..1; float32.
     """
 
     pixels: np.ndarray
@@ -69,7 +70,7 @@ class Example:
 def draw_example(rng: np.random.Generator) -> Example:
     """Draw an image and its captions.
 
-    No caption says what a held-out prompt does, and none is a prompt that judges are chosen by or measured on.
+    No caption has the content of a held-out prompt, and none is a prompt that is reserved for reward models.
     """
     scene, demand = _scene(rng)
     clean = pixels = render(scene, rng)
@@ -84,7 +85,7 @@ def draw_example(rng: np.random.Generator) -> Example:
 
 
 def _scene(rng: np.random.Generator) -> tuple[Scene, Demand]:
-    """Return a scene and what a right caption says of it: some of the sizes, sometimes the style."""
+    """Return a scene and the demand of a right caption, with some of the sizes and sometimes the style."""
     while True:
         num_shapes = 1 if rng.random() < SINGLE_SHARE else 2
         scene = sample_scene(rng, num_shapes, STYLES[rng.integers(len(STYLES))])
@@ -101,7 +102,7 @@ def _may_be_shown(demand: Demand) -> bool:
 
 
 def _with_faults(demand: Demand, num_faults: int, rng: np.random.Generator) -> Demand:
-    """Return a demand with so many things changed, one after the other."""
+    """Return a demand after `num_faults` changes, one after the other."""
     while True:
         changed = demand
         for _ in range(num_faults):
@@ -111,7 +112,7 @@ def _with_faults(demand: Demand, num_faults: int, rng: np.random.Generator) -> D
 
 
 def _changed(demand: Demand, rng: np.random.Generator) -> Demand:
-    """Return a demand that differs in one respect: as candidates do, or in a size, the style, or by a second shape."""
+    """Return a demand that differs in one respect: a fault of candidates, a size, the style, or a second shape."""
     draw = rng.random()
     if demand.style and draw < 0.15:
         return replace(demand, style=str(rng.choice([style for style in STYLES if style != demand.style])))
@@ -129,7 +130,7 @@ def _changed(demand: Demand, rng: np.random.Generator) -> Demand:
 
 
 def met_by(scene: Scene, demand: Demand) -> dict[str, bool]:
-    """Return which demands a scene meets, as the oracle says it of a perfect rendering, the style among them."""
+    """Return which demands a scene meets, style included, as the oracle would read a perfect rendering."""
     seen = tuple(SeenShape(shape, misfit=0.0, drift=0.0, line=0.0) for shape in scene.shapes)
     clean = Reading(scene.background, seen, 0.0, None, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
     met = facts(clean, demand)
@@ -137,7 +138,7 @@ def met_by(scene: Scene, demand: Demand) -> dict[str, bool]:
 
 
 def _shown(scene: Scene) -> np.ndarray:
-    """Return what each patch shows: the shape that covers its middle, or nearly so."""
+    """Return what each patch shows: the shape that covers its centre, or almost covers it."""
     middles = (np.arange(IMAGE_SIZE // PATCH_SIZE) + 0.5) * PATCH_SIZE / IMAGE_SIZE
     x, y = np.meshgrid(middles, middles)
     shown = np.zeros((*x.shape, len(PATCH_ANSWERS)), np.int64)
@@ -151,11 +152,11 @@ def _shown(scene: Scene) -> np.ndarray:
 
 
 def truths(tokens: Sequence[str], met: dict[str, bool]) -> Iterator[float]:
-    """Yield of each token of a caption whether what it says is there: 1 or 0; -1 of those that say nothing.
+    """Yield for each token of a caption whether it is true of the image: 1 or 0, and -1 for tokens without meaning.
 
     Args:
-        tokens: whole words, and [SEP] at the end.
-        met: what `met_by` says of the caption.
+        tokens: whole words, then [SEP].
+        met: the result of `met_by` for the caption.
     """
     noun = 1
     for token in tokens:

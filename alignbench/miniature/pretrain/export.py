@@ -1,4 +1,4 @@
-"""Write what is shipped: averaged weights in half precision, where `alignbench.miniature.weights` reads them."""
+"""Write the shipped weights: averages in half precision, where `alignbench.miniature.weights` reads them."""
 
 import shutil
 from pathlib import Path
@@ -29,9 +29,9 @@ from alignbench.miniature.pretrain.matching import (
 
 
 def export(work: Path, target: Path) -> None:
-    """Write every network that the work folder holds, from its latest checkpoint, over the one in `target`.
+    """Write the latest checkpoint of every network in the work folder to `target`, replacing the one there.
 
-    FLUX comes from its guidance stage if that has begun, otherwise from its first stage.
+    FLUX is taken from its guidance stage if that has begun, otherwise from its first stage.
     """
     CLIPTokenizer.from_pretrained(work / "tokenizer").save_pretrained(target / "tokenizer")
     T5Tokenizer.from_pretrained(work / "tokenizer_2").save_pretrained(target / "tokenizer_2")
@@ -42,7 +42,7 @@ def export(work: Path, target: Path) -> None:
     for name, encoder_class in (("text_encoder", CLIPTextModel), ("text_encoder_2", T5EncoderModel)):
         if (work / name / "model").exists():
             _save(encoder_class.from_pretrained(work / name / "model"), target / name)
-    for name, part, build, build_scheduler in (
+    for name, component, build, build_scheduler in (
         ("flux_mini", "transformer", build_flux, build_flux_scheduler),
         ("sd15_mini", "unet", build_sd15, build_sd15_scheduler),
         ("sdxl_mini", "unet", build_sdxl, build_sdxl_scheduler),
@@ -52,7 +52,7 @@ def export(work: Path, target: Path) -> None:
         if stages:
             denoiser = build()
             print(f"export: {name} after {load_average(denoiser, stages[0])} updates of {stages[0].name}")
-            _save(denoiser, target / name / part)
+            _save(denoiser, target / name / component)
             build_scheduler().save_pretrained(target / name / "scheduler")
     for name in ("shapes_clip", "shapes_preference"):
         if (work / name / "model").exists():
@@ -62,7 +62,7 @@ def export(work: Path, target: Path) -> None:
 
 
 def export_matching(stage: Path, target: Path) -> None:
-    """Write what `evaluators.shapes_matching` reads: the network without the answers that only training asks for."""
+    """Write the network that `evaluators.shapes_matching` reads, without the heads that only training uses."""
     tokenizer = build_tokenizer(stage / "vocabulary.txt")
     training = MatchingTraining(build_matching(tokenizer))
     print(f"export: shapes_matching after {load_average(training, stage)} updates")

@@ -1,8 +1,8 @@
-"""The network that reads whether an image shows what a prompt says: a small BLIP, trained by matching images and texts.
+"""A small BLIP that says whether an image shows what a prompt says, trained to match images and captions.
 
-It is what a judge starts from: ImageReward was made of a BLIP that had learned which captions are right. Beside the one
-answer that BLIP is asked for, every word says here whether what it names is there, and every patch what it shows, which
-makes learning many times as fast.
+Reward models start from it, as ImageReward started from a BLIP that had been trained to match captions. Besides the
+single answer of BLIP, here each word is trained to say whether it is true of the image, and each patch what it shows.
+This makes training many times faster.
 """
 
 from pathlib import Path
@@ -23,14 +23,14 @@ from alignbench.miniature.pretrain.examples import (
     truths,
 )
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
-from alignbench.miniature.pretrain.rewards import normalise, worn
+from alignbench.miniature.pretrain.rewards import degraded, normalise
 from alignbench.miniature.scenes import BACKGROUNDS, IMAGE_SIZE, STYLES
 
 PLAN = Plan(num_updates=1600, learning_rate=2e-3, muon="encoder", ema_decay=0.995)
 BATCH_SIZE = 64  # images an update
-WORD_WEIGHT, PATCH_WEIGHT, SCENE_WEIGHT = 2.0, 1.0, 0.3  # of the further answers; the one that is kept has 1
+WORD_WEIGHT, PATCH_WEIGHT, SCENE_WEIGHT = 2.0, 1.0, 0.3  # of the auxiliary losses; the loss of the score has 1
 
-# initializer_range: BLIP's own, 1e-10, is for weights that are loaded
+# initializer_range: BLIP's default, 1e-10, is meant for loading weights, not for training
 ARCHITECTURE = {
     "vision": {
         "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "hidden_size": 96, "intermediate_size": 384,
@@ -49,7 +49,7 @@ def build_tokenizer(vocabulary: Path) -> Any:
 
 
 def architecture_for(tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """Return what the network is built with."""
+    """Return the configuration of the network for a tokenizer."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id}
     return ARCHITECTURE | {"text": ARCHITECTURE["text"] | {"vocab_size": len(tokenizer)} | ids}
 
@@ -60,12 +60,12 @@ def build_matching(tokenizer: Any) -> Any:
 
 
 class MatchingTraining(nn.Module):
-    """The network with the answers that only training asks for.
+    """The network with the heads that only training uses.
 
     Attributes:
-        word: of a word's state, whether what it says is there.
-        patch: of a patch's state, what the shape there is and where, or that there is none.
-        scene: of the state of the whole image, its background and style, and how much dirt lies over it.
+        word: from the state of a word, whether the word is true of the image.
+        patch: from the state of a patch, which shape it shows and where the shape is, or that there is none.
+        scene: from the state of the whole image, its background, its style and its dirt.
     """
 
     def __init__(self, network: Any) -> None:
@@ -92,10 +92,10 @@ def train_matching(network: Any, tokenizer: Any, folder: Path, plan: Plan = PLAN
 def matching_loss(
     training: MatchingTraining, tokenizer: Any, examples: list[Example], generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """Return the loss of some examples, and its parts."""
+    """Return the loss of some examples, and its terms as metrics."""
     network = training.network
     pixels = torch.from_numpy(np.stack([one.pixels for one in examples])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    seen = network.vision(pixel_values=normalise(worn(pixels, generator))).last_hidden_state
+    seen = network.vision(pixel_values=normalise(degraded(pixels, generator))).last_hidden_state
     captions = [caption for one in examples for caption in one.captions]
     ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
     read = network.read(seen.repeat_interleave(NUM_CAPTIONS, dim=0), ids)

@@ -1,4 +1,4 @@
-"""The reward models: a CLIP that reads scenes, and a copy of it that learned what simulated people prefer."""
+"""The reward models: a CLIP trained on scenes and captions, and a copy fine-tuned on simulated preferences."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +20,16 @@ from alignbench.miniature.scenes import IMAGE_SIZE, STYLES
 CLIP_PLAN = Plan(num_updates=2000, learning_rate=1e-3, ema_decay=0.995)
 PREFERENCE_PLAN = Plan(num_updates=450, learning_rate=3e-4, ema_decay=0.99)
 BATCH_SIZE = 48
-STYLE_SHARE = 0.5  # of captions name the style, so that a style word in front of a prompt is understood
-NUM_TOKENS = 20  # the longest caption has 18; later tokens are padding, which a causal tower never looks back from
+STYLE_SHARE = 0.5  # share of captions that name the style, so that the model understands style words
+NUM_TOKENS = 20  # the longest caption has 18; a causal encoder does not need the padding after it
 NUM_PAIRS = 3072
 FAULT_SHARE, DIRT_SHARE = 0.4, 0.2
 PAIRS_PER_UPDATE = 32
-MAX_LOGIT_SCALE = 4.605  # log 100, as CLIP has it
+MAX_LOGIT_SCALE = 4.605  # log 100, as in CLIP
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Build the untrained model: patches of 8 x 8 pixels, and a text tower of its own on the shared tokenizer."""
+    """Build the untrained model, with patches of 8 x 8 pixels; its tokenizer is the shared one."""
     config = CLIPConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -64,9 +64,9 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 def train_clip(
     clip: CLIPModel, tokenizer: CLIPTokenizer, data: SceneData, folder: Path, plan: Plan = CLIP_PLAN
 ) -> CLIPModel:
-    """Train by contrast with the other captions of a batch and with a caption that is wrong in one respect.
+    """Train contrastively against the other captions of a batch and against captions that are wrong in one respect.
 
-    All styles are seen equally often, however rare they are in the data.
+    All styles are shown equally often, whatever their share of the data.
     """
     styles = np.array([STYLES.index(parse(captions[-1]).style) for captions in data.captions])
     by_style = [torch.from_numpy(np.flatnonzero(styles == number)) for number in range(len(STYLES))]
@@ -78,7 +78,7 @@ def train_clip(
         kinds = np.where(rng.random(BATCH_SIZE) < STYLE_SHARE, CAPTIONS_PER_SCENE, 0)
         captions = [data.captions[i][k] for i, k in zip(indices.tolist(), kinds, strict=True)]
         wrong = [_wrong_caption(caption, rng) for caption in captions]
-        images = _embed_images(clip, worn(data.pixels(indices), generator))
+        images = _embed_images(clip, degraded(data.pixels(indices), generator))
         texts = _embed_texts(clip, tokenizer, captions + wrong)
         logits = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * images @ texts.T
         own = torch.arange(BATCH_SIZE)
@@ -96,8 +96,8 @@ def _wrong_caption(caption: str, rng: np.random.Generator) -> str:
     return str(with_fault(demand, rng))
 
 
-def worn(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Blur and grain pixels a little, as decoded images are."""
+def degraded(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Add a little blur and grain to pixels, as decoded images have."""
     blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
     share = 0.6 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     grain = 0.04 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
@@ -114,7 +114,7 @@ def _embed_texts(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) ->
 
 
 def make_pairs(path: Path, num_pairs: int = NUM_PAIRS) -> None:
-    """Write pairs of images for prompts of the train split, with the exact share of people who prefer the first."""
+    """Write pairs of images for prompts of the train split, with the exact probability that the first is preferred."""
     if path.exists():
         return
     population, rng = Population(), np.random.default_rng(6)
@@ -134,9 +134,9 @@ def make_pairs(path: Path, num_pairs: int = NUM_PAIRS) -> None:
 def train_preference(
     clip: CLIPModel, tokenizer: CLIPTokenizer, pairs_path: Path, folder: Path, plan: Plan = PREFERENCE_PLAN
 ) -> CLIPModel:
-    """Fine-tune a trained CLIP so that the difference of two scores is the log-odds of the first being preferred.
+    """Fine-tune a trained CLIP so that the difference of two scores is the log-odds that the first is preferred.
 
-    The last eighth of the pairs is held back and its accuracy printed at the end.
+    The last eighth of the pairs is held out; the accuracy on it is printed at the end.
 
     Source: Kirstain et al. 2023 (PickScore), two-way softmax over the scores of both images.
     """
@@ -146,7 +146,7 @@ def train_preference(
 
     def margins(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         pixels = torch.from_numpy(images[rows.numpy()]).flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        embedded = _embed_images(clip, worn(pixels, generator)).unflatten(0, (-1, 2))
+        embedded = _embed_images(clip, degraded(pixels, generator)).unflatten(0, (-1, 2))
         texts = _embed_texts(clip, tokenizer, [asked[row] for row in rows])
         scores = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * torch.einsum("bkd,bd->bk", embedded, texts)
         return scores[:, 0] - scores[:, 1]
@@ -160,7 +160,7 @@ def train_preference(
     train(clip, loss_of, plan, folder, "shapes_preference", seed=6)
     rows = torch.arange(num_train, len(labels))
     with torch.no_grad():
-        margin = torch.cat([margins(part, generator_at(6, -1)) for part in rows.split(64)])
+        margin = torch.cat([margins(some, generator_at(6, -1)) for some in rows.split(64)])
     agrees = ((margin > 0) == (labels[rows] > 0.5)).float().mean()
-    print(f"shapes_preference: agrees with the majority on {agrees:.3f} of {len(rows)} pairs held back", flush=True)
+    print(f"shapes_preference: agrees with the majority on {agrees:.3f} of {len(rows)} held-out pairs", flush=True)
     return clip

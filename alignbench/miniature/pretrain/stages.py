@@ -1,4 +1,4 @@
-"""Which stages pretraining has, and what each reads from and leaves in the work folder."""
+"""The stages of pretraining, and what each reads from the work folder and writes to it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,8 @@ def make_latents(work: Path, updates: int | None) -> None:
     encode_scenes(load_data(work / "data"), work / "latents.npy")
 
 
-def _text_parts(work: Path):
-    """Return the tokenizers and text encoders, the shipped ones where this work folder trained none."""
+def _text_components(work: Path):
+    """Return the tokenizers, and the text encoders of this work folder or, if it has none, the shipped ones."""
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
     from alignbench.miniature.weights import FOLDER
@@ -76,7 +76,7 @@ def make_flux_mini(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.denoisers import FLUX_PLAN, FluxDenoiser, build_flux, train_flux
     from alignbench.miniature.pretrain.latents import load_latents
 
-    tokenizers, clip, t5 = _text_parts(work)
+    tokenizers, clip, t5 = _text_components(work)
     data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
     torch.manual_seed(1)
     transformer = build_flux()
@@ -88,7 +88,7 @@ def make_flux_mini_guidance(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.denoisers import GUIDANCE_PLAN, FluxDenoiser, build_flux, distil_guidance
     from alignbench.miniature.pretrain.latents import load_latents
 
-    tokenizers, clip, t5 = _text_parts(work)
+    tokenizers, clip, t5 = _text_components(work)
     data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
     teacher, student = build_flux(), build_flux()
     load_average(teacher, work / "flux_mini")
@@ -103,7 +103,7 @@ def make_sd15_mini(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.denoisers import SD15_PLAN, build_sd15, train_sd15
     from alignbench.miniature.pretrain.latents import load_latents
 
-    tokenizers, clip, _ = _text_parts(work)
+    tokenizers, clip, _ = _text_components(work)
     data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers[:1])
     torch.manual_seed(3)
     unet = build_sd15()
@@ -112,7 +112,7 @@ def make_sd15_mini(work: Path, updates: int | None) -> None:
 
 
 def _trained(network: Any, stage: Path, shipped: Path) -> Any:
-    """Return a network as an earlier stage left it, or with the shipped weights where that stage was not run."""
+    """Return a network with the weights of an earlier stage or, if that stage was not run, with the shipped weights."""
     if (stage / "state.pt").exists():
         load_average(network, stage)
         return network
@@ -126,7 +126,7 @@ def make_sdxl_mini(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.warm_start import sdxl_from_sd15
     from alignbench.miniature.weights import FOLDER, with_projection
 
-    tokenizers, clip, _ = _text_parts(work)
+    tokenizers, clip, _ = _text_components(work)
     data, clip = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers[:1]), with_projection(clip)
     sd15 = _trained(build_sd15(), work / "sd15_mini", FOLDER / "sd15_mini/unet")
     torch.manual_seed(4)
@@ -143,7 +143,7 @@ def make_sd3_mini(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.warm_start import sd3_from_flux
     from alignbench.miniature.weights import FOLDER, with_projection
 
-    tokenizers, clip, t5 = _text_parts(work)
+    tokenizers, clip, t5 = _text_components(work)
     data = load_latents(work / "latents.npy", load_data(work / "data"), tokenizers)
     flux = _trained(build_flux(), work / "flux_mini_guidance", FOLDER / "flux_mini/transformer")
     torch.manual_seed(6)

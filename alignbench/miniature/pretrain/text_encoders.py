@@ -1,8 +1,8 @@
-"""The two frozen text encoders that all families share, made by reading off captions what is where.
+"""The two frozen text encoders of all families, trained to tell from a caption which shape is where.
 
-A denoiser as small as these has no room to work out which shape belongs where. So the encoders are asked for it: a word
-tells the attributes and the region of its own shape, and each padding token of CLIP, which sees the whole sentence
-while the words before it do not, speaks for one region of the picture.
+The small denoisers cannot learn to work out which shape belongs where, so the encoders do it. The state of a word holds
+the attributes and the region of its shape. The state of a padding token of CLIP, which sees the whole sentence as the
+words before it do not, holds what is in one region of the image.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, PLACES, RELATIONS,
 
 PLAN = Plan(num_updates=1500, learning_rate=2e-3, ema_decay=0.99)
 BATCH_SIZE = 64
-NUM_SCENES = 16_384  # captions of so many scenes are read
+NUM_SCENES = 16_384  # number of scenes whose captions are used
 
-# What a caption can say, one classification each; index 0 means that it does not say it.
+# Each tuple is a question about a caption, answered by classification; index 0 means that the caption does not say.
 _OF_A_SHAPE = [(None, *SHAPES), (None, *COLOURS), (None, *SIZES)]
 _OF_THE_SCENE = [(None, *PLACES), (None, *RELATIONS), (None, *BACKGROUNDS), (None, *STYLES)]
-_QUESTIONS = [*_OF_A_SHAPE * 2, *_OF_THE_SCENE, PLACES]  # the last: which region the token speaks of
+_QUESTIONS = [*_OF_A_SHAPE * 2, *_OF_THE_SCENE, PLACES]  # the last: the region of the token
 _REGIONS = {  # of the first shape and of the second
     "left of": ("left", "right"),
     "right of": ("right", "left"),
@@ -77,11 +77,12 @@ def train_text_encoder(
     name: str,
     plan: Plan = PLAN,
 ) -> CLIPTextModel | T5EncoderModel:
-    """Train an encoder so that each token knows the shape it belongs to and the scene around it.
+    """Train an encoder so that the state of each token describes its own shape and the rest of the scene.
 
-    A throwaway linear head answers all questions about a caption from each of its tokens, with the shape that the token
-    belongs to named first, and from the pooled output in the order of the caption. Attention then binds attributes.
-    CLIP's padding tokens answer for the regions in turn: the shape there first, if any, and the other one second.
+    A linear head, which is not kept, answers all questions about a caption from the state of each token: first about
+    the shape that the token belongs to, then about the other one. Another head answers them from the pooled output, in
+    the order of the caption. So attention learns to bind attributes to shapes. The padding tokens of CLIP answer for
+    the regions in turn: first about the shape in the region, if there is one, then about the other one.
     """
     num_scenes = min(NUM_SCENES, len(data.captions))
     ids = data.tokens(tokenizer, num_scenes)
@@ -100,7 +101,7 @@ def train_text_encoder(
 
 
 def _regions(demand: Demand) -> tuple[str, ...]:
-    """Return where each shape is."""
+    """Return the region of each shape."""
     return (demand.place,) if demand.relation is None else _REGIONS[demand.relation]
 
 
@@ -112,7 +113,7 @@ def answers_of(demand: Demand, word: int) -> list[int]:
 
 
 def answers_at(demand: Demand, region: str) -> list[int]:
-    """Return the answers of a padding token that speaks for a region."""
+    """Return the answers of the padding token of a region."""
     there = [shape for shape, at in zip(demand.shapes, _regions(demand), strict=True) if at == region]
     elsewhere = [shape for shape in demand.shapes if shape not in there]
     return _indices(demand, *(there or [None])[:1], *(elsewhere or [None])[:1], region)
@@ -125,7 +126,7 @@ def _indices(demand: Demand, own: DemandedShape | None, other: DemandedShape | N
 
 
 class _Reader(nn.Module):
-    """An encoder with the heads that it is trained through."""
+    """An encoder with the heads that train it."""
 
     def __init__(self, encoder: CLIPTextModel | T5EncoderModel, article: int, padding_speaks: bool):
         super().__init__()
@@ -159,7 +160,7 @@ class _Reader(nn.Module):
 
 
 def _cross_entropy(logits: torch.Tensor, expected: torch.Tensor) -> tuple[torch.Tensor, float]:
-    parts = logits.split([len(choices) for choices in _QUESTIONS], dim=-1)
-    loss = sum(F.cross_entropy(part, expected[:, i]) for i, part in enumerate(parts)) / len(parts)
-    right = torch.stack([part.argmax(-1) == expected[:, i] for i, part in enumerate(parts)]).float().mean().item()
+    answers = logits.split([len(choices) for choices in _QUESTIONS], dim=-1)
+    loss = sum(F.cross_entropy(answer, expected[:, i]) for i, answer in enumerate(answers)) / len(answers)
+    right = torch.stack([answer.argmax(-1) == expected[:, i] for i, answer in enumerate(answers)]).float().mean().item()
     return loss, right

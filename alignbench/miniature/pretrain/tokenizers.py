@@ -1,7 +1,7 @@
-"""The two tokenizers: byte-level pairs for CLIP and pieces for T5, both built from a word list without any training.
+"""The two tokenizers, byte-level pairs for CLIP and pieces for T5, built from a list of words without training.
 
-Each word of the grammar is one token. Other text is covered too, by common English words and fragments and at last by
-single bytes (CLIP) or characters (T5, where a character beyond Latin-1 is unknown, as it is to the real one).
+Each word of the grammar is one token. Other text becomes common English words, fragments of words, and finally single
+bytes (CLIP) or characters (T5; characters beyond Latin-1 are unknown tokens, as in the real T5).
 """
 
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -30,14 +30,16 @@ _ENGLISH = """
     glossy blurry
 """
 COMMON_WORDS = _ENGLISH.split()
-_PARTS = "er ing ed es ly al en on an in re th st ch sh ar or le ti te nd nt ent tion ous able ful ness ment ist"
-FRAGMENTS = _PARTS.split()
+_WORD_FRAGMENTS = (
+    "er ing ed es ly al en on an in re th st ch sh ar or le ti te nd nt ent tion ous able ful ness ment ist"
+)
+FRAGMENTS = _WORD_FRAGMENTS.split()
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
     """Build byte-pair merges that turn each listed word into one token.
 
-    The start and end tokens come last, as in CLIP: then both ways in which CLIPTextModel looks for the end agree.
+    The start and end tokens are last, as in CLIP, so that both ways in which CLIPTextModel finds the end token agree.
     """
     alphabet = list(bytes_to_unicode().values())
     merges: list[tuple[str, str]] = []
@@ -52,7 +54,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
-    """Append the merges missing to make one token of `symbols`, once the existing ones are applied in order."""
+    """Append the merges that are needed to make one token of `symbols` after the existing merges."""
     for pair in list(merges):
         index = 0
         while index < len(symbols) - 1:
@@ -65,7 +67,7 @@ def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
 
 
 def build_t5_tokenizer() -> T5Tokenizer:
-    """Build a unigram vocabulary in which a listed word always beats its parts."""
+    """Build a unigram vocabulary in which a listed word always has a better score than its pieces."""
     characters = [chr(code) for code in [*range(0x21, 0x7F), *range(0xA1, 0x100)]]
     words = list(dict.fromkeys([*GRAMMAR_WORDS, *COMMON_WORDS]))
     capitals = [word.capitalize() for word in words if len(word) > 1]  # T5 tells case apart

@@ -1,6 +1,6 @@
-"""What `sdxl_mini` and `sd3_mini` start from: the weights of `sd15_mini` and `flux_mini`, as far as shapes allow.
+"""Initialise `sdxl_mini` and `sd3_mini` with the weights of `sd15_mini` and `flux_mini` where shapes agree.
 
-On a CPU that saves the first hours. What has no counterpart starts so that it changes nothing, where that can be.
+This saves hours on a CPU. Weights without a counterpart are initialised so that they change nothing, where possible.
 """
 
 from collections.abc import Iterable
@@ -19,11 +19,13 @@ def sdxl_from_sd15(
 ) -> None:
     """Fill SDXL's UNet with SD1.5's weights.
 
-    SD1.5 attends to normalised hidden states, SDXL to raw ones of two encoders: keys and values get the linear map that
-    comes nearest to the former. Attention that SD1.5 lacks, pooled vector and sizes have no effect yet.
+    SD1.5 attends to normalised hidden states, SDXL to raw hidden states of two encoders. So keys and values are
+    multiplied by the linear map that best predicts the former from the latter. Attention that SD1.5 does not
+    have, the pooled vector and the sizes have no effect at first.
 
     Args:
-        clip: the encoder with projection; ids: batches of token ids, [B, 77], to fit the map on.
+        clip: the encoder with projection.
+        ids: batches of token ids, [B, 77], on which the map is fitted.
     """
     raw, normalised = [], []
     for batch in ids:
@@ -38,7 +40,7 @@ def sdxl_from_sd15(
         if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
             value.copy_(old[name] @ towards.T)
         else:
-            value.copy_(old[name].reshape(value.shape))  # projections by convolution become linear ones
+            value.copy_(old[name].reshape(value.shape))  # SD1.5 projects by 1 x 1 convolutions, SDXL by linear layers
     for name, module in unet.named_modules():
         if name.endswith("proj_out") and f"{name}.weight" not in old:
             _silence(module)
@@ -49,8 +51,8 @@ def sdxl_from_sd15(
 def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DModel) -> None:
     """Fill SD3's transformer with FLUX's weights: its two-stream blocks, then its one-stream blocks in both streams.
 
-    FLUX turns queries and keys by position and runs attention and feed-forward of a one-stream block side by side; SD3
-    does neither. So this is a beginning, not the same function. Guidance is set to 1.
+    FLUX rotates queries and keys by position, and runs attention and feed-forward of a one-stream block in parallel.
+    SD3 does neither, so the result is only a starting point. Guidance is set to 1.
     """
     old: Weights = flux.state_dict()
     new: Weights = {}
@@ -86,7 +88,7 @@ def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DMod
 
 
 def _two_streams(old: Weights, number: int, target: int, width: int) -> Weights:
-    """Return a block of two streams that both do what FLUX's one-stream block `number` does."""
+    """Return a two-stream block whose streams both have the weights of FLUX's one-stream block `number`."""
     source, block = f"single_transformer_blocks.{number}", f"transformer_blocks.{target}"
     new: Weights = {}
     for kind in ("weight", "bias"):

@@ -229,12 +229,10 @@ def test_a_value_that_was_lost_after_its_encoder_was_left_out_is_missed_in_one_s
     for part in model.frozen_networks:
         drop(part)
     caches.latents.files[0].unlink()
-    with pytest.raises(
-        UserError, match=r"the image .* is not in the cache any more, .* run the command again with prep"
-    ):
+    with pytest.raises(UserError, match=r"the image .* is no longer in the cache, .* run the command again with prep"):
         batch(model, data, caches)
     caches.prompts.files[0].unlink()
-    with pytest.raises(UserError, match=r"the prompt '.*' is not in the cache any more"):
+    with pytest.raises(UserError, match=r"the prompt '.*' is no longer in the cache"):
         batch(model, data, caches)
 
 

@@ -110,7 +110,7 @@ def test_a_run_folder_with_several_or_no_image_folders_is_refused(tmp_path):
 
 def test_a_manifest_of_a_run_is_no_list_of_images(tmp_path):
     run = made_here(tmp_path).parents[2]
-    assert "is the manifest of a run; give the folder that it lies in" in refusal(run / "manifest.json")
+    assert "is the manifest of a run; give the folder that holds it" in refusal(run / "manifest.json")
 
 
 def test_a_copy_away_from_its_run_is_called_after_its_folder(tmp_path):
@@ -139,7 +139,7 @@ def test_missing_images_of_a_folder_made_here_are_counted(tmp_path):
         ("sampling.json", "{", "is damaged \\(JSONDecodeError"),
         ("sampling.json", '{"steps": 3}', "is damaged \\(TypeError"),
         ("prompts.jsonl", '{"prompt_id": "p0"}\n', "is damaged \\(KeyError"),
-        ("prompts.jsonl", "", "holds 0 prompts, which is not what sampling.json says \\(full_size 2, subset false\\)"),
+        ("prompts.jsonl", "", "holds 0 prompts, which contradicts sampling.json \\(full_size 2, subset false\\)"),
     ],
 )
 def test_a_damaged_folder_made_here_is_told(tmp_path, name, content, message):

@@ -80,7 +80,7 @@ def test_images_of_several_runs_are_paired_with_each_other(run, source):
 
 def test_scores_of_different_settings_are_not_compared(run, source):
     folders = [run("base-a-0", [[0.1], [0.9]]), run("dpo-ab-1", [[0.2], [0.3]], higher_is_better=False)]
-    with pytest.raises(UserError, match="are of different versions or settings"):
+    with pytest.raises(UserError, match="have different versions or settings"):
         _ = source("runs", path=[str(folder) for folder in folders], evaluator="reward").prompts
 
 

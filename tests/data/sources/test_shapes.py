@@ -91,7 +91,7 @@ def test_each_kind_of_samples_follows_from_the_pairs(source):
 def test_prompts_are_offered_without_drawing_an_image():
     source = data(seed=5)
     source.view("prompts")
-    assert source.candidates._pictures == {}
+    assert source.candidates._images == {}
 
 
 def test_jobs_of_a_sweep_draw_and_read_the_same_images_once(monkeypatch):

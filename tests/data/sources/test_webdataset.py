@@ -77,12 +77,12 @@ def test_labels_and_captions_come_from_fields_or_json(tmp_path, source, encoded)
         ("two", 20),
         ("three", 30),
     ]
-    with pytest.raises(UserError, match="do not have 2 images each; add data=webdataset_captions or"):
+    with pytest.raises(UserError, match="do not have 2 images each; use data=webdataset_captions or"):
         _ = source("webdataset", path=str(tmp_path)).prompts
 
 
 def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
-    with pytest.raises(UserError, match=r"no folder with .tar files"):
+    with pytest.raises(UserError, match=r"nor a folder with .tar files"):
         _ = source("webdataset", path=str(tmp_path)).prompts
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     with pytest.raises(UserError, match=r"a.tar is not a .tar file, or is incomplete"):

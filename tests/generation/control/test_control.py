@@ -182,7 +182,7 @@ def test_a_network_that_is_no_estimator_or_gives_metres_is_refused(controlnet, e
     config = json.loads((estimator / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric"}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="gives depth in metres"):
+    with pytest.raises(UserError, match="returns depth in metres"):
         Depth(str(tmp_path)).check()
 
 
@@ -222,7 +222,7 @@ def test_pictures_of_other_prompts_have_another_digest(pictures):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"controlnet": None}, "controlnet must be set: none is known for this model"),
+        ({"controlnet": None}, "controlnet must be set, because this model has no default"),
         ({"conditioning_scale": 0}, "conditioning_scale=0 must be a number above 0"),
         ({}, "needs one source of maps: add sampling.control.pictures=FOLDER"),
         ({"pictures": ".", "images": "."}, "needs one source of maps"),

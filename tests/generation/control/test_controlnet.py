@@ -130,5 +130,5 @@ def test_a_controlnet_of_another_model_is_refused(tmp_path):
     tiny_controlnet(tiny_adapter("stable_diffusion")).save_pretrained(tmp_path)
     loaded = load_controlnet(str(tmp_path), tiny_adapter("stable_diffusion"))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    with pytest.raises(UserError, match="another model: its cross_attention_dim is 16, and that of the unet 32"):
+    with pytest.raises(UserError, match="another model: its cross_attention_dim is 16, but that of the unet is 32"):
         load_controlnet(str(tmp_path), tiny_adapter("stable_diffusion_xl"))
