@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import LabelOptions, PairOptions, RowOptions
+from alignbench.settings.data import LabelSettings, PairSettings, RowSettings
 from alignbench.settings.model import SHARED, Model
 from alignbench.settings.sampling import Sampling
 from alignbench.settings.section import Section
@@ -25,7 +25,7 @@ SECTIONS: dict[str, type[Section]] = {
     "validation": Validation,
     "tracker": Tracker,
     "model": Model,
-    "data": PairOptions,  # a source has those of its keys that mean something for its format
+    "data": PairSettings,  # a source has those of its keys that mean something for its format
 }
 
 
@@ -38,9 +38,9 @@ def offer_defaults() -> None:
         ("sampling", "default", Sampling.defaults()),
         ("validation", "none", Validation.defaults()),
         ("model/options", "shared", {key: model[key] for key in SHARED}),
-        ("data/options", "rules", RowOptions.defaults()),
-        ("data/options", "labels", LabelOptions.defaults()),
-        ("data/options", "pairs", PairOptions.defaults()),
+        ("data/options", "rules", RowSettings.defaults()),
+        ("data/options", "labels", LabelSettings.defaults()),
+        ("data/options", "pairs", PairSettings.defaults()),
     ):
         ConfigStore.instance().store(name, defaults, group)
 

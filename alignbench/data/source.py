@@ -12,10 +12,9 @@ import numpy as np
 
 from alignbench.crop import CropSpec, Size
 from alignbench.data.storage.read_blocks import Blocks
+from alignbench.settings.data import Mixed, Posterior
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
-Posterior = Literal["mode", "sample"]
-Mixed = Literal["desirable", "undesirable", "dropped"]
 _KINDS: dict[str, Kind] = {
     "PromptBatch": "prompts",
     "ImageBatch": "images",

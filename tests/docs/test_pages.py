@@ -10,10 +10,13 @@ import pytest
 import torch
 import yaml
 from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+from hydra import initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.compose import composed, group_choices
+from alignbench.configuration.page import TABLES, with_tables
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_csv
 from alignbench.models.tiny_random import RESOLUTION, WIDTH, _t5_encoder, _vae, t5_tokenizer
@@ -41,23 +44,35 @@ def named(text):
 # ---- configuration
 
 
+# folders, and the groups of which every choice is declared
+GROUPS = sorted({folder.name for folder in conf_folder().iterdir() if folder.is_dir()} | {"train"})
+
+
 def test_every_group_of_the_configuration_has_a_section():
-    groups = {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
-    assert sections(CONFIGURATION, level=3).keys() == groups
+    assert sorted(sections(CONFIGURATION, level=3)) == GROUPS
 
 
-@pytest.mark.parametrize("group", sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir()))
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_of_a_group_is_named(group):
     """But for methods and evaluators, which have pages, and method_model, which has a file for nearly every two."""
-    choices = {file.stem for file in (conf_folder() / group).glob("*.yaml")}
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        choices = set(group_choices(group))
+    assert choices
     told = set(named(sections(CONFIGURATION, level=3)[group]))
     assert choices <= told or group in ("method", "evaluator", "method_model")
 
 
 def test_the_keys_of_a_command_have_the_defaults_that_are_told():
     told = {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in next(tables(CONFIGURATION))[1]}
-    values = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"))
-    assert told == {key: value for key, value in values.items() if key not in ("defaults", "hydra", "auxiliary")}
+    values = OmegaConf.to_container(composed([]))
+    assert told == {key: value for key, value in values.items() if not isinstance(value, dict)}
+
+
+def test_the_tables_of_settings_are_those_of_their_declarations():
+    """If this fails, write them anew: python -m alignbench.configuration.page"""
+    page = CONFIGURATION.read_text()
+    assert with_tables(page) == page
+    assert set(re.findall("<!-- settings: (.*) -->", page)) == TABLES.keys()
 
 
 def test_prompt_sets_have_as_many_prompts_as_the_page_says():

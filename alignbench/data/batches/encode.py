@@ -14,11 +14,12 @@ from alignbench.context import Context
 from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.batches.sampler import SampleRef
-from alignbench.data.source import Picture, Posterior, PromptSample, cut_alike, pictures_of
+from alignbench.data.source import Picture, PromptSample, cut_alike, pictures_of
 from alignbench.data.storage.tensor_store import Entry, Shards, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.settings.data import Posterior
 
 
 class Indexed(Dataset):

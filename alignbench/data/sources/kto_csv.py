@@ -29,7 +29,7 @@ class LabelList(Labelled):
     Args:
         name: as typed in `data=`.
         path: a .csv, .tsv or .jsonl file, or a folder that holds one .csv; its images are named relative to its folder.
-        options: see conf/data/options/labels.yaml.
+        options: see `alignbench.settings.data.LabelSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[LabelOptions]) -> None:

@@ -32,7 +32,7 @@ class ScoredRuns(Paired):
         which: `best_worst` pairs the best image of each prompt with the worst, `all` every two.
         temperature: score difference, in the published scale, at which the better image is preferred with probability
             73 % (the Bradley-Terry law); None: the better image is preferred for certain.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(

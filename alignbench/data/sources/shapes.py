@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.data.source import Mixed, Pair, PairSource, Picture, Posterior, decide
+from alignbench.data.source import Pair, PairSource, Picture, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
+from alignbench.settings.data import Mixed, Posterior
 
 if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population

@@ -18,31 +18,28 @@ from alignbench.data.source import (
     Kind,
     LabelledSample,
     LazyPicture,
-    Mixed,
     Picture,
-    Posterior,
     PromptSample,
     View,
 )
 from alignbench.data.sources.labels import Noise, groups, without_repeats
-from alignbench.data.sources.row_filters import RuleOptions, Rules, check_choice
+from alignbench.data.sources.row_filters import RuleOptions, Rules
 from alignbench.data.sources.sample_table import Table
 from alignbench.data.storage.image_headers import image_sizes
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
-
-MIXED = ("desirable", "undesirable", "dropped")
+from alignbench.settings.data import LabelSettings, Mixed, Posterior
 
 
 class CorpusOptions(RuleOptions):
-    """The keys that all data on a disk have in common; conf/data/options/rules.yaml explains them."""
+    """The keys that all data on a disk have in common; `RowSettings` declares them."""
 
     posterior: Posterior
 
 
 class LabelOptions(CorpusOptions):
-    """Those of labelled images; conf/data/options/labels.yaml explains them."""
+    """Those of labelled images; `LabelSettings` declares them."""
 
     mixed: Mixed
     label_noise: float
@@ -226,9 +223,9 @@ class Labelled(Corpus):
     provides = frozenset({"prompts", "images", "labels"})
 
     def __init__(self, name: str, options: LabelOptions) -> None:
+        LabelSettings.check(options, "data")
         super().__init__(name, options)
         self.mixed = options["mixed"]
-        check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
     def judged(self, table: Table) -> Table:

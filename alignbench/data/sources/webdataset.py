@@ -208,7 +208,7 @@ class ShardPairs(Paired):
     Args:
         name: as typed in `data=`.
         path: a folder of .tar files, or one.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:
