@@ -11,6 +11,7 @@ from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
 from alignbench.settings.data import LabelSettings, PairSettings, RowSettings
 from alignbench.settings.model import Model
+from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
 from alignbench.settings.section import Section, choices, expected, shown
 from alignbench.settings.tracker import Tracker
@@ -30,6 +31,8 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "sampling": ("sampling.", Sampling),
     "validation": ("validation.", Validation),
     "tracker": ("tracker.", Tracker),
+    "reward_command": ("", RewardCommand),
+    "reward_train": ("train.", RewardTrain),
 }
 
 

@@ -11,7 +11,9 @@ from alignbench.settings.section import Count, Positive, ProperShare, Section, S
 from alignbench.settings.train import Train
 
 SETTINGS = {
-    f"{prefix}{key}": (prefix, section, key) for prefix, section in TABLES.values() for key in section.model_fields
+    f"{name}:{prefix}{key}": (prefix, section, key)
+    for name, (prefix, section) in TABLES.items()
+    for key in section.model_fields
 }
 every_setting = pytest.mark.parametrize(("prefix", "section", "key"), list(SETTINGS.values()), ids=list(SETTINGS))
 
