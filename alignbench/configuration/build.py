@@ -32,15 +32,20 @@ def conf_folder() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-def build(node: DictConfig) -> Any:
+def build(node: DictConfig | None) -> Any:
     """Build the object that a node describes by its `_target_`.
 
     Raises:
-        UserError: if the object refuses its values; Hydra would wrap the sentence in a stack trace.
+        UserError: if a value is not of the type that the constructor names, or the object refuses it; Hydra would wrap
+            the sentence in a stack trace.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    from alignbench.configuration.arguments import check_arguments
+
+    if node is not None:  # as of a ControlNet that nobody asks for
+        check_arguments(node)
     try:
         return instantiate(node)
     except InstantiationException as error:

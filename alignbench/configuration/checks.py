@@ -186,11 +186,13 @@ def _check_reward_vae(path: str, method: dict[str, Any]) -> None:
 
 def _check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
     """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
+    from alignbench.data.source import kind_of
+
     name = f"method={method['name']}"
     for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
         if method.get(key) is not None and not method[key].get("_target_"):
             raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', _choices('reward'))}")
-    kind, provided = _kind(method), get_class(data["_target_"]).provides
+    kind, provided = kind_of(get_class(method["_target_"]).batch_type), get_class(data["_target_"]).provides
     if kind not in provided:
         able = " or ".join(f"data={source}" for source in _choices("data") if kind in _provides(source))
         has = f"data={data['name']} has only {', '.join(sorted(provided))}"
@@ -205,6 +207,7 @@ def _check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
 def _check_crops(values: dict[str, Any]) -> None:
     """Refuse ways to crop training images that contradict each other, or that no image is cropped in."""
     from alignbench.data.batches.crops import check_crops
+    from alignbench.data.source import kind_of
 
     train, model, told = values["train"], values["model"], values["train"]["size_conditioning"]
     if told != "square" and not get_class(model["adapter"]["_target_"]).is_told_sizes:
@@ -216,15 +219,11 @@ def _check_crops(values: dict[str, Any]) -> None:
             "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
         )
     terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
+    reads_images = any(kind_of(get_class(term["_target_"]).batch_type) != "prompts" for term in terms)
     for key, off in (("crop", "centre"), ("random_flip", False), ("aspect_ratio_buckets", None)):
-        if train[key] != off and all(_kind(term) == "prompts" for term in terms):
+        if train[key] != off and not reads_images:
             reads = f"method={values['method']['name']} reads prompts alone"
             raise UserError(f"train.{key} is about training images, and {reads}; leave it out")
-
-
-def _kind(method: dict[str, Any]) -> str:
-    batch = get_class(method["_target_"]).batch_type.__name__
-    return {"PromptBatch": "prompts", "ImageBatch": "images", "LabelledBatch": "labels", "PairBatch": "pairs"}[batch]
 
 
 def _provides(data: str) -> frozenset[str]:

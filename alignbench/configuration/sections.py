@@ -1,5 +1,6 @@
 """Which class declares which section of the configuration: Hydra takes the defaults from it, a command its checks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -9,24 +10,27 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import LabelOptions, PairOptions, RowOptions
+from alignbench.settings.data import LabelSettings, PairSettings, RowSettings
 from alignbench.settings.model import SHARED, Model
+from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
 from alignbench.settings.section import Section
 from alignbench.settings.tracker import Tracker
 from alignbench.settings.train import Train
 from alignbench.settings.validation import Validation
 
-# by their keys; the root has none
-SECTIONS: dict[str, type[Section]] = {
+# of the main program, by their keys; the root has none
+SECTIONS: Mapping[str, type[Section]] = {
     "": Command,
     "train": Train,
     "sampling": Sampling,
     "validation": Validation,
     "tracker": Tracker,
     "model": Model,
-    "data": PairOptions,  # a source has those of its keys that mean something for its format
+    "data": PairSettings,  # a source has those of its keys that mean something for its format
 }
+# of train_reward
+REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": PairSettings}
 
 
 def offer_defaults() -> None:
@@ -34,26 +38,27 @@ def offer_defaults() -> None:
     model = Model.defaults()
     for group, name, defaults in (
         (None, "command", Command.defaults()),
+        (None, "train_reward_defaults", RewardCommand.defaults() | {"train": RewardTrain.defaults()}),
         ("train", "default", Train.defaults()),
         ("sampling", "default", Sampling.defaults()),
         ("validation", "none", Validation.defaults()),
         ("model/options", "shared", {key: model[key] for key in SHARED}),
-        ("data/options", "rules", RowOptions.defaults()),
-        ("data/options", "labels", LabelOptions.defaults()),
-        ("data/options", "pairs", PairOptions.defaults()),
+        ("data/options", "rules", RowSettings.defaults()),
+        ("data/options", "labels", LabelSettings.defaults()),
+        ("data/options", "pairs", PairSettings.defaults()),
     ):
         ConfigStore.instance().store(name, defaults, group)
 
 
-def check_settings(cfg: DictConfig) -> None:
+def check_settings(cfg: DictConfig, sections: Mapping[str, type[Section]] = SECTIONS) -> None:
     """Refuse values of declared settings that their declaration does not allow.
 
     Raises:
         UserError: one line for each wrong setting.
     """
     typed, followed = [], []
-    terms = {f"auxiliary.{name}": AuxiliaryLoss for name in cfg.auxiliary}
-    for key, section in {**SECTIONS, **terms}.items():
+    terms = {f"auxiliary.{name}": AuxiliaryLoss for name in cfg.get("auxiliary", ())}
+    for key, section in {**sections, **terms}.items():
         node = OmegaConf.select(cfg, key) if key else cfg
         for name, sentence in section.wrong(_plain(node, section), key).items():
             (followed if OmegaConf.is_interpolation(node, name) else typed).append(sentence)

@@ -12,10 +12,10 @@ import numpy as np
 
 from alignbench.crop import CropSpec, Size
 from alignbench.data.storage.read_blocks import Blocks
+from alignbench.settings.data import Mixed, Posterior
 
 Kind = Literal["prompts", "images", "labels", "pairs"]
-Posterior = Literal["mode", "sample"]
-MixedLabel = Literal["desirable", "undesirable", "dropped"]
+
 _KINDS: dict[str, Kind] = {
     "PromptBatch": "prompts",
     "ImageBatch": "images",
@@ -226,7 +226,7 @@ class PairSource(DataSource):
     """
 
     provides = frozenset({"prompts", "images", "labels", "pairs"})
-    mixed: MixedLabel
+    mixed: Mixed
 
     @property
     @abstractmethod
@@ -264,7 +264,7 @@ class PairSource(DataSource):
         return PairSample(pair.prompt, self.image(pair.key_w), self.image(pair.key_l), pair.probability_w)
 
 
-def labels(pairs: Sequence[Pair], mixed: MixedLabel) -> list[tuple[str, str, bool]]:
+def labels(pairs: Sequence[Pair], mixed: Mixed) -> list[tuple[str, str, bool]]:
     """Return (prompt, key, desirable) of each distinct image of each prompt, in order of appearance.
 
     Source: Diffusion-KTO, where `mixed` is called gt_label_wi_l (desirable), gt_label_w_il and gt_label_w_l.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -22,6 +22,7 @@ from alignbench.files import write_png
 from alignbench.generation.control.control import Control
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
+from alignbench.settings.sampling import NoiseMode
 from alignbench.store.image_records import (
     ImageSet,
     PromptRecord,
@@ -33,8 +34,6 @@ from alignbench.store.image_records import (
 )
 from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
-
-NoiseMode = Literal["per_prompt", "constant"]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from alignbench.settings.section import CountOrZero, Section, Share, setting
 Split = Literal["train", "heldout", "all"]
 Posterior = Literal["sample", "mode"]
 Mixed = Literal["desirable", "undesirable", "dropped"]
+Ties = Literal["drop", "half"]
+Repeats = Literal["drop", "keep", "vote"]
 
 
-class RowOptions(Section):
+class RowSettings(Section):
     """What all data on a disk have in common."""
 
     split: Split = setting(
@@ -36,7 +38,7 @@ class RowOptions(Section):
     )
 
 
-class LabelOptions(RowOptions):
+class LabelSettings(RowSettings):
     """What labelled images have in common, beside the above."""
 
     mixed: Mixed = setting(
@@ -51,15 +53,15 @@ class LabelOptions(RowOptions):
     noise_seed: int = setting(0, "Seed of the choice of labels to turn around.")
 
 
-class PairOptions(LabelOptions):
+class PairSettings(LabelSettings):
     """What pairs have in common, beside the above."""
 
-    ties: Literal["drop", "half"] = setting(
+    ties: Ties = setting(
         "drop",
         "Pairs without a preference. drop: left out, as in all papers. half: kept with probability one half, for "
         "methods that read soft labels.",
     )
-    repeats: Literal["drop", "keep", "vote"] = setting(
+    repeats: Repeats = setting(
         "drop",
         "Several judgements of the same two images of a prompt. drop: keep the first. keep: keep all. vote: make one "
         "pair of them, whose soft label is their mean.",

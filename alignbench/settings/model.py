@@ -17,7 +17,7 @@ class Model(Section):
         "have no such key; their weights ship with the program.",
     )
     revision: str | None = setting(None, "Commit, branch or tag, if the weights come from the hub.")
-    config: str = setting(
+    config: str | None = setting(
         REQUIRED,
         "For a single file: a diffusers folder or hub id that has its tokenizers, its scheduler and the networks it "
         "lacks.",

@@ -4,6 +4,7 @@ Hydra's defaults, the checks of a command and the tables of docs/configuration.m
 """
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import chain
 from typing import Annotated, Any
 
@@ -31,7 +32,9 @@ def setting(default: Any, meaning: str, *, source: str | None = None, expected: 
         source: the paper, program or page that the default comes from.
         expected: what follows "must be" in the error message, where the type alone would not tell it well.
     """
-    extra = {key: text for key, text in (("source", source), ("expected", expected)) if text is not None}
+    extra: dict[str, Any] = {"source": source} if source else {}
+    if expected:
+        extra["expected"] = expected
     return Field(default, description=meaning, json_schema_extra=extra)
 
 
@@ -49,6 +52,7 @@ class Section(BaseModel):
         }
 
     @classmethod
+    @cache
     def schemas(cls) -> dict[str, dict[str, Any]]:
         """Return the declaration of every setting as JSON Schema."""
         return cls.model_json_schema()["properties"]
@@ -95,7 +99,9 @@ def sentence(name: str, value: Any, schema: Mapping[str, Any], inner: list[int |
         return sentence(name, value[inner[0]], _only(schema)["items"])
     if (known := choices(schema)) and "expected" not in schema:
         return f"{name}={shown(value)} is unknown;{did_you_mean(shown(value), known)}"
-    return f"{name}={shown(value)} must be {expected(schema)}"
+    quoted = isinstance(value, int | float) and _only(schema).get("type") == "string"
+    hint = f"; text in quotes is kept as it is: {name}=\"'{shown(value)}'\"" if quoted else ""
+    return f"{name}={shown(value)} must be {expected(schema)}{hint}"
 
 
 def shown(value: Any) -> str:
@@ -133,9 +139,8 @@ def expected(schema: Mapping[str, Any]) -> str:
         case "string":
             return "text"
         case "array":
-            entries = schema.get("items", {})
-            what = f" of {', '.join(known)}" if (known := choices(entries)) else ""
-            return f"a list{what}" + (", not empty" if schema.get("minItems") else "")
+            some = "one or more of " if schema.get("minItems") else ""
+            return f"a list of {some}{', '.join(choices(schema['items']))}"
         case "object":
             return "a mapping of names to values"
     raise AssertionError(f"a setting of an unknown kind needs expected=: {schema}")

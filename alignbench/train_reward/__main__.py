@@ -8,7 +8,7 @@ What comes of it is a folder results/judges/NAME, and at once an evaluator and a
     python -m alignbench method=srpo reward=judge reward.path=results/judges/anna
     python -m alignbench +evaluator@evaluators.anna=judge evaluators.anna.path=results/judges/anna
 
-conf/train_reward.yaml and conf/judge explain every key; docs/judges.md says how to read what is printed.
+docs/configuration.md and conf/judge explain every key; docs/judges.md says how to read what is printed.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in conf/train_reward.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in docs/configuration.md")
     parser.add_argument("--cfg", action="store_true", help="print the whole configuration, and do nothing else")
     return parser.parse_args(words)
 

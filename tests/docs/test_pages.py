@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from hydra import initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.compose import composed, group_choices
+from alignbench.configuration.page import TABLES, with_tables
 from alignbench.evaluator import Evaluator
 from alignbench.files import write_csv
 from alignbench.models import tiny_random
@@ -38,16 +41,22 @@ def named(text):
 # ---- configuration
 
 
+# folders, and the groups of which every choice is declared
+GROUPS = sorted({folder.name for folder in conf_folder().iterdir() if folder.is_dir()} | {"train"})
+
+
 def test_every_group_of_the_configuration_has_a_section():
-    groups = {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
-    assert sections(CONFIGURATION, level=3).keys() == groups
+    assert sorted(sections(CONFIGURATION, level=3)) == GROUPS
 
 
-@pytest.mark.parametrize("group", sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir()))
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_of_a_group_is_named(group):
-    """But for methods and evaluators, which have pages; of recipes and presets the folders are named."""
+    """Methods and evaluators have pages of their own; of recipes and presets the folders are named."""
     folder = conf_folder() / group
-    choices = {file.stem for file in folder.glob("*.yaml")} or {one.name for one in folder.iterdir()}
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        choices = set(group_choices(group))
+    choices |= {one.name for one in folder.iterdir() if one.is_dir()} if group in ("recipe", "preset") else set()
+    assert choices
     told = set(named(sections(CONFIGURATION, level=3)[group]))
     assert choices <= told or group in ("method", "evaluator")
 
@@ -64,8 +73,15 @@ def test_the_models_of_each_world_are_those_whose_files_name_it():
 
 def test_the_keys_of_a_command_have_the_defaults_that_are_told():
     told = {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in next(tables(CONFIGURATION))[1]}
-    values = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"))
-    assert told == {key: value for key, value in values.items() if key not in ("defaults", "hydra", "auxiliary")}
+    values = OmegaConf.to_container(composed([]))
+    assert told == {key: value for key, value in values.items() if not isinstance(value, dict)}
+
+
+def test_the_tables_of_settings_are_those_of_their_declarations():
+    """If this fails, write them anew: python -m alignbench.configuration.page"""
+    page = CONFIGURATION.read_text()
+    assert with_tables(page) == page
+    assert set(re.findall("<!-- settings: (.*) -->", page)) == TABLES.keys()
 
 
 def test_prompt_sets_have_as_many_prompts_as_the_page_says():

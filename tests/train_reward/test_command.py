@@ -139,7 +139,7 @@ def test_one_person_is_asked_alone_and_the_law_is_that_of_the_person(tmp_path):
     [
         (["judge=pickscor_like"], "judge=pickscor_like is unknown; did you mean pickscore_like"),
         (["train.learning_rat=1"], "train.learning_rat is unknown"),
-        (["heldout_share=0"], "heldout_share=0 must lie between 0 and 1"),
+        (["heldout_share=0"], "heldout_share=0 must be a number between 0 and 1"),
         (["heldout_share=0.6", "validation_share=0.4"], "leave nothing to train on"),
         (["train.max_train_steps=0"], "train.max_train_steps=0 must be a whole number of at least 1"),
         (["train.patience_steps=0"], "train.patience_steps=0"),

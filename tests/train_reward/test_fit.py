@@ -15,6 +15,7 @@ from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.files import read_json_lines
 from alignbench.reward_model import Judge
+from alignbench.settings.reward_training import RewardTrain
 from alignbench.train_reward.fit import fit, predict
 from alignbench.train_reward.pairs import Decoder, Split
 from evaluators.networks.preprocess import ClipPixels
@@ -88,7 +89,7 @@ class Brightness(Judge):
 
 
 def settings(**changes):
-    values = OmegaConf.load(conf_folder() / "train_reward.yaml").train
+    values = OmegaConf.create(RewardTrain.defaults())
     values.optimizer = OmegaConf.load(conf_folder() / "optimizer" / "adamw.yaml")
     small = {
         "max_train_steps": 6, "total_batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.05, "lr_warmup_steps": 0,

@@ -12,10 +12,11 @@ from alignbench.batch import Conditioning
 from alignbench.context import Context
 from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
-from alignbench.data.source import Posterior, TrainingImage
+from alignbench.data.source import TrainingImage
 from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
+from alignbench.settings.data import Posterior
 
 
 class Encoder:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from alignbench.crop import CropSpec
-from alignbench.data.source import Posterior
 from alignbench.data.storage.tensor_store import TensorStore, key_of
 from alignbench.files import write_json
 from alignbench.former_names import former_class_name
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.without_weights import weights_digest
+from alignbench.settings.data import Posterior
 
 FORMAT = 1  # to be raised when the program encodes prompts or images in another way
 

@@ -25,7 +25,7 @@ class CaptionFolder(CaptionedSource):
     Args:
         name: as typed in `data=`.
         path: the folder.
-        options: see conf/data/options/rules.yaml.
+        options: see `alignbench.settings.data.RowSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[TableOptions]) -> None:

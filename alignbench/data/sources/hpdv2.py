@@ -26,7 +26,7 @@ class HPDv2(PairTableSource):
         name: as typed in `data=`.
         path: the folder that holds train.json and train/.
         part: `train` or `test`.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(self, name: str, path: str, part: str, **options: Unpack[PairOptions]) -> None:

@@ -30,7 +30,7 @@ class ImageRewardDB(PairTableSource):
         path: the folder that holds metadata-train.parquet and images/.
         part: `train`, `validation` or `test`.
         grade: the column that decides: `rank` (low is best), or one of the ratings (high is best).
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(self, name: str, path: str, part: str, grade: Grade, **options: Unpack[PairOptions]) -> None:

@@ -29,7 +29,7 @@ class LabelList(LabelledSource):
     Args:
         name: as typed in `data=`.
         path: a .csv, .tsv or .jsonl file, or a folder with one .csv; paths of images are relative to the file's folder.
-        options: see conf/data/options/labels.yaml.
+        options: see `alignbench.settings.data.LabelSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[LabelOptions]) -> None:

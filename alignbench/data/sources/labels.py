@@ -8,10 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from alignbench.data.sources.row_filters import check_share
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_store import ImageStore
-from alignbench.errors import UserError
 
 
 def groups(table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
@@ -74,14 +72,7 @@ class Noise:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """Read `label_noise` and `noise_seed`.
-
-        Raises:
-            UserError: a value is out of range.
-        """
-        check_share("label_noise", options["label_noise"])
-        if not isinstance(options["noise_seed"], int):
-            raise UserError(f"data.noise_seed={options['noise_seed']} must be a whole number")
+        """Read `label_noise` and `noise_seed`."""
         return cls(options["label_noise"], options["noise_seed"])
 
     def flipped(self, table: SampleTable, store: ImageStore) -> np.ndarray:

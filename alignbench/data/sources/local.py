@@ -33,7 +33,7 @@ class LocalPairs(PairTableSource):
     Args:
         name: as typed in `data=`.
         path: the folder.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:

@@ -3,22 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from alignbench.data.source import Kind, LabelledSample, Pair, PairSample, PairSource, PromptSample, View
 from alignbench.data.sources.labels import Noise, by_vote, groups, winners_first, without_repeats
-from alignbench.data.sources.row_filters import check_choice
 from alignbench.data.sources.sample_table import SampleTable
-from alignbench.data.sources.table_source import MIXED, LabelColumns, LabelOptions, TableSource
-
-Ties = Literal["drop", "half"]
-Repeats = Literal["drop", "keep", "vote"]
+from alignbench.data.sources.table_source import LabelColumns, LabelOptions, TableSource
+from alignbench.settings.data import PairSettings, Repeats, Ties
 
 
 class PairOptions(LabelOptions):
-    """The configuration keys of pairs; conf/data/options/pairs.yaml explains them."""
+    """The configuration keys of pairs; `PairSettings` declares them."""
 
     ties: Ties
     repeats: Repeats
@@ -28,13 +24,11 @@ class PairTableSource(TableSource, PairSource):
     """Pairs of images on disk, each with the probability that the first is preferred."""
 
     def __init__(self, name: str, options: PairOptions) -> None:
+        PairSettings.check(options, "data")
         super().__init__(name, options)
         self.ties: Ties = options["ties"]
         self.repeats: Repeats = options["repeats"]
         self.mixed = options["mixed"]
-        check_choice("ties", self.ties, ("drop", "half"))
-        check_choice("repeats", self.repeats, ("drop", "keep", "vote"))
-        check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
     def with_labels(self, table: SampleTable) -> SampleTable:

@@ -39,7 +39,7 @@ class PickAPic(PairTableSource):
         part: see `alignbench.data.storage.parquet_images.find_tables`.
         revision: commit, branch or tag of a hub id.
         window_mib: see `alignbench.data.storage.parquet_images.CellStore`; .arrow files do not use it.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(

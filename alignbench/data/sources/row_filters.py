@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, TypedDict
+from typing import Self, TypedDict
 
 import numpy as np
 
@@ -13,16 +13,14 @@ from alignbench.data.storage.image_headers import MISSING, short_sides
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.text_tables import lines_of, read_text
 from alignbench.errors import UserError, did_you_mean
+from alignbench.settings.data import RowSettings, Split
 from alignbench.text import is_held_out, plain
-
-PromptSplit = Literal["train", "heldout", "all"]
-SPLITS = ("train", "heldout", "all")
 
 
 class RuleOptions(TypedDict):
-    """The configuration keys that filter rows; see `Rules`, and conf/data/options/rules.yaml for defaults."""
+    """The configuration keys that filter rows; `RowSettings` declares them."""
 
-    split: PromptSplit
+    split: Split
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -42,7 +40,7 @@ class Rules:
             the data; rows with missing or damaged images are then left out. Otherwise training stops at the first.
     """
 
-    split: PromptSplit
+    split: Split
     heldout_share: float
     exclude: str | None
     min_side: int
@@ -55,11 +53,8 @@ class Rules:
         Raises:
             UserError: a value is invalid.
         """
+        RowSettings.check(options, "data")
         rules = cls(**{key: options[key] for key in RuleOptions.__annotations__})
-        check_choice("split", rules.split, SPLITS)
-        check_share("heldout_share", rules.heldout_share)
-        if not isinstance(rules.min_side, int) or rules.min_side < 0:
-            raise UserError(f"data.min_side={rules.min_side} must be a whole number of pixels, or 0")
         if rules.min_side and not rules.check_images:
             raise UserError("data.min_side is read from the headers of images; add data.check_images=true")
         if rules.split == "heldout" and not rules.heldout_share:
@@ -106,9 +101,3 @@ def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:
     """Refuse an unknown value of a key of `data`."""
     if value not in known:
         raise UserError(f"data.{key}={value} is unknown;{did_you_mean(str(value), known)}")
-
-
-def check_share(key: str, value: object) -> None:
-    """Refuse a value of a key of `data` that is not a share, 0..1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise UserError(f"data.{key}={value} must lie in 0..1")

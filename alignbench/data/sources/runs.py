@@ -32,7 +32,7 @@ class ScoredRuns(PairTableSource):
         which: `best_worst` pairs the best image of each prompt with the worst; `all` uses all pairs.
         temperature: score difference, in the published scale, at which the better image is preferred with probability
             73 % (Bradley-Terry model); None: the better image is always preferred.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(

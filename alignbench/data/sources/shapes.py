@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.data.source import MixedLabel, Pair, PairSource, Posterior, TrainingImage, decide
+from alignbench.data.source import Pair, PairSource, TrainingImage, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
+from alignbench.settings.data import Mixed, Posterior
 
 if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population
@@ -117,7 +118,7 @@ class ShapesData(PairSource):
         self.num_pairs = num_pairs
         self.annotators = annotators
         self.num_votes = num_votes
-        self.mixed: MixedLabel = "desirable"
+        self.mixed: Mixed = "desirable"
         self.posterior = posterior
         self.num_filtered: Counter[str] = Counter()
 

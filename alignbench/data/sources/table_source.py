@@ -18,33 +18,30 @@ from alignbench.data.source import (
     Kind,
     LabelledSample,
     LazyTrainingImage,
-    MixedLabel,
-    Posterior,
     PromptSample,
     TrainingImage,
     View,
 )
 from alignbench.data.sources.labels import Noise, groups, without_repeats
-from alignbench.data.sources.row_filters import RuleOptions, Rules, check_choice
+from alignbench.data.sources.row_filters import RuleOptions, Rules
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_headers import image_sizes
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
-
-MIXED = ("desirable", "undesirable", "dropped")
+from alignbench.settings.data import LabelSettings, Mixed, Posterior
 
 
 class TableOptions(RuleOptions):
-    """The configuration keys of all data sets on disk; conf/data/options/rules.yaml explains them."""
+    """The configuration keys of all data sets on disk; `RowSettings` declares them."""
 
     posterior: Posterior
 
 
 class LabelOptions(TableOptions):
-    """The configuration keys of labelled images; conf/data/options/labels.yaml explains them."""
+    """The configuration keys of labelled images; `LabelSettings` declares them."""
 
-    mixed: MixedLabel
+    mixed: Mixed
     label_noise: float
     noise_seed: int
 
@@ -227,9 +224,9 @@ class LabelledSource(TableSource):
     provides = frozenset({"prompts", "images", "labels"})
 
     def __init__(self, name: str, options: LabelOptions) -> None:
+        LabelSettings.check(options, "data")
         super().__init__(name, options)
         self.mixed = options["mixed"]
-        check_choice("mixed", self.mixed, MIXED)
         self.noise = Noise.of(options)
 
     def with_labels(self, table: SampleTable) -> SampleTable:

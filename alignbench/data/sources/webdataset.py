@@ -209,7 +209,7 @@ class ShardPairs(PairTableSource):
     Args:
         name: as typed in `data=`.
         path: a folder of .tar files, or one .tar file.
-        options: see conf/data/options/pairs.yaml.
+        options: see `alignbench.settings.data.PairSettings`.
     """
 
     def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:

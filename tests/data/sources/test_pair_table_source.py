@@ -245,9 +245,9 @@ def test_a_sample_that_was_not_read_travels_between_processes_in_a_few_hundred_b
     ("values", "message"),
     [
         ({"split": "test"}, "data.split=test is unknown; available: train, heldout, all"),
-        ({"heldout_share": 2}, "data.heldout_share=2 must lie in 0..1"),
-        ({"label_noise": "much"}, "data.label_noise=much must lie in 0..1"),
-        ({"min_side": -1}, "data.min_side=-1 must be a whole number of pixels"),
+        ({"heldout_share": 2}, "data.heldout_share=2 must be a number from 0 to 1"),
+        ({"label_noise": "much"}, "data.label_noise=much must be a number from 0 to 1"),
+        ({"min_side": -1}, "data.min_side=-1 must be a whole number of at least 0"),
         ({"min_side": 10, "check_images": False}, "add data.check_images=true"),
         ({"split": "heldout"}, "data.split=heldout is empty with data.heldout_share=0"),
         ({"exclude": "nowhere.txt"}, "data.exclude=nowhere.txt does not exist"),
