@@ -156,7 +156,7 @@ def base_of(cfg: DictConfig) -> DictConfig:
     base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
     assert isinstance(base, DictConfig)
     method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
-    base.method = OmegaConf.masked_copy(method, [str(key) for key in method if key != "defaults"])
+    base.method = {"_target_": method._target_, "name": method.name}
     base.model.policy = None
     base.model.policy_revision = None
     base.model.policy_trained_on = []
