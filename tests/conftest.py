@@ -1,7 +1,11 @@
 """Settings for every test: offline, one thread a process, and nothing from the user's environment."""
 
+import gc
 import os
+import sys
 import tempfile
+
+import pytest
 
 pytest_plugins = ["tests.browser", "tests.studies"]
 
@@ -9,5 +13,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and sums then have one order
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+# Compiled modules are kept: otherwise each run, and each process that a test starts, would compile them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 _cache = tempfile.TemporaryDirectory(prefix="alignbench-cache-")  # digests and text features; gone with the process
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Keep what the libraries define from the garbage collector, which would look at all of it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()

@@ -48,6 +48,8 @@ def _work(function, arguments, rank, num_processes, folder, environment, results
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
     os.environ.update({name: str(value) for name, value in names.items()} | environment)
     torch.set_num_threads(1)
+    if environment.get("ACCELERATE_USE_DEEPSPEED"):
+        _leave_reductions_to_gloo()
     AcceleratorState._reset_state(reset_partial_state=True)  # the parent was alone
     meet = f"file://{Path(folder) / 'meet'}"
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=num_processes)
@@ -58,3 +60,10 @@ def _work(function, arguments, rank, num_processes, folder, environment, results
     results.close()
     results.join_thread()
     torch.distributed.barrier()
+
+
+def _leave_reductions_to_gloo():
+    """Keep DeepSpeed from compiling its own exchange by shared memory first: a minute's work, and a C++ compiler's."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,6 +1,5 @@
 """The whole command, from training to tables, on tiny random models of the real classes and on the miniatures."""
 
-import csv
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from alignbench.miniature.weights import load_pipeline
 from alignbench.models.stable_diffusion import StableDiffusion
 from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet, tiny_flux, tiny_stable_diffusion
 from tests.processes import FSDP2
+from tests.program import alignbench, manifests, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = [
@@ -33,27 +33,18 @@ FEW = [
 ]
 
 
-def alignbench(*arguments, processes=1, check=True, launcher_says=None):
-    """Run the program as a user would; return what it printed."""
-    launcher = [sys.executable, "-m"]
-    if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    environment |= launcher_says or {}
+def launched(*arguments, processes=2, launcher_says=None):
+    """Run the program as a launcher would, in several processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = os.environ | (launcher_says or {})
     done = subprocess.run(
-        [*launcher, "alignbench", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [*launcher, "-m", "alignbench", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert not check or done.returncode == 0, done.stderr[-4000:]
-    return done
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def runs(root):
-    return {json.loads(file.read_text())["method"]: file.parent for file in root.glob("*/manifest.json")}
+    return {manifest["method"]: root / name for name, manifest in manifests(root).items()}
 
 
 def snapshot(root):
@@ -177,12 +168,13 @@ def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_o
         "train.learning_rate=1.0",
         "train.max_grad_norm=1e9",
     ]
-    layouts = {"one": (1, {}), "ddp": (2, {}), "fsdp2": (2, FSDP2)}
-    for name, (processes, says) in layouts.items():
-        alignbench(*command, f"results={tmp_path / name}", processes=processes, launcher_says=says)
+    alignbench(*command, f"results={tmp_path / 'one'}")
+    layouts = {"ddp": {}, "fsdp2": FSDP2}
+    for name, says in layouts.items():
+        launched(*command, f"results={tmp_path / name}", launcher_says=says)
     start = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     policies, levels = {}, {}
-    for name in layouts:
+    for name in ("one", *layouts):
         (run,) = (tmp_path / name).glob("dpo-*")
         policies[name] = UNet2DConditionModel.from_pretrained(run / "policy" / "unet").state_dict()
         pictures = sorted((tmp_path / name).glob("*/images/shapes/*/*.png"))
@@ -190,7 +182,7 @@ def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_o
         levels[name] = np.stack([np.asarray(Image.open(path), dtype=int) for path in pictures])
     moved = sum(float((policies["one"][k] - start[k]).square().sum()) for k in start) ** 0.5
     assert moved > 0
-    for name in ("ddp", "fsdp2"):
+    for name in layouts:
         apart = sum(float((policies["one"][k] - policies[name][k]).square().sum()) for k in start) ** 0.5
         assert apart / moved < 1e-5
         assert (abs(levels["one"] - levels[name]) > 1).mean() <= 1e-3
@@ -233,8 +225,7 @@ def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     command = ["-m", "method=sft,dpo", "model=flux_mini", "prompts.limit=4", f"results={tmp_path}", *FEW]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-m", "alignbench", *command], cwd=ROOT, env=environment) as sweep:
+    with subprocess.Popen([sys.executable, "-m", "alignbench", *command], cwd=ROOT) as sweep:
         while sweep.poll() is None and not (runs(tmp_path).get("sft", tmp_path) / "scores").exists():
             time.sleep(0.1)
         sweep.kill()

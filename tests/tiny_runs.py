@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -13,6 +14,13 @@ from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.settings.train import Train
 from methods.dpo import DPO
 from methods.sft import SFT
+
+# all methods, to parametrise tests with; presets, which only set what a method has, are for -m matrix
+METHODS = [
+    pytest.param(file.stem, marks=[] if "_target_: methods." in file.read_text() else [pytest.mark.matrix])
+    for file in sorted((conf_folder() / "method").glob("*.yaml"))
+    if file.stem != "base"
+]
 
 
 class RandomPairs(PairSource):

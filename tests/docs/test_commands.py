@@ -1,13 +1,17 @@
-"""Commands of the pages that need nothing but what ships are run as they stand, only smaller."""
+"""Commands of the pages that need nothing but what ships are run as they stand, only smaller, and leave what they say.
 
+By default one command for each setting that the pages show; with `-m matrix` all the others, too.
+"""
+
+import math
 import re
-import sys
-from typing import Any
+import shutil
 
 import pytest
-from tests.test_docs import commands
+import yaml
 
-from alignbench import cli
+from tests.docs.test_docs import commands
+from tests.program import alignbench, manifests, rows
 
 SMALLER = [
     "train.max_train_steps=1",
@@ -25,12 +29,21 @@ ELSEWHERE = (  # others' machines, weights or servers; processes of launchers, w
     r"hydra/launcher=",
     r"evaluators=papers|pickscore",
 )
+SHAPES = {
+    "shapes_clip", "shapes_preference", "shapes_annotators",
+    "shapes_oracle_agreement", "shapes_oracle_realism", "shapes_oracle_cleanliness",
+}  # fmt: skip
+STAGES = {"train", "generate", "score", "report"}
 
 
 def own_commands():
-    """Return the words of every command once."""
-    given: dict[str, Any] = {str(one.values[0]): one.values[0] for one in commands()}
-    return [words for words in given.values() if not re.search("|".join(ELSEWHERE), " ".join(words))]
+    """Yield every command; those that set only what earlier ones set are marked."""
+    shown: set[str] = set()
+    for words in (one.values[0] for one in commands()):
+        if not re.search("|".join(ELSEWHERE), " ".join(words)):
+            sets = {word if word.startswith("stages=") else word.split("=")[0] for word in words}
+            yield pytest.param(words, id=" ".join(words), marks=[pytest.mark.matrix] if words and sets <= shown else [])
+            shown |= sets
 
 
 def smaller(given):
@@ -49,21 +62,62 @@ def test_a_sweep_is_cut_to_two_jobs():
     assert smaller(["stages=[score,report]"])[0] == "stages=[score,report]"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("given", own_commands(), ids=" ".join)
-def test_every_command_of_the_shapes_world_does_what_it_says(given, tmp_path, monkeypatch, capfd):
-    def run(words):
-        monkeypatch.setattr(sys, "argv", ["alignbench", *words])
-        cli.main()
+@pytest.fixture(scope="session")
+def with_base_run(tmp_path_factory):
+    """Return a function that gives a results folder the base run of a model, which the commands would make first."""
+    root, made = tmp_path_factory.mktemp("base"), set()
 
-    if any(word.startswith("--") for word in given):
-        run(given)
+    def copy(model, results):
+        if model not in made:
+            alignbench("method=base", f"model={model}", "stages=[generate,score]", *SMALLER, f"results={root / model}")
+            made.add(model)
+        shutil.copytree(root / model, results, dirs_exist_ok=True)
+
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", list(own_commands()))
+def test_every_command_of_the_shapes_world_does_what_it_says(given, tmp_path, with_base_run):
+    if "--cfg" in given:
+        shown = yaml.safe_load(alignbench(*given).stdout)
+        chosen = dict(word.split("=") for word in given if "=" in word)
+        assert (shown["method"]["name"], shown["model"]["name"]) == (
+            chosen.get("method", "srpo"),
+            chosen.get("model", "flux_mini"),
+        )
+        return
+
+    here = [*smaller(given), f"results={tmp_path}"]
+    chosen = {key: text.split(",") for key, text in (word.split("=", 1) for word in here if "=" in word)}
+    methods, models = chosen.get("method", ["srpo"]), chosen.get("model", ["flux_mini"])
+    stages = set(yaml.safe_load(",".join(chosen["stages"]))) if "stages" in chosen else STAGES
+    for model in models:
+        with_base_run(model, tmp_path)
+    if not stages & {"train", "prepare"} and methods != ["base"]:  # pages say it of what is there already
+        alignbench(*(word for word in here if not word.startswith(("stages=", "shard="))))
+    alignbench(*here)
+
+    runs = manifests(tmp_path)
+    trained = {name: run for name, run in runs.items() if run["method"] != "base"}
+    if "prepare" in stages:
+        assert list((tmp_path / "cache").rglob("*.safetensors"))
+    if methods == ["base"] or not stages - {"prepare"}:
+        assert not trained
     else:
-        stages = [word for word in given if word.startswith("stages=")]
-        here = [*smaller(given), f"results={tmp_path}"]
-        if stages and "train" not in stages[0] and "prepare" not in stages[0]:  # pages say it of what is there already
-            run([word for word in here if word not in stages and not word.startswith("shard=")])
-        run(here)
-        if not stages or "report" in stages[0]:
-            assert (tmp_path / "leaderboard.csv").stat().st_size > 0
-    assert capfd.readouterr().out
+        assert {(run["method"], run["model"]) for run in trained.values()} == {(a, b) for a in methods for b in models}
+        assert len(trained) == math.prod(len(texts) for key, texts in chosen.items() if "[" not in texts[0])
+        assert {run["budget"]["optimizer_steps"] for run in trained.values()} == {1}
+        assert all((tmp_path / name / "policy").is_dir() for name in trained)
+    if "generate" in stages:
+        part, parts = map(int, chosen.get("shard", ["1/1"])[0].split("/"))
+        each = int(chosen.get("sampling.num_images_per_prompt", ["1"])[0])
+        for name in trained or runs:
+            newest = max((tmp_path / name).glob("images/*/*"), key=lambda folder: folder.stat().st_mtime_ns)
+            assert len(list(newest.glob("*.png"))) == 4 * each // parts + (part <= 4 * each % parts)
+    if "report" in stages and "shard" not in chosen:
+        table = rows(tmp_path / "leaderboard.csv")
+        assert {name for row in table for name in row["run"].split()} == set(runs)
+        assert {row["evaluator"] for row in table} == SHAPES
+        assert all(math.isfinite(float(row["median"])) for row in table)
+        assert (tmp_path / "index.html").stat().st_size > 0

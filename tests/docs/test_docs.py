@@ -44,6 +44,7 @@ from alignbench.train_reward.checks import check as check_judge
 from alignbench.train_reward.run import judge_name, train_reward
 from evaluators import load
 from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, command_lines, name, tables
+from tests.program import alignbench
 
 SAMPLING = ROOT / "docs" / "sampling.md"
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
@@ -62,13 +63,14 @@ OF_THE_LOOP = {"loss", "grad_norm", "lr"}
 
 
 def commands(program="alignbench"):
-    """Yield what pages give to one of our programs, `python -m PROGRAM`, by whatever it is started."""
+    """Yield once what pages give to one of our programs, `python -m PROGRAM`, by whatever it is started."""
+    found = []
     for page in PAGES:
         for command in command_lines(page):
             words = shlex.split(re.sub(r"\$\w+", "1", command), comments=True)  # the shell's variables are numbers
             starts = [i + 2 for i in range(len(words)) if words[i : i + 2] == ["-m", program]]
-            if starts:
-                given = words[starts[0] :]
+            if starts and words[starts[0] :] not in found:
+                found.append(given := words[starts[0] :])
                 yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
 
 
@@ -85,13 +87,13 @@ def test_every_command_is_of_a_kind_that_is_tested():
 @pytest.mark.slow
 def test_the_quickest_commands_of_the_first_page_leave_a_table(tmp_path):
     """The second makes the tables again, and changes nothing."""
-    made = []
-    for given in (given.values[0] for given in commands() if "train.max_train_steps=5" in given.values[0]):
-        command = [sys.executable, "-m", "alignbench", *given, f"results={tmp_path}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
-        made.append((tmp_path / "leaderboard.csv").read_text())
-    assert len(made) == 2
+    first, second = (given.values[0] for given in commands() if "train.max_train_steps=5" in given.values[0])
+    command = [sys.executable, "-m", "alignbench", *first, f"results={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    made = [(tmp_path / "leaderboard.csv").read_text()]
+    alignbench(*second, f"results={tmp_path}")
+    made.append((tmp_path / "leaderboard.csv").read_text())
     assert made[0] == made[1]
     assert made[0].count("dpo-sd15_mini") == 6 * 3  # evaluators; all prompts, those of one shape, those of two
 
@@ -168,7 +170,9 @@ def test_every_command_passes_the_checks(given, placeholders):
         re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
         for text in args.overrides
     ]
-    check_command_line(overrides, args.multirun)
+    seed = ["seed=0"] if any(text.startswith(("seed=", "experiment=")) for text in overrides) else []
+    unsown = [text for text in overrides if not text.startswith("seed=")]
+    check_command_line([*unsown, *seed], args.multirun)  # of jobs that differ in the seed alone, one
 
 
 # ---- sampling

@@ -1,9 +1,4 @@
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +12,8 @@ from alignbench.data.batches.stream import Stream
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 from methods.kto import KTO, kto_loss, prospect
+from tests.processes import together
 
-ROOT = Path(__file__).parent.parent.parent
 UTILITIES = ("kt", "loss_averse", "risk_seeking")
 AT_ZERO = {"kt": 0.5, "loss_averse": 1 + math.log(2), "risk_seeking": 1 - math.log(2)}
 OPTIONS = {
@@ -170,37 +165,21 @@ def test_the_running_point_measures_a_sample_by_earlier_ones_and_survives_a_resu
     assert following[0] == following[1] == pytest.approx(0.0542)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("q_mode", ["batch", "class_mean"])
-def test_two_processes_share_one_point_and_one_gradient(tmp_path, q_mode):
+def test_two_processes_share_one_point_and_one_gradient(q_mode):
     """Uneven shares, one of them without a desirable image: a mean of means would be wrong."""
-    program = f"""
-import json, sys, torch
-from alignbench.context import Context, keyed_generator
-from methods.kto import KTO, kto_loss, prospect
-
-rank, options, gain = int(sys.argv[1]), json.loads(sys.argv[2]), torch.tensor(json.loads(sys.argv[3]))
-torch.distributed.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=rank, world_size=2)
-rows = slice(0, 5) if rank == 0 else slice(5, 8)
-desirable, gain = (torch.arange(8) < 3)[rows], gain[rows].requires_grad_()
-point = KTO("kto", **options).reference_point(gain, desirable, Context(0, 0, 8, num_processes=2))
-kto_loss(prospect(gain, point, desirable, 1000.0), "kt").sum().backward()
-print(json.dumps([point.item(), gain.grad.tolist()]))
-torch.distributed.destroy_process_group()
-"""
     values = [0.004, -0.001, 0.002, 0.001, 0.003, 0.0005, -0.0015, 0.0025]
-    given = [json.dumps(OPTIONS | {"q_mode": q_mode}), json.dumps(values)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), *given],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    found = [json.loads(process.communicate(timeout=300)[0]) for process in ranks]
+
+    def share(rank):
+        rows = slice(0, 5) if rank == 0 else slice(5, 8)
+        desirable, gain = (torch.arange(8) < 3)[rows], torch.tensor(values)[rows].requires_grad_()
+        together_with_the_other = context(micro_batch_size=8, num_processes=2)
+        point = kto(q_mode=q_mode).reference_point(gain, desirable, together_with_the_other)
+        kto_loss(prospect(gain, point, desirable, 1000.0), "kt").sum().backward()
+        assert gain.grad is not None
+        return point.item(), gain.grad.tolist()
+
+    found = together(share)
 
     gain, desirable = torch.tensor(values, requires_grad=True), torch.arange(8) < 3
     method = kto(q_mode=q_mode)

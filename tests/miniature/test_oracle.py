@@ -119,6 +119,11 @@ def test_a_planted_fault_is_found(fault):
     assert share_of_faults_found(NUM_QUICK // 2, fault, intact, seed=1) >= 0.95
 
 
+def test_renderings_and_planted_faults_are_read_right_through_the_autoencoder(through_autoencoder):
+    assert share_read_right(NUM_QUICK, through_autoencoder, seed=0) >= 0.95
+    assert share_of_faults_found(NUM_QUICK // 2, "wrong colour", through_autoencoder, seed=1) >= 0.95
+
+
 @CONDITIONS
 def test_a_flat_image_where_a_shaded_one_was_asked_for_is_found(spoil):
     rng = np.random.default_rng(2)
@@ -139,27 +144,27 @@ def test_added_noise_is_found(spoil):
         assert oracle.cleanliness(noisier) < oracle.cleanliness(image) - 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @CONDITIONS
 def test_renderings_are_read_right_on_many_scenes(spoil):
     assert share_read_right(NUM_THOROUGH, spoil, seed=2) >= 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @CONDITIONS
 @FAULTS
 def test_a_planted_fault_is_found_on_many_scenes(fault, spoil):
     assert share_of_faults_found(NUM_THOROUGH // 4, fault, spoil, seed=3) >= 0.98
 
 
-@pytest.mark.slow
-def test_renderings_are_read_right_through_the_autoencoder(through_autoencoder):
+@pytest.mark.matrix
+def test_many_renderings_are_read_right_through_the_autoencoder(through_autoencoder):
     assert share_read_right(NUM_THOROUGH // 4, through_autoencoder, seed=4) >= 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @FAULTS
-def test_a_planted_fault_is_found_through_the_autoencoder(fault, through_autoencoder):
+def test_every_planted_fault_is_found_through_the_autoencoder(fault, through_autoencoder):
     assert share_of_faults_found(NUM_THOROUGH // 8, fault, through_autoencoder, seed=5) >= 0.95
 
 

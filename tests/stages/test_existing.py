@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from alignbench.miniature.captions import caption
 from alignbench.miniature.scenes import render, sample_scene
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
+from tests.program import alignbench
 
 SHAPES = ["model=images", "evaluators=shapes"]
 CLEANLINESS = ["evaluators=none", "+evaluator@evaluators.cleanliness=shapes_oracle_cleanliness"]
@@ -47,8 +47,7 @@ def two_folders(tmp_path) -> list[Path]:
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alignbench", *SHAPES, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return alignbench(*SHAPES, *arguments, check=False)
 
 
 def folders_argument(folders: list[Path]) -> str:

@@ -192,7 +192,7 @@ def test_intervals_hold_known_strengths_as_often_as_they_claim():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("num_seeds", [2, *(pytest.param(n, marks=pytest.mark.matrix) for n in (3, 5))])
 def test_intervals_over_few_seeds_do_not_claim_too_much(num_seeds):
     shares = covered(num_worlds=300, num_prompts=150, num_seeds=num_seeds, seed_sd=0.2)
     assert (shares[:3] >= 0.92).all()

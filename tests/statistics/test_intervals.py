@@ -188,7 +188,10 @@ def test_intervals_over_few_seeds_do_not_claim_too_much(num_seeds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draw", [clustered_world, seeded_world(2), seeded_world(3), seeded_world(5)])
+@pytest.mark.parametrize(
+    "draw",
+    [clustered_world, seeded_world(2), *(pytest.param(seeded_world(n), marks=pytest.mark.matrix) for n in (3, 5))],
+)
 @pytest.mark.parametrize(("figure", "truth"), [(median, 0), (mean, 0), (win_rate, 0.5)])
 def test_coverage_in_five_hundred_worlds_lies_between_92_and_99_percent(draw, figure, truth, monkeypatch):
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.training.compile_and_attention import compile_networks
 from alignbench.training.train import Auxiliary, train
 from methods.output_distance import OutputDistance
-from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, memory, settings, sft
+from tests.tiny_runs import METHODS, DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, memory, settings, sft
 
 
 def run(path, method, family="flux", model=None, **changes):
@@ -37,7 +37,6 @@ def winner_error(model, batch, context):
     return prediction_error(model, noised, batch.conditioning.repeat(2))[: len(batch)]
 
 
-METHODS = sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {"base"})
 MODELS: dict[str, str] = {"sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3"}
 
 

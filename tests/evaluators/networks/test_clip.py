@@ -37,7 +37,7 @@ def test_the_networks_of_both_libraries_agree_on_converted_weights(tiny_open_cli
         assert (expected[0] - expected[1]).norm() > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @torch.no_grad()
 def test_the_networks_of_both_libraries_agree_at_the_published_size():
     with torch.device("meta"):
