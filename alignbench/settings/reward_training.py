@@ -1,4 +1,4 @@
-"""The settings of `python -m alignbench.train_reward` beside those of the data."""
+"""The settings of `python -m alignbench.train_reward`, which fits a reward model to pairs; see docs/judges.md."""
 
 from alignbench.settings.section import Count, CountOrZero, Positive, ProperShare, Section, setting
 from alignbench.settings.train import Precision, Schedule

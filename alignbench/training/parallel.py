@@ -175,7 +175,7 @@ class SharedOptimizer(Replicated):
     shares_optimizer = True
 
     def wrap(self, network: nn.Module, optimizer: Optimizer, max_norm: float) -> tuple[nn.Module, Optimizer]:
-        import deepspeed  # pyright: ignore[reportMissingImports]
+        import deepspeed
 
         offload = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
         settings = {
@@ -190,9 +190,9 @@ class SharedOptimizer(Replicated):
                 "offload_optimizer": {"device": offload},
             },
         }
-        self._engine, *_ = deepspeed.initialize(
-            model=network, optimizer=optimizer, config=settings, dist_init_required=False
-        )
+        # its annotations know neither the engine's attributes nor which optimizers it takes
+        initialize: Any = deepspeed.initialize
+        self._engine, *_ = initialize(model=network, optimizer=optimizer, config=settings, dist_init_required=False)
         return self._engine, cast(Optimizer, Partition(self._engine.optimizer))
 
     @contextmanager
