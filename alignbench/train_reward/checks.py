@@ -11,7 +11,7 @@ from alignbench.configuration.find_evaluator import evaluator_names
 from alignbench.configuration.launcher import engine_asked_for
 from alignbench.data.source import DataSource, PairSource
 from alignbench.errors import UserError, did_you_mean
-from alignbench.reward_model import JudgeRecipe
+from alignbench.reward_model import RewardModelRecipe
 from alignbench.serve.protocol import is_name
 
 
@@ -39,7 +39,7 @@ def check(cfg: DictConfig) -> None:
     build(cfg.data)
 
 
-def recipe(cfg: DictConfig) -> JudgeRecipe:
+def recipe(cfg: DictConfig) -> RewardModelRecipe:
     """Build what the judge is made from; no weights are read."""
     return build(cfg.judge)
 
