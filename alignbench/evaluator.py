@@ -55,7 +55,7 @@ class Evaluator(ABC):
         calibrated_on: whether it judges photographs or scenes of the shapes world; see `calibrate/reference.py`.
         matches_prompts: whether an image has to score higher with the prompt that describes it than with one of
             another image.
-        judged_by: names of the evaluators whose judgement it learned from, as far as known.
+        labelled_by: names of the evaluators whose judgement it learned from, as far as known.
         caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
     """
 
@@ -68,7 +68,7 @@ class Evaluator(ABC):
     preprocess: Preprocess
     calibrated_on: Literal["photos", "scenes"] = "photos"
     matches_prompts: bool = False
-    judged_by: tuple[str, ...] = ()
+    labelled_by: tuple[str, ...] = ()
     caches_text: ClassVar[bool] = False
 
     @property
@@ -79,7 +79,7 @@ class Evaluator(ABC):
     @property
     def lineage(self) -> tuple[str, ...]:
         """Names of the evaluators that somebody trains on who trains on this one."""
-        return (self.name, *self.judged_by)
+        return (self.name, *self.labelled_by)
 
     @property
     def shared_pass(self) -> str | None:

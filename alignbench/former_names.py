@@ -28,6 +28,7 @@ FORMER = {
     "alignbench.generation.control.makers.Depth": "alignbench.control.makers.Depth",
     "alignbench.models.weights.loading.load_pipeline": "alignbench.models.loading.load_pipeline",
     "alignbench.objectives.inversion_path.InversionSettings": "alignbench.ascent.InversionSettings",
+    "evaluators.judge.TrainedRewardModel": "evaluators.judge.TrainedJudge",
     "evaluators.judges.attention.FrozenAttention": "evaluators.attention_judge.FrozenAttention",
     "evaluators.judges.blip.ImageRewardLike": "evaluators.blip_judge.ImageRewardLike",
     "evaluators.judges.clip.PickScoreLike": "evaluators.clip_judge.PickScoreLike",

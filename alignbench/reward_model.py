@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alignbench.evaluator import Evaluator, Preprocess
 
 
-class Judge(nn.Module, ABC):
+class RewardModel(nn.Module, ABC):
     """Gives images scores whose differences are log-odds: of two images, the first is preferred with probability
     sigmoid(its score - the other's score).
 
@@ -100,7 +100,7 @@ class Judge(nn.Module, ABC):
         """Compute the image tower's layers twice instead of keeping their activations for the gradient."""
 
 
-class JudgeRecipe(ABC):
+class RewardModelRecipe(ABC):
     """What a judge is made from. Cheap to build: it says in seconds whether `make` can work.
 
     Attributes:
@@ -112,7 +112,7 @@ class JudgeRecipe(ABC):
     start: Evaluator
 
     @abstractmethod
-    def make(self) -> Judge:
+    def make(self) -> RewardModel:
         """Return the judge as training begins, float32, in train mode; what is trained requires a gradient.
 
         What is drawn at random comes from torch's global generator.

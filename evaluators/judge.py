@@ -11,18 +11,20 @@ from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward, weight_bytes
-from alignbench.reward_model import Judge
-from alignbench.store.reward_model_folder import JudgeRecord, read_tensors, tensor_bytes, weights_digest
-from evaluators.judges.attention import AttentionJudge
-from evaluators.judges.blip import BlipJudge
-from evaluators.judges.clip import ClipJudge
-from evaluators.judges.head import HeadJudge
+from alignbench.reward_model import RewardModel
+from alignbench.store.reward_model_folder import RewardModelRecord, read_tensors, tensor_bytes, weights_digest
+from evaluators.judges.attention import AttentionRewardModel
+from evaluators.judges.blip import BlipRewardModel
+from evaluators.judges.clip import ClipRewardModel
+from evaluators.judges.head import HeadRewardModel
 from evaluators.networks.preprocess import Pixels, pixels_from
 
-KINDS: Mapping[str, type[Judge]] = {kind.kind: kind for kind in (ClipJudge, BlipJudge, HeadJudge, AttentionJudge)}
+KINDS: Mapping[str, type[RewardModel]] = {
+    kind.kind: kind for kind in (ClipRewardModel, BlipRewardModel, HeadRewardModel, AttentionRewardModel)
+}
 
 
-class TrainedJudge(Reward):
+class TrainedRewardModel(Reward):
     """How much those whose votes a judge learned from prefer the image for the prompt, in log-odds.
 
     The difference of two scores is the logarithm of the odds of the one image being preferred; a score alone means
@@ -49,10 +51,10 @@ class TrainedJudge(Reward):
         gradient_checkpointing: bool = False,
     ) -> None:
         self.folder = Path(path)
-        self.record = JudgeRecord.read(self.folder)
+        self.record = RewardModelRecord.read(self.folder)
         self.name = self.record.name
         self.calibrated_on = self.record.calibrated_on
-        self.judged_by = tuple(self.record.judged_by)
+        self.labelled_by = tuple(self.record.judged_by)
         self.preprocess = pixels_from(self.record.judge["preprocess"])
         self._kind = KINDS[self.record.judge["kind"]]
         self.has_embeddings = self._kind.has_embeddings
@@ -77,7 +79,7 @@ class TrainedJudge(Reward):
         return " ".join([weights_digest(self.folder), *upon])
 
     @cached_property
-    def network(self) -> Judge:
+    def network(self) -> RewardModel:
         """The judge, frozen.
 
         Raises:
@@ -85,16 +87,16 @@ class TrainedJudge(Reward):
         """
         if self._start is not None:
             self.record.check_start(self._start)
-        judge = self._kind.restored(self.record.judge, read_tensors(self.folder), self.folder, self._start)
+        reward_model = self._kind.restored(self.record.judge, read_tensors(self.folder), self.folder, self._start)
         if self.gradient_checkpointing:
-            judge.checkpoint_activations()
-        return judge
+            reward_model.checkpoint_activations()
+        return reward_model
 
     @classmethod
     def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
         """Return what the folder's tensors take, and the evaluator that a head builds upon."""
         folder = Path(settings["path"])
-        record, own = JudgeRecord.read(folder), tensor_bytes(folder)
+        record, own = RewardModelRecord.read(folder), tensor_bytes(folder)
         if not KINDS[record.judge["kind"]].builds_on_start:
             return own
         start = weight_bytes(record.start["node"])

@@ -12,12 +12,12 @@ larger than one; errors are float32 to the end; models other than Stable Diffusi
 import torch
 
 from alignbench.batch import PairBatch
-from methods.smpo import InvertedPairs, Judged
+from methods.smpo import InvertedPairs, LabelledPairs
 
 
 class InPO(InvertedPairs):
     """InPO: every winner is certain. Its arguments are those of `InvertedPairs`."""
 
-    def judge(self, batch: PairBatch) -> Judged:
+    def assign_labels(self, batch: PairBatch) -> LabelledPairs:
         """Take the vote."""
-        return Judged(batch, torch.ones_like(batch.probability_w), {})
+        return LabelledPairs(batch, torch.ones_like(batch.probability_w), {})

@@ -65,7 +65,7 @@ def smoothed_probability(score_w: Tensor, score_l: Tensor, score_range: Sequence
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelledPairs:
     """Pairs with their labels decided.
 
     Attributes:
@@ -116,13 +116,13 @@ class InvertedPairs(Method[PairBatch]):
         self.prompt_dropout = prompt_dropout
 
     @abstractmethod
-    def judge(self, batch: PairBatch) -> Judged:
+    def assign_labels(self, batch: PairBatch) -> LabelledPairs:
         """Say which image of each pair has won, and how much that counts."""
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
-        judged = self.judge(batch)
-        latents = torch.cat([judged.pairs.latents_w, judged.pairs.latents_l])
-        conditioning = judged.pairs.conditioning_both
+        labelled = self.assign_labels(batch)
+        latents = torch.cat([labelled.pairs.latents_w, labelled.pairs.latents_l])
+        conditioning = labelled.pairs.conditioning_both
         timesteps = draw_timesteps(model, batch.index, batch.latents_w, context).repeat(2)  # one a pair
         generators = [
             context.sample_generator(int(i), f"inversion_{image}") for image in ("w", "l") for i in batch.index
@@ -142,8 +142,8 @@ class InvertedPairs(Method[PairBatch]):
             round_trip = round_trip_error(model, latents, conditioning, inverted, self.inversion)
         per_image = {**inverted.metrics(), "round_trip_error": round_trip}
         metrics = {name: torch.stack(value.chunk(2)).mean(0) for name, value in per_image.items()}
-        values = smpo_loss(errors.margin(self.beta), judged.kappa)
-        return Loss.mean(values, {**errors.metrics(self.beta), **judged.metrics, **metrics})
+        values = smpo_loss(errors.margin(self.beta), labelled.kappa)
+        return Loss.mean(values, {**errors.metrics(self.beta), **labelled.metrics, **metrics})
 
 
 class SmPO(InvertedPairs):
@@ -207,7 +207,7 @@ class SmPO(InvertedPairs):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.score_range = state["score_range"]
 
-    def judge(self, batch: PairBatch) -> Judged:
+    def assign_labels(self, batch: PairBatch) -> LabelledPairs:
         """Put the more probable image first."""
         probability = self.probability(batch)
         swap = probability < 0.5
@@ -219,7 +219,7 @@ class SmPO(InvertedPairs):
             "near_tie": (probability < NEAR_TIE).float(),
             "relabelled": swap.float(),
         }
-        return Judged(batch.swapped(swap), kappa, metrics)
+        return LabelledPairs(batch.swapped(swap), kappa, metrics)
 
     def probability(self, batch: PairBatch) -> Tensor:
         """Return the probability that the first image of each pair is preferred, [B], float64."""

@@ -49,7 +49,7 @@ CLEAN = Level(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=to
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Decomposition:
     """What a prediction takes noisy latents to consist of; both [B, C, h, w]."""
 
     latents: Tensor
@@ -152,9 +152,9 @@ class NoiseSchedule:
             return _weigh(level.alpha, noise) - _weigh(level.sigma, latents)
         return _weigh(torch.ones_like(level.alpha), noise) - latents
 
-    def split(
+    def decompose(
         self, noisy_latents: Tensor, prediction: Tensor, level: Level, prediction_level: Level | None = None
-    ) -> Split:
+    ) -> Decomposition:
         """Return the latents and the noise that `prediction` implies at `level`.
 
         Args:
@@ -162,15 +162,15 @@ class NoiseSchedule:
                 as in inversion. The result mixes to `noisy_latents` at the one and has `prediction` as its target at
                 the other.
         """
-        latents_x, latents_p, noise_x, noise_p = self._split_coefficients(level, prediction_level)
-        return Split(
+        latents_x, latents_p, noise_x, noise_p = self._decomposition_coefficients(level, prediction_level)
+        return Decomposition(
             latents=_weigh(latents_x, noisy_latents) + _weigh(latents_p, prediction),
             noise=_weigh(noise_x, noisy_latents) + _weigh(noise_p, prediction),
         )
 
     def step(self, noisy_latents: Tensor, prediction: Tensor, level: Level, next_level: Level) -> Tensor:
         """Return next.alpha * latents + next.sigma * noise of the split: DDIM (eta 0), its inversion, flow Euler."""
-        latents_x, latents_p, noise_x, noise_p = self._split_coefficients(level)
+        latents_x, latents_p, noise_x, noise_p = self._decomposition_coefficients(level)
         # Both parts are summed before they meet the images: nothing is divided by a small alpha and multiplied back,
         # and for flow the coefficients come out as 1 and next.sigma - sigma.
         keep = next_level.alpha * latents_x + next_level.sigma * noise_x
@@ -193,10 +193,10 @@ class NoiseSchedule:
         Source: Direct-Align (arXiv 2509.06942); c is the gain g for epsilon and g * alpha_s for v and velocity, written
         without a division by alpha_s.
         """
-        _, latents_p, _, noise_p = self._split_coefficients(level)
+        _, latents_p, _, noise_p = self._decomposition_coefficients(level)
         return -(latents_p + landing.rho * noise_p)
 
-    def _split_coefficients(
+    def _decomposition_coefficients(
         self, level: Level, prediction_level: Level | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return a, b, c, d: latents = a * noisy_latents + b * prediction, noise = c * noisy_latents + d * the same."""

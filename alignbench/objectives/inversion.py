@@ -150,7 +150,7 @@ def _climb(
     contraction = torch.full((len(latents),), torch.nan, dtype=latents.dtype, device=latents.device)
     for number in range(num_calls):
         prediction = ask(point, step.labels, step.rows)
-        estimate = schedule.split(here, prediction, step.level, step.told).noise
+        estimate = schedule.decompose(here, prediction, step.level, step.network_level).noise
         seen = torch.lerp(seen, estimate, 1 / (number + 1) if average else 1.0)
         climbed = _mix(schedule, noise, seen, kept, 1 - kept)
         arrived = schedule.add_noise(latents, climbed, step.landing)

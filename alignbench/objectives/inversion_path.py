@@ -88,15 +88,15 @@ class InversionStep:
     Attributes:
         rows: which they are, [R], int64.
         stops: timestep that they climb to, [R], float64.
-        labels: timestep that the network is told, [R], float64.
-        told: level of that label, at which its prediction is read, [R].
+        labels: timestep given to the network, [R], float64.
+        network_level: level of that label, [R]; the network's prediction is read at this level.
         level, landing: level of the latents before and after the step, [R].
     """
 
     rows: Tensor
     stops: Tensor
     labels: Tensor
-    told: Level
+    network_level: Level
     level: Level
     landing: Level
 
@@ -107,14 +107,14 @@ class InversionPath:
 
     Attributes:
         stops, labels: see `InversionStep`; [K, B], 0 before a row sets out.
-        told: see `InversionStep`; [K, B].
+        network_level: see `InversionStep`; [K, B].
         level: level before each step and after the last, [K + 1, B].
         num_steps: steps of each row, [B], at most K.
     """
 
     stops: Tensor
     labels: Tensor
-    told: Level
+    network_level: Level
     level: Level
     num_steps: Tensor
 
@@ -128,7 +128,7 @@ class InversionPath:
             rows,
             self.stops[number][rows],
             self.labels[number][rows],
-            self.told[number][rows],
+            self.network_level[number][rows],
             self.level[number][rows],
             self.level[number + 1][rows],
         )
@@ -153,8 +153,9 @@ def inversion_path(
         level = Level(level.alpha.where(under_way, CLEAN.alpha), level.sigma.where(under_way, CLEAN.sigma))
     lag = settings.stride(schedule.num_train_timesteps) if settings.mode == "upstream_020" else 0
     labels = stops[1:] - lag
-    told = schedule.level(labels.clamp(min=0))  # the first label of upstream_020 is negative; its latents are cleanest
-    return InversionPath(stops[1:], labels, told, level, num_steps)
+    # the first label of upstream_020 is negative; its latents are cleanest
+    network_level = schedule.level(labels.clamp(min=0))
+    return InversionPath(stops[1:], labels, network_level, level, num_steps)
 
 
 def fresh_noise_std(schedule: NoiseSchedule, level: Level, landing: Level) -> Tensor:

@@ -1,8 +1,11 @@
 """The columns of the tables that a report writes, in their order."""
 
 from dataclasses import fields
+from typing import Any
 
 from alignbench.store.manifest import Budget
+
+TableRow = dict[str, Any]  # column -> value
 
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 LEADERBOARD_COLUMNS = (

@@ -4,20 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from alignbench.report.columns import BUDGET_COLUMNS
+from alignbench.report.columns import BUDGET_COLUMNS, TableRow
 from alignbench.statistics import bradley_terry, intervals
-from alignbench.store.image_records import PromptRecord, SamplingRecord
+from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
 from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"
-
-Row = dict[str, Any]
-Image = tuple[str, int]  # prompt id and number of the image within its prompt
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Measurement:
     scores: Scores
 
     @cached_property
-    def by_image(self) -> dict[Image, float]:
+    def by_image(self) -> dict[ImageKey, float]:
         keys = zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True)
         return dict(zip(keys, self.scores.score.tolist(), strict=True))
 
@@ -44,11 +40,11 @@ class Contender:
     runs: tuple[Measurement, ...]
 
     @cached_property
-    def image_set(self) -> set[Image]:
+    def image_set(self) -> set[ImageKey]:
         """The images that all repetitions have a score for."""
         return set.intersection(*(set(run.by_image) for run in self.runs))
 
-    def scores(self, images: Sequence[Image]) -> np.ndarray:
+    def scores(self, images: Sequence[ImageKey]) -> np.ndarray:
         """Scores of these images, [S, N]; NaN where an image has none."""
         return np.array([[run.by_image.get(image, np.nan) for image in images] for run in self.runs])
 
@@ -72,7 +68,7 @@ class MethodComparison:
         self.info = contenders[0].runs[0].scores.info
         self.model = contenders[0].runs[0].manifest.model
         self.prompts = self._agreed_prompts()
-        self.image_lists: list[list[Image]] = []
+        self.image_lists: list[list[ImageKey]] = []
         self.over_base: dict[str, intervals.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
 
@@ -96,7 +92,7 @@ class MethodComparison:
     def groups(self) -> list[str]:
         return [ALL, *sorted({group for record in self.prompts.values() for group in record.groups} - {ALL})]
 
-    def belongs(self, image: Image, group: str) -> bool:
+    def belongs(self, image: ImageKey, group: str) -> bool:
         return group == ALL or group in self.prompts[image[0]].groups
 
     def shared(self, *contenders: Contender) -> int:
@@ -109,10 +105,10 @@ class MethodComparison:
             self._shared[labels] = self.image_lists.index(images)
         return self._shared[labels]
 
-    def resampling(self, images: Sequence[Image]) -> intervals.Resampling:
+    def resampling(self, images: Sequence[ImageKey]) -> intervals.Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
 
-    def scores(self, contender: Contender, images: Sequence[Image]) -> np.ndarray:
+    def scores(self, contender: Contender, images: Sequence[ImageKey]) -> np.ndarray:
         """Scores of these images, [S, N], turned so that the higher is the better."""
         return contender.scores(images) if self.info.higher_is_better else -contender.scores(images)
 
@@ -122,7 +118,7 @@ class MethodComparison:
             return estimate
         return intervals.Estimate(-estimate.value, -estimate.high, -estimate.low)
 
-    def rows(self) -> tuple[list[Row], list[Row], list[Row]]:
+    def rows(self) -> tuple[list[TableRow], list[TableRow], list[TableRow]]:
         """Return the rows of leaderboard, win rates and ranking."""
         leaderboard, win_rates = [], []
         for group in self.groups:
@@ -153,7 +149,7 @@ class MethodComparison:
         images = sorted(set.union(*(contender.image_set for contender in ranked)))
         return bradley_terry.rank([self.scores(one, images) for one in ranked], self.resampling(images))
 
-    def ranking(self) -> list[Row]:
+    def ranking(self) -> list[TableRow]:
         """Return the strength of each method that shares images with base; nothing where there is none, or no base."""
         base = self.contenders[0]
         ranked = [contender for contender in self.contenders if contender is base or self.meet(contender, base)]
@@ -186,7 +182,7 @@ class MethodComparison:
             for run in contender.runs
         )
 
-    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> Row:
+    def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> TableRow:
         return {
             "model": self.model,
             "prompt_set": self.prompt_set,
@@ -210,7 +206,7 @@ class GroupComparison:
     def __init__(self, comparison: MethodComparison, group: str) -> None:
         self.comparison = comparison
         self.group = group
-        self._paired: dict[int, tuple[list[Contender], intervals.PairedScores | None, list[Image]]] = {}
+        self._paired: dict[int, tuple[list[Contender], intervals.PairedScores | None, list[ImageKey]]] = {}
 
     def compare(self, a: Contender, b: Contender) -> intervals.Comparison | None:
         """Compare on the images that both have; None where they share none."""
@@ -224,7 +220,7 @@ class GroupComparison:
             return None
         return len(images) * len(contender.runs), self.comparison.published(paired.mean(contenders.index(contender)))
 
-    def row(self, contender: Contender, over_base: intervals.Comparison | None) -> Row | None:
+    def row(self, contender: Contender, over_base: intervals.Comparison | None) -> TableRow | None:
         """Return the leaderboard row of one contender; None where it has no image of the group."""
         contenders, paired, images = self._paired_scores(self.comparison.shared(contender))
         if paired is None:
@@ -254,7 +250,7 @@ class GroupComparison:
             **_mean_budget(manifests),
         }
 
-    def _paired_scores(self, number: int) -> tuple[list[Contender], intervals.PairedScores | None, list[Image]]:
+    def _paired_scores(self, number: int) -> tuple[list[Contender], intervals.PairedScores | None, list[ImageKey]]:
         """Return the scores on a list of images, of all contenders that have them; None where the group has none."""
         if number not in self._paired:
             comparison = self.comparison
@@ -280,11 +276,11 @@ class Resamplings:
         return self._drawn[key]
 
 
-def _estimate(name: str, interval: str, estimate: intervals.Estimate) -> Row:
+def _estimate(name: str, interval: str, estimate: intervals.Estimate) -> TableRow:
     return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
 
 
-def _mean_budget(manifests: list[Manifest]) -> Row:
+def _mean_budget(manifests: list[Manifest]) -> TableRow:
     """Mean over the repetitions; the largest for memory."""
     budgets = [asdict(manifest.budget) for manifest in manifests]
     means = {name: float(np.mean([budget[name] for budget in budgets])) for name in BUDGET_COLUMNS}

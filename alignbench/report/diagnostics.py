@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.report.columns import DIAGNOSTIC_COLUMNS
-from alignbench.report.comparison import ALL, Contender, Image, Measurement, MethodComparison, Resamplings, Row
+from alignbench.report.columns import DIAGNOSTIC_COLUMNS, TableRow
+from alignbench.report.comparison import ALL, Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings
 from alignbench.report.tables import Tables, measurements
 from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
 from alignbench.statistics.intervals import Comparison, Estimate
 from alignbench.statistics.significance import holm
-from alignbench.store.image_records import PromptRecord
-from alignbench.store.image_statistics_table import Shown, digest_of, measured, stacked
+from alignbench.store.image_records import ImageKey, PromptRecord
+from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured, stacked
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
@@ -44,19 +44,19 @@ class Taken:
     scored: tuple[Measurement, ...]
 
     @cached_property
-    def statistics(self) -> dict[Image, ImageStatistics]:
+    def statistics(self) -> dict[ImageKey, ImageStatistics]:
         """What was measured of each image that was scored and is, or was then, there."""
         first = self.scored[0]
         location = (first.sampling.prompt_set, first.sampling_hash)
         images = self.folder.images(*location)
-        digests: dict[Image, set[str]] = defaultdict(set)
+        digests: dict[ImageKey, set[str]] = defaultdict(set)
         for entry in self.scored:
             keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
             for key, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
                 digests[key] |= {digest} - {""}  # people note no digest of what they were shown
         prompts = self.prompts
         paths = {(name, number): images / prompts[name].images[number] for name, number in digests}
-        shown = {key: Shown(path, _digest(path, digests[key])) for key, path in paths.items()}
+        shown = {key: ImageToMeasure(path, _digest(path, digests[key])) for key, path in paths.items()}
         return measured(self.folder.statistics_file(*location), shown)
 
     @property
@@ -84,7 +84,7 @@ def _digest(path: Path, noted: set[str]) -> str:
     return found if found in noted or not noted else min(noted)
 
 
-Runs = dict[str, list[Taken]]  # by method, or by look; base or the start is called base
+RunsByMethod = dict[str, list[Taken]]  # by method, or by look; base or the start is called base
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Figure:
     win_rate: Estimate = NOTHING
 
 
-def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[Row]:
+def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[TableRow]:
     """Return the rows of all runs under a results root, measuring the images that were not measured yet."""
     resamplings = Resamplings(num_resamples)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for (model, prompt_set), runs in _runs(root, tables).items():
         figures = adjusted([*image_figures(runs, resamplings), *diversity_figures(runs, resamplings)])
         manifests = {label: [one.scored[0].manifest for one in taken] for label, taken in runs.items()}
@@ -117,11 +117,11 @@ def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[Row]:
         manifest = folder.manifest
         label = labels.get(manifest.run, manifest.method)
         rows += _weight_rows(manifest, label, None, manifest.weight_distance)
-        rows += look_rows(folder, manifest, label, resamplings)
-    return sorted(rows, key=_place)
+        rows += validation_rows(folder, manifest, label, resamplings)
+    return sorted(rows, key=_sort_key)
 
 
-def _place(row: Row) -> tuple:
+def _sort_key(row: TableRow) -> tuple:
     kinds = ("evaluator", "image", "diversity", "weights")
     prompt_set = "" if row["step"] is None else row["prompt_set"]
     return (
@@ -134,7 +134,7 @@ def _place(row: Row) -> tuple:
 # ---- the policies as they are
 
 
-def _runs(root: Path, tables: Tables) -> dict[tuple[str, str], Runs]:
+def _runs(root: Path, tables: Tables) -> dict[tuple[str, str], RunsByMethod]:
     """Gather what was scored of each run, by model and prompt set, then by method, in the order of training seeds."""
     scored: dict[tuple[str, str], dict[str, dict[str, list[Measurement]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
@@ -157,7 +157,7 @@ def _labels(tables: Tables) -> dict[tuple[str, str], list[str]]:
     return {(row["model"], row["method"]): row["run"].split() for row in tables.leaderboard if row["group"] == ALL}
 
 
-def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[Row]:
+def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[TableRow]:
     told = {(one.model, one.prompt_set, one.method): one for one in findings(tables)}
     rows = [
         row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["group"]) == (model, prompt_set, ALL)
@@ -195,7 +195,7 @@ def _base_mean(contenders: Mapping[str, Contender], method: str) -> float:
 # ---- images
 
 
-def image_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
+def image_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure]:
     """Yield the statistics of images, one contender after the other."""
     for measure in MEASURES:
         contenders = []
@@ -231,7 +231,7 @@ def _over_base(methods: MethodComparison, base: tuple[int, Estimate] | None, com
     }
 
 
-def diversity_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
+def diversity_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure]:
     """Yield how different images are, one contender after the other."""
     images = {label: _shared_images(taken) for label, taken in runs.items()}
     for measure, pairs in DIVERSITY.items():
@@ -254,17 +254,17 @@ def diversity_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
                 yield figure
 
 
-def _shared_images(taken: Sequence[Taken]) -> set[Image]:
+def _shared_images(taken: Sequence[Taken]) -> set[ImageKey]:
     return set.intersection(*(set(one.statistics) for one in taken))
 
 
 # ---- while a run trains
 
 
-def look_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Resamplings) -> Iterator[Row]:
+def validation_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Resamplings) -> Iterator[TableRow]:
     """Yield the figures of each look at a run, over those of its start, as far as the looks are still there."""
     taken: dict[int, dict[tuple[str, str], list[Measurement]]] = {}
-    for path in folder.validation_looks:
+    for path in folder.validation_folders:
         look = RunFolder(path)
         step = int(path.name.removeprefix("step-"))
         yield from _weight_rows(manifest, label, step, look.manifest.weight_distance)
@@ -288,7 +288,7 @@ def look_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Re
             yield _row([manifest], label, key[0], figure, step)
 
 
-def _scored_figures(runs: Runs, resamplings: Resamplings) -> Iterator[Figure]:
+def _scored_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure]:
     by_evaluator: dict[tuple[str, str], list[Contender]] = defaultdict(list)
     for label, [taken] in runs.items():
         for entry in taken.scored:
@@ -306,13 +306,15 @@ def adjusted(figures: Iterable[Figure]) -> list[Figure]:
     return [replace(one, p=float(p)) for one, p in zip(figures, holm([one.p for one in figures]), strict=True)]
 
 
-def _weight_rows(manifest: Manifest, label: str, step: int | None, distance: float | None) -> Iterator[Row]:
+def _weight_rows(manifest: Manifest, label: str, step: int | None, distance: float | None) -> Iterator[TableRow]:
     if distance is not None:
         value = Estimate(distance, float("nan"), float("nan"))
         yield _row([manifest], label, "", Figure(label, "weights", WEIGHT_DISTANCE, VERSION, 1, value), step)
 
 
-def _row(manifests: Sequence[Manifest], label: str, prompt_set: str, figure: Figure, step: int | None = None) -> Row:
+def _row(
+    manifests: Sequence[Manifest], label: str, prompt_set: str, figure: Figure, step: int | None = None
+) -> TableRow:
     role = ""
     if figure.kind == "evaluator" and label != BASE:
         role = TRAINED if any(figure.measure in one.trained_on for one in manifests) else HELD_OUT

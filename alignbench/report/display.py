@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from alignbench.report.comparison import ALL, Row
+from alignbench.report.columns import TableRow
+from alignbench.report.comparison import ALL
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE
@@ -40,12 +41,12 @@ def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> s
     return text if math.isnan(half_width) else f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
 
 
-def median_text(row: Row, info: ScoreInfo) -> str:
+def median_text(row: TableRow, info: ScoreInfo) -> str:
     """The median score in display scale with its interval."""
     return number(row["median"], (row["median_ci_low"], row["median_ci_high"]), info.display_scale)
 
 
-def mean_text(row: Row, info: ScoreInfo) -> str:
+def mean_text(row: TableRow, info: ScoreInfo) -> str:
     """The mean score in display scale with its interval."""
     return number(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), info.display_scale)
 
@@ -58,12 +59,12 @@ def percent(share: float, interval: tuple[float, float]) -> str:
     return f"{value:.1f}" if math.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def win_text(row: Row) -> str:
+def win_text(row: TableRow) -> str:
     """The win rate over base in percent with its interval; empty where there is no base."""
     return percent(row["win_rate_vs_base"], (row["win_ci_low"], row["win_ci_high"]))
 
 
-def strength_text(row: Row) -> str:
+def strength_text(row: TableRow) -> str:
     """The strength with its interval, and the rank in parentheses where there is one."""
     rank = [] if row["rank"] is None else [f"({row['rank']})"]
     return " ".join([number(row["strength"], (row["ci_low"], row["ci_high"])), *rank])
@@ -81,7 +82,7 @@ def significance(p_value: float, interval: tuple[float, float]) -> str:
     return next((stars for limit, stars in STARS.items() if p_value < limit), "n.s.")
 
 
-def marks(row: Row) -> list[str]:
+def marks(row: TableRow) -> list[str]:
     """The letters of the notes that apply to a row."""
     applies = {
         "seed": row["num_seeds"] == 1 and row["method"] != BASE,
@@ -91,7 +92,7 @@ def marks(row: Row) -> list[str]:
     return [MARKS[name] for name, holds in applies.items() if holds]
 
 
-def notes(rows: Iterable[Row], kinds: Sequence[str] = ("win",)) -> list[str]:
+def notes(rows: Iterable[TableRow], kinds: Sequence[str] = ("win",)) -> list[str]:
     """The sentences that explain the brackets, stars and letters of these rows, for these kinds of tables."""
     used = {mark for row in rows for mark in marks(row)}
     return [*(NOTES[kind] for kind in kinds), *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
@@ -107,14 +108,14 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Section:
+class TableSection:
     """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator."""
 
     model: str
     prompt_set: str
-    rows: dict[tuple[str, tuple[str, str]], Row]
+    rows: dict[tuple[str, tuple[str, str]], TableRow]
     infos: dict[tuple[str, str], ScoreInfo]
-    ranking: dict[tuple[str, tuple[str, str]], Row]
+    ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
 
     @property
@@ -136,23 +137,23 @@ class Section:
         return f"{name} {arrow}" if versions == 1 else f"{name}@{version} {arrow}"
 
 
-def sections(tables: Tables) -> list[Section]:
+def sections(tables: Tables) -> list[TableSection]:
     """CropSpec the leaderboard into what is comparable."""
-    parts: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], Row]] = defaultdict(dict)
+    parts: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], TableRow]] = defaultdict(dict)
     for row in tables.leaderboard:
         if row["group"] == ALL:
             parts[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
-    ranking: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], Row]] = defaultdict(dict)
+    ranking: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], TableRow]] = defaultdict(dict)
     for row in tables.ranking:
         ranking[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
     published = load()
     return [
-        Section(*key, rows, tables.evaluators, ranking[key], matches(tables, *key, published))
+        TableSection(*key, rows, tables.evaluators, ranking[key], matches(tables, *key, published))
         for key, rows in sorted(parts.items())
     ]
 
 
-def mean_ranks(section: Section) -> dict[str, float]:
+def mean_ranks(section: TableSection) -> dict[str, float]:
     """Return each method's rank by median, averaged over the evaluators it did not train on."""
     ranks: dict[str, list[float]] = defaultdict(list)
     for evaluator in section.evaluators:
@@ -163,7 +164,7 @@ def mean_ranks(section: Section) -> dict[str, float]:
     return {method: float(np.mean(values)) for method, values in ranks.items()}
 
 
-def grids(section: Section) -> list[Grid]:
+def grids(section: TableSection) -> list[Grid]:
     """Return the tables of medians, win rates over base, strengths, published values, and of what the runs cost."""
     ranks = mean_ranks(section)
     heads = ["method", *map(section.head, section.evaluators)]
@@ -184,13 +185,13 @@ def grids(section: Section) -> list[Grid]:
     ]
 
 
-def grid_notes(section: Section) -> list[str]:
+def grid_notes(section: TableSection) -> list[str]:
     """The sentences that explain the tables of a section."""
     shown = {"win": True, "strength": bool(section.ranking), "published": bool(section.matches)}
     return notes(section.rows.values(), [kind for kind, holds in shown.items() if holds])
 
 
-def _strength_grid(section: Section) -> Grid:
+def _strength_grid(section: TableSection) -> Grid:
     """Methods, then how well the strengths explain who beats whom."""
     rows = []
     for method in section.methods:
@@ -209,14 +210,14 @@ def _strength_grid(section: Section) -> Grid:
     return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)
 
 
-def _strength_cell(row: Row | None, section: Section) -> str:
+def _strength_cell(row: TableRow | None, section: TableSection) -> str:
     if row is None:
         return ""
     measured = section.rows[row["method"], (row["evaluator"], row["version"])]
     return " ".join([strength_text(row), *filter(None, [",".join(marks(measured))])])
 
 
-def published_grid(section: Section) -> Grid:
+def published_grid(section: TableSection) -> Grid:
     """Return the printed figures that ours have a counterpart of, with the gap and what it says."""
     rows = []
     for match in section.matches:
@@ -230,7 +231,7 @@ def published_grid(section: Section) -> Grid:
     return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
 
 
-def cost_grid(section: Section) -> Grid:
+def cost_grid(section: TableSection) -> Grid:
     """Return what the runs of each method cost."""
     rows = [
         _cost_cells(method, next(row for (name, _), row in section.rows.items() if name == method))
@@ -241,21 +242,21 @@ def cost_grid(section: Section) -> Grid:
     return Grid(f"Cost, {section.model}, {section.prompt_set}", heads, rows)
 
 
-def _median_cell(row: Row | None, section: Section) -> str:
+def _median_cell(row: TableRow | None, section: TableSection) -> str:
     if row is None:
         return ""
     info = section.infos[row["evaluator"], row["version"]]
     return " ".join([median_text(row, info), *filter(None, [",".join(marks(row))])])
 
 
-def _win_cell(row: Row | None) -> str:
+def _win_cell(row: TableRow | None) -> str:
     if row is None or not win_text(row):
         return ""
     stars = significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"]))
     return " ".join(filter(None, [win_text(row), stars, ",".join(marks(row))]))
 
 
-def _cost_cells(method: str, row: Row) -> list[str]:
+def _cost_cells(method: str, row: TableRow) -> list[str]:
     counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
     memory = f"{row['peak_memory_gib']:.2f}"
     return [

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alignbench.report.comparison import ALL, Row
+from alignbench.report.columns import TableRow
+from alignbench.report.comparison import ALL
 from alignbench.report.display import number
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
@@ -110,7 +111,7 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
     return found
 
 
-def role_of(tables: Tables, row: Row) -> Literal["trained", "held_out"]:
+def role_of(tables: Tables, row: TableRow) -> Literal["trained", "held_out"]:
     """Say whether a run of the row's method trained on the row's evaluator."""
     contenders = tables.contenders[row["model"], row["prompt_set"], row["evaluator"], row["version"]]
     runs = (run for contender in contenders if contender.label == row["method"] for run in contender.runs)

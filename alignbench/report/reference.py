@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from alignbench.report.comparison import ALL, Row
+from alignbench.report.columns import TableRow
+from alignbench.report.comparison import ALL
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
 from alignbench.store.image_records import SamplingRecord
@@ -20,7 +21,7 @@ STATISTICS = ("median", "mean", "win_rate", "share")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedValue:
     """One printed figure; the columns are explained in `reference_tables/README.md`.
 
     Attributes:
@@ -57,20 +58,20 @@ class Match:
         verdict: `within the interval`, `outside`, or `not comparable: ` and the reasons.
     """
 
-    published: Published
+    published: PublishedValue
     method: str
     own: Estimate
     gap: float
     verdict: str
 
 
-def load(folder: Path = FOLDER) -> list[Published]:
+def load(folder: Path = FOLDER) -> list[PublishedValue]:
     """Read all tables of a folder, in the order of their names.
 
     Raises:
         ResultsError: when a table has other columns, or a cell that cannot be what its column says.
     """
-    columns = [entry.name for entry in fields(Published)]
+    columns = [entry.name for entry in fields(PublishedValue)]
     rows = []
     for file in sorted(Path(folder).glob("*.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
@@ -81,7 +82,7 @@ def load(folder: Path = FOLDER) -> list[Published]:
     return rows
 
 
-def _parsed(row: dict[str, str], location: str) -> Published:
+def _parsed(row: dict[str, str], location: str) -> PublishedValue:
     problems = [f"{name} is empty" for name in NAMES if not row[name]]
     if row["statistic"] not in STATISTICS:
         problems.append(f"statistic is {row['statistic']!r}, expected one of {', '.join(STATISTICS)}")
@@ -101,15 +102,15 @@ def _parsed(row: dict[str, str], location: str) -> Published:
         problems.append(f"scale is {row['scale']}, expected 1 or 100")
     if problems:
         raise ResultsError(f"{location}: {'; '.join(problems)}")
-    return Published(**values)
+    return PublishedValue(**values)
 
 
-def matches(tables: Tables, model: str, prompt_set: str, published: Iterable[Published]) -> list[Match]:
+def matches(tables: Tables, model: str, prompt_set: str, published: Iterable[PublishedValue]) -> list[Match]:
     """Return the printed figures that our tables have a counterpart of, in the order of the printed ones."""
     return [match for entry in published for match in _matches(tables, model, prompt_set, entry)]
 
 
-def _matches(tables: Tables, model: str, prompt_set: str, entry: Published) -> Iterator[Match]:
+def _matches(tables: Tables, model: str, prompt_set: str, entry: PublishedValue) -> Iterator[Match]:
     if entry.variant or (entry.model, entry.prompt_set) != (model, prompt_set.partition("@")[0]):
         return
     sampling = tables.samplings[model, prompt_set]
@@ -132,7 +133,7 @@ def _matches(tables: Tables, model: str, prompt_set: str, entry: Published) -> I
         yield Match(entry, row["method"], own, gap, verdict)
 
 
-def _own(tables: Tables, row: Row, entry: Published) -> Estimate | None:
+def _own(tables: Tables, row: TableRow, entry: PublishedValue) -> Estimate | None:
     """Return our figure of the printed kind, in the evaluator's own scale; None where we have none."""
     if entry.statistic in ("median", "mean"):
         return Estimate(
@@ -153,7 +154,7 @@ def _own(tables: Tables, row: Row, entry: Published) -> Estimate | None:
 
 
 def _obstacles(
-    entry: Published, row: Row, sampling: SamplingRecord, info: ScoreInfo, from_checkpoint: bool
+    entry: PublishedValue, row: TableRow, sampling: SamplingRecord, info: ScoreInfo, from_checkpoint: bool
 ) -> Iterator[str]:
     """Say what keeps a printed figure and ours apart."""
     if entry.obstacle:

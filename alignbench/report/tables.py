@@ -13,8 +13,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from alignbench.files import write_csv
-from alignbench.report.columns import DIAGNOSTIC_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
-from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings, Row
+from alignbench.report.columns import (
+    DIAGNOSTIC_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    RANKING_COLUMNS,
+    WIN_RATE_COLUMNS,
+    TableRow,
+)
+from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.human import VoteComparison, read_polls
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
@@ -40,15 +46,15 @@ class Tables:
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
-    leaderboard: list[Row]
-    win_rates: list[Row]
-    ranking: list[Row]
+    leaderboard: list[TableRow]
+    win_rates: list[TableRow]
+    ranking: list[TableRow]
     evaluators: dict[tuple[str, str], ScoreInfo]
     samplings: dict[tuple[str, str], SamplingRecord]
     starts: dict[tuple[str, str], bool]
     contenders: dict[tuple[str, str, str, str], list[Contender]]
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
-    diagnostics: list[Row] = field(default_factory=list)
+    diagnostics: list[TableRow] = field(default_factory=list)
 
     def write(self, root: Path) -> None:
         """Write the four tables under the results root."""
@@ -156,9 +162,9 @@ def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) 
     return [Contender(label, tuple(runs)) for label, runs in recipes.items()]
 
 
-def _adjust(rows: list[Row]) -> None:
+def _adjust(rows: list[TableRow]) -> None:
     """Replace the p-values by Holm's, each kind over all rows of one model and prompt set."""
-    families: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    families: dict[tuple[str, str], list[TableRow]] = defaultdict(list)
     for row in rows:
         families[row["model"], row["prompt_set"]].append(row)
     for family in families.values():

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.display import Section, marks, median_text, notes, sections, significance, win_text
+from alignbench.report.display import TableSection, marks, median_text, notes, sections, significance, win_text
 from alignbench.report.hacking import Finding, findings
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, Manifest
@@ -31,7 +31,7 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
 
-def _tables(manifest: Manifest, section: Section) -> Iterator[Table | Text]:
+def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]:
     rows = {evaluator: row for (_, evaluator), row in section.rows.items() if manifest.run in row["run"].split()}
     if not rows:
         return

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, locked, read_json_lines
+from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.work_share import WorkShare
-
-Key = tuple[str, int]  # prompt id and image number
 
 
 class Entry(NamedTuple):
@@ -45,7 +44,7 @@ class ScoreTable:
         with self._alone():  # while another command joins its parts, scores are neither here nor there
             self.known = self._read()
 
-    def add(self, work_share: WorkShare, keys: Sequence[Key], entries: Sequence[Entry]) -> None:
+    def add(self, work_share: WorkShare, keys: Sequence[ImageKey], entries: Sequence[Entry]) -> None:
         """Keep the scores of some images in the part of this process.
 
         Raises:
@@ -65,7 +64,7 @@ class ScoreTable:
         with self._alone():
             append_json_lines(part, rows if _has_head(part) else [asdict(self.info), *rows])
 
-    def finish(self, wanted: Collection[Key]) -> int:
+    def finish(self, wanted: Collection[ImageKey]) -> int:
         """Join the parts into the table if all of `wanted` have their score; return how many have none yet."""
         with self._alone():
             self.known = known = self._read()
@@ -92,9 +91,9 @@ class ScoreTable:
         """Keep commands that work on the same table from losing each other's scores."""
         return locked(self.path.parent / ".lock")
 
-    def _read(self) -> dict[Key, Entry]:
+    def _read(self) -> dict[ImageKey, Entry]:
         """Return what is in the table and, later and so before it, in the parts."""
-        known: dict[Key, Entry] = {}
+        known: dict[ImageKey, Entry] = {}
         if self.path.exists():
             table = Scores.read(self.path)
             self._refuse_other(table.info, self.path)

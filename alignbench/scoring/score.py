@@ -19,9 +19,9 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.images import ImageError, decoded
 from alignbench.scoring.network_pool import NetworkPool
-from alignbench.scoring.partial_scores import Entry, Key, ScoreTable
+from alignbench.scoring.partial_scores import Entry, ScoreTable
 from alignbench.scoring.prompt_cache import TextCache
-from alignbench.store.image_records import ImageSet
+from alignbench.store.image_records import ImageKey, ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
 from alignbench.work_share import WorkShare
@@ -33,10 +33,10 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaini
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageToScore:
     """One image to be scored."""
 
-    key: Key
+    key: ImageKey
     prompt: str
     path: Path
 
@@ -52,7 +52,7 @@ class Prepared:
         faults: what is wrong with the others, a sentence each.
     """
 
-    pictures: list[Picture]
+    pictures: list[ImageToScore]
     digests: list[str]
     inputs: dict[Preprocess, Any]
     faults: list[str]
@@ -152,10 +152,10 @@ def info(evaluator: Evaluator) -> ScoreInfo:
 # ---- what there is to do
 
 
-def _pictures(folder: RunFolder, images: ImageSet) -> list[Picture]:
+def _pictures(folder: RunFolder, images: ImageSet) -> list[ImageToScore]:
     image_folder = folder.images(images.prompt_set, images.sampling_hash)
     return [
-        Picture(
+        ImageToScore(
             (record.prompt_id, number), record.prompt, image_folder / name
         )  # a path that is absolute stays as it is
         for record in images.records
@@ -163,13 +163,13 @@ def _pictures(folder: RunFolder, images: ImageSet) -> list[Picture]:
     ]
 
 
-def _todo(share: Sequence[Picture], tables: Mapping[str, ScoreTable]) -> dict[str, dict[Picture, None]]:
+def _todo(share: Sequence[ImageToScore], tables: Mapping[str, ScoreTable]) -> dict[str, dict[ImageToScore, None]]:
     """Return for each evaluator the images that have no score from it, or had other content when they got it."""
     known = [picture for picture in share if any(picture.key in table.known for table in tables.values())]
     with ThreadPoolExecutor() as pool:
         digests = dict(zip(known, pool.map(_digest_of_file, known), strict=True))
 
-    def has_score(picture: Picture, table: ScoreTable) -> bool:
+    def has_score(picture: ImageToScore, table: ScoreTable) -> bool:
         entry = table.known.get(picture.key)
         return entry is not None and digests[picture] in (entry.digest, None)
 
@@ -178,7 +178,7 @@ def _todo(share: Sequence[Picture], tables: Mapping[str, ScoreTable]) -> dict[st
     }
 
 
-def _digest_of_file(picture: Picture) -> str | None:
+def _digest_of_file(picture: ImageToScore) -> str | None:
     """Return the digest of an image; None where the image is gone, which takes nothing from its score."""
     return _digest(picture.path.read_bytes()) if picture.path.exists() else None
 
@@ -187,7 +187,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _refuse_missing(pictures: Sequence[Picture], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
+def _refuse_missing(pictures: Sequence[ImageToScore], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
     """Refuse images of this shard that are gone and lack a score; all its processes find the same."""
     unknown = (picture for picture in pictures if any(picture.key not in table.known for table in tables.values()))
     missing = [picture.path for picture in unknown if not picture.path.exists()]
@@ -213,7 +213,7 @@ class _Tasks(Dataset[Prepared]):
     """What a worker process is asked for: a few images at a time, read and preprocessed."""
 
     def __init__(
-        self, pictures: Sequence[Picture], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
+        self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
     ) -> None:
         self.tasks = [pictures[start : start + TASK] for start in range(0, len(pictures), TASK)]
         self.preprocesses, self.size = preprocesses, size
@@ -243,7 +243,7 @@ class _Tasks(Dataset[Prepared]):
 
 
 def _prepared(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageToScore],
     preprocesses: Sequence[Preprocess],
     size: tuple[int, int] | None,
     num_workers: int | None,
@@ -328,7 +328,7 @@ def _encode(evaluator: Evaluator, prompts: Sequence[str], batch_size: int, netwo
 def _score_batch(
     batch: Prepared,
     sharing: Sequence[Evaluator],
-    todo: Mapping[str, Mapping[Picture, None]],
+    todo: Mapping[str, Mapping[ImageToScore, None]],
     encoded: Mapping[str, Mapping[str, Any]],
     tables: Mapping[str, ScoreTable],
     work_share: WorkShare,

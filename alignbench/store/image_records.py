@@ -10,6 +10,8 @@ from typing import Any
 from alignbench.files import read_json_lines, write_json, write_json_lines
 from alignbench.store.manifest import ResultsError
 
+ImageKey = tuple[str, int]  # prompt id and number of the image within its prompt
+
 
 @dataclass(frozen=True)
 class PromptRecord:

@@ -17,16 +17,15 @@ from tqdm import tqdm
 from alignbench.files import replacing
 from alignbench.images import decoded, rgb
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
+from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
-
-Key = tuple[str, int]  # prompt id and image number
 
 CHUNK = 256  # images measured between two writes; a kill loses no more
 THREADS = 16  # at most: each holds an image in float32 several times, 100 MB at 1024 pixels
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageToMeasure:
     """An image file as it was scored.
 
     Attributes:
@@ -37,10 +36,10 @@ class Shown:
     digest: str
 
 
-Rows = dict[Key, tuple[str, ImageStatistics]]  # the digest of each image, and what was measured of it
+StatisticsRows = dict[ImageKey, tuple[str, ImageStatistics]]  # the digest of each image, and what was measured of it
 
 
-def measured(path: Path, images: Mapping[Key, Shown]) -> dict[Key, ImageStatistics]:
+def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[ImageKey, ImageStatistics]:
     """Return the statistics of images, measuring those that were not measured yet and are still there.
 
     Args:
@@ -80,14 +79,14 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _measure(shown: Shown) -> ImageStatistics:
+def _measure(shown: ImageToMeasure) -> ImageStatistics:
     content = shown.path.read_bytes()
     if _digest(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
     return image_statistics(np.asarray(rgb(decoded(content))))
 
 
-def _write(path: Path, rows: Rows) -> None:
+def _write(path: Path, rows: StatisticsRows) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -104,7 +103,7 @@ def _write(path: Path, rows: Rows) -> None:
         parquet.write_table(table, temporary)
 
 
-def _read(path: Path) -> Rows:
+def _read(path: Path) -> StatisticsRows:
     """Return what was measured before; nothing where it was measured in another way."""
     from pyarrow import parquet
 
@@ -118,6 +117,6 @@ def _read(path: Path) -> Rows:
     }
 
 
-def stacked(found: Mapping[Key, ImageStatistics], keys: Sequence[Key]) -> np.ndarray:
+def stacked(found: Mapping[ImageKey, ImageStatistics], keys: Sequence[ImageKey]) -> np.ndarray:
     """Return the thumbnails of some images in levels of 0..1, [N, 192]."""
     return np.stack([found[key].thumbnail for key in keys]) / 255

@@ -13,7 +13,7 @@ from alignbench.evaluator import Evaluator
 from alignbench.files import file_digest, replacing_folder, write_json
 from alignbench.former_names import with_present_names
 from alignbench.models.weights.state_dicts import safetensors_header
-from alignbench.reward_model import Judge
+from alignbench.reward_model import RewardModel
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -24,12 +24,12 @@ STARTS = "evaluators."  # a start is built by its `_target_`, and folders come f
 
 
 @dataclass(frozen=True)
-class JudgeRecord:
+class RewardModelRecord:
     """`config.json` of a trained judge.
 
     Attributes:
         name: of the evaluator that it is; its scores are kept under it.
-        judge: `kind` and what else rebuilds the network, see `Judge.description`.
+        judge: `kind` and what else rebuilds the network, see `RewardModel.description`.
         start: the evaluator whose network training started from: its name, version, digest of its weights, and `node`,
             its configuration.
         calibrated_on: see `Evaluator`.
@@ -98,16 +98,18 @@ class JudgeRecord:
             )
 
 
-def write_judge(folder: Path, judge: Judge, record: JudgeRecord, files: Mapping[str, bytes]) -> None:
+def write_reward_model(
+    folder: Path, reward_model: RewardModel, record: RewardModelRecord, files: Mapping[str, bytes]
+) -> None:
     """Write a trained judge; the folder is there whole or not at all.
 
     Args:
         files: contents of what else goes there, by name.
     """
     with replacing_folder(folder) as unfinished:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in judge.kept_state().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in reward_model.kept_state().items()}
         save_file(tensors, unfinished / WEIGHTS)
-        judge.save_parts(unfinished)
+        reward_model.save_parts(unfinished)
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
         write_json(unfinished / CONFIG, asdict(record))

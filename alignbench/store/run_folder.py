@@ -42,7 +42,7 @@ class RunFolder:
         return self.path / "validation.csv"
 
     @property
-    def validation_looks(self) -> list[Path]:
+    def validation_folders(self) -> list[Path]:
         """The run folders of the looks at this run while it trained, those that are still there, by step."""
         found = self.path.glob("validation/step-*/manifest.json")
         return sorted((file.parent for file in found), key=lambda path: int(path.name.removeprefix("step-")))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from alignbench.images import opened, rgb
-from alignbench.study.plan import Shown
+from alignbench.study.plan import ShownImage
 from alignbench.votes.record import StudyFolder, keyed
 
 GREY = (127, 127, 127)
@@ -24,7 +24,7 @@ class BlindPictures:
         self._folder = folder
         self.png = lru_cache(CACHED)(self._png)
 
-    def _png(self, prompt_id: str, shown: Shown) -> bytes:
+    def _png(self, prompt_id: str, shown: ShownImage) -> bytes:
         """Return an image as a PNG file."""
         from io import BytesIO
 

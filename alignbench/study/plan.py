@@ -22,7 +22,7 @@ Check = Literal["same", "damaged"]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """An image as it is shown."""
 
     run: str
@@ -38,7 +38,7 @@ class Task:
     """
 
     prompt_id: str
-    images: tuple[Shown, ...]
+    images: tuple[ShownImage, ...]
     check: Check | None = None
 
     def passes(self, question: Question, answer: str) -> bool | None:
@@ -64,7 +64,7 @@ def tasks(folder: StudyFolder, rater: int) -> list[Task]:
     if study.protocol.kind == "pairs":
         counting = [task for pair in _pairs(folder) for task in _sided(pair, prompts, study.seed, rater)]
     else:
-        counting = [Task(prompt_id, (Shown(run),)) for prompt_id in prompts for run in study.runs]
+        counting = [Task(prompt_id, (ShownImage(run),)) for prompt_id in prompts for run in study.runs]
     counting.sort(key=lambda task: keyed(study.seed, "order", rater, task.prompt_id, _names(task)))
     checks = list(_checks(folder, prompts, rater))
     return list(_interspersed(counting, checks, study.seed, rater))
@@ -89,7 +89,7 @@ def _sided(pair: tuple[str, str], prompts: Sequence[str], seed: int, rater: int)
     order = sorted(prompts, key=lambda prompt_id: keyed(seed, "sides", rater, pair, prompt_id))
     for place, prompt_id in enumerate(order):
         left, right = pair if (place + turned) % 2 else pair[::-1]
-        yield Task(prompt_id, (Shown(left), Shown(right)))
+        yield Task(prompt_id, (ShownImage(left), ShownImage(right)))
 
 
 def _checks(folder: StudyFolder, prompts: Sequence[str], rater: int) -> Iterator[Task]:
@@ -99,11 +99,11 @@ def _checks(folder: StudyFolder, prompts: Sequence[str], rater: int) -> Iterator
         draw = keyed(study.seed, "check", rater, number)
         prompt_id, run = order[number % len(order)], study.runs[draw[0] % len(study.runs)]
         if study.protocol.kind == "grades":
-            yield Task(prompt_id, (Shown(run, damaged=True),), "damaged")
+            yield Task(prompt_id, (ShownImage(run, damaged=True),), "damaged")
         elif number % 2:
-            yield Task(prompt_id, (Shown(run), Shown(run)), "same")
+            yield Task(prompt_id, (ShownImage(run), ShownImage(run)), "same")
         else:
-            sides = (Shown(run), Shown(run, damaged=True))
+            sides = (ShownImage(run), ShownImage(run, damaged=True))
             yield Task(prompt_id, sides if draw[1] % 2 else sides[::-1], "damaged")
 
 

@@ -12,11 +12,12 @@ The report joins the same win rates to its tables; see `alignbench.report.human`
 
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignbench.files import write_csv
+from alignbench.report.columns import TableRow
 from alignbench.report.human import compare_votes
 from alignbench.report.tables import measurements, recipe_labels
 from alignbench.statistics import intervals
@@ -32,7 +33,6 @@ from alignbench.votes.resampling import CrossedResampling
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = dict[str, Any]
 
 VOTE_COLUMNS = (
     "rater", "task", "question", "prompt_id", "method_left", "method_right", "answer", "check", "passed", "left_out",
@@ -61,12 +61,12 @@ class StudyResults:
     """The tables of a study, row by row; see above."""
 
     folder: StudyFolder
-    votes: list[Row]
-    raters: list[Row]
-    win_rates: list[Row]
-    grades: list[Row]
-    rater_agreement: list[Row]
-    evaluator_agreement: list[Row]
+    votes: list[TableRow]
+    raters: list[TableRow]
+    win_rates: list[TableRow]
+    grades: list[TableRow]
+    rater_agreement: list[TableRow]
+    evaluator_agreement: list[TableRow]
 
 
 def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
@@ -119,7 +119,7 @@ def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
     )
 
 
-def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resamples: int) -> list[Row]:
+def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resamples: int) -> list[TableRow]:
     rows = []
     for b, a in combinations(counted.folder.study.runs, 2):  # the first, mostly base, is the one to beat
         votes = [one for one in counted.preferences if one.question == question and {one.a, one.b} == {a, b}]
@@ -138,7 +138,7 @@ def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resam
     return rows
 
 
-def _grades(counted: Count, question: str, methods: dict[str, str], num_resamples: int) -> list[Row]:
+def _grades(counted: Count, question: str, methods: dict[str, str], num_resamples: int) -> list[TableRow]:
     rows = []
     for run, method in methods.items():
         votes = [vote for vote in counted.counting if (vote.question, vote.left_run) == (question, run)]
@@ -160,13 +160,13 @@ def _grades(counted: Count, question: str, methods: dict[str, str], num_resample
     return rows
 
 
-def _rater_row(counted: Count, question: str, num_resamples: int) -> Row:
+def _rater_row(counted: Count, question: str, num_resamples: int) -> TableRow:
     found = between_raters(counted, question, num_resamples)
     counts = {"question": question, "raters": found.raters, "n": found.n}
     return counts | _estimate("equal", "equal_ci", found.share) | _estimate("alpha", "alpha_ci", found.alpha)
 
 
-def _evaluator_rows(counted: Count, question: str, num_resamples: int) -> list[Row]:
+def _evaluator_rows(counted: Count, question: str, num_resamples: int) -> list[TableRow]:
     """Return a row an evaluator that scored at least two of the runs, and one for the raters themselves."""
     study = counted.folder.study
     scores: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
@@ -195,7 +195,7 @@ def _evaluator_rows(counted: Count, question: str, num_resamples: int) -> list[R
     ]
 
 
-def _estimate(name: str, interval: str, estimate: Estimate) -> Row:
+def _estimate(name: str, interval: str, estimate: Estimate) -> TableRow:
     return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
 
 
@@ -237,11 +237,11 @@ def print_results(results: StudyResults, console: "Console") -> None:
     )
 
 
-def _percent(row: Row, name: str, interval: str) -> str:
+def _percent(row: TableRow, name: str, interval: str) -> str:
     return _text(row, name, interval, 100, 1)
 
 
-def _text(row: Row, name: str, interval: str, scale: float, digits: int) -> str:
+def _text(row: TableRow, name: str, interval: str, scale: float, digits: int) -> str:
     value, low, high = (row[key] for key in (name, f"{interval}_low", f"{interval}_high"))
     if np.isnan(value):
         return ""

@@ -12,7 +12,7 @@ from alignbench.configuration.launcher import engine_asked_for
 from alignbench.configuration.sections import REWARD_SECTIONS, check_settings
 from alignbench.data.source import DataSource, PairSource
 from alignbench.errors import UserError
-from alignbench.reward_model import JudgeRecipe
+from alignbench.reward_model import RewardModelRecipe
 from alignbench.serve.protocol import is_name
 
 
@@ -43,7 +43,7 @@ def check(cfg: DictConfig) -> None:
     build(cfg.data)
 
 
-def recipe(cfg: DictConfig) -> JudgeRecipe:
+def recipe(cfg: DictConfig) -> RewardModelRecipe:
     """Build what the judge is made from; no weights are read."""
     return build(cfg.judge)
 

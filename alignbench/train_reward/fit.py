@@ -20,27 +20,27 @@ from tqdm import tqdm
 
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
-from alignbench.reward_model import Judge
+from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import LOG
 from alignbench.train_reward.measure import log_loss
-from alignbench.train_reward.pairs import Reader, Split
+from alignbench.train_reward.pairs import PairSplit, Reader
 from alignbench.training.checkpoint import Checkpoints, Counters
 from alignbench.training.parallel import Replicated
 
 
 @dataclass
-class Progress(Counters):
+class FitProgress(Counters):
     """Where training stands; part of every checkpoint."""
 
     step: int = 0
     train_seconds: float = 0.0
 
 
-class Best:
+class BestWeights:
     """The weights with the least validation loss so far."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
+    def __init__(self, reward_model: RewardModel) -> None:
+        self.reward_model = reward_model
         self.step = 0
         self.loss = float("inf")
         self.weights: dict[str, Tensor] = {}
@@ -64,13 +64,13 @@ class Best:
         self.step, self.loss, self.weights = state["step"], state["loss"], state["weights"]
 
     def _trained(self) -> dict[str, Tensor]:
-        return {name: parameter for name, parameter in self.judge.named_parameters() if parameter.requires_grad}
+        return {name: parameter for name, parameter in self.reward_model.named_parameters() if parameter.requires_grad}
 
 
 def fit(
-    judge: Judge,
+    reward_model: RewardModel,
     reader: Reader,
-    split: Split,
+    split: PairSplit,
     probability: np.ndarray,
     settings: DictConfig,
     seed: int,
@@ -91,8 +91,8 @@ def fit(
     """
     device = accelerator.device
     parallel = Replicated(accelerator)
-    parallel.place(judge)
-    parameters = parallel.parameters(judge)
+    parallel.place(reward_model)
+    parameters = parallel.parameters(reward_model)
     optimizer = partial(instantiate(settings.optimizer), lr=settings.learning_rate)(parameters)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler,
@@ -100,12 +100,12 @@ def fit(
         num_warmup_steps=settings.lr_warmup_steps,
         num_training_steps=settings.max_train_steps,
     )
-    network, optimizer = parallel.wrap(judge, optimizer, settings.max_grad_norm)
+    network, optimizer = parallel.wrap(reward_model, optimizer, settings.max_grad_norm)
 
     # resume from the last checkpoint, if a fit was killed
-    progress, best = Progress(), Best(judge)
+    progress, best = FitProgress(), BestWeights(reward_model)
     parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "progress": progress, "best": best}
-    checkpoints = Checkpoints(folder / "checkpoints", accelerator, {"judge": judge}, parts)
+    checkpoints = Checkpoints(folder / "checkpoints", accelerator, {"judge": reward_model}, parts)
     checkpoints.load_last()
     log = folder / LOG
     if accelerator.is_main_process and log.exists():
@@ -139,7 +139,7 @@ def fit(
         disable=not accelerator.is_main_process,
         dynamic_ncols=True,
     )
-    judge.train()
+    reward_model.train()
 
     def has_patience() -> bool:
         return settings.patience_steps is None or progress.step - best.step < settings.patience_steps
@@ -170,7 +170,7 @@ def fit(
 
         is_last = progress.step == settings.max_train_steps
         if progress.step % settings.evaluation_steps == 0 or is_last:
-            margins = predict(judge, reader, split.validation, settings.micro_batch_size, accelerator)
+            margins = predict(reward_model, reader, split.validation, settings.micro_batch_size, accelerator)
             loss = log_loss(margins, probability[split.validation])
             best.offer(progress.step, loss)
             metrics["validation_loss"] = loss
@@ -196,21 +196,23 @@ def fit(
 
 
 @torch.no_grad()
-def predict(judge: Judge, reader: Reader, rows: list[int], batch_size: int, accelerator: Accelerator) -> np.ndarray:
+def predict(
+    reward_model: RewardModel, reader: Reader, rows: list[int], batch_size: int, accelerator: Accelerator
+) -> np.ndarray:
     """Return score of the winner minus score of the loser of each pair, [N], float64, on all processes.
 
     Computed in the numbers that evaluators score in. The judge is left in the mode in which it was.
     """
     mine = list(range(len(rows)))[accelerator.process_index :: accelerator.num_processes]
     parts = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    was_training = judge.training
-    judge.eval()
+    was_training = reward_model.training
+    reward_model.eval()
     found: list[tuple[int, float]] = []
     for places, batch in zip(parts, reader.read([rows[place] for place in part] for part in parts), strict=True):
         inputs = batch.to(accelerator.device)
-        winner, loser = judge(inputs.images, inputs.texts).double().chunk(2)
+        winner, loser = reward_model(inputs.images, inputs.texts).double().chunk(2)
         found += zip(places, (winner - loser).tolist(), strict=True)
-    judge.train(was_training)
+    reward_model.train(was_training)
     margins = np.empty(len(rows))
     for place, margin in gather_object(found):
         margins[place] = margin

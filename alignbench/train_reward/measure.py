@@ -33,7 +33,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ProbabilityCalibration:
     """Whether probabilities mean what they say.
 
     Attributes:
@@ -48,7 +48,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestPossible:
     """What somebody who knows the law behind the labels achieves on the same pairs.
 
     Attributes:
@@ -86,8 +86,8 @@ class Figures:
     accuracy: Estimate
     agreement: Estimate
     log_loss: float
-    calibration: Calibration
-    best: Best | None
+    calibration: ProbabilityCalibration
+    best: BestPossible | None
 
 
 def log_loss(margins: Floats, probability: Floats) -> float:
@@ -113,7 +113,7 @@ def best_scale(margins: Floats, probability: Floats) -> float:
     return float(np.exp(found.x))
 
 
-def calibration(margins: Floats, probability: Floats, num_bins: int = NUM_BINS) -> Calibration:
+def calibration(margins: Floats, probability: Floats, num_bins: int = NUM_BINS) -> ProbabilityCalibration:
     """Compare probabilities of a judge with those of the data, in bins of equal size.
 
     What counts is the image that the judge prefers: which of the two the data put first has no influence.
@@ -129,7 +129,7 @@ def calibration(margins: Floats, probability: Floats, num_bins: int = NUM_BINS) 
     error = sum(abs(one.confidence - one.agreement) * one.num_pairs for one in bins) / len(margins)
     # of a normal with standard deviation s, the mean distance from its centre is s sqrt(2 / pi)
     spread = sum(np.sqrt(len(part)) * (agreement - confidence)[part].std() for part in parts) / len(margins)
-    return Calibration(error, float(np.sqrt(2 / np.pi) * spread), bins)
+    return ProbabilityCalibration(error, float(np.sqrt(2 / np.pi) * spread), bins)
 
 
 def measure(margins: Floats, probability: Floats, prompts: Sequence[str], law: Floats | None) -> Figures:
@@ -157,7 +157,7 @@ def measure(margins: Floats, probability: Floats, prompts: Sequence[str], law: F
     best = None
     if law is not None:
         law_margins = np.log(law) - np.log1p(-law)
-        best = Best(
+        best = BestPossible(
             accuracy=accuracy(law_margins),
             agreement=mean(agreed(law_margins), everyone),
             gap=mean(agreed(law_margins) - agreed(margins), everyone),

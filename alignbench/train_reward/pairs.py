@@ -18,14 +18,14 @@ from alignbench.data.source import PairSample, PromptSample
 from alignbench.errors import UserError
 from alignbench.evaluator import Preprocess
 from alignbench.files import replacing
-from alignbench.reward_model import Judge
+from alignbench.reward_model import RewardModel
 from alignbench.text import is_held_out
 
 CHUNK = 64  # images whose features are computed, and kept, together
 
 
 @dataclass(frozen=True)
-class Split:
+class PairSplit:
     """Rows of the pairs by what they are for. No prompt is in two of them.
 
     Attributes:
@@ -86,7 +86,7 @@ class PairInputs:
 
 
 class Reader(Protocol):
-    """Reads pairs as `Judge.forward` takes them."""
+    """Reads pairs as `RewardModel.forward` takes them."""
 
     def read(self, batches: Iterable[list[int]]) -> Iterator[PairInputs]:
         """Yield the inputs of one batch of rows after the other, on the CPU."""
@@ -101,9 +101,9 @@ class Decoder:
         num_workers: processes that do it beside this one.
     """
 
-    def __init__(self, view: Sequence[PromptSample], judge: Judge, num_workers: int) -> None:
-        self.pairs = _Decoded(view, judge.preprocess)
-        self.judge = judge
+    def __init__(self, view: Sequence[PromptSample], reward_model: RewardModel, num_workers: int) -> None:
+        self.pairs = _DecodedPairs(view, reward_model.preprocess)
+        self.reward_model = reward_model
         self.num_workers = num_workers
 
     def read(self, batches: Iterable[list[int]]) -> Iterator[PairInputs]:
@@ -111,11 +111,11 @@ class Decoder:
         for items in loader:
             images, prompts, probability = zip(*items, strict=True)
             winners, losers = zip(*images, strict=True)
-            texts = self.judge.encode_prompts(prompts)
+            texts = self.reward_model.encode_prompts(prompts)
             yield PairInputs(torch.stack([*winners, *losers]), texts, torch.tensor(probability))
 
 
-class _Decoded(Dataset):
+class _DecodedPairs(Dataset):
     """Both preprocessed images, the prompt and the label of each pair."""
 
     def __init__(self, view: Sequence[PromptSample], preprocess: Preprocess) -> None:
@@ -139,12 +139,14 @@ class Remembered:
         folder: where the files go.
     """
 
-    def __init__(self, view: Sequence[PromptSample], judge: Judge, accelerator: Accelerator, folder: Path) -> None:
-        decoded = _Decoded(view, judge.preprocess)
+    def __init__(
+        self, view: Sequence[PromptSample], reward_model: RewardModel, accelerator: Accelerator, folder: Path
+    ) -> None:
+        decoded = _DecodedPairs(view, reward_model.preprocess)
         chunks = [range(start, min(start + CHUNK, len(view))) for start in range(0, len(view), CHUNK)]
         mine = list(enumerate(chunks))[accelerator.process_index :: accelerator.num_processes]
-        was_training = judge.training
-        judge.eval()
+        was_training = reward_model.training
+        reward_model.eval()
         bar = partial(tqdm, desc="features", unit="chunk", dynamic_ncols=True)
         for number, rows in bar(mine, disable=not accelerator.is_main_process):
             file = folder / f"{number}.safetensors"
@@ -152,12 +154,12 @@ class Remembered:
                 continue
             images, prompts, probability = zip(*(decoded[row] for row in rows), strict=True)
             with torch.no_grad():
-                seen = judge.image_features(torch.cat(images).to(accelerator.device)).cpu()
-                read = judge.text_features(judge.encode_prompts(prompts).to(accelerator.device)).cpu()
+                seen = reward_model.image_features(torch.cat(images).to(accelerator.device)).cpu()
+                read = reward_model.text_features(reward_model.encode_prompts(prompts).to(accelerator.device)).cpu()
             kept = {"images": seen.unflatten(0, (-1, 2)).contiguous(), "texts": read.contiguous()}
             with replacing(file) as unfinished:
                 save_file(kept | {"probability": torch.tensor(probability)}, unfinished)
-        judge.train(was_training)
+        reward_model.train(was_training)
         accelerator.wait_for_everyone()
         parts = [load_file(folder / f"{number}.safetensors") for number in range(len(chunks))]
         self.images, self.texts, self.probability = (
@@ -171,9 +173,9 @@ class Remembered:
 
 
 def make_reader(
-    view: Sequence[PromptSample], judge: Judge, num_workers: int, accelerator: Accelerator, folder: Path
+    view: Sequence[PromptSample], reward_model: RewardModel, num_workers: int, accelerator: Accelerator, folder: Path
 ) -> Reader:
     """Return what reads pairs for a judge."""
-    if judge.frozen_features:
-        return Remembered(view, judge, accelerator, folder)
-    return Decoder(view, judge, num_workers)
+    if reward_model.frozen_features:
+        return Remembered(view, reward_model, accelerator, folder)
+    return Decoder(view, reward_model, num_workers)

@@ -5,10 +5,10 @@ from io import BytesIO
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignbench.train_reward.measure import Calibration
+from alignbench.train_reward.measure import ProbabilityCalibration
 
 
-def reliability(calibration: Calibration, name: str) -> bytes:
+def reliability(calibration: ProbabilityCalibration, name: str) -> bytes:
     """Return the diagram as PNG; equal figures give equal bytes."""
     figure = Figure(figsize=(4, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -22,27 +22,27 @@ from alignbench.data.source import PairSource
 from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
-from alignbench.reward_model import JudgeRecipe
+from alignbench.reward_model import RewardModelRecipe
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, JudgeRecord, write_judge
+from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, RewardModelRecord, write_reward_model
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, predict
 from alignbench.train_reward.measure import Figures, best_scale, calibration, measure
-from alignbench.train_reward.pairs import Split, make_reader
+from alignbench.train_reward.pairs import PairSplit, make_reader
 from alignbench.train_reward.picture import reliability
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers"}
 
 
-def judge_name(cfg: DictConfig) -> str:
+def reward_model_name(cfg: DictConfig) -> str:
     """Return the name of a judge: as typed, or made of the choices and a hash of all that changes its weights."""
     if cfg.name is not None:
         return cfg.name
     return f"{recipe(cfg).kind}-{cfg.data.name}-{_hash(cfg)}"
 
 
-def train_reward(cfg: DictConfig) -> JudgeRecord:
+def train_reward(cfg: DictConfig) -> RewardModelRecord:
     """Fit a judge and write its folder, unless that was done before.
 
     Raises:
@@ -68,8 +68,8 @@ def train_reward(cfg: DictConfig) -> JudgeRecord:
         GradientState._reset_state()
 
 
-def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -> JudgeRecord:
-    name = judge_name(cfg)
+def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -> RewardModelRecord:
+    name = reward_model_name(cfg)
     folder = Path(cfg.results) / "judges" / name
     work = folder.with_name(f".{name}-{_hash(cfg)}.unfinished")  # another configuration may have left one of this name
     console.print(f"[bold]{name}[/bold]  {folder}")
@@ -82,7 +82,7 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     pairs, view = list(data.pairs), data.view("pairs")
     prompts = [pair.prompt for pair in pairs]
     probability = np.array([pair.probability_w for pair in pairs])
-    split = Split.of(prompts, cfg.heldout_share, cfg.validation_share)
+    split = PairSplit.of(prompts, cfg.heldout_share, cfg.validation_share)
     dropped = data.summary()
     sizes = f"{len(split.train)} to train on, {len(split.validation)} to validate, {len(split.heldout)} held out"
     console.print(f"  data        {data.name}, {len(pairs)} pairs: {sizes}{dropped and f'; {dropped}'}")
@@ -95,29 +95,29 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     # the judge
     torch.manual_seed(cfg.seed)
     made_from = recipe(cfg)
-    judge = made_from.make().to(accelerator.device)
-    num = sum(parameter.numel() for parameter in judge.parameters() if parameter.requires_grad)
+    reward_model = made_from.make().to(accelerator.device)
+    num = sum(parameter.numel() for parameter in reward_model.parameters() if parameter.requires_grad)
     console.print(
-        f"  judge       {judge.kind} from {made_from.start.name}, {num:,} trained weights, {accelerator.device}"
+        f"  judge       {reward_model.kind} from {made_from.start.name}, {num:,} trained weights, {accelerator.device}"
     )
-    reader = make_reader(view, judge, cfg.train.dataloader_num_workers, accelerator, work / "features")
-    used = fit(judge, reader, split, probability, cfg.train, cfg.seed, work, accelerator)
+    reader = make_reader(view, reward_model, cfg.train.dataloader_num_workers, accelerator, work / "features")
+    used = fit(reward_model, reader, split, probability, cfg.train, cfg.seed, work, accelerator)
 
     # its scale, by the pairs that chose the update; its figures, by pairs that chose nothing
     batch_size = cfg.train.micro_batch_size
-    margins = predict(judge, reader, split.validation, batch_size, accelerator)
+    margins = predict(reward_model, reader, split.validation, batch_size, accelerator)
     scale = best_scale(margins, probability[split.validation])
-    judge.log_scale.fill_(float(np.log(scale)))
-    margins = predict(judge, reader, split.heldout, batch_size, accelerator)
+    reward_model.log_scale.fill_(float(np.log(scale)))
+    margins = predict(reward_model, reader, split.heldout, batch_size, accelerator)
     before = calibration(margins / scale, probability[split.heldout]).error
     known = [data.law(pairs[row]) for row in split.heldout]
     law = None if None in known else np.array(known, np.float64)
     heldout = [prompts[row] for row in split.heldout]
     figures = measure(margins, probability[split.heldout], heldout, law)
 
-    record = JudgeRecord(
+    record = RewardModelRecord(
         name=name,
-        judge=judge.description(),
+        judge=reward_model.description(),
         start=_start(made_from, cfg),
         calibrated_on=made_from.start.calibrated_on,
         judged_by=list(data.labelled_by),
@@ -135,16 +135,16 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     )
     if accelerator.is_main_process:
         files = {PICTURE: reliability(figures.calibration, name), LOG: (work / LOG).read_bytes()}
-        write_judge(folder, judge, record, files)
+        write_reward_model(folder, reward_model, record, files)
         shutil.rmtree(work)
         _report(record, figures, before, folder, console)
     accelerator.wait_for_everyone()
     return record
 
 
-def _found(folder: Path, cfg: DictConfig, console: Console) -> JudgeRecord:
+def _found(folder: Path, cfg: DictConfig, console: Console) -> RewardModelRecord:
     """Return the judge that is there, if it was made as asked for."""
-    record = JudgeRecord.read(folder)
+    record = RewardModelRecord.read(folder)
     different = [key for key, value in _recipe(resolve_all(cfg)).items() if _recipe(record.config)[key] != value]
     if different:
         raise UserError(
@@ -155,7 +155,7 @@ def _found(folder: Path, cfg: DictConfig, console: Console) -> JudgeRecord:
     return record
 
 
-def _start(made_from: JudgeRecipe, cfg: DictConfig) -> dict[str, Any]:
+def _start(made_from: RewardModelRecipe, cfg: DictConfig) -> dict[str, Any]:
     start = made_from.start
     node = resolve_all(cfg)["judge"]["start"]
     return {"evaluator": start.name, "version": start.version, "weights": start.weights, "node": node}
@@ -173,7 +173,7 @@ def _hash(cfg: DictConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _report(record: JudgeRecord, figures: Figures, before: float, folder: Path, console: Console) -> None:
+def _report(record: RewardModelRecord, figures: Figures, before: float, folder: Path, console: Console) -> None:
     """Print how the judge does on held-out pairs."""
     accuracy, best = figures.accuracy, figures.best
     used = record.training

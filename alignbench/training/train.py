@@ -202,13 +202,13 @@ def train(
                 model.save_policy(unfinished, weights)
         accelerator.wait_for_everyone()
 
-    def look(validation: Validation) -> None:
+    def evaluate(validation: Validation) -> None:
         with averaged(policy_parameters, ema):  # what would be saved
-            validation.look(progress.step, model, save_policy, distance.measure(), in_step=parallel.shards)
+            validation.evaluate(progress.step, model, save_policy, distance.measure(), in_step=parallel.shards)
         frozen_networks.offload()
 
     if validation is not None and validation.last_step < 0:
-        look(validation)
+        evaluate(validation)
         began = time.monotonic()
 
     most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes
@@ -272,7 +272,7 @@ def train(
         affordable = progress.step * most_passes / max(progress.network_passes, 1)
         bar.total = math.ceil(min(settings.max_train_steps, affordable))
         if validation is not None and (validation.due(progress.step) or progress.step >= bar.total):
-            look(validation)
+            evaluate(validation)
             began = time.monotonic() - progress.train_seconds
             if validation.exhausted:
                 break

@@ -40,7 +40,7 @@ NUM_RESAMPLES = 2000  # of intervals that are read while a run trains
 
 
 @dataclass(frozen=True)
-class Finding:
+class EvaluationResult:
     """What one evaluator says of one look; `win_rate` is that over the start, with its 95 % interval over prompts."""
 
     step: int
@@ -84,11 +84,11 @@ class Validation:
         self.tracking = tracking
         self.work_share = WorkShare(accelerator.process_index, accelerator.num_processes)
         self.network_pool = NetworkPool(accelerator.device)
-        self.findings: list[Finding] = []
+        self.findings: list[EvaluationResult] = []
         self.best_step: int | None = None
         self.best_rate = -1.0
         self.best_distance = 0.0
-        self.looks_since = 0
+        self.evaluations_since_best = 0
 
     # ---- the state that a killed run goes on from
 
@@ -99,15 +99,15 @@ class Validation:
             "best_step": self.best_step,
             "best_rate": self.best_rate,
             "best_distance": self.best_distance,
-            "looks_since": self.looks_since,
+            "looks_since": self.evaluations_since_best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
-        self.findings = [Finding(**finding) for finding in state["findings"]]
+        self.findings = [EvaluationResult(**finding) for finding in state["findings"]]
         self.best_step, self.best_rate = state["best_step"], state["best_rate"]
         self.best_distance = state["best_distance"]
-        self.looks_since = state["looks_since"]
+        self.evaluations_since_best = state["looks_since"]
 
     # ---- looking
 
@@ -128,9 +128,9 @@ class Validation:
     @property
     def exhausted(self) -> bool:
         """Whether as many looks as `patience` found nothing better."""
-        return self.patience is not None and self.looks_since >= self.patience
+        return self.patience is not None and self.evaluations_since_best >= self.patience
 
-    def look(
+    def evaluate(
         self,
         step: int,
         model: ModelAdapter,
@@ -167,7 +167,7 @@ class Validation:
             self._write()
             self._track(step, found)
 
-    def _track(self, step: int, found: Sequence[Finding]) -> None:
+    def _track(self, step: int, found: Sequence[EvaluationResult]) -> None:
         if self.tracking is None:
             return
         name = f"eval/{self.prompts.name}"
@@ -179,7 +179,7 @@ class Validation:
             self.tracking.picture(f"{name}/{prompt.prompt_id}", images / image_name(prompt.prompt_id, 0), step)
 
     def _choose(
-        self, step: int, found: Sequence[Finding], save_policy: Callable[[Path], None], weight_distance: float
+        self, step: int, found: Sequence[EvaluationResult], save_policy: Callable[[Path], None], weight_distance: float
     ) -> None:
         told = {finding.evaluator: finding for finding in found}
         if self.work_share.is_main:
@@ -188,9 +188,9 @@ class Validation:
         if not self.select:
             return
         rate = sum(told[name].win_rate for name in self.select) / len(self.select)
-        self.looks_since += 1
+        self.evaluations_since_best += 1
         if rate > self.best_rate:
-            self.best_step, self.best_rate, self.looks_since = step, rate, 0
+            self.best_step, self.best_rate, self.evaluations_since_best = step, rate, 0
             self.best_distance = weight_distance
             save_policy(self.best_policy)
 
@@ -216,7 +216,7 @@ class Validation:
         place = (self.prompts.name, self.sampling.hash, evaluator.name, evaluator.version)
         return Scores.read(self._folder(step).score_file(*place))
 
-    def _compare(self, step: int, evaluator: Evaluator) -> Finding:
+    def _compare(self, step: int, evaluator: Evaluator) -> EvaluationResult:
         now, start = self._scores(step, evaluator), self._scores(0, evaluator)
         texts = {prompt.prompt_id: prompt.prompt for prompt in self.prompts}
         resampling = Resampling([texts[one] for one in now.prompt_id], NUM_RESAMPLES)
@@ -224,12 +224,12 @@ class Validation:
         win_rate = compare(sign * now.score, sign * start.score, resampling).win_rate
         middle = median(now.score, resampling).value
         name = (evaluator.name, evaluator.version)
-        return Finding(step, *name, len(now.score), middle, win_rate.value, win_rate.low, win_rate.high)
+        return EvaluationResult(step, *name, len(now.score), middle, win_rate.value, win_rate.low, win_rate.high)
 
     def _write(self) -> None:
         """Write `validation.csv` of the run: one line a look and evaluator."""
         text = io.StringIO()
-        table = csv.DictWriter(text, list(Finding.__dataclass_fields__), lineterminator="\n")
+        table = csv.DictWriter(text, list(EvaluationResult.__dataclass_fields__), lineterminator="\n")
         table.writeheader()
         table.writerows(asdict(finding) for finding in self.findings)
         write_text(self.folder.validation_table, text.getvalue())

@@ -12,7 +12,7 @@ from alignbench.votes.preferences import Count, Preference
 from alignbench.votes.resampling import CrossedResampling
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
-Scored = Mapping[str, Mapping[str, float]]  # run -> prompt id -> score, the higher the better
+PromptScores = Mapping[str, Mapping[str, float]]  # run -> prompt id -> score, the higher the better
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _defined(draws: Floats) -> Floats:
 
 
 def with_evaluator(
-    count: Count, question: str, scores: Scored, num_resamples: int = NUM_RESAMPLES
+    count: Count, question: str, scores: PromptScores, num_resamples: int = NUM_RESAMPLES
 ) -> EvaluatorAgreement:
     """Return how often an evaluator prefers the image that a rater prefers; intervals over prompts and raters."""
     asked = [

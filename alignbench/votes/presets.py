@@ -24,7 +24,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Choice:
+class AnswerChoice:
     """One answer.
 
     Attributes:
@@ -48,20 +48,20 @@ class Preset:
     num_prompts: int
 
     @property
-    def choices(self) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[AnswerChoice, ...]:
         return PAIR_CHOICES if self.kind == "pairs" else GRADE_CHOICES
 
 
 PAIR_CHOICES = (
-    Choice("left", "Left", "ArrowLeft"),
-    Choice(TIE, "No difference", "ArrowDown"),
-    Choice("right", "Right", "ArrowRight"),
+    AnswerChoice("left", "Left", "ArrowLeft"),
+    AnswerChoice(TIE, "No difference", "ArrowDown"),
+    AnswerChoice("right", "Right", "ArrowRight"),
 )
 GRADE_CHOICES = (
-    Choice("1", "Poor", "1"),
-    Choice("2", "Fair", "2"),
-    Choice("3", "Good", "3"),
-    Choice("4", "Excellent", "4"),
+    AnswerChoice("1", "Poor", "1"),
+    AnswerChoice("2", "Fair", "2"),
+    AnswerChoice("3", "Good", "3"),
+    AnswerChoice("4", "Excellent", "4"),
 )
 TOP_GRADE = 4
 LOW_GRADES = ("1", "2")

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.reward_model import JudgeRecipe
+from alignbench.reward_model import RewardModelRecipe
 from evaluators.clip_reward import ClipReward
-from evaluators.judges.head import FrozenClipJudge, check_clip
+from evaluators.judges.head import FrozenClipRewardModel, check_clip
 
 HEAD_WIDTH = 16  # of the attention's heads
 
 
-class AttentionJudge(FrozenClipJudge):
+class AttentionRewardModel(FrozenClipRewardModel):
     """Blocks in which the prompt's tokens attend to each other and to the image's, as in BLIP; then a perceptron.
 
     Pooled features tell whether a word of the prompt is somewhere in the image; tokens also, where.
@@ -109,7 +109,7 @@ class AttentionBlock(nn.Module):
         return words + self.transform(self.norms[2](words))
 
 
-class FrozenAttention(JudgeRecipe):
+class FrozenAttention(RewardModelRecipe):
     """Attention over the tokens of a frozen CLIP.
 
     Args:
@@ -121,7 +121,7 @@ class FrozenAttention(JudgeRecipe):
         UserError: the evaluator is no CLIP with both towers, or a value is impossible.
     """
 
-    kind = AttentionJudge.kind
+    kind = AttentionRewardModel.kind
 
     def __init__(self, start: Evaluator, width: int, num_blocks: int) -> None:
         self.start: ClipReward = check_clip(self.kind, start)
@@ -131,5 +131,5 @@ class FrozenAttention(JudgeRecipe):
             raise UserError(f"judge.num_blocks={num_blocks} must be a whole number of at least 1")
         self.options = {"width": width, "num_blocks": num_blocks}
 
-    def make(self) -> AttentionJudge:
-        return AttentionJudge(self.start, self.options).train()
+    def make(self) -> AttentionRewardModel:
+        return AttentionRewardModel(self.start, self.options).train()

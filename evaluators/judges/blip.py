@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.reward_model import Judge, JudgeRecipe, freeze_share
+from alignbench.reward_model import RewardModel, RewardModelRecipe, freeze_share
 from evaluators.image_reward import VOCABULARY, ImageReward, ImageRewardNetwork, bert_tokenizer, token_ids
 from evaluators.networks.checkpoint import assign
 from evaluators.networks.clip import checkpoint_layers
@@ -19,7 +19,7 @@ from evaluators.networks.preprocess import Pixels, pixels_from, pixels_values
 OWN_VOCABULARY = "vocabulary.txt"
 
 
-class BlipJudge(Judge):
+class BlipRewardModel(RewardModel):
     """BLIP and the reward head, whose output is the score.
 
     Args:
@@ -88,7 +88,7 @@ class BlipJudge(Judge):
         checkpoint_layers(self.network.vision.encoder.layers)
 
 
-class ImageRewardLike(JudgeRecipe):
+class ImageRewardLike(RewardModelRecipe):
     """The last layers of BLIP and the head are trained, as ImageReward was.
 
     Args:
@@ -103,7 +103,7 @@ class ImageRewardLike(JudgeRecipe):
     fixed.
     """
 
-    kind = BlipJudge.kind
+    kind = BlipRewardModel.kind
 
     def __init__(self, start: Evaluator, frozen_share: float, frozen_vision: bool) -> None:
         if not isinstance(start, ImageReward):
@@ -119,11 +119,13 @@ class ImageRewardLike(JudgeRecipe):
         self.frozen_share = frozen_share
         self.frozen_vision = frozen_vision
 
-    def make(self) -> BlipJudge:
+    def make(self) -> BlipRewardModel:
         network = copy.deepcopy(self.start.network).float().requires_grad_(True)
         freeze_share(network.vision.encoder.layers, [network.vision.embeddings], self.frozen_share)
         if self.frozen_vision:
             network.vision.requires_grad_(False)
         freeze_share(network.text.encoder.layer, [network.text.embeddings], self.frozen_share)
         start = self.start
-        return BlipJudge(network, start.architecture, start.preprocess, start.vocabulary, self.frozen_vision).train()
+        return BlipRewardModel(
+            network, start.architecture, start.preprocess, start.vocabulary, self.frozen_vision
+        ).train()

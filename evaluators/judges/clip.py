@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.reward_model import Judge, JudgeRecipe, freeze_share
+from alignbench.reward_model import RewardModel, RewardModelRecipe, freeze_share
 from evaluators.clip_reward import ClipReward, unit
 from evaluators.networks.checkpoint import assign
 from evaluators.networks.clip import checkpoint_layers
@@ -21,7 +21,7 @@ from evaluators.networks.preprocess import Pixels, pixels_from, pixels_values
 TOKENIZER = "tokenizer.json"
 
 
-class ClipJudge(Judge):
+class ClipRewardModel(RewardModel):
     """The cosine of image and prompt times the network's logit scale.
 
     Args:
@@ -94,7 +94,7 @@ class ClipJudge(Judge):
         checkpoint_layers(self.network.vision_model.encoder.layers)
 
 
-class PickScoreLike(JudgeRecipe):
+class PickScoreLike(RewardModelRecipe):
     """All of a CLIP is trained, as PickScore was, or its last layers.
 
     Args:
@@ -108,7 +108,7 @@ class PickScoreLike(JudgeRecipe):
     images, against the distribution of preferences.
     """
 
-    kind = ClipJudge.kind
+    kind = ClipRewardModel.kind
 
     def __init__(self, start: Evaluator, frozen_share: float) -> None:
         if not isinstance(start, ClipReward):
@@ -121,10 +121,10 @@ class PickScoreLike(JudgeRecipe):
         self.start: ClipReward = start
         self.frozen_share = frozen_share
 
-    def make(self) -> ClipJudge:
+    def make(self) -> ClipRewardModel:
         network: Any = copy.deepcopy(self.start.network).float()
         network.requires_grad_(True)
         vision, text = network.vision_model, network.text_model
         freeze_share(vision.encoder.layers, [vision.embeddings, vision.pre_layrnorm], self.frozen_share)
         freeze_share(text.encoder.layers, [text.embeddings], self.frozen_share)
-        return ClipJudge(network, self.start.preprocess, self.start.tokenizer_file).train()
+        return ClipRewardModel(network, self.start.preprocess, self.start.tokenizer_file).train()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.reward_model import Judge, JudgeRecipe
+from alignbench.reward_model import RewardModel, RewardModelRecipe
 from evaluators.clip_reward import ClipReward
 from evaluators.networks.checkpoint import assign
 from evaluators.networks.preprocess import Pixels, pixels_values
@@ -18,7 +18,7 @@ OF_START = "start."  # before the names of the frozen network's parameters
 HEAD = "head."
 
 
-class FrozenClipJudge(Judge):
+class FrozenClipRewardModel(RewardModel):
     """A head on what a frozen CLIP computes of image and prompt.
 
     Args:
@@ -54,14 +54,14 @@ class FrozenClipJudge(Judge):
         cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object, start: Evaluator | None
     ) -> Self:
         with torch.random.fork_rng(devices=[]):  # loading should not move the draws of who loads
-            judge = cls(cast(ClipReward, start), description["options"])
-        judge.log_scale.copy_(tensors["log_scale"])
+            reward_model = cls(cast(ClipReward, start), description["options"])
+        reward_model.log_scale.copy_(tensors["log_scale"])
         own = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
-        judge.head = assign(lambda: cls.make_head(judge.start.config, **judge.options), own)
-        return judge.eval()
+        reward_model.head = assign(lambda: cls.make_head(reward_model.start.config, **reward_model.options), own)
+        return reward_model.eval()
 
 
-def check_clip(judge: str, start: Evaluator) -> ClipReward:
+def check_clip(kind: str, start: Evaluator) -> ClipReward:
     """Return the evaluator that a head is to be built upon.
 
     Raises:
@@ -69,13 +69,13 @@ def check_clip(judge: str, start: Evaluator) -> ClipReward:
     """
     if not isinstance(start, ClipReward):
         raise UserError(
-            f"judge={judge} reads features of a CLIP with both towers, and {start.name} has none; choose another "
+            f"judge={kind} reads features of a CLIP with both towers, and {start.name} has none; choose another "
             "judge.start, such as evaluator@judge.start=pickscore"
         )
     return start
 
 
-class HeadJudge(FrozenClipJudge):
+class HeadRewardModel(FrozenClipRewardModel):
     """A perceptron that reads the unit features of image and prompt and their product."""
 
     kind = "head"
@@ -108,7 +108,7 @@ class HeadJudge(FrozenClipJudge):
         return self.log_scale.exp() * self.head(joined).squeeze(-1)
 
 
-class FrozenHead(JudgeRecipe):
+class FrozenHead(RewardModelRecipe):
     """A perceptron on the pooled features of a frozen CLIP.
 
     Args:
@@ -121,7 +121,7 @@ class FrozenHead(JudgeRecipe):
         UserError: the evaluator is no CLIP with both towers, or a value is impossible.
     """
 
-    kind = HeadJudge.kind
+    kind = HeadRewardModel.kind
 
     def __init__(self, start: Evaluator, hidden: int | None, dropout: float) -> None:
         self.start: ClipReward = check_clip(self.kind, start)
@@ -131,5 +131,5 @@ class FrozenHead(JudgeRecipe):
             raise UserError(f"judge.dropout={dropout} must be at least 0 and below 1")
         self.options = {"hidden": hidden, "dropout": dropout}
 
-    def make(self) -> HeadJudge:
-        return HeadJudge(self.start, self.options).train()
+    def make(self) -> HeadRewardModel:
+        return HeadRewardModel(self.start, self.options).train()

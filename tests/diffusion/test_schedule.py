@@ -128,7 +128,7 @@ def test_split_undoes_add_noise_and_target(kind, timestep):
     schedule = schedule_of(kind)
     latents, noise = gaussians(2)
     level = schedule.level(torch.tensor([timestep, 1, 999]))
-    split = schedule.split(schedule.add_noise(latents, noise, level), schedule.target(latents, noise, level), level)
+    split = schedule.decompose(schedule.add_noise(latents, noise, level), schedule.target(latents, noise, level), level)
     torch.testing.assert_close(split.latents, latents, rtol=0, atol=1e-12)
     torch.testing.assert_close(split.noise, noise, rtol=0, atol=1e-12)
 
@@ -153,7 +153,7 @@ def test_a_prediction_of_another_level_is_split_back_into_the_same_latents_and_n
     latents, noise = gaussians(2)
     level, prediction_level = schedule.level(torch.tensor(own)), schedule.level(torch.tensor(other))
     prediction = schedule.target(latents, noise, prediction_level)
-    split = schedule.split(schedule.add_noise(latents, noise, level), prediction, level, prediction_level)
+    split = schedule.decompose(schedule.add_noise(latents, noise, level), prediction, level, prediction_level)
     torch.testing.assert_close(split.latents, latents, rtol=0, atol=1e-10)
     torch.testing.assert_close(split.noise, noise, rtol=0, atol=1e-10)
 
@@ -180,7 +180,7 @@ def test_half_precision_images_give_float32_results(kind):
     schedule = schedule_of(kind)
     latents, noise = gaussians(2, torch.bfloat16)
     level = schedule.level(torch.tensor([1, 500, 999]))
-    split = schedule.split(latents, noise, level)
+    split = schedule.decompose(latents, noise, level)
     results = [
         schedule.add_noise(latents, noise, level),
         schedule.target(latents, noise, level),
@@ -240,7 +240,7 @@ def test_the_step_agrees_with_flow_euler():
 
 def recover(schedule, latents, noise, prediction, level, landing):
     """Return xhat = latents_theta + rho_t (noise_theta - noise), the definition that the coefficient abbreviates."""
-    split = schedule.split(schedule.add_noise(latents, noise, level), prediction, level)
+    split = schedule.decompose(schedule.add_noise(latents, noise, level), prediction, level)
     return split.latents + landing.rho.reshape(-1, 1, 1, 1) * (split.noise - noise)
 
 
@@ -282,7 +282,7 @@ def test_recovery_ends_at_the_one_step_prediction_and_vanishes_without_a_step(ki
     schedule = schedule_of(kind)
     latents, noise, prediction = gaussians(3)
     level = schedule.level(torch.tensor([100, 500, 900]))
-    refl = schedule.split(schedule.add_noise(latents, noise, level), prediction, level).latents
+    refl = schedule.decompose(schedule.add_noise(latents, noise, level), prediction, level).latents
     clean = Level(CLEAN.alpha.expand(3), CLEAN.sigma.expand(3))
     torch.testing.assert_close(recover(schedule, latents, noise, prediction, level, clean), refl, rtol=0, atol=1e-12)
     assert schedule.recovery_coefficient(level, level).abs().max() < 1e-15
@@ -310,7 +310,7 @@ def test_recovery_does_not_depend_on_the_parametrisation():
         error = schedule.target(latents_theta - latents, noise_theta - noise, levels[0])
         level, landing = levels
         shift = schedule.add_noise(latents_theta - latents, noise_theta - noise, level)
-        implied = schedule.split(shift, error, level)
+        implied = schedule.decompose(shift, error, level)
         recovered.append(latents + implied.latents + landing.rho.reshape(-1, 1, 1, 1) * implied.noise)
     torch.testing.assert_close(recovered[1], recovered[0], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(recovered[2], recovered[0], rtol=1e-9, atol=1e-9)

@@ -40,8 +40,8 @@ from alignbench.objectives import inversion
 from alignbench.serve.__main__ import arguments as arguments_of_serve
 from alignbench.study.__main__ import arguments as arguments_of_study
 from alignbench.train_reward.__main__ import arguments as arguments_of_train_reward
-from alignbench.train_reward.checks import check as check_judge
-from alignbench.train_reward.run import judge_name, train_reward
+from alignbench.train_reward.checks import check as check_reward_model
+from alignbench.train_reward.run import reward_model_name, train_reward
 from evaluators import load
 from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, command_lines, name, tables
 from tests.program import alignbench
@@ -150,7 +150,7 @@ def placeholders(tmp_path_factory):
         (scorer / needed).write_bytes(b"")
     cfg = composed([*SMALL_JUDGE, f"results={folder}"], "train_reward")
     train_reward(cfg)
-    images |= {"PAIRS": str(pairs), "WEIGHTS": str(scorer), "JUDGE": str(folder / "judges" / judge_name(cfg))}
+    images |= {"PAIRS": str(pairs), "WEIGHTS": str(scorer), "JUDGE": str(folder / "judges" / reward_model_name(cfg))}
     return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
 
 
@@ -160,7 +160,7 @@ def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders
         re.sub(rf"\b({'|'.join(placeholders)})\b", lambda found: placeholders[found[0]], text)
         for text in arguments_of_train_reward(words).overrides
     ]
-    check_judge(composed(overrides, "train_reward"))
+    check_reward_model(composed(overrides, "train_reward"))
 
 
 @pytest.mark.parametrize("given", list(commands()))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.miniature.scenes import render, sample_scene
-from alignbench.store.reward_model_folder import CONFIG, WEIGHTS, JudgeRecord, write_judge
+from alignbench.store.reward_model_folder import CONFIG, WEIGHTS, RewardModelRecord, write_reward_model
 from evaluators import load
 from evaluators.image_reward import ImageReward
 from evaluators.judges.attention import FrozenAttention
@@ -44,12 +44,12 @@ def recipes(tmp_path_factory):
     }
 
 
-def record(recipe, judge, name="anna"):
+def record(recipe, reward_model, name="anna"):
     start = recipe.start
     node = {"_target_": "evaluators.shapes_reward.ShapesReward", "name": "shapes_clip"}
-    return JudgeRecord(
+    return RewardModelRecord(
         name=name,
-        judge=judge.description(),
+        judge=reward_model.description(),
         start={"evaluator": start.name, "version": start.version, "weights": start.weights, "node": node},
         calibrated_on="scenes",
         judged_by=["shapes_annotators"],
@@ -62,14 +62,14 @@ def record(recipe, judge, name="anna"):
     )
 
 
-def moved(judge):
+def moved(reward_model):
     """Return the judge with its trained weights moved, as training leaves them."""
     generator = torch.Generator().manual_seed(0)
-    for parameter in judge.parameters():
+    for parameter in reward_model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    judge.log_scale.fill_(0.3)
-    return judge.eval()
+    reward_model.log_scale.fill_(0.3)
+    return reward_model.eval()
 
 
 @pytest.fixture(
@@ -78,22 +78,22 @@ def moved(judge):
 def trained(request, recipes, tmp_path_factory):
     """A judge as training leaves it, and its folder."""
     torch.manual_seed(0)
-    judge = moved(recipes[request.param].make())
+    reward_model = moved(recipes[request.param].make())
     folder = tmp_path_factory.mktemp("judges") / "anna"
-    write_judge(folder, judge, record(recipes[request.param], judge), {"reliability.png": b""})
-    return judge, folder
+    write_reward_model(folder, reward_model, record(recipes[request.param], reward_model), {"reliability.png": b""})
+    return reward_model, folder
 
 
 @torch.no_grad()
 def test_the_folder_scores_as_the_judge_did(trained, scenes):
-    judge, folder = trained
-    inputs = judge.preprocess(scenes)
-    texts = judge.encode_prompts(PROMPTS)
-    if judge.frozen_features:
-        inputs, texts = judge.image_features(inputs), judge.text_features(texts)
+    reward_model, folder = trained
+    inputs = reward_model.preprocess(scenes)
+    texts = reward_model.encode_prompts(PROMPTS)
+    if reward_model.frozen_features:
+        inputs, texts = reward_model.image_features(inputs), reward_model.text_features(texts)
     loaded = load("judge", path=str(folder))
     found = loaded.score(scenes, PROMPTS)
-    torch.testing.assert_close(found, judge(inputs, texts), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, reward_model(inputs, texts), rtol=1e-5, atol=1e-5)
     assert found.unique().numel() == 3
     assert loaded.name == "anna"
     assert loaded.lineage == ("anna", "shapes_annotators")
@@ -102,13 +102,13 @@ def test_the_folder_scores_as_the_judge_did(trained, scenes):
 
 @torch.no_grad()
 def test_several_images_of_a_prompt_are_scored_with_that_prompt(trained, scenes):
-    judge, _ = trained
-    inputs, texts = judge.preprocess(scenes[:2] + scenes[1:]), judge.encode_prompts(PROMPTS[:2])
-    if judge.frozen_features:
-        inputs, texts = judge.image_features(inputs), judge.text_features(texts)
-    both = judge(inputs, texts)
-    torch.testing.assert_close(both[:2], judge(inputs[:2], texts), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(both[2:], judge(inputs[2:], texts), rtol=1e-4, atol=1e-4)
+    reward_model, _ = trained
+    inputs, texts = reward_model.preprocess(scenes[:2] + scenes[1:]), reward_model.encode_prompts(PROMPTS[:2])
+    if reward_model.frozen_features:
+        inputs, texts = reward_model.image_features(inputs), reward_model.text_features(texts)
+    both = reward_model(inputs, texts)
+    torch.testing.assert_close(both[:2], reward_model(inputs[:2], texts), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[2:], reward_model(inputs[2:], texts), rtol=1e-4, atol=1e-4)
 
 
 def test_the_scale_is_a_factor_on_all_scores(trained, scenes):
@@ -132,9 +132,9 @@ def test_it_is_a_reward_with_a_gradient_that_agrees_with_its_scores(trained, sce
 
 
 def test_only_judges_whose_image_and_text_meet_have_embeddings(trained):
-    judge, folder = trained
+    reward_model, folder = trained
     reward = load("judge", path=str(folder))
-    assert reward.has_embeddings == (judge.kind == "pickscore_like")
+    assert reward.has_embeddings == (reward_model.kind == "pickscore_like")
     pixels = torch.rand(2, 3, 64, 64)
     if not reward.has_embeddings:
         with pytest.raises(TypeError, match="has no embeddings"):
@@ -149,18 +149,18 @@ def test_only_judges_whose_image_and_text_meet_have_embeddings(trained):
 
 
 def test_a_head_keeps_its_own_weights_alone(trained):
-    judge, folder = trained
+    reward_model, folder = trained
     size = (folder / WEIGHTS).stat().st_size
-    if judge.builds_on_start:
+    if reward_model.builds_on_start:
         assert size < 40_000
     else:
-        assert size > 4 * sum(parameter.numel() for parameter in judge.parameters())
+        assert size > 4 * sum(parameter.numel() for parameter in reward_model.parameters())
 
 
 def test_a_head_upon_other_weights_is_refused(recipes, tmp_path, scenes):
-    judge = recipes["head"].make()
-    what = record(recipes["head"], judge)
-    write_judge(tmp_path / "anna", judge, replace(what, start=what.start | {"weights": "others"}), {})
+    reward_model = recipes["head"].make()
+    what = record(recipes["head"], reward_model)
+    write_reward_model(tmp_path / "anna", reward_model, replace(what, start=what.start | {"weights": "others"}), {})
     with pytest.raises(UserError, match="was trained upon shapes_clip@1, and what is there now has another weights"):
         load("judge", path=str(tmp_path / "anna")).score(scenes, PROMPTS)
 
@@ -184,17 +184,17 @@ def test_the_share_of_layers_that_stay_has_no_gradient(recipes):
 
 
 def test_a_vision_tower_that_stays_as_it_is_has_no_gradient(recipes):
-    judge = recipes["image_reward_mini"].make()
-    assert judge.frozen_features
-    assert not any(parameter.requires_grad for parameter in judge.network.vision.parameters())
-    assert all(parameter.requires_grad for parameter in judge.network.text.parameters())
+    reward_model = recipes["image_reward_mini"].make()
+    assert reward_model.frozen_features
+    assert not any(parameter.requires_grad for parameter in reward_model.network.vision.parameters())
+    assert all(parameter.requires_grad for parameter in reward_model.network.text.parameters())
 
 
 def test_a_judge_cuts_prompts_as_the_blip_that_it_starts_from(recipes, tmp_path):
     """`circle` is one piece of the shapes world's vocabulary, with another number in BERT's."""
     for kind in ("image_reward_like", "image_reward_mini"):
-        start, judge = recipes[kind].start, recipes[kind].make()
-        write_judge(tmp_path / kind, judge, record(recipes[kind], judge), {})
+        start, reward_model = recipes[kind].start, recipes[kind].make()
+        write_reward_model(tmp_path / kind, reward_model, record(recipes[kind], reward_model), {})
         loaded = load("judge", path=str(tmp_path / kind))
         assert torch.equal(loaded.encode_prompts(PROMPTS), start.encode_prompts(PROMPTS))
     assert not (tmp_path / "image_reward_like" / "vocabulary.txt").exists()
@@ -209,10 +209,10 @@ def test_training_does_not_move_the_evaluator_that_it_starts_from(recipes, scene
 
 def test_a_judge_from_pickscore_reads_prompts_as_pickscore_does(weights, tokenizer_folder, architecture):
     start = PickScore(weights["pickscore"], tokenizer=str(tokenizer_folder), architecture=architecture)
-    judge = PickScoreLike(start, 0.0).make().eval()
+    reward_model = PickScoreLike(start, 0.0).make().eval()
     prompts = ["a cat", "two dogs \u2019 bones " * 40]
     with torch.no_grad():
-        texts = judge.text_features(judge.encode_prompts(prompts))
+        texts = reward_model.text_features(reward_model.encode_prompts(prompts))
     torch.testing.assert_close(texts, start.embed_text(prompts), rtol=1e-5, atol=1e-5)
 
 
@@ -223,8 +223,8 @@ def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(
     shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
     start = PickScore(str(tmp_path / "source"), tokenizer=str(tmp_path / "tokenizer"), architecture=architecture)
     recipe = PickScoreLike(start, 0.0)
-    judge = moved(recipe.make())
-    write_judge(tmp_path / "anna", judge, record(recipe, judge), {})
+    reward_model = moved(recipe.make())
+    write_reward_model(tmp_path / "anna", reward_model, record(recipe, reward_model), {})
     before = load("judge", path=str(tmp_path / "anna")).score(photos(2, 256), ["a cat", "a dog"])
     shutil.rmtree(tmp_path / "source")
     shutil.rmtree(tmp_path / "tokenizer")
@@ -233,12 +233,15 @@ def test_a_judge_from_pickscore_needs_nothing_of_it_afterwards(
 
 @torch.no_grad()
 def test_words_that_are_not_there_are_not_looked_at(recipes, scenes):
-    judge = recipes["attention"].make().eval()
-    images, texts = judge.image_features(judge.preprocess(scenes)), judge.text_features(judge.encode_prompts(PROMPTS))
-    together = judge(images, texts)
+    reward_model = recipes["attention"].make().eval()
+    images, texts = (
+        reward_model.image_features(reward_model.preprocess(scenes)),
+        reward_model.text_features(reward_model.encode_prompts(PROMPTS)),
+    )
+    together = reward_model(images, texts)
     for row in range(3):
         length = int(texts[row].ne(0).any(dim=-1).sum())
-        alone = judge(images[row : row + 1], texts[row : row + 1, :length])
+        alone = reward_model(images[row : row + 1], texts[row : row + 1, :length])
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
     assert texts.ne(0).any(dim=-1).sum(dim=1).tolist()[2] == 2  # an empty prompt has its start and its end
 
@@ -289,7 +292,7 @@ def test_a_record_of_something_else_is_refused(trained, tmp_path, change, messag
 
 
 def test_only_heads_can_be_told_where_their_start_is(trained):
-    judge, folder = trained
-    message = "shapes_clip has no source" if judge.builds_on_start else "is for heads"
+    reward_model, folder = trained
+    message = "shapes_clip has no source" if reward_model.builds_on_start else "is for heads"
     with pytest.raises(UserError, match=message):
         load("judge", path=str(folder), source="FOLDER")

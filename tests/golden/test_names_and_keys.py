@@ -22,7 +22,7 @@ from alignbench.generation.generate import Sampling
 from alignbench.scoring.prompt_cache import TextCache
 from alignbench.scoring.score import info
 from alignbench.stages.prepare import build_adapter
-from alignbench.train_reward.run import judge_name
+from alignbench.train_reward.run import reward_model_name
 from alignbench.votes.record import keyed
 from alignbench.work_share import WorkShare
 
@@ -42,7 +42,7 @@ def test_run_names_and_recipe_hashes(given, expected):
 
 @golden("judges")
 def test_judge_names(given, expected):
-    assert judge_name(composed(given.split(), "train_reward")) == expected
+    assert reward_model_name(composed(given.split(), "train_reward")) == expected
 
 
 @golden("samplings")

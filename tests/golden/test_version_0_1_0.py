@@ -68,8 +68,8 @@ def test_the_tables_have_the_same_bytes(results):
 
 def test_the_command_of_a_finished_run_finds_everything_done(results, capsys):
     before = contents(results / SMPO_RUN) | contents(results / "base-sd15_mini-ae915fe28c")
-    judge = {"+evaluator@evaluators.judge": "judge", "evaluators.judge.path": results / "judges" / JUDGE_NAME}
-    run(command(SMPO, results, stages="[prepare,train,generate,score]", **judge))
+    overrides = {"+evaluator@evaluators.judge": "judge", "evaluators.judge.path": results / "judges" / JUDGE_NAME}
+    run(command(SMPO, results, stages="[prepare,train,generate,score]", **overrides))
     printed = capsys.readouterr().out
     assert "train: done before" in printed
     assert "generate: done before" in printed
@@ -121,8 +121,8 @@ def test_a_judge_scores_as_it_did(results):
     expected = Scores.read(folder.score_file(*place, JUDGE_NAME, "1"))
     prompts = {record.prompt_id: record for record in read_prompts(folder.images(*place))}
     files = [folder.images(*place) / prompts[name].images[0] for name in expected.prompt_id]
-    judge = load("judge", path=results / "judges" / JUDGE_NAME)
-    scores = judge.score(files, [prompts[name].prompt for name in expected.prompt_id])
+    reward_model = load("judge", path=results / "judges" / JUDGE_NAME)
+    scores = reward_model.score(files, [prompts[name].prompt for name in expected.prompt_id])
     assert scores.tolist() == pytest.approx(expected.score.tolist(), abs=1e-4)
 
 

@@ -55,7 +55,7 @@ def test_it_is_smpo_with_kappa_1_and_without_renoise_to_the_last_bit(make_model,
 def test_soft_votes_are_taken_for_certain(kit):
     model = toy(kit, 0.4)
     batch = replace(kit.batch(PairBatch, model, dtype=torch.float64), probability_w=torch.tensor([0.5, 0.6, 0.9, 1.0]))
-    assert inpo().judge(batch).kappa.tolist() == [1, 1, 1, 1]
+    assert inpo().assign_labels(batch).kappa.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "velocity"])
@@ -81,7 +81,7 @@ def test_the_error_of_the_latents_is_that_of_the_one_step_generator(kit, predict
     inverted = invert(model, latents, batch.conditioning, timesteps, INVERSION, kit.context())
     level = model.schedule.level(timesteps)
     prediction = model.predict(inverted.noisy_latents, timesteps, batch.conditioning).detach()
-    one_step = model.schedule.split(inverted.noisy_latents, prediction, level).latents
+    one_step = model.schedule.decompose(inverted.noisy_latents, prediction, level).latents
     scale = level.rho if prediction_type == "epsilon" else level.sigma
     torch.testing.assert_close(
         (latents - one_step).square().flatten(1).mean(1),

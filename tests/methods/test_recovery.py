@@ -73,7 +73,7 @@ def test_the_paper_gain_is_the_paper_formula():
         start, landing = levels(schedule)
         noisy = schedule.add_noise(latents, noise, start)
         prediction = draw(4, 3, 4, 4, seed=2)
-        noise_theta = schedule.split(noisy, prediction, start).noise
+        noise_theta = schedule.decompose(noisy, prediction, start).noise
         alpha, sigma, dsig = (x[:, None, None, None] for x in (start.alpha, start.sigma, start.sigma - landing.sigma))
         expected = (noisy - dsig * noise_theta - (sigma - dsig) * noise) / alpha
         target = schedule.target(latents, noise, start)
@@ -136,7 +136,7 @@ def test_landing_on_the_clean_end_is_the_one_step_prediction_of_refl(prediction_
     schedule = schedule_of(prediction_type)
     start, _ = levels(schedule)
     latents, noise, prediction = (draw(4, 3, 4, 4, seed=seed) for seed in range(3))
-    one_step = schedule.split(schedule.add_noise(latents, noise, start), prediction, start).latents
+    one_step = schedule.decompose(schedule.add_noise(latents, noise, start), prediction, start).latents
     target = schedule.target(latents, noise, start)
     rebuilt = recover(latents, prediction, target, coefficient(schedule, start, CLEAN))
     torch.testing.assert_close(rebuilt, one_step, rtol=1e-9, atol=1e-9)

@@ -94,33 +94,33 @@ def test_the_published_constants_give_the_published_strengths():
 
 def test_kappa_is_gamma_times_tanh_of_half_the_gap(smpo, kit):
     batch = scored(kit.batch(PairBatch, kit.ToyModel(kit.Linear(0.1))), [0.0, 1e-4, 0.3, 1.0])
-    judged = smpo().judge(batch)
+    labelled = smpo().assign_labels(batch)
     expected = [10 * math.tanh(gap / 2) for gap in (0.0, 1e-4, 0.3, 1.0)]
-    assert judged.kappa.tolist() == pytest.approx(expected, abs=1e-6)
-    assert judged.metrics["near_tie"].tolist() == [1, 1, 0, 0]
-    assert judged.metrics["probability_w"].min() >= 0.5
+    assert labelled.kappa.tolist() == pytest.approx(expected, abs=1e-6)
+    assert labelled.metrics["near_tie"].tolist() == [1, 1, 0, 0]
+    assert labelled.metrics["probability_w"].min() >= 0.5
 
 
 def test_the_image_with_the_higher_score_is_the_winner_whatever_the_votes_say(smpo, kit):
     batch = scored(kit.batch(PairBatch, kit.ToyModel(kit.Linear(0.1))), [0.2, -0.2, 0.4, -0.6])
-    judged = smpo().judge(batch)
-    assert judged.metrics["relabelled"].tolist() == [0, 1, 0, 1]
-    assert torch.equal(judged.pairs.latents_w[1], batch.latents_l[1])
-    assert torch.equal(judged.pairs.latents_l[1], batch.latents_w[1])
-    assert torch.equal(judged.pairs.latents_w[0], batch.latents_w[0])
-    assert judged.kappa.tolist() == pytest.approx([10 * math.tanh(gap / 2) for gap in (0.2, 0.2, 0.4, 0.6)], abs=1e-5)
+    labelled = smpo().assign_labels(batch)
+    assert labelled.metrics["relabelled"].tolist() == [0, 1, 0, 1]
+    assert torch.equal(labelled.pairs.latents_w[1], batch.latents_l[1])
+    assert torch.equal(labelled.pairs.latents_l[1], batch.latents_w[1])
+    assert torch.equal(labelled.pairs.latents_w[0], batch.latents_w[0])
+    assert labelled.kappa.tolist() == pytest.approx([10 * math.tanh(gap / 2) for gap in (0.2, 0.2, 0.4, 0.6)], abs=1e-5)
 
 
 def test_votes_are_soft_and_a_blend_lies_between(smpo, kit):
     batch = scored(kit.batch(PairBatch, kit.ToyModel(kit.Linear(0.1))), [0.4, 0.4, -1.0, -1.0])
     batch = replace(batch, probability_w=torch.tensor([0.5, 0.9, 0.6, 1.0]))
-    votes = smpo(labels="votes").judge(batch)
+    votes = smpo(labels="votes").assign_labels(batch)
     assert votes.kappa.tolist() == pytest.approx([0, 8, 2, 10], abs=1e-5)
     assert votes.metrics["relabelled"].tolist() == [0, 0, 0, 0]
     blend = smpo(labels="blend", vote_weight=0.25)
     probability = [0.25 * v + 0.75 / (1 + math.exp(-g)) for v, g in ((0.5, 0.4), (0.9, 0.4), (0.6, -1), (1.0, -1))]
     assert blend.probability(batch).tolist() == pytest.approx(probability, abs=1e-6)
-    assert blend.judge(batch).metrics["relabelled"].tolist() == [0, 0, 1, 1]
+    assert blend.assign_labels(batch).metrics["relabelled"].tolist() == [0, 0, 1, 1]
 
 
 def test_the_range_comes_from_all_training_images_and_rescaling_all_scores_changes_nothing(smpo, kit):
@@ -134,7 +134,7 @@ def test_the_range_comes_from_all_training_images_and_rescaling_all_scores_chang
             score_w=scale * torch.tensor([0.9, 0.4]) + shift,
             score_l=scale * torch.tensor([0.2, 0.5]) + shift,
         )
-        kappas.append(method.judge(batch).kappa)
+        kappas.append(method.assign_labels(batch).kappa)
     torch.testing.assert_close(kappas[0], kappas[1], rtol=1e-5, atol=1e-5)
     assert kappas[0][0].item() == pytest.approx(10 * math.tanh(0.5), rel=1e-5)
 
@@ -160,7 +160,7 @@ def test_scores_that_never_came_are_missed(smpo, kit):
     batch = kit.batch(PairBatch, kit.ToyModel(kit.Linear(0.1)))
     for method, pairs in ((smpo(), batch), (smpo(score_range=None), scored(batch, [0.1] * 4))):
         with pytest.raises(RuntimeError, match="needs scores of the training images"):
-            method.judge(pairs)
+            method.assign_labels(pairs)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_weighted_errors_are_the_errors_of_the_noise_and_the_latents_that_a_pred
     latents, noise = draw(5, *SHAPE), draw(5, *SHAPE, seed=1)
     noisy, target = schedule.add_noise(latents, noise, level), schedule.target(latents, noise, level)
     prediction = target + 0.1 * draw(5, *SHAPE, seed=2)
-    implied = schedule.split(noisy, prediction, level)
+    implied = schedule.decompose(noisy, prediction, level)
     error = sample_error(prediction, target)
     for weighting, ours, truth in (
         ("eps_equivalent", implied.noise, noise),

@@ -159,7 +159,7 @@ def test_in_exact_mode_the_target_is_that_of_the_noise_which_mixes_to_the_noisy_
     schedule, latents = schedule_of(kind), draw(4, 1, 4, 4)
     timesteps = torch.tensor([5.0, 200.0, 600.0, 950.0])
     inverted = run(Toy(lambda x, t: 0.1 * curved(x, t), kind), latents, timesteps)
-    split = schedule.split(inverted.noisy_latents, inverted.target, schedule.level(timesteps))
+    split = schedule.decompose(inverted.noisy_latents, inverted.target, schedule.level(timesteps))
     torch.testing.assert_close(split.latents, latents, rtol=0, atol=1e-9)
     again = schedule.add_noise(latents, split.noise, schedule.level(timesteps))
     torch.testing.assert_close(again, inverted.noisy_latents, rtol=0, atol=1e-9)

@@ -74,7 +74,7 @@ def test_rows_with_fewer_steps_set_out_later_and_all_arrive_together():
     assert step.stops.tolist() == step.labels.tolist() == [301, 101]
     expected = SCHEDULE.level(torch.tensor([301, 101])).alpha
     assert torch.equal(step.landing.alpha, expected)
-    assert torch.equal(step.told.alpha, expected)
+    assert torch.equal(step.network_level.alpha, expected)
 
 
 def test_the_old_code_asks_with_the_timestep_it_climbs_from_and_begins_at_the_level_of_timestep_0():
@@ -82,7 +82,7 @@ def test_the_old_code_asks_with_the_timestep_it_climbs_from_and_begins_at_the_le
     assert path.stops[:, 0].tolist() == [1, 101, 201, 301]
     assert path.labels[:, 0].tolist() == [-99, 1, 101, 201]
     assert torch.equal(path.level.alpha[0, 0], SCHEDULE.level(torch.tensor(0)).alpha)
-    assert torch.equal(path.told.alpha[0, 0], SCHEDULE.level(torch.tensor(0)).alpha)
+    assert torch.equal(path.network_level.alpha[0, 0], SCHEDULE.level(torch.tensor(0)).alpha)
     assert path.step(2).labels.tolist() == [101, -99]
 
 

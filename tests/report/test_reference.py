@@ -5,11 +5,11 @@ import pytest
 
 from alignbench.report import markdown
 from alignbench.report.display import sections
-from alignbench.report.reference import FOLDER, Published, load, matches
+from alignbench.report.reference import FOLDER, PublishedValue, load, matches
 from alignbench.report.tables import build
 from alignbench.store.manifest import ResultsError
 
-ROW = Published(
+ROW = PublishedValue(
     paper="Somebody", arxiv_id="0000.00000", table="1", model="sd15_mini", method="sft", variant="", opponent="",
     prompt_set="shapes", evaluator="clip", evaluator_version="1", statistic="median", value=25.0, scale=100.0,
     start="base", guidance_scale=4.0, noise="per_prompt", obstacle="",

@@ -6,7 +6,7 @@ from PIL import Image
 
 import alignbench.store.image_statistics_table
 from alignbench.statistics.image_statistics import MEASURES, image_statistics
-from alignbench.store.image_statistics_table import Shown, digest_of, measured
+from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured
 from alignbench.store.manifest import ResultsError
 
 
@@ -17,7 +17,7 @@ def table(tmp_path):
 
 def shown(path, seed):
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    return Shown(path, digest_of(path))
+    return ImageToMeasure(path, digest_of(path))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_image_that_is_gone_keeps_what_was_measured_and_one_never_seen_has_no
     images = {("p0", 0): shown(tmp_path / "0.png", 0)}
     first = measured(table, images)
     (tmp_path / "0.png").unlink()
-    images["p1", 0] = Shown(tmp_path / "1.png", "0" * 32)
+    images["p1", 0] = ImageToMeasure(tmp_path / "1.png", "0" * 32)
     assert measured(table, images).keys() == first.keys()
 
 
@@ -68,7 +68,7 @@ def test_a_kill_loses_no_more_than_a_chunk(tmp_path, table, counted, monkeypatch
     monkeypatch.setattr(alignbench.store.image_statistics_table, "CHUNK", 2)
     images = {(f"p{i}", 0): shown(tmp_path / f"{i}.png", i) for i in range(3)}
     whole = dict(images)
-    images["p2", 0] = Shown(tmp_path / "2.png", "another")
+    images["p2", 0] = ImageToMeasure(tmp_path / "2.png", "another")
     with pytest.raises(ResultsError):
         measured(table, images)
     counted.clear()
@@ -86,7 +86,7 @@ def test_another_version_of_the_statistics_is_measured_anew(tmp_path, table, cou
 
 def test_an_image_too_small_for_a_measure_has_none(tmp_path, table):
     Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
-    entry = Shown(tmp_path / "small.png", digest_of(tmp_path / "small.png"))
+    entry = ImageToMeasure(tmp_path / "small.png", digest_of(tmp_path / "small.png"))
     [found] = [measured(table, {("p0", 0): entry})["p0", 0] for _ in range(2)][1:]
     figures = dict(zip(MEASURES, found.figures, strict=True))
     assert np.isnan(figures["grid_16"])

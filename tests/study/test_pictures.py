@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alignbench.study.pictures import GREY, BlindPictures
-from alignbench.study.plan import Shown
+from alignbench.study.plan import ShownImage
 
 
 def decoded(content):
@@ -19,7 +19,7 @@ def test_pixels_stay_and_metadata_goes(world):
     run = folder.study.runs[1]
     original = Image.open(folder.image(run, "p0"))
     assert original.info["Software"] == "made by dpo"
-    content = BlindPictures(folder).png("p0", Shown(run))
+    content = BlindPictures(folder).png("p0", ShownImage(run))
     np.testing.assert_array_equal(np.asarray(decoded(content)), np.asarray(original))
     assert decoded(content).info == {}
     chunks = [content[place : place + 4] for place in range(len(content)) if content[place : place + 4] in
@@ -31,7 +31,7 @@ def test_images_of_different_sizes_become_alike(world):
     world.run("base", size=(64, 48))
     world.run("dpo", size=(128, 128))
     folder = world.study("base", "dpo")
-    base, dpo = (decoded(BlindPictures(folder).png("p0", Shown(run))) for run in folder.study.runs)
+    base, dpo = (decoded(BlindPictures(folder).png("p0", ShownImage(run))) for run in folder.study.runs)
     assert base.size == dpo.size == (64, 48)
     assert dpo.getpixel((0, 24)) == GREY  # beside the square
     assert dpo.getpixel((32, 24)) != GREY
@@ -47,7 +47,7 @@ def test_images_of_any_kind_become_plain_rgb(world, mode):
         Image.fromarray(values) if mode == "I;16" else Image.fromarray((values // 256).astype(np.uint8)).convert(mode)
     )
     picture.save(folder.image(run, "p0"))
-    shown = decoded(BlindPictures(folder).png("p0", Shown(run)))
+    shown = decoded(BlindPictures(folder).png("p0", ShownImage(run)))
     assert shown.mode == "RGB"
     np.testing.assert_allclose(np.asarray(shown)[..., 0], values / 257, atol=1.5)
 
@@ -57,6 +57,8 @@ def test_damage_is_plain_to_see_and_the_same_again(world):
     run = folder.study.runs[0]
     Image.new("RGB", (64, 64), "white").save(folder.image(run, "p0"))
     pictures = BlindPictures(folder)
-    damaged = np.asarray(decoded(pictures.png("p0", Shown(run, damaged=True))))
+    damaged = np.asarray(decoded(pictures.png("p0", ShownImage(run, damaged=True))))
     assert 0.4 < (damaged != 255).any(axis=-1).mean() < 0.6
-    assert pictures.png("p0", Shown(run, damaged=True)) == BlindPictures(folder).png("p0", Shown(run, damaged=True))
+    assert pictures.png("p0", ShownImage(run, damaged=True)) == BlindPictures(folder).png(
+        "p0", ShownImage(run, damaged=True)
+    )

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from alignbench.study.plan import Shown, Task, tasks
+from alignbench.study.plan import ShownImage, Task, tasks
 from alignbench.votes.presets import PRESETS
 
 MANY = {f"p{number:02d}": f"prompt {number}" for number in range(20)}
@@ -85,12 +85,12 @@ def test_grades_show_every_image_once_and_damaged_ones(world):
 
 
 def test_checks_know_what_passes():
-    same = Task("p0", (Shown("a"), Shown("a")), "same")
-    damaged = Task("p0", (Shown("a", damaged=True), Shown("a")), "damaged")
-    graded = Task("p0", (Shown("a", damaged=True),), "damaged")
+    same = Task("p0", (ShownImage("a"), ShownImage("a")), "same")
+    damaged = Task("p0", (ShownImage("a", damaged=True), ShownImage("a")), "damaged")
+    graded = Task("p0", (ShownImage("a", damaged=True),), "damaged")
     answers = ("left", "tie", "right")
     assert [same.passes(OVERALL, answer) for answer in answers] == [False, True, False]
     assert [damaged.passes(APPEAL, answer) for answer in answers] == [False, False, True]
     assert [damaged.passes(ALIGNMENT, answer) for answer in answers] == [False, True, True]
     assert [graded.passes(OVERALL, grade) for grade in "1234"] == [True, True, False, False]
-    assert Task("p0", (Shown("a"), Shown("b"))).passes(OVERALL, "left") is None
+    assert Task("p0", (ShownImage("a"), ShownImage("b"))).passes(OVERALL, "left") is None

@@ -13,10 +13,10 @@ from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.files import read_json_lines
-from alignbench.store.reward_model_folder import JudgeRecord
+from alignbench.store.reward_model_folder import RewardModelRecord
 from alignbench.store.run_folder import RunFolder
 from alignbench.train_reward.checks import check
-from alignbench.train_reward.run import judge_name, train_reward
+from alignbench.train_reward.run import reward_model_name, train_reward
 from alignbench.training.train import train
 from evaluators import load
 
@@ -31,7 +31,7 @@ FEW = [
 ]
 
 
-def judge(root, *overrides):
+def reward_model(root, *overrides):
     cfg = composed([*FEW, f"results={root}", *overrides], "train_reward")
     check(cfg)
     return train_reward(cfg)
@@ -46,13 +46,13 @@ def choice(request):
 def anna(choice, tmp_path_factory):
     """The results folder and the record of a judge of that kind."""
     root = tmp_path_factory.mktemp("results")
-    return root, judge(root, f"judge={choice}", "name=anna")
+    return root, reward_model(root, f"judge={choice}", "name=anna")
 
 
 def test_the_folder_says_what_the_judge_is_and_how_it_does(anna, choice):
     root, record = anna
     folder = root / "judges" / "anna"
-    assert JudgeRecord.read(folder) == record
+    assert RewardModelRecord.read(folder) == record
     assert [path.name for path in (root / "judges").iterdir()] == ["anna"]  # nothing unfinished is left
     parts = record.data["num_pairs"]
     assert sum(parts.values()) == 96
@@ -70,10 +70,10 @@ def test_the_figures_are_those_of_the_evaluator_that_came_of_it(anna):
     data = build(composed(FEW, "train_reward").data)
     from PIL import Image
 
-    from alignbench.train_reward.pairs import Split
+    from alignbench.train_reward.pairs import PairSplit
 
     view, prompts = data.view("pairs"), [pair.prompt for pair in data.pairs]
-    rows = Split.of(prompts, 0.2, 0.1).heldout
+    rows = PairSplit.of(prompts, 0.2, 0.1).heldout
     evaluator = load("judge", path=str(root / "judges" / "anna"))
     scores = [
         evaluator.score(
@@ -88,10 +88,10 @@ def test_a_repeated_command_finds_what_is_done_and_another_under_its_name_is_ref
     root, record = anna
     kind = f"judge={choice}"
     before = (root / "judges" / "anna" / "config.json").stat().st_mtime_ns
-    assert judge(root, kind, "name=anna", "train.logging_steps=7") == record
+    assert reward_model(root, kind, "name=anna", "train.logging_steps=7") == record
     assert (root / "judges" / "anna" / "config.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="was made with another seed; give a name of its own"):
-        judge(root, kind, "name=anna", "seed=1")
+        reward_model(root, kind, "name=anna", "seed=1")
 
 
 def test_a_method_trains_on_it_and_says_so(anna, tmp_path):
@@ -128,7 +128,7 @@ def test_one_person_is_asked_alone_and_the_law_is_that_of_the_person(tmp_path):
     laws = [[data.law(pair) for pair in data.pairs] for data in (person, people)]
     assert {pair.probability_w for pair in person.pairs} == {1.0}
     assert np.mean(np.abs(np.array(laws[0]) - 0.5)) > np.mean(np.abs(np.array(laws[1]) - 0.5))  # one is surer than many
-    assert judge_name(one) != judge_name(all_of_them)
+    assert reward_model_name(one) != reward_model_name(all_of_them)
 
 
 # ---- refusals

@@ -14,10 +14,10 @@ from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, TrainingImage
 from alignbench.files import read_json_lines
-from alignbench.reward_model import Judge
+from alignbench.reward_model import RewardModel
 from alignbench.settings.reward_training import RewardTrain
 from alignbench.train_reward.fit import fit, predict
-from alignbench.train_reward.pairs import Decoder, Split
+from alignbench.train_reward.pairs import Decoder, PairSplit
 from evaluators.networks.preprocess import ClipPixels
 from tests.processes import together
 
@@ -52,7 +52,7 @@ class Grays(PairSource):
         return TrainingImage(key, np.full((8, 8, 3), value, np.uint8))
 
 
-class Brightness(Judge):
+class Brightness(RewardModel):
     """A score that is linear in what each channel of the image is on average; the prompt scales it by nothing."""
 
     kind = "brightness"
@@ -100,28 +100,28 @@ def settings(**changes):
 
 def run(folder, dies_at=None, accelerator=None, data=None, **changes):
     data = data or Grays()
-    judge = Brightness()
-    judge.dies_at = dies_at
-    split = Split.of(data.prompts, 0.2, 0.2)
+    reward_model = Brightness()
+    reward_model.dies_at = dies_at
+    split = PairSplit.of(data.prompts, 0.2, 0.2)
     accelerator = accelerator or Accelerator(cpu=True)
-    reader = Decoder(data.view("pairs"), judge, 0)
+    reader = Decoder(data.view("pairs"), reward_model, 0)
     probability = np.array([pair.probability_w for pair in data.pairs])
-    used = fit(judge, reader, split, probability, settings(**changes), 0, folder, accelerator)
-    return judge, used, (data, split, reader, probability, accelerator)
+    used = fit(reward_model, reader, split, probability, settings(**changes), 0, folder, accelerator)
+    return reward_model, used, (data, split, reader, probability, accelerator)
 
 
 def test_soft_labels_are_recovered_as_probabilities(tmp_path):
-    judge, _, (_, split, reader, probability, accelerator) = run(
+    reward_model, _, (_, split, reader, probability, accelerator) = run(
         tmp_path, data=Grays(400), max_train_steps=400, total_batch_size=64, micro_batch_size=64, evaluation_steps=100
     )
-    found = expit(predict(judge, reader, split.heldout, 16, accelerator))
+    found = expit(predict(reward_model, reader, split.heldout, 16, accelerator))
     assert np.abs(found - probability[split.heldout]).max() < 0.02
 
 
 def test_the_weights_that_predict_the_validation_pairs_best_are_kept(tmp_path):
     """Labels of the training pairs are turned around, so every update makes the validation loss worse."""
     data = Grays()
-    split = Split.of(data.prompts, 0.2, 0.2)
+    split = PairSplit.of(data.prompts, 0.2, 0.2)
     train = set(split.train)
     data.pairs = [
         Pair(pair.prompt, pair.key_l, pair.key_w, pair.probability_w) if row in train else pair
@@ -133,12 +133,12 @@ def test_the_weights_that_predict_the_validation_pairs_best_are_kept(tmp_path):
         line["validation_loss"] for line in read_json_lines(tmp_path / "train.jsonl") if "validation_loss" in line
     ]
     assert used["validation_loss"] == min(losses) == losses[0]
-    judge, patient, _ = run(
+    reward_model, patient, _ = run(
         tmp_path / "patient", data=data, lr_scheduler="constant", max_train_steps=20, patience_steps=4
     )
     assert (patient["selected_step"], patient["optimizer_steps"]) == (2, 6)
     early, _, _ = run(tmp_path / "early", data=data, lr_scheduler="constant", max_train_steps=2)
-    assert torch.equal(judge.weight, early.weight)
+    assert torch.equal(reward_model.weight, early.weight)
 
 
 def test_a_killed_fit_that_is_repeated_ends_as_one_that_was_never_killed(tmp_path):
@@ -161,9 +161,9 @@ def test_micro_batches_do_not_change_the_update(tmp_path):
 
 
 def fitted(rank, folder):
-    judge, used, (_, split, reader, _, accelerator) = run(folder, accelerator=Accelerator(cpu=True))
-    margins = predict(judge, reader, split.heldout, 4, accelerator)
-    return judge.weight.tolist(), used["selected_step"], margins.tolist(), used["num_processes"]
+    reward_model, used, (_, split, reader, _, accelerator) = run(folder, accelerator=Accelerator(cpu=True))
+    margins = predict(reward_model, reader, split.heldout, 4, accelerator)
+    return reward_model.weight.tolist(), used["selected_step"], margins.tolist(), used["num_processes"]
 
 
 def test_two_processes_end_where_one_does(tmp_path):
@@ -182,8 +182,8 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path, monkeypatch):
 
 
 def test_prediction_leaves_the_judge_in_its_mode(tmp_path):
-    judge, _, (_, split, reader, _, accelerator) = run(tmp_path)
+    reward_model, _, (_, split, reader, _, accelerator) = run(tmp_path)
     for mode in (True, False):
-        judge.train(mode)
-        predict(judge, reader, split.heldout, 4, accelerator)
-        assert judge.training == mode
+        reward_model.train(mode)
+        predict(reward_model, reader, split.heldout, 4, accelerator)
+        assert reward_model.training == mode

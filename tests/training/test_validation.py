@@ -58,7 +58,7 @@ class Scripted(Brightness):
         return torch.tensor([1.0 if int(text[-1]) < wins else -1.0 for text in encoded])
 
 
-def looks(path, *evaluators, every=1, select=(), patience=None):
+def make_validation(path, *evaluators, every=1, select=(), patience=None):
     folder = RunFolder(path)
     folder.open(MANIFEST)
     sampling = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=8)
@@ -77,7 +77,7 @@ def table(path):
 
 
 def test_a_run_that_collapses_ends_with_the_weights_that_were_best(tmp_path):
-    validation = looks(tmp_path / "run", Scripted(None, 3, 5, 1, 0), select=["scripted"])
+    validation = make_validation(tmp_path / "run", Scripted(None, 3, 5, 1, 0), select=["scripted"])
     run(tmp_path / "run", validation, max_train_steps=4)
     run(tmp_path / "two", max_train_steps=2)
     assert validation.best_step == 2
@@ -91,7 +91,7 @@ def test_a_run_that_collapses_ends_with_the_weights_that_were_best(tmp_path):
 
 
 def test_without_a_choice_the_last_weights_are_kept_and_looking_changes_nothing(tmp_path):
-    run(tmp_path / "seen", looks(tmp_path / "seen", Brightness(), every=2), max_train_steps=4)
+    run(tmp_path / "seen", make_validation(tmp_path / "seen", Brightness(), every=2), max_train_steps=4)
     run(tmp_path / "unseen", max_train_steps=4)
     assert files_of(tmp_path / "seen" / "policy") == files_of(tmp_path / "unseen" / "policy")
     assert log_of(tmp_path / "seen") == log_of(tmp_path / "unseen")
@@ -99,7 +99,7 @@ def test_without_a_choice_the_last_weights_are_kept_and_looking_changes_nothing(
 
 
 def test_training_ends_when_patience_does(tmp_path):
-    validation = looks(tmp_path, Scripted(None, 1, 5, 5, 4), select=["scripted"], patience=2)
+    validation = make_validation(tmp_path, Scripted(None, 1, 5, 5, 4), select=["scripted"], patience=2)
     assert run(tmp_path, validation, max_train_steps=9).budget["optimizer_steps"] == 4
     assert validation.best_step == 2
 
@@ -107,7 +107,7 @@ def test_training_ends_when_patience_does(tmp_path):
 def test_the_mean_of_several_judges_decides(tmp_path):
     one, other = Scripted(None, 5, 4), Scripted(None, 0, 4)
     other.name = "other"
-    validation = looks(tmp_path, one, other, select=["scripted", "other"])
+    validation = make_validation(tmp_path, one, other, select=["scripted", "other"])
     run(tmp_path, validation, max_train_steps=2)
     assert (validation.best_step, validation.best_rate) == (2, 0.8)
 
@@ -115,14 +115,14 @@ def test_the_mean_of_several_judges_decides(tmp_path):
 def test_what_is_looked_at_is_what_would_be_saved(tmp_path):
     """The average of the weights where there is one; afterwards training goes on from the weights."""
     changes = {"ema_decay": 0.5, "max_train_steps": 2}
-    run(tmp_path / "seen", looks(tmp_path / "seen", Brightness(), every=1), **changes)
+    run(tmp_path / "seen", make_validation(tmp_path / "seen", Brightness(), every=1), **changes)
     run(tmp_path / "unseen", **changes)
     assert files_of(tmp_path / "seen" / "policy") == files_of(tmp_path / "unseen" / "policy")
     model = tiny_adapter("flux")
     model.load_policy(RunFolder(tmp_path / "seen").policy)
     last = tmp_path / "seen" / "validation" / "step-2"
-    again = looks(tmp_path / "again", Brightness())
-    again.look(0, model, save_policy=None, weight_distance=0.0)
+    again = make_validation(tmp_path / "again", Brightness())
+    again.evaluate(0, model, save_policy=None, weight_distance=0.0)
     (images,) = last.glob("images/*/*")
     (same,) = (tmp_path / "again").glob("validation/step-0/images/*/*")
     assert all((images / f"p{n}-0.png").read_bytes() == (same / f"p{n}-0.png").read_bytes() for n in range(5))
@@ -133,11 +133,11 @@ def test_a_killed_run_that_is_repeated_chooses_like_one_that_was_never_killed(tm
     changes = {"checkpointing_steps": 2, "max_train_steps": 5, "ema_decay": 0.9}
     ends = []
     for name in ("whole", "killed"):
-        validation = looks(tmp_path / name, Brightness(), select=["brightness"])
+        validation = make_validation(tmp_path / name, Brightness(), select=["brightness"])
         if name == "killed":
             with pytest.raises(Interrupted):
                 run(tmp_path / name, validation, DiesAt(sft(), dies_at), **changes)
-            validation = looks(tmp_path / name, Brightness(), select=["brightness"])
+            validation = make_validation(tmp_path / name, Brightness(), select=["brightness"])
         run(tmp_path / name, validation, **changes)
         ends.append((validation.best_step, validation.findings, files_of(tmp_path / name / "policy")))
     assert ends[0] == ends[1]
@@ -147,7 +147,7 @@ def test_processes_that_share_the_weights_look_together(tmp_path):
     """Five prompts do not split evenly over two processes, and one has images already; nobody waits in vain."""
 
     def job(rank, path):
-        validation = looks(path, Brightness(), select=["brightness"])
+        validation = make_validation(path, Brightness(), select=["brightness"])
         validation.sampling = replace(validation.sampling, batch_size=1)
         run(path, validation, max_train_steps=2, total_batch_size=4, micro_batch_size=2)
         return [(one.step, one.median, one.win_rate) for one in validation.findings], validation.best_step
@@ -165,7 +165,7 @@ def test_processes_that_share_the_weights_look_together(tmp_path):
 
 
 def test_the_images_of_a_look_come_from_the_same_noise_every_time(tmp_path):
-    validation = looks(tmp_path, Brightness())
+    validation = make_validation(tmp_path, Brightness())
     run(tmp_path, validation, max_train_steps=2, learning_rate=1e-12)
     first, last = (next((tmp_path / "validation" / f"step-{n}").glob("images/*/*")) for n in (0, 2))
     assert [record.prompt for record in read_prompts(first)] == PROMPTS.texts

@@ -1,18 +1,16 @@
 """Tell the page who hacks the reward, how images differ from base's, and what the looks at a run said."""
 
 from collections.abc import Iterable
-from typing import Any
 
-from alignbench.report.comparison import Row
+from alignbench.report.columns import TableRow
 from alignbench.report.curves import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
-from alignbench.report.display import Grid, Section, number, significance
+from alignbench.report.display import Grid, TableSection, number, significance
 from alignbench.report.hacking import findings
+from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
-
-Value = dict[str, Any]
 
 MEASURES = {  # what each is called, and the factor in displays
     "saturation": ("colour saturation, %", 100.0),
@@ -26,7 +24,7 @@ MEASURES = {  # what each is called, and the factor in displays
 }
 
 
-def hacking_entry(tables: Tables, section: Section) -> Value:
+def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     """Return the flags of a section, the differences of its images to base, and how far weights have moved."""
     key = (section.model, section.prompt_set)
     rows = [row for row in tables.diagnostics if row["step"] is None and row["model"] == section.model]
@@ -41,7 +39,7 @@ def hacking_entry(tables: Tables, section: Section) -> Value:
     }
 
 
-def _plot(name: str, rows: list[Row]) -> Value | None:
+def _plot(name: str, rows: list[TableRow]) -> PageData | None:
     """Return what is drawn of one statistic; nothing where no method has it beside base."""
     title, scale = MEASURES[name]
     base = next((row for row in rows if row["method"] == BASE), None)
@@ -55,7 +53,7 @@ def _plot(name: str, rows: list[Row]) -> Value | None:
     }
 
 
-def _difference(row: Row, scale: float) -> Value:
+def _difference(row: TableRow, scale: float) -> PageData:
     interval = (row["difference_ci_low"], row["difference_ci_high"])
     around_half = (0.5 + interval[0], 0.5 + interval[1])  # where `significance` expects it
     return {
@@ -68,7 +66,7 @@ def _difference(row: Row, scale: float) -> Value:
     }
 
 
-def looks_entry(folder: RunFolder, rows: Iterable[Row]) -> Value:
+def validation_entry(folder: RunFolder, rows: Iterable[TableRow]) -> PageData:
     """Return the validation curves of a run, and the statistics of its looks' images over training.
 
     Args:

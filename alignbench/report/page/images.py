@@ -7,20 +7,20 @@ from typing import Any
 from urllib.parse import quote
 
 from alignbench.files import sha256
-from alignbench.report.comparison import Image, Measurement
-from alignbench.report.display import Section
-from alignbench.report.page.sprites import Jobs, Picture, sprite_names
+from alignbench.report.comparison import Measurement
+from alignbench.report.display import TableSection
+from alignbench.report.page.sprites import Jobs, ThumbnailSource, sprite_names
 from alignbench.report.page.store import Store
 from alignbench.report.tables import Tables
-from alignbench.store.image_records import PromptRecord
+from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
-Scored = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
-Runs = dict[str, tuple[str, Scored]]  # run -> its method, and its scores
+ScoresByEvaluator = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
+ScoresByRun = dict[str, tuple[str, ScoresByEvaluator]]  # run -> its method, and its scores
 
 
-def image_entry(tables: Tables, section: Section, store: Store, jobs: Jobs) -> dict[str, Any]:
+def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs) -> dict[str, Any]:
     """Return where the page finds the prompts of a section, and of each run the images, scores and thumbnails.
 
     All of them list the images in the same order: that of the prompts of base, then what others have besides.
@@ -55,9 +55,9 @@ def image_entry(tables: Tables, section: Section, store: Store, jobs: Jobs) -> d
     }
 
 
-def _runs(tables: Tables, section: Section) -> Runs:
+def _runs(tables: Tables, section: TableSection) -> ScoresByRun:
     """Gather the scores of each run, in the order of the section's methods and of the training seeds."""
-    runs: Runs = {}
+    runs: ScoresByRun = {}
     for method in section.methods:
         for evaluator in section.evaluators:
             for contender in tables.contenders[section.model, section.prompt_set, *evaluator]:
@@ -66,23 +66,23 @@ def _runs(tables: Tables, section: Section) -> Runs:
     return runs
 
 
-def _prompts(measured: Scored) -> dict[str, PromptRecord]:
+def _prompts(measured: ScoresByEvaluator) -> dict[str, PromptRecord]:
     """Join the prompts of all evaluators; some score only a part."""
     return {prompt_id: record for entry in measured.values() for prompt_id, record in entry.prompts.items()}
 
 
 def _image_set(
     run: str,
-    measured: Scored,
-    section: Section,
-    images: Sequence[Image],
+    measured: ScoresByEvaluator,
+    section: TableSection,
+    images: Sequence[ImageKey],
     store: Store,
     jobs: Jobs,
 ) -> dict[str, Any]:
     """Return one run's images: addresses, names of sprites, and scores by evaluator; null for what it lacks."""
     first = next(iter(measured.values()))
     folder = RunFolder(store.root / run).images(first.sampling.prompt_set, first.sampling_hash)
-    digests: dict[Image, str] = {}
+    digests: dict[ImageKey, str] = {}
     for entry in measured.values():
         keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
         for image, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
@@ -105,16 +105,18 @@ def _address(path: Path, store: Store) -> str:
     return Path(os.path.relpath(path, store.root)).as_posix()
 
 
-def _picture(folder: Path, prompts: dict[str, PromptRecord], image: Image, digests: dict[Image, str]) -> Picture | None:
+def _picture(
+    folder: Path, prompts: dict[str, PromptRecord], image: ImageKey, digests: dict[ImageKey, str]
+) -> ThumbnailSource | None:
     """Return an image that was scored and is still there."""
     prompt_id, number = image
     if image not in digests:
         return None
     path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    return Picture(path, digests[image] or sha256(path)) if path.exists() else None
+    return ThumbnailSource(path, digests[image] or sha256(path)) if path.exists() else None
 
 
-def _scores(measured: Measurement | None, images: Sequence[Image]) -> list[float | None]:
+def _scores(measured: Measurement | None, images: Sequence[ImageKey]) -> list[float | None]:
     """Return scores as the shortest numbers that stand for the float32 on the disk, so that equal ones stay equal."""
     if measured is None:
         return []

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from alignbench.report.comparison import Row
+from alignbench.report.columns import TableRow
 from alignbench.report.curves import Curve, read_curves
-from alignbench.report.page.hacking import looks_entry
+from alignbench.report.page.hacking import validation_entry
 from alignbench.report.page.store import Store
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
@@ -17,7 +17,7 @@ MAX_POINTS = 400  # of a curve; longer ones are thinned
 Facts = list[tuple[str, str]]
 
 
-def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[Row] = ()) -> dict[str, Any]:
+def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[TableRow] = ()) -> dict[str, Any]:
     """Return what the page knows of a run at once, and where it finds the rest."""
     manifest = folder.manifest
     curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
@@ -28,7 +28,7 @@ def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[Row] = ()) 
         "versions": _texts(manifest.package_versions),
         "config": folder.config_file.read_text(encoding="utf-8") if folder.config_file.exists() else "",
         "curves": [{"name": name, "points": thinned(curve)} for name, curve in curves.items()],
-        **looks_entry(folder, diagnostics),
+        **validation_entry(folder, diagnostics),
     }
     return {
         "run": manifest.run,

@@ -19,7 +19,7 @@ BACKGROUND = (128, 128, 128)  # beside images that are not square
 
 
 @dataclass(frozen=True)
-class Picture:
+class ThumbnailSource:
     """An image file that is on the disk.
 
     Attributes:
@@ -30,10 +30,10 @@ class Picture:
     digest: str
 
 
-Jobs = dict[str, Sequence[Picture | None]]  # sprites to draw, by name
+Jobs = dict[str, Sequence[ThumbnailSource | None]]  # sprites to draw, by name
 
 
-def sprite_names(store: Store, pictures: Sequence[Picture | None], jobs: Jobs) -> list[str | None]:
+def sprite_names(store: Store, pictures: Sequence[ThumbnailSource | None], jobs: Jobs) -> list[str | None]:
     """Name the sprites of these images, `COLUMNS` times `ROWS` each, and note in `jobs` those that are yet to be drawn.
 
     Args:
@@ -66,13 +66,13 @@ def draw_all(store: Store, jobs: Jobs) -> None:
             bar.update(drawn)
 
 
-def _write(path: Path, pictures: Sequence[Picture | None]) -> int:
+def _write(path: Path, pictures: Sequence[ThumbnailSource | None]) -> int:
     with replacing(path) as temporary:
         draw(pictures).save(temporary, format="JPEG", quality=QUALITY)
     return sum(picture is not None for picture in pictures)
 
 
-def draw(pictures: Sequence[Picture | None]) -> Image.Image:
+def draw(pictures: Sequence[ThumbnailSource | None]) -> Image.Image:
     """Return the thumbnails of some images, row by row."""
     rows = -(-len(pictures) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * TILE), BACKGROUND)

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from alignbench.files import write_text
 
+PageData = dict[str, Any]  # one object of the JSON that the page reads
+
 DATA, THUMBNAILS = "report/data", "report/thumbnails"  # nothing else lies in these folders
 
 

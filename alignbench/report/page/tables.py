@@ -3,13 +3,13 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
-from alignbench.report.comparison import ALL, Row
+from alignbench.report.columns import TableRow
+from alignbench.report.comparison import ALL
 from alignbench.report.display import (
     MARKS,
     Grid,
-    Section,
+    TableSection,
     cost_grid,
     grid_notes,
     marks,
@@ -22,21 +22,19 @@ from alignbench.report.display import (
     strength_text,
     win_text,
 )
-from alignbench.report.page.store import Store
+from alignbench.report.page.store import PageData, Store
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.scores import ScoreInfo
 
-Value = dict[str, Any]
 
-
-def section_entry(tables: Tables, section: Section, store: Store) -> Value:
+def section_entry(tables: Tables, section: TableSection, store: Store) -> PageData:
     """Return all figures of one model and prompt set; those of its styles or categories lie in a file of their own."""
     key = (section.model, section.prompt_set)
     number = {evaluator: i for i, evaluator in enumerate(section.evaluators)}
     everywhere = _marks_of_all(list(section.rows.values()))
-    parts: dict[str, list[Value]] = defaultdict(list)
+    parts: dict[str, list[PageData]] = defaultdict(list)
     for row in tables.leaderboard:
         if (row["model"], row["prompt_set"]) == key and row["group"] != ALL:
             evaluator = (row["evaluator"], row["version"])
@@ -70,7 +68,7 @@ def section_entry(tables: Tables, section: Section, store: Store) -> Value:
     }
 
 
-def _marks_of_all(rows: list[Row]) -> list[str]:
+def _marks_of_all(rows: list[TableRow]) -> list[str]:
     """Return the marks that all rows bear to which they can apply; base has no training seed."""
     of_trained = [row for row in rows if row["method"] != BASE]
     return [
@@ -89,7 +87,7 @@ def _sampling(record: SamplingRecord) -> str:
     return f"{record.num_inference_steps} steps, {guidance}, {noise}, the same for all methods"
 
 
-def _evaluator(tables: Tables, section: Section, evaluator: tuple[str, str]) -> Value:
+def _evaluator(tables: Tables, section: TableSection, evaluator: tuple[str, str]) -> PageData:
     """Return what the page knows of an evaluator, with the decimals of an image's score: 3 digits of their spread."""
     info = section.infos[evaluator]
     first = tables.contenders[section.model, section.prompt_set, *evaluator][0].runs[0].scores.score
@@ -104,7 +102,7 @@ def _evaluator(tables: Tables, section: Section, evaluator: tuple[str, str]) -> 
     }
 
 
-def _methods(section: Section) -> list[Value]:
+def _methods(section: TableSection) -> list[PageData]:
     ranks = mean_ranks(section)
     methods = []
     for method in section.methods:
@@ -121,7 +119,7 @@ def _methods(section: Section) -> list[Value]:
     return methods
 
 
-def _row(row: Row, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> Value:
+def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> PageData:
     """Return the figures of a row, with the marks that do not hold `everywhere`."""
     scale = info.display_scale
     win_interval = (row["win_ci_low"], row["win_ci_high"])
@@ -140,18 +138,18 @@ def _row(row: Row, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> Va
     }
 
 
-def _strength(section: Section, method: str, evaluator: tuple[str, str]) -> Value:
+def _strength(section: TableSection, method: str, evaluator: tuple[str, str]) -> PageData:
     row = section.ranking.get((method, evaluator))
     if row is None:
         return {}
     return {"strength": _figure(row["strength"], (row["ci_low"], row["ci_high"]), 1, strength_text(row))}
 
 
-def _figure(value: float, interval: tuple[float, float], scale: float, text: str) -> Value:
+def _figure(value: float, interval: tuple[float, float], scale: float, text: str) -> PageData:
     return {"value": scale * value, "low": scale * interval[0], "high": scale * interval[1], "text": text}
 
 
-def _both_ways(row: Row, evaluator: int) -> Iterable[Value]:
+def _both_ways(row: TableRow, evaluator: int) -> Iterable[PageData]:
     """A win rate as that of either method over the other."""
     share, low, high = row["win_rate"], row["ci_low"], row["ci_high"]
     stars = significance(row["p_win"], (low, high))
@@ -163,7 +161,7 @@ def _both_ways(row: Row, evaluator: int) -> Iterable[Value]:
         yield {"a": a, "b": b, "evaluator": evaluator, "n": row["n"], "stars": stars, **figure}
 
 
-def _published(section: Section) -> list[Value]:
+def _published(section: TableSection) -> list[PageData]:
     """Return the printed figures that have a column of their own, in display scale."""
     columns = {"median": "median", "mean": "mean", "win_rate": "win"}
     found = []
@@ -187,5 +185,5 @@ def _published(section: Section) -> list[Value]:
     return found
 
 
-def _grid(grid: Grid) -> Value:
+def _grid(grid: Grid) -> PageData:
     return {"title": grid.title, "heads": grid.heads, "rows": grid.rows}

@@ -1,6 +1,15 @@
 from PIL import Image
 
-from alignbench.report.page.sprites import BACKGROUND, COLUMNS, ROWS, TILE, Picture, draw, draw_all, sprite_names
+from alignbench.report.page.sprites import (
+    BACKGROUND,
+    COLUMNS,
+    ROWS,
+    TILE,
+    ThumbnailSource,
+    draw,
+    draw_all,
+    sprite_names,
+)
 from alignbench.report.page.store import Store
 
 PER_SPRITE = COLUMNS * ROWS
@@ -9,7 +18,7 @@ PER_SPRITE = COLUMNS * ROWS
 def picture(folder, name, colour, size=(64, 64)):
     path = folder / f"{name}.png"
     Image.new("RGB", size, colour).save(path)
-    return Picture(path, name)
+    return ThumbnailSource(path, name)
 
 
 def middle(sheet, place):
@@ -32,7 +41,7 @@ def test_images_stand_row_by_row_and_what_is_missing_leaves_its_place_empty(tmp_
 def test_small_images_fill_their_place_and_transparent_ones_are_drawn(tmp_path):
     file = tmp_path / "a.png"
     Image.new("RGBA", (TILE // 2, TILE // 2), (0, 200, 0, 255)).save(file)
-    assert draw([Picture(file, "a")]).getpixel((0, 0)) == (0, 200, 0)
+    assert draw([ThumbnailSource(file, "a")]).getpixel((0, 0)) == (0, 200, 0)
 
 
 def test_a_run_more_draws_only_its_own_and_a_changed_image_only_its_sprite(tmp_path):
