@@ -10,7 +10,7 @@ from alignbench.configuration.compose import composed
 from alignbench.data.batches.feature_cache import Caches
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.train_reward.checks import recipe
-from alignbench.train_reward.run import judge_name
+from alignbench.train_reward.run import reward_model_name
 from evaluators.networks.preprocess import ClipPixels, pixels_from, pixels_values
 
 
@@ -59,11 +59,11 @@ def test_a_run_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatc
 
 def test_a_judge_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatch):
     before = composed(["judge=head"], "train_reward")
-    name = judge_name(before)
+    name = reward_model_name(before)
     after = composed(["judge=head", "data._target_=alignbench.elsewhere.Pairs"], "train_reward")
-    assert judge_name(after) != name
+    assert reward_model_name(after) != name
     rename(monkeypatch, {"alignbench.elsewhere.Pairs": before.data._target_})
-    assert judge_name(after) == name
+    assert reward_model_name(after) == name
     assert recipe(after)
 
 

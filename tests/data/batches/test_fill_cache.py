@@ -93,7 +93,7 @@ def tensors(rows):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Several shards for a few entries."""
-    monkeypatch.setattr(module, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 2)
 
 
 @pytest.mark.parametrize("posterior", ["mode", "sample"])
@@ -276,7 +276,7 @@ def test_more_than_the_disk_can_take_is_refused(tmp_path):
 
 def test_shards_hold_what_fits_into_their_size(tmp_path, monkeypatch):
     model, data = tiny_adapter("stable_diffusion"), Pairs()
-    monkeypatch.setattr(module, "MOST_ENTRIES", 1024)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 1024)
     assert len(prepared(tmp_path / "a", model, data).latents.files) == 1
     monkeypatch.setattr(module, "SHARD_BYTES", 3 * 4 * 8 * 8 * 4)  # three images of four channels
     assert len(prepared(tmp_path / "b", model, data).latents.files) == 3
