@@ -66,7 +66,8 @@ def test_the_models_of_each_world_are_those_whose_files_name_it():
     told = {row[0].strip("`"): set(named(row[1])) - {"method=base"} for row in rows}
     found: dict[str, set[str]] = {}
     for file in (conf_folder() / "model").glob("*.yaml"):
-        chosen = {key: value for entry in OmegaConf.load(file).defaults for key, value in entry.items()}
+        entries = [entry for entry in OmegaConf.load(file).defaults if not isinstance(entry, str)]
+        chosen = {key: value for entry in entries for key, value in entry.items()}
         found.setdefault(chosen["override /world@_global_.world"], set()).add(file.stem)
     assert told == found
 

@@ -63,11 +63,12 @@ def test_the_shipped_head_is_the_published_one():
 @torch.no_grad()
 def test_the_affine_head_scores_as_its_five_layers_do(tmp_path):
     stack, features = laion_stack(), unit_features(500, 768)
-    expected = stack(features).squeeze(-1)
-    assert expected.std() > 0.3
     torch.save(stack.state_dict(), tmp_path / "head.pth")
+    # in float64: the rounding of five float32 layers depends on the processor
+    expected = stack.double()(features.double()).squeeze(-1)
+    assert expected.std() > 0.3
     for file in (LAION_HEAD, tmp_path / "head.pth"):
-        torch.testing.assert_close(affine_head(file)(features).squeeze(-1), expected, atol=2e-6, rtol=0)
+        torch.testing.assert_close(affine_head(file)(features).squeeze(-1).double(), expected, atol=2e-6, rtol=0)
 
 
 def test_layers_may_be_named_below_a_module_and_lie_in_half_precision(tmp_path):
