@@ -69,8 +69,8 @@ def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None)
     width, needed = (part.config[support.width] for part in (network, model.denoiser))
     if width != needed:
         raise UserError(
-            f"sampling.control.controlnet={path} belongs to another model: its {support.width} is {width}, and that of "
-            f"the {model.denoiser_name} {needed}"
+            f"sampling.control.controlnet={path} belongs to another model: its {support.width} is {width}, but that of "
+            f"the {model.denoiser_name} is {needed}"
         )
     network.requires_grad_(False).eval()
     return network.to(model.device)
