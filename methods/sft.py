@@ -41,7 +41,7 @@ class Supervised(Method[BatchT]):
         name: as typed in `method=`.
         variant: `chosen` trains on the preferred images, `all` on every one (the control for having seen more data).
         error_weighting: factor on the error at each noise level.
-        snr_gamma: ceiling of `min_snr`.
+        snr_gamma: ceiling of `min_snr`; None for other weightings.
         normalise: whether the loss is divided by the number of selected images or of all.
         prompt_dropout: share of samples trained with the empty prompt.
     """
@@ -51,7 +51,7 @@ class Supervised(Method[BatchT]):
         name: str,
         variant: Literal["chosen", "all"],
         error_weighting: ErrorWeighting,
-        snr_gamma: float,
+        snr_gamma: float | None,
         normalise: Normalise,
         prompt_dropout: float,
     ) -> None:
