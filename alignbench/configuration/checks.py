@@ -85,6 +85,8 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
             build(node)
         for node in (cfg.data, *(term.data for term in cfg.auxiliary.values())) if "train" in stages else ():
             build(node)
+        if "train" in stages and cfg.validation.every is not None:
+            build(cfg.validation.prompts)
     if {"score", "report"} & stages:
         _check_evaluators(cfg)
     if stages <= {"prepare", "train"}:

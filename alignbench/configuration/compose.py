@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
 from alignbench.errors import UserError, did_you_mean
+from alignbench.settings.section import shown
 
 
 def check_command_line(overrides: list[str], multirun: bool) -> int:
@@ -94,8 +95,8 @@ def _check_choice(override: Override) -> None:
     else:
         chosen = value if isinstance(value, list) else [value]
     for choice in chosen:
-        if choice is not None and str(choice) not in available:
-            raise UserError(f"{override.key_or_group}={choice} is unknown;{did_you_mean(str(choice), available)}")
+        if (name := shown(choice)) not in available:
+            raise UserError(f"{override.key_or_group}={name} is unknown;{did_you_mean(name, available)}")
 
 
 def _compose(overrides: list[str], hydra: bool = False, program: str = "config") -> DictConfig:

@@ -1,6 +1,8 @@
 """The settings of `python -m alignbench.train_reward`, which fits a reward model to pairs; see docs/judges.md."""
 
-from alignbench.settings.section import Count, CountOrZero, Positive, ProperShare, Section, setting
+from typing import Any
+
+from alignbench.settings.section import REQUIRED, Count, CountOrZero, Positive, ProperShare, Section, setting
 from alignbench.settings.train import Precision, Schedule
 
 
@@ -48,6 +50,7 @@ class RewardTrain(Section):
     mixed_precision: Precision = setting(
         "no", "Precision of autocast. The weights stay float32, and what is measured is computed in float32."
     )
+    optimizer: dict[str, Any] = setting(REQUIRED, "The optimizer and its arguments. Set by optimizer=NAME.")
     logging_steps: Count = setting(10, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
         200, "Updates between two checkpoints. A killed command loses no more than these. Does not change the weights."

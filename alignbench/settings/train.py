@@ -1,10 +1,11 @@
 """The settings under `train`: the loop, whatever the method. Values of a method on a model are elsewhere in conf."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from alignbench.settings.section import (
+    REQUIRED,
     Count,
     CountOrZero,
     NotNegative,
@@ -131,6 +132,7 @@ class Train(Section):
     allow_evaluation_prompts: bool = setting(
         False, "Allow training on prompts that are evaluated. The rows of such runs are marked in tables."
     )
+    optimizer: dict[str, Any] = setting(REQUIRED, "The optimizer and its arguments. Set by optimizer=NAME.")
     logging_steps: Count = setting(1, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
         20, "Updates between two checkpoints. A killed run loses no more than these. Does not change the weights."

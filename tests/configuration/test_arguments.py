@@ -38,7 +38,7 @@ def test_what_is_not_a_plain_value_is_left_to_the_constructor():
     check_arguments(OmegaConf.create({"_target_": "torch.optim.AdamW", "betas": "any", "params": 3}))
 
 
-@pytest.mark.parametrize("group", ["method", "data", "prompts", "evaluator"])
+@pytest.mark.parametrize("group", ["method", "data", "prompts", "evaluator", "auxiliary"])
 def test_the_values_that_ship_are_of_the_types_that_constructors_name(group):
     """Those of files that stand alone, but for values that follow others or are missing."""
     for file in sorted((conf_folder() / group).glob("*.yaml")):

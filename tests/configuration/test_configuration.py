@@ -139,6 +139,8 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("train.max_grad_value=0", "train.max_grad_value=0", "above 0"),
         ("train.weight_distance=-1", "train.weight_distance=-1", "at least 0"),
         ("optimizer=adam", "optimizer=adam is unknown", "did you mean adamw"),
+        ("optimizer=null", "optimizer=null is unknown", "available: adafactor"),
+        ("train.optimizer=3", "train.optimizer=3", "a mapping of names to values"),
         ("auxiliary=denoise", "auxiliary=denoise is unknown", "did you mean denoising"),
         ("sampling.noise=same", "sampling.noise=same is unknown", "per_prompt, constant"),
         (
@@ -355,6 +357,7 @@ def test_deepspeed_keeps_float32_copies_of_bfloat16_weights_itself(monkeypatch):
         (["validation=shapes", "validation.select=[hpsv2]"], "validation.select=hpsv2 is not among evaluators"),
         (["validation=shapes", "validation.select=null", "validation.patience=3"], "add validation.select=[EVALUATOR]"),
         (["validation=shapes", "evaluators=none"], "evaluators is empty"),
+        (["validation=shapes", "validation.prompts.limit=few"], "validation.prompts.limit=few must be a whole number"),
     ],
 )
 def test_a_validation_that_cannot_be_is_refused(command, message):
