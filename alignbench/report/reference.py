@@ -22,7 +22,7 @@ STATISTICS = ("median", "mean", "win_rate", "share")
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One printed figure; the columns are explained in `reference_tables/README.md`.
+    """One printed figure; the columns are explained in `published_tables/README.md`.
 
     Attributes:
         value: as printed, `scale` times the evaluator's own scale.
