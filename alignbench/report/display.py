@@ -138,7 +138,7 @@ class TableSection:
 
 
 def sections(tables: Tables) -> list[TableSection]:
-    """CropSpec the leaderboard into what is comparable."""
+    """Cut the leaderboard into what is comparable."""
     parts: dict[tuple[str, str], dict[tuple[str, tuple[str, str]], TableRow]] = defaultdict(dict)
     for row in tables.leaderboard:
         if row["group"] == ALL:
