@@ -147,7 +147,7 @@ def test_scores_are_prepared_too(folders, tmp_path):
 
 
 def test_shards_of_a_command_leave_the_rest_to_the_others(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("alignbench.data.batches.fill_cache.MOST_ENTRIES", 2)
+    monkeypatch.setattr("alignbench.data.batches.fill_cache.MAX_ENTRIES", 2)
     cfg = configuration(folders, "sdxl", "method=dpo")
     told = prepare(cfg, tmp_path, WorkShare(0, 1, 1, 2))
     assert "prepare: 8 prompts and images are left for the other shards" in told

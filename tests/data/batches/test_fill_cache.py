@@ -93,7 +93,7 @@ def tensors(rows):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Several shards for a few entries."""
-    monkeypatch.setattr(module, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 2)
 
 
 @pytest.mark.parametrize("posterior", ["mode", "sample"])
@@ -270,13 +270,13 @@ def test_a_process_that_reads_data_decodes_what_is_not_cached_and_nothing_else(t
 
 def test_more_than_the_disk_can_take_is_refused(tmp_path):
     refuse_too_little_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(UserError, match=r"prepare would write 1073741824.0 GiB to .*; make room"):
+    with pytest.raises(UserError, match=r"prepare would write 1073741824.0 GiB to .*; free some space"):
         refuse_too_little_space(tmp_path / "not" / "yet", 2.0**60)
 
 
 def test_shards_hold_what_fits_into_their_size(tmp_path, monkeypatch):
     model, data = tiny_adapter("stable_diffusion"), Pairs()
-    monkeypatch.setattr(module, "MOST_ENTRIES", 1024)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 1024)
     assert len(prepared(tmp_path / "a", model, data).latents.files) == 1
     monkeypatch.setattr(module, "SHARD_BYTES", 3 * 4 * 8 * 8 * 4)  # three images of four channels
     assert len(prepared(tmp_path / "b", model, data).latents.files) == 3
