@@ -270,7 +270,5 @@ def test_nothing_is_prepared_of_images_with_unlimited_crops():
 
 
 def test_a_share_that_cannot_be_split_into_micro_batches_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"2 processes cannot split .*=8 into micro-batches of 8; choose"
-    ):
+    with pytest.raises(UserError, match=r"2 processes cannot split .*=8 into micro-batches of 8; choose"):
         shares(tmp_path, tiny_adapter("flux"), num_processes=2, micro_batch_size=8)
