@@ -270,7 +270,7 @@ def test_a_process_that_reads_data_decodes_what_is_not_cached_and_nothing_else(t
 
 def test_more_than_the_disk_can_take_is_refused(tmp_path):
     refuse_too_little_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(UserError, match=r"prepare would write 1073741824.0 GiB to .*; make room"):
+    with pytest.raises(UserError, match=r"prepare would write 1073741824.0 GiB to .*; free some space"):
         refuse_too_little_space(tmp_path / "not" / "yet", 2.0**60)
 
 
