@@ -32,5 +32,14 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def no_accelerator_of_another_test():
+    """Forget what accelerate keeps for the life of a process, such as the precision of a benchmark's updates."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+
 def pytest_unconfigure():
     gc.unfreeze()

@@ -32,6 +32,11 @@ def conf_folder() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
+def choices(group: str) -> list[str]:
+    """Return the names that a group of the configuration offers, in alphabetical order."""
+    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if file.stem != "none")
+
+
 def build(node: DictConfig | None) -> Any:
     """Build the object that a node describes by its `_target_`.
 

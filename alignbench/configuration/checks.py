@@ -6,8 +6,9 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import build, conf_folder, has_images, resolve, trains, weights_dtype
+from alignbench.configuration.build import build, choices, has_images, resolve, trains, weights_dtype
 from alignbench.configuration.launcher import check_engine, engine_asked_for
+from alignbench.configuration.optimizers import needs_all_weights
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
 from alignbench.work_share import WorkShare
@@ -55,12 +56,14 @@ def _check_existing_images(cfg: DictConfig) -> None:
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
+    from alignbench.configuration.data_checks import check_crop_settings, check_samples
+
     train, auxiliary = values["train"], values["auxiliary"]
     _check_gradients(train)
     _check_quantised_base(train)
     for term in ({"term": values["method"], "data": values["data"]}, *auxiliary.values()):
-        _check_samples(term["term"], term["data"])
-    _check_crops(values)
+        check_samples(term["term"], term["data"])
+    check_crop_settings(values)
     if cfg.dry_run:
         return
     if values["shard"] is not None and "train" in values["stages"]:
@@ -114,7 +117,7 @@ def _check_weights(model: DictConfig) -> None:
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")
-        if name not in (known := _choices("evaluator")):
+        if name not in (known := choices("evaluator")):
             raise UserError(f"model.policy_trained_on={name} is unknown;{did_you_mean(name, known)}")
     if model.policy is not None:
         from alignbench.models.weights.find_policy import check_policy
@@ -124,7 +127,7 @@ def _check_weights(model: DictConfig) -> None:
 
 def _check_evaluators(cfg: DictConfig) -> None:
     if not cfg.evaluators:
-        raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', _choices('evaluators'))}")
+        raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', choices('evaluators'))}")
 
 
 def _check_gradients(train: dict[str, Any]) -> None:
@@ -159,10 +162,10 @@ def _check_updates(train: dict[str, Any], dtype: str) -> None:
             f"train.tuning=full on {dtype} weights would lose most updates in rounding; add memory=bf16_compensated or "
             "memory=bf16_stochastic, or train.weights_dtype=float32 where memory allows"
         )
-    if train["optimizer"]["_target_"].startswith("prodigyopt"):
+    if needs_all_weights(train["optimizer"]):
         raise UserError(
-            f"optimizer=prodigy needs all weights at once, and train.weight_updates={train['weight_updates']} gives it "
-            "some at a time; choose another optimizer, or train.weights_dtype=float32"
+            f"train.optimizer={train['optimizer']['_target_']} needs all weights at once, and train.weight_updates="
+            f"{train['weight_updates']} gives it some at a time; choose another, or train.weights_dtype=float32"
         )
 
 
@@ -182,56 +185,8 @@ def _check_reward_vae(path: str, method: dict[str, Any]) -> None:
     from alignbench.models.reward_vae import check_reward_vae
 
     if method.get("reward") is None:
-        raise UserError(f"train.reward_vae={path} is for losses on pixels; method={method['name']} has none")
+        raise UserError(
+            f"train.reward_vae={path} decodes for losses that read pixels, and method={method['name']} reads none; "
+            "leave it out"
+        )
     check_reward_vae(path)
-
-
-def _check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
-    """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
-    from alignbench.data.source import kind_of
-
-    name = f"method={method['name']}"
-    for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
-        if method.get(key) is not None and not method[key].get("_target_"):
-            raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', _choices('reward'))}")
-    kind, provided = kind_of(get_class(method["_target_"]).batch_type), get_class(data["_target_"]).provides
-    if kind not in provided:
-        able = " or ".join(f"data={source}" for source in _choices("data") if kind in _provides(source))
-        has = f"data={data['name']} has only {', '.join(sorted(provided))}"
-        raise UserError(f"{name} needs {kind}, and {has}; add {able}")
-    if kind == "pairs" and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
-        raise UserError(
-            f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
-            "one that reads soft labels, as method=dpo method.labels=soft does"
-        )
-
-
-def _check_crops(values: dict[str, Any]) -> None:
-    """Refuse ways to crop training images that contradict each other, or that no image is cropped in."""
-    from alignbench.data.batches.crops import check_crops
-    from alignbench.data.source import kind_of
-
-    train, model, told = values["train"], values["model"], values["train"]["size_conditioning"]
-    if told != "square" and not get_class(model["adapter"]["_target_"]).is_told_sizes:
-        raise UserError(f"train.size_conditioning={told} is for SDXL; model={model['name']} is told nothing of sizes")
-    check_crops(train)
-    if train["aspect_ratio_buckets"] is not None and values["data"].get("window_mib") is not None:
-        raise UserError(
-            "train.aspect_ratio_buckets has an order of its own, in which every image of a .parquet file would cost "
-            "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
-        )
-    terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
-    reads_images = any(kind_of(get_class(term["_target_"]).batch_type) != "prompts" for term in terms)
-    for key, off in (("crop", "centre"), ("random_flip", False), ("aspect_ratio_buckets", None)):
-        if train[key] != off and not reads_images:
-            reads = f"method={values['method']['name']} reads prompts alone"
-            raise UserError(f"train.{key} is about training images, and {reads}; leave it out")
-
-
-def _provides(data: str) -> frozenset[str]:
-    target = OmegaConf.select(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml"), "_target_")
-    return get_class(target).provides
-
-
-def _choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if file.stem != "none")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from alignbench.configuration.optimizers import needs_whole_weights
 from alignbench.errors import UserError
 
 Engine = Literal["ddp", "fsdp2", "deepspeed"]
@@ -49,10 +50,10 @@ def check_engine(train: Mapping[str, Any], auxiliary: Mapping[str, Any]) -> None
     """
     if (engine := engine_asked_for()) == "ddp":
         return
-    if (target := train["optimizer"]["_target_"]).startswith(("prodigyopt", "transformers")):
+    if needs_whole_weights(train["optimizer"]):
         raise UserError(
-            f"train.optimizer={target} looks at whole weights, and under {engine} a process has parts of them; choose "
-            "optimizer=adamw or optimizer=adamw8bit"
+            f"train.optimizer={train['optimizer']['_target_']} needs whole weights, and under {engine} a process has "
+            "parts of them; choose optimizer=adamw or optimizer=adamw8bit"
         )
     if train["mixed_precision"] == "fp16":
         raise UserError(f"train.mixed_precision=fp16 scales gradients, which {engine} does not do here; use bf16")

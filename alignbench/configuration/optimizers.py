@@ -1,9 +1,10 @@
-"""What an optimizer looks at, found by letting it make a few updates of small weights."""
+"""What an optimizer needs of the weights, found by letting it make a few updates of small ones."""
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 SIDE, NUM_UPDATES = 4, 3
 
 
-def looks_at_whole_weights(optimizer: DictConfig) -> bool:
+def needs_whole_weights(optimizer: Mapping[str, Any]) -> bool:
     """Say whether the update of a number depends on the rest of its weight, so that shards of weights would not do.
 
     Adafactor does, which averages over rows and columns, and so does Prodigy, which finds one learning rate for all
@@ -20,11 +21,11 @@ def looks_at_whole_weights(optimizer: DictConfig) -> bool:
     Args:
         optimizer: the node `train.optimizer`, whose package is installed.
     """
-    together, apart = _halves_together_and_apart(OmegaConf.to_yaml(optimizer, resolve=True))
+    together, apart = _halves_together_and_apart(OmegaConf.to_yaml(OmegaConf.create(dict(optimizer)), resolve=True))
     return _differ(together, apart)
 
 
-def looks_at_all_weights(optimizer: DictConfig) -> bool:
+def needs_all_weights(optimizer: Mapping[str, Any]) -> bool:
     """Say whether the update of a weight depends on the other weights, so that some at a time would not do.
 
     Prodigy does, which finds one learning rate for all.
@@ -32,7 +33,7 @@ def looks_at_all_weights(optimizer: DictConfig) -> bool:
     Args:
         optimizer: as above.
     """
-    together, apart = _weights_together_and_apart(OmegaConf.to_yaml(optimizer, resolve=True))
+    together, apart = _weights_together_and_apart(OmegaConf.to_yaml(OmegaConf.create(dict(optimizer)), resolve=True))
     return _differ(together, apart)
 
 

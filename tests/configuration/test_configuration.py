@@ -227,7 +227,7 @@ def test_a_quantised_base_has_a_run_of_its_own_and_runs_without_one_keep_their_n
 
 def test_true_sizes_are_told_to_sdxl_alone_and_change_the_run_but_not_its_base():
     told = "train.size_conditioning=true_size"
-    assert "model=flux_mini is told nothing of sizes" in refusal("method=mapo", told)
+    assert "model=flux_mini takes none" in refusal("method=mapo", told)
     assert "train.size_conditioning=real is unknown" in refusal("train.size_conditioning=real")
     command = ["method=mapo", "model=sdxl_mini"]
     check_command_line([*command, told], False)
@@ -265,7 +265,7 @@ def test_runs_without_any_choice_of_a_cut_keep_their_names():
     [
         (["crop=left"], "train.crop=left is unknown; available: centre, random"),
         (["random_flip=1.5"], "train.random_flip=1.5 must be true or false"),
-        (["crops_per_image=2"], "train.crops_per_image=2 is for train.crop=random"),
+        (["crops_per_image=2"], "train.crops_per_image=2 needs train.crop=random"),
         (["crop=random", "crops_per_image=0"], "must be a whole number of at least 1, or null"),
         (["aspect_ratio_buckets=many"], "train.aspect_ratio_buckets=many must be auto, a list such as"),
         (["aspect_ratio_buckets=[]"], "must be auto, a list"),
@@ -323,7 +323,7 @@ def test_an_auxiliary_loss_is_checked_as_a_method_is(tmp_path):
 @pytest.mark.parametrize(
     ("launcher_says", "command", "message"),
     [
-        (FSDP2, ["optimizer=adafactor"], "looks at whole weights"),
+        (FSDP2, ["optimizer=adafactor"], "needs whole weights"),
         (FSDP2, ["train.mixed_precision=fp16"], "fp16 scales gradients"),
         (DEEPSPEED, ["train.mixed_precision=bf16"], "train.mixed_precision=bf16 needs what DeepSpeed keeps to itself"),
         (DEEPSPEED, ["memory=bf16_stochastic"], "train.weight_updates=stochastic"),

@@ -1,0 +1,56 @@
+"""Which data a method can learn from, and which ways to crop its images go together."""
+
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from alignbench.configuration.build import choices, conf_folder
+from alignbench.data.batches.crops import check_crops
+from alignbench.data.source import kind_of
+from alignbench.errors import UserError, did_you_mean
+
+
+def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
+    name = f"method={method['name']}"
+    for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
+        if method.get(key) is not None and not method[key].get("_target_"):
+            raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', choices('reward'))}")
+    kind, provided = kind_of(get_class(method["_target_"]).batch_type), get_class(data["_target_"]).provides
+    if kind not in provided:
+        able = " or ".join(f"data={source}" for source in choices("data") if kind in _provides(source))
+        has = f"data={data['name']} has only {', '.join(sorted(provided))}"
+        raise UserError(f"{name} needs {kind}, and {has}; add {able}")
+    if kind == "pairs" and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
+        raise UserError(
+            f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
+            "one that reads soft labels, as method=dpo method.labels=soft does"
+        )
+
+
+def check_crop_settings(values: dict[str, Any]) -> None:
+    """Refuse ways to crop training images that contradict each other, or that no image is cropped in."""
+    train, model, told = values["train"], values["model"], values["train"]["size_conditioning"]
+    if told != "square" and not get_class(model["adapter"]["_target_"]).is_told_sizes:
+        raise UserError(
+            f"train.size_conditioning={told} gives the network the sizes of training images, and "
+            f"model={model['name']} takes none; leave it out"
+        )
+    check_crops(train)
+    if train["aspect_ratio_buckets"] is not None and values["data"].get("window_mib") is not None:
+        raise UserError(
+            "train.aspect_ratio_buckets has an order of its own, in which every image of a .parquet file would cost "
+            "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
+        )
+    terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
+    reads_images = any(kind_of(get_class(term["_target_"]).batch_type) != "prompts" for term in terms)
+    for key, off in (("crop", "centre"), ("random_flip", False), ("aspect_ratio_buckets", None)):
+        if train[key] != off and not reads_images:
+            reads = f"method={values['method']['name']} reads prompts alone"
+            raise UserError(f"train.{key} is about training images, and {reads}; leave it out")
+
+
+def _provides(data: str) -> frozenset[str]:
+    target = OmegaConf.select(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml"), "_target_")
+    return get_class(target).provides
