@@ -9,4 +9,6 @@ class AuxiliaryLoss(Section):
     """One loss that is added to the method's; auxiliary=NAME chooses it and sets its keys."""
 
     weight: Positive = setting(REQUIRED, "Factor on the loss.")
-    data: dict[str, Any] = setting(REQUIRED, "Data of the loss, with the keys of `data`; by default the method's own.")
+    data: dict[str, Any] = setting(
+        REQUIRED, "Data of this loss, with the keys of `data`. By default the data of the method."
+    )

@@ -24,8 +24,8 @@ class Command(Section):
     )
     calibration: bool = setting(
         True,
-        "Score a few shipped images first, and refuse evaluators whose scores are not as expected. false: for "
-        "evaluators with random weights.",
+        "Score a few shipped images first, and refuse evaluators whose scores are not as expected. false: skip this, "
+        "for example for evaluators with random weights.",
     )
     shard: str | None = setting(
         None,

@@ -16,19 +16,20 @@ class RowSettings(Section):
 
     split: Split = setting(
         "train",
-        "Rows of which prompts are used. The hash of a prompt's text decides for good whether it is held out.",
+        "Rows to use: those of prompts that are not held out, of held-out prompts, or of all prompts. The hash of a "
+        "prompt's text decides whether the prompt is held out.",
     )
     heldout_share: Share = setting(0.0, "Share of all prompts that are held out.")
     exclude: str | None = setting(
-        None, "A text file with one prompt, or one name of an image, in each line. Rows with one of them are left out."
+        None, "A text file with one prompt or one image name per line. Rows with a listed prompt or image are left out."
     )
     min_side: CountOrZero = setting(
         0, "Shortest side in pixels. Rows with a smaller image are left out. Needs data.check_images=true."
     )
     check_images: bool = setting(
         True,
-        "Read the header and the end of every image before training, once for each state of the data, and leave out "
-        "rows with missing or damaged ones. false: training stops at the first damaged image.",
+        "Before training, read the header and the end of every image, and leave out rows with missing or damaged "
+        "images. The result is stored until the data change. false: training stops at the first damaged image.",
     )
     posterior: Posterior = setting(
         "sample",
@@ -43,14 +44,14 @@ class LabelSettings(RowSettings):
 
     mixed: Mixed = setting(
         "desirable",
-        "Label of an image that is both wanted and not, such as one that wins a pair of its prompt and loses another; "
-        "for methods of single images. dropped: it is left out.",
+        "Label of an image that is both desirable and undesirable, such as one that won one pair of its prompt and "
+        "lost another. For methods that read single images. dropped: the image is left out.",
         source="Diffusion-KTO: desirable is its default gt_label_wi_l, undesirable gt_label_w_il, dropped gt_label_w_l",
     )
     label_noise: Share = setting(
-        0.0, "Share of labels that are turned around on purpose, to study the effect of noise on a method."
+        0.0, "Share of labels that are inverted on purpose, to study the effect of noise on a method."
     )
-    noise_seed: int = setting(0, "Seed of the choice of labels to turn around.")
+    noise_seed: int = setting(0, "Seed of the choice of labels to invert.")
 
 
 class PairSettings(LabelSettings):
@@ -64,5 +65,5 @@ class PairSettings(LabelSettings):
     repeats: Repeats = setting(
         "drop",
         "Several judgements of the same two images of a prompt. drop: keep the first. keep: keep all. vote: make one "
-        "pair of them, whose soft label is their mean.",
+        "pair, whose soft label is the mean of the judgements.",
     )

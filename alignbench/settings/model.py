@@ -8,8 +8,8 @@ class Model(Section):
 
     name: str | None = setting(
         REQUIRED,
-        "Name of the model in tables and run folders. model=images: name of the comparison; null: that of its first "
-        "folder.",
+        "Name of the model in tables and run folders. model=images: name of the comparison; null: the name of its "
+        "first folder.",
     )
     pretrained_model_name_or_path: str = setting(
         REQUIRED,
@@ -19,14 +19,14 @@ class Model(Section):
     revision: str | None = setting(None, "Commit, branch or tag, if the weights come from the hub.")
     config: str | None = setting(
         REQUIRED,
-        "For a single file: a diffusers folder or hub id that has its tokenizers, its scheduler and the networks it "
-        "lacks.",
+        "For a single file: a diffusers folder or hub id that has the tokenizers, the scheduler and the networks that "
+        "the file lacks.",
     )
     policy: str | None = setting(
         None,
-        "Trained weights to start from (they are then the reference, too), or to measure with method=base: a folder, "
-        "a file or a hub id, in any layout of docs/models.md. Win rates are still over the untouched model. null: "
-        "none.",
+        "Trained weights: a folder, a file or a hub id, in any layout of docs/models.md. A training method starts "
+        "from them, and they are its reference; method=base measures them. Win rates are still over the untouched "
+        "model. null: none.",
     )
     policy_revision: str | None = setting(None, "Commit, branch or tag, if the policy comes from the hub.")
     policy_trained_on: list[str] = setting(

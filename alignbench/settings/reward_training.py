@@ -11,17 +11,17 @@ class RewardCommand(Section):
 
     name: str | None = setting(
         None,
-        "Name of the evaluator that the reward model becomes, and of its folder results/judges/NAME. null: made of the "
-        "choices and a hash of the values.",
+        "Name of the evaluator that the reward model becomes, and of its folder results/judges/NAME. null: a name made "
+        "of the choices and a hash of the values.",
     )
     seed: int = setting(0, "Seed of the order of pairs, and of the weights that are drawn at the start.")
     heldout_share: ProperShare = setting(
         0.2,
-        "Share of all prompts whose pairs measure the reward model. The hash of a prompt's text decides whether it "
-        "belongs to them.",
+        "Share of all prompts that are held out. Their pairs measure the reward model. The hash of a prompt's text "
+        "decides whether the prompt is held out.",
     )
     validation_share: ProperShare = setting(
-        0.1, "Share of all prompts whose pairs choose the update to keep, and the scale."
+        0.1, "Share of all prompts whose pairs decide which update is kept and how scores are scaled."
     )
     results: str = setting("results", "Folder of results. Reward models go to its folder judges.")
 
@@ -29,7 +29,7 @@ class RewardCommand(Section):
 class RewardTrain(Section):
     """How a reward model is trained."""
 
-    max_train_steps: Count = setting(2000, "Most optimizer updates.")
+    max_train_steps: Count = setting(2000, "Largest number of optimizer updates.")
     evaluation_steps: Count = setting(
         100,
         "Updates between two evaluations on the validation pairs. The weights that predict them best are kept.",
@@ -48,11 +48,11 @@ class RewardTrain(Section):
         1.0, "Largest global norm of the gradient. A larger gradient is scaled down to it."
     )
     mixed_precision: Precision = setting(
-        "no", "Precision of autocast. The weights stay float32, and what is measured is computed in float32."
+        "no", "Precision of autocast. The weights and the reported figures stay float32."
     )
     optimizer: dict[str, Any] = setting(REQUIRED, "The optimizer and its arguments. Set by optimizer=NAME.")
     logging_steps: Count = setting(10, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
-        200, "Updates between two checkpoints. A killed command loses no more than these. Does not change the weights."
+        200, "Updates between two checkpoints. A killed command loses at most that many. Does not change the weights."
     )
     dataloader_num_workers: CountOrZero = setting(0, "Processes that read images. Does not change the weights.")

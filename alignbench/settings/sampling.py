@@ -35,8 +35,8 @@ class Sampling(Section):
     )
     true_cfg_scale: Annotated[float, Field(gt=1)] | None = setting(
         None,
-        "Classifier-free guidance of a model that has guidance distilled into it (FLUX.1-dev). It takes two network "
-        "passes a step. null: none.",
+        "Scale of classifier-free guidance, for a model with distilled guidance (FLUX.1-dev). It takes two network "
+        "passes per step. null: none.",
     )
     resolution: Count | None = setting(
         "${model.sampling_resolution}", "Height and width of the images in pixels. null: model.resolution."
@@ -48,6 +48,6 @@ class Sampling(Section):
     batch_size: Count = setting(16, "Images generated and scored at once.")
     base_bits: Literal[8, 4] | None = setting(
         None,
-        "Bits in which the denoiser's linear layers are held while it samples, adapters excepted; for a network that "
-        "does not fit otherwise. It changes the images of policy and base alike. null: as loaded.",
+        "Bits per weight of the denoiser's linear layers during sampling; adapters keep their precision. For a network "
+        "that does not fit otherwise. It changes the images of the policy and of the base model. null: as loaded.",
     )

@@ -16,6 +16,6 @@ class Tracker(Section):
     project: str = setting(REQUIRED, "The tracker's project. TensorBoard has none.")
     options: dict[str, Any] = setting(
         REQUIRED,
-        "Further arguments of the tracker: of SummaryWriter for TensorBoard, of wandb.init, of swanlab.init, of "
+        "Further arguments of the tracker: those of SummaryWriter (TensorBoard), wandb.init, swanlab.init, or "
         "accelerate's MLflowTracker.",
     )

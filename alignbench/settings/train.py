@@ -28,8 +28,8 @@ class Train(Section):
     max_train_steps: Count = setting(100, "Optimizer updates.")
     max_network_passes: Count | None = setting(
         None,
-        "Network passes after which training ends, even if updates are left; compares methods at equal cost. A pass "
-        "is one sample forward; a call with a gradient counts three. null: no limit.",
+        "Network passes after which training ends, even if updates are left. Use it to compare methods at equal cost. "
+        "A pass is one sample through the network; a call with a gradient counts as three. null: no limit.",
     )
     total_batch_size: Count = setting(
         16, "Samples (prompts, images or pairs) in an update, over all processes and micro-batches."
@@ -44,11 +44,14 @@ class Train(Section):
         1.0, "Largest global norm of the gradient. A larger gradient is scaled down to it."
     )
     max_grad_value: Positive | None = setting(
-        None, "Largest entry of the gradient. Larger entries are cut off before the norm is taken. null: no limit."
+        None,
+        "Largest absolute value of an entry of the gradient. Larger entries are clipped to it before the norm is "
+        "computed. null: no limit.",
     )
     weight_distance: NotNegative = setting(
         0.0,
-        "Pull of the trained weights towards their start: this times half their squared distance is added to the loss.",
+        "Pull of the trained weights towards their start: half of their squared distance, times this factor, is added "
+        "to the loss.",
     )
     tuning: Literal["full", "lora"] = setting(
         "full",
@@ -58,7 +61,8 @@ class Train(Section):
     lora_alpha: Positive = setting(16, "Scale of the adapters: their output is multiplied by lora_alpha / lora_rank.")
     ema_decay: ProperShare | None = setting(
         None,
-        "Decay of an exponential moving average of the weights. The average is then what is saved. null: no average.",
+        "Decay of an exponential moving average of the weights. The average is saved instead of the weights. null: no "
+        "average.",
     )
     mixed_precision: Precision = setting(
         "no", "Precision of autocast. The weights keep their own (train.weights_dtype)."
@@ -68,18 +72,19 @@ class Train(Section):
     )
     weight_updates: Literal["nearest", "compensated", "stochastic"] = setting(
         "nearest",
-        "How bfloat16 weights take small steps. compensated: 2 bytes a weight keep what rounding takes away. "
-        "stochastic: rounded at random, right on average. nearest: rounded to the nearest number, which loses most "
-        "steps; only for adapters, which are float32. Set by memory=NAME.",
+        "How bfloat16 weights are rounded after an update. compensated: the rounding error is kept, in 2 more bytes "
+        "per weight. stochastic: rounded at random, correct on average. nearest: rounded to the nearest number, which "
+        "loses most updates; refused for bfloat16 weights unless only adapters, which are float32, are trained. Set "
+        "by memory=NAME.",
     )
     base_bits: Literal[8, 4] | None = setting(
         None,
-        "Bits in which the linear layers of the frozen denoiser are held under adapters. null: as train.weights_dtype "
-        "says. Set by memory=NAME.",
+        "Bits per weight of the frozen denoiser's linear layers, with train.tuning=lora. null: the precision of "
+        "train.weights_dtype. Set by memory=NAME.",
     )
     reward_vae: str | None = setting(
         None,
-        "A tiny VAE that decodes where a loss reads pixels: an AutoencoderTiny of diffusers, as a folder or one of "
+        "A tiny VAE that decodes when a loss reads pixels: an AutoencoderTiny of diffusers, as a folder or one of "
         "madebyollin/taesd, taesdxl, taesd3, taef1. The model's own VAE still generates images. null: losses use the "
         "model's own VAE, too.",
     )
@@ -87,7 +92,7 @@ class Train(Section):
         False, "Recompute the denoiser's activations in the backward pass. Set by memory=NAME."
     )
     decode_checkpointing: bool = setting(
-        "${.gradient_checkpointing}", "The same for the VAE's decoder, where a loss reads pixels. Set by memory=NAME."
+        "${.gradient_checkpointing}", "The same for the VAE's decoder, when a loss reads pixels. Set by memory=NAME."
     )
     compile: bool = setting(
         False, "torch.compile of the denoiser. Takes minutes at the start, and again for each new shape."
@@ -104,29 +109,28 @@ class Train(Section):
     )
     size_conditioning: Literal["square", "true_size"] = setting(
         "square",
-        "Size that SDXL is given for training images. square: the size they are trained in, uncropped. true_size: "
-        "their original size, and how much was cropped. Other families take no size.",
+        "Size conditioning of SDXL for training images. square: the size that the model sees, without a crop. "
+        "true_size: the original size and the corner of the crop. Other families have no size conditioning.",
     )
     crop: Crop = setting(
         "centre",
-        "Part that is cut out of a training image, which is first resized until it just covers model.resolution. "
-        "random: another part each time. Both images of a pair are cut alike.",
+        "Position of the crop of a training image. The image is first resized until it just covers model.resolution. "
+        "random: a new position each time. Both images of a pair are cropped alike.",
     )
     random_flip: bool = setting(
         False,
-        "Mirror half of all training images, left to right. Not for prompts that tell left from right or ask for "
-        "letters.",
+        "Mirror half of all training images, left to right. Not for prompts that mention left and right, or letters.",
     )
     crops_per_image: Count | None = setting(
         None,
-        "With train.crop=random: number of places where an image may be cut, the same for all images, so that "
-        "stages=[prepare] can encode them. null: any place.",
+        "With train.crop=random: number of possible crop positions, the same for all images, so that stages=[prepare] "
+        "can encode them. null: any position.",
     )
     aspect_ratio_buckets: Literal["auto"] | Annotated[list[Size], Field(min_length=1)] | None = setting(
         None,
-        "Cut each image to the nearest aspect ratio of several sizes; a micro-batch holds one size. auto: sizes with "
-        "as many pixels as model.resolution has, sides from half to twice that. Or a list of [height, width]. null: "
-        "square.",
+        "Crop each image to the size with the nearest aspect ratio. A micro-batch holds one size. auto: sizes with at "
+        "most model.resolution squared pixels and sides from half to twice model.resolution. Or a list of [height, "
+        "width]. null: square.",
         expected="auto, a list such as [[512,512],[448,576]] of heights and widths, or null",
     )
     allow_evaluation_prompts: bool = setting(
@@ -135,7 +139,7 @@ class Train(Section):
     optimizer: dict[str, Any] = setting(REQUIRED, "The optimizer and its arguments. Set by optimizer=NAME.")
     logging_steps: Count = setting(1, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
-        20, "Updates between two checkpoints. A killed run loses no more than these. Does not change the weights."
+        20, "Updates between two checkpoints. A killed run loses at most that many. Does not change the weights."
     )
     offload: bool = setting(
         False, "Keep text encoders and VAE in main memory while they are not used. Set by memory=NAME."

@@ -10,22 +10,22 @@ class Validation(Section):
 
     every: Count | None = setting(
         None,
-        "Updates between two evaluations. Each generates images of held-out prompts, always from the same noise, "
-        "scores them by all evaluators and compares them with those of the start. null: no evaluation during "
-        "training.",
+        "Updates between two evaluations. Each generates images of held-out prompts, always from the same noise. All "
+        "evaluators score them, and the scores are compared with those at the start of training. null: no evaluation "
+        "during training.",
     )
     prompts: dict[str, Any] | None = setting(
         None,
-        "The prompt set. None of its prompts may be trained on. Prompts that are evaluated at the end are left out. "
-        "Set by validation=NAME.",
+        "The prompt set. It must share no prompt with the training data or with the evaluation at the end. Set by "
+        "validation=NAME.",
     )
     num_inference_steps: Count = setting("${sampling.num_inference_steps}", "Denoising steps.")
     guidance_scale: NotNegative = setting("${sampling.guidance_scale}", "Guidance scale, as for sampling.")
     batch_size: Count = setting("${sampling.batch_size}", "Images generated and scored at once.")
     select: list[str] | None = setting(
         None,
-        "Evaluators, out of those chosen, that decide which weights are kept: those with the highest mean win rate "
-        "over the start. Training must not use their scores. null: keep the last weights.",
+        "Evaluators of this command that decide which weights are kept: the weights with the highest mean win rate "
+        "over the start. Training must not follow their scores. null: keep the last weights.",
         expected="a list of names of evaluators, or null",
     )
     patience: Count | None = setting(
