@@ -1,13 +1,13 @@
 """Compare the runs of one model on one prompt set by one evaluator: the rows of every table."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
-from alignbench.report.columns import BUDGET_COLUMNS, TableRow
+from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
 from alignbench.store.manifest import BASE, Manifest, ResultsError
@@ -27,9 +27,13 @@ class Measurement:
     scores: Scores
 
     @cached_property
+    def keys(self) -> list[ImageKey]:
+        """What was scored, in the order of the scores."""
+        return list(zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True))
+
+    @cached_property
     def by_image(self) -> dict[ImageKey, float]:
-        keys = zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True)
-        return dict(zip(keys, self.scores.score.tolist(), strict=True))
+        return dict(zip(self.keys, self.scores.score.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,50 @@ class Contender:
         return np.array([[run.by_image.get(image, np.nan) for image in images] for run in self.runs])
 
     @property
-    def subset(self) -> bool:
-        short = len({prompt_id for prompt_id, _ in self.image_set}) < self.runs[0].sampling.full_size
-        return short or any(run.sampling.subset for run in self.runs)
+    def is_limited(self) -> bool:
+        """Whether fewer prompts than the full set were asked for, as by `prompts.limit`."""
+        return any(run.sampling.subset for run in self.runs)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it came out of training, so that another seed would have given another one."""
+        return any(run.manifest.seed is not None for run in self.runs)
+
+
+def with_equal_scores_of_equal_images(contenders: Sequence[Contender]) -> list[Contender]:
+    """Return the contenders with one score for copies of an image file, the first one's.
+
+    A network's rounding depends on the images beside it in a batch, so that copies would beat each other by the last
+    digit.
+    """
+    known: dict[tuple[ImageKey, str], float] = {}
+
+    def run_with_known_scores(run: Measurement) -> Measurement:
+        files = zip(run.keys, run.scores.digest.tolist(), strict=True)
+        pairs = zip(files, run.scores.score.tolist(), strict=True)
+        scores = [known.setdefault((image, digest), score) if digest else score for (image, digest), score in pairs]
+        return replace(run, scores=replace(run.scores, score=np.array(scores, dtype=run.scores.score.dtype)))
+
+    return [replace(one, runs=tuple(map(run_with_known_scores, one.runs))) for one in contenders]
 
 
 class MethodComparison:
     """All contenders of one model on one prompt set and sampling by one evaluator.
 
     Attributes:
+        full_size: number of prompts of the whole prompt set.
+        common: the images that medians and means are over: those that all contenders have. Contenders that were limited
+            to fewer prompts on purpose do not count here; theirs are over what they have of these.
         over_base: how each method compares with base on all prompts; filled by `rows`.
     """
 
     def __init__(self, name: str, contenders: list[Contender], resamplings: "Resamplings"):
         self.prompt_set = name
+        contenders = with_equal_scores_of_equal_images(contenders)
         self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
+        whole = [contender for contender in contenders if not contender.is_limited] or contenders
+        self.common = set.intersection(*(contender.image_set for contender in whole))
+        self.full_size = max(contender.runs[0].sampling.full_size for contender in contenders)
         self.resamplings = resamplings
         self.info = contenders[0].runs[0].scores.info
         self.model = contenders[0].runs[0].manifest.model
@@ -99,11 +132,18 @@ class MethodComparison:
         """Return the index in `image_lists` of the images that all of these have, sorted."""
         labels = tuple(contender.label for contender in contenders)
         if labels not in self._shared:
-            images = sorted(set.intersection(*(contender.image_set for contender in contenders)))
-            if images not in self.image_lists:
-                self.image_lists.append(images)
-            self._shared[labels] = self.image_lists.index(images)
+            self._shared[labels] = self._number_of(set.intersection(*(one.image_set for one in contenders)))
         return self._shared[labels]
+
+    def shown(self, contender: Contender) -> int:
+        """Return the index in `image_lists` of the images that figures of this contender alone are over."""
+        return self._number_of(contender.image_set & self.common)
+
+    def _number_of(self, images: Set[ImageKey]) -> int:
+        ordered = sorted(images)
+        if ordered not in self.image_lists:
+            self.image_lists.append(ordered)
+        return self.image_lists.index(ordered)
 
     def resampling(self, images: Sequence[ImageKey]) -> intervals.Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
@@ -174,6 +214,11 @@ class MethodComparison:
             for index, contender in enumerate(ranked)
         ]
 
+    def is_subset(self, contender: Contender) -> bool:
+        """Whether figures of this contender are over fewer prompts than the full set has."""
+        images = self.image_lists[self.shown(contender)]
+        return len({prompt_id for prompt_id, _ in images}) < self.full_size
+
     def trained_on(self, contender: Contender) -> bool:
         """Whether a run of it saw this evaluator, or prompts of this set."""
         return any(
@@ -195,8 +240,7 @@ class MethodComparison:
             "wins": result.wins,
             "ties": result.ties,
             **_estimate("win_rate", "ci", result.win_rate),
-            "p_win": result.p_win,
-            "p_gain": result.p_gain,
+            **{name: getattr(result, name) for name in P_VALUES},
         }
 
 
@@ -222,7 +266,7 @@ class GroupComparison:
 
     def row(self, contender: Contender, over_base: intervals.Comparison | None) -> TableRow | None:
         """Return the leaderboard row of one contender; None where it has no image of the group."""
-        contenders, paired, images = self._paired_scores(self.comparison.shared(contender))
+        contenders, paired, images = self._paired_scores(self.comparison.shown(contender))
         if paired is None:
             return None
         comparison, index = self.comparison, contenders.index(contender)
@@ -240,12 +284,11 @@ class GroupComparison:
             "evaluator": comparison.info.evaluator,
             "version": comparison.info.version,
             "n": len(images) * len(manifests),
-            "subset": contender.subset,
+            "subset": comparison.is_subset(contender),
             **_estimate("median", "median_ci", comparison.published(paired.median(index))),
             **_estimate("mean", "mean_ci", comparison.published(paired.mean(index))),
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
-            "p_win": over_base.p_win if over_base else None,
-            "p_gain": over_base.p_gain if over_base else None,
+            **{name: getattr(over_base, name) if over_base else None for name in P_VALUES},
             "trained_on": comparison.trained_on(contender),
             **_mean_budget(manifests),
         }
@@ -257,7 +300,8 @@ class GroupComparison:
             images = [image for image in comparison.image_lists[number] if comparison.belongs(image, self.group)]
             contenders = [contender for contender in comparison.contenders if contender.image_set.issuperset(images)]
             scores = [comparison.scores(contender, images) for contender in contenders]
-            paired = intervals.PairedScores(scores, comparison.resampling(images)) if images else None
+            trained = [contender.trained for contender in contenders]
+            paired = intervals.PairedScores(scores, comparison.resampling(images), trained) if images else None
             self._paired[number] = contenders, paired, images
         return self._paired[number]
 

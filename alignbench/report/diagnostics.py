@@ -5,6 +5,7 @@ same at every look of a run's validation, over the start. Images are measured on
 `alignbench.store.image_statistics_table`.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS, TableRow
 from alignbench.report.comparison import ALL, Contender, Measurement, MethodComparison, Resamplings
-from alignbench.report.hacking import HELD_OUT, TRAINED, findings
+from alignbench.report.hacking import HELD_OUT, TRAINED, findings, p_of_gain
 from alignbench.report.tables import Tables, measurements
 from alignbench.statistics.diversity import Diversity, Pairs
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics
@@ -177,7 +178,7 @@ def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[Tab
             Estimate(row["mean"], row["mean_ci_low"], row["mean_ci_high"]),
             _base_mean(contenders, row["method"]) if comparison else float("nan"),
             gain,
-            row["p_gain"] if comparison else float("nan"),
+            p_of_gain(row) if comparison else float("nan"),
             Estimate(row["win_rate_vs_base"], row["win_ci_low"], row["win_ci_high"]),
         )
         finding = told.get((model, prompt_set, row["method"]))
@@ -226,7 +227,7 @@ def _over_base(methods: MethodComparison, base: tuple[int, Estimate] | None, com
     return {
         "base": base[1].value,
         "difference": methods.published(comparison.gain),
-        "p": comparison.p_gain,
+        "p": comparison.p_gain_weights if math.isnan(comparison.p_gain) else comparison.p_gain,
         "win_rate": comparison.win_rate,
     }
 

@@ -12,21 +12,24 @@ from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
+from alignbench.statistics.significance import smallest_significant
 from alignbench.store.manifest import BASE
 from alignbench.store.scores import ScoreInfo
 from alignbench.text import duration
 
-STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
+SIGNIFICANT = 0.05
+STARS = {0.001: "***", 0.01: "**", SIGNIFICANT: "*"}
 NOTES = {
-    "win": "win rate over base in %, ties half; Holm-adjusted sign test: *** p < 0.001, ** p < 0.01, * p < 0.05, "
-    "n.s. not significant, or 50 within the interval; brackets: 95 % intervals over prompts, and over training seeds "
-    "where there are several",
+    "win": "win rate over base in %, ties half; *** p < 0.001, ** p < 0.01, * p < 0.05, n.s. not significant, over "
+    "prompts and training seeds, adjusted by Holm for all rows of the model and prompt set; brackets: 95 % intervals "
+    "of the row alone",
     "strength": "strength: Bradley-Terry, in units of 400 / ln 10, base at 0: 100 above wins 64 % of images; in "
     "parentheses the rank, 1 + the number of methods whose difference in strength has a 95 % interval above 0",
     "published": "gap to published values in half-widths of our interval; "
     "see alignbench/report/published_tables/README.md",
-    "seed": "a: one training seed only, so the interval is conditional on it",
-    "trained_on": "b: the method trained on this evaluator; left out of the ranking",
+    "seed": "a: one training seed, which cannot tell whether another training would differ from base as well; interval "
+    "and stars in parentheses hold for these weights alone",
+    "trained_on": "b: the method trained on this evaluator; mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
 }
 MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
@@ -70,16 +73,24 @@ def strength_text(row: TableRow) -> str:
     return " ".join([number(row["strength"], (row["ci_low"], row["ci_high"])), *rank])
 
 
-def significance(p_value: float, interval: tuple[float, float]) -> str:
-    """Stars, `n.s.`, or nothing where nothing was tested.
+def significance(row: TableRow, p_value: str = "p_win") -> str:
+    """Return stars, `n.s.`, or nothing where nothing was tested.
 
-    The test takes the training seeds as given; the win rate's interval does not. No stars where it holds 50 %.
+    Stars stand in parentheses where a method was trained once: they hold for these weights, whatever another training
+    would give.
+
+    Args:
+        p_value: the column that it is about; the same for these weights is `<column>_weights`.
     """
-    if math.isnan(p_value):
-        return ""
-    if interval[0] <= 0.5 <= interval[1]:
-        return "n.s."
-    return next((stars for limit, stars in STARS.items() if p_value < limit), "n.s.")
+    if not math.isnan(row[p_value]):
+        return stars(row[p_value])
+    given = stars(row[f"{p_value}_weights"])
+    return f"({given})" if "*" in given else given
+
+
+def stars(p: float) -> str:
+    """Return the stars of an adjusted p-value, `n.s.`, or nothing for NaN."""
+    return "" if math.isnan(p) else next((text for limit, text in STARS.items() if p < limit), "n.s.")
 
 
 def marks(row: TableRow) -> list[str]:
@@ -109,7 +120,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class TableSection:
-    """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator."""
+    """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator.
+
+    Attributes:
+        limits: sentences on what the figures cannot tell.
+    """
 
     model: str
     prompt_set: str
@@ -117,6 +132,7 @@ class TableSection:
     infos: dict[tuple[str, str], ScoreInfo]
     ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
+    limits: list[str]
 
     @property
     def evaluators(self) -> list[tuple[str, str]]:
@@ -148,18 +164,34 @@ def sections(tables: Tables) -> list[TableSection]:
         ranking[row["model"], row["prompt_set"]][row["method"], (row["evaluator"], row["version"])] = row
     published = load()
     return [
-        TableSection(*key, rows, tables.evaluators, ranking[key], matches(tables, *key, published))
+        TableSection(
+            *key, rows, tables.evaluators, ranking[key], matches(tables, *key, published), _limits(tables, *key)
+        )
         for key, rows in sorted(parts.items())
     ]
 
 
 def mean_ranks(section: TableSection) -> dict[str, float]:
-    """Return each method's rank by median, averaged over the evaluators it did not train on."""
+    """Return each method's rank by median, averaged over the evaluators that no method trained on.
+
+    Only methods with a figure by all of these, over the same images, have one: a mean over other evaluators, or a
+    median over other prompts, would be another question.
+    """
+    rows_of = {
+        evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
+        for evaluator in section.evaluators
+    }
+    held_out = {evaluator: rows for evaluator, rows in rows_of.items() if not any(row["trained_on"] for row in rows)}
+    whole = [
+        {row["method"] for row in rows if not row["subset"] or all(row["subset"] for row in rows)}
+        for rows in held_out.values()
+    ]
+    methods = set.intersection(*whole) if whole else set()
     ranks: dict[str, list[float]] = defaultdict(list)
-    for evaluator in section.evaluators:
-        rows = [row for (_, other), row in section.rows.items() if other == evaluator and not row["trained_on"]]
+    for evaluator, rows in held_out.items():
+        ranked = [row for row in rows if row["method"] in methods]
         direction = -1 if section.infos[evaluator].higher_is_better else 1
-        for row, rank in zip(rows, rankdata([direction * row["median"] for row in rows]), strict=True):
+        for row, rank in zip(ranked, rankdata([direction * row["median"] for row in ranked]), strict=True):
             ranks[row["method"]].append(float(rank))
     return {method: float(np.mean(values)) for method, values in ranks.items()}
 
@@ -188,7 +220,30 @@ def grids(section: TableSection) -> list[Grid]:
 def grid_notes(section: TableSection) -> list[str]:
     """The sentences that explain the tables of a section."""
     shown = {"win": True, "strength": bool(section.ranking), "published": bool(section.matches)}
-    return notes(section.rows.values(), [kind for kind, holds in shown.items() if holds])
+    return [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]), *section.limits]
+
+
+def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
+    """Say over how many prompts figures are where that is not all, and what so few training seeds can show."""
+    key, found = (model, prompt_set), []
+    num_shared, full_size = tables.num_shared.get(key, math.inf), tables.samplings[key].full_size
+    if num_shared < full_size:
+        found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")
+    rows = [row for row in tables.leaderboard if (row["model"], row["prompt_set"]) == key]
+    tested = [row for row in rows if not math.isnan(row["p_win"])]
+    over_base = [of for (*where, _, _), of in tables.over_base.items() if tuple(where) == key]
+    levels = [one.levels for of in over_base for one in of.values() if one.levels and not math.isnan(one.p_win)]
+    if levels:
+        distance = 50 * float(np.median([smallest_significant(one, SIGNIFICANT / len(tested)) for one in levels]))
+        seeds = sorted({row["num_seeds"] for row in tested if row["num_seeds"] > 1})
+        needs = (
+            f"a win rate about {distance:.0f} points from 50" if distance < 50 else "more than any win rate can show"
+        )
+        found.append(
+            f"with {' or '.join(map(str, seeds))} training seeds and {len(tested)} rows tested together, significance "
+            f"needs {needs}; more seeds help, more prompts hardly (docs/statistics.md)"
+        )
+    return found
 
 
 def _strength_grid(section: TableSection) -> Grid:
@@ -197,16 +252,14 @@ def _strength_grid(section: TableSection) -> Grid:
     for method in section.methods:
         found = [section.ranking.get((method, evaluator)) for evaluator in section.evaluators]
         if any(found):
-            ranks = [row["rank"] for row in found if row and row["rank"] is not None]
-            cells = [_strength_cell(row, section) for row in found]
-            rows.append([method, *cells, f"{np.mean(ranks):.2f}" if ranks else ""])
+            rows.append([method, *(_strength_cell(row, section) for row in found)])
     gaps, circles = [], []
     for evaluator in section.evaluators:
         found = [row for (_, other), row in section.ranking.items() if other == evaluator]
         gaps.append(f"{100 * max(row['fit_gap'] for row in found):.1f}" if found else "")
         circles.append(" ".join(sorted({text for row in found for text in row["intransitive"].split()})) or "none")
-    rows += [["largest gap to observed win rates, %", *gaps, ""], ["beat each other in a circle", *circles, ""]]
-    heads = ["method", *map(section.head, section.evaluators), "mean rank"]
+    rows += [["largest gap to observed win rates, %", *gaps], ["beat each other in a circle", *circles]]
+    heads = ["method", *map(section.head, section.evaluators)]
     return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)
 
 
@@ -252,8 +305,7 @@ def _median_cell(row: TableRow | None, section: TableSection) -> str:
 def _win_cell(row: TableRow | None) -> str:
     if row is None or not win_text(row):
         return ""
-    stars = significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"]))
-    return " ".join(filter(None, [win_text(row), stars, ",".join(marks(row))]))
+    return " ".join(filter(None, [win_text(row), significance(row), ",".join(marks(row))]))
 
 
 def _cost_cells(method: str, row: TableRow) -> list[str]:

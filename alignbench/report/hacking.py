@@ -3,6 +3,7 @@
 Where what they trained on fell as well, the policy has collapsed, and that is said instead.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ from typing import Literal
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
-from alignbench.report.display import number
+from alignbench.report.display import SIGNIFICANT, number
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
 from alignbench.store.manifest import BASE
 
-SIGNIFICANT = 0.05
 TRAINED, HELD_OUT = "trained", "held_out"
 
 
@@ -106,9 +106,14 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
         if comparison is None:
             continue
         info = tables.evaluators[row["evaluator"], row["version"]]
-        change = Change(*key[2:], role_of(tables, row), comparison.gain, row["p_gain"], info.display_scale)
+        change = Change(*key[2:], role_of(tables, row), comparison.gain, p_of_gain(row), info.display_scale)
         found[row["model"], row["prompt_set"], row["method"]].append(change)
     return found
+
+
+def p_of_gain(row: TableRow) -> float:
+    """Return the p-value of the gain over base: of the method if it was trained several times, else of its weights."""
+    return row["p_gain_weights"] if math.isnan(row["p_gain"]) else row["p_gain"]
 
 
 def role_of(tables: Tables, row: TableRow) -> Literal["trained", "held_out"]:

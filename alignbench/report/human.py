@@ -3,7 +3,7 @@
 Votes compare two images, or are read so where they are grades, so win rates and strengths come from them directly. An
 image's own score is the share of its votes that it wins, ties half, or the mean of its grades from 1 to 4; medians and
 means of these stand in the leaderboard. Intervals of win rates and strengths are over prompts and raters, those of
-medians and means over prompts alone. P-values are over prompts, the raters as given.
+medians and means over prompts alone. P-values are over prompts and raters.
 """
 
 from collections import defaultdict
@@ -116,6 +116,10 @@ class VoteComparison(MethodComparison):
         )
         return [*forth, *back], np.array([*(one.won for one in forth), *(1 - one.won for one in back)])
 
+    def shown(self, contender: Contender) -> int:
+        """Return the images of this contender that have votes, which need not be those of others."""
+        return self.shared(contender)
+
     def meet(self, a: Contender, b: Contender) -> bool:
         return (a.label, b.label) in self.votes or (b.label, a.label) in self.votes
 
@@ -141,21 +145,21 @@ class GroupVotes(GroupComparison):
         votes, won = self.comparison.won_by(a, b, self.group)
         if not votes:
             return None
-        return compare_votes(self.comparison.poll.count, votes, won, self.comparison.resamplings.num_resamples)
+        counted, num_resamples = self.comparison.poll.count, self.comparison.resamplings.num_resamples
+        return compare_votes(counted, votes, won, num_resamples, (a.trained, b.trained))
 
 
 def compare_votes(
-    counted: Count, votes: Sequence[Preference], won: np.ndarray, num_resamples: int = intervals.NUM_RESAMPLES
+    counted: Count,
+    votes: Sequence[Preference],
+    won: np.ndarray,
+    num_resamples: int = intervals.NUM_RESAMPLES,
+    trained: Sequence[bool] | None = None,
 ) -> intervals.Comparison:
-    """Compare two methods by votes.
+    """Compare two methods by votes; intervals and tests are over prompts and, where there are several, raters.
 
     Args:
         won: share of each vote that the first won, [N].
-
-    Returns:
-        The comparison; intervals over prompts and raters, tests over prompts.
+        trained: whether the two came out of training; see `intervals.PairedScores`.
     """
-    texts = [counted.folder.text(one.prompt_id) for one in votes]
-    tests = intervals.compare(won, 1 - won, intervals.Resampling(texts, num_resamples))
-    found = intervals.compare(won, 1 - won, crossed(counted, votes, num_resamples))
-    return replace(found, p_win=tests.p_win, p_gain=tests.p_gain)
+    return intervals.compare(won, 1 - won, crossed(counted, votes, num_resamples), trained)

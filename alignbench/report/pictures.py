@@ -137,7 +137,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
 def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
     value, low, high = (100 * row[name] for name in ("win_rate_vs_base", "win_ci_low", "win_ci_high"))
     colour = "gray" if row["trained_on"] else "tab:blue"
-    filled = "*" in significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"]))
+    filled = significance(row).startswith("*")
     panel.plot([low, high], [height, height], color=colour, linewidth=1.5)
     panel.plot(
         [value], [height], marker="o", color=colour, markerfacecolor=colour if filled else "white", clip_on=False
@@ -147,7 +147,7 @@ def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
 def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     """Write every method's win rate over every other: a panel an evaluator, the winner's row, the loser's column.
 
-    Starred where it is significant after Holm's correction and the interval over prompts and seeds leaves out 50 %.
+    Starred where it is significant after Holm's correction; in parentheses for these weights alone.
     """
     key = (model, prompt_set, "all")
     rows = [row for row in tables.win_rates if (row["model"], row["prompt_set"], row["group"]) == key]
@@ -166,7 +166,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
             if (row["evaluator"], row["version"]) == evaluator:
                 a, b = methods.index(row["method_a"]), methods.index(row["method_b"])
                 wins[a][b], wins[b][a] = 100 * row["win_rate"], 100 - 100 * row["win_rate"]
-                star = "*" * ("*" in significance(row["p_win"], (row["ci_low"], row["ci_high"])))
+                star = significance(row).replace("n.s.", "").replace("***", "*").replace("**", "*")
                 for y, x in ((a, b), (b, a)):
                     colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
                     panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
@@ -176,7 +176,9 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         panel.set_yticks(range(len(methods)), methods, fontsize=8)
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
-    figure.suptitle(f"win rate of row over column in %; {model}, {prompt_set}; *: significant", fontsize=10)
+    figure.suptitle(
+        f"win rate of row over column in %; {model}, {prompt_set}; *: significant, (*) for these weights", fontsize=10
+    )
     _save(figure, path)
 
 

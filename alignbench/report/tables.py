@@ -16,6 +16,7 @@ from alignbench.files import write_csv
 from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
     LEADERBOARD_COLUMNS,
+    P_VALUES,
     RANKING_COLUMNS,
     WIN_RATE_COLUMNS,
     TableRow,
@@ -39,6 +40,7 @@ class Tables:
             `RANKING_COLUMNS`.
         evaluators: (name, version) -> direction and display scale.
         samplings: (model, prompt set) -> how the images were made.
+        num_shared: (model, prompt set) -> number of prompts that medians and means are over.
         starts: (model, method) -> whether training started from a checkpoint instead of the untouched model.
         contenders: (model, prompt set, evaluator, version) -> whom the rows compare, base first, with their scores.
         over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
@@ -51,6 +53,7 @@ class Tables:
     ranking: list[TableRow]
     evaluators: dict[tuple[str, str], ScoreInfo]
     samplings: dict[tuple[str, str], SamplingRecord]
+    num_shared: dict[tuple[str, str], int]
     starts: dict[tuple[str, str], bool]
     contenders: dict[tuple[str, str, str, str], list[Contender]]
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
@@ -80,7 +83,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
-    tables = Tables([], [], [], {}, {}, {}, {}, {})
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {})
     resamplings = Resamplings(num_resamples)
     for key, entries in sorted(cells.items()):
         model, prompt_set, sampling_hash, *_ = key
@@ -93,6 +96,8 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
             methods = MethodComparison(name, contenders, resamplings)
         tables.evaluators[methods.info.evaluator, methods.info.version] = methods.info
         tables.samplings[model, name] = entries[0].sampling
+        if key not in polls:
+            tables.num_shared[model, name] = len({prompt_id for prompt_id, _ in methods.common})
         tables.contenders[model, name, methods.info.evaluator, methods.info.version] = methods.contenders
         for contender in methods.contenders:
             starts = (run.manifest.start_weights for run in contender.runs)
@@ -168,7 +173,7 @@ def _adjust(rows: list[TableRow]) -> None:
     for row in rows:
         families[row["model"], row["prompt_set"]].append(row)
     for family in families.values():
-        for name in ("p_win", "p_gain"):
+        for name in P_VALUES:
             raw = [np.nan if row[name] is None else row[name] for row in family]
             for row, p in zip(family, holm(raw), strict=True):
                 row[name] = float(p)

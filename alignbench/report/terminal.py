@@ -54,7 +54,7 @@ def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]
             median_text(row, info),
             median_text(base, info).split(" ")[0] if base else "",
             win_text(row),
-            significance(row["p_win"], (row["win_ci_low"], row["win_ci_high"])),
+            significance(row),
             end_section=evaluator in trainable[-1:],
         )
     yield table

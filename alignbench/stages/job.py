@@ -37,6 +37,7 @@ from alignbench.generation.generate import Sampling, generate, generated, image_
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.weights.find_policy import find_policy
+from alignbench.report.columns import P_VALUES
 from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
@@ -250,7 +251,9 @@ class Job:
         for row in told:
             name = f"eval/{row['prompt_set']}/{row['evaluator']}"
             self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
-        columns = ("prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", "p_win")
+        columns = (
+            "prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES,
+        )  # fmt: skip
         self.tracking.table("eval/table", columns, [[row[column] for column in columns] for row in told], step)
         for picture in pictures:
             self.tracking.picture(f"report/{picture.stem}", picture, step)

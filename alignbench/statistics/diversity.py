@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.statistics.intervals import Estimate, Resampling
-from alignbench.statistics.significance import sign_flip_test
+from alignbench.statistics.significance import Level, levels_test, sign_flip_test
 
 Floats = NDArray[np.float64]
 Pairs = Literal["prompts", "noise"]
@@ -81,17 +81,21 @@ class Diversity:
         return self._interval(float(self._values[method].mean()), draws.mean(axis=0), draws)
 
     def compare(self, method_a: int, method_b: int) -> tuple[Estimate, float]:
-        """Return how much larger it is for a than for b, and the p-value of that.
+        """Return how much larger it is for a than for b, and the p-value of that, over prompts and training seeds.
 
-        The test is exact: of every prompt, the two methods' images change sides. Let h(x) be the sum of squared
-        distances of image x to the images of both methods in other clusters. It does not depend on the sides, and the
-        sums of h over the images of a and of b differ by just as much as their own pairs do, since pairs of a with b
-        are in both. So the flipped signs of each cluster's difference in h give all that the exchange can give.
+        Over prompts the test is exact: of every prompt, the two methods' images change sides. Let h(x) be the sum of
+        squared distances of image x to the images of both methods in other clusters. It does not depend on the sides,
+        and the sums of h over the images of a and of b differ by just as much as their own pairs do, since pairs of a
+        with b are in both. So the flipped signs of each cluster's difference in h give all that the exchange can give.
         """
         a, b = self._draws[method_a], self._draws[method_b]
         value = float(self._values[method_a].mean() - self._values[method_b].mean())
         gains = [self._gains(one, other) for one in self._sums[method_a] for other in self._sums[method_b]]
         p_value = sign_flip_test(np.mean(gains, axis=0), seed=self.resampling.seed)
+        if repeated := [method for method in (method_a, method_b) if len(self._values[method]) > 1]:
+            drawn = Level(float(np.nanvar(a.mean(axis=0) - b.mean(axis=0))), self.resampling.num_clusters - 1)
+            seeds = [Level.of_seeds(self._values[method]) for method in repeated]
+            p_value = max(p_value, levels_test(value, [drawn, *seeds]))
         return self._interval(value, a.mean(axis=0) - b.mean(axis=0), a, -b), p_value
 
     # ---- parts

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.statistics.significance import sign_flip_test, sign_test
+from alignbench.statistics.significance import Level, levels_test, sign_flip_test, sign_test
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -46,8 +46,11 @@ class Comparison:
         wins, ties: how many of them a won, and how many were equal.
         win_rate: share won by a, ties half.
         gain: mean of score a minus score b.
-        p_win: exact sign test of the clusters' majority, tied clusters dropped.
-        p_gain: sign-flip test of the gain over clusters. Both tests take the training seeds as given.
+        p_win, p_gain: of the win rate and of the gain, over clusters and training seeds: whether retraining would show
+            it again. NaN where a method that was trained has one seed, which cannot tell.
+        p_win_weights, p_gain_weights: the same over clusters alone: whether these weights differ on other prompts.
+        levels: what p_win has the win rate depend on, if methods were trained several times; variances are those of
+            the share won minus the share lost.
     """
 
     n: int
@@ -57,6 +60,9 @@ class Comparison:
     gain: Estimate
     p_win: float
     p_gain: float
+    p_win_weights: float
+    p_gain_weights: float
+    levels: tuple[Level, ...] = ()
 
 
 class Resampling:
@@ -93,6 +99,24 @@ class Resampling:
     def cluster_sums(self, values: Floats) -> Floats:
         """Add up the images of each cluster: [S, N] to [S, C]."""
         return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
+
+    def sums_by_level(self, values: Floats) -> list[Floats]:
+        """Add up what belongs to each prompt, [K, N] to [K, P], and so on for all else that was drawn."""
+        return [self.cluster_sums(values)]
+
+    def levels(self, values: Floats, one_beside: bool = False) -> list[Level]:
+        """Return what the mean of `values`, [N], depends on, training apart.
+
+        Args:
+            one_beside: whether to add a prompt of 1 and one of -1, each with the average number of images: where all
+                were won, there would be no variance (Agresti & Coull 1998).
+        """
+        found = []
+        for sums in self.sums_by_level(np.stack([values, np.ones_like(values)])):
+            size = sums[1].mean()
+            beside = [[size, -size], [size, size]] if one_beside else [[], []]
+            found.append(Level.of_clusters(*np.concatenate([sums, beside], axis=1)))
+        return found
 
     def totals(self, sums: Floats) -> Floats:
         """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
@@ -172,10 +196,15 @@ class PairedScores:
 
     Args:
         scores: of each method, [N] or [S, N], in the order of the images that `resampling` was made for.
+        trained: whether each method came out of training, so that another seed would have given other scores; without
+            it, those methods that have several seeds.
     """
 
-    def __init__(self, scores: Sequence[ArrayLike], resampling: Resampling) -> None:
+    def __init__(
+        self, scores: Sequence[ArrayLike], resampling: Resampling, trained: Sequence[bool] | None = None
+    ) -> None:
         self.scores = [_checked(values, resampling) for values in scores]
+        self.trained = [len(values) > 1 for values in self.scores] if trained is None else list(trained)
         self.resampling = resampling
 
     def median(self, method: int) -> Estimate:
@@ -194,8 +223,6 @@ class PairedScores:
         """Compare two methods image by image, every seed of a with every seed of b; the higher score wins."""
         a, b, resampling = self.scores[method_a], self.scores[method_b], self.resampling
         signs = np.sign(a[:, None] - b[None])  # [Sa, Sb, N]
-        net = resampling.cluster_sums(signs.sum(axis=(0, 1))[None])[0]
-        gains = resampling.cluster_sums((a.mean(axis=0) - b.mean(axis=0))[None])[0]
         if method_a > method_b:
             won_a, won_b = self._won[method_a, method_b]
         else:
@@ -203,14 +230,30 @@ class PairedScores:
         mean_a, mean_b = self._means[method_a], self._means[method_b]
         won = resampling.over_seeds(won_a.mean(axis=0), won_a, won_b)
         gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
+        net, gain = signs.mean(axis=(0, 1)), a.mean(axis=0) - b.mean(axis=0)  # [N]
+        nets, gains = resampling.sums_by_level(np.stack([signs.sum(axis=(0, 1)), gain]))[0]
+        win_levels, gain_levels = resampling.levels(net, one_beside=True), resampling.levels(gain)
+        # with one image a prompt and one seed there is nothing to weigh: each prompt is won, lost or a tie
+        p_win = sign_test(nets) if signs.size == len(nets) else sign_flip_test(nets, seed=resampling.seed)
+        p_gain = sign_flip_test(gains, seed=resampling.seed)
+        p_win_weights, p_gain_weights = p_win, p_gain
+        if len(win_levels) > 1:  # of raters, too
+            p_win_weights = _larger(p_win, levels_test(float(net.mean()), win_levels))
+            p_gain_weights = _larger(p_gain, levels_test(float(gain.mean()), gain_levels))
+        trained = self.trained[method_a], self.trained[method_b]
+        win_levels += _seed_levels((signs.mean(axis=(1, 2)), signs.mean(axis=(0, 2))), trained)
+        gain_levels += _seed_levels((a.mean(axis=1), b.mean(axis=1)), trained)
         return Comparison(
             n=signs.size,
             wins=int((signs > 0).sum()),
             ties=int((signs == 0).sum()),
-            win_rate=_win_rate(0.5 + float(signs.sum()) / (2 * signs.size), won, resampling),
-            gain=resampling.interval(float(a.mean() - b.mean()), gained),
-            p_win=sign_test(net),
-            p_gain=sign_flip_test(gains, seed=resampling.seed),
+            win_rate=_win_rate(0.5 + float(net.mean()) / 2, won, resampling),
+            gain=resampling.interval(float(gain.mean()), gained),
+            p_win=_larger(p_win, levels_test(float(net.mean()), win_levels)) if any(trained) else p_win_weights,
+            p_gain=_larger(p_gain, levels_test(float(gain.mean()), gain_levels)) if any(trained) else p_gain_weights,
+            p_win_weights=p_win_weights,
+            p_gain_weights=p_gain_weights,
+            levels=tuple(win_levels) if any(trained) else (),
         )
 
     @cached_property
@@ -239,6 +282,16 @@ class PairedScores:
         return {pair: (draws[by_a], draws[by_b]) for pair, (by_a, by_b) in parts.items()}
 
 
+def _larger(p_exact: float, p_levels: float) -> float:
+    """Return the larger p-value: the exact one alone knows how few prompts there are. NaN where either is."""
+    return float(np.maximum(p_exact, p_levels))
+
+
+def _seed_levels(by_seed: Sequence[Floats], trained: Sequence[bool]) -> list[Level]:
+    """Return the levels of training seeds of two methods, from a figure by seed of each, [Sa] and [Sb]."""
+    return [Level.of_seeds(values) for values, is_trained in zip(by_seed, trained, strict=True) if is_trained]
+
+
 def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Return the share won by a, ties half, on each image: [Sa, N] by seed of a and [Sb, N] by seed of b."""
     signs = np.sign(a[:, None] - b[None])
@@ -255,9 +308,15 @@ def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     return PairedScores([scores], resampling).mean(0)
 
 
-def compare(scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling) -> Comparison:
-    """Compare two methods image by image; see `PairedScores.compare`."""
-    return PairedScores([scores_b, scores_a], resampling).compare(1, 0)
+def compare(
+    scores_a: ArrayLike, scores_b: ArrayLike, resampling: Resampling, trained: Sequence[bool] | None = None
+) -> Comparison:
+    """Compare two methods image by image; see `PairedScores`.
+
+    Args:
+        trained: whether a and b came out of training.
+    """
+    return PairedScores([scores_b, scores_a], resampling, trained and trained[::-1]).compare(1, 0)
 
 
 def _win_rate(value: float, draws: Floats, resampling: Resampling) -> Estimate:

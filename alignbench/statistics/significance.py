@@ -1,4 +1,7 @@
-"""Significance tests over clusters of prompts, and their adjustment for many comparisons."""
+"""Significance tests over clusters of prompts and over training seeds, and their adjustment for many comparisons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +51,64 @@ def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) 
         kept = sums[packed + offsets].sum(axis=1)
         at_least += int((np.abs(2 * kept - values.sum()) >= observed).sum())
     return (at_least + 1) / (num_flips + 1)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One thing that a figure would change with if it were drawn anew: prompts, raters, or a method's training seeds.
+
+    Attributes:
+        variance: of the figure, from drawing this alone; NaN where it was drawn once.
+        freedom: degrees of freedom that the variance was estimated with.
+    """
+
+    variance: float
+    freedom: int
+
+    @classmethod
+    def of_clusters(cls, sums: ArrayLike, sizes: ArrayLike) -> "Level":
+        """Return the level of clusters for a mean over all images.
+
+        Args:
+            sums: what the images of each cluster add up to, [C].
+            sizes: how many there are in each cluster, [C].
+        """
+        sums, sizes = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+        residuals = (sums - sizes * sums.sum() / sizes.sum()) / sizes.sum()
+        num = len(sums)
+        return cls(float(np.square(residuals).sum() * num / (num - 1)) if num > 1 else np.nan, num - 1)
+
+    @classmethod
+    def of_seeds(cls, figures: ArrayLike) -> "Level":
+        """Return the level of training seeds for the mean of a figure by seed, [S]; of one seed it is unknown."""
+        figures = np.asarray(figures, dtype=np.float64)
+        return cls(float(figures.var(ddof=1)) / len(figures) if len(figures) > 1 else np.nan, len(figures) - 1)
+
+
+def levels_test(value: float, levels: Sequence[Level]) -> float:
+    """Return the two-sided p-value for a figure to be 0, when everything that it depends on would be drawn anew.
+
+    The variances add up. Student's distribution has the degrees of freedom of the level that has the fewest: the usual
+    (Satterthwaite's) number follows the estimated variances, and where two or three seeds happen to lie close together
+    it takes their variance for known and promises too much. This is the conservative choice of Scheffe and Hsu.
+
+    Returns:
+        NaN where a level was drawn once, so that nothing is known of its variance.
+    """
+    error, freedom = _error(levels)
+    if error == 0:  # as of a gain that is the same on all prompts and for all seeds
+        return float(value == 0)
+    return float(2 * stats.t.sf(abs(value) / error, freedom))
+
+
+def smallest_significant(levels: Sequence[Level], p_value: float) -> float:
+    """Return how far from 0 a figure must be for `levels_test` to find `p_value`."""
+    error, freedom = _error(levels)
+    return float(error * stats.t.isf(p_value / 2, freedom))
+
+
+def _error(levels: Sequence[Level]) -> tuple[float, int]:
+    return float(np.sqrt(sum(level.variance for level in levels))), min(level.freedom for level in levels)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -131,7 +131,9 @@ def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resam
                     "question": question,
                     "method_a": methods[a],
                     "method_b": methods[b],
-                    **{name: getattr(result, name) for name in ("n", "wins", "ties", "p_win", "p_gain")},
+                    **{name: getattr(result, name) for name in ("n", "wins", "ties")},
+                    "p_win": result.p_win_weights,  # a study shows images of one run a method
+                    "p_gain": result.p_gain_weights,
                     **_estimate("win_rate", "ci", result.win_rate),
                 }
             )

@@ -46,6 +46,12 @@ class CrossedResampling(Resampling):
             drawn = rng.multinomial(num_raters - 1, np.full(num_raters, 1 / num_raters), self.num_resamples)
         return self._prompts.counts[:, self._prompts.cluster] * drawn.astype(np.uint16)[:, self._raters.cluster]
 
+    def sums_by_level(self, values: Floats) -> list[Floats]:
+        """Add up what belongs to each prompt, [K, N] to [K, P], and to each rater, [K, S], where there are several."""
+        cells = self.cluster_sums(values)
+        drawn = [self._prompts, self._raters] if self._raters.num_clusters > 1 else [self._prompts]
+        return [level.cluster_sums(cells) for level in drawn]
+
     def num_units(self, sums: Floats | None = None) -> int:
         """Return how many prompts have votes, or those of them where `sums`, by cell, is not 0."""
         cells = slice(None) if sums is None else np.flatnonzero(sums)

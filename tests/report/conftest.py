@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from alignbench.files import append_json_lines
 from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
@@ -14,6 +15,14 @@ from alignbench.store.scores import ScoreInfo, Scores
 
 PROMPTS = {"p0": "a red circle", "p1": "a blue cross", "p2": "a green square", "p3": "a yellow cross"}
 GROUPS = {"p0": ("flat",), "p1": ("flat",), "p2": ("shaded",), "p3": ("shaded",)}
+
+
+def png(colour, name):
+    """Return a file of one colour, unlike that of any other name."""
+    text, file = PngInfo(), io.BytesIO()
+    text.add_text("name", name)
+    Image.new("RGB", (64, 64), colour).save(file, "PNG", pnginfo=text)
+    return file.getvalue()
 
 
 @dataclass
@@ -68,16 +77,17 @@ class World:
         full = full_size or len(prompts)
         sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset=len(prompts) < full)
         write_sampling(images, sampling)
-        file = io.BytesIO()
-        Image.new("RGB", (64, 64), picture or "white").save(file, "PNG")
-        for name in [name for files in names.values() for name in files] if picture else []:
-            (images / name).write_bytes(file.getvalue())
-        digest = hashlib.sha256(file.getvalue()).hexdigest()[:32]
+        digests = []
+        for name in [name for files in names.values() for name in files]:
+            content = png(picture or "white", f"{folder.name}/{name}")
+            digests.append(hashlib.sha256(content).hexdigest()[:32])
+            if picture:
+                (images / name).write_bytes(content)
         folder.complete("generate", f"{prompt_set}/1a2b", [images / "prompts.jsonl", images / "sampling.json"])
         ids = [prompt_id for prompt_id in prompts for _ in range(num_images)]
         numbers = [k for _ in prompts for k in range(num_images)]
         file = folder.score_file(prompt_set, sampling_hash, evaluator, version)
-        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, [digest] * len(ids)).write(file)
+        Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, digests).write(file)
         folder.complete("score", f"{prompt_set}/{sampling_hash}/{evaluator}@{version}", [file])
         if steps:
             for step in range(3):

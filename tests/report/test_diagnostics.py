@@ -124,7 +124,7 @@ def test_looks_at_a_run_have_rows_over_its_start(world):
     run = world.run("sft", [1, 2, 3, 4], trained_on=["clip"])
     look(run, 0, [1, 2, 3, 4], ["#808080"] * 4, 0.0)
     look(run, 20, [2, 3, 4, 5], ["#ff0000"] * 4, 0.02)
-    look(run, 100, [3, 4, 5, 6], ["#ff0000"] * 4, 0.1)
+    look(run, 100, [3, 4, 5, 6], ["#00ff00"] * 4, 0.1)
     run.update(weight_distance=0.1)
     clip = rows(world, measure="clip", prompt_set="held_out")
     assert [(row["step"], row["value"], row["role"]) for row in clip] == [

@@ -24,13 +24,13 @@ def test_figures_show_as_many_digits_as_their_interval_supports(value, interval,
     ("p_value", "text"), [(0.0005, "***"), (0.001, "**"), (0.02, "*"), (0.05, "n.s."), (1.0, "n.s."), (math.nan, "")]
 )
 def test_what_is_not_significant_is_said_to_be_so(p_value, text):
-    assert significance(p_value, (0.55, 0.7)) == text
+    assert significance({"p_win": p_value, "p_win_weights": math.nan}) == text
 
 
-def test_no_interval_that_holds_one_half_is_significant():
-    """The test knows nothing of how much seeds differ."""
-    assert significance(1e-9, (0.45, 0.7)) == "n.s."
-    assert significance(1e-9, (float("nan"), float("nan"))) == "***"
+def test_stars_of_one_training_seed_stand_in_parentheses():
+    assert significance({"p_win": math.nan, "p_win_weights": 1e-9}) == "(***)"
+    assert significance({"p_win": math.nan, "p_win_weights": 0.5}) == "n.s."
+    assert significance({"p_win": 0.2, "p_win_weights": 1e-9}) == "n.s."
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.2, "45 s"), (750, "12 min 30 s"), (3900, "1 h 05 min")])
@@ -38,10 +38,10 @@ def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-def test_rankings_leave_out_evaluators_that_a_method_trained_on(small_table):
-    """clip: sft 1, base 2, dpo out of it. Oracle: base 1, sft 2, dpo 3. Means: base 1.5, sft 1.5, dpo 3."""
+def test_mean_ranks_are_over_evaluators_that_no_method_trained_on(small_table):
+    """dpo trained on clip, so that the rank of all is by the oracle alone, where base is first."""
     [section] = sections(build(small_table.root))
-    assert mean_ranks(section) == {"base": 1.5, "sft": 1.5, "dpo": 3.0}
+    assert mean_ranks(section) == {"base": 1.0, "sft": 2.0, "dpo": 3.0}
     assert section.methods == ["base", "sft", "dpo"]
 
 

@@ -56,7 +56,8 @@ def test_repeated_prompts_and_images_are_one_cluster(world):
     world.run("sft", [1.0] * 12, prompts=prompts, groups={}, num_images=3)
     row = only(build(world.root).win_rates)
     assert (row["n"], row["wins"]) == (12, 12)
-    assert row["p_win"] == binomtest(3, 3).pvalue
+    assert row["p_win_weights"] == binomtest(3, 3).pvalue
+    assert np.isnan(row["p_win"]), "one training seed cannot tell"
     assert row["ci_low"] == pytest.approx(binomtest(3, 3).proportion_ci(method="exact").low)
 
 
@@ -167,9 +168,9 @@ def test_p_values_are_corrected_over_all_rows_of_a_model_and_prompt_set(world):
     world.run("base", [0.0] * 20, prompts=prompts, groups=groups)
     world.run("sft", [1.0] * 20, prompts=prompts, groups=groups)
     rows = build(world.root).leaderboard
-    assert only(rows, method="sft", group="all")["p_win"] == pytest.approx(3 * 2**-19)
-    assert only(rows, method="sft", group="odd")["p_win"] == pytest.approx(2 * 2**-9)
-    assert only(rows, method="sft", group="even")["p_win"] == pytest.approx(2 * 2**-9)
+    assert only(rows, method="sft", group="all")["p_win_weights"] == pytest.approx(3 * 2**-19)
+    assert only(rows, method="sft", group="odd")["p_win_weights"] == pytest.approx(2 * 2**-9)
+    assert only(rows, method="sft", group="even")["p_win_weights"] == pytest.approx(2 * 2**-9)
 
 
 def test_budgets_are_means_over_seeds_and_memory_the_largest(world):

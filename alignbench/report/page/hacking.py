@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from alignbench.report.columns import TableRow
 from alignbench.report.curves import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
-from alignbench.report.display import Grid, TableSection, number, significance
+from alignbench.report.display import Grid, TableSection, number, stars
 from alignbench.report.hacking import findings
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables
@@ -55,14 +55,13 @@ def _plot(name: str, rows: list[TableRow]) -> PageData | None:
 
 def _difference(row: TableRow, scale: float) -> PageData:
     interval = (row["difference_ci_low"], row["difference_ci_high"])
-    around_half = (0.5 + interval[0], 0.5 + interval[1])  # where `significance` expects it
     return {
         "method": row["method"],
         "value": scale * row["difference"],
         "low": scale * interval[0],
         "high": scale * interval[1],
         "text": number(row["difference"], interval, scale),
-        "stars": significance(row["p"], around_half),
+        "stars": stars(row["p"]),
     }
 
 

@@ -120,9 +120,9 @@ def _methods(section: TableSection) -> list[PageData]:
 
 
 def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> PageData:
-    """Return the figures of a row, with the marks that do not hold `everywhere`."""
+    """Return the figures of a row, with the marks that do not hold `everywhere`; base wins half over itself."""
     scale = info.display_scale
-    win_interval = (row["win_ci_low"], row["win_ci_high"])
+    win = _figure(row["win_rate_vs_base"], (row["win_ci_low"], row["win_ci_high"]), 100, win_text(row))
     return {
         "method": row["method"],
         "evaluator": evaluator,
@@ -132,8 +132,8 @@ def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) 
         "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
         "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),
         "win": {
-            **_figure(row["win_rate_vs_base"], win_interval, 100, win_text(row)),
-            "stars": significance(row["p_win"], win_interval),
+            **(win if row["method"] != BASE else _figure(0.5, (0.5, 0.5), 100, "50")),
+            "stars": significance(row),
         },
     }
 
@@ -152,7 +152,7 @@ def _figure(value: float, interval: tuple[float, float], scale: float, text: str
 def _both_ways(row: TableRow, evaluator: int) -> Iterable[PageData]:
     """A win rate as that of either method over the other."""
     share, low, high = row["win_rate"], row["ci_low"], row["ci_high"]
-    stars = significance(row["p_win"], (low, high))
+    stars = significance(row)
     for a, b, value, interval in (
         (row["method_a"], row["method_b"], share, (low, high)),
         (row["method_b"], row["method_a"], 1 - share, (1 - high, 1 - low)),

@@ -60,7 +60,7 @@ function figure(text, stars = "", marks = []) {
   const [, value, interval, rest] = text.match(/^([^[]*?)(?: (\[[^\]]*\]))?( .*)?$/);
   return [
     h("span", { class: "value" }, value, rest ?? ""),
-    stars && h("span", { class: stars.includes("*") ? "stars" : "stars not" }, ` ${stars}`),
+    stars && h("span", { class: stars.startsWith("*") ? "stars" : "stars not" }, ` ${stars}`),
     marks.length > 0 && h("sup", {}, marks.join(",")),
     interval && h("span", { class: "interval" }, interval),
   ];
@@ -70,7 +70,7 @@ function figure(text, stars = "", marks = []) {
 function tint(element, { value, stars }) {
   if (value === null) return element;
   element.classList.add("heat", value >= 50 ? "wins" : "loses");
-  const strength = stars.includes("*") ? 2 : 0.6;
+  const strength = stars.startsWith("*") ? 2 : 0.6;
   element.style.setProperty("--mix", `${Math.min(Math.abs(value - 50) * strength, 60).toFixed(1)}%`);
   return element;
 }

@@ -44,7 +44,7 @@ const hacking = (() => {
       const y = i * ROW + ROW / 2 + 2;
       return s(
         "g",
-        { class: row.stars.includes("*") ? "significant" : "undecided" },
+        { class: row.stars.startsWith("*") ? "significant" : "undecided" },
         s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, row.method),
         row.low !== null && s("line", { class: "interval-line", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         s("circle", { cx: x(row.value), cy: y, r: 4.5 }),

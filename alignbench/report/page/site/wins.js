@@ -45,7 +45,7 @@ const wins = (() => {
     const lines = rows.map((row, i) => {
       const { value, low, high, text, stars } = row.win;
       const y = i * ROW + ROW / 2 + 2;
-      const kind = `${stars.includes("*") ? "significant" : "undecided"}${row.trainedOn ? " trained" : ""}`;
+      const kind = `${stars.startsWith("*") ? "significant" : "undecided"}${row.trainedOn ? " trained" : ""}`;
       return s(
         "g",
         { class: kind },
@@ -110,7 +110,7 @@ const wins = (() => {
     if (!win) return h("td", { class: "self" }, isSelf ? "·" : "");
     const title = `${win.a} over ${win.b}: ${win.text} ${win.stars}, ${win.n} comparisons`;
     const stars = win.stars.includes("*") ? win.stars : "";
-    return tint(h("td", { title, class: stars ? "significant" : null }, figure(win.text, stars)), win);
+    return tint(h("td", { title, class: stars.startsWith("*") ? "significant" : null }, figure(win.text, stars)), win);
   }
 
   return { view };
