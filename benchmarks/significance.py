@@ -93,7 +93,7 @@ def simulate(world: World, comparisons: int, of_weights: bool = False) -> np.nda
 
 def errors(comparisons: int) -> Iterator[str]:
     """Yield the lines of the table of family-wise errors, in percent."""
-    yield "| seeds | effect of a seed | prompts | images a prompt | 6 over base | 126 over base | 6 of two | 126 of two |"
+    yield "| seeds | effect of a seed | prompts | images a prompt | 6 over base | 126 over base | 6 trained | 126 trained |"
     yield "|---|---|---|---|---|---|---|---|"
     for seeds, effect, prompts, images in product(NUM_SEEDS, SEED_EFFECTS, NUM_PROMPTS, NUM_IMAGES):
         cells = []

@@ -41,7 +41,8 @@ def test_the_program_counts_and_prints(pairs, monkeypatch, capsys):
     assert (row["question"], row["method_a"], row["method_b"]) == ("overall", "dpo", "base")
     assert (row["n"], row["wins"], row["ties"], row["win_rate"]) == ("8", "6", "1", f"{6.5 / 8:.9g}")
     assert float(row["ci_low"]) < 6.5 / 8 <= float(row["ci_high"])
-    assert float(row["p_win"]) == 0.25  # three prompts for dpo, the fourth is even: 2 * 0.5^3
+    # three prompts for dpo, the fourth is even: 2 * 0.5^3 over prompts alone; two raters who count say less
+    assert 0.25 < float(row["p_win"]) < 0.5
     assert [
         (one["evaluator"], one["version"], one["n"], one["agreement"]) for one in read(pairs, "evaluator_agreement")
     ][:2] == [("clip", "1", "7", f"{6 / 7:.9g}"), ("human", "another rater", "3", f"{2 / 3:.9g}")]

@@ -17,7 +17,7 @@ const wins = (() => {
     const legend = h(
       "p",
       {},
-      "Left: win rate over base in %, bars are 95 % intervals; filled: significant; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.",
+      "Left: win rate over base in %, bars are 95 % intervals; filled: significant, pale for these weights alone; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.",
     );
     main.replaceChildren(
       ...(shown.length > 0 ? [legend, ...shown, noteList(sections)] : [h("p", {}, "Nothing is compared here yet.")]),
@@ -45,7 +45,7 @@ const wins = (() => {
     const lines = rows.map((row, i) => {
       const { value, low, high, text, stars } = row.win;
       const y = i * ROW + ROW / 2 + 2;
-      const kind = `${stars.startsWith("*") ? "significant" : "undecided"}${row.trainedOn ? " trained" : ""}`;
+      const kind = `${stars.includes("*") ? "significant" : "undecided"}${stars.startsWith("(") ? " weights" : ""}${row.trainedOn ? " trained" : ""}`;
       return s(
         "g",
         { class: kind },
