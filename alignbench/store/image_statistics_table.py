@@ -49,12 +49,15 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
         ResultsError: a file is not what was scored.
     """
     rows = _read(path) if path.exists() else {}
-    todo = [
-        (key, shown)
-        for key, shown in images.items()
-        if not (key in rows and rows[key][0] == shown.digest) and shown.path.exists()
-    ]
+    there = {key: shown for key, shown in images.items() if shown.path.exists()}
+    todo = [(key, shown) for key, shown in there.items() if not (key in rows and rows[key][0] == shown.digest)]
     num_threads = min(THREADS, len(os.sched_getaffinity(0)))
+    if rows:
+        written = path.stat().st_mtime_ns
+        touched = [there[key] for key in there.keys() & rows if there[key].path.stat().st_ctime_ns > written]
+        with ThreadPoolExecutor(num_threads) as pool:
+            list(pool.map(_unchanged, touched))
+        os.utime(path)  # the next report need not read them again
     label = f"statistics of {path.parents[2].name}"
     # decoding and array operations let other threads work
     with (
@@ -79,11 +82,16 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _measure(shown: ImageToMeasure) -> ImageStatistics:
+def _unchanged(shown: ImageToMeasure) -> bytes:
+    """Return the content of an image file if it is what was scored."""
     content = shown.path.read_bytes()
     if _digest(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
-    return image_statistics(np.asarray(rgb(decoded(content))))
+    return content
+
+
+def _measure(shown: ImageToMeasure) -> ImageStatistics:
+    return image_statistics(np.asarray(rgb(decoded(_unchanged(shown)))))
 
 
 def _write(path: Path, rows: StatisticsRows) -> None:
