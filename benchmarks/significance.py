@@ -10,6 +10,7 @@ the image alone add. The tests are those of the program, on its own levels.
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -24,6 +25,7 @@ SEED_EFFECTS = (0, 3, 8)  # standard deviation over training seeds, in points of
 NUM_SEEDS = (1, 2, 3, 5, 10)
 NUM_PROMPTS = (20, 256, 3200)
 NUM_IMAGES = (1, 4)
+WIN_RATES = (55, 60, 70, 80)  # true ones, in percent
 PROMPT_SHARE = 0.3  # of the variance within a training seed
 
 
@@ -66,7 +68,7 @@ class World:
             return float("nan")
         signs = self.signs(rng)
         image = signs.mean(axis=(0, 1)).ravel()
-        prompts = Resampling(np.repeat(np.arange(self.num_prompts), self.num_images))
+        prompts = clusters(self.num_prompts, self.num_images)
         by_method = [signs.mean(axis=(1, 2, 3)), signs.mean(axis=(0, 2, 3))][: 1 + self.two_trained]
         levels = [*prompts.levels(image, one_beside=True), *map(Level.of_seeds, by_method)]
         p = levels_test(float(image.mean()), levels)
@@ -76,6 +78,12 @@ class World:
         """Return what the program says of two sets of images, whatever made them."""
         net = self.signs(rng).sum(axis=(0, 1, 3))
         return sign_test(net) if self.num_images == 1 else sign_flip_test(net)
+
+
+@cache
+def clusters(num_prompts: int, num_images: int) -> Resampling:
+    """Return which prompt each image is of."""
+    return Resampling(np.repeat(np.arange(num_prompts), num_images))
 
 
 def family_wise_error(p_values: np.ndarray, size: int) -> tuple[float, float]:
@@ -92,52 +100,61 @@ def simulate(world: World, comparisons: int, of_weights: bool = False) -> np.nda
 
 
 def errors(comparisons: int) -> Iterator[str]:
-    """Yield the lines of the table of family-wise errors, in percent."""
-    yield "| seeds | effect of a seed | prompts | images a prompt | 6 over base | 126 over base | 6 trained | 126 trained |"
-    yield "|---|---|---|---|---|---|---|---|"
+    """Yield the lines of the table for methods over base, in percent."""
+    yield from _heads(
+        "seeds", "effect of a seed", "prompts", "images a prompt", *(f"{size} tests" for size in FAMILIES)
+    )
     for seeds, effect, prompts, images in product(NUM_SEEDS, SEED_EFFECTS, NUM_PROMPTS, NUM_IMAGES):
-        cells = []
-        for two_trained in (False, True):
-            world = World(effect, seeds, prompts, images, two_trained=two_trained)
-            p = simulate(world, comparisons)
-            cells += ["no star" if np.isnan(p).all() else _percent(*family_wise_error(p, size)) for size in FAMILIES]
-        yield f"| {seeds} | {effect} | {prompts:,} | {images} | {' | '.join(cells)} |"
+        p = simulate(World(effect, seeds, prompts, images), comparisons)
+        yield f"| {seeds} | {effect} | {prompts:,} | {images} | {_cells(p)} |"
+
+
+def errors_of_two(comparisons: int) -> Iterator[str]:
+    """Yield the lines of the table for two methods that were trained equally often."""
+    yield from _heads("seeds of each", "effect of a seed", "prompts", *(f"{size} tests" for size in FAMILIES))
+    for seeds, effect, prompts in product(NUM_SEEDS[1:], SEED_EFFECTS, NUM_PROMPTS[:2]):
+        p = simulate(World(effect, seeds, prompts, 1, two_trained=True), comparisons)
+        yield f"| {seeds} | {effect} | {prompts:,} | {_cells(p)} |"
 
 
 def errors_of_weights(comparisons: int) -> Iterator[str]:
     """Yield the lines of the table for images that nobody trained a model for, or one seed taken as it is."""
-    yield "| prompts | images a prompt | 6 tests | 126 tests |"
-    yield "|---|---|---|---|"
+    yield from _heads("prompts", "images a prompt", *(f"{size} tests" for size in FAMILIES))
     for prompts, images in product(NUM_PROMPTS, NUM_IMAGES):
-        p = simulate(World(0, 1, prompts, images), comparisons, of_weights=True)
-        yield f"| {prompts:,} | {images} | {' | '.join(_percent(*family_wise_error(p, size)) for size in FAMILIES)} |"
+        yield f"| {prompts:,} | {images} | {_cells(simulate(World(0, 1, prompts, images), comparisons, True))} |"
 
 
 def power(comparisons: int) -> Iterator[str]:
-    """Yield the lines of the table of how often a true difference is starred, in percent."""
-    rates = (55, 60, 70, 80)
-    heads = [f"{rate} %, {size} tests" for size, rate in product(FAMILIES, rates)]
-    yield f"| seeds | effect of a seed | prompts | {' | '.join(heads)} |"
-    yield "|---|---|---|" + "---|" * len(heads)
-    for seeds, effect, prompts in product((2, 3, 5, 10), (1, 3, 8), (256, 3200)):
-        found = {rate: simulate(World(effect, seeds, prompts, 1, rate), comparisons) for rate in rates}
-        cells = [f"{100 * (found[rate] < ALPHA / size).mean():.0f}" for size, rate in product(FAMILIES, rates)]
+    """Yield the lines of the table of how often a true win rate is starred, in percent."""
+    heads = [f"{rate} %, {size} tests" for size, rate in product(FAMILIES, WIN_RATES)]
+    yield from _heads("seeds", "effect of a seed", "prompts", *heads)
+    for seeds, effect, prompts in product(NUM_SEEDS[1:], (1, 3, 8), NUM_PROMPTS[1:]):
+        found = {rate: simulate(World(effect, seeds, prompts, 1, rate), comparisons) for rate in WIN_RATES}
+        cells = [f"{100 * (found[rate] < ALPHA / size).mean():.0f}" for size, rate in product(FAMILIES, WIN_RATES)]
         yield f"| {seeds} | {effect} | {prompts:,} | {' | '.join(cells)} |"
 
 
-def _percent(share: float, error: float) -> str:
-    return f"{100 * share:.1f} ± {100 * error:.1f}"
+def _heads(*names: str) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
+
+
+def _cells(p_values: np.ndarray) -> str:
+    if np.isnan(p_values).all():
+        return " | ".join(["cannot tell"] * len(FAMILIES))
+    errors = (family_wise_error(p_values, size) for size in FAMILIES)
+    return " | ".join(f"{100 * share:.1f} ± {100 * error:.1f}" for share, error in errors)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comparisons", type=int, default=20000, help="null comparisons in each cell")
-    arguments = parser.parse_args()
-    few = max(arguments.comparisons // 20, 1)
+    num = parser.parse_args().comparisons
     for title, lines in (
-        ("Family-wise error, %", errors(arguments.comparisons)),
-        ("Family-wise error of images as they are, %", errors_of_weights(arguments.comparisons // 4)),
-        ("Power, %", power(few)),
+        ("Family-wise error over base, %", errors(num)),
+        ("Family-wise error of two trained methods, %", errors_of_two(num // 4)),
+        ("Family-wise error of images as they are, %", errors_of_weights(num // 4)),
+        ("Power, %", power(num // 20)),
     ):
         print(f"\n## {title}\n")
         for line in lines:
