@@ -24,7 +24,6 @@ from alignbench.serve.access import TOKEN_VARIABLE, checked_token, is_loopback
 from alignbench.serve.protocol import Info, is_name
 from evaluators.networks.preprocess import rgb
 
-PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 PASSING = {502, 503, 504}  # what a proxy answers for a server that is being started again
 INFO_TIMEOUT_SECONDS = 10.0  # answered without the network
 MAX_ANSWER_BYTES = 1 << 24
@@ -45,8 +44,8 @@ class PngFiles(Preprocess):
         return "png_files"
 
     def __call__(self, images: Sequence[Image.Image]) -> list[bytes]:
-        """Return each picture as a PNG file in its own mode, or in RGB where PNG lacks the mode."""
-        return [_png(image if image.mode in PNG_MODES else rgb(image)) for image in images]
+        """Return each picture in RGB as a PNG file."""
+        return [_png(rgb(image)) for image in images]
 
 
 class Remote(Evaluator):

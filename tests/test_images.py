@@ -1,13 +1,13 @@
-"""Which pictures get a score, which are refused, and in which words: the table of `alignbench.images`."""
+"""Which pixels pictures have, which pictures are refused, and in which words: the table of `alignbench.images`."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from alignbench.images import ImageError, decoded, opened
-from evaluators.networks.preprocess import rgb
+from alignbench.images import SUFFIXES, ImageError, decoded, opened, read_header, scorable
 
 RAMP = np.arange(0, 256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 
@@ -23,8 +23,11 @@ def ramp(mode: str = "RGB") -> Image.Image:
 
 
 def seen(content: bytes) -> np.ndarray:
-    """Return what evaluators see of a file."""
-    return np.asarray(rgb(decoded(content)))
+    """Return the pixels of a file."""
+    image = decoded(content)
+    assert image.mode == "RGB"
+    assert image.size == read_header(io.BytesIO(content))[1::-1]
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA"])
@@ -43,39 +46,78 @@ def test_16_bits_are_scaled_to_8_instead_of_cut_off():
     np.testing.assert_array_equal(seen(content), np.full((8, 8, 3), 100))
 
 
-def test_a_rotation_noted_in_exif_is_not_applied():
-    image = Image.new("RGB", (32, 16))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    assert seen(encoded(image, "JPEG", exif=exif)).shape == (16, 32, 3)
+@pytest.mark.parametrize("image", [ramp(), ramp("L"), ramp("LA"), Image.fromarray(RAMP[..., 0].astype(np.uint16))])
+@pytest.mark.parametrize(("orientation", "turned"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
+def test_a_rotation_noted_in_exif_is_applied(image, orientation, turned):
+    image, exif = image.crop((0, 0, 16, 9)), Image.Exif()
+    exif[0x0112] = orientation
+    upright = seen(encoded(image.transpose(turned)))
+    np.testing.assert_array_equal(seen(encoded(image, exif=exif)), upright)
+
+
+def test_a_colour_profile_changes_nothing():
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    np.testing.assert_array_equal(seen(encoded(ramp(), icc_profile=profile)), RAMP)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 160), (640, 33)])
 def test_any_size_and_shape_that_is_not_degenerate_is_taken(size):
-    assert decoded(encoded(Image.new("RGB", size))).size == size
+    assert scorable(encoded(Image.new("RGB", size))).size == size
 
 
 @pytest.mark.parametrize("size", [(7, 64), (64, 1), (8, 161), (1000, 49)])
-def test_degenerate_sizes_are_refused(size):
+def test_degenerate_sizes_are_not_scored_but_decoded(size):
+    content = encoded(Image.new("RGB", size))
+    assert decoded(content).size == size
     with pytest.raises(ImageError, match=f"is {size[0]} x {size[1]} pixels; sides must have at least 8"):
-        decoded(encoded(Image.new("RGB", size)))
+        scorable(content)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_several_frames_are_refused(kind):
     frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 120, 240)]
-    with pytest.raises(ImageError, match="has 3 frames; give the one"):
-        decoded(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    for read in (decoded, lambda content: read_header(io.BytesIO(content))):
+        with pytest.raises(ImageError, match="has 3 frames; give one of them") as told:
+            read(content)
+        assert told.value.fault == "several frames"
 
 
-def test_transparent_pixels_are_refused():
+def test_the_first_picture_of_a_photograph_with_previews_is_taken():
+    content = encoded(
+        ramp(), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], quality=100, subsampling=0
+    )
+    np.testing.assert_array_equal(seen(content), seen(encoded(ramp(), "JPEG", quality=100, subsampling=0)))
+
+
+def test_transparent_pixels_are_laid_on_white():
     clear = ramp("RGBA")
-    clear.putpixel((3, 4), (1, 2, 3, 254))
-    palette = ramp("P")
-    palette.info["transparency"] = palette.getpixel((3, 4))
-    for image in (clear, palette):
-        with pytest.raises(ImageError, match="has transparent pixels; lay it over"):
-            decoded(encoded(image))
+    clear.putpixel((3, 4), (255, 0, 0, 0))
+    clear.putpixel((4, 4), (255, 0, 0, 51))
+    expected = RAMP.copy()
+    expected[4, 3:5] = (255, 255, 255), (255, 204, 204)
+    np.testing.assert_array_equal(seen(encoded(clear)), expected)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [ramp(), ramp("L"), ramp("L").convert("P"), Image.fromarray(RAMP[..., 0].astype(np.uint16) * 257)],
+    ids=["RGB", "L", "P", "I;16"],
+)
+def test_one_transparent_colour_is_laid_on_white(image):
+    content = encoded(image, transparency=image.getpixel((3, 4)))
+    expected = RAMP.copy()
+    expected[4, 3] = 255
+    np.testing.assert_array_equal(seen(content), expected)
+    assert read_header(io.BytesIO(content)).converted
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1"])
+def test_ordinary_pictures_are_not_converted(mode):
+    content = encoded(ramp(mode), "TIFF")
+    assert not read_header(io.BytesIO(content)).converted
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
@@ -85,6 +127,11 @@ def test_truncated_files_are_refused(kind, share):
     content = encoded(detail, kind)
     with pytest.raises(ImageError, match="is damaged"):
         decoded(content[: int(share * len(content))])
+
+
+def test_cie_lab_is_refused():
+    with pytest.raises(ImageError, match="has CIE LAB colours; save it in RGB"):
+        decoded(encoded(Image.new("LAB", (16, 16)), "TIFF"))
 
 
 def test_channels_of_32_bits_are_refused_unless_16_hold_their_values():
@@ -110,10 +157,34 @@ def test_what_is_no_picture_is_refused(content):
         decoded(content)
 
 
-def test_a_header_that_promises_too_much_is_refused(monkeypatch):
+@pytest.mark.parametrize("read", [decoded, lambda content: read_header(io.BytesIO(content))])
+def test_a_picture_with_too_many_pixels_is_refused_as_that(read, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match="is damaged"):
-        decoded(encoded(ramp()))
+    with pytest.raises(ImageError, match=r"^has more than 200 pixels; make it smaller$") as told:
+        read(encoded(ramp()))
+    assert told.value.fault == "too many pixels"
+
+
+def test_a_png_with_long_texts_is_read_up_to_a_limit(monkeypatch):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("workflow", "x" * 3_000_000, zip=True)
+    content = encoded(ramp(), pnginfo=texts)
+    np.testing.assert_array_equal(seen(content), RAMP)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 2**20)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**20)
+    with pytest.raises(ImageError, match=r"^holds more than 1 MiB of text; remove the text$") as told:
+        decoded(content)
+    assert told.value.fault == "too much text in the file"
+
+
+def test_every_suffix_that_folders_are_searched_for_has_a_decoder():
+    Image.init()
+    assert {suffix for suffix in SUFFIXES if Image.registered_extensions()[suffix] not in Image.OPEN} == set()
+
+
+def test_an_error_keeps_its_fault_on_its_way_from_another_process():
+    error = pickle.loads(pickle.dumps(ImageError("is odd", "several frames")))
+    assert (str(error), error.fault) == ("is odd", "several frames")
 
 
 def test_the_file_is_named(tmp_path):

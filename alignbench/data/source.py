@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -107,6 +108,7 @@ class DataSource(ABC):
         name: as typed in `data=`.
         provides: the kinds of samples that `view` can return.
         num_filtered: number of samples that were filtered out, by reason; complete after the first call of `view`.
+        first_filtered: where the first image is that cannot be used, by reason.
         labelled_by: names of the evaluators whose scores or votes decided the labels.
         posterior: `mode` encodes an image as the mode of the VAE's posterior; `sample` draws new latents from the
             posterior each time the image is shown.
@@ -115,6 +117,7 @@ class DataSource(ABC):
     name: str
     provides: ClassVar[frozenset[Kind]]
     num_filtered: Counter[str]
+    first_filtered: Mapping[str, str] = MappingProxyType({})
     labelled_by: tuple[str, ...] = ()
     posterior: Posterior = "mode"
 
@@ -150,8 +153,10 @@ class DataSource(ABC):
         """
 
     def summary(self) -> str:
-        """Say how many samples were filtered out, and why; empty if there are none."""
-        return ", ".join(f"{count} filtered out ({reason})" for reason, count in sorted(self.num_filtered.items()))
+        """Say how many samples were filtered out and why, with the first unusable image; empty if there are none."""
+        first = {reason: f", the first is {location}" for reason, location in self.first_filtered.items()}
+        counts = sorted(self.num_filtered.items())
+        return ", ".join(f"{count} filtered out ({reason}{first.get(reason, '')})" for reason, count in counts)
 
 
 def with_same_crop(sample: PromptSample, crop: CropSpec) -> PromptSample:
@@ -211,7 +216,12 @@ def decide(prompt: str, key_0: str, key_1: str, label_0: float) -> Pair | None:
 
     Args:
         label_0: probability that the first image is preferred: 1 or 0 if one vote is known, 0.5 for a tie.
+
+    Raises:
+        ValueError: label_0 is no probability.
     """
+    if not 0.0 <= label_0 <= 1.0:
+        raise ValueError(f"label_0={label_0} must lie in 0..1")
     if label_0 == 0.5:
         return None
     return Pair(prompt, key_0, key_1, label_0) if label_0 > 0.5 else Pair(prompt, key_1, key_0, 1.0 - label_0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
+from alignbench.images import read_picture
 from alignbench.report.curves import read_curves, read_validation
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
@@ -67,8 +68,7 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
     for index, (file, title) in enumerate(zip(files, titles, strict=True)):
         left = index * (TILE + GAP)
         draw.text((left, 0), title, fill="gray", font=font)
-        with Image.open(file) as image:
-            tile = fitted(image.convert("RGB"), TILE)
+        tile = fitted(read_picture(file), TILE)
         block.paste(tile, (left + (TILE - tile.width) // 2, line + (TILE - tile.height) // 2))
     letters = max(int(width / font.getlength("n")), 10)
     lines = textwrap.wrap(record.prompt, letters, max_lines=NUM_LINES, placeholder=" ...") or [""]

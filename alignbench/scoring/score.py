@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.images import ImageError, decoded
+from alignbench.images import SHAPE, ImageError, scorable
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, ScoreTable
 from alignbench.scoring.prompt_cache import TextCache
@@ -226,10 +226,10 @@ class _Tasks(Dataset[Prepared]):
         for picture in self.tasks[number]:
             try:
                 content = picture.path.read_bytes()
-                image = decoded(content)
+                image = scorable(content)
                 if self.size is not None and image.size != self.size:
                     (width, height), (w, h) = image.size, self.size
-                    raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected")
+                    raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected", SHAPE)
             except ImageError as error:
                 faults.append(f"{picture.path} {error}")
             except OSError as error:

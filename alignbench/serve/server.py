@@ -10,7 +10,7 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.images import ImageError, decoded
+from alignbench.images import ImageError, scorable
 from alignbench.serve.access import TOKEN_VARIABLE
 from alignbench.serve.http import Handler, Refusal, Server
 from alignbench.serve.protocol import Info
@@ -114,6 +114,6 @@ def _picture(text: str, named: str) -> Image.Image:
     if not content.startswith((PNG, JPEG)):
         raise Refusal(400, f"{named} is neither PNG nor JPEG")
     try:
-        return decoded(content)
+        return scorable(content)
     except ImageError as error:
         raise Refusal(400, f"{named} {error}") from None

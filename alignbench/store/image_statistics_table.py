@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alignbench.files import replacing
-from alignbench.images import decoded, rgb
+from alignbench.images import decoded
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
@@ -87,11 +87,15 @@ def _unchanged(shown: ImageToMeasure) -> bytes:
     content = shown.path.read_bytes()
     if _digest(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
+<<<<<<< HEAD
     return content
 
 
 def _measure(shown: ImageToMeasure) -> ImageStatistics:
     return image_statistics(np.asarray(rgb(decoded(_unchanged(shown)))))
+=======
+    return image_statistics(np.asarray(decoded(content)))
+>>>>>>> images
 
 
 def _write(path: Path, rows: StatisticsRows) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from alignbench.images import opened, rgb
+from alignbench.images import opened, read_header
 from alignbench.study.plan import ShownImage
 from alignbench.votes.record import StudyFolder, keyed
 
@@ -38,14 +38,14 @@ class BlindPictures:
         return file.getvalue()
 
     def _rgb(self, run: str, prompt_id: str) -> Image.Image:
-        return rgb(opened(self._folder.image(run, prompt_id)))
+        return opened(self._folder.image(run, prompt_id))
 
     def _size(self, prompt_id: str) -> tuple[int, int]:
-        sizes = []
+        headers = []
         for run in self._folder.study.runs:
-            with Image.open(self._folder.image(run, prompt_id)) as image:
-                sizes.append(image.size)
-        return min(width for width, _ in sizes), min(height for _, height in sizes)
+            with self._folder.image(run, prompt_id).open("rb") as file:
+                headers.append(read_header(file))
+        return min(header.width for header in headers), min(header.height for header in headers)
 
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

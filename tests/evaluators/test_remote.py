@@ -133,8 +133,7 @@ def test_pictures_of_any_mode_are_handed_over_without_loss(clip, served_clip, mo
     [content] = PngFiles("clip_224")([picture])
     with Image.open(io.BytesIO(content)) as arrived:
         assert torch.equal(ClipPixels(32)([arrived]), ClipPixels(32)([picture]))
-        if mode not in ("CMYK", "YCbCr", "HSV", "I"):
-            assert arrived.mode == picture.mode
+        assert arrived.mode == "RGB"
     assert torch.equal(remote(served_clip).score([picture], ["a cat"]), clip.score([picture], ["a cat"]))
 
 

@@ -50,6 +50,12 @@ def picture(seed=0, **how):
     return encoded(Image.fromarray(values), **how)
 
 
+def animation():
+    """Return a PNG of two frames as base64."""
+    frames = [Image.new("RGB", (64, 64), shade) for shade in ("red", "blue")]
+    return encoded(frames[0], save_all=True, append_images=frames[1:])
+
+
 def encoded(image, **how):
     file = io.BytesIO()
     image.save(file, **{"format": "PNG"} | how)
@@ -103,7 +109,7 @@ NO_LIST = "must be an object with prompts, a list of text"
         ({"prompts": [PROMPT] * 2, "images": [picture(), picture(format="GIF")]}, "images[1] is neither PNG nor JPEG"),
         ({"prompts": [PROMPT], "images": [picture()[:2000]]}, "images[0] is damaged"),
         ({"prompts": [PROMPT], "images": [encoded(Image.new("RGB", (4, 4)))]}, "images[0] is 4 x 4 pixels"),
-        ({"prompts": [PROMPT], "images": [encoded(Image.new("RGBA", (64, 64)))]}, "images[0] has transparent pixels"),
+        ({"prompts": [PROMPT], "images": [animation()]}, "images[0] has 2 frames; give one of them"),
         ({"prompts": ["a cat"], "images": [picture()]}, "judges by prompts of the shapes world alone"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -55,7 +55,7 @@ def add_scores(
     """Score this process's share of the images, but for those whose scores are there and as they were written.
 
     Raises:
-        UserError: the scorer cannot judge some of the prompts.
+        UserError: the scorer cannot judge some of the prompts, or a score is not finite.
     """
     if refusal := scorer.supports(data.prompts):
         raise UserError(refusal)
@@ -73,7 +73,14 @@ def add_scores(
             for start in range(0, len(part), BATCH_SIZE):
                 some = part[start : start + BATCH_SIZE]
                 pictures = [Image.fromarray(data.image(key).pixels) for _, key in some]
-                scores += scorer.score(pictures, [prompt for prompt, _ in some]).tolist()
+                found = scorer.score(pictures, [prompt for prompt, _ in some])
+                if wrong := [key for (_, key), known in zip(some, found.isfinite().tolist(), strict=True) if not known]:
+                    raise UserError(
+                        f"{scorer.name} gives the training image {wrong[0]} a score that is not a finite number; to "
+                        "leave the image out, write its name on a line of a text file, and set data.exclude to the "
+                        "path of that file"
+                    )
+                scores += found.tolist()
                 bar.update(len(some))
             store.add({_part_key(part): {"scores": torch.tensor(scores, dtype=torch.float64)}})
 

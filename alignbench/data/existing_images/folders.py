@@ -3,7 +3,7 @@
 There are three layouts:
 
 - made by this program: an image folder of a run (`prompts.jsonl`, `sampling.json`), or a run folder with one of them;
-- HPSv2 benchmark: `<style>/<index:05d>.jpg` (or .jpeg, .png, .webp), for the prompts of hpdv2;
+- HPSv2 benchmark: `<style>/<index:05d>.jpg` (or another of `alignbench.images.SUFFIXES`), for the prompts of hpdv2;
 - a list with the images: `manifest.json`, or the only .jsonl, .csv or .tsv file of the folder, with a column for the
   file and one for the prompt; or the path of such a list. If all prompts are in one shipped set, they get its ids and
   groups, so that the scores can be compared with those of other images of this set; else the set is called `own`.
@@ -26,11 +26,11 @@ from alignbench.data.existing_images.labels import distinct_labels, path_labels
 from alignbench.data.existing_images.lists import LIST_SUFFIXES, OWN, is_run, read_image_list, read_json
 from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
 from alignbench.errors import UserError
+from alignbench.images import SUFFIXES
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LAYOUTS = (
     f"expected an image folder or run folder of this program, the folders {', '.join(HPDV2_STYLES)} of the HPSv2 "
     "benchmark, or images with a list of files and prompts (manifest.json, or one .jsonl, .csv or .tsv)"
@@ -242,7 +242,7 @@ def _read_made_here(folder: Path) -> _Found:
 
 def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _Found:
     unknown = [name for name in folders if name not in HPDV2_STYLES]
-    unknown += [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    unknown += [name for name in files if Path(name).suffix.lower() in SUFFIXES]
     if unknown:
         raise UserError(
             f"{folder} has the layout of the HPSv2 benchmark, but also holds {', '.join(unknown[:3])} "
@@ -254,10 +254,10 @@ def _read_hpdv2(folder: Path, folders: Sequence[str], files: Sequence[str]) -> _
     for style in HPDV2_STYLES:
         for name, is_file in _entries(folder / style) if style in folders else ():
             index, suffix = os.path.splitext(name)
-            if not is_file or not re.fullmatch("[0-9]{5}", index) or suffix.lower() not in IMAGE_SUFFIXES:
+            if not is_file or not re.fullmatch("[0-9]{5}", index) or suffix.lower() not in SUFFIXES:
                 raise UserError(
                     f"{folder / style / name} is not an image of the HPSv2 benchmark; expected files of five digits "
-                    f"and {', '.join(IMAGE_SUFFIXES)}"
+                    "and an image format, such as 00000.jpg"
                 )
             if int(index) >= sizes[style]:
                 raise UserError(f"{folder / style / name} has no prompt; {style} has 00000 to {sizes[style] - 1:05d}")

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
 
-from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
+from alignbench.data.sources.row_filters import unread
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import CaptionedSource, Contents, TableOptions
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.text_tables import read_text, stream_rows
 from alignbench.errors import UserError
+from alignbench.images import SUFFIXES
 
 LISTS = ("metadata.jsonl", "metadata.csv")
 UNKNOWN = float("nan")  # no label
@@ -20,7 +21,7 @@ class CaptionFolder(CaptionedSource):
 
     Either metadata.jsonl or metadata.csv lists the images (columns file_name and text, as in the image folders of
     `datasets`), or each image has a text file of the same name beside it (cat.jpg, cat.txt), at any depth. Images
-    without a caption are left out and counted.
+    without a caption, captions without an image, and other files are left out and counted; hidden files are not.
 
     Args:
         name: as typed in `data=`.
@@ -48,10 +49,17 @@ class CaptionFolder(CaptionedSource):
             yield row.text("file_name"), row.text("text")
 
     def _with_text_files(self) -> Iterator[tuple[str, str]]:
-        images = sorted(file for file in self.folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        for image in images:
-            caption = image.with_suffix(".txt")
-            if caption.is_file():
-                yield image.relative_to(self.folder).as_posix(), read_text(caption).strip()
+        # a link to nowhere is no folder either, and counts as a missing image
+        files = sorted(file for file in self.folder.rglob("*") if not file.is_dir() and not file.name.startswith("."))
+        captions = {file for file in files if file.suffix == ".txt"}
+        others = [file for file in files if file not in captions]
+        for file in others:
+            caption = file.with_suffix(".txt")
+            if file.suffix.lower() not in SUFFIXES:
+                self.num_filtered[unread(file.name)] += 1
+            elif caption in captions:
+                yield file.relative_to(self.folder).as_posix(), read_text(caption).strip()
             else:
                 self.num_filtered["no caption"] += 1
+        if lonely := len(captions - {file.with_suffix(".txt") for file in others}):
+            self.num_filtered["caption without an image"] += lonely

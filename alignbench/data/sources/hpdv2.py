@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.data.sources.local import ranked
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTableBuilder
@@ -50,10 +51,10 @@ class HPDv2(PairTableSource):
 def _labelled(row: TextRow) -> Iterator[tuple[tuple[str, str], float]]:
     images = _list(row, "image_path" if "image_path" in row.values else "file_path", str)
     by_choice = "human_preference" in row.values
-    grades = _list(row, "human_preference" if by_choice else "rank", int | float)
+    grades = _list(row, "human_preference" if by_choice else "rank", int | float | None)
     if len(images) != len(grades):
         raise UserError(f"{row.location} has {len(images)} images and {len(grades)} grades")
-    return ranked(images, grades, low_is_best=not by_choice)
+    return ranked(images, [number_or_nan(grade) for grade in grades], low_is_best=not by_choice)
 
 
 def _list(row: TextRow, column: str, kind: Any) -> list[Any]:

@@ -7,8 +7,9 @@ images are published as zip files, to be unpacked into images/train/train_1/ and
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.data.sources.local import ranked
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.row_filters import check_choice
@@ -51,10 +52,14 @@ class ImageRewardDB(PairTableSource):
             of_prompt[prompt_id].append(row)
         store, rows = Files(self.folder), SampleTableBuilder(2)
         for of_one in of_prompt.values():
-            graded = [row for row in of_one if columns[self.grade][row] is not None]
-            self.num_filtered.update(["no label"] * (len(of_one) - len(graded)))
-            grades = [columns[self.grade][row] for row in graded]
-            for pair, label in ranked(graded, grades, low_is_best=self.grade == "rank"):
+            grades = [self._grade(columns, row) for row in of_one]
+            for pair, label in ranked(of_one, grades, low_is_best=self.grade == "rank"):
                 images = (store.add(columns["image_path"][row]) for row in pair)
                 rows.add(columns["prompt"][pair[0]] or "", images, label)
         return Contents(rows.table(), store)
+
+    def _grade(self, columns: dict[str, list[Any]], row: int) -> float:
+        try:
+            return number_or_nan(columns[self.grade][row])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"row {row + 1} of {self.list} has no number in column {self.grade}: {error}") from None

@@ -5,6 +5,7 @@ file_name), caption and label (its code reads split). The label is exclusive_win
 images of Pick-a-Pic that won one pair and lost another.
 """
 
+import math
 from pathlib import Path
 from typing import Unpack
 
@@ -18,7 +19,7 @@ LABELS = {
     "exclusive_win": 1.0, "1": 1.0, "1.0": 1.0, "true": 1.0,
     "exclusive_lose": 0.0, "0": 0.0, "0.0": 0.0, "false": 0.0,
     "intersections": 0.5,
-    "": float("nan"),
+    **dict.fromkeys(("", "null", "none", "nan", "inf", "-inf", "infinity", "-infinity"), math.nan),
 }  # fmt: skip
 COLUMNS = {"image": ("file_path", "file_name"), "prompt": ("caption", "prompt"), "label": ("label", "split")}
 
@@ -44,9 +45,8 @@ class LabelList(LabelledSource):
         for row in stream_rows(self.list):
             image, prompt, label = (_cell(row, one) for one in ("image", "prompt", "label"))
             if label.lower() not in LABELS:
-                raise UserError(
-                    f"{row.location} has the label {label!r};{did_you_mean(label, [name for name in LABELS if name])}"
-                )
+                known = [name for name, value in LABELS.items() if not math.isnan(value)]
+                raise UserError(f"{row.location} has the label {label!r};{did_you_mean(label, known)}")
             rows.add(prompt, [store.add(image)], LABELS[label.lower()])
         return Contents(rows.table(), store)
 

@@ -1,6 +1,7 @@
 """How labels are prepared for training: repeated comparisons, majority votes, and label noise."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,23 @@ import numpy as np
 
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.storage.image_store import ImageStore
+
+NO_LABEL = ("", "null", "none")  # cells of .csv files
+
+
+def number_or_nan(value: Any) -> float:
+    """Return a label, score, rating, rank or probability as a number; NaN for null, an empty cell, NaN and infinity.
+
+    Raises:
+        ValueError, TypeError: it is no number.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() in NO_LABEL):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def groups(table: SampleTable) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Unpack
 
 from alignbench.data.prompts import read_prompts
 from alignbench.data.source import DataSource, Kind, PromptSample, View
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
@@ -27,6 +29,8 @@ class LocalPairs(PairTableSource):
     - image_0, image_1 and label_0, the probability that image_0 is preferred: 1 or 0 for a vote, 0.5 for a tie, as in
       Pick-a-Pic;
     - images, and either ranks (1 is best) or scores (high is best): all pairs of images; equal ones are ties (.jsonl).
+
+    A pair without a finite number to decide it has no label; it is left out and counted.
 
     Images are given as paths relative to the folder.
 
@@ -68,12 +72,12 @@ def pairs_of(row: TextRow) -> Iterator[tuple[str, tuple[str, str], float]]:
         yield from ((prompt, pair, label) for pair, label in ranked(images, grades, low_is_best=best_first))
     elif "image_w" in values:
         label = _number(values.get("probability_w", 1.0), "probability_w")
-        if not 0.5 <= label <= 1.0:
+        if label < 0.5 or label > 1.0:
             raise ValueError(f"probability_w={label:g} must lie in 0.5..1")
         yield prompt, (_text(values["image_w"], "image_w"), _text(values["image_l"], "image_l")), label
     else:
         label = _number(values["label_0"], "label_0")
-        if not 0.0 <= label <= 1.0:
+        if label < 0.0 or label > 1.0:
             raise ValueError(f"label_0={label:g} must lie in 0..1")
         yield prompt, (_text(values["image_0"], "image_0"), _text(values["image_1"], "image_1")), label
 
@@ -81,12 +85,17 @@ def pairs_of(row: TextRow) -> Iterator[tuple[str, tuple[str, str], float]]:
 def ranked(
     images: Sequence[Any], grades: Sequence[float], low_is_best: bool
 ) -> Iterator[tuple[tuple[Any, Any], float]]:
-    """Yield all pairs of some images. The label is 1 or 0 if the first or the second has the better grade, else 0.5."""
+    """Yield all pairs of some images.
+
+    The label is 1 or 0 if the first or the second has the better grade, 0.5 if the grades are equal, and NaN if one of
+    them is not finite.
+    """
     sign = -1 if low_is_best else 1
     for second in range(1, len(images)):
         for first in range(second):
             lead = sign * (grades[first] - grades[second])
-            yield (images[first], images[second]), 0.5 if lead == 0 else float(lead > 0)
+            known = math.isfinite(grades[first]) and math.isfinite(grades[second])
+            yield (images[first], images[second]), (0.5 if lead == 0 else float(lead > 0)) if known else math.nan
 
 
 class Prompts(DataSource):
@@ -128,10 +137,10 @@ def _text(value: Any, name: str) -> str:
 
 
 def _number(value: Any, name: str) -> float:
-    """Return a number; in .csv it is given as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    """Return a number; in .csv it is given as text. NaN if there is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError(f"{name} must be a number")
-    return float(value)
+    return number_or_nan(value)
 
 
 def _why(error: Exception) -> str:

@@ -32,7 +32,7 @@ class PairTableSource(TableSource, PairSource):
         self.noise = Noise.of(options)
 
     def with_labels(self, table: SampleTable) -> SampleTable:
-        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
+        table = table.without(~np.isfinite(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, (table.label < 0.0) | (table.label > 1.0), "a probability, 0..1")
         table = table.without(table.images[:, 0] == table.images[:, 1], "twice the same image", self.num_filtered)
         if self.repeats == "vote":

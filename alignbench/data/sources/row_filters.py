@@ -9,7 +9,7 @@ from typing import Self, TypedDict
 import numpy as np
 
 from alignbench.data.sources.sample_table import SampleTable
-from alignbench.data.storage.image_headers import MISSING, short_sides
+from alignbench.data.storage.image_headers import CODES, image_headers
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.text_tables import lines_of, read_text
 from alignbench.errors import UserError, did_you_mean
@@ -81,20 +81,34 @@ class Rules:
         excluded = np.array([plain(text) in unwanted for text in texts] if unwanted else [False] * len(texts), bool)
         return table.without(excluded[table.prompt], "excluded", num_filtered)
 
-    def keep_images(self, table: SampleTable, store: ImageStore, num_filtered: Counter[str]) -> SampleTable:
-        """Return the rows whose images are kept and can be read. Count the others as `keep_prompts` does."""
+    def keep_images(
+        self, table: SampleTable, store: ImageStore, num_filtered: Counter[str], first_filtered: dict[str, str]
+    ) -> SampleTable:
+        """Return the rows whose images are kept and can be read. Count the others as `keep_prompts` does.
+
+        Args:
+            first_filtered: receives, by reason, where the first image is that cannot be used.
+        """
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
         table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", num_filtered)
         if not self.check_images:
             return table
-        sides = short_sides(store, table.images).min(1)
-        reason = np.select(
-            [sides == MISSING, sides == 0, sides < self.min_side],
-            ["missing image", "unreadable image", "too small"],
-            "",
-        )
-        num_filtered.update(reason[reason != ""].tolist())
-        return table.rows(reason == "")
+        sides = image_headers(store, table.images)[..., :2].min(-1)  # [N, images in a row]
+        shortest = sides.min(1)
+        reasons = {fault: shortest == code for fault, code in CODES.items()}
+        reasons["too small"] = (shortest >= 0) & (shortest < self.min_side)
+        for reason, wrong in reasons.items():
+            if wrong.any():
+                row = int(wrong.argmax())
+                first_filtered[reason] = store.image(int(table.images[row, sides[row].argmin()])).location
+                num_filtered[reason] += int(wrong.sum())
+        return table.rows(~np.logical_or.reduce(list(reasons.values())))
+
+
+def unread(name: str) -> str:
+    """Return the reason under which a file counts whose format no source reads."""
+    _, dot, suffix = name.rpartition(".")
+    return f"{dot}{suffix.lower()} files are not read" if dot else "files without a suffix are not read"
 
 
 def check_choice(key: str, value: object, known: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Images of finished runs, paired by their scores, so that methods for pairs can learn from any evaluator."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,7 +74,10 @@ class ScoredRuns(PairTableSource):
         root = _common([image for images in scored.values() for image in images])
         store, rows = Files(root), SampleTableBuilder(2)
         for prompt, found in scored.items():
-            images, values = list(found), list(found.values())
+            finite = {image: score for image, score in found.items() if math.isfinite(score)}
+            if without := len(found) - len(finite):
+                self.num_filtered["no score"] += without
+            images, values = list(finite), list(finite.values())
             if self.which == "best_worst":
                 order = np.argsort(values, kind="stable")
                 chosen = [int(order[0]), int(order[-1])] if len(order) > 1 else []

@@ -25,7 +25,7 @@ from alignbench.data.source import (
 from alignbench.data.sources.labels import Noise, groups, without_repeats
 from alignbench.data.sources.row_filters import RuleOptions, Rules
 from alignbench.data.sources.sample_table import SampleTable
-from alignbench.data.storage.image_headers import image_sizes
+from alignbench.data.storage.image_headers import image_headers
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
@@ -64,6 +64,7 @@ class TableSource(DataSource):
         self.rules = Rules.of(options)
         self.posterior: Posterior = options["posterior"]
         self.num_filtered: Counter[str] = Counter()
+        self.first_filtered: dict[str, str] = {}
 
     @abstractmethod
     def read(self) -> Contents:
@@ -82,7 +83,7 @@ class TableSource(DataSource):
     @cached_property
     def kept(self) -> SampleTable:
         """The rows that samples are made of. After this, `num_filtered` is complete."""
-        table = self.rules.keep_images(self.text_filtered, self.contents.store, self.num_filtered)
+        table = self.rules.keep_images(self.text_filtered, self.contents.store, self.num_filtered, self.first_filtered)
         return self._not_empty(self.assign_labels(table))
 
     def with_labels(self, table: SampleTable) -> SampleTable:
@@ -117,10 +118,15 @@ class TableSource(DataSource):
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the kept rows and of `ImageStore.identity`, which stands for the images."""
-        table = self.kept
-        digest = hashlib.sha256(json.dumps([table.texts, self.contents.store.identity]).encode())
+        table, store = self.kept, self.contents.store
+        digest = hashlib.sha256(json.dumps([table.texts, store.identity]).encode())
         for column in (table.prompt, table.images, table.label):
             digest.update(np.ascontiguousarray(column).tobytes())
+        # what version 0.1.0 left out; where there is none of it, the hash is still that of 0.1.0
+        if missing := store.missing:  # the identity covers existing files alone, and the rows hold numbers
+            digest.update(json.dumps(list(missing.items())).encode())
+        if self._converted.any():
+            digest.update(np.packbits(self._converted).tobytes())
         return digest.hexdigest()
 
     def image(self, key: str) -> TrainingImage:
@@ -128,19 +134,27 @@ class TableSource(DataSource):
         return self.image_at(self._number(key))
 
     def size(self, image: TrainingImage) -> Size:
-        height, width = self._sizes[self._number(image.key)]
-        return int(height), int(width)
+        height, width, _ = self._headers[self._number(image.key)]
+        return max(int(height), 1), max(int(width), 1)  # of a faulty image that was not checked
 
     @cached_property
-    def _sizes(self) -> np.ndarray:
-        """Height and width of every kept image, read from its header; 1 x 1 if the header is damaged."""
+    def _headers(self) -> np.ndarray:
+        """The header of every kept image, by number, as of `image_headers`; zeros for the other images."""
         store, numbers = self.contents.store, self.kept.images.ravel()
-        sizes = np.ones((len(store), 2), np.int32)
-        sizes[numbers] = image_sizes(store, numbers).clip(1)
-        return sizes
+        headers = np.zeros((len(store), 3), np.int32)
+        headers[numbers] = image_headers(store, numbers)
+        return headers
+
+    @cached_property
+    def _converted(self) -> np.ndarray:
+        """Whether version 0.1.0 trained on other pixels of an image, by number, bool; no image if none was checked."""
+        if not self.rules.check_images:
+            return np.zeros(len(self.contents.store), bool)
+        return self._headers[:, 2] == 1
 
     def address(self, key: str) -> str:
-        return self.contents.store.address(key)
+        address = self.contents.store.address(key)
+        return f"{address}/converted" if self._converted[self._number(key)] else address
 
     def _number(self, key: str) -> int:
         number = self.contents.store.number(key)
@@ -230,7 +244,7 @@ class LabelledSource(TableSource):
         self.noise = Noise.of(options)
 
     def with_labels(self, table: SampleTable) -> SampleTable:
-        table = table.without(np.isnan(table.label), "no label", self.num_filtered)
+        table = table.without(~np.isfinite(table.label), "no label", self.num_filtered)
         self.refuse_labels(table, ~np.isin(table.label, (0.0, 0.5, 1.0)), "1 for desirable or 0 for not")
         return table
 

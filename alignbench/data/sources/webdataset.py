@@ -2,7 +2,7 @@
 
 The rest of a file name is its field. These fields are read:
 
-- images: fields that end in .jpg, .jpeg, .png or .webp; a single image, or a pair in the order of the names;
+- images: fields that end in one of `alignbench.images.SUFFIXES`; a single image, or a pair in the order of the names;
 - prompt: txt, caption.txt, prompt.txt or original_prompt.txt; or caption, prompt or text in json;
 - label of a pair: label_0.txt, the probability that the first image is preferred; or label_0 in json;
 - label of a single image: label.txt or cls, 1 for desirable and 0 for not; or label or cls in json.
@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +27,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 import numpy as np
 from tqdm import tqdm
 
-from alignbench.data.existing_images.folders import IMAGE_SUFFIXES
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
+from alignbench.data.sources.row_filters import unread
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import CaptionedSource, Contents, LabelledSource, LabelOptions, TableOptions
 from alignbench.data.storage.image_store import EncodedImage, ImageStore
 from alignbench.data.storage.parquet_images import distinct_texts
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, replacing
+from alignbench.images import SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow
 
 PROMPTS = ("txt", "caption.txt", "prompt.txt", "original_prompt.txt")
 LABELS = ("label_0.txt", "label.txt", "cls")
+TEXTS = (".txt", ".json", ".cls")
 IN_JSON = {"prompt": ("caption", "prompt", "text"), "label": ("label_0", "label", "cls")}
-INDEX_VERSION = 1  # version of the kept index of a shard
+INDEX_VERSION = 2  # version of the kept index of a shard
 ABSENT = -1  # offset of an image that a sample does not have
+COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class SpanImage(EncodedImage):
     path: Path
     offset: int
     size: int
+
+    @property
+    def location(self) -> str:
+        return f"in a sample of {self.path}" if self.offset == ABSENT else f"{self.path}, byte {self.offset}"
 
     def open(self) -> BinaryIO | None:
         if self.offset == ABSENT:
@@ -98,17 +107,23 @@ class ShardStore(ImageStore):
         return {shard.name: shard for shard in self._shards}
 
 
-def read_shards(path: str, width: int) -> Contents:
+def read_shards(path: str, width: int, num_filtered: Counter[str]) -> Contents:
     """Read all shards of a folder, or one shard.
 
     Args:
         width: expected number of images in a sample, 1 or 2.
+        num_filtered: receives the number of samples whose images have a format that is not read.
 
     Raises:
-        UserError: there are no shards, one is damaged, or the samples have another number of images.
+        UserError: there are no shards, one is compressed or damaged, or the samples have another number of images.
     """
     given = Path(path)
     shards = [given] if given.is_file() else sorted(given.glob("*.tar"))
+    compressed = sorted(file for file in given.glob("*.tar.*") if file.name.endswith(COMPRESSED))
+    if packed := [file for file in compressed if not file.with_suffix("").is_file()]:
+        raise UserError(
+            f"{packed[0]} is compressed, and single images cannot be read from it; unpack it to a .tar file"
+        )
     if not shards:
         raise UserError(f"data.path={path} is neither a .tar file nor a folder with .tar files")
     bar = tqdm(shards, "index shards", unit="shard", dynamic_ncols=True, disable=None)
@@ -121,20 +136,25 @@ def read_shards(path: str, width: int) -> Contents:
     offsets, sizes = (
         np.column_stack([index[f"{name}_{side}"].to_numpy() for side in (0, 1)]) for name in ("offset", "size")
     )
-    if len(index) and (width == 2) != bool((offsets[:, 1] != ABSENT).any()):
+    if (offsets[:, 0] != ABSENT).any() and (width == 2) != bool((offsets[:, 1] != ABSENT).any()):
         other_data = "data=webdataset_captions or data=webdataset_labels" if width == 2 else "data=webdataset"
         raise UserError(
             f"the samples of data.path={path} do not have {width} image{'s'[: width - 1]} each; use {other_data}"
         )
     texts, prompt = distinct_texts(index["prompt"])
     images = np.arange(offsets.size, dtype=np.int64).reshape(-1, 2)[:, :width]
-    return Contents(
-        SampleTable(texts, prompt, images, index["label"].to_numpy()), ShardStore(shards, samples, offsets, sizes)
-    )
+    table = SampleTable(texts, prompt, images, index["label"].to_numpy())
+    unread_as = index["unread"].to_pylist()
+    num_filtered.update(reason for reason in unread_as if reason)
+    table = table.rows(np.array([reason is None for reason in unread_as], bool))
+    return Contents(table, ShardStore(shards, samples, offsets, sizes))
 
 
 def _index(shard: Path) -> "pyarrow.Table":
-    """Return prompt, label, and offsets and sizes of the images of each sample of a shard."""
+    """Return prompt, label, and offsets and sizes of the images of each sample of a shard.
+
+    If a sample has no image, `unread` is the reason under which its file of another format counts; else it is null.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -147,7 +167,7 @@ def _index(shard: Path) -> "pyarrow.Table":
         except tarfile.TarError as error:
             raise UserError(f"{shard} is not a .tar file, or is incomplete: {error}") from None
         schema = pyarrow.schema(
-            {"prompt": pyarrow.string(), "label": pyarrow.float64()}
+            {"prompt": pyarrow.string(), "label": pyarrow.float64(), "unread": pyarrow.string()}
             | {f"{name}_{side}": pyarrow.int64() for side in (0, 1) for name in ("offset", "size")}
         )
         with replacing(kept) as temporary:
@@ -174,7 +194,7 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
 
 
 def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -> dict[str, Any]:
-    images = [fields[field] for field in sorted(fields) if f".{field}".endswith(IMAGE_SUFFIXES)]
+    images = [fields[field] for field in sorted(fields) if f".{field}".endswith(SUFFIXES)]
     if len(images) > 2:
         raise UserError(f"{location} has {len(images)} images; expected one or two")
 
@@ -193,9 +213,11 @@ def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -
             texts = [content(name).strip() for name in names if name in fields]
             texts += [described[name] for name in IN_JSON[what] if described.get(name) is not None]
             values[what] = texts[0] if texts else default
-        values["label"] = float(values["label"])
+        values["label"] = number_or_nan(values["label"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{location} has a label or json that cannot be read: {error}") from None
+    unknown = [field for field in fields if not f".{field}".endswith((*SUFFIXES, *TEXTS))]
+    values["unread"] = unread(f".{unknown[0]}") if unknown and not images else None
     for side in (0, 1):
         member = images[side] if side < len(images) else None
         values[f"offset_{side}"] = member.offset_data if member else ABSENT
@@ -217,7 +239,7 @@ class ShardPairs(PairTableSource):
         self.path = existing(path)
 
     def read(self) -> Contents:
-        return read_shards(self.path, width=2)
+        return read_shards(self.path, width=2, num_filtered=self.num_filtered)
 
 
 class ShardLabels(LabelledSource):
@@ -228,7 +250,7 @@ class ShardLabels(LabelledSource):
         self.path = existing(path)
 
     def read(self) -> Contents:
-        return read_shards(self.path, width=1)
+        return read_shards(self.path, width=1, num_filtered=self.num_filtered)
 
 
 class ShardCaptions(CaptionedSource):
@@ -239,7 +261,7 @@ class ShardCaptions(CaptionedSource):
         self.path = existing(path)
 
     def read(self) -> Contents:
-        return read_shards(self.path, width=1)
+        return read_shards(self.path, width=1, num_filtered=self.num_filtered)
 
 
 def existing(path: str) -> str:

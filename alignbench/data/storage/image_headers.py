@@ -1,47 +1,57 @@
-"""Which images are complete, and how large they are: read from their headers, once for each state of the data."""
+"""What the headers of images say: read once for each state of the data, and kept in the user's cache."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from alignbench.crop import Size
-from alignbench.data.storage.image_store import ImageStore, image_size
+from alignbench.data.storage.image_store import ImageStore
 from alignbench.files import cache_folder, replacing
+from alignbench.images import FAULTS, Header, ImageError, read_header
 
-MISSING = -1
-UNKNOWN = -2
+VERSION = 2  # raised when the kept values change their meaning, or the decoder refuses other images
+MISSING = "missing image"
+# A fault stands in place of the size. The first is the smallest number, so that a pair whose images have two faults
+# counts under the first.
+CODES = {fault: number for number, fault in enumerate((MISSING, *FAULTS), -len(FAULTS) - 1)}
+UNKNOWN = 0
 
 
-def short_sides(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
-    """Return the short sides of images in pixels, in the shape of `numbers`; values below 1 as in `image_sizes`."""
-    return image_sizes(store, numbers).min(-1)
+def image_headers(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
+    """Return what the headers of images say, int32, along a new last axis.
 
-
-def image_sizes(store: ImageStore, numbers: np.ndarray) -> np.ndarray:
-    """Return height and width of images in pixels, int32, along a new last axis.
-
-    Both are 0 for damaged images and `MISSING` for missing ones. The sizes are kept in the user's cache for later runs
-    on the same data.
+    It is an `alignbench.images.Header`: height and width in pixels, and `converted`. For a faulty image height and
+    width are both the code of the fault.
     """
-    kept = cache_folder() / "image_sizes" / f"{store.state}.npy"
-    sizes = np.load(kept) if kept.exists() else np.full((len(store), 2), UNKNOWN, np.int32)
-    unknown = np.unique(numbers[sizes[numbers, 0] == UNKNOWN])
+    kept = cache_folder() / "image_sizes" / f"{_key(store)}.npy"
+    headers = np.load(kept) if kept.exists() else np.full((len(store), 3), UNKNOWN, np.int32)
+    unknown = np.unique(numbers[headers[numbers, 0] == UNKNOWN])
     for number in tqdm(unknown.tolist(), "read image headers", unit="image", dynamic_ncols=True, disable=None):
-        sizes[number] = _read_size(store, number)
+        headers[number] = _read_header(store, number)
     if len(unknown):
-        _write(kept, sizes)
-    return sizes[numbers]
+        _write(kept, headers)
+    return headers[numbers]
 
 
-def _read_size(store: ImageStore, number: int) -> Size:
+def _key(store: ImageStore) -> str:
+    """Return a digest of all that `image_headers` depends on: the files, and which numbers have none."""
+    known = json.dumps([VERSION, len(store), store.state, list(store.missing.items())])
+    return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _read_header(store: ImageStore, number: int) -> Header:
     file = store.image(number).open()
     if file is None:
-        return MISSING, MISSING
+        return Header(CODES[MISSING], CODES[MISSING], False)
     with file:
-        return image_size(file)
+        try:
+            return read_header(file)
+        except ImageError as error:
+            return Header(CODES[error.fault], CODES[error.fault], False)
 
 
-def _write(path: Path, sizes: np.ndarray) -> None:
+def _write(path: Path, headers: np.ndarray) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, sizes)
+        np.save(file, headers)

@@ -1,7 +1,6 @@
 """Where the encoded images of a data set are stored, and how one of them is read without reading the others."""
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,17 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
-from alignbench.crop import Size
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
 from alignbench.files import file_digest
-from alignbench.images import DAMAGE
+from alignbench.images import ImageError, decoded
 
-TAIL = 4096  # the end mark must be in the last bytes of a file; some programs write further bytes after it
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-SIDEWAYS = range(5, 9)  # values of EXIF's orientation that swap width and height
 HASHED_BYTES = 2 * 2**30  # data up to this size are identified by a hash of all their bytes
 REMEMBERED_BYTES = 16 * 2**20  # the digests of files above this size are kept in the user's cache
 SHA256_DIGITS = 64  # the cache of huggingface_hub names large files by sha256, small ones by a shorter digest
@@ -39,24 +33,32 @@ class EncodedImage(ABC):
     def open(self) -> BinaryIO | None:
         """Return the image as an open file, or None if it is missing."""
 
+    @property
+    def location(self) -> str:
+        """Where messages say that the image is."""
+        return self.key
+
     def decode(self) -> np.ndarray:
-        """Return the pixels, uint8, [H, W, 3], rotated as EXIF says, without an alpha channel.
+        """Return the pixels, uint8, [H, W, 3], as `alignbench.images` decodes them.
 
         Raises:
-            UserError: the image is missing or damaged. The number of samples is fixed by then, so the image cannot be
+            UserError: the image is missing or refused. The number of samples is fixed by then, so the image cannot be
                 left out.
         """
         file = self.open()
-        if file is not None:
-            with file:
-                try:
-                    with Image.open(file) as image:
-                        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-                except DAMAGE:
-                    pass
-        raise UserError(
-            f"the training image {self.key} is {'damaged' if file else 'missing'}; write this name on a line of a text "
-            "file, and set data.exclude to the path of that file"
+        if file is None:
+            raise self._unusable("is missing")
+        with file:
+            content = file.read()
+        try:
+            return np.array(decoded(content))
+        except ImageError as error:
+            raise self._unusable(str(error)) from None
+
+    def _unusable(self, fault: str) -> UserError:
+        return UserError(
+            f"the training image {self.key} {fault}; to leave it out, write this name on a line of a text file, and "
+            "set data.exclude to the path of that file"
         )
 
 
@@ -65,6 +67,10 @@ class FileImage(EncodedImage):
     """A whole file."""
 
     path: Path
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
 
     def open(self) -> BinaryIO | None:
         return self.path.open("rb") if self.path.is_file() else None
@@ -88,6 +94,11 @@ class ImageStore(ABC):
     @abstractmethod
     def files(self) -> dict[str, Path]:
         """Return the files that hold the images, by name, in the order of the image numbers."""
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """The keys of images whose files do not exist, by number. `state` and `identity` do not cover them."""
+        return {}
 
     def blocks(self, numbers: np.ndarray) -> Blocks | None:
         """Return which images are read together, given their numbers, [N]; None if every order costs the same."""
@@ -170,23 +181,6 @@ class Files(ImageStore):
         files = {path: self.folder / path for path in self._paths}
         return {path: file for path, file in files.items() if file.is_file()}
 
-
-def image_size(file: BinaryIO) -> Size:
-    """Return height and width of an image in pixels, after EXIF rotation, from its header; 0 if it is damaged.
-
-    The image is not decoded, so damage in the middle is not found. Truncated JPEG and PNG files are found, because
-    their end mark is missing. The EXIF data of a PNG are not found if they follow its pixels.
-    """
-    try:
-        with Image.open(file) as image:
-            sideways = (
-                Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-            )  # the own method of PNG images decodes them
-            (width, height), end = image.size, ENDS.get(image.format or "", b"")
-    except DAMAGE:
-        return 0, 0
-    num_bytes = file.seek(0, io.SEEK_END)
-    file.seek(max(0, num_bytes - TAIL))
-    if end not in file.read():
-        return 0, 0
-    return (width, height) if sideways else (height, width)
+    @property
+    def missing(self) -> dict[int, str]:
+        return {number: path for number, path in enumerate(self._paths) if not (self.folder / path).is_file()}

@@ -114,7 +114,7 @@ class Control:
         """
         file = self.files[prompt_id]
         if self.maker is None:
-            given = opened(file).convert("RGB")
+            given = opened(file)
             if given.width != given.height:
                 raise UserError(
                     f"{file} is {given.width} x {given.height} pixels; maps must be square, as the images are, "
@@ -125,6 +125,6 @@ class Control:
         name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         kept = cache / "control" / f"{prompt_id}-{name}.png"
         if not kept.exists():
-            picture = ImageOps.fit(opened(file).convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+            picture = ImageOps.fit(opened(file), (side, side), Image.Resampling.LANCZOS)
             write_png(kept, self.maker(picture, device))
-        return opened(kept).convert("RGB")
+        return opened(kept)

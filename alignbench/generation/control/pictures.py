@@ -10,8 +10,7 @@ from alignbench.data.prompts import PromptSet
 from alignbench.data.storage.text_tables import columns_of, read_rows
 from alignbench.errors import UserError
 from alignbench.files import sha256
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from alignbench.images import SUFFIXES
 
 
 def pictures_by_prompt(path: Path, key: str) -> dict[str, Path]:
@@ -30,13 +29,13 @@ def pictures_by_prompt(path: Path, key: str) -> dict[str, Path]:
             names = sorted(entry.name for entry in entries if entry.is_file())
         found = [(Path(name).stem, path / name) for name in names if Path(name).suffix.lower() in SUFFIXES]
         if not found:
-            raise UserError(f"{key}={path} holds no pictures; expected files like PROMPT_ID{SUFFIXES[0]}")
+            raise UserError(f"{key}={path} holds no pictures; expected files like PROMPT_ID.png")
     elif path.is_file() and path.suffix in LIST_SUFFIXES:
         found = _listed(path, key)
     else:
         raise UserError(
             f"{key}={path} is neither a folder nor a list in {', '.join(LIST_SUFFIXES)}; give a folder of files like "
-            f"PROMPT_ID{SUFFIXES[0]}, or a list of prompt_id and file"
+            f"PROMPT_ID.png, or a list of prompt_id and file"
         )
     files: dict[str, Path] = {}
     for prompt_id, file in found:
@@ -71,7 +70,7 @@ def refuse_prompts_without(files: Mapping[str, Path], prompts: PromptSet, key: s
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise UserError(
             f"{len(missing)} of {len(prompts)} prompts of prompts={prompts.name} have no picture in {key}={path}: "
-            f"{named}; add files like {missing[0]}{SUFFIXES[0]}, or list only prompts that have one in a file: "
+            f"{named}; add files like {missing[0]}.png, or list only prompts that have one in a file: "
             "prompts=file prompts.path=FILE"
         )
 

@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from alignbench.files import replacing
+from alignbench.images import read_picture
 from alignbench.report.page.store import Store
 from alignbench.report.pictures import fitted
 
@@ -79,8 +80,7 @@ def draw(pictures: Sequence[ThumbnailSource | None]) -> Image.Image:
     for index, picture in enumerate(pictures):
         if picture is not None:
             row, column = divmod(index, COLUMNS)
-            with Image.open(picture.path) as image:
-                tile = fitted(image.convert("RGB"), TILE)
+            tile = fitted(read_picture(picture.path), TILE)
             left, top = (TILE - tile.width) // 2, (TILE - tile.height) // 2
             sheet.paste(tile, (column * TILE + left, row * TILE + top))
     return sheet

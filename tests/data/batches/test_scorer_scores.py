@@ -140,3 +140,16 @@ def test_damage_anywhere_in_a_part_changes_no_score(tmp_path):
     with pytest.warns(RuntimeWarning, match="is damaged"):
         assert score_pairs(Pairs(), Light(), tmp_path, part_size=2) == EXPECTED
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_finite_number_is_told_with_its_image_and_nothing_is_kept(tmp_path, score):
+    class Odd(Light):
+        def score_features(self, inputs, encoded):
+            scores = super().score_features(inputs, encoded)
+            scores[1] = score
+            return scores
+
+    with pytest.raises(UserError, match=r"^light gives the training image 1 a score that is not a finite number; to"):
+        score_pairs(Pairs(), Odd(), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -191,8 +191,11 @@ def test_files_that_are_no_images_may_lie_beside_the_hpsv2_folders(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["anime/1.jpg"], "anime/1.jpg is not an image of the HPSv2 benchmark; expected files of five digits and .jpg"),
-        (["anime/00001.gif"], "anime/00001.gif is not an image of the HPSv2 benchmark"),
+        (
+            ["anime/1.jpg"],
+            "anime/1.jpg is not an image of the HPSv2 benchmark; expected files of five digits",
+        ),
+        (["anime/00001.ico"], "anime/00001.ico is not an image of the HPSv2 benchmark"),
         (["photo/00800.jpg"], "photo/00800.jpg has no prompt; photo has 00000 to 00799"),
         (["photo/00001.jpg", "photo/00001.png"], "photo holds both 00001.jpg and 00001.png for one prompt; delete one"),
         (["photo/00001.jpg", "concept_art/00001.jpg"], "but also holds concept_art (1 in all); expected the folders"),

@@ -60,7 +60,7 @@ def test_an_image_that_cannot_be_read_drops_the_whole_pair(folder, broken, place
     assert [sample.prompt for sample in source.view("images")] == ["p"]
     reason = "missing image" if broken == "missing.png" else "unreadable image"
     assert source.num_filtered == {reason: 1}
-    assert source.summary() == f"1 filtered out ({reason})"
+    assert source.summary() == f"1 filtered out ({reason}, the first is {folder / broken})"
 
 
 def test_winners_and_labels_follow_from_the_pairs(folder, pairs):

@@ -117,17 +117,17 @@ def test_images_are_looked_at_once_for_each_state_of_the_data(corpus, monkeypatc
     from alignbench.data.storage import image_headers
 
     seen = []
-    read_size = image_headers._read_size
+    read_header = image_headers._read_header
     monkeypatch.setattr(
         image_headers,
-        "_read_size",
-        lambda store, number: seen.append(store.image(number).key) or read_size(store, number),
+        "_read_header",
+        lambda store, number: seen.append(store.image(number).key) or read_header(store, number),
     )
     for _ in range(2):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"]
     (corpus.folder / "b.png").write_text("changed")
-    with pytest.raises(UserError, match=r"nothing to train on: 1 filtered out \(unreadable image\)"):
+    with pytest.raises(UserError, match=r"1 filtered out \(unreadable image, the first is .*b.png\)"):
         corpus(("p", "a", "b", 1)).view("pairs")
     assert seen == ["a.png", "b.png"] * 2
 
