@@ -408,7 +408,7 @@ def test_the_three_lines_build_what_they_say(monkeypatch, capsys):
     assert capsys.readouterr().out == "(['cat.png'], ['a photo of a cat'])\n"
 
 
-@pytest.mark.parametrize("words", list(commands("alignbench.serve.__main__")))
+@pytest.mark.parametrize("words", list(commands("alignbench.serve")))
 def test_every_command_that_serves_has_known_names_and_keys(words):
     args = arguments_of_serve(words)
     keys = yaml.safe_load((conf_folder() / "evaluator" / f"{args.evaluator}.yaml").read_text())
