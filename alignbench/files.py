@@ -43,8 +43,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        for file in partial.rglob("*"):
-            _flush(file)
+        flush_files(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
@@ -61,6 +60,12 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def flush_files(folder: Path) -> None:
+    """Make a folder and all that is in it durable."""
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
 
 
 def _temporary(path: Path) -> Path:
