@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
-from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes
+from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes, sort_notes
 
 LORA_FILE = LORA_FILES[0]
 # what programs put before all keys of a network, its name in a pipeline among it
@@ -41,13 +41,17 @@ def save_policy(
     from peft import get_peft_model_state_dict
 
     # The configuration travels along: without its alpha a loader would assume alpha = rank and scale wrongly.
+    # Its sets are sorted: their order differs between processes, and the bytes of a policy depend on its run alone.
+    config = network.peft_config["default"].to_dict()
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     pipeline.save_lora_weights(
         folder,
         **{
             f"{denoiser_name}_lora_layers": get_peft_model_state_dict(network, weights),
-            f"{denoiser_name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
+            f"{denoiser_name}_lora_adapter_metadata": config,
         },
     )
+    sort_notes(folder / LORA_FILE)
 
 
 def load_policy(
