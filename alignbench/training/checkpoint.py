@@ -107,7 +107,7 @@ class Checkpoints:
             flush_files(partial)
             shutil.rmtree(self._place(step), ignore_errors=True)  # a damaged one that was passed over
             partial.replace(self._place(step))
-            flush_files(self.folder)
+            flush_files(self._place(step))
         self.accelerator.wait_for_everyone()
         self._last = step
 
