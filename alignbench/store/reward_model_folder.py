@@ -20,7 +20,6 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICTURE = "reliability.png"
 LOG = "train.jsonl"
-STARTS = "evaluators."  # a start is built by its `_target_`, and folders come from others too
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class RewardModelRecord:
         name: of the evaluator that it is; its scores are kept under it.
         judge: `kind` and what else rebuilds the network, see `RewardModel.description`.
         start: the evaluator whose network training started from: its name, version, digest of its weights, and `node`,
-            its configuration.
+            the arguments that it was built with. Its class is named by `kind`; in judges of version 0.1.0 by a
+            `_target_`, which is looked up and never imported.
         calibrated_on: see `Evaluator`.
         judged_by: names of the evaluators whose judgements it learned from.
         data: name, configuration and fingerprint of the pairs, and how many were used for what.
@@ -80,11 +80,11 @@ class RewardModelRecord:
                 f"{folder / CONFIG} describes no judge of format {FORMAT}; give a folder that this version of "
                 "`python -m alignbench.train_reward` wrote"
             )
-        values = with_present_names(values)
-        target = str(values["start"]["node"].get("_target_"))
-        if not target.startswith(STARTS):
-            raise UserError(f"{folder / CONFIG} starts from {target}, which is none of the evaluators; do not use it")
-        return cls(**values)
+        record = cls(**with_present_names(values))
+        for name, digest in record.files.items():
+            if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
+                raise UserError(f"{folder / name} has changed since it was written; put it back, or train again")
+        return record
 
     def check_start(self, start: Evaluator) -> None:
         """Make sure that an evaluator that the judge builds upon is the one that it was trained with.

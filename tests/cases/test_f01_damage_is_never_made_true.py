@@ -117,7 +117,7 @@ def table(run):
     return ScoreTable(run, *PLACE, ScoreInfo("mine", "1"))
 
 
-@pytest.mark.parametrize("old, new", [('"score": 0.5', '"score": 0.7'), ('"image": 0', '"image": 1'), ("{", "[")])
+@pytest.mark.parametrize(("old", "new"), [('"score": 0.5', '"score": 0.7'), ('"image": 0', '"image": 1'), ("{", "[")])
 def test_a_damaged_score_of_a_killed_command_is_not_joined(run, old, new):
     part = run.scores(*PLACE) / "parts" / "mine@1" / f"{WorkShare().name}.jsonl"
     table(run).add(WorkShare(), [("a", 0), ("b", 0)], [Entry(0.5, "x"), Entry(0.25, "y")])

@@ -98,8 +98,9 @@ class Depth(MapMaker):
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
         assert self.estimator is not None
-        processor = AutoImageProcessor.from_pretrained(self.estimator, revision=self.revision)
-        return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, revision=self.revision).eval()
+        settings: Any = {"revision": self.revision, "trust_remote_code": False}  # else a folder's code would be offered
+        processor = AutoImageProcessor.from_pretrained(self.estimator, **settings)
+        return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, **settings).eval()
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:
