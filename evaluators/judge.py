@@ -19,19 +19,23 @@ from alignbench.store.reward_model_folder import RewardModelRecord, read_tensors
 from evaluators.clip_reward import ClipReward
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
+from evaluators.image_reward import ImageReward
 from evaluators.judges.attention import AttentionRewardModel
 from evaluators.judges.blip import BlipRewardModel
 from evaluators.judges.clip import ClipRewardModel
 from evaluators.judges.head import HeadRewardModel
 from evaluators.networks.preprocess import Pixels, pixels_from
 from evaluators.pickscore import PickScore
+from evaluators.shapes_matching import ShapesMatching
 from evaluators.shapes_reward import ShapesReward
 
 KINDS: Mapping[str, type[RewardModel]] = {
     kind.kind: kind for kind in (ClipRewardModel, BlipRewardModel, HeadRewardModel, AttentionRewardModel)
 }
-# What heads build upon, by the name in a judge's record. Folders come from others too, and name nothing else.
-STARTS: Mapping[str, type[ClipReward]] = {kind.__name__: kind for kind in (ClipScore, HPSv2, PickScore, ShapesReward)}
+# What judges start from, by the name in their records. Folders come from others too, and name nothing else.
+STARTS: Mapping[str, type[Evaluator]] = {
+    kind.__name__: kind for kind in (ClipScore, HPSv2, PickScore, ShapesReward, ImageReward, ShapesMatching)
+}
 # The same by the exact `_target_` in judges of version 0.1.0.
 TARGETS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in STARTS.values()}
 
@@ -72,15 +76,15 @@ class TrainedRewardModel(Reward):
         self.has_embeddings = self._kind.has_embeddings
         self.embedding_scale = embedding_scale
         self.gradient_checkpointing = gradient_checkpointing
+        start = _start(self.record, self.folder)
         self._start: Evaluator | None = None
         if self._kind.builds_on_start:
-            self._start = self._build_start(source)
+            self._start = self._build_start(*start, source)
         elif source is not None:
             raise UserError(f"source={source} is for heads, and judge {self.name} has all its weights in its folder")
         self._texts: dict[str, Tensor] = {}  # features of prompts, on the CPU
 
-    def _build_start(self, source: str | None) -> Evaluator:
-        kind, values = _start(self.record, self.folder)
+    def _build_start(self, kind: type[Evaluator], values: dict[str, Any], source: str | None) -> Evaluator:
         if source is not None and "source" not in values:
             raise UserError(f"{self.record.start['evaluator']} has no source; leave source={source} out")
         return kind(**(values if source is None else values | {"source": source}))
@@ -158,16 +162,16 @@ def _kind(record: RewardModelRecord, folder: Path) -> type[RewardModel]:
     return KINDS[kind]
 
 
-def _start(record: RewardModelRecord, folder: Path) -> tuple[type[ClipReward], dict[str, Any]]:
-    """Return the class of the evaluator that a head builds upon, and its arguments.
+def _start(record: RewardModelRecord, folder: Path) -> tuple[type[Evaluator], dict[str, Any]]:
+    """Return the class of the evaluator that a judge starts from, and its arguments.
 
     Raises:
-        UserError: it is none that heads can build upon, or its arguments are not those of this class.
+        UserError: no judge of this kind starts from it, or its arguments are not those of this class.
     """
     node = dict(record.start["node"])
     target, name = node.pop("_target_", None), node.pop("kind", None)
     kind = STARTS.get(name) if target is None else TARGETS.get(target)
-    if kind is None:
+    if kind is None or (_kind(record, folder).builds_on_start and not issubclass(kind, ClipReward)):
         raise UserError(
             f"{folder} holds a judge that starts from {target or name}, which is not read from a folder; available: "
             f"{', '.join(STARTS)}"

@@ -54,7 +54,7 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     make: Any = partial(build(OmegaConf.create({"train": {"optimizer": dict(optimizer)}}).train.optimizer), lr=1.0)
     try:
         make([torch.nn.Parameter(torch.zeros(SIDE, SIDE))])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a name that it does not know, or a value
         raise UserError(f"train.optimizer={optimizer['_target_']} refuses its arguments: {error}") from None
 
 

@@ -51,10 +51,14 @@ def target_object(target: str) -> Any:
     """Return the class or function that a target names.
 
     Raises:
-        UserError: another module, or another package where the target is not of this program, defines it.
+        UserError: there is none; or another module, or another package where the target is not of this program,
+            defines it.
     """
     check_targets({"_target_": target})
-    found = get_object(target)
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError) as error:  # as Hydra tells that there is none
+        raise UserError(f"_target_={target} cannot be found: {str(error).splitlines()[0]}") from None
     module = inspect.getmodule(found)
     if module is None or module.__name__.split(".")[0] != target.split(".")[0]:
         raise _refused(target)

@@ -54,7 +54,7 @@ class RewardModelRecord:
     package_versions: dict[str, str]
     commit: str | None
     format: int = FORMAT
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -11,7 +11,7 @@ from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.state_dicts import safetensors_header
+from alignbench.models.weights.state_dicts import check_pickles, safetensors_header
 
 INDEX = "model_index.json"
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
@@ -68,6 +68,9 @@ def load_pipeline(
             name: _without_weights(folder or pretrained_model_name_or_path, revision, name, index[name][1], dtype)
             for name in networks & set(without)
         }
+        if folder is not None:
+            for name in networks - set(without):
+                check_pickles(_files(folder / name, variant))
         pipeline = kind.from_pretrained(
             folder or pretrained_model_name_or_path,
             revision=revision,
@@ -91,6 +94,7 @@ def load_pipeline(
         library, name = index[part]
         arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
         if part not in without:
+            check_pickles(_files(folder / part, None))
             absent[part] = getattr(libraries[library], name).from_pretrained(folder / part, **arguments)
     for name in _networks(index) & set(without):
         absent[name] = _without_weights(folder, None, name, index[name][1], dtype)

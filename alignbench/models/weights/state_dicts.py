@@ -67,6 +67,17 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
     return dict(content.get("state_dict", content))
 
 
+def check_pickles(files: Iterable[Path]) -> None:
+    """Refuse files of torch.save with something other than tensors, before another library fails on them.
+
+    Raises:
+        UserError: as `read_state_dict` does.
+    """
+    for file in files:
+        if file.suffix in PICKLED:
+            read_state_dict(file)  # mapped, so little is read
+
+
 def misfits(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:
     """Name the tensors that are missing, left over or of another shape; empty where all fit.
 
