@@ -156,7 +156,7 @@ def _kind(record: RewardModelRecord, folder: Path) -> type[RewardModel]:
     Raises:
         UserError: there is none of that name.
     """
-    kind = record.judge.get("kind")
+    kind = str(record.judge.get("kind"))
     if kind not in KINDS:
         raise UserError(f"{folder} holds a judge of kind {kind}, which is unknown; available: {', '.join(KINDS)}")
     return KINDS[kind]

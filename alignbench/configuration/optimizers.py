@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import build
 from alignbench.errors import UserError
@@ -92,7 +92,7 @@ def _updated(node: str, gradients: list["Tensor"]) -> list["Tensor"]:
     import torch
 
     weights = [torch.nn.Parameter(torch.zeros_like(gradient[0])) for gradient in gradients]
-    make: Any = partial(build(OmegaConf.create(node)), lr=1.0)
+    make: Any = partial(build(cast(DictConfig, OmegaConf.create(node))), lr=1.0)
     optimizer = make(weights)
     for update in range(NUM_UPDATES):
         for weight, gradient in zip(weights, gradients, strict=True):

@@ -27,7 +27,7 @@ def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix:
         try:
             declared.validate_python(values[key])
         except ValidationError as error:
-            inner = [place for place in error.errors()[0]["loc"] if isinstance(place, int)]
+            inner: list[int | str] = [place for place in error.errors()[0]["loc"] if isinstance(place, int)]
             found.append(sentence(f"{prefix}{key}", values[key], declared.json_schema(), inner))
     return found
 

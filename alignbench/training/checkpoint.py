@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttributeAccessIssue]
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -27,8 +28,8 @@ ARRAY_PARTS = [
     numpy.ndarray,
     numpy.dtype,
     type(numpy.dtype(numpy.uint32)),
-    (numpy._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    (numpy._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),
 ]
 
 
@@ -237,7 +238,7 @@ def _read(file: Path) -> Any:
 
 def _generator_states() -> dict[str, Any]:
     """Return the states of all generators, as tensors and plain values."""
-    name, keys, *rest = numpy.random.get_state()
+    name, keys, *rest = cast(tuple, numpy.random.get_state(legacy=True))
     states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()

@@ -282,7 +282,7 @@ def _optimizer(train: DictConfig, trained: Sequence[Tensor]) -> Part:
 @lru_cache
 def _stepped(node: str, weight_updates: WeightUpdates, kinds: tuple[tuple[tuple[Any, torch.dtype], int], ...]) -> int:
     """Return the bytes that the optimizer of a configuration keeps of so many weights of each shape and dtype."""
-    target = OmegaConf.create(node)
+    target: Any = OmegaConf.create(node)
     if find_spec(target._target_.partition(".")[0]) is None:
         raise UnknownState("it is not installed")
     parameters = [torch.empty(shape, dtype=dtype, device="meta") for (shape, dtype), n in kinds for _ in range(n)]

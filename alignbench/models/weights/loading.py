@@ -1,5 +1,6 @@
 """Where the weights of a model come from, and a check within seconds that they are there."""
 
+import inspect
 import json
 import re
 from collections.abc import Collection
@@ -54,8 +55,9 @@ def load_pipeline(
     absent: dict[str, Any] = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
     # A score needs pictures, not a filter that blackens some of them.
     without_filter = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
-    kind, dtype = getattr(diffusers, index["_class_name"], None), getattr(torch, torch_dtype)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+    named: Any = getattr(diffusers, index["_class_name"], None)
+    kind, dtype = named, getattr(torch, torch_dtype)
+    if not (inspect.isclass(named) and issubclass(named, diffusers.DiffusionPipeline)):
         raise UserError(
             f"model.pretrained_model_name_or_path={pretrained_model_name_or_path} holds a {index['_class_name']}, "
             "which is no pipeline of diffusers; give another folder"
