@@ -1,5 +1,6 @@
 """The command line: check the whole command, then run the requested stages of each job."""
 
+import argparse
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ def main() -> None:
     num_jobs = 1
     try:
         check_neighbours()
+        _refuse_other_configurations(args)
         if not asks_for_text:
             num_jobs = check_command_line(args.overrides, args.multirun)
     except UserError as error:
@@ -45,6 +47,20 @@ def main() -> None:
             ends.append(time.monotonic())
 
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+
+
+def _refuse_other_configurations(args: argparse.Namespace) -> None:
+    """Refuse Hydra's flags that take the configuration from a folder: its files could name any code to run.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+        if getattr(args, flag) is not None:
+            raise UserError(
+                f"--{flag.replace('_', '-')} would run what files of a folder name; put your configuration files into "
+                "conf/, or type their values"
+            )
 
 
 def _time_left(ends: list[float], num_jobs: int) -> str:

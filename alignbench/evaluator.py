@@ -199,15 +199,12 @@ class Reward(Evaluator):
         raise TypeError(f"reward {self.name} has no embeddings")
 
 
-def weight_bytes(node: Mapping[str, Any]) -> int | None:
-    """Return how many bytes the network of a configured evaluator takes, None where that is not known.
+def weight_bytes(kind: type[Evaluator], arguments: Mapping[str, Any]) -> int | None:
+    """Return how many bytes the network of an evaluator takes, None where that is not known.
 
     Args:
-        node: `_target_` and constructor arguments, as plain values.
+        arguments: of the constructor, as plain values.
     """
-    from hydra.utils import get_class
-
-    kind = get_class(node["_target_"])
-    given = inspect.signature(kind).bind_partial(**{key: node[key] for key in node if not key.startswith("_")})
+    given = inspect.signature(kind).bind_partial(**arguments)
     given.apply_defaults()
     return kind.weight_bytes(given.arguments)

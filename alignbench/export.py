@@ -18,8 +18,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from alignbench.configuration.build import build, read_config, row_name, trains
+from alignbench.configuration.build import build, row_name, trains
 from alignbench.configuration.compose import composed
+from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
@@ -87,7 +88,7 @@ def find_source(path: str, settings: Sequence[str]) -> Source:
         return Source(cfg, path, revision, None)
     if settings:
         raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
-    cfg = read_config(run.config_file)
+    cfg = read_run_config(run.config_file)
     if trains(cfg):
         return Source(cfg, str(run.verified(run.policy)), None, run)
     if cfg.model.policy is None:

@@ -11,13 +11,15 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from PIL import Image
+
+CHECK = "check"  # key of the digest of a JSON record in itself
 
 
 @contextmanager
@@ -43,8 +45,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        for file in partial.rglob("*"):
-            _flush(file)
+        flush_files(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
@@ -61,6 +62,12 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def flush_files(path: Path) -> None:
+    """Make a file, or a folder and all that is in it, durable, and its name as well."""
+    for one in (*path.rglob("*"), path, path.parent):
+        _flush(one)
 
 
 def _temporary(path: Path) -> Path:
@@ -113,6 +120,25 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
 
+def with_check(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON record with a digest of itself, so that later damage to it is noticed."""
+    return {**record, CHECK: _record_digest(record)}
+
+
+def is_intact(record: Mapping[str, Any]) -> bool:
+    """Say whether a JSON record has its digest, or none, as those of version 0.1.0."""
+    return CHECK not in record or record[CHECK] == _record_digest(without_check(record))
+
+
+def without_check(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON record without its digest."""
+    return {key: value for key, value in record.items() if key != CHECK}
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a table atomically: floats to 9 significant digits, None and NaN as an empty cell, unix line ends."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -157,8 +183,17 @@ def sha256(path: Path) -> str:
     """Return the digest of a file, or of a folder: over the names and digests of all files in it."""
     path = Path(path)
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        lines = (f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in inside)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return _folder_digest(path, sha256)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quick_sha256(folder: Path) -> str:
+    """Return the same as `sha256` of a folder; files whose size and time of change are known are not read."""
+    return _folder_digest(folder, file_digest)
+
+
+def _folder_digest(folder: Path, digest: Callable[[Path], str]) -> str:
+    inside = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    lines = (f"{file.relative_to(folder).as_posix()}\0{digest(file)}\n" for file in inside)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

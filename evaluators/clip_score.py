@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from alignbench.settings.section import Positive
 from evaluators.clip_reward import PublishedClipReward
 from evaluators.networks.clip import Precision
 from evaluators.networks.preprocess import ClipPixels
@@ -47,7 +48,7 @@ class ClipScore(PublishedClipReward):
         revision: str | None = None,
         architecture: str | Mapping[str, Any] | None = None,
         precision: Precision = "float32",
-        embedding_scale: float = 1.0,
+        embedding_scale: Positive = 1.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         self.name = name

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from alignbench.errors import UserError
+from alignbench.settings.section import Positive
 from evaluators.clip_reward import PublishedClipReward
 from evaluators.networks.clip import Precision
 from evaluators.networks.preprocess import HpsPixels, Resizing
@@ -37,7 +38,7 @@ class HPSv2(PublishedClipReward):
         preprocess: Resizing = "antialias",
         architecture: str | Mapping[str, Any] = "ViT-H-14",
         precision: Precision = "float32",
-        embedding_scale: float = 1.0,
+        embedding_scale: Positive = 1.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         if preprocess not in get_args(Resizing):

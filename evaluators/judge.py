@@ -1,27 +1,43 @@
 """Judges that `python -m alignbench.train_reward` fitted: the taste of a person, a group or a data set, by folder."""
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward, weight_bytes
 from alignbench.reward_model import RewardModel
+from alignbench.settings.arguments import wrong_arguments
+from alignbench.settings.section import Positive
 from alignbench.store.reward_model_folder import RewardModelRecord, read_tensors, tensor_bytes, weights_digest
+from evaluators.clip_reward import ClipReward
+from evaluators.clip_score import ClipScore
+from evaluators.hpsv2 import HPSv2
+from evaluators.image_reward import ImageReward
 from evaluators.judges.attention import AttentionRewardModel
 from evaluators.judges.blip import BlipRewardModel
 from evaluators.judges.clip import ClipRewardModel
 from evaluators.judges.head import HeadRewardModel
 from evaluators.networks.preprocess import Pixels, pixels_from
+from evaluators.pickscore import PickScore
+from evaluators.shapes_matching import ShapesMatching
+from evaluators.shapes_reward import ShapesReward
 
 KINDS: Mapping[str, type[RewardModel]] = {
     kind.kind: kind for kind in (ClipRewardModel, BlipRewardModel, HeadRewardModel, AttentionRewardModel)
 }
+# What judges start from, by the name in their records. Folders come from others too, and name nothing else.
+STARTS: Mapping[str, type[Evaluator]] = {
+    kind.__name__: kind for kind in (ClipScore, HPSv2, PickScore, ShapesReward, ImageReward, ShapesMatching)
+}
+# The same by the exact `_target_` in judges of version 0.1.0.
+TARGETS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in STARTS.values()}
 
 
 class TrainedRewardModel(Reward):
@@ -47,7 +63,7 @@ class TrainedRewardModel(Reward):
         self,
         path: str,
         source: str | None = None,
-        embedding_scale: float = 1.0,
+        embedding_scale: Positive = 1.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         self.folder = Path(path)
@@ -55,23 +71,23 @@ class TrainedRewardModel(Reward):
         self.name = self.record.name
         self.calibrated_on = self.record.calibrated_on
         self.labelled_by = tuple(self.record.judged_by)
+        self._kind = _kind(self.record, self.folder)
         self.preprocess = pixels_from(self.record.judge["preprocess"])
-        self._kind = KINDS[self.record.judge["kind"]]
         self.has_embeddings = self._kind.has_embeddings
         self.embedding_scale = embedding_scale
         self.gradient_checkpointing = gradient_checkpointing
+        start = _start(self.record, self.folder)
         self._start: Evaluator | None = None
         if self._kind.builds_on_start:
-            self._start = self._build_start(source)
+            self._start = self._build_start(*start, source)
         elif source is not None:
             raise UserError(f"source={source} is for heads, and judge {self.name} has all its weights in its folder")
         self._texts: dict[str, Tensor] = {}  # features of prompts, on the CPU
 
-    def _build_start(self, source: str | None) -> Evaluator:
-        node = self.record.start["node"]
-        if source is not None and "source" not in node:
+    def _build_start(self, kind: type[Evaluator], values: dict[str, Any], source: str | None) -> Evaluator:
+        if source is not None and "source" not in values:
             raise UserError(f"{self.record.start['evaluator']} has no source; leave source={source} out")
-        return instantiate(node if source is None else node | {"source": source})
+        return kind(**(values if source is None else values | {"source": source}))
 
     @property
     def weights(self) -> str:
@@ -97,9 +113,9 @@ class TrainedRewardModel(Reward):
         """Return what the folder's tensors take, and the evaluator that a head builds upon."""
         folder = Path(settings["path"])
         record, own = RewardModelRecord.read(folder), tensor_bytes(folder)
-        if not KINDS[record.judge["kind"]].builds_on_start:
+        if not _kind(record, folder).builds_on_start:
             return own
-        start = weight_bytes(record.start["node"])
+        start = weight_bytes(*_start(record, folder))
         return None if start is None else own + start
 
     @torch.no_grad()
@@ -132,3 +148,40 @@ class TrainedRewardModel(Reward):
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Return unit text features, [N, D]; of judges with embeddings alone."""
         return self.encode_prompts(prompts) if self.has_embeddings else super().embed_text(prompts)
+
+
+def _kind(record: RewardModelRecord, folder: Path) -> type[RewardModel]:
+    """Return the class of a judge's network.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    kind = str(record.judge.get("kind"))
+    if kind not in KINDS:
+        raise UserError(f"{folder} holds a judge of kind {kind}, which is unknown; available: {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def _start(record: RewardModelRecord, folder: Path) -> tuple[type[Evaluator], dict[str, Any]]:
+    """Return the class of the evaluator that a judge starts from, and its arguments.
+
+    Raises:
+        UserError: no judge of this kind starts from it, or its arguments are not those of this class.
+    """
+    node = dict(record.start["node"])
+    target, name = node.pop("_target_", None), node.pop("kind", None)
+    kind = STARTS.get(name) if target is None else TARGETS.get(target)
+    if kind is None or (_kind(record, folder).builds_on_start and not issubclass(kind, ClipReward)):
+        raise UserError(
+            f"{folder} holds a judge that starts from {target or name}, which is not read from a folder; available: "
+            f"{', '.join(STARTS)}"
+        )
+    known = inspect.signature(kind).parameters
+    needed = {key for key, argument in known.items() if argument.default is inspect.Parameter.empty}
+    wrong = wrong_arguments(kind, node)
+    wrong += [f"{key} is no argument of {kind.__name__}" for key in node.keys() - known.keys()]
+    wrong += [f"{key} names code to run" for key, value in node.items() if "_target_" in json.dumps(value)]
+    wrong += [f"{key} is missing" for key in needed - node.keys()]
+    if wrong:
+        raise UserError(f"{folder} holds a judge whose start cannot be built: {'; '.join(wrong)}; give another folder")
+    return kind, node

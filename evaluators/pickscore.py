@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from alignbench.settings.section import Positive
 from evaluators.clip_reward import PublishedClipReward, shortened
 from evaluators.networks.checkpoint import check_checkpoint, checkpoint_file
 from evaluators.networks.clip import Precision
@@ -42,7 +43,7 @@ class PickScore(PublishedClipReward):
         tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         architecture: str | Mapping[str, Any] = "ViT-H-14",
         precision: Precision = "float32",
-        embedding_scale: float = 1.0,
+        embedding_scale: Positive = 1.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         check_checkpoint(tokenizer, TOKENIZER_FILE)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from alignbench.miniature.scenes import IMAGE_SIZE
+from alignbench.settings.section import Positive
 from evaluators.clip_reward import ClipReward
 from evaluators.networks.checkpoint import bytes_on_meta
 from evaluators.networks.preprocess import ClipPixels
@@ -28,7 +29,7 @@ class ShapesReward(ClipReward):
     version = "1"
     calibrated_on = "scenes"
 
-    def __init__(self, name: Literal["shapes_clip", "shapes_preference"], embedding_scale: float = 1.0) -> None:
+    def __init__(self, name: Literal["shapes_clip", "shapes_preference"], embedding_scale: Positive = 1.0) -> None:
         super().__init__(ClipPixels(IMAGE_SIZE), embedding_scale)
         self.name = name
         self.matches_prompts = name == "shapes_clip"  # people like some scenes better under any caption

@@ -26,6 +26,7 @@ from alignbench.objectives.denoising_error import (
     noise_pairs,
     predict_both,
 )
+from alignbench.settings.section import Positive, Share
 
 BetaConvention = Literal["half", "full"]
 Labels = Literal["hard", "soft"]
@@ -96,13 +97,13 @@ class DPO(Method[PairBatch]):
     def __init__(
         self,
         name: str,
-        beta: float,
+        beta: Positive,
         beta_convention: BetaConvention,
         labels: Labels,
         label_smoothing: float,
         safeguard: float | None,
         error_weighting: ErrorWeighting,
-        prompt_dropout: float,
+        prompt_dropout: Share,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if beta_convention not in ("half", "full"):

@@ -29,6 +29,7 @@ from alignbench.objectives.denoising_error import (
     check_weighting,
     noise_images,
 )
+from alignbench.settings.section import NotNegative, Positive, Share
 
 Utility = Literal["kt", "loss_averse", "risk_seeking"]
 QMode = Literal["batch", "class_mean", "mismatched", "zero", "ema"]
@@ -90,16 +91,16 @@ class KTO(Method[LabelledBatch]):
     def __init__(
         self,
         name: str,
-        beta: float,
+        beta: Positive,
         utility: Utility,
         q_mode: QMode,
         q_clamp: bool,
         q_decay: float,
-        lambda_desirable: float,
-        lambda_undesirable: float,
+        lambda_desirable: NotNegative,
+        lambda_undesirable: NotNegative,
         desirable_share: float | None,
         error_weighting: ErrorWeighting,
-        prompt_dropout: float,
+        prompt_dropout: Share,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent"))
         if utility not in get_args(Utility):

@@ -16,6 +16,7 @@ from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_pairs, sample_error
+from alignbench.settings.section import NotNegative, Positive, Share
 
 SERIES_BELOW = 1e-2  # the series is then exact to 2e-11, and the quotient keeps five digits of its slope in float32
 
@@ -79,12 +80,12 @@ class MaPO(Method[PairBatch]):
     def __init__(
         self,
         name: str,
-        beta: float,
+        beta: NotNegative,
         snr_value: float,
-        margin_scale: float,
+        margin_scale: Positive,
         error_weighting: ErrorWeighting,
-        likelihood_weight: float,
-        prompt_dropout: float,
+        likelihood_weight: NotNegative,
+        prompt_dropout: Share,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent"))
         if snr_value <= 0:

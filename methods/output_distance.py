@@ -11,6 +11,7 @@ from alignbench.objectives.denoising_error import (
     predict_both,
     sample_error,
 )
+from alignbench.settings.section import Share
 
 
 class OutputDistance(Method[ImageBatch]):
@@ -27,7 +28,7 @@ class OutputDistance(Method[ImageBatch]):
     batch_type = ImageBatch
     needs_reference = True
 
-    def __init__(self, name: str, error_weighting: ErrorWeighting, prompt_dropout: float) -> None:
+    def __init__(self, name: str, error_weighting: ErrorWeighting, prompt_dropout: Share) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         self.name = name
         self.error_weighting: ErrorWeighting = error_weighting

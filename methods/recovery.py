@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignbench.diffusion.schedule import Level, NoiseSchedule
+from alignbench.settings.section import Count, Positive, Share
 
 GainPolicy = Literal["landing", "paper", "constant"]
 
@@ -79,10 +80,10 @@ class RecoveryWindow:
         self,
         ends: Sequence[float],
         unit: Literal["tau", "entries"],
-        num_inference_steps: int,
-        shift: float,
-        num_levels: int,
-        known_ratio: float,
+        num_inference_steps: Count,
+        shift: Positive,
+        num_levels: Count,
+        known_ratio: Share,
         edge: int,
     ) -> None:
         if unit not in ("tau", "entries"):

@@ -15,6 +15,7 @@ from alignbench.context import Context
 from alignbench.method import BatchT, Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_images, prediction_error
+from alignbench.settings.section import Positive, Share
 
 Normalise = Literal["selected", "batch"]
 
@@ -51,9 +52,9 @@ class Supervised(Method[BatchT]):
         name: str,
         variant: Literal["chosen", "all"],
         error_weighting: ErrorWeighting,
-        snr_gamma: float | None,
+        snr_gamma: Positive | None,
         normalise: Normalise,
-        prompt_dropout: float,
+        prompt_dropout: Share,
     ) -> None:
         check_weighting(error_weighting, get_args(ErrorWeighting))
         if variant not in ("chosen", "all"):

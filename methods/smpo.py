@@ -35,6 +35,7 @@ from alignbench.objectives.denoising_error import (
 )
 from alignbench.objectives.inversion import invert, round_trip_error
 from alignbench.objectives.inversion_path import InversionSettings
+from alignbench.settings.section import NotNegative, Positive, Share
 
 Labels = Literal["reward", "votes", "blend"]
 
@@ -99,11 +100,11 @@ class InvertedPairs(Method[PairBatch]):
     def __init__(
         self,
         name: str,
-        beta: float,
+        beta: Positive,
         inversion: InversionSettings,
         round_trip_every: int | None,
         error_weighting: ErrorWeighting,
-        prompt_dropout: float,
+        prompt_dropout: Share,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if round_trip_every is not None and round_trip_every < 1:
@@ -163,8 +164,8 @@ class SmPO(InvertedPairs):
     def __init__(
         self,
         name: str,
-        beta: float,
-        gamma: float,
+        beta: Positive,
+        gamma: NotNegative,
         labels: Labels,
         scorer: Evaluator | None,
         vote_weight: float,
@@ -172,7 +173,7 @@ class SmPO(InvertedPairs):
         inversion: InversionSettings,
         round_trip_every: int | None,
         error_weighting: ErrorWeighting,
-        prompt_dropout: float,
+        prompt_dropout: Share,
     ) -> None:
         super().__init__(name, beta, inversion, round_trip_every, error_weighting, prompt_dropout)
         if labels not in get_args(Labels):

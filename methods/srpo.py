@@ -24,6 +24,7 @@ from alignbench.context import Context
 from alignbench.evaluator import Reward
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.settings.section import Count, NotNegative, Positive
 from methods.recovery import GainPolicy, RecoveryWindow, output_coefficient, recover
 
 Branch = Literal["denoise", "inversion"]
@@ -110,9 +111,9 @@ class SRPO(Method[RecoveryBatch]):
     name: str
     reward: Reward
     window: RecoveryWindow
-    num_rollout_steps: int
-    rollout_guidance_scale: float | None
-    train_guidance_scale: float | None
+    num_rollout_steps: Count
+    rollout_guidance_scale: NotNegative | None
+    train_guidance_scale: NotNegative | None
     detach_unconditional: bool
     noise_source: Literal["rollout", "fresh"]
     share_noise: bool
@@ -123,7 +124,7 @@ class SRPO(Method[RecoveryBatch]):
     discount_mode: DiscountMode
     discount_denoise: Sequence[float]
     discount_inversion: Sequence[float]
-    discount_shift: float
+    discount_shift: Positive
     margin: float | None
     positive_words: Sequence[str]
     negative_words: Sequence[str]

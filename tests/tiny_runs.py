@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
@@ -74,16 +73,8 @@ def log_of(path):
 
 
 def files_of(folder):
-    """Every file below a folder; weights as bytes of tensors, for the order of their metadata is random."""
-    return {
-        str(path.relative_to(folder)): {
-            k: v.flatten().view(torch.uint8).numpy().tobytes() for k, v in load_file(path).items()
-        }
-        if path.suffix == ".safetensors"
-        else path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    """The bytes of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Interrupted(Exception):

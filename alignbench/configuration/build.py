@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
-from alignbench.former_names import with_former_names, with_present_names
+from alignbench.former_names import with_former_names
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
@@ -57,13 +57,6 @@ def build(node: DictConfig | None) -> Any:
         if isinstance(error.__cause__, ValueError):
             raise UserError(str(error.__cause__)) from None
         raise
-
-
-def read_config(file: Path) -> DictConfig:
-    """Read the `config.yaml` of a run; classes that have moved since it was written are called as they are today."""
-    cfg = OmegaConf.create(with_present_names(OmegaConf.to_container(OmegaConf.load(file))))
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import build, choices, has_images, resolve, trains, weights_dtype
 from alignbench.configuration.launcher import check_engine, engine_asked_for
-from alignbench.configuration.optimizers import needs_all_weights
+from alignbench.configuration.optimizers import check_optimizer, needs_all_weights
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
 from alignbench.work_share import WorkShare
@@ -69,6 +69,7 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
     if values["shard"] is not None and "train" in values["stages"]:
         raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
     check_package(train["optimizer"]["_target_"])
+    check_optimizer(train["optimizer"])
     if train["reward_vae"] is not None:
         _check_reward_vae(train["reward_vae"], values["method"])
     if "train" in values["stages"]:

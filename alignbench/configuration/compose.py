@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
+from alignbench.configuration.targets import check_overrides, check_targets
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.section import shown
 
@@ -27,6 +28,7 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
     """
     parsed = _parse(overrides)
     with _hydra():
+        check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
         hydra = _compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], hydra=True).hydra
@@ -51,7 +53,9 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         UserError: the message says what was typed, what was expected and what to do.
     """
     with _hydra():
-        for override in _parse(overrides):
+        parsed = _parse(overrides)
+        check_overrides([override.key_or_group for override in parsed])
+        for override in parsed:
             _check_choice(override)
         return _compose(overrides, program=program)
 
@@ -101,7 +105,9 @@ def _check_choice(override: Override) -> None:
 
 def _compose(overrides: list[str], hydra: bool = False, program: str = "config") -> DictConfig:
     try:
-        return compose(program, overrides, return_hydra_config=hydra)
+        cfg = compose(program, overrides, return_hydra_config=hydra)
+        check_targets(OmegaConf.to_container(cfg))
+        return cfg
     except MissingConfigException as error:
         raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{did_you_mean('', [])}") from None
     except ConfigCompositionException as error:

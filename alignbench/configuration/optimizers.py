@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from alignbench.configuration.build import build
+from alignbench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,24 @@ def needs_all_weights(optimizer: Mapping[str, Any]) -> bool:
     """
     together, apart = _weights_together_and_apart(OmegaConf.to_yaml(OmegaConf.create(dict(optimizer)), resolve=True))
     return _differ(together, apart)
+
+
+def check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    """Refuse arguments that the optimizer itself refuses, such as a negative weight decay.
+
+    Args:
+        optimizer: as above.
+
+    Raises:
+        UserError: with the words of the optimizer.
+    """
+    import torch
+
+    make: Any = partial(build(OmegaConf.create({"train": {"optimizer": dict(optimizer)}}).train.optimizer), lr=1.0)
+    try:
+        make([torch.nn.Parameter(torch.zeros(SIDE, SIDE))])
+    except (TypeError, ValueError) as error:  # a name that it does not know, or a value
+        raise UserError(f"train.optimizer={optimizer['_target_']} refuses its arguments: {error}") from None
 
 
 @lru_cache
@@ -69,10 +90,9 @@ def _gradients(number: int) -> list["Tensor"]:
 def _updated(node: str, gradients: list["Tensor"]) -> list["Tensor"]:
     """Return what an optimizer makes of weights that start at 0."""
     import torch
-    from hydra.utils import instantiate
 
     weights = [torch.nn.Parameter(torch.zeros_like(gradient[0])) for gradient in gradients]
-    make: Any = partial(instantiate(OmegaConf.create(node)), lr=1.0)
+    make: Any = partial(build(cast(DictConfig, OmegaConf.create(node))), lr=1.0)
     optimizer = make(weights)
     for update in range(NUM_UPDATES):
         for weight, gradient in zip(weights, gradients, strict=True):

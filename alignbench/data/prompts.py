@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alignbench.data.storage.text_tables import TextRow, columns_of, lines_of, read_rows, read_text
 from alignbench.errors import UserError
+from alignbench.settings.section import Seed
 from alignbench.text import plain
 
 FOLDER = Path(__file__).parent / "prompt_sets"
@@ -82,7 +83,7 @@ class PromptSet:
 # ---- the sets, called as in `prompts=`
 
 
-def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptSet:
+def shapes(name: str, num_prompts: int, seed: Seed, limit: int | None) -> PromptSet:
     """Return held-out prompts of the shapes world, in the groups one_shape and two_shapes.
 
     Ids are made from the text, so that a new prompt never gets the id of an old one, whatever number and seed are.
@@ -94,7 +95,7 @@ def shapes(name: str, num_prompts: int, seed: int, limit: int | None) -> PromptS
     return _take(name, [_shape_prompt(text) for text in captions.prompts("heldout", num_prompts, seed)], limit)
 
 
-def shapes_validation(name: str, num_prompts: int, apart_from: int, seed: int, limit: int | None) -> PromptSet:
+def shapes_validation(name: str, num_prompts: int, apart_from: int, seed: Seed, limit: int | None) -> PromptSet:
     """Return held-out prompts that are not in `shapes` with `apart_from` prompts and a seed that is one less."""
     from alignbench.miniature import captions
 

@@ -29,8 +29,7 @@ from alignbench.store.image_records import (
     SamplingRecord,
     image_name,
     read_prompts,
-    write_prompts,
-    write_sampling,
+    store_records,
 )
 from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
@@ -187,8 +186,7 @@ def generate(
     images = folder.images(prompt_set.name, sampling.hash)
     records = _records(images, prompt_set, sampling)
     if work_share.is_main:
-        write_prompts(images, records)
-        write_sampling(images, _sampling_record(prompt_set, sampling, records))
+        store_records(folder, images, records, _sampling_record(prompt_set, sampling, records))
     sampler = sampling.sampler(model, folder.path.parent / "cache")
     wanted = _wanted(prompt_set, sampling)
     share = work_share.share(wanted)
@@ -220,8 +218,7 @@ def generate(
         PartialState().wait_for_everyone()
     left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)
     if work_share.is_main and not left:
-        files = [images / "prompts.jsonl", images / "sampling.json"]
-        folder.complete("generate", f"{prompt_set.name}/{sampling.hash}", files)
+        folder.complete("generate", f"{prompt_set.name}/{sampling.hash}")
     return left
 
 

@@ -17,6 +17,7 @@ from alignbench.errors import UserError
 from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.schedulers import FLOW
+from alignbench.settings.section import Count
 
 DISTILLED = (
     "sampling.negative_prompt has no effect on guidance that is an input of the network; set sampling.true_cfg_scale "
@@ -50,7 +51,7 @@ class Flux(ModelAdapter):
         scheduler="FlowMatchEulerDiscrete",  # the pipeline gives the scheduler its levels, which others do not take
     )
 
-    def __init__(self, *args: Any, max_sequence_length: int = 512, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.max_sequence_length = max_sequence_length
 

@@ -13,6 +13,7 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import Level
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.schedulers import FLOW
+from alignbench.settings.section import Count
 
 
 class StableDiffusion3(ModelAdapter):
@@ -39,7 +40,7 @@ class StableDiffusion3(ModelAdapter):
         "again"
     )
 
-    def __init__(self, *args: Any, max_sequence_length: int = 256, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_sequence_length: Count = 256, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.max_sequence_length = max_sequence_length
 

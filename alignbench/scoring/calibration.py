@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.files import locked, write_json
+from alignbench.files import is_intact, locked, with_check, write_json
 from alignbench.images import opened
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import info
@@ -73,6 +73,11 @@ def calibrate(
     for evaluator in evaluators:
         key, how = f"{evaluator.name}@{evaluator.version}", asdict(info(evaluator))
         before = read_values(record).get(key)
+        if before is not None and not is_intact(before):
+            raise UserError(
+                f"the entry {key} of {record} has changed since it was written; put the right file back, or delete it "
+                "to calibrate all evaluators again"
+            )
         if before is not None and before["info"] != how:
             different = [name for name in how if before["info"].get(name) != how[name]]
             raise UserError(
@@ -89,7 +94,8 @@ def calibrate(
                 entry = {name: value for name, value in asdict(found).items() if name != "known"}
                 if before is not None:  # the first values stay: each could differ a little more than the one before
                     entry["values"] = before["values"]
-                write_json(record, read_values(record) | {key: {"info": how, "libraries": here, **entry}})
+                entry = with_check({"info": how, "libraries": here, **entry})
+                write_json(record, read_values(record) | {key: entry})
     return done
 
 

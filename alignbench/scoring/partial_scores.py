@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignbench.errors import UserError
-from alignbench.files import append_json_lines, locked, read_json_lines
+from alignbench.files import append_json_lines, is_intact, locked, read_json_lines, with_check, without_check
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
@@ -62,7 +62,7 @@ class ScoreTable:
         ]
         part = self.parts / f"{work_share.name}.jsonl"
         with self._alone():
-            append_json_lines(part, rows if _has_head(part) else [asdict(self.info), *rows])
+            append_json_lines(part, map(with_check, rows if _has_head(part) else [asdict(self.info), *rows]))
 
     def finish(self, wanted: Collection[ImageKey]) -> int:
         """Join the parts into the table if all of `wanted` have their score; return how many have none yet."""
@@ -74,15 +74,16 @@ class ScoreTable:
             parts = self._parts()
             if parts:
                 keys, entries = list(known), list(known.values())
-                Scores.of(
+                table = Scores.of(
                     self.info,
                     [prompt_id for prompt_id, _ in keys],
                     [number for _, number in keys],
                     [entry.score for entry in entries],
                     [entry.digest for entry in entries],
-                ).write(self.path)
-            if parts or not self.folder.completed("score", self.key):
-                self.folder.complete("score", self.key, [self.path])
+                )
+                self.folder.store(self.path, table.write)
+            if not self.folder.completed("score", self.key):
+                self.folder.complete("score", self.key)
             for part in parts:  # last: while they are there, a kill is made good by the next command
                 part.unlink()
         return 0
@@ -94,14 +95,14 @@ class ScoreTable:
     def _read(self) -> dict[ImageKey, Entry]:
         """Return what is in the table and, later and so before it, in the parts."""
         known: dict[ImageKey, Entry] = {}
-        if self.path.exists():
-            table = Scores.read(self.path)
+        if self.folder.recorded(self.path) is not None:  # else a kill has left it, and its parts are there still
+            table = Scores.read(self.folder.verified(self.path))
             self._refuse_other(table.info, self.path)
             keys = zip(table.prompt_id.tolist(), table.image.tolist(), strict=True)
             entries = map(Entry, table.score.tolist(), table.digest.tolist())
             known.update(zip(keys, entries, strict=True))
         for part in self._parts():
-            head, *rows = read_json_lines(part) or [asdict(self.info)]
+            head, *rows = _read_part(part) or [asdict(self.info)]
             self._refuse_other(ScoreInfo(**head), part)
             known |= {(row["prompt_id"], row["image"]): Entry(row["score"], row["digest"]) for row in rows}
         return known
@@ -113,6 +114,21 @@ class ScoreTable:
     def _refuse_other(self, info: ScoreInfo, path: os.PathLike[str]) -> None:
         if info != self.info:
             raise UserError(f"{path} was scored as {info}, expected {self.info}; delete it to score again")
+
+
+def _read_part(part: Path) -> list[dict[str, Any]]:
+    """Return the records of a part.
+
+    Raises:
+        ResultsError: one is not as it was written.
+    """
+    try:
+        records = read_json_lines(part)
+    except ValueError:  # no JSON, or no UTF-8
+        records = None
+    if records is None or not all(map(is_intact, records)):
+        raise ResultsError(f"{part} has changed since it was written; delete it to score its images again")
+    return [without_check(record) for record in records]
 
 
 def _has_head(part: Path) -> bool:

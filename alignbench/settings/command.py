@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from alignbench.settings.section import Section, setting
+from alignbench.settings.section import Section, Seed, setting
 
 Stage = Literal["prepare", "train", "generate", "score", "report"]
 STAGES = get_args(Stage)
@@ -13,7 +13,7 @@ STAGES = get_args(Stage)
 class Command(Section):
     """What one command does."""
 
-    seed: int = setting(0, "Training seed: data order, noise, timesteps, initial adapters.")
+    seed: Seed = setting(0, "Training seed: data order, noise, timesteps, initial adapters.")
     stages: Annotated[list[Stage], Field(min_length=1)] = setting(
         ["train", "generate", "score", "report"],
         "Stages to run, always in the order prepare, train, generate, score, report. prepare encodes and scores the "

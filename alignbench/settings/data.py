@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from alignbench.settings.section import CountOrZero, Section, Share, setting
+from alignbench.settings.section import CountOrZero, Section, Seed, Share, setting
 
 Split = Literal["train", "heldout", "all"]
 Posterior = Literal["sample", "mode"]
@@ -51,7 +51,7 @@ class LabelSettings(RowSettings):
     label_noise: Share = setting(
         0.0, "Share of labels that are inverted on purpose, to study the effect of noise on a method."
     )
-    noise_seed: int = setting(0, "Seed of the choice of labels to invert.")
+    noise_seed: Seed = setting(0, "Seed of the choice of labels to invert.")
 
 
 class PairSettings(LabelSettings):

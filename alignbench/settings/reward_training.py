@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alignbench.settings.section import REQUIRED, Count, CountOrZero, Positive, ProperShare, Section, setting
+from alignbench.settings.section import REQUIRED, Count, CountOrZero, Positive, ProperShare, Section, Seed, setting
 from alignbench.settings.train import Precision, Schedule
 
 
@@ -14,7 +14,7 @@ class RewardCommand(Section):
         "Name of the evaluator that the reward model becomes, and of its folder results/judges/NAME. null: a name made "
         "of the choices and a hash of the values.",
     )
-    seed: int = setting(0, "Seed of the order of pairs, and of the weights that are drawn at the start.")
+    seed: Seed = setting(0, "Seed of the order of pairs, and of the weights that are drawn at the start.")
     heldout_share: ProperShare = setting(
         0.2,
         "Share of all prompts that are held out. Their pairs measure the reward model. The hash of a prompt's text "

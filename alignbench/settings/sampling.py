@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignbench.settings.section import Count, NotNegative, Section, setting
+from alignbench.settings.section import Count, NotNegative, Section, Seed, setting
 
 NoiseMode = Literal["per_prompt", "constant"]
 
@@ -22,7 +22,7 @@ class Sampling(Section):
         "per_prompt: the noise depends on prompt, image number and seed. constant: every prompt starts from the same "
         "noise, as in the papers.",
     )
-    seed: int = setting(
+    seed: Seed = setting(
         0, "Seed of the noise. It is not the training seed: the base images are generated once for all runs."
     )
     scheduler: str | None = setting(

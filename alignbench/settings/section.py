@@ -18,6 +18,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ProperShare = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[  # what the generators of torch take
+    int, Field(ge=-(2**63), lt=2**63, json_schema_extra={"expected": "a whole number of at most 64 bits"})
+]
 
 REQUIRED: Any = ...
 """In place of a default: each choice of the group, or the user, must set it."""
@@ -140,7 +143,8 @@ def expected(schema: Mapping[str, Any]) -> str:
             return "text"
         case "array":
             some = "one or more of " if schema.get("minItems") else ""
-            return f"a list of {some}{', '.join(choices(schema['items']))}"
+            known = choices(schema["items"])
+            return f"a list of {some}{', '.join(known)}" if known else f"a list; each entry {expected(schema['items'])}"
         case "object":
             return "a mapping of names to values"
     raise AssertionError(f"a setting of an unknown kind needs expected=: {schema}")

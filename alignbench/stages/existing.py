@@ -17,7 +17,7 @@ from alignbench.files import write_text
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
-from alignbench.store.image_records import ImageSet, write_prompts, write_sampling
+from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder, run_folders
@@ -116,6 +116,5 @@ def _open(
     run.open(manifest)
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
     images = run.images(folder.prompt_set, SAMPLING)
-    write_prompts(images, folder.records)
-    write_sampling(images, folder.sampling)
-    run.complete("generate", f"{folder.prompt_set}/{SAMPLING}", [images / "prompts.jsonl", images / "sampling.json"])
+    store_records(run, images, folder.records, folder.sampling)
+    run.complete("generate", f"{folder.prompt_set}/{SAMPLING}")

@@ -316,6 +316,7 @@ class Job:
                 self.folder.update(trained_on=list(self.cfg.model.policy_trained_on))
             if self.accelerator.is_main_process and not self.folder.config_file.exists():
                 write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
+            self.folder.check_policy()  # also where its images are made already
 
     def _introduce(self, stages: list[str]) -> None:
         settings = self.cfg.train

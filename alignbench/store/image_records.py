@@ -9,8 +9,10 @@ from typing import Any
 
 from alignbench.files import read_json_lines, write_json, write_json_lines
 from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import RunFolder, checked
 
 ImageKey = tuple[str, int]  # prompt id and number of the image within its prompt
+PROMPTS, SAMPLING = "prompts.jsonl", "sampling.json"
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,46 @@ class ImageSet:
     generated: bool
 
 
+def store_records(run: RunFolder, folder: Path, prompts: Iterable[PromptRecord], sampling: SamplingRecord) -> None:
+    """Write what an image folder of a run says of its images, with the digests in the run's ledger."""
+    run.store(folder / PROMPTS, lambda file: _write_prompts(file, prompts))
+    run.store(folder / SAMPLING, lambda file: _write_sampling(file, sampling))
+
+
 def write_prompts(folder: Path, prompts: Iterable[PromptRecord]) -> None:
     """Write `prompts.jsonl` of an image folder, in the given order."""
-    write_json_lines(Path(folder) / "prompts.jsonl", map(asdict, prompts))
+    _write_prompts(Path(folder) / PROMPTS, prompts)
+
+
+def _write_prompts(file: Path, prompts: Iterable[PromptRecord]) -> None:
+    write_json_lines(file, map(asdict, prompts))
 
 
 def read_prompts(folder: Path) -> list[PromptRecord]:
-    """Read `prompts.jsonl` of an image folder."""
-    records = read_json_lines(Path(folder) / "prompts.jsonl")
+    """Read `prompts.jsonl` of an image folder.
+
+    Raises:
+        ResultsError: the folder is that of a run, and the file is not as it was written.
+    """
+    records = read_json_lines(checked(Path(folder) / PROMPTS))
     return [PromptRecord(r["prompt_id"], r["prompt"], tuple(r["groups"]), tuple(r["images"])) for r in records]
 
 
 def write_sampling(folder: Path, sampling: SamplingRecord) -> None:
     """Write `sampling.json` of an image folder; what has a default is left out where it has it."""
+    _write_sampling(Path(folder) / SAMPLING, sampling)
+
+
+def _write_sampling(file: Path, sampling: SamplingRecord) -> None:
     optional = {entry.name: entry.default for entry in fields(SamplingRecord) if entry.default is not MISSING}
     values = {k: v for k, v in asdict(sampling).items() if k not in optional or v != optional[k]}
-    write_json(Path(folder) / "sampling.json", values)
+    write_json(file, values)
 
 
 def read_sampling(folder: Path) -> SamplingRecord:
-    """Read `sampling.json` of an image folder."""
-    return SamplingRecord(**json.loads((Path(folder) / "sampling.json").read_bytes()))
+    """Read `sampling.json` of an image folder.
+
+    Raises:
+        ResultsError: the folder is that of a run, and the file is not as it was written.
+    """
+    return SamplingRecord(**json.loads(checked(Path(folder) / SAMPLING).read_bytes()))

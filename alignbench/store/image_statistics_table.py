@@ -108,14 +108,18 @@ def _write(path: Path, rows: StatisticsRows) -> None:
     }
     table = pyarrow.table(columns).replace_schema_metadata({"alignbench": VERSION})
     with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary, write_page_checksum=True)
 
 
 def _read(path: Path) -> StatisticsRows:
-    """Return what was measured before; nothing where it was measured in another way."""
+    """Return what was measured before; nothing where it was measured in another way, or the table is damaged."""
+    import pyarrow
     from pyarrow import parquet
 
-    table = parquet.read_table(path)
+    try:
+        table = parquet.read_table(path, page_checksum_verification=True)
+    except (OSError, pyarrow.ArrowException):  # the images are there, and are measured again
+        return {}
     if (table.schema.metadata or {}).get(b"alignbench") != VERSION.encode():
         return {}
     columns = [table.column(name).to_pylist() for name in ("prompt_id", "image", "digest", *MEASURES, "thumbnail")]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.files import file_digest, replacing_folder, write_json
+from alignbench.files import file_digest, replacing_folder, sha256, write_json
 from alignbench.former_names import with_present_names
 from alignbench.models.weights.state_dicts import safetensors_header
 from alignbench.reward_model import RewardModel
@@ -20,7 +20,6 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICTURE = "reliability.png"
 LOG = "train.jsonl"
-STARTS = "evaluators."  # a start is built by its `_target_`, and folders come from others too
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class RewardModelRecord:
         name: of the evaluator that it is; its scores are kept under it.
         judge: `kind` and what else rebuilds the network, see `RewardModel.description`.
         start: the evaluator whose network training started from: its name, version, digest of its weights, and `node`,
-            its configuration.
+            the arguments that it was built with. Its class is named by `kind`; in judges of version 0.1.0 by a
+            `_target_`, which is looked up and never imported.
         calibrated_on: see `Evaluator`.
         judged_by: names of the evaluators whose judgements it learned from.
         data: name, configuration and fingerprint of the pairs, and how many were used for what.
@@ -39,6 +39,7 @@ class RewardModelRecord:
         training: seed, updates, the update whose weights these are, seconds, processes.
         config: the whole configuration.
         package_versions, commit: of the program.
+        files: sha256 of each other file of the folder, by name; none in those of version 0.1.0.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RewardModelRecord:
     package_versions: dict[str, str]
     commit: str | None
     format: int = FORMAT
+    files: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -72,17 +74,17 @@ class RewardModelRecord:
             values = json.loads((folder / CONFIG).read_bytes())
         except ValueError:
             raise UserError(f"{folder / CONFIG} is not JSON; restore the file, or train the judge again") from None
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or values.get("format") != FORMAT or set(values) != names:
+        names = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict) or values.get("format") != FORMAT or {*values, "files"} != names:
             raise UserError(
                 f"{folder / CONFIG} describes no judge of format {FORMAT}; give a folder that this version of "
                 "`python -m alignbench.train_reward` wrote"
             )
-        values = with_present_names(values)
-        target = str(values["start"]["node"].get("_target_"))
-        if not target.startswith(STARTS):
-            raise UserError(f"{folder / CONFIG} starts from {target}, which is none of the evaluators; do not use it")
-        return cls(**values)
+        record = cls(**with_present_names(values))
+        for name, digest in record.files.items():
+            if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
+                raise UserError(f"{folder / name} has changed since it was written; put it back, or train again")
+        return record
 
     def check_start(self, start: Evaluator) -> None:
         """Make sure that an evaluator that the judge builds upon is the one that it was trained with.
@@ -112,7 +114,8 @@ def write_reward_model(
         reward_model.save_parts(unfinished)
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
-        write_json(unfinished / CONFIG, asdict(record))
+        digests = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
+        write_json(unfinished / CONFIG, asdict(replace(record, files=digests)))
 
 
 def read_tensors(folder: Path) -> Mapping[str, Any]:

@@ -1,14 +1,17 @@
 """One run on the disk: where its files are, what is done in it, and whether they are as they were written.
 
 Stages talk only through these files. Only the main process writes; a failure to store raises and so stops the run.
+The manifest's `files` is the ledger: the sha256 of each file that is read later. Whoever reads such a file checks it
+first, by `RunFolder.verified` or `checked`, also where its content goes on into another file.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignbench.files import locked, sha256, write_json
+from alignbench.files import flush_files, locked, quick_sha256, sha256, write_json
 from alignbench.store.manifest import Manifest, ResultsError
 
 
@@ -117,23 +120,96 @@ class RunFolder:
             write_json(self.manifest_file, asdict(manifest))
         return manifest
 
+    def store(self, path: Path, write: Callable[[Path], None]) -> None:
+        """Write a file and its digest, so that a kill between the two leaves either the old file or the new one.
+
+        The file waits under another name until its digest is in the ledger; who finds it there puts it in its place.
+
+        Args:
+            write: writes the content to the file that it is given.
+        """
+        waiting = _waiting(path)
+        write(waiting)
+        with locked(self.path / ".lock"):
+            found = self.manifest
+            manifest = replace(found, files={**found.files, self._key(path): sha256(waiting)})
+            if manifest != found:
+                write_json(self.manifest_file, asdict(manifest))
+            os.replace(waiting, path)
+        flush_files(path)
+
+    def record(self, path: Path) -> None:
+        """Note the digest of a file or folder that was just written."""
+        self.update(files={self._key(path): sha256(path)})
+
+    def recorded(self, path: Path) -> str | None:
+        """Return the sha256 that the ledger has for a file or folder; None where it has none."""
+        return self.manifest.files.get(self._key(path))
+
     def verified(self, path: Path) -> Path:
         """Return `path` if it is as recorded.
 
         Raises:
             ResultsError: when it is missing, was never recorded, or has changed.
         """
-        key = self._key(path)
-        recorded = self.manifest.files.get(key)
+        recorded = self.recorded(path)
+        if recorded is not None:
+            self._finish_store(path, recorded)
         if recorded is None or not Path(path).exists():
             problem = "was never finished" if recorded is None else "is missing"
             raise ResultsError(f"{path} {problem}; run the stage that makes it again")
         if sha256(path) != recorded:
-            raise ResultsError(f"{path} has changed since it was written (sha256 differs); make it again")
+            raise self._changed(path)
         return Path(path)
+
+    def check_policy(self) -> None:
+        """Refuse trained weights that have changed. Their content is read only if a size or a time has changed.
+
+        Weights that were deleted as a whole are nobody's mistake: images and scores are worth keeping without them.
+
+        Raises:
+            ResultsError: when they have changed.
+        """
+        recorded = self.recorded(self.policy)
+        if recorded is not None and self.policy.exists() and quick_sha256(self.policy) != recorded:
+            raise self._changed(self.policy)
+
+    def _finish_store(self, path: Path, recorded: str) -> None:
+        """Put a file in its place that a kill has left waiting."""
+        waiting = _waiting(path)
+        if waiting.exists():
+            with locked(self.path / ".lock"):  # whose writer may be alive and do the same
+                if waiting.exists() and sha256(waiting) == recorded:
+                    os.replace(waiting, path)
+
+    def _changed(self, path: Path) -> ResultsError:
+        made_again = self.path if path == self.policy else path
+        return ResultsError(
+            f"{path} has changed since it was written (sha256 differs); put the right file back, or delete "
+            f"{made_again} and repeat the command that made it"
+        )
 
     def _key(self, path: Path) -> str:
         return Path(path).relative_to(self.path).as_posix()
+
+
+def checked(path: Path) -> Path:
+    """Return `path` if it is as the ledger of its run says, or if no ledger knows it.
+
+    Folders that were copied out of a run, and files that a killed command has not finished, have no entry.
+
+    Raises:
+        ResultsError: when it is missing or has changed.
+    """
+    path = Path(path).absolute()
+    root = next((folder for folder in path.parents if (folder / "manifest.json").is_file()), None)
+    if root is None or RunFolder(root).recorded(path) is None:
+        return path
+    return RunFolder(root).verified(path)
+
+
+def _waiting(path: Path) -> Path:
+    return path.with_name(f".{path.name}.waiting")
 
 
 def run_folders(root: Path) -> list[RunFolder]:

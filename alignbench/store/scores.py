@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from alignbench.files import replacing
 from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,11 +94,11 @@ class Scores:
         """Read what `write` wrote.
 
         Raises:
-            ResultsError: the file lacks something, as those of earlier versions do.
+            ResultsError: the file is not as its run wrote it, or lacks something, as those of earlier versions do.
         """
         from pyarrow import parquet
 
-        table = parquet.read_table(path)
+        table = parquet.read_table(checked(path))
         metadata = (table.schema.metadata or {}).get(b"alignbench")
         names = ("prompt_id", "image", "score", "digest")
         if metadata is None or not set(names) <= set(table.column_names):

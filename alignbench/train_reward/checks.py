@@ -9,6 +9,7 @@ from alignbench.configuration.build import build, resolve_all
 from alignbench.configuration.checks import check_package
 from alignbench.configuration.find_evaluator import evaluator_names
 from alignbench.configuration.launcher import engine_asked_for
+from alignbench.configuration.optimizers import check_optimizer
 from alignbench.configuration.sections import REWARD_SECTIONS, check_settings
 from alignbench.data.source import DataSource, PairSource
 from alignbench.errors import UserError
@@ -31,6 +32,7 @@ def check(cfg: DictConfig) -> None:
             "to train on; their sum must be below 1"
         )
     check_package(values["train"]["optimizer"]["_target_"])
+    check_optimizer(values["train"]["optimizer"])
     if (engine := engine_asked_for()) != "ddp":
         raise UserError(
             f"a judge is whole on every process, and the launcher asks for {engine}; use conf/accelerate/ddp.yaml"

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
 from alignbench.reward_model import RewardModel
@@ -93,7 +93,7 @@ def fit(
     parallel = Replicated(accelerator)
     parallel.place(reward_model)
     parameters = parallel.parameters(reward_model)
-    optimizer = partial(instantiate(settings.optimizer), lr=settings.learning_rate)(parameters)
+    optimizer = partial(build(settings.optimizer), lr=settings.learning_rate)(parameters)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler,
         optimizer,

@@ -157,7 +157,8 @@ def _found(folder: Path, cfg: DictConfig, console: Console) -> RewardModelRecord
 
 def _start(made_from: RewardModelRecipe, cfg: DictConfig) -> dict[str, Any]:
     start = made_from.start
-    node = resolve_all(cfg)["judge"]["start"]
+    arguments = {key: value for key, value in resolve_all(cfg)["judge"]["start"].items() if key != "_target_"}
+    node = {"kind": type(start).__name__, **arguments}
     return {"evaluator": start.name, "version": start.version, "weights": start.weights, "node": node}
 
 

@@ -1,19 +1,36 @@
 """Checkpoints to resume from: the exact state of a run between two rollouts."""
 
+import json
+import pickle
 import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttributeAccessIssue]
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tqdm import tqdm
 
 from alignbench.errors import UserError
+from alignbench.files import flush_files, sha256, write_json
+
+DIGESTS = "digests.json"  # the sha256 of each other file of a checkpoint, by its name
+NUM_KEPT = 2  # checkpoints of a run: the newest, and the one before, in case the newest is damaged
+# What generator states of version 0.1.0 hold beside plain values; all of it only describes an array of numbers.
+ARRAY_PARTS = [
+    numpy.ndarray,
+    numpy.dtype,
+    type(numpy.dtype(numpy.uint32)),
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),
+]
 
 
 class Stateful(Protocol):
@@ -39,8 +56,8 @@ class Counters:
 class Checkpoints:
     """The checkpoints of one run, in folders `step-N`.
 
-    A checkpoint is written beside its place and renamed when whole, so a folder `step-N` is always good; the newest one
-    replaces the one before.
+    A checkpoint is written beside its place, flushed to the disk with the sha256 of each of its files, and renamed. So
+    a folder `step-N` is whole, and later damage to it is noticed. The newest two are kept.
 
     Args:
         folder: where they lie.
@@ -74,6 +91,8 @@ class Checkpoints:
         partial = self.folder / "partial"
         if main:
             shutil.rmtree(partial, ignore_errors=True)
+            for older in self._all()[: 1 - NUM_KEPT]:  # first, so that the disk never holds more than NUM_KEPT
+                shutil.rmtree(self._place(older))
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         torch.save(_generator_states(), partial / f"generators-{self.accelerator.process_index}.pt")
@@ -85,40 +104,72 @@ class Checkpoints:
             torch.save({name: part.state_dict() for name, part in self.parts.items()}, partial / "state.pt")
         self.accelerator.wait_for_everyone()
         if main:
-            partial.replace(self.folder / f"step-{step}")
-            for other in self._all():
-                if other != step:
-                    shutil.rmtree(self.folder / f"step-{other}")
+            write_json(partial / DIGESTS, {file.name: sha256(file) for file in sorted(partial.iterdir())})
+            flush_files(partial)
+            shutil.rmtree(self._place(step), ignore_errors=True)  # a damaged one that was passed over
+            partial.replace(self._place(step))
+            flush_files(self._place(step))
         self.accelerator.wait_for_everyone()
         self._last = step
 
     def load_last(self) -> None:
-        """Take back the newest state, if there is one.
+        """Take back the newest undamaged state, if there are checkpoints. Damaged ones are named and passed over.
 
         Raises:
-            UserError: if it is in other shards than this run's.
+            UserError: if all are damaged, or the state is in other shards than this run's, or holds anything but
+                tensors and plain values.
         """
-        steps = self._all()
-        if not steps:
+        last = self._newest_undamaged()
+        if last is None:
             return
-        self._last = steps[-1]
-        folder = self.folder / f"step-{self._last}"
+        self._last = last
+        folder = self._place(last)
         self._check_shards(folder)
         for name, network in self.networks.items():
             loaded = load_file(folder / f"{name}.safetensors")
             with torch.no_grad():
                 for key, parameter in _trainable(network).items():
                     parameter.copy_(loaded[key])
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        state = _read(folder / "state.pt")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         if self.shards:
-            state = torch.load(self._shards_file(folder), map_location="cpu", weights_only=True)
+            state = _read(self._shards_file(folder))
             for name, part in self.shards.items():
                 part.load_state_dict(state[name])
         generators = folder / f"generators-{self.accelerator.process_index}.pt"
         if generators.is_file():  # absent when the run goes on with more processes: draws are keyed, nothing is lost
-            _set_generator_states(torch.load(generators, weights_only=False))
+            _set_generator_states(_read(generators))
+
+    def _newest_undamaged(self) -> int | None:
+        """Return the step to go on from, the same on all processes; None where there are no checkpoints."""
+        told: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            told = list(self._found())
+        step, error = broadcast_object_list(told)
+        if error is not None:
+            raise UserError(error)
+        return step
+
+    def _found(self) -> tuple[int | None, str | None]:
+        """Return the newest undamaged step and no error, or no step and, if all are damaged, a sentence."""
+        damaged = []
+        for step in reversed(self._all()):
+            file = _damaged_file(self._place(step))
+            if file is None:
+                if damaged:
+                    tqdm.write(f"  checkpoint  {', '.join(map(str, damaged))} is damaged: training goes on from {step}")
+                return step, None
+            damaged.append(file)
+        if not damaged:
+            return None, None
+        return None, (
+            f"{', '.join(map(str, damaged))} is damaged (sha256 differs), and there is no other checkpoint; restore "
+            f"the file, or delete {self.folder} to train from the start"
+        )
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
 
     def _shards_file(self, folder: Path) -> Path:
         return folder / f"shards-{self.accelerator.process_index}-of-{self.accelerator.num_processes}.pt"
@@ -156,8 +207,39 @@ def _trainable(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
+def _damaged_file(folder: Path) -> Path | None:
+    """Return a file of a checkpoint that is not as it was written; None where all are, or no digests were written."""
+    note = folder / DIGESTS
+    if not note.exists():  # a checkpoint of version 0.1.0
+        return None
+    try:
+        digests = json.loads(note.read_bytes())
+    except ValueError:
+        return note
+    files = (folder / name for name in digests)
+    return next((file for file in files if not file.is_file() or sha256(file) != digests[file.name]), None)
+
+
+def _read(file: Path) -> Any:
+    """Return what torch.save wrote: tensors and plain values. Nothing in the file is executed.
+
+    Raises:
+        UserError: if it holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(ARRAY_PARTS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{file} holds more than tensors and numbers, which could run code, and is not read; delete "
+            f"{file.parent} to go on without it"
+        ) from None
+
+
 def _generator_states() -> dict[str, Any]:
-    states = {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": torch.get_rng_state()}
+    """Return the states of all generators, as tensors and plain values."""
+    name, keys, *rest = cast(tuple, numpy.random.get_state(legacy=True))
+    states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states

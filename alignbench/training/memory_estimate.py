@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from alignbench.batch import PairBatch
-from alignbench.configuration.build import conf_folder, weights_dtype
+from alignbench.configuration.build import build, conf_folder, weights_dtype
 from alignbench.crop import Size
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.errors import UserError
@@ -282,17 +282,17 @@ def _optimizer(train: DictConfig, trained: Sequence[Tensor]) -> Part:
 @lru_cache
 def _stepped(node: str, weight_updates: WeightUpdates, kinds: tuple[tuple[tuple[Any, torch.dtype], int], ...]) -> int:
     """Return the bytes that the optimizer of a configuration keeps of so many weights of each shape and dtype."""
-    target = OmegaConf.create(node)
+    target: Any = OmegaConf.create(node)
     if find_spec(target._target_.partition(".")[0]) is None:
         raise UnknownState("it is not installed")
     parameters = [torch.empty(shape, dtype=dtype, device="meta") for (shape, dtype), n in kinds for _ in range(n)]
-    return state_bytes(partial(instantiate(target), lr=1.0), parameters, weight_updates)
+    return state_bytes(partial(build(target), lr=1.0), parameters, weight_updates)
 
 
 def _reward(node: DictConfig) -> Part:
     """Return the weights of a reward, as its class counts them."""
     settings: Any = OmegaConf.to_container(node, resolve=True)
-    num_bytes = weight_bytes(settings)
+    num_bytes = weight_bytes(get_class(settings.pop("_target_")), settings)
     if num_bytes is None:
         return Part("reward", 0, unknown=f"{node._target_} does not say what its network weighs (weight_bytes)")
     return Part("reward", num_bytes)

@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from alignbench.configuration.build import build
 from alignbench.context import Context
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.stream import Stream
@@ -132,7 +132,7 @@ def train(
     distance = WeightDistance(model.denoiser, policy_parameters, model.is_lora, start_norm, parallel)
 
     # optimizer, schedule, averages
-    make = partial(instantiate(settings.optimizer), lr=settings.learning_rate)
+    make = partial(build(settings.optimizer), lr=settings.learning_rate)
     rounding_seed = (
         f"{cfg.seed}/{accelerator.process_index}" if parallel.shards else cfg.seed
     )  # whole copies stay equal

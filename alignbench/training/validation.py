@@ -30,7 +30,7 @@ from alignbench.scoring.score import score
 from alignbench.statistics.intervals import Resampling, compare, median
 from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, checked
 from alignbench.store.scores import Scores
 from alignbench.training.tracking import Tracking
 from alignbench.work_share import WorkShare
@@ -193,12 +193,15 @@ class Validation:
             self.best_step, self.best_rate, self.evaluations_since_best = step, rate, 0
             self.best_distance = weight_distance
             save_policy(self.best_policy)
+            if self.work_share.is_main:
+                self.folder.record(self.best_policy)
 
     def finish(self, policy: Path) -> None:
         """Put the best weights in the place of the policy."""
         if self.work_share.is_main:
+            best = checked(self.best_policy)
             shutil.rmtree(policy, ignore_errors=True)
-            self.best_policy.replace(policy)
+            best.replace(policy)
         self.accelerator.wait_for_everyone()
 
     # ---- parts

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from alignbench.errors import UserError
 from alignbench.evaluator import Preprocess
 from alignbench.former_names import former_class_name
 from alignbench.images import rgb
@@ -198,8 +199,14 @@ def pixels_values(pixels: Pixels) -> dict[str, Any]:
 
 
 def pixels_from(values: Mapping[str, Any]) -> Pixels:
-    """Return the pipeline that `pixels_values` described."""
+    """Return the pipeline that `pixels_values` described.
+
+    Raises:
+        UserError: there is none of that kind.
+    """
     kinds = {former_class_name(kind): kind for kind in (ClipPixels, HpsPixels, SiglipPixels)}
+    if values["kind"] not in kinds:
+        raise UserError(f"preprocessing {values['kind']} is unknown; available: {', '.join(kinds)}")
     return kinds[values["kind"]](**{key: value for key, value in values.items() if key != "kind"})
 
 

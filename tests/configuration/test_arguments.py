@@ -12,8 +12,8 @@ from alignbench.errors import UserError
 @pytest.mark.parametrize(
     ("override", "key", "sentence"),
     [
-        ("method.beta=abc", "method", "method.beta=abc must be a number"),
-        ("method.beta=true", "method", "method.beta=true must be a number"),
+        ("method.beta=abc", "method", "method.beta=abc must be a number above 0"),
+        ("method.beta=true", "method", "method.beta=true must be a number above 0"),
         ("method.labels=sof", "method", "method.labels=sof is unknown; did you mean soft? available: hard, soft"),
         ("method.safeguard=on", "method", "method.safeguard=on must be a number, or null"),
         ("data.num_pairs=2.5", "data", "data.num_pairs=2.5 must be a whole number"),

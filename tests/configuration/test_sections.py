@@ -29,9 +29,9 @@ def test_hydra_takes_the_defaults_of_a_section_from_its_declaration(name):
 
 def test_all_wrong_settings_of_a_command_are_told_together():
     assert lines("seed=x", "train.max_train_steps=0", "sampling.seed=1.5", "data.posterior=mod") == [
-        "seed=x must be a whole number",
+        "seed=x must be a whole number of at most 64 bits",
         "train.max_train_steps=0 must be a whole number of at least 1",
-        "sampling.seed=1.5 must be a whole number",
+        "sampling.seed=1.5 must be a whole number of at most 64 bits",
         "data.posterior=mod is unknown; did you mean mode? available: sample, mode",
     ]
 

@@ -280,7 +280,7 @@ def test_a_folder_without_a_judge_is_refused(tmp_path):
     [
         ({"format": 2}, "describes no judge of format 1"),
         ({"surprise": 1}, "describes no judge of format 1"),
-        ({"start": {"node": {"_target_": "os.system"}}}, "starts from os.system, which is none of the evaluators"),
+        ({"start": {"node": {"_target_": "os.system"}}}, "starts from os.system, which is not read from a folder"),
     ],
 )
 def test_a_record_of_something_else_is_refused(trained, tmp_path, change, message):

@@ -13,6 +13,7 @@ from alignbench.data.source import Pair, PairSource, TrainingImage, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
 from alignbench.settings.data import Mixed, Posterior
+from alignbench.settings.section import Seed
 
 if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population
@@ -99,7 +100,7 @@ class ShapesData(PairSource):
         num_votes: int | None,
         fault_share: float,
         dirt_share: float,
-        seed: int,
+        seed: Seed,
         posterior: Posterior,
     ) -> None:
         for key, value in (("num_prompts", num_prompts), ("num_pairs", num_pairs), ("num_votes", num_votes)):

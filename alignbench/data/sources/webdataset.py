@@ -171,8 +171,11 @@ def _index(shard: Path) -> "pyarrow.Table":
             | {f"{name}_{side}": pyarrow.int64() for side in (0, 1) for name in ("offset", "size")}
         )
         with replacing(kept) as temporary:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
-    return parquet.read_table(kept)
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary, write_page_checksum=True)
+    try:
+        return parquet.read_table(kept, page_checksum_verification=True)
+    except (OSError, pyarrow.ArrowException):
+        raise UserError(f"{kept}, the index of {shard}, is damaged; delete it to index the shard again") from None
 
 
 def _samples(shard: Path) -> Iterator[dict[str, Any]]:

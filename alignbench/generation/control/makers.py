@@ -1,7 +1,9 @@
 """Make maps from pictures: edges and depth."""
 
+import json
 from abc import ABC, abstractmethod
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,8 +100,12 @@ class Depth(MapMaker):
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
         assert self.estimator is not None
-        processor = AutoImageProcessor.from_pretrained(self.estimator, revision=self.revision)
-        return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, revision=self.revision).eval()
+        processor_file = Path(self.estimator) / "preprocessor_config.json"
+        if processor_file.is_file() and "auto_map" in json.loads(processor_file.read_bytes()):
+            raise UserError(f"{processor_file} names code to run as auto_map; take it out, or give another estimator")
+        settings: Any = {"revision": self.revision, "trust_remote_code": False}  # else a folder's code would be offered
+        processor = AutoImageProcessor.from_pretrained(self.estimator, **settings)
+        return processor, AutoModelForDepthEstimation.from_pretrained(self.estimator, **settings).eval()
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, device: torch.device) -> Image.Image:

@@ -1,6 +1,8 @@
 """Where the weights of a model come from, and a check within seconds that they are there."""
 
+import inspect
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.state_dicts import safetensors_header
+from alignbench.models.weights.state_dicts import check_pickles, safetensors_header
 
 INDEX = "model_index.json"
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
+LIBRARIES = {"diffusers", "transformers"}  # that parts of a pipeline may be classes of
 CONFIG_FILES = ["*.json", "*.txt", "*.model"]  # of a repository: what its parts are, and its tokenizers
 
 
@@ -44,6 +47,7 @@ def load_pipeline(
     index = check_weights(pretrained_model_name_or_path, revision, pipeline_class, config)
     import diffusers
     import torch
+    import transformers
 
     from alignbench.models.weights.without_weights import note_files
 
@@ -51,7 +55,13 @@ def load_pipeline(
     absent: dict[str, Any] = {name: None for name, part in index.items() if isinstance(part, list) and part[0] is None}
     # A score needs pictures, not a filter that blackens some of them.
     without_filter = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
-    kind, dtype = getattr(diffusers, index["_class_name"]), getattr(torch, torch_dtype)
+    named: Any = getattr(diffusers, index["_class_name"], None)
+    kind, dtype = named, getattr(torch, torch_dtype)
+    if not (inspect.isclass(named) and issubclass(named, diffusers.DiffusionPipeline)):
+        raise UserError(
+            f"model.pretrained_model_name_or_path={pretrained_model_name_or_path} holds a {index['_class_name']}, "
+            "which is no pipeline of diffusers; give another folder"
+        )
     file = Path(pretrained_model_name_or_path)
     if not file.is_file():
         networks = _networks(index)
@@ -60,6 +70,9 @@ def load_pipeline(
             name: _without_weights(folder or pretrained_model_name_or_path, revision, name, index[name][1], dtype)
             for name in networks & set(without)
         }
+        if folder is not None:
+            for name in networks - set(without):
+                check_pickles(_files(folder / name, variant))
         pipeline = kind.from_pretrained(
             folder or pretrained_model_name_or_path,
             revision=revision,
@@ -77,12 +90,14 @@ def load_pipeline(
     folder = _complete_folder(config, None, lacking) or Path(
         snapshot_download(config, allow_patterns=[*CONFIG_FILES, *(f"{part}/*" for part in lacking)])
     )
+    libraries = {"diffusers": diffusers, "transformers": transformers}
     # from_single_file looks for weights beside `config` under the names of diffusers alone, not of transformers
     for part in lacking:
         library, name = index[part]
         arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
         if part not in without:
-            absent[part] = getattr(__import__(library), name).from_pretrained(folder / part, **arguments)
+            check_pickles(_files(folder / part, None))
+            absent[part] = getattr(libraries[library], name).from_pretrained(folder / part, **arguments)
     for name in _networks(index) & set(without):
         absent[name] = _without_weights(folder, None, name, index[name][1], dtype)
     unused = dict.fromkeys(UNUSED_PARTS & index.keys())
@@ -93,6 +108,41 @@ def load_pipeline(
         own = _files(folder / name, None) if name in lacking else [folder / name / "config.json", file]
         note_files(getattr(pipeline, name), own)
     return pipeline
+
+
+def read_index(file: Path) -> dict[str, Any]:
+    """Return a model_index.json that names nothing but classes of diffusers and transformers.
+
+    diffusers would import any module that an index names, and run code that lies in the folder.
+
+    Raises:
+        UserError: it names other code, or is no index.
+    """
+    try:
+        index = json.loads(file.read_bytes())
+        foreign = [name for name, value in index.items() if not _is_known_code(name, value)]
+    except (ValueError, AttributeError):
+        raise UserError(f"{file} is no index of a diffusers folder; give another folder or fetch it again") from None
+    if foreign or not isinstance(index.get("_class_name"), str):
+        name = foreign[0] if foreign else "_class_name"
+        raise UserError(
+            f"{file} names {index.get(name)} as {name}, which is code from elsewhere than diffusers and transformers "
+            "and is not run; give a folder without it"
+        )
+    return index
+
+
+def _is_known_code(name: str, value: Any) -> bool:
+    """Say whether an entry of an index is a plain value, an absent part, or a class of a library that we know.
+
+    Classes that read from the folder which class they are, such as AutoModel, are not known.
+    """
+    if not isinstance(value, list) or name == "_class_name":
+        return isinstance(value, str | int | float | bool | None)
+    if value == [None, None]:
+        return True
+    known = LIBRARIES | ({"stable_diffusion"} if name == "safety_checker" else set())  # a filter that is left out
+    return len(value) == 2 and value[0] in known and re.fullmatch(r"(?!Auto[A-Z])[A-Z]\w*", str(value[1])) is not None
 
 
 def _networks(index: dict[str, Any]) -> set[str]:
@@ -162,7 +212,7 @@ def _index(path: str, revision: str | None, named: str, parts: Collection[str] |
     """
     folder = _complete_folder(path, revision, parts)
     if folder is not None:
-        return json.loads((folder / INDEX).read_text())
+        return read_index(folder / INDEX)
     if Path(path).is_dir():
         lacks = ", ".join(_missing(Path(path), parts))
         raise UserError(f"{named} lacks {lacks}; give a whole diffusers folder or a hub id")
@@ -234,7 +284,7 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
     """
     if not (folder / INDEX).is_file():
         return [INDEX]
-    index = json.loads((folder / INDEX).read_text())
+    index = read_index(folder / INDEX)
     missing = []
     for name, part in index.items():
         if name in UNUSED_PARTS or not isinstance(part, list) or part[0] is None:
@@ -256,4 +306,4 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
 
 def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, Any]:
     ask_hub(path, INDEX, revision, named, expected="a diffusers folder", download=path)
-    return json.loads(Path(hf_hub_download(path, INDEX, revision=revision)).read_text())
+    return read_index(Path(hf_hub_download(path, INDEX, revision=revision)))

@@ -11,12 +11,23 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
-from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, safetensors_header, shapes
+from alignbench.models.weights.state_dicts import (
+    listed,
+    misfits,
+    read_state_dict,
+    safetensors_header,
+    shapes,
+    sort_notes,
+)
 
 LORA_FILE = LORA_FILES[0]
 # what programs put before all keys of a network, its name in a pipeline among it
 WRAPPERS = ("module.", "_orig_mod.", *(f"{name}." for name in get_args(DenoiserName)))
 PEFT_PREFIX = "base_model.model."  # before all keys of PEFT's adapters
+ADAPTER_SETTINGS = (
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "modules_to_save",
+)  # fmt: skip
 IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
 
 
@@ -41,13 +52,17 @@ def save_policy(
     from peft import get_peft_model_state_dict
 
     # The configuration travels along: without its alpha a loader would assume alpha = rank and scale wrongly.
+    # Its sets are sorted: their order differs between processes, and the bytes of a policy depend on its run alone.
+    config = network.peft_config["default"].to_dict()
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     pipeline.save_lora_weights(
         folder,
         **{
             f"{denoiser_name}_lora_layers": get_peft_model_state_dict(network, weights),
-            f"{denoiser_name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
+            f"{denoiser_name}_lora_adapter_metadata": config,
         },
     )
+    sort_notes(folder / LORA_FILE)
 
 
 def load_policy(
@@ -156,19 +171,20 @@ def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] 
 def _adapter_config(policy: Policy, denoiser: str) -> dict[str, Any] | None:
     """Return rank, alpha and targets where PEFT or diffusers saved them along."""
     if policy.peft_config is not None:
-        from peft import LoraConfig
-
-        return LoraConfig.from_pretrained(str(policy.peft_config.parent)).to_dict()
+        return _kept(json.loads(policy.peft_config.read_bytes()))
     if policy.files[0].suffix != ".safetensors":
         return None
     notes = safetensors_header(policy.files[0]).get("__metadata__", {}).get("lora_adapter_metadata")
     if notes is None:
         return None
-    return {
-        key.removeprefix(f"{denoiser}."): value
-        for key, value in json.loads(notes).items()
-        if key.startswith(f"{denoiser}.")
-    }
+    settings = json.loads(notes)
+    prefix = f"{denoiser}."
+    return _kept({key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)})
+
+
+def _kept(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides how adapters act. PEFT would import the modules that other settings name."""
+    return {key: value for key, value in config.items() if key in ADAPTER_SETTINGS}
 
 
 def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.architectures import published
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.loading import INDEX, UNUSED_PARTS
+from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, read_index
 from alignbench.models.weights.without_weights import on_meta
 
 
@@ -72,7 +72,7 @@ def _architecture(path: str, revision: str | None) -> dict[str, Any]:
         if known is not None:
             return known
         ask_hub(path, INDEX, revision, f"model.pretrained_model_name_or_path={path}", "a diffusers folder", path)
-    index = json.loads(_file(path, INDEX, revision).read_text())
+    index = read_index(_file(path, INDEX, revision))
     parts = {}
     for name, value in index.items():
         if not isinstance(value, list) or value[0] is None or "Tokenizer" in value[1] or name in UNUSED_PARTS:

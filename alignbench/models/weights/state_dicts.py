@@ -32,6 +32,19 @@ def safetensors_header(path: Path) -> dict[str, dict]:
         raise UserError(f"{path} is no whole safetensors file; fetch it again") from None
 
 
+def sort_notes(path: Path) -> None:
+    """Put the notes of a safetensors file into the order of their names.
+
+    The library writes them in an order that differs from call to call, and so do the bytes of equal files.
+    """
+    header = safetensors_header(path)
+    notes = dict(sorted(header.pop("__metadata__").items()))
+    text = json.dumps({"__metadata__": notes, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        file.write(text.ljust(size))  # spaces may follow a header
+
+
 def read_state_dict(path: Path) -> dict[str, "Tensor"]:
     """Return the tensors of a checkpoint, on the CPU and mapped from the disk where its format allows.
 
@@ -52,6 +65,17 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than tensors, which could run code; save its state_dict alone") from None
     return dict(content.get("state_dict", content))
+
+
+def check_pickles(files: Iterable[Path]) -> None:
+    """Refuse files of torch.save with something other than tensors, before another library fails on them.
+
+    Raises:
+        UserError: as `read_state_dict` does.
+    """
+    for file in files:
+        if file.suffix in PICKLED:
+            read_state_dict(file)  # mapped, so little is read
 
 
 def misfits(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:

@@ -1,0 +1,44 @@
+"""Values of a constructor's arguments against their annotations, which declare what each may be."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from alignbench.settings.section import sentence
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a sentence for each plain value that a class or function is not annotated for.
+
+    Text, numbers, true and false, null, choices (Literal) and lists of numbers are checked, numbers with their range
+    (Annotated); all else is left to the constructor. Numbers are finite.
+
+    Args:
+        prefix: the key of the values in a configuration, with a dot behind it.
+    """
+    parameters, found = inspect.signature(kind).parameters, []
+    for key in (key for key in values if key in parameters and _is_plain(parameters[key].annotation)):
+        declared = TypeAdapter(parameters[key].annotation, config=STRICT)
+        try:
+            declared.validate_python(values[key])
+        except ValidationError as error:
+            inner: list[int | str] = [place for place in error.errors()[0]["loc"] if isinstance(place, int)]
+            found.append(sentence(f"{prefix}{key}", values[key], declared.json_schema(), inner))
+    return found
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether an annotation allows nothing but single plain values and lists of numbers."""
+    origin = get_origin(kind)
+    if origin is Sequence:
+        return get_args(kind)[0] in (int, float)
+    if origin is Annotated:
+        return _is_plain(get_args(kind)[0])
+    if origin in (Union, UnionType):
+        return all(map(_is_plain, get_args(kind)))
+    return origin is Literal or kind in (int, float, bool, str, NoneType)
