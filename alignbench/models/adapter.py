@@ -171,11 +171,13 @@ class ModelAdapter(LatentSpace):
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
+    def is_guided(self, guidance_scale: float | None) -> bool:
+        """Say whether the family's pipeline makes a second call without the prompt: above 1, and never if distilled."""
+        return not self.guidance_is_distilled and guidance_scale is not None and guidance_scale > 1
+
     def unconditional(self, guidance_scale: float | None, conditioning: Conditioning) -> Conditioning | None:
         """Return `conditioning` without its prompts where `guidance_scale` needs that in `predict`, else None."""
-        if self.guidance_is_distilled or guidance_scale in (None, 1):
-            return None
-        return self.without_prompts(conditioning)
+        return self.without_prompts(conditioning) if self.is_guided(guidance_scale) else None
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """Return what the family's pipeline guides away from: each row without its prompt, all else as it was."""
@@ -230,7 +232,8 @@ class ModelAdapter(LatentSpace):
             timesteps: [B], 0..1000.
             conditioning: B rows.
             guidance_scale: for a guidance-distilled family the input of the network (default: `train_guidance_scale`);
-                for others the weight of classifier-free guidance, which needs `unconditional`.
+                for others the weight of classifier-free guidance, which needs `unconditional`. A weight of 1 or less is
+                no guidance, as in the pipelines: the conditional call alone.
             unconditional: features of the empty or negative prompt, B rows.
             detach_unconditional: whether to send no gradient through the unconditional call.
 
@@ -255,20 +258,36 @@ class ModelAdapter(LatentSpace):
                 raise ValueError("this model takes guidance as an input; give guidance_scale or train_guidance_scale")
             guidance = torch.full((num,), float(scale), device=noisy_latents.device)
             return self._call(noisy_latents, timesteps, conditioning, guidance)
-        if unconditional is None:
-            if guidance_scale not in (None, 1.0):
-                raise ValueError("classifier-free guidance needs the unconditional prompt")
-            return self._call(noisy_latents, timesteps, conditioning)
-        if guidance_scale is None:
+        if unconditional is not None and guidance_scale is None:
             raise ValueError("an unconditional prompt without a guidance_scale has no effect")
+        if guidance_scale is None or not self.is_guided(guidance_scale):
+            return self._call(noisy_latents, timesteps, conditioning)
+        if unconditional is None:
+            raise ValueError("classifier-free guidance needs the unconditional prompt")
         if detach_unconditional:
             with torch.no_grad():
                 empty = self._call(noisy_latents, timesteps, unconditional)
             full = self._call(noisy_latents, timesteps, conditioning)
-        else:
-            both = Conditioning.cat([unconditional, conditioning])
-            empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
-        return empty + guidance_scale * (full - empty)
+            return empty + guidance_scale * (full - empty)
+        return self.predict_guided(noisy_latents, timesteps, conditioning, unconditional, guidance_scale)
+
+    def predict_guided(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning,
+        weight: float,
+    ) -> Tensor:
+        """Return unconditional + weight * (conditional - unconditional), at any weight, of both calls in one.
+
+        `predict` comes here where the family's pipeline would guide. Inversion has weights that no pipeline has: below
+        1 and negative ones. Arguments are those of `predict`.
+        """
+        both = Conditioning.cat([unconditional, conditioning])
+        timesteps = timesteps.to(noisy_latents.device)
+        empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
+        return empty + weight * (full - empty)
 
     def _call(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None = None
