@@ -34,7 +34,7 @@ def check(cfg: DictConfig) -> None:
     elif values["stages"] == ["prepare"]:
         raise UserError("method=base does not train, so it has nothing to prepare; choose another method")
     if not cfg.dry_run:  # which needs no weights, of a reward neither
-        _check_weights(cfg.model)
+        _check_weights(cfg)
         _check_objects(cfg, values)
 
 
@@ -122,12 +122,20 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
         build(cfg.sampling.control).check(family, prompts)
 
 
-def _check_weights(model: DictConfig) -> None:
+def _check_weights(cfg: DictConfig) -> None:
+    model = cfg.model
     if "pretrained_model_name_or_path" in model:
+        from alignbench.models.schedulers import check_few_step, check_published, scheduler_name
         from alignbench.models.weights.loading import check_weights
 
         pipeline = model.adapter.pipeline
-        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config)
+        index = check_weights(
+            model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config
+        )
+        published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
+        check_published(published, family.published_schedulers, family.pipeline_class)
+        if "generate" in cfg.stages:
+            check_few_step(published, cfg.sampling.scheduler)
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")

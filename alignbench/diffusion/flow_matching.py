@@ -49,6 +49,36 @@ def shift_exponent(scheduler: Any, num_tokens: int) -> float | None:
     )
 
 
+def check_flow_euler(scheduler: Any) -> Any:
+    """Return a flow-matching scheduler whose steps are those of `NoiseSchedule.step`, and refuse others.
+
+    Raises:
+        UserError: if it adds noise in its steps, or counts noise levels from the other end.
+    """
+    for name in ("stochastic_sampling", "invert_sigmas"):
+        if scheduler.config.get(name):
+            raise UserError(
+                f"the weights come with a {type(scheduler).__name__} that has {name}, which is not supported; set it "
+                "to false in their scheduler_config.json"
+            )
+    return scheduler
+
+
+def flow_levels(scheduler: Any) -> NoiseLevels:
+    """Return the levels of a flow-matching scheduler whose timesteps are set.
+
+    Raises:
+        UserError: if one of them is not finite, as with one step and a `shift_terminal`.
+    """
+    sigma = scheduler.sigmas.double()
+    if not sigma.isfinite().all():
+        raise UserError(
+            f"num_inference_steps={len(sigma) - 1} is too few for the weights' scheduler, whose shift_terminal="
+            f"{scheduler.config.get('shift_terminal')}; take at least 2"
+        )
+    return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+
+
 def logit_normal_timesteps(
     schedule: NoiseSchedule, scheduler: Any, num_tokens: int, batch_size: int, generator: torch.Generator
 ) -> Tensor:

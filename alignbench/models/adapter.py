@@ -19,7 +19,7 @@ from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
 from alignbench.models.quantised import quantise_blocks
-from alignbench.models.schedulers import DIFFUSION
+from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_published, scheduler_name
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
@@ -56,6 +56,7 @@ class ModelAdapter(LatentSpace):
         policy: the network being trained; the loop replaces it by its prepared (wrapped) form.
         reference_network: frozen copy of the start, which the loop prepares as it does the policy; None where adapters
             can be switched off instead, or where nothing asked for a reference.
+        published: the scheduler that the weights came with, before `sampler_of` replaced it.
         schedule: how noise and latents mix and what a prediction means.
         reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
@@ -70,6 +71,7 @@ class ModelAdapter(LatentSpace):
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
     schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
+    published_schedulers: ClassVar[frozenset[str]] = OF_DIFFUSION  # that weights of the family may come with
     # how the keys of each part begin in a single file of the original layout, the denoiser's first; a part that a file
     # lacks comes from `model.config`, and a family without any is not read from single files
     single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -94,6 +96,9 @@ class ModelAdapter(LatentSpace):
         self.resolution = resolution
         self.lora_targets = list(lora_targets)
         self.train_guidance_scale = train_guidance_scale
+        self.published = pipeline.scheduler
+        check_published(self.published_scheduler, self.published_schedulers, self.pipeline_class)
+        pipeline.scheduler = self.sampler_of(self.published)
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
@@ -187,6 +192,40 @@ class ModelAdapter(LatentSpace):
         return self.empty_prompt.to(self.device).repeat(len(conditioning))
 
     # ---- noise levels
+
+    @property
+    def published_scheduler(self) -> str:
+        """Name of the scheduler that the weights came with."""
+        return scheduler_name(type(self.published).__name__)
+
+    def sampler_of(self, scheduler: Any) -> Any:
+        """Return the scheduler by which `sample` and, unless another is chosen, the pipeline sample.
+
+        Args:
+            scheduler: the one that the weights came with.
+
+        Raises:
+            UserError: if it is set so that the family's sampler would make other images.
+        """
+        return scheduler
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is done with these weights that nobody asked for, a line each, for the head of a run."""
+        own, published = scheduler_name(type(self.pipeline.scheduler).__name__), self.published_scheduler
+        spacing, before = (one.config.get("timestep_spacing") for one in (self.pipeline.scheduler, self.published))
+        remarks = []
+        if own != published:
+            way = f"sampling.scheduler={published}" if published in self.schedulers else "sampling.scheduler"
+            remarks.append(
+                f"sampler     {own} in place of the {published} that the weights come with, in rollouts and, unless "
+                f"{way} is set, in evaluation"
+            )
+        if before not in (None, spacing):
+            remarks.append(
+                f"sampler     timestep_spacing={spacing} in place of {before}, as the noise process ends in noise alone"
+            )
+        return remarks
 
     @abstractmethod
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
 from alignbench.diffusion.noise_levels import NoiseLevels
-from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
 from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
-from alignbench.models.schedulers import FLOW
+from alignbench.models.schedulers import FLOW, OF_FLOW
 
 DISTILLED = (
     "sampling.negative_prompt has no effect on guidance that is an input of the network; set sampling.true_cfg_scale "
@@ -36,6 +35,7 @@ class Flux(ModelAdapter):
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
     schedulers = FLOW
+    published_schedulers = OF_FLOW
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
         "vae": ("first_stage_model.", "vae."),
@@ -74,13 +74,16 @@ class Flux(ModelAdapter):
 
     # ---- noise levels
 
+    def sampler_of(self, scheduler: Any) -> Any:
+        """Return the scheduler itself, which takes Euler steps."""
+        return check_flow_euler(scheduler)
+
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens()))
-        sigma = scheduler.sigmas.double()
-        return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+        return flow_levels(scheduler)
 
     def sample_timesteps(
         self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None

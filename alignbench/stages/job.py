@@ -107,6 +107,7 @@ class Job:
         self.trains = trains(cfg)
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
+        self.told: list[str] = []  # what was said of the weights
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -279,7 +280,7 @@ class Job:
     def _base(self) -> "Job":
         """Return the job of the base run, sharing what is already loaded."""
         base = Job(base_of(self.cfg), self.accelerator, self.console)
-        base.prompts, base.scoring, base.sampling = self.prompts, self.scoring, self.sampling
+        base.prompts, base.scoring, base.sampling, base.told = self.prompts, self.scoring, self.sampling, self.told
         if not base.folder.manifest_file.exists():
             self.console.print(f"the base run is missing and is made first: {base.folder.path}")
         base._open()
@@ -362,6 +363,10 @@ class Job:
     def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
         """Build the model with its start weights; networks that are left out have none."""
         model = build_adapter(cfg.model, left_out)
+        for remark in model.remarks:
+            if remark not in self.told:  # the base run has the same weights
+                self.console.print(f"  {remark}")
+                self.told.append(remark)
         if cfg.model.policy is not None:
             model.load_policy(cfg.model.policy, cfg.model.policy_revision)
             if trains(cfg):
