@@ -41,7 +41,7 @@ class DDIMScheduler(scheduling_ddim.DDIMScheduler):
         assert self.num_inference_steps is not None
         number = int((self.timesteps == timestep).nonzero()[0])
         last = number + 1 == len(self.timesteps)
-        landing = int(timestep) - self.config.num_train_timesteps // self.num_inference_steps
+        landing = int(timestep) - len(self.alphas_cumprod) // self.num_inference_steps
         if landing < 0 if last else landing == int(self.timesteps[number + 1]):
             return super().step(model_output, timestep, sample, eta=eta, generator=generator, return_dict=return_dict)
         if eta:

@@ -68,8 +68,8 @@ def check_published(name: str, published: Collection[str], pipeline: str) -> Non
     """
     if name not in published:
         raise UserError(
-            f"the weights come with a {name}Scheduler, whose noise process no sampler of a {pipeline} has here; expected "
-            f"one of {', '.join(sorted(published))}"
+            f"the weights come with a {name}Scheduler, whose noise process no sampler of a {pipeline} has here; "
+            f"expected one of {', '.join(sorted(published))}"
         )
 
 
@@ -100,7 +100,7 @@ def check_num_steps(scheduler: Any, num_inference_steps: int) -> None:
     if scheduler_name(type(scheduler).__name__) in FEW_STEP and num_inference_steps > most:
         raise UserError(
             f"sampling.num_inference_steps={num_inference_steps} is too many for sampling.scheduler="
-            f"{scheduler_name(type(scheduler).__name__)}, which was distilled from {most}; choose 4 to 8, at most {most}"
+            f"{scheduler_name(type(scheduler).__name__)}, which knows {most}; choose 4 to 8, at most {most}"
         )
 
 

@@ -22,10 +22,10 @@ def refuse_guidance_input(unet: Any) -> None:
     Raises:
         UserError: naming the entry of its configuration.
     """
-    if unet.config.time_cond_proj_dim is not None:
+    if (width := unet.config.time_cond_proj_dim) is not None:
         raise UserError(
-            f"the UNet of these weights takes guidance as an input (time_cond_proj_dim={unet.config.time_cond_proj_dim}), "
-            "as few-step weights of LCM do, and such UNets are not supported; give the weights that it was distilled from"
+            f"the UNet of these weights takes guidance as an input (time_cond_proj_dim={width}), as few-step weights of "
+            "LCM do, and such UNets are not supported; give the weights that it was distilled from"
         )
 
 
