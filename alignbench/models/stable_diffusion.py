@@ -24,8 +24,8 @@ def refuse_guidance_input(unet: Any) -> None:
     """
     if (width := unet.config.time_cond_proj_dim) is not None:
         raise UserError(
-            f"the UNet of these weights takes guidance as an input (time_cond_proj_dim={width}), as few-step weights of "
-            "LCM do, and such UNets are not supported; give the weights that it was distilled from"
+            f"the UNet of these weights takes guidance as an input (time_cond_proj_dim={width}), as few-step weights "
+            "of LCM do, and such UNets are not supported; give the weights that it was distilled from"
         )
 
 
