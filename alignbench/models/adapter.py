@@ -32,6 +32,30 @@ NOT_DISTILLED = (
 )
 
 
+@dataclass(frozen=True)
+class CutPrompts:
+    """Prompts that are longer than a text encoder reads.
+
+    Attributes:
+        cut: number of prompts that are cut.
+        prompts: number of all prompts.
+        limit: tokens that are read, those that mark begin and end included.
+        longest: tokens of the longest prompt.
+    """
+
+    cut: int
+    prompts: int
+    limit: int
+    longest: int
+
+    def told(self, kind: str, of: str) -> str:
+        """Return one line for the head of a run."""
+        return (
+            f"cut         {self.cut} of {self.prompts} prompts of {of} are longer than the {self.limit} tokens that "
+            f"{kind} reads; the longest has {self.longest}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """One sampling.
@@ -161,6 +185,25 @@ class ModelAdapter(LatentSpace):
         """Return the features of each prompt, without a gradient."""
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        """Tokens of a prompt that are read, by the tokenizer's name in the pipeline."""
+        names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+        found = {name: getattr(self.pipeline, name, None) for name in names}
+        return {name: tokenizer.model_max_length for name, tokenizer in found.items() if tokenizer is not None}
+
+    def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
+        """Return the prompts that text encoders cut, by the kind of their tokenizers; nothing of those that cut none."""
+        found = {}
+        for name, limit in self.prompt_limits.items():
+            tokenizer = getattr(self.pipeline, name)
+            lengths = [len(tokens) for tokens in tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
+            cut = sum(length > limit for length in lengths)
+            if cut:
+                kind = type(tokenizer).__name__.partition("Tokenizer")[0]
+                found[kind] = CutPrompts(cut, len(lengths), limit, max(lengths))
+        return found
+
+    @property
     def text_settings(self) -> dict[str, int]:
         """What else than networks and tokenizers decides what `encode_prompts` returns."""
         return {}
@@ -249,6 +292,11 @@ class ModelAdapter(LatentSpace):
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
     ) -> Tensor:
         """Call `self.policy` once, in its dtype. `guidance` [B] reaches only guidance-distilled networks."""
+
+    @classmethod
+    def takes_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a network of this config.json has guidance as an input."""
+        return False
 
     @property
     def guidance_is_distilled(self) -> bool:

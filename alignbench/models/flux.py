@@ -1,7 +1,7 @@
 """FLUX.1: a transformer over packed latents with CLIP and T5 features, rectified flow, distilled guidance."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from alignbench.batch import Conditioning
 from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
-from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
+from alignbench.models.adapter import ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.schedulers import FLOW, OF_FLOW
 
@@ -63,6 +63,10 @@ class Flux(ModelAdapter):
         return Conditioning(embeds, pooled)
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        return super().prompt_limits | {"tokenizer_2": self.max_sequence_length}
+
+    @property
     def text_settings(self) -> dict[str, int]:
         return {"max_sequence_length": self.max_sequence_length}
 
@@ -94,10 +98,15 @@ class Flux(ModelAdapter):
 
     # ---- the network
 
+    @classmethod
+    def takes_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
+        return config.get("guidance_embeds", False)
+
     @property
     def guidance_is_distilled(self) -> bool:
-        """Whether this transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
-        return self.denoiser.config.guidance_embeds
+        """Whether this transformer has the guidance embedding."""
+        return self.takes_guidance(self.denoiser.config)
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
@@ -129,9 +138,7 @@ class Flux(ModelAdapter):
         """Guide by the network's input where there is one, and away from a prompt where that is asked for or needed."""
         arguments: dict[str, Any] = {"max_sequence_length": self.max_sequence_length}
         if not self.guidance_is_distilled:
-            if true_cfg_scale is not None:
-                raise UserError(NOT_DISTILLED)
-            true_cfg_scale = guidance_scale
+            true_cfg_scale = guidance_scale if true_cfg_scale is None else true_cfg_scale
         else:
             arguments["guidance_scale"] = guidance_scale
             if true_cfg_scale is None:

@@ -62,6 +62,11 @@ class StableDiffusion3(ModelAdapter):
         return Conditioning(embeds, pooled)
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        limits = super().prompt_limits
+        return {name: self.max_sequence_length if name == "tokenizer_3" else limit for name, limit in limits.items()}
+
+    @property
     def text_settings(self) -> dict[str, int]:
         return {"max_sequence_length": self.max_sequence_length}
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from alignbench.configuration.build import (
     run_name,
     trains,
 )
+from alignbench.configuration.missing_guidance import drop_missing_guidance
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.devices import device_name, float32_products, free_memory, multiply_float32
@@ -99,6 +101,7 @@ class Job:
 
     def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
         self.cfg = cfg
+        self.guidance_remark = drop_missing_guidance(cfg)
         self.accelerator = accelerator
         self.console = console
         self.root = Path(cfg.results)
@@ -165,6 +168,8 @@ class Job:
             if told:
                 self.console.print(f"  memory      {told}")
         model = self._model(self.cfg, left_out)
+        for _, source in terms:
+            self._tell_cut_prompts(model, f"data={source.name}", sorted({*source.prompts}))
         if self.cfg.train.reward_vae is not None:
             from alignbench.models.reward_vae import load_reward_vae
 
@@ -216,6 +221,7 @@ class Job:
         if self.sampling.base_bits is not None:
             quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
+        self._tell_cut_prompts(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
 
     def score(self) -> None:
@@ -260,6 +266,15 @@ class Job:
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
         getattr(self._base(), stage)()
+
+    def _tell_cut_prompts(self, model: ModelAdapter, of: str, prompts: Sequence[str]) -> None:
+        """Say and record how many prompts are longer than the text encoders read."""
+        cut = model.cut_prompts(prompts)
+        for kind, one in cut.items():
+            self.console.print(f"  {one.told(kind, of)}")
+        if self.accelerator.is_main_process and cut:
+            told = {kind: asdict(one) for kind, one in cut.items()}
+            self.folder.update(cut_prompts={**self.folder.manifest.cut_prompts, of: told})
 
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
@@ -332,6 +347,8 @@ class Job:
             part = f" of {self.prompts.full_size} (subset)" if self.prompts.is_subset else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
             say(f"  sampling    {self.sampling}")
+            if self.guidance_remark is not None:
+                say(f"  {self.guidance_remark}")
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""

@@ -169,16 +169,18 @@ def test_flux_has_true_guidance_beside_its_own_only_where_that_is_asked_for():
         Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
 
 
-def test_a_network_without_guidance_input_takes_a_negative_prompt_and_no_second_scale():
+def test_a_network_without_guidance_input_is_guided_by_either_scale():
     model = tiny_adapter("flux", guidance_embeds=False)
     noise = noise_for(model)
     ours = Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
     arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "max_sequence_length": 32}
     theirs = by_hand(model.pipeline, model.pack(noise), true_cfg_scale=3.5, negative_prompt=["dull"] * 2, **arguments)
     assert np.array_equal(levels(ours), theirs)
-    for one in (model, tiny_adapter("stable_diffusion")):
-        with pytest.raises(UserError, match="which this one has not; set"):
-            Sampler(one, 3, 3.5, true_cfg_scale=4.0)(KEYS, PROMPTS, noise_for(one))
+    ours = Sampler(model, 3, 1.0, negative_prompt="dull", true_cfg_scale=3.5)(KEYS, PROMPTS, noise)
+    assert np.array_equal(levels(ours), theirs)
+    one = tiny_adapter("stable_diffusion")
+    with pytest.raises(UserError, match="which this one has not; set"):
+        Sampler(one, 3, 3.5, true_cfg_scale=4.0)(KEYS, PROMPTS, noise_for(one))
 
 
 # ---- size
