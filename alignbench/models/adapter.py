@@ -192,7 +192,7 @@ class ModelAdapter(LatentSpace):
         return {name: tokenizer.model_max_length for name, tokenizer in found.items() if tokenizer is not None}
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
-        """Return the prompts that text encoders cut, by the kind of their tokenizers; nothing of those that cut none."""
+        """Return how prompts are cut, by the kind of the tokenizers that cut any."""
         found = {}
         for name, limit in self.prompt_limits.items():
             tokenizer = getattr(self.pipeline, name)
