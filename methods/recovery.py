@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from alignbench.diffusion.flow_matching import shift_time
 from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.settings.section import Count, Positive, Share
 
@@ -41,11 +42,6 @@ def output_coefficient(
 def recover(latents: Tensor, prediction: Tensor, target: Tensor, coefficient: Tensor) -> Tensor:
     """Return the image rebuilt from a noisy one whose noise is known; equals `latents` where the network is perfect."""
     return latents - coefficient.to(prediction)[:, None, None, None] * (prediction - target)
-
-
-def shift_time(u, shift: float):
-    """Return shift * u / (1 + (shift - 1) u) of a number or a tensor; 0 and 1 stay, 1 leaves all as it is."""
-    return shift * u / (1 + (shift - 1) * u)
 
 
 @dataclass(frozen=True)

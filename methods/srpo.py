@@ -7,8 +7,9 @@ two captions, prefixed by a wanted and an unwanted word, and what the reward lik
 
 Deviations from the released recipe: the recovered image is latents - c * (prediction - target), the same to rounding
 and much more exact in half precision; the network is told the unrounded timestep; the rollout follows the model's own
-inference schedule; levels are drawn per prompt from N + 1 grid points, so that no index leaves the grid; branches are
-named, never inferred from the number of accumulation steps; batches may be larger than one.
+inference schedule unless `rollout_shift` is set; levels are drawn per prompt from N + 1 grid points, so that no index
+leaves the grid; branches are named, never inferred from the number of accumulation steps; batches may be larger than
+one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from alignbench.batch import ImageBatch, PromptBatch
 from alignbench.context import Context
+from alignbench.diffusion.flow_matching import shifted_levels
+from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.evaluator import Reward
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
@@ -89,6 +92,7 @@ class SRPO(Method[RecoveryBatch]):
         reward: what is optimised, by its text and image features where it has them.
         window: noise levels where the network is asked.
         num_rollout_steps, rollout_guidance_scale: how images are sampled.
+        rollout_shift: fixed shift of the noise levels of that sampling, for flow models; None for the model's own.
         train_guidance_scale: guidance of the trained call; None for the family's default, which without distilled
             guidance is the conditional call alone.
         detach_unconditional: whether the unconditional half of a guided training call gets no gradient.
@@ -113,6 +117,7 @@ class SRPO(Method[RecoveryBatch]):
     window: RecoveryWindow
     num_rollout_steps: Count
     rollout_guidance_scale: NotNegative | None
+    rollout_shift: Positive | None
     train_guidance_scale: NotNegative | None
     detach_unconditional: bool
     noise_source: Literal["rollout", "fresh"]
@@ -156,7 +161,7 @@ class SRPO(Method[RecoveryBatch]):
     def recoveries(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> list[RecoveryBatch]:
         """Sample an image for each prompt and draw the recoveries to make of it, one batch a branch."""
         noise = self.noise(model, batch, context, "rollout")
-        noise_levels, guidance = model.noise_levels(self.num_rollout_steps), self.rollout_guidance_scale
+        noise_levels, guidance = self.rollout_levels(model), self.rollout_guidance_scale
         empty = model.unconditional(guidance, batch.conditioning)
         latents = model.sample(noise, batch.conditioning, noise_levels, guidance, empty).latents
         if self.noise_source == "fresh":
@@ -219,6 +224,12 @@ class SRPO(Method[RecoveryBatch]):
             "bias_sign": batch.bias_sign,
         }
         return Loss.mean(srpo_loss(reward, self.margin), metrics)
+
+    def rollout_levels(self, model: ModelAdapter) -> NoiseLevels:
+        """Return the noise levels of the sampling that makes the images."""
+        if self.rollout_shift is None:
+            return model.noise_levels(self.num_rollout_steps)
+        return shifted_levels(model.schedule, self.num_rollout_steps, self.rollout_shift)
 
     def noise(self, model: ModelAdapter, batch: PromptBatch, context: Context, purpose: str) -> Tensor:
         """Return noise [B, C, h, w]: the same for all prompts of the update, on all processes, where it is shared."""

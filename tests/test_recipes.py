@@ -56,8 +56,8 @@ PAIRS = {
     "dpo flux_mini": "world/flow_mini recipe/dpo/flow_mini",
     "dpo sd15": "world/diffusion recipe/dpo/diffusion recipe/dpo/sd15",
     # a preset reads what its method reads, then what it changes itself
-    "smpo_votes sdxl": "world/diffusion recipe/smpo/diffusion",
-    "sdpo sdxl": "world/diffusion recipe/dpo/diffusion preset/sdpo/sdxl",
+    "smpo_votes sdxl": "world/diffusion recipe/smpo/diffusion recipe/smpo/sdxl",
+    "sdpo sdxl": "world/diffusion recipe/dpo/diffusion recipe/dpo/sdxl preset/sdpo/sdxl",
     # a file may start from another
     "kto sdxl_mini": "world/flow_mini world/diffusion_mini recipe/kto/flow_mini recipe/kto/diffusion_mini",
     "inpo_renoise sd15": "world/diffusion recipe/smpo/diffusion recipe/inpo/diffusion recipe/smpo/sd15 "
@@ -164,18 +164,18 @@ ADAMW = OmegaConf.load(conf_folder() / "optimizer" / "adamw.yaml")
 
 
 def test_the_default_optimizer_is_adamw():
-    assert optimizer("method=dpo", "model=sdxl") == optimizer("method=dpo", "model=sdxl", "optimizer=adamw") == ADAMW
+    assert optimizer("method=dpo", "model=sd15") == optimizer("method=dpo", "model=sd15", "optimizer=adamw") == ADAMW
 
 
-@pytest.mark.parametrize("file", ["recipe/dpo/sdxl", "recipe/dpo/diffusion", "preset/sdpo/sdxl"])
+@pytest.mark.parametrize("file", ["recipe/dpo/sd15", "recipe/dpo/diffusion", "preset/sdpo/sd15"])
 def test_a_recipe_chooses_its_optimizer(conf, file):
     old = (conf / f"{file}.yaml").read_text() if (conf / f"{file}.yaml").exists() else ""
     write(conf / f"{file}.yaml", block_that_begins(CONFIGURATION, "yaml", "# @package _global_\n# conf/recipe") + old)
-    pair = ["method=sdpo", "model=sdxl"]
+    pair = ["method=sdpo", "model=sd15"]
     assert optimizer(*pair, conf=conf) == ADAFACTOR
     assert optimizer(*pair, "optimizer=adamw", conf=conf) == ADAMW
     assert optimizer(*pair, "train.optimizer.weight_decay=0.5", conf=conf).weight_decay == 0.5
-    assert optimizer("method=sft", "model=sdxl", conf=conf) == ADAMW
+    assert optimizer("method=sft", "model=sd15", conf=conf) == ADAMW
     assert composed(*pair, "data=shapes", conf=conf).train.total_batch_size == 2048
     override = "defaults:\n  - override /optimizer@_global_.optimizer: adamw\n"
     write(conf / "experiment" / "plain.yaml", f"# @package _global_\n{override}")

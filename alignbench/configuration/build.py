@@ -14,15 +14,18 @@ from alignbench.former_names import with_former_names
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 
 
-# settings of training that results have been made without, and the value that is the same as not to have them
-LATER_IN_HASH = {
-    "base_bits": None,
-    "size_conditioning": "square",
-    "reward_vae": None,
-    "crop": "centre",
-    "random_flip": False,
-    "crops_per_image": None,
-    "aspect_ratio_buckets": None,
+# settings of each section that results have been made without, and the value that is the same as not to have them
+LATER_IN_HASH: dict[str, dict[str, Any]] = {
+    "train": {
+        "base_bits": None,
+        "size_conditioning": "square",
+        "reward_vae": None,
+        "crop": "centre",
+        "random_flip": False,
+        "crops_per_image": None,
+        "aspect_ratio_buckets": None,
+    },
+    "method": {"rollout_shift": None},
 }
 
 
@@ -107,17 +110,20 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
         model.pop("policy_revision", None)
     if not trains(cfg):
         return {"method": values["method"], "model": model}
-    train = {
-        key: value
-        for key, value in values["train"].items()
-        if key not in NOT_IN_HASH and not (key in LATER_IN_HASH and value == LATER_IN_HASH[key])
-    }
-    recipe = {"method": values["method"], "model": model, "data": values["data"], "train": train}
+    method = _without_later("method", values["method"])
+    train = {key: value for key, value in _without_later("train", values["train"]).items() if key not in NOT_IN_HASH}
+    recipe = {"method": method, "model": model, "data": values["data"], "train": train}
     if values["auxiliary"]:
         recipe["auxiliary"] = values["auxiliary"]
     if values["validation"]["every"] is not None:  # it chooses among weights
         recipe["validation"] = values["validation"]
     return recipe
+
+
+def _without_later(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a section without the settings of `LATER_IN_HASH` that are as if they were not there."""
+    later = LATER_IN_HASH[section]
+    return {key: value for key, value in values.items() if not (key in later and value == later[key])}
 
 
 def _fingerprint(values: dict[str, Any]) -> str:

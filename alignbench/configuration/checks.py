@@ -1,6 +1,7 @@
 """What two settings must agree on, checked before anything heavy loads; alignbench/settings declares each by itself."""
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_class
@@ -33,15 +34,28 @@ def check(cfg: DictConfig) -> None:
     elif values["stages"] == ["prepare"]:
         raise UserError("method=base does not train, so it has nothing to prepare; choose another method")
     if not cfg.dry_run:  # which needs no weights, of a reward neither
-        _check_weights(cfg.model)
+        _check_weights(cfg)
         _check_objects(cfg, values)
 
 
-def check_package(target: str, needed_by: str = "train.optimizer") -> None:
-    """Refuse what needs a package that is not installed."""
+def check_package(target: str, needed_by: str, instead: str = "") -> None:
+    """Refuse what needs a package that is not installed.
+
+    Args:
+        target: a dotted path in that package.
+        needed_by: the setting that asks for it.
+        instead: what else can be typed.
+    """
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{needed_by} needs the package {package}, which is not installed: pip install {package}")
+        raise UserError(
+            f"{needed_by} needs the package {package}, which is not installed: pip install {package}{instead}"
+        )
+
+
+def check_optimizer_package(optimizer: Mapping[str, Any]) -> None:
+    """Refuse an optimizer whose package is not installed; a recipe may have chosen it."""
+    check_package(optimizer["_target_"], "train.optimizer", ", or choose optimizer=adamw")
 
 
 def _check_existing_images(cfg: DictConfig) -> None:
@@ -68,7 +82,7 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
         return
     if values["shard"] is not None and "train" in values["stages"]:
         raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
-    check_package(train["optimizer"]["_target_"])
+    check_optimizer_package(train["optimizer"])
     check_optimizer(train["optimizer"])
     if train["reward_vae"] is not None:
         _check_reward_vae(train["reward_vae"], values["method"])
@@ -109,12 +123,20 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
         build(cfg.sampling.control).check(family, prompts)
 
 
-def _check_weights(model: DictConfig) -> None:
+def _check_weights(cfg: DictConfig) -> None:
+    model = cfg.model
     if "pretrained_model_name_or_path" in model:
+        from alignbench.models.schedulers import check_few_step, check_published, scheduler_name
         from alignbench.models.weights.loading import check_weights
 
         pipeline = model.adapter.pipeline
-        check_weights(model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config)
+        index = check_weights(
+            model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config
+        )
+        published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
+        check_published(published, family.published_schedulers, family.pipeline_class)
+        if "generate" in cfg.stages:
+            check_few_step(published, cfg.sampling.scheduler)
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")

@@ -1,12 +1,38 @@
 """How flow-matching families shift noise levels towards noise, in sampling and in training alike."""
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
-from alignbench.diffusion.schedule import NoiseSchedule
+from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.schedule import Level, NoiseSchedule
+from alignbench.errors import UserError
+
+
+@overload
+def shift_time(u: float, shift: float) -> float: ...
+@overload
+def shift_time(u: Tensor, shift: float) -> Tensor: ...
+def shift_time(u: float | Tensor, shift: float) -> float | Tensor:
+    """Return shift * u / (1 + (shift - 1) u); 0 and 1 stay, a shift of 1 leaves all as it is."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def shifted_levels(schedule: NoiseSchedule, num_inference_steps: int, shift: float) -> NoiseLevels:
+    """Return the levels of a sampling with a fixed shift: sigmas evenly spaced from 1 to 0, shifted towards noise.
+
+    Raises:
+        UserError: if the schedule is not one of flow matching, which alone has sigmas that can be shifted.
+    """
+    if schedule.prediction_type != "velocity":
+        raise UserError(
+            f"method.rollout_shift={shift:g} shifts the noise levels of a flow model, and this one predicts "
+            f"{schedule.prediction_type}; set method.rollout_shift=null"
+        )
+    sigma = shift_time(torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64), shift)
+    return NoiseLevels(schedule.timesteps_at(sigma[:-1]), Level(1 - sigma, sigma))
 
 
 def shift_exponent(scheduler: Any, num_tokens: int) -> float | None:
@@ -23,6 +49,36 @@ def shift_exponent(scheduler: Any, num_tokens: int) -> float | None:
     )
 
 
+def check_flow_euler(scheduler: Any) -> Any:
+    """Return a flow-matching scheduler whose steps are those of `NoiseSchedule.step`, and refuse others.
+
+    Raises:
+        UserError: if it adds noise in its steps, or counts noise levels from the other end.
+    """
+    for name in ("stochastic_sampling", "invert_sigmas"):
+        if scheduler.config.get(name):
+            raise UserError(
+                f"the weights come with a {type(scheduler).__name__} that has {name}, which is not supported; set it "
+                "to false in their scheduler_config.json"
+            )
+    return scheduler
+
+
+def flow_levels(scheduler: Any) -> NoiseLevels:
+    """Return the levels of a flow-matching scheduler whose timesteps are set.
+
+    Raises:
+        UserError: if one of them is not finite, as with one step and a `shift_terminal`.
+    """
+    sigma = scheduler.sigmas.double()
+    if not sigma.isfinite().all():
+        raise UserError(
+            f"num_inference_steps={len(sigma) - 1} is too few for the weights' scheduler, whose shift_terminal="
+            f"{scheduler.config.get('shift_terminal')}; take at least 2"
+        )
+    return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+
+
 def logit_normal_timesteps(
     schedule: NoiseSchedule, scheduler: Any, num_tokens: int, batch_size: int, generator: torch.Generator
 ) -> Tensor:
@@ -34,4 +90,4 @@ def logit_normal_timesteps(
     mu = shift_exponent(scheduler, num_tokens)
     if mu is not None:
         return schedule.timesteps_at(scheduler.time_shift(mu, 1.0, sigma))
-    return schedule.timesteps_at(scheduler.shift * sigma / (1 + (scheduler.shift - 1) * sigma))
+    return schedule.timesteps_at(shift_time(sigma, scheduler.shift))

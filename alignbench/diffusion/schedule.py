@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from alignbench.errors import UserError
+
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 
 
@@ -85,7 +87,7 @@ class NoiseSchedule:
         """Read the noise process of a diffusers scheduler.
 
         Raises:
-            ValueError: if it is neither of the DDPM family with epsilon or v_prediction nor flow matching.
+            UserError: if it is neither of the DDPM family with epsilon or v_prediction nor flow matching.
         """
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -95,8 +97,8 @@ class NoiseSchedule:
         table = getattr(scheduler, "alphas_cumprod", None)
         if table is not None and config.prediction_type in ("epsilon", "v_prediction"):
             return cls(config.prediction_type, config.num_train_timesteps, table.double().cpu())
-        raise ValueError(
-            f"scheduler {type(scheduler).__name__} with prediction_type={config.get('prediction_type')} is not "
+        raise UserError(
+            f"the scheduler {type(scheduler).__name__} with prediction_type={config.get('prediction_type')} is not "
             "supported; use a DDPM-family scheduler with epsilon or v_prediction, or FlowMatchEulerDiscreteScheduler"
         )
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.schedulers import make_scheduler
+from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
 
 class Sampler:
@@ -26,7 +26,7 @@ class Sampler:
         resolution: side of the images in pixels; None for the model's own.
 
     Raises:
-        UserError: the resolution does not fit the model.
+        UserError: the resolution, the scheduler or the number of steps does not fit the model.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class Sampler:
         self.num_inference_steps = num_inference_steps
         self.guidance = (guidance_scale, negative_prompt, true_cfg_scale)
         self.pipeline = model.pipeline
+        check_few_step(model.published_scheduler, scheduler)
         if scheduler is not None:
             self.pipeline = copy.copy(model.pipeline)
             self.pipeline.scheduler = make_scheduler(scheduler, model.pipeline.scheduler, model.schedulers)
+            check_num_steps(self.pipeline.scheduler, num_inference_steps)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -63,6 +65,7 @@ class Sampler:
             noise: [B, C, h, w], unit Gaussian.
         """
         model, pipeline = self.model, self.pipeline
+        generators = step_generators(pipeline.scheduler, noise)
         packed = pipeline(
             prompt=list(prompts),
             latents=model.pack(noise).to(model.device, model.dtype),
@@ -71,7 +74,7 @@ class Sampler:
             width=self.resolution,
             output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
             **model.generation_arguments(len(prompts), *self.guidance),
-            **self.inputs(keys),
+            **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
         ).images
         pixels = model.decode_latents(model.unpack(packed, noise.shape[-2:]), vae=pipeline.vae)
         processor = pipeline.image_processor

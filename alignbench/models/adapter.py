@@ -19,7 +19,7 @@ from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
 from alignbench.models.quantised import quantise_blocks
-from alignbench.models.schedulers import DIFFUSION
+from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_published, scheduler_name
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
@@ -30,6 +30,30 @@ NOT_DISTILLED = (
     "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
     "one has not; set sampling.guidance_scale, which is that weight here"
 )
+
+
+@dataclass(frozen=True)
+class CutPrompts:
+    """Prompts that are longer than a text encoder reads.
+
+    Attributes:
+        cut: number of prompts that are cut.
+        prompts: number of all prompts.
+        limit: tokens that are read, those that mark begin and end included.
+        longest: tokens of the longest prompt.
+    """
+
+    cut: int
+    prompts: int
+    limit: int
+    longest: int
+
+    def told(self, kind: str, of: str) -> str:
+        """Return one line for the head of a run."""
+        return (
+            f"cut         {self.cut} of {self.prompts} prompts of {of} are longer than the {self.limit} tokens that "
+            f"{kind} reads; the longest has {self.longest}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +80,7 @@ class ModelAdapter(LatentSpace):
         policy: the network being trained; the loop replaces it by its prepared (wrapped) form.
         reference_network: frozen copy of the start, which the loop prepares as it does the policy; None where adapters
             can be switched off instead, or where nothing asked for a reference.
+        published: the scheduler that the weights came with, before `sampler_of` replaced it.
         schedule: how noise and latents mix and what a prediction means.
         reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
@@ -70,6 +95,7 @@ class ModelAdapter(LatentSpace):
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
     schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
+    published_schedulers: ClassVar[frozenset[str]] = OF_DIFFUSION  # that weights of the family may come with
     # how the keys of each part begin in a single file of the original layout, the denoiser's first; a part that a file
     # lacks comes from `model.config`, and a family without any is not read from single files
     single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -94,6 +120,9 @@ class ModelAdapter(LatentSpace):
         self.resolution = resolution
         self.lora_targets = list(lora_targets)
         self.train_guidance_scale = train_guidance_scale
+        self.published = pipeline.scheduler
+        check_published(self.published_scheduler, self.published_schedulers, self.pipeline_class)
+        pipeline.scheduler = self.sampler_of(self.published)
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
@@ -156,6 +185,25 @@ class ModelAdapter(LatentSpace):
         """Return the features of each prompt, without a gradient."""
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        """Tokens of a prompt that are read, by the tokenizer's name in the pipeline."""
+        names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+        found = {name: getattr(self.pipeline, name, None) for name in names}
+        return {name: tokenizer.model_max_length for name, tokenizer in found.items() if tokenizer is not None}
+
+    def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
+        """Return how prompts are cut, by the kind of the tokenizers that cut any."""
+        found = {}
+        for name, limit in self.prompt_limits.items():
+            tokenizer = getattr(self.pipeline, name)
+            lengths = [len(tokens) for tokens in tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
+            cut = sum(length > limit for length in lengths)
+            if cut:
+                kind = type(tokenizer).__name__.partition("Tokenizer")[0]
+                found[kind] = CutPrompts(cut, len(lengths), limit, max(lengths))
+        return found
+
+    @property
     def text_settings(self) -> dict[str, int]:
         """What else than networks and tokenizers decides what `encode_prompts` returns."""
         return {}
@@ -171,11 +219,13 @@ class ModelAdapter(LatentSpace):
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
+    def is_guided(self, guidance_scale: float | None) -> bool:
+        """Say whether the family's pipeline makes a second call without the prompt: above 1, and never if distilled."""
+        return not self.guidance_is_distilled and guidance_scale is not None and guidance_scale > 1
+
     def unconditional(self, guidance_scale: float | None, conditioning: Conditioning) -> Conditioning | None:
         """Return `conditioning` without its prompts where `guidance_scale` needs that in `predict`, else None."""
-        if self.guidance_is_distilled or guidance_scale in (None, 1):
-            return None
-        return self.without_prompts(conditioning)
+        return self.without_prompts(conditioning) if self.is_guided(guidance_scale) else None
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """Return what the family's pipeline guides away from: each row without its prompt, all else as it was."""
@@ -185,6 +235,40 @@ class ModelAdapter(LatentSpace):
         return self.empty_prompt.to(self.device).repeat(len(conditioning))
 
     # ---- noise levels
+
+    @property
+    def published_scheduler(self) -> str:
+        """Name of the scheduler that the weights came with."""
+        return scheduler_name(type(self.published).__name__)
+
+    def sampler_of(self, scheduler: Any) -> Any:
+        """Return the scheduler by which `sample` and, unless another is chosen, the pipeline sample.
+
+        Args:
+            scheduler: the one that the weights came with.
+
+        Raises:
+            UserError: if it is set so that the family's sampler would make other images.
+        """
+        return scheduler
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is done with these weights that nobody asked for, a line each, for the head of a run."""
+        own, published = scheduler_name(type(self.pipeline.scheduler).__name__), self.published_scheduler
+        spacing, before = (one.config.get("timestep_spacing") for one in (self.pipeline.scheduler, self.published))
+        remarks = []
+        if own != published:
+            way = f"sampling.scheduler={published}" if published in self.schedulers else "sampling.scheduler"
+            remarks.append(
+                f"sampler     {own} in place of the {published} that the weights come with, in rollouts and, unless "
+                f"{way} is set, in evaluation"
+            )
+        if before not in (None, spacing):
+            remarks.append(
+                f"sampler     timestep_spacing={spacing} in place of {before}, as the noise process ends in noise alone"
+            )
+        return remarks
 
     @abstractmethod
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
@@ -209,6 +293,11 @@ class ModelAdapter(LatentSpace):
     ) -> Tensor:
         """Call `self.policy` once, in its dtype. `guidance` [B] reaches only guidance-distilled networks."""
 
+    @classmethod
+    def takes_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a network of this config.json has guidance as an input."""
+        return False
+
     @property
     def guidance_is_distilled(self) -> bool:
         """Whether guidance is an input of the network instead of a second call."""
@@ -230,7 +319,8 @@ class ModelAdapter(LatentSpace):
             timesteps: [B], 0..1000.
             conditioning: B rows.
             guidance_scale: for a guidance-distilled family the input of the network (default: `train_guidance_scale`);
-                for others the weight of classifier-free guidance, which needs `unconditional`.
+                for others the weight of classifier-free guidance, which needs `unconditional`. A weight of 1 or less is
+                no guidance, as in the pipelines: the conditional call alone.
             unconditional: features of the empty or negative prompt, B rows.
             detach_unconditional: whether to send no gradient through the unconditional call.
 
@@ -255,20 +345,36 @@ class ModelAdapter(LatentSpace):
                 raise ValueError("this model takes guidance as an input; give guidance_scale or train_guidance_scale")
             guidance = torch.full((num,), float(scale), device=noisy_latents.device)
             return self._call(noisy_latents, timesteps, conditioning, guidance)
-        if unconditional is None:
-            if guidance_scale not in (None, 1.0):
-                raise ValueError("classifier-free guidance needs the unconditional prompt")
-            return self._call(noisy_latents, timesteps, conditioning)
-        if guidance_scale is None:
+        if unconditional is not None and guidance_scale is None:
             raise ValueError("an unconditional prompt without a guidance_scale has no effect")
+        if guidance_scale is None or not self.is_guided(guidance_scale):
+            return self._call(noisy_latents, timesteps, conditioning)
+        if unconditional is None:
+            raise ValueError("classifier-free guidance needs the unconditional prompt")
         if detach_unconditional:
             with torch.no_grad():
                 empty = self._call(noisy_latents, timesteps, unconditional)
             full = self._call(noisy_latents, timesteps, conditioning)
-        else:
-            both = Conditioning.cat([unconditional, conditioning])
-            empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
-        return empty + guidance_scale * (full - empty)
+            return empty + guidance_scale * (full - empty)
+        return self.predict_guided(noisy_latents, timesteps, conditioning, unconditional, guidance_scale)
+
+    def predict_guided(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning,
+        weight: float,
+    ) -> Tensor:
+        """Return unconditional + weight * (conditional - unconditional), at any weight, of both calls in one.
+
+        `predict` comes here where the family's pipeline would guide. Inversion has weights that no pipeline has: below
+        1 and negative ones. Arguments are those of `predict`.
+        """
+        both = Conditioning.cat([unconditional, conditioning])
+        timesteps = timesteps.to(noisy_latents.device)
+        empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
+        return empty + weight * (full - empty)
 
     def _call(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None = None

@@ -1,7 +1,7 @@
 """FLUX.1: a transformer over packed latents with CLIP and T5 features, rectified flow, distilled guidance."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
 from alignbench.diffusion.noise_levels import NoiseLevels
-from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
-from alignbench.models.adapter import NOT_DISTILLED, ModelAdapter
+from alignbench.models.adapter import ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
-from alignbench.models.schedulers import FLOW
+from alignbench.models.schedulers import FLOW, OF_FLOW
 from alignbench.settings.section import Count
 
 DISTILLED = (
@@ -37,6 +36,7 @@ class Flux(ModelAdapter):
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
     schedulers = FLOW
+    published_schedulers = OF_FLOW
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
         "vae": ("first_stage_model.", "vae."),
@@ -64,6 +64,10 @@ class Flux(ModelAdapter):
         return Conditioning(embeds, pooled)
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        return super().prompt_limits | {"tokenizer_2": self.max_sequence_length}
+
+    @property
     def text_settings(self) -> dict[str, int]:
         return {"max_sequence_length": self.max_sequence_length}
 
@@ -75,13 +79,16 @@ class Flux(ModelAdapter):
 
     # ---- noise levels
 
+    def sampler_of(self, scheduler: Any) -> Any:
+        """Return the scheduler itself, which takes Euler steps."""
+        return check_flow_euler(scheduler)
+
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens()))
-        sigma = scheduler.sigmas.double()
-        return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+        return flow_levels(scheduler)
 
     def sample_timesteps(
         self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
@@ -92,10 +99,15 @@ class Flux(ModelAdapter):
 
     # ---- the network
 
+    @classmethod
+    def takes_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
+        return config.get("guidance_embeds", False)
+
     @property
     def guidance_is_distilled(self) -> bool:
-        """Whether this transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
-        return self.denoiser.config.guidance_embeds
+        """Whether this transformer has the guidance embedding."""
+        return self.takes_guidance(self.denoiser.config)
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
@@ -127,9 +139,7 @@ class Flux(ModelAdapter):
         """Guide by the network's input where there is one, and away from a prompt where that is asked for or needed."""
         arguments: dict[str, Any] = {"max_sequence_length": self.max_sequence_length}
         if not self.guidance_is_distilled:
-            if true_cfg_scale is not None:
-                raise UserError(NOT_DISTILLED)
-            true_cfg_scale = guidance_scale
+            true_cfg_scale = guidance_scale if true_cfg_scale is None else true_cfg_scale
         else:
             arguments["guidance_scale"] = guidance_scale
             if true_cfg_scale is None:

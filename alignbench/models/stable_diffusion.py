@@ -7,11 +7,26 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.ddim import as_ddim, ddim_ladder
+from alignbench.diffusion.ddim import DDIMScheduler, as_ddim, ddim_ladder
 from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.errors import UserError
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
+from alignbench.models.schedulers import check_few_step
 from alignbench.models.weights.low_rank import adapters_of, kohya_keys
+
+
+def refuse_guidance_input(unet: Any) -> None:
+    """Refuse a UNet that takes guidance as an input, as those of LCM and SSD do: nothing here gives it any.
+
+    Raises:
+        UserError: naming the entry of its configuration.
+    """
+    if (width := unet.config.time_cond_proj_dim) is not None:
+        raise UserError(
+            f"the UNet of these weights takes guidance as an input (time_cond_proj_dim={width}), as few-step weights "
+            "of LCM do, and such UNets are not supported; give the weights that it was distilled from"
+        )
 
 
 class StableDiffusion(ModelAdapter):
@@ -34,8 +49,12 @@ class StableDiffusion(ModelAdapter):
     )
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
-        pipeline.scheduler = as_ddim(pipeline.scheduler)
         super().__init__(pipeline, *args, **kwargs)
+        refuse_guidance_input(pipeline.unet)
+
+    def sampler_of(self, scheduler: Any) -> DDIMScheduler:
+        """Return DDIM on the noise process of the scheduler that the weights came with."""
+        return as_ddim(scheduler)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -52,6 +71,7 @@ class StableDiffusion(ModelAdapter):
 
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
+        check_few_step(self.published_scheduler, None)
         return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 
     def sample_timesteps(

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.flow_matching import logit_normal_timesteps, shift_exponent
+from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
 from alignbench.diffusion.noise_levels import NoiseLevels
-from alignbench.diffusion.schedule import Level
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
-from alignbench.models.schedulers import FLOW
+from alignbench.models.schedulers import FLOW, OF_FLOW
 from alignbench.settings.section import Count
 
 
@@ -28,6 +27,7 @@ class StableDiffusion3(ModelAdapter):
     frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     patch_size = 2
     schedulers = FLOW
+    published_schedulers = OF_FLOW
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
         "vae": ("first_stage_model.", "vae."),
@@ -63,6 +63,11 @@ class StableDiffusion3(ModelAdapter):
         return Conditioning(embeds, pooled)
 
     @property
+    def prompt_limits(self) -> dict[str, int]:
+        limits = super().prompt_limits
+        return {name: self.max_sequence_length if name == "tokenizer_3" else limit for name, limit in limits.items()}
+
+    @property
     def text_settings(self) -> dict[str, int]:
         return {"max_sequence_length": self.max_sequence_length}
 
@@ -72,12 +77,15 @@ class StableDiffusion3(ModelAdapter):
         embeds = self._zeros(num_prompts, CLIP_TOKENS + self.max_sequence_length, config.joint_attention_dim)
         return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
 
+    def sampler_of(self, scheduler: Any) -> Any:
+        """Return the scheduler itself, which takes Euler steps."""
+        return check_flow_euler(scheduler)
+
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
         scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens()))
-        sigma = scheduler.sigmas.double()
-        return NoiseLevels(scheduler.timesteps.double(), Level(1 - sigma, sigma))
+        return flow_levels(scheduler)
 
     def sample_timesteps(
         self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None

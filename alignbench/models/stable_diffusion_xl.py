@@ -9,11 +9,13 @@ from torch import Tensor
 
 from alignbench.batch import Conditioning
 from alignbench.crop import CropBox
-from alignbench.diffusion.ddim import as_ddim, ddim_ladder
+from alignbench.diffusion.ddim import DDIMScheduler, as_ddim, ddim_ladder
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
+from alignbench.models.schedulers import check_few_step
+from alignbench.models.stable_diffusion import refuse_guidance_input
 from alignbench.models.weights.low_rank import adapters_of, kohya_keys
 
 
@@ -46,13 +48,17 @@ class StableDiffusionXL(ModelAdapter):
     )
 
     def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
-        pipeline.scheduler = as_ddim(pipeline.scheduler, set_alpha_to_one=True)
         super().__init__(pipeline, *args, **kwargs)
+        refuse_guidance_input(pipeline.unet)
         if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
             raise UserError(
                 "model.adapter.vae_dtype=float16 would blacken images: the VAE of these weights overflows (its "
                 "force_upcast is true); choose float32, or weights with a repaired VAE"
             )
+
+    def sampler_of(self, scheduler: Any) -> DDIMScheduler:
+        """Return DDIM on the noise process of the scheduler that the weights came with, which ends clean."""
+        return as_ddim(scheduler, set_alpha_to_one=True)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -98,6 +104,7 @@ class StableDiffusionXL(ModelAdapter):
 
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
         """Return the levels that DDIM visits, as `ddim_ladder` does."""
+        check_few_step(self.published_scheduler, None)
         return ddim_ladder(self.pipeline.scheduler, self.schedule, num_inference_steps)
 
     def sample_timesteps(

@@ -206,16 +206,18 @@ def round_trip_error(
 def _asking(model: ModelAdapter, conditioning: Conditioning, settings: InversionSettings) -> Iterator[Ask]:
     """Give the network that inverts, as a function of noisy latents, timesteps and their rows in the batch."""
     scale = settings.guidance_scale
-    empty = model.unconditional(scale, conditioning)
+    alone = scale is None or scale == 1 or model.guidance_is_distilled
+    empty = None if alone else model.without_prompts(conditioning)
 
     def ask(noisy_latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
         full = conditioning.map(lambda value: value[rows])
-        if empty is None:
+        if scale is None or empty is None:
             return model.predict(noisy_latents, timesteps, full, scale)
         without = empty.map(lambda value: value[rows])
         if scale == 0:
             return model.predict(noisy_latents, timesteps, without)
-        return model.predict(noisy_latents, timesteps, full, scale, without)
+        # below 1, too, where sampling would not be guided: these are the weights that SmPO compares
+        return model.predict_guided(noisy_latents, timesteps, full, without, scale)
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

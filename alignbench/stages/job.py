@@ -4,6 +4,7 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from alignbench.configuration.build import (
     run_name,
     trains,
 )
+from alignbench.configuration.missing_guidance import drop_missing_guidance
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.devices import device_name, float32_products, free_memory, multiply_float32
@@ -100,6 +102,7 @@ class Job:
 
     def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
         self.cfg = cfg
+        self.guidance_remark = drop_missing_guidance(cfg)
         self.accelerator = accelerator
         self.console = console
         self.root = Path(cfg.results)
@@ -108,6 +111,7 @@ class Job:
         self.trains = trains(cfg)
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
+        self.told: list[str] = []  # what was said of the weights
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -165,6 +169,8 @@ class Job:
             if told:
                 self.console.print(f"  memory      {told}")
         model = self._model(self.cfg, left_out)
+        for _, source in terms:
+            self._tell_cut_prompts(model, f"data={source.name}", sorted({*source.prompts}))
         if self.cfg.train.reward_vae is not None:
             from alignbench.models.reward_vae import load_reward_vae
 
@@ -216,6 +222,7 @@ class Job:
         if self.sampling.base_bits is not None:
             quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
+        self._tell_cut_prompts(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
 
     def score(self) -> None:
@@ -263,6 +270,15 @@ class Job:
         """Do a stage of the base run first."""
         getattr(self._base(), stage)()
 
+    def _tell_cut_prompts(self, model: ModelAdapter, of: str, prompts: Sequence[str]) -> None:
+        """Say and record how many prompts are longer than the text encoders read."""
+        cut = model.cut_prompts(prompts)
+        for kind, one in cut.items():
+            self.console.print(f"  {one.told(kind, of)}")
+        if self.accelerator.is_main_process and cut:
+            told = {kind: asdict(one) for kind, one in cut.items()}
+            self.folder.update(cut_prompts={**self.folder.manifest.cut_prompts, of: told})
+
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
         if num_images:
@@ -282,7 +298,7 @@ class Job:
     def _base(self) -> "Job":
         """Return the job of the base run, sharing what is already loaded."""
         base = Job(base_of(self.cfg), self.accelerator, self.console)
-        base.prompts, base.scoring, base.sampling = self.prompts, self.scoring, self.sampling
+        base.prompts, base.scoring, base.sampling, base.told = self.prompts, self.scoring, self.sampling, self.told
         if not base.folder.manifest_file.exists():
             self.console.print(f"the base run is missing and is made first: {base.folder.path}")
         base._open()
@@ -335,6 +351,8 @@ class Job:
             part = f" of {self.prompts.full_size} (subset)" if self.prompts.is_subset else ""
             say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
             say(f"  sampling    {self.sampling}")
+            if self.guidance_remark is not None:
+                say(f"  {self.guidance_remark}")
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
@@ -366,6 +384,10 @@ class Job:
     def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
         """Build the model with its start weights; networks that are left out have none."""
         model = build_adapter(cfg.model, left_out)
+        for remark in model.remarks:
+            if remark not in self.told:  # the base run has the same weights
+                self.console.print(f"  {remark}")
+                self.told.append(remark)
         if cfg.model.policy is not None:
             model.load_policy(cfg.model.policy, cfg.model.policy_revision)
             if trains(cfg):

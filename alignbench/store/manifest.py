@@ -49,6 +49,8 @@ class Manifest:
         start_weights: what training started from, with its revision or sha256.
         trained_on: names of the evaluators whose score or labels the training saw.
         trained_prompt_sets: names of the prompt sets of which the training saw prompts.
+        cut_prompts: prompts that are longer than the text encoders read, by prompt set or data and by the kind of the
+            tokenizer; see `alignbench.models.adapter.CutPrompts`.
         calibration: what the calibration of the evaluators came to, by `<evaluator>@<version>`; see
             `alignbench.scoring.calibration`.
         selected_step: the optimizer step whose weights `policy/` holds.
@@ -73,6 +75,7 @@ class Manifest:
     devices: list[str] = field(default_factory=list)
     trained_on: list[str] = field(default_factory=list)
     trained_prompt_sets: list[str] = field(default_factory=list)
+    cut_prompts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     selected_step: int | None = None
     selected_by: list[str] = field(default_factory=list)
@@ -105,7 +108,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration", "selected_by", "weight_distance"}  # younger than the others
+        needed = names - {"calibration", "cut_prompts", "selected_by", "weight_distance"}  # younger than the others
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})

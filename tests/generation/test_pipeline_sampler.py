@@ -11,7 +11,15 @@ from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.families import FAMILIES
-from alignbench.models.schedulers import DIFFUSION, FLOW, check_scheduler, make_scheduler
+from alignbench.models.schedulers import (
+    DIFFUSION,
+    FEW_STEP,
+    FLOW,
+    STOCHASTIC,
+    check_scheduler,
+    make_scheduler,
+    step_generators,
+)
 from alignbench.models.tiny_random import RESOLUTION, TINY, tiny_adapter
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
@@ -48,6 +56,8 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: st
     pipeline, extra = other.pipeline, other.generation_arguments(2, 3.0)
     pipeline.scheduler = make_scheduler(name, pipeline.scheduler, other.schedulers)
     assert type(pipeline.scheduler).__name__ == f"{name}Scheduler"
+    if generators := step_generators(pipeline.scheduler, noise):
+        extra["generator"] = generators
     theirs = by_hand(pipeline, other.pack(noise), num_inference_steps=5, height=32, width=32, **extra)
     assert np.array_equal(ours, theirs)
     assert ours.std() > 1
@@ -72,16 +82,27 @@ def test_all_schedulers_end_where_many_small_steps_do(family: str):
         return pipeline(prompt=PROMPTS, latents=model.pack(noise), **arguments, **extra).images
 
     end = latents(300)
-    for name in model.schedulers:
+    for name in model.schedulers.keys() - STOCHASTIC:
         gap = (latents(60, name) - end).square().mean().sqrt() / end.std()
         assert gap < 0.05, name
+
+
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
+@pytest.mark.parametrize("family", DENOISING)
+def test_noise_added_in_a_step_depends_on_the_initial_noise_and_on_nothing_else(family: str, name: str):
+    model = tiny_adapter(family)
+    noise, sampler = noise_for(model), Sampler(model, 4, 3.0, scheduler=name)
+    together = levels(sampler(KEYS, PROMPTS, noise))
+    alone = [levels(sampler(KEYS[i : i + 1], PROMPTS[i : i + 1], noise[i : i + 1]))[0] for i in (1, 0)]
+    assert abs(together.astype(int) - np.stack(alone[::-1])).max() <= 1  # rounding to a level
+    assert np.array_equal(together, levels(sampler(KEYS, PROMPTS, noise)))
 
 
 @pytest.mark.parametrize("family", DENOISING)
 def test_many_steps_begin_where_there_is_nothing_but_noise(family: str):
     """SDXL's leading spacing would let some schedulers begin 200 steps at timestep 801, with noise made for 999."""
     own = tiny_adapter(family).pipeline.scheduler
-    for name in DIFFUSION:
+    for name in DIFFUSION.keys() - FEW_STEP:
         scheduler = make_scheduler(name, own, DIFFUSION)
         scheduler.set_timesteps(200)
         assert scheduler.timesteps[0] > 990, name
@@ -148,16 +169,18 @@ def test_flux_has_true_guidance_beside_its_own_only_where_that_is_asked_for():
         Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
 
 
-def test_a_network_without_guidance_input_takes_a_negative_prompt_and_no_second_scale():
+def test_a_network_without_guidance_input_is_guided_by_either_scale():
     model = tiny_adapter("flux", guidance_embeds=False)
     noise = noise_for(model)
     ours = Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
     arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "max_sequence_length": 32}
     theirs = by_hand(model.pipeline, model.pack(noise), true_cfg_scale=3.5, negative_prompt=["dull"] * 2, **arguments)
     assert np.array_equal(levels(ours), theirs)
-    for one in (model, tiny_adapter("stable_diffusion")):
-        with pytest.raises(UserError, match="which this one has not; set"):
-            Sampler(one, 3, 3.5, true_cfg_scale=4.0)(KEYS, PROMPTS, noise_for(one))
+    ours = Sampler(model, 3, 1.0, negative_prompt="dull", true_cfg_scale=3.5)(KEYS, PROMPTS, noise)
+    assert np.array_equal(levels(ours), theirs)
+    one = tiny_adapter("stable_diffusion")
+    with pytest.raises(UserError, match="which this one has not; set"):
+        Sampler(one, 3, 3.5, true_cfg_scale=4.0)(KEYS, PROMPTS, noise_for(one))
 
 
 # ---- size

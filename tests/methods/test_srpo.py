@@ -22,6 +22,7 @@ def srpo(reward, **changes) -> SRPO:
         "window": RecoveryWindow([5, 25], num_levels=1000, **WINDOW),
         "num_rollout_steps": 2,
         "rollout_guidance_scale": 1.0,
+        "rollout_shift": None,
         "train_guidance_scale": None,
         "detach_unconditional": True,
         "noise_source": "rollout",

@@ -212,13 +212,20 @@ def test_any_sampler_of_a_stable_diffusion_checkpoint_becomes_ddim_without_clipp
     assert model.noise_levels(7).level[7].sigma == make("stable_diffusion").noise_levels(7).level[7].sigma
 
 
-def test_a_ddim_that_lands_beside_its_timesteps_is_refused():
+@pytest.mark.parametrize("num_steps", [3, 20, 30])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_ddim_lands_at_the_timesteps_it_visits_whatever_their_spacing(spacing, num_steps):
     pipeline = tiny_stable_diffusion()
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing=spacing)
     model = StableDiffusion(pipeline, RESOLUTION, ["to_q"])
-    assert len(model.noise_levels(20)) == 20
-    with pytest.raises(ValueError, match="divides 1000"):
-        model.noise_levels(30)
+    noise, levels = noise_for(model), model.noise_levels(num_steps)
+    torch.testing.assert_close(levels.level.alpha[:-1], model.schedule.level(levels.timesteps).alpha)
+    ours = model.sample(noise, model.encode_prompts(PROMPTS), levels).latents
+    theirs = pipeline(
+        PROMPTS, latents=noise, num_inference_steps=num_steps, guidance_scale=1.0, height=32, width=32,
+        output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_static_shifting_is_that_of_the_scheduler_whatever_the_resolution():

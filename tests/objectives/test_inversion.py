@@ -34,20 +34,24 @@ def schedule_of(prediction_type: str) -> NoiseSchedule:
 class Toy:
     """A model whose prediction is any function of noisy latents and timesteps; it notes what it is asked."""
 
+    guidance_is_distilled = False
+
     def __init__(self, field, prediction_type: str = "epsilon") -> None:
         self.schedule = schedule_of(prediction_type)
         self.field = field
         self.policy = nn.Identity()
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []  # noisy latents, timesteps, what was known of the prompt
 
-    def unconditional(self, guidance_scale, conditioning):
-        return None if guidance_scale in (None, 1) else conditioning.map(torch.zeros_like)
+    def without_prompts(self, conditioning):
+        return conditioning.map(torch.zeros_like)
 
-    def predict(self, noisy_latents, timesteps, conditioning, guidance_scale=None, unconditional=None):
-        for rows in (conditioning, unconditional):
-            if rows is not None:
-                self.asked.append((noisy_latents, timesteps, rows.prompt_embeds.flatten()))
+    def predict(self, noisy_latents, timesteps, conditioning, guidance_scale=None):
+        self.asked.append((noisy_latents, timesteps, conditioning.prompt_embeds.flatten()))
         return self.field(noisy_latents, timesteps)
+
+    def predict_guided(self, noisy_latents, timesteps, conditioning, unconditional, weight):
+        self.predict(noisy_latents, timesteps, unconditional)
+        return self.predict(noisy_latents, timesteps, conditioning)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

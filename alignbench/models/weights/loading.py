@@ -162,9 +162,7 @@ def _without_weights(source: Path | str, revision: str | None, part: str, class_
     """Return a network of a pipeline, of which only the configuration was read."""
     from alignbench.models.weights.without_weights import drop, on_meta
 
-    local = Path(source) / part / "config.json"
-    file = local if local.is_file() else Path(hf_hub_download(str(source), f"{part}/config.json", revision=revision))
-    return drop(on_meta(class_name, json.loads(file.read_text()), dtype))
+    return drop(on_meta(class_name, part_config(str(source), part, revision), dtype))
 
 
 def _files(folder: Path, variant: str | None) -> list[Path]:
@@ -172,6 +170,21 @@ def _files(folder: Path, variant: str | None) -> list[Path]:
     found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     chosen = [file for file in found if variant is not None and f".{variant}." in file.name.replace("-", ".")]
     return [folder / "config.json", *(chosen or found)] if found else []
+
+
+def part_config(path: str, part: str, revision: str | None = None, config: str | None = None) -> dict[str, Any]:
+    """Return the config.json of a network of a model that `check_weights` found.
+
+    Args:
+        path, revision, config: as for `load_pipeline`.
+        part: the network's name in the pipeline.
+    """
+    if Path(path).is_file():
+        assert config is not None
+        path, revision = config, None
+    local = Path(path) / part / "config.json"
+    file = local if local.is_file() else Path(hf_hub_download(path, f"{part}/config.json", revision=revision))
+    return json.loads(file.read_text())
 
 
 def is_here(path: str, revision: str | None) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +28,9 @@ ADAPTER_SETTINGS = (
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
     "layers_pattern", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "modules_to_save",
 )  # fmt: skip
-IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale")
+IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale|hada_|lokr_|oft_|\.diff(_b)?$")
+# the two matrices of a LoRA as programs call them, PEFT with the name of the adapter between; and its alpha
+IS_LORA = re.compile(r"lora(_A|_B|\.down|\.up|_down|_up)(\.\w+)?\.weight$|\.alpha$")
 
 
 def has_adapters(network: Any) -> bool:
@@ -145,6 +147,11 @@ def _told(policy: Policy, network: Any) -> str:
 def _load_adapters(pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]) -> None:
     """Add low-rank adapters, in the keys of diffusers, of PEFT, or of kohya's scripts and ComfyUI."""
     network: Any = getattr(pipeline, denoiser_name)
+    if others := [key for key in state if not IS_LORA.search(key)]:
+        raise UserError(
+            f"model.policy={policy.path} holds more than a plain LoRA, such as parts of DoRA, LoHa or LoKr, which "
+            f"would not be used; {listed('left over', others)}; merge it into the network with the program that made it"
+        )
     config = _adapter_config(policy, denoiser_name)
     if config is None:
         state = _with_alpha_inside(state, policy)
@@ -219,12 +226,22 @@ def _in_keys_of_peft(
         state = {prefix + key: tensor for key, tensor in state.items()}
     if not all(key.startswith(prefix) for key in state):
         settings = {"unet_config": network.config} if denoiser_name == "unet" else {}
-        try:
+
+        def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
             found = pipeline.lora_state_dict(dict(state), **settings)
+            return found[0] if isinstance(found, tuple) else found
+
+        try:
+            unused = _unused(convert, state)
+            state = convert(state)
         except (ValueError, KeyError) as error:  # what diffusers says of keys that it does not know
             reason = " ".join(str(error).split())
             raise UserError(f"the adapters of model.policy={policy.path} cannot be read: {reason}") from None
-        state = found[0] if isinstance(found, tuple) else found
+        if unused:
+            raise UserError(
+                f"model.policy={policy.path} has adapters of layers that diffusers does not read, which would not be "
+                f"used; {listed('left over', unused)}"
+            )
     if strange := [key for key in state if not key.startswith(prefix)]:
         raise UserError(
             f"model.policy={policy.path} has adapters of more than the {denoiser_name}, which alone is loaded; "
@@ -232,6 +249,17 @@ def _in_keys_of_peft(
         )
     state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state if any(".lora_A." in key for key in state) else convert_unet_state_dict_to_peft(state)
+
+
+def _unused(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], state: dict[str, Tensor]) -> list[str]:
+    """Return the keys of tensors that a converter of diffusers drops, some of which it mentions in its log alone.
+
+    It is found by trying: the converter is given tensors of the same shapes, each filled with a number of its own.
+    """
+    marks = {float(number): key for number, key in enumerate(state, start=1)}
+    marked = {key: torch.full(state[key].shape, mark) for mark, key in marks.items()}
+    found = {mark for tensor in convert(marked).values() for mark in tensor.unique().tolist()}
+    return [key for mark, key in marks.items() if mark not in found]
 
 
 def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]) -> None:

@@ -1,0 +1,84 @@
+"""A10: prompts that are longer than the text encoders read are counted in one line, and in the manifest."""
+
+import json
+
+import pytest
+
+from alignbench.models.adapter import CutPrompts
+from alignbench.models.families import FAMILIES
+from alignbench.models.tiny_random import tiny_adapter, tiny_stable_diffusion
+from alignbench.store.manifest import Manifest
+from tests.program import alignbench, manifests
+
+LONG = " ".join(["word"] * 300)
+SHORT = "a red circle"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_counts_what_each_kind_of_its_text_encoders_does_not_read(family):
+    model = tiny_adapter(family)
+    assert not model.cut_prompts([SHORT, ""])
+    cut = model.cut_prompts([SHORT, LONG, LONG + " more"])
+    expected = {"CLIP", "T5"} if family in ("flux", "stable_diffusion_3") else {"CLIP"}
+    assert cut.keys() == expected
+    for kind, one in cut.items():
+        assert (one.cut, one.prompts) == (2, 3)
+        assert one.limit == (77 if kind == "CLIP" else model.max_sequence_length)
+        assert one.longest > 300
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_just_fits_is_not_cut(family):
+    model = tiny_adapter(family)
+    length = 77 - 2  # without the marks of begin and end
+    cut = [model.cut_prompts(["a" * count]).get("CLIP") for count in (length, length + 1)]
+    lengths = [len(model.pipeline.tokenizer("a" * count)["input_ids"]) for count in (length, length + 1)]
+    assert [one is not None for one in cut] == [found > 77 for found in lengths]
+
+
+def test_the_line_has_the_number_the_limit_and_the_longest():
+    assert CutPrompts(12, 3200, 77, 130).told("CLIP", "hpdv2") == (
+        "cut         12 of 3200 prompts of hpdv2 are longer than the 77 tokens that CLIP reads; the longest has 130"
+    )
+
+
+@pytest.fixture
+def command(tmp_path):
+    folder, prompts = tmp_path / "weights", tmp_path / "prompts.txt"
+    tiny_stable_diffusion().save_pretrained(folder)
+    prompts.write_text(f"{SHORT}\n{LONG}\n")
+    return [
+        "model=sd15", f"model.pretrained_model_name_or_path={folder}", "model.resolution=32", "prompts=file",
+        f"prompts.path={prompts}", "sampling.num_inference_steps=2", "evaluators=shapes",
+        f"results={tmp_path / 'results'}",
+    ]  # fmt: skip
+
+
+def told(done):
+    return " ".join(done.stdout.split())
+
+
+def test_a_run_tells_evaluation_prompts_that_are_cut_once_and_its_manifest_records_them(command, tmp_path):
+    done = alignbench("method=base", "stages=[generate]", *command)
+    assert told(done).count("cut 1 of 2 prompts of prompts-") == 1
+    (manifest,) = manifests(tmp_path / "results").values()
+    (cut,) = manifest["cut_prompts"].values()
+    assert (cut["CLIP"]["cut"], cut["CLIP"]["prompts"], cut["CLIP"]["limit"]) == (1, 2, 77)
+
+
+def test_a_run_tells_training_prompts_that_are_cut(command, tmp_path):
+    data = tmp_path / "training.txt"
+    data.write_text(f"{LONG} and more\n")
+    small = ["train.max_train_steps=1", "train.total_batch_size=1", "train.micro_batch_size=1", "tracker=none"]
+    small += ["train.mixed_precision=no", "method.num_rollout_steps=1", "reward=shapes_clip"]
+    done = alignbench("method=direct_align", "stages=[train]", *command, "data=prompts", f"data.path={data}", *small)
+    assert "1 of 1 prompts of data=prompts are longer than the 77 tokens that CLIP reads" in told(done)
+
+
+def test_a_manifest_without_the_entry_is_still_read(command, tmp_path):
+    alignbench("method=base", "stages=[generate]", *command)
+    (file,) = (tmp_path / "results").glob("*/manifest.json")
+    values = json.loads(file.read_text())
+    values.pop("cut_prompts")
+    file.write_text(json.dumps(values))
+    assert Manifest.read(file).cut_prompts == {}
