@@ -1,6 +1,7 @@
 """What a configuration means: what it builds, its run's name, and what kind of run it is."""
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,21 @@ def build(node: DictConfig | None) -> Any:
         if isinstance(error.__cause__, ValueError):
             raise UserError(str(error.__cause__)) from None
         raise
+
+
+def check_package(target: str, needed_by: str, instead: str = "") -> None:
+    """Refuse what needs a package that is not installed.
+
+    Args:
+        target: a dotted path in that package.
+        needed_by: the setting that asks for it.
+        instead: what else can be typed.
+    """
+    package = target.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{needed_by} needs the package {package}, which is not installed: pip install {package}{instead}"
+        )
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """What two settings must agree on, checked before anything heavy loads; alignbench/settings declares each by itself."""
 
-import importlib.util
-from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import build, choices, has_images, resolve, trains, weights_dtype
+from alignbench.configuration.build import build, check_package, choices, has_images, resolve, trains, weights_dtype
 from alignbench.configuration.launcher import check_engine, engine_asked_for
 from alignbench.configuration.optimizers import check_optimizer, needs_all_weights
 from alignbench.configuration.sections import check_settings
@@ -38,26 +36,6 @@ def check(cfg: DictConfig) -> None:
         _check_objects(cfg, values)
 
 
-def check_package(target: str, needed_by: str, instead: str = "") -> None:
-    """Refuse what needs a package that is not installed.
-
-    Args:
-        target: a dotted path in that package.
-        needed_by: the setting that asks for it.
-        instead: what else can be typed.
-    """
-    package = target.split(".")[0]
-    if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"{needed_by} needs the package {package}, which is not installed: pip install {package}{instead}"
-        )
-
-
-def check_optimizer_package(optimizer: Mapping[str, Any]) -> None:
-    """Refuse an optimizer whose package is not installed; a recipe may have chosen it."""
-    check_package(optimizer["_target_"], "train.optimizer", ", or choose optimizer=adamw")
-
-
 def _check_existing_images(cfg: DictConfig) -> None:
     from alignbench.data.existing_images.folders import read_compared_folders
 
@@ -82,7 +60,6 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
         return
     if values["shard"] is not None and "train" in values["stages"]:
         raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
-    check_optimizer_package(train["optimizer"])
     check_optimizer(train["optimizer"])
     if train["reward_vae"] is not None:
         _check_reward_vae(train["reward_vae"], values["method"])

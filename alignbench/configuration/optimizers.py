@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import build
+from alignbench.configuration.build import build, check_package
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def needs_all_weights(optimizer: Mapping[str, Any]) -> bool:
 
 
 def check_optimizer(optimizer: Mapping[str, Any]) -> None:
-    """Refuse arguments that the optimizer itself refuses, such as a negative weight decay.
+    """Refuse an optimizer whose package is not installed, and arguments that it refuses, as a negative weight decay.
 
     Args:
         optimizer: as above.
@@ -49,6 +49,9 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     Raises:
         UserError: with the words of the optimizer.
     """
+    # a recipe may have chosen it
+    check_package(optimizer["_target_"], "train.optimizer", ", or choose optimizer=adamw")
+
     import torch
 
     make: Any = partial(build(OmegaConf.create({"train": {"optimizer": dict(optimizer)}}).train.optimizer), lr=1.0)

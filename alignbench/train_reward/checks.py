@@ -6,7 +6,6 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import build, resolve_all
-from alignbench.configuration.checks import check_optimizer_package
 from alignbench.configuration.find_evaluator import evaluator_names
 from alignbench.configuration.launcher import engine_asked_for
 from alignbench.configuration.optimizers import check_optimizer
@@ -31,7 +30,6 @@ def check(cfg: DictConfig) -> None:
             f"heldout_share={values['heldout_share']} and validation_share={values['validation_share']} leave nothing "
             "to train on; their sum must be below 1"
         )
-    check_optimizer_package(values["train"]["optimizer"])
     check_optimizer(values["train"]["optimizer"])
     if (engine := engine_asked_for()) != "ddp":
         raise UserError(
