@@ -87,15 +87,11 @@ def _unchanged(shown: ImageToMeasure) -> bytes:
     content = shown.path.read_bytes()
     if _digest(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
-<<<<<<< HEAD
     return content
 
 
 def _measure(shown: ImageToMeasure) -> ImageStatistics:
-    return image_statistics(np.asarray(rgb(decoded(_unchanged(shown)))))
-=======
-    return image_statistics(np.asarray(decoded(content)))
->>>>>>> images
+    return image_statistics(np.asarray(decoded(_unchanged(shown))))
 
 
 def _write(path: Path, rows: StatisticsRows) -> None:
