@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from torch import Tensor
@@ -13,6 +14,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward, weight_bytes
 from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import RewardModelRecord, read_tensors, tensor_bytes, weights_digest
+from alignbench.store.training_data import data_of_reward_model
 from evaluators.judges.attention import AttentionRewardModel
 from evaluators.judges.blip import BlipRewardModel
 from evaluators.judges.clip import ClipRewardModel
@@ -66,6 +68,10 @@ class TrainedRewardModel(Reward):
         elif source is not None:
             raise UserError(f"source={source} is for heads, and judge {self.name} has all its weights in its folder")
         self._texts: dict[str, Tensor] = {}  # features of prompts, on the CPU
+
+    @cached_property
+    def training_data(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return data_of_reward_model(self.folder, self.record.data["fingerprint"])
 
     def _build_start(self, source: str | None) -> Evaluator:
         node = self.record.start["node"]

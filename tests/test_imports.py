@@ -41,6 +41,7 @@ FOR_EVALUATORS = {
     "alignbench.serve.access": ("evaluators.remote",),
     "alignbench.serve.protocol": ("evaluators.remote",),
     "alignbench.store.reward_model_folder": ("evaluators.judge",),
+    "alignbench.store.training_data": ("evaluators.judge",),
 }
 
 

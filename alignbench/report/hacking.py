@@ -1,6 +1,7 @@
 """Say which methods hack their reward: what they trained on rose while evaluators that they did not train on fell.
 
-Where what they trained on fell as well, the policy has collapsed, and that is said instead.
+Where what they trained on fell as well, the policy has collapsed, and that is said instead. Of all other methods every
+significant loss by a held-out evaluator is told as a side effect, beside what they gain.
 """
 
 import math
@@ -80,13 +81,37 @@ class Finding:
     def __str__(self) -> str:
         verb = "rose" if self.is_hacking else "fell"
         trained = _listed([f"{one.evaluator}, which it trained on, {verb} by {one}" for one in self.trained])
-        first, *others = self.fallen
-        losses = _listed([f"{first.evaluator} fell by {first}", *(f"{one.evaluator} by {one}" for one in others)])
+        losses = _moves(self.fallen, "fell")
         return (
             f"{'reward hacking' if self.is_hacking else 'collapse'}: {self.method} on {self.model}, {self.prompt_set}: "
             f"{trained} {'over base, while' if self.is_hacking else 'below base, and'} {losses}; {len(self.fallen)} of "
             f"{self.num_held_out} held-out evaluators fell significantly, {self.num_risen} rose"
         )
+
+
+@dataclass(frozen=True)
+class SideEffect:
+    """A method that loses by held-out evaluators, of which no hacking or collapse is said.
+
+    Attributes:
+        risen: evaluators that it gains by, trained on or not.
+        fallen: held-out ones that it loses by; at least one.
+    """
+
+    model: str
+    prompt_set: str
+    method: str
+    risen: list[Change]
+    fallen: list[Change]
+
+    def __str__(self) -> str:
+        gains = f"{_moves(self.risen, 'rose')}, but" if self.risen else "nothing rose significantly, and"
+        return f"side effect: {self.method} on {self.model}, {self.prompt_set}: {gains} {_moves(self.fallen, 'fell')}"
+
+
+def _moves(evaluators: Sequence[Change], verb: str) -> str:
+    first, *others = evaluators
+    return _listed([f"{first.evaluator} {verb} by {first}", *(f"{one.evaluator} by {one}" for one in others)])
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -137,6 +162,45 @@ def findings(tables: Tables, model: str | None = None, prompt_set: str | None = 
             held_out = sum(one.role == HELD_OUT for one in evaluators)
             found.append(Finding(*key, trained, fallen, held_out, len(_moved(evaluators, HELD_OUT, 1))))
     return found
+
+
+def side_effects(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[SideEffect]:
+    """Return the methods that lose by a held-out evaluator and are not among the `findings`; arguments as there."""
+    flagged = {(one.model, one.prompt_set, one.method) for one in findings(tables, model, prompt_set)}
+    found = []
+    for key, evaluators in sorted(changes(tables).items()):
+        fallen = _moved(evaluators, HELD_OUT, -1)
+        if fallen and key not in flagged and model in (None, key[0]) and prompt_set in (None, key[1]):
+            risen = _moved(evaluators, TRAINED, 1) + _moved(evaluators, HELD_OUT, 1)
+            found.append(SideEffect(*key, risen, fallen))
+    return found
+
+
+def all_clear(tables: Tables, model: str, prompt_set: str) -> str:
+    """Say for which methods of a section no reward hacking was found, and for which it cannot be.
+
+    It can be found where at least one evaluator that a method trained on was measured, and one that is held out.
+    """
+    roles = {
+        method: {one.role for one in evaluators}
+        for (*section, method), evaluators in sorted(changes(tables).items())
+        if section == [model, prompt_set]
+    }
+    found = {finding.method for finding in findings(tables, model, prompt_set)}
+    clear = [method for method in roles if roles[method] == {TRAINED, HELD_OUT} and method not in found]
+    no_trained = [method for method in roles if TRAINED not in roles[method]]
+    no_held_out = [method for method in roles if HELD_OUT not in roles[method]]
+    parts = []
+    if clear:
+        parts.append(
+            f"No reward hacking found for {_listed(clear)}: no gain on an evaluator that the method trained on came "
+            "with a loss on a held-out one."
+        )
+    if no_trained:
+        parts.append(f"No evaluator was measured that {_listed(no_trained)} trained on, so hacking cannot be seen.")
+    if no_held_out:
+        parts.append(f"No held-out evaluator was measured for {_listed(no_held_out)}, so hacking cannot be seen.")
+    return " ".join(parts)
 
 
 def _moved(evaluators: Sequence[Change], role: str, direction: int) -> list[Change]:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.report.display import TableSection, marks, median_text, notes, sections, significance, win_text
-from alignbench.report.hacking import Finding, findings
+from alignbench.report.hacking import Finding, SideEffect, findings, side_effects
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
@@ -27,6 +27,9 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
             console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
+    for effect in side_effects(tables, manifest.model):
+        if manifest.run in _runs_of(tables, effect):
+            console.print(Text(str(effect), style="yellow"), width=max(100, console.width))
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
@@ -61,7 +64,7 @@ def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]
     yield Text("\n".join(notes(rows.values())), style="dim")
 
 
-def _runs_of(tables: Tables, finding: Finding) -> list[str]:
+def _runs_of(tables: Tables, finding: Finding | SideEffect) -> list[str]:
     key = (finding.model, finding.prompt_set, finding.method)
     rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == key)
     return [run for row in rows for run in row["run"].split()]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
@@ -45,9 +46,18 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.stages.start import start_run
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.training_data import (
+    data_of_run,
+    digests,
+    note_shared_data,
+    reward_models_in,
+    union,
+    write_training_data,
+)
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -106,6 +116,7 @@ class Job:
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = is_base(cfg)
         self.trains = trains(cfg)
+        self.start = start_run(cfg)
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
 
@@ -172,14 +183,15 @@ class Job:
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
-        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
+        seen = [*self._start_trained_on(), *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.labelled_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
+        training_data = self._training_data(terms)
         self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
         sources = [data, *(term.data for term in auxiliary)]
         validation = build_validation(
-            self.cfg, followed, sources, self.prompts, self.folder, self.accelerator, self.tracking
+            self.cfg, followed, sources, training_data, self.prompts, self.folder, self.accelerator, self.tracking
         )
         with float32_products(self.cfg.train.tf32):
             trained = train(
@@ -187,6 +199,7 @@ class Job:
             )
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
+            write_training_data(self.folder, training_data)
             self.folder.update(
                 budget=Budget(**trained.budget),
                 weight_distance=trained.weight_distance,
@@ -197,6 +210,7 @@ class Job:
                 fingerprints={"data": data.fingerprint}
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
+            note_shared_data(self.folder, reward_models_in(self.root))
             self.folder.complete("train", files=[self.folder.policy])
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -301,7 +315,7 @@ class Job:
                     config_hash=config_hash(self.cfg),
                     recipe_hash=recipe_hash(self.cfg),
                     start_weights=start,
-                    trained_on=list(self.cfg.model.policy_trained_on),
+                    trained_on=self._start_trained_on(),
                     package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
                     commit=commit(),
                     devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
@@ -313,7 +327,9 @@ class Job:
                     "choose another results folder, or delete this one"
                 )
             if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
-                self.folder.update(trained_on=list(self.cfg.model.policy_trained_on))
+                self.folder.update(trained_on=self._start_trained_on())
+                if self.start is not None:
+                    write_training_data(self.folder, data_of_run(self.start))
             if self.accelerator.is_main_process and not self.folder.config_file.exists():
                 write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
 
@@ -358,6 +374,17 @@ class Job:
         for node in self.cfg.auxiliary.values():
             terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
         return terms
+
+    def _start_trained_on(self) -> list[str]:
+        """Return the evaluators that the start weights were trained on: what is typed, and what their run notes."""
+        known = [] if self.start is None else self.start.manifest.trained_on
+        return list(dict.fromkeys([*self.cfg.model.policy_trained_on, *known]))
+
+    def _training_data(self, terms: Sequence[Term]) -> np.ndarray:
+        """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
+        images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
+        rewards = [one.training_data for method, _ in terms for one in method.followed]
+        return union([*images, *rewards, *([] if self.start is None else [data_of_run(self.start)])])
 
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)

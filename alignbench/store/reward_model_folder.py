@@ -20,6 +20,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICTURE = "reliability.png"
 LOG = "train.jsonl"
+TRAINING_DATA = "training_data.npy"  # digests of what it learned from, see alignbench.store.training_data
 STARTS = "evaluators."  # a start is built by its `_target_`, and folders come from others too
 
 

@@ -24,7 +24,15 @@ from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
 from alignbench.reward_model import RewardModelRecipe
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, RewardModelRecord, write_reward_model
+from alignbench.store.reward_model_folder import (
+    CONFIG,
+    LOG,
+    PICTURE,
+    TRAINING_DATA,
+    RewardModelRecord,
+    write_reward_model,
+)
+from alignbench.store.training_data import digests, encoded, union
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, predict
@@ -134,7 +142,14 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
         commit=commit(),
     )
     if accelerator.is_main_process:
-        files = {PICTURE: reliability(figures.calibration, name), LOG: (work / LOG).read_bytes()}
+        seen = [pairs[row] for row in (*split.train, *split.validation)]
+        images = data.identities_of({key for pair in seen for key in (pair.key_w, pair.key_l)})
+        training_data = union([digests(images), made_from.start.training_data])
+        files = {
+            PICTURE: reliability(figures.calibration, name),
+            LOG: (work / LOG).read_bytes(),
+            TRAINING_DATA: encoded(training_data),
+        }
         write_reward_model(folder, reward_model, record, files)
         shutil.rmtree(work)
         _report(record, figures, before, folder, console)
