@@ -1,6 +1,7 @@
 """What two settings must agree on, checked before anything heavy loads; alignbench/settings declares each by itself."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
@@ -12,6 +13,8 @@ from alignbench.configuration.optimizers import needs_all_weights
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
 from alignbench.work_share import WorkShare
+
+REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
 
 
 def check(cfg: DictConfig) -> None:
@@ -86,6 +89,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     if trains(cfg):
         for node in (cfg.method, *(term.term for term in cfg.auxiliary.values())):
             build(node)
+        _check_control_words(cfg.method)
         for node in (cfg.data, *(term.data for term in cfg.auxiliary.values())) if "train" in stages else ():
             build(node)
         if "train" in stages and cfg.validation.every is not None:
@@ -106,6 +110,24 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     if cfg.sampling.control is not None:
         check_family(family, cfg.model.name, cfg.sampling.scheduler)
         build(cfg.sampling.control).check(family, prompts)
+
+
+def _check_control_words(method: DictConfig) -> None:
+    """Refuse control words that nobody typed where the reward learned from pairs of another world than theirs."""
+    reward = method.get("reward")
+    if reward is None or reward.get("_target_") != REWARD_MODEL or "negative_words" not in method:
+        return
+    from alignbench.store.reward_model_folder import RewardModelRecord
+
+    untyped = [key for key in ("positive_words", "negative_words") if OmegaConf.is_interpolation(method, key)]
+    record = RewardModelRecord.read(Path(reward.path))
+    if untyped and record.data["name"] != "shapes":
+        words = " and ".join(f"method.{key}={','.join(method[key])}" for key in untyped)
+        raise UserError(
+            f"reward=judge: {record.name} learned from data={record.data['name']}, for which the control words of "
+            f"method={method.name} were not chosen ({words}); add method.positive_words=[WANTED] "
+            "method.negative_words=[UNWANTED], or choose method=direct_align, which needs no words"
+        )
 
 
 def _check_weights(model: DictConfig) -> None:
