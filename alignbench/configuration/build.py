@@ -158,13 +158,19 @@ def is_base(cfg: DictConfig) -> bool:
 
 def base_of(cfg: DictConfig) -> DictConfig:
     """Return the configuration of the untouched model that `cfg` is compared with."""
+    base = start_of(cfg)
+    base.model.policy = None
+    base.model.policy_revision = None
+    base.model.policy_trained_on = []
+    return base
+
+
+def start_of(cfg: DictConfig) -> DictConfig:
+    """Return the configuration that measures what `cfg` starts training from."""
     base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
     assert isinstance(base, DictConfig)
     method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.method = {"_target_": method._target_, "name": method.name}
-    base.model.policy = None
-    base.model.policy_revision = None
-    base.model.policy_trained_on = []
     return base
 
 

@@ -227,6 +227,11 @@ class MethodComparison:
             for run in contender.runs
         )
 
+    def start_of(self, contender: Contender) -> Contender | None:
+        """Return the contender whose weights the training of another started from; None if that is not compared."""
+        starts = {run.manifest.start_run for run in contender.runs} - {None}
+        return next((one for one in self.contenders if starts & {run.manifest.run for run in one.runs}), None)
+
     def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> TableRow:
         return {
             "model": self.model,
@@ -270,6 +275,7 @@ class GroupComparison:
         if paired is None:
             return None
         comparison, index = self.comparison, contenders.index(contender)
+        start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
         medians = np.median(paired.scores[index], axis=1)
         nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"))
@@ -290,6 +296,7 @@ class GroupComparison:
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
             **{name: getattr(over_base, name) if over_base else None for name in P_VALUES},
             "trained_on": comparison.trained_on(contender),
+            "start": None if start is None else start.label,
             **_mean_budget(manifests),
         }
 

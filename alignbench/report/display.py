@@ -32,6 +32,7 @@ NOTES = {
     "trained_on": "b: the method trained on this evaluator; mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
 }
+WIN_RATE = ("ci_low", "win_rate", "ci_high")
 MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
 
 
@@ -123,6 +124,7 @@ class TableSection:
     """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator.
 
     Attributes:
+        over_start: rows of `win_rates.csv` of methods over what their training started from, where that is not base.
         limits: sentences on what the figures cannot tell.
     """
 
@@ -132,6 +134,7 @@ class TableSection:
     infos: dict[tuple[str, str], ScoreInfo]
     ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
+    over_start: dict[tuple[str, tuple[str, str]], TableRow]
     limits: list[str]
 
     @property
@@ -165,10 +168,49 @@ def sections(tables: Tables) -> list[TableSection]:
     published = load()
     return [
         TableSection(
-            *key, rows, tables.evaluators, ranking[key], matches(tables, *key, published), _limits(tables, *key)
+            *key,
+            rows,
+            tables.evaluators,
+            ranking[key],
+            matches(tables, *key, published),
+            _over_start(tables, rows),
+            _limits(tables, *key),
         )
         for key, rows in sorted(parts.items())
     ]
+
+
+def _over_start(
+    tables: Tables, rows: dict[tuple[str, tuple[str, str]], TableRow]
+) -> dict[tuple[str, tuple[str, str]], TableRow]:
+    """Return the win rates of methods over their starts, each as the win rate of the method."""
+    pairs = {
+        (row["model"], row["prompt_set"], row["evaluator"], row["version"], row["method_a"], row["method_b"]): row
+        for row in tables.win_rates
+        if row["group"] == ALL
+    }
+    found = {}
+    for (method, evaluator), row in rows.items():
+        start, where = row["start"], (row["model"], row["prompt_set"], *evaluator)
+        if start is None:
+            continue
+        if (*where, method, start) in pairs:
+            found[method, evaluator] = pairs[*where, method, start]
+        elif (*where, start, method) in pairs:
+            found[method, evaluator] = turned(pairs[*where, start, method])
+    return found
+
+
+def turned(row: TableRow) -> TableRow:
+    """Return a row of `win_rates.csv` as that of the second method over the first."""
+    turned_round = {name: 1 - row[other] for name, other in zip(WIN_RATE, reversed(WIN_RATE), strict=True)}
+    wins = row["n"] - row["wins"] - row["ties"]
+    return {**row, **turned_round, "method_a": row["method_b"], "method_b": row["method_a"], "wins": wins}
+
+
+def over_text(row: TableRow) -> str:
+    """The win rate of a row of `win_rates.csv` in percent, with its interval and stars."""
+    return " ".join([percent(row["win_rate"], (row["ci_low"], row["ci_high"])), significance(row)])
 
 
 def mean_ranks(section: TableSection) -> dict[str, float]:
@@ -211,6 +253,7 @@ def grids(section: TableSection) -> list[Grid]:
     return [
         Grid(f"Median score, {heading}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {heading}", heads, wins),
+        *([start_grid(section)] if section.over_start else []),
         *([_strength_grid(section)] if section.ranking else []),
         *([published_grid(section)] if section.matches else []),
         cost_grid(section),
@@ -282,6 +325,17 @@ def published_grid(section: TableSection) -> Grid:
         rows.append([match.method, entry.evaluator, statistic, *cells])
     heads = ["method", "evaluator", "figure", "here", "published", "gap", "verdict", "source"]
     return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
+
+
+def start_grid(section: TableSection) -> Grid:
+    """Return the win rates of methods over what their training started from."""
+    rows = []
+    for method in section.methods:
+        found = [section.over_start.get((method, evaluator)) for evaluator in section.evaluators]
+        if start := next((row["method_b"] for row in found if row), None):
+            rows.append([method, start, *("" if row is None else over_text(row) for row in found)])
+    heads = ["method", "start", *map(section.head, section.evaluators)]
+    return Grid(f"Win rate over the start, {section.model}, {section.prompt_set}", heads, rows)
 
 
 def cost_grid(section: TableSection) -> Grid:

@@ -6,7 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.display import TableSection, marks, median_text, notes, sections, significance, win_text
+from alignbench.report.display import (
+    TableSection,
+    marks,
+    median_text,
+    notes,
+    over_text,
+    sections,
+    significance,
+    win_text,
+)
 from alignbench.report.hacking import Finding, SideEffect, findings, side_effects
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, Manifest
@@ -61,6 +70,15 @@ def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]
             end_section=evaluator in trainable[-1:],
         )
     yield table
+    over_start = {evaluator: section.over_start.get((first["method"], evaluator)) for evaluator in rows}
+    if start := next((row["method_b"] for row in over_start.values() if row), None):
+        table = Table(title=f"{first['method']} over its start, {start}", title_justify="left", width=100)
+        table.add_column("evaluator", no_wrap=True)
+        table.add_column("% won over the start [95 %]", justify="right", no_wrap=True)
+        for evaluator in [*trainable, *oracle]:
+            if (row := over_start[evaluator]) is not None:
+                table.add_row(section.head(evaluator), over_text(row))
+        yield table
     yield Text("\n".join(notes(rows.values())), style="dim")
 
 

@@ -46,7 +46,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
-from alignbench.stages.start import start_run
+from alignbench.stages.start import measuring_start, start_run
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
@@ -219,6 +219,7 @@ class Job:
         assert self.prompts is not None
         if not self.is_base:
             self._also_base("generate")
+        self._also_start("generate")
         if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
@@ -238,6 +239,7 @@ class Job:
         assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
+        self._also_start("score")
         if not self.trains and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
@@ -277,6 +279,15 @@ class Job:
         """Do a stage of the base run first."""
         getattr(self._base(), stage)()
 
+    def _also_start(self, stage: str) -> None:
+        """Do a stage of the run that measures `model.policy` first, where training started from it."""
+        if not self.trains or self.cfg.model.policy is None:
+            return
+        start = self._beside(measuring_start(self.cfg), "what training started from is measured first")
+        getattr(start, stage)()
+        if self.accelerator.is_main_process:
+            self.folder.update(start_run=start.folder.name)
+
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
         if num_images:
@@ -295,12 +306,16 @@ class Job:
 
     def _base(self) -> "Job":
         """Return the job of the base run, sharing what is already loaded."""
-        base = Job(base_of(self.cfg), self.accelerator, self.console)
-        base.prompts, base.scoring, base.sampling = self.prompts, self.scoring, self.sampling
-        if not base.folder.manifest_file.exists():
-            self.console.print(f"the base run is missing and is made first: {base.folder.path}")
-        base._open()
-        return base
+        return self._beside(base_of(self.cfg), "the base run is missing and is made first")
+
+    def _beside(self, cfg: DictConfig, told: str) -> "Job":
+        """Return the job of another run that is measured as this one; where it is new, that is told."""
+        other = Job(cfg, self.accelerator, self.console)
+        other.prompts, other.scoring, other.sampling = self.prompts, self.scoring, self.sampling
+        if not other.folder.manifest_file.exists():
+            self.console.print(f"{told}: {other.folder.path}")
+        other._open()
+        return other
 
     def _open(self) -> None:
         """Start the run folder, or check that what lies there belongs to this configuration."""
@@ -327,7 +342,7 @@ class Job:
                     "choose another results folder, or delete this one"
                 )
             if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
-                self.folder.update(trained_on=self._start_trained_on())
+                self.folder.update(trained_on=list(dict.fromkeys([*found.trained_on, *self._start_trained_on()])))
                 if self.start is not None:
                     write_training_data(self.folder, data_of_run(self.start))
             if self.accelerator.is_main_process and not self.folder.config_file.exists():

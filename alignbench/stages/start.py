@@ -1,9 +1,10 @@
-"""The run of this program that `model.policy` comes from, and what that says of a training that starts from it."""
+"""What training starts from where `model.policy` is given: a run of this program, or weights from elsewhere."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from alignbench.configuration.build import read_config, run_name, start_of
 from alignbench.store.run_folder import RunFolder
 
 DEPTH = 3  # RUN/policy/unet/FILE
@@ -16,3 +17,20 @@ def start_run(cfg: DictConfig) -> RunFolder | None:
     path = Path(cfg.model.policy).resolve()
     folders = map(RunFolder, [path, *path.parents[:DEPTH]])
     return next((one for one in folders if one.manifest_file.is_file() and one.policy.exists()), None)
+
+
+def measuring_start(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the run that measures what `cfg` starts training from, as `cfg` is measured.
+
+    Weights of a run of the same model and results folder have a row already: that of the run itself.
+    """
+    found = start_run(cfg)
+    is_here = found is not None and found.path.parent == Path(cfg.results).resolve()
+    if found is None or not is_here or Path(cfg.model.policy).resolve() not in (found.path, found.policy):
+        return start_of(cfg)
+    own = read_config(found.config_file)
+    if own.model.name != cfg.model.name or run_name(own) != found.name:
+        return start_of(cfg)
+    for key in ("prompts", "evaluators", "sampling", "stages", "results", "calibration", "shard"):
+        own[key] = cfg[key]
+    return own

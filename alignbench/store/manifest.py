@@ -47,6 +47,8 @@ class Manifest:
         recipe_hash: the same without the seed; runs that share it are repetitions of each other.
         fingerprints: of the data and prompts that were trained on, by name.
         start_weights: what training started from, with its revision or sha256.
+        start_run: name of the run that measures `model.policy`, what training started from; None where it started from
+            the untouched model. Tables compare the run with that one, too.
         trained_on: names of the evaluators whose score or labels the training saw.
         trained_prompt_sets: names of the prompt sets of which the training saw prompts.
         calibration: what the calibration of the evaluators came to, by `<evaluator>@<version>`; see
@@ -68,6 +70,7 @@ class Manifest:
     recipe_hash: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     start_weights: dict[str, str] = field(default_factory=dict)
+    start_run: str | None = None
     package_versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     devices: list[str] = field(default_factory=list)
@@ -105,7 +108,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration", "selected_by", "weight_distance"}  # younger than the others
+        needed = names - {"calibration", "selected_by", "weight_distance", "start_run"}  # younger than the others
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
