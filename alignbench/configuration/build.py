@@ -171,6 +171,7 @@ def start_of(cfg: DictConfig) -> DictConfig:
     assert isinstance(base, DictConfig)
     method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.method = {"_target_": method._target_, "name": method.name}
+    base.name = None
     return base
 
 

@@ -7,11 +7,12 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import build, choices, has_images, resolve, trains, weights_dtype
+from alignbench.configuration.build import build, choices, has_images, is_base, resolve, trains, weights_dtype
 from alignbench.configuration.launcher import check_engine, engine_asked_for
 from alignbench.configuration.optimizers import needs_all_weights
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
+from alignbench.store.manifest import BASE
 from alignbench.work_share import WorkShare
 
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
@@ -29,6 +30,11 @@ def check(cfg: DictConfig) -> None:
         _check_existing_images(cfg)
         return
     values = resolve(cfg)
+    if cfg.name is not None and (is_base(cfg) or cfg.name == BASE or not cfg.name.strip()):
+        raise UserError(
+            f"name={cfg.name} cannot be shown: tables call the untouched model {BASE}, and no other run; leave name "
+            "out, or give a trained run another"
+        )
     if trains(cfg):
         _check_training(cfg, values)
     elif cfg.dry_run:
@@ -54,6 +60,11 @@ def _check_existing_images(cfg: DictConfig) -> None:
         raise UserError("model.folders must be set: add model.folders=[FOLDER_A,FOLDER_B] to the command")
     if not {"score", "report"} & set(cfg.stages):
         raise UserError("model=images has nothing to train or to generate; choose stages from score, report")
+    if cfg.name is not None:
+        raise UserError(
+            f"name={cfg.name} is for a run of a model, and model=images calls folders as they are named; rename the "
+            "folder, or give model.name=NAME to name the comparison"
+        )
     _check_evaluators(cfg)
     read_compared_folders(cfg.model.folders)
 

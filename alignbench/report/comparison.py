@@ -14,6 +14,7 @@ from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"
+CIRCLES = "; "  # between circles of methods, whose names may have blanks
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class MethodComparison:
                 "rank": ranks[index],
                 **_estimate("strength", "ci", found.strengths[index]),
                 "fit_gap": float(np.nanmax(np.abs(np.delete(found.gaps[index], index)))),
-                "intransitive": " ".join(text for circle, text in circles if index in circle),
+                "intransitive": CIRCLES.join(text for circle, text in circles if index in circle),
             }
             for index, contender in enumerate(ranked)
         ]

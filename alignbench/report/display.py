@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import ALL
+from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
@@ -300,7 +300,8 @@ def _strength_grid(section: TableSection) -> Grid:
     for evaluator in section.evaluators:
         found = [row for (_, other), row in section.ranking.items() if other == evaluator]
         gaps.append(f"{100 * max(row['fit_gap'] for row in found):.1f}" if found else "")
-        circles.append(" ".join(sorted({text for row in found for text in row["intransitive"].split()})) or "none")
+        told = {text for row in found for text in row["intransitive"].split(CIRCLES)} - {""}
+        circles.append(CIRCLES.join(sorted(told)) or "none")
     rows += [["largest gap to observed win rates, %", *gaps], ["beat each other in a circle", *circles]]
     heads = ["method", *map(section.head, section.evaluators)]
     return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)

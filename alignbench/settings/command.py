@@ -33,4 +33,9 @@ class Command(Section):
         "finishes last makes the tables. null: all.",
         expected="I/N with I from 1 to N, as in shard=1/4, or null",
     )
+    name: str | None = setting(
+        None,
+        "How tables, pictures and the page call the run; the folder and the weights do not depend on it. null: its "
+        "method. A later command with the same configuration can change it.",
+    )
     results: str = setting("results", "Folder of runs and tables.")

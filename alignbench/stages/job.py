@@ -46,7 +46,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
-from alignbench.stages.start import measuring_start, start_run
+from alignbench.stages.start import display_name, measuring_start, start_run
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
@@ -341,6 +341,8 @@ class Job:
                     f"{self.folder.path} was made from weights of another {' and '.join(changed)}; give those back, "
                     "choose another results folder, or delete this one"
                 )
+            if self.accelerator.is_main_process and (name := display_name(self.cfg)) is not None:
+                self.folder.update(display_name=name)
             if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
                 self.folder.update(trained_on=list(dict.fromkeys([*found.trained_on, *self._start_trained_on()])))
                 if self.start is not None:

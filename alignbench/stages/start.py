@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from alignbench.configuration.build import read_config, run_name, start_of
+from alignbench.configuration.build import read_config, run_name, start_of, trains
 from alignbench.store.run_folder import RunFolder
 
 DEPTH = 3  # RUN/policy/unet/FILE
@@ -17,6 +17,14 @@ def start_run(cfg: DictConfig) -> RunFolder | None:
     path = Path(cfg.model.policy).resolve()
     folders = map(RunFolder, [path, *path.parents[:DEPTH]])
     return next((one for one in folders if one.manifest_file.is_file() and one.policy.exists()), None)
+
+
+def display_name(cfg: DictConfig) -> str | None:
+    """Return how tables call a run if it is not by its method: as typed, or as the run whose weights it measures."""
+    if cfg.get("name") is not None:  # the configuration of a run of version 0.1.0 has none
+        return cfg.name
+    measured = None if trains(cfg) else start_run(cfg)
+    return None if measured is None else measured.manifest.display_name or measured.manifest.method
 
 
 def measuring_start(cfg: DictConfig) -> DictConfig:

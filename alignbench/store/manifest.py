@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from alignbench.errors import UserError
 
 SCHEMA_VERSION = 1
+YOUNGER = {"calibration", "selected_by", "weight_distance", "display_name", "start_run"}  # entries that may be absent
 BASE = "base"  # the method of the untouched model, which all others are compared with
 
 
@@ -42,6 +43,7 @@ class Manifest:
 
     Attributes:
         run: name of the folder, `<method>-<model>-<hash>`.
+        display_name: how tables call the run; None for its method.
         seed: training seed; None for the untouched model.
         config_hash: of all that changes the weights, the seed included.
         recipe_hash: the same without the seed; runs that share it are repetitions of each other.
@@ -70,6 +72,7 @@ class Manifest:
     recipe_hash: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     start_weights: dict[str, str] = field(default_factory=dict)
+    display_name: str | None = None
     start_run: str | None = None
     package_versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -108,7 +111,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration", "selected_by", "weight_distance", "start_run"}  # younger than the others
+        needed = names - YOUNGER
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})
