@@ -12,7 +12,7 @@ from alignbench.configuration.launcher import check_engine, engine_asked_for
 from alignbench.configuration.optimizers import needs_all_weights
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
-from alignbench.store.manifest import BASE
+from alignbench.store.manifest import BASE, DATA
 from alignbench.work_share import WorkShare
 
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
@@ -30,10 +30,10 @@ def check(cfg: DictConfig) -> None:
         _check_existing_images(cfg)
         return
     values = resolve(cfg)
-    if cfg.name is not None and (is_base(cfg) or cfg.name == BASE or not cfg.name.strip()):
+    if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
         raise UserError(
-            f"name={cfg.name} cannot be shown: tables call the untouched model {BASE}, and no other run; leave name "
-            "out, or give a trained run another"
+            f"name={cfg.name} cannot be shown: tables call the untouched model {BASE} and real images {DATA}, and no "
+            "other run; leave name out, or give a trained run another"
         )
     if trains(cfg):
         _check_training(cfg, values)

@@ -10,7 +10,7 @@ import numpy as np
 from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
-from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.manifest import BASE, DATA, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"
@@ -59,6 +59,11 @@ class Contender:
         return any(run.sampling.subset for run in self.runs)
 
     @property
+    def is_data(self) -> bool:
+        """Whether these are real images, which exist of some of the prompts only."""
+        return any(run.manifest.method == DATA for run in self.runs)
+
+    @property
     def trained(self) -> bool:
         """Whether it came out of training, so that another seed would have given another one."""
         return any(run.manifest.seed is not None for run in self.runs)
@@ -87,7 +92,7 @@ class MethodComparison:
     Attributes:
         full_size: number of prompts of the whole prompt set.
         common: the images that medians and means are over: those that all contenders have. Contenders that were limited
-            to fewer prompts on purpose do not count here; theirs are over what they have of these.
+            to fewer prompts on purpose, and real images, do not count here; theirs are over what they have of these.
         over_base: how each method compares with base on all prompts; filled by `rows`.
     """
 
@@ -95,7 +100,8 @@ class MethodComparison:
         self.prompt_set = name
         contenders = with_equal_scores_of_equal_images(contenders)
         self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
-        whole = [contender for contender in contenders if not contender.is_limited] or contenders
+        made = [contender for contender in contenders if not contender.is_data] or contenders
+        whole = [contender for contender in made if not contender.is_limited] or made
         self.common = set.intersection(*(contender.image_set for contender in whole))
         self.full_size = max(contender.runs[0].sampling.full_size for contender in contenders)
         self.resamplings = resamplings

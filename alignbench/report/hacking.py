@@ -12,10 +12,10 @@ from typing import Literal
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
-from alignbench.report.display import SIGNIFICANT, number
+from alignbench.report.display import SIGNIFICANT, number, percent, significance, turned
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
-from alignbench.store.manifest import BASE
+from alignbench.store.manifest import BASE, DATA
 
 TRAINED, HELD_OUT = "trained", "held_out"
 
@@ -124,7 +124,7 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
     """Return what each evaluator says of each method over base, by model, prompt set and method."""
     found: dict[tuple[str, str, str], list[Change]] = defaultdict(list)
     for row in tables.leaderboard:
-        if row["group"] != ALL or row["method"] == BASE:
+        if row["group"] != ALL or row["method"] == BASE or _is_data(row["method"]):
             continue
         key = (row["model"], row["prompt_set"], row["evaluator"], row["version"])
         comparison = tables.over_base[key].get(row["method"])
@@ -174,6 +174,52 @@ def side_effects(tables: Tables, model: str | None = None, prompt_set: str | Non
             risen = _moved(evaluators, TRAINED, 1) + _moved(evaluators, HELD_OUT, 1)
             found.append(SideEffect(*key, risen, fallen))
     return found
+
+
+@dataclass(frozen=True)
+class AboveData:
+    """A method whose images an evaluator that it trained on prefers to real images of the same prompts.
+
+    Attributes:
+        row: of `win_rates.csv`, as the win rate of the method over the real images.
+    """
+
+    model: str
+    prompt_set: str
+    method: str
+    row: TableRow
+
+    def __str__(self) -> str:
+        rate = percent(self.row["win_rate"], (self.row["ci_low"], self.row["ci_high"]))
+        return (
+            f"above real images: {self.method} on {self.model}, {self.prompt_set}: {self.row['evaluator']}, which it "
+            f"trained on, prefers its images to the real ones in {rate} %; look at them before you believe it"
+        )
+
+
+def above_data(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[AboveData]:
+    """Return the methods that surpass real images by an evaluator that they trained on; arguments as of `findings`."""
+    trained = {
+        (*key, one.evaluator, one.version)
+        for key, evaluators in changes(tables).items()
+        for one in evaluators
+        if one.role == TRAINED
+    }
+    found = []
+    for pair in tables.win_rates:
+        for row in (pair, turned(pair)):
+            key = (row["model"], row["prompt_set"], row["method_a"])
+            wins = significance(row).strip("()").startswith("*") and row["ci_low"] > 0.5
+            if row["group"] != ALL or not _is_data(row["method_b"]) or not wins:
+                continue
+            if (*key, row["evaluator"], row["version"]) in trained and model in (None, key[0]):
+                found += [AboveData(*key, row)] if prompt_set in (None, key[1]) else []
+    return found
+
+
+def _is_data(label: str) -> bool:
+    """Say whether a row is of real images."""
+    return label.partition("@")[0] == DATA
 
 
 def all_clear(tables: Tables, model: str, prompt_set: str) -> str:

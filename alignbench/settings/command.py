@@ -38,4 +38,9 @@ class Command(Section):
         "How tables, pictures and the page call the run; the folder and the weights do not depend on it. null: its "
         "method. A later command with the same configuration can change it.",
     )
+    real_images: str | None = setting(
+        None,
+        "Folder of real images with captions, or a list of them, as for model.folders. Those whose caption is an "
+        "evaluation prompt are scored as the row data of the tables. null: none.",
+    )
     results: str = setting("results", "Folder of runs and tables.")

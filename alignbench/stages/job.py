@@ -46,6 +46,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import display_name, measuring_start, start_run
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
@@ -127,6 +128,8 @@ class Job:
         self.scoring: Scoring | None = None
         if self.prompts is not None and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
+        if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
+            real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
         seen = self._evaluation_prompts_trained_on()
         self._open()
@@ -244,6 +247,8 @@ class Job:
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
         self._leave(self.scoring.score(self.folder, images), "score")
+        if self.is_base and self.cfg.real_images is not None:
+            self._score_real_images()
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
@@ -287,6 +292,15 @@ class Job:
         getattr(start, stage)()
         if self.accelerator.is_main_process:
             self.folder.update(start_run=start.folder.name)
+
+    def _score_real_images(self) -> None:
+        """Score real images of the prompts, as a row beside that of the base run."""
+        assert self.prompts is not None
+        assert self.scoring is not None
+        with self.accelerator.main_process_first():  # all processes write the same
+            folder, images = open_real_images(self.cfg, self.prompts, self._images)
+        self.console.print(f"  real images {len(images.records)} prompts of {self.cfg.real_images}")
+        self._leave(self.scoring.score(folder, images), "score")
 
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""

@@ -9,6 +9,7 @@ from alignbench.errors import UserError
 
 SCHEMA_VERSION = 1
 YOUNGER = {"calibration", "selected_by", "weight_distance", "display_name", "start_run"}  # entries that may be absent
+DATA = "data"  # the method of real images, which no model made
 BASE = "base"  # the method of the untouched model, which all others are compared with
 
 

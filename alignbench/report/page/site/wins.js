@@ -49,7 +49,7 @@ const wins = (() => {
       return s(
         "g",
         { class: kind },
-        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, s("title", {}, row.method), short(row.method, 14)),
+        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, short(row.method, 14)),
         low !== null && s("line", { class: "interval-line", x1: x(low), x2: x(high), y1: y, y2: y }),
         s("circle", { cx: x(value), cy: y, r: 4.5 }),
         s(
