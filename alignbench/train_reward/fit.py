@@ -181,7 +181,9 @@ def fit(
             if accelerator.is_main_process:
                 append_json_lines(log, [{"step": progress.step, **metrics}])
         progress.train_seconds = time.monotonic() - began
-        if checkpoints.due(progress.step, settings.checkpointing_steps) and not is_last:
+        # the best weights are a part of the checkpoint: what was found best is never lost
+        is_due = "validation_loss" in metrics or checkpoints.due(progress.step, settings.checkpointing_steps)
+        if is_due and not is_last:
             checkpoints.save(progress.step)
     bar.close()
     best.give_back()
