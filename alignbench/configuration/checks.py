@@ -65,6 +65,11 @@ def _check_existing_images(cfg: DictConfig) -> None:
             f"name={cfg.name} is for a run of a model, and model=images calls folders as they are named; rename the "
             "folder, or give model.name=NAME to name the comparison"
         )
+    if cfg.real_images is not None:
+        raise UserError(
+            f"real_images={cfg.real_images} is for the evaluation of a model; with model=images give the folder among "
+            "model.folders"
+        )
     _check_evaluators(cfg)
     read_compared_folders(cfg.model.folders)
 

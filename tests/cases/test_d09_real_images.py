@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alignbench.configuration.checks import check
+from alignbench.configuration.compose import composed
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.report.hacking import above_data, all_clear, side_effects
@@ -38,6 +40,11 @@ def test_images_are_found_by_their_captions(tmp_path):
         real_records(str(pictures(tmp_path / "others", ["a fish"])), prompts, num_images=1)
 
 
+def test_beside_existing_images_they_are_a_folder_as_any_other():
+    with pytest.raises(UserError, match=r"with model=images give the folder among model\.folders"):
+        check(composed(["model=images", "model.folders=[a,b]", "real_images=c"]))
+
+
 @pytest.fixture
 def tables(world):
     """dpo trained on the judge, which prefers its images to real ones; kto's images are below the real ones."""
@@ -68,7 +75,6 @@ def test_real_images_hack_no_reward(tables):
 @pytest.mark.slow
 def test_they_are_scored_as_a_row_of_the_evaluation(tmp_path):
     from alignbench.configuration.build import build as build_node
-    from alignbench.configuration.compose import composed
 
     command = [
         "method=base",
