@@ -13,7 +13,8 @@ from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
-from alignbench.store.manifest import BASE
+from alignbench.store.manifest import BASE, DATA
+from alignbench.store.reward_model_folder import DISTANCE
 from alignbench.store.scores import ScoreInfo
 from alignbench.text import duration
 
@@ -97,7 +98,7 @@ def stars(p: float) -> str:
 def marks(row: TableRow) -> list[str]:
     """The letters of the notes that apply to a row."""
     applies = {
-        "seed": row["num_seeds"] == 1 and row["method"] != BASE,
+        "seed": row["num_seeds"] == 1 and row["method"].partition("@")[0] not in (BASE, DATA),
         "trained_on": row["trained_on"],
         "subset": row["subset"],
     }
@@ -223,7 +224,11 @@ def mean_ranks(section: TableSection) -> dict[str, float]:
         evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
         for evaluator in section.evaluators
     }
-    held_out = {evaluator: rows for evaluator, rows in rows_of.items() if not any(row["trained_on"] for row in rows)}
+    held_out = {
+        evaluator: rows
+        for evaluator, rows in rows_of.items()
+        if not any(row["trained_on"] for row in rows) and not evaluator[0].endswith(DISTANCE)  # which is no quality
+    }
     whole = [
         {row["method"] for row in rows if not row["subset"] or all(row["subset"] for row in rows)}
         for rows in held_out.values()

@@ -16,6 +16,7 @@ from alignbench.report.display import SIGNIFICANT, number, percent, significance
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
 from alignbench.store.manifest import BASE, DATA
+from alignbench.store.reward_model_folder import DISTANCE
 
 TRAINED, HELD_OUT = "trained", "held_out"
 
@@ -126,6 +127,8 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
     for row in tables.leaderboard:
         if row["group"] != ALL or row["method"] == BASE or _is_data(row["method"]):
             continue
+        if row["evaluator"].endswith(DISTANCE):  # no quality; see `far_from_training`
+            continue
         key = (row["model"], row["prompt_set"], row["evaluator"], row["version"])
         comparison = tables.over_base[key].get(row["method"])
         if comparison is None:
@@ -215,6 +218,50 @@ def above_data(tables: Tables, model: str | None = None, prompt_set: str | None 
             if (*key, row["evaluator"], row["version"]) in trained and model in (None, key[0]):
                 found += [AboveData(*key, row)] if prompt_set in (None, key[1]) else []
     return found
+
+
+@dataclass(frozen=True)
+class FarFromTraining:
+    """A method whose images are unlike those that a reward model learned from; half of them or more are too far.
+
+    Attributes:
+        row: of the leaderboard, of the evaluator that measures the distance.
+    """
+
+    model: str
+    prompt_set: str
+    method: str
+    row: TableRow
+
+    def __str__(self) -> str:
+        judge = self.row["evaluator"].removesuffix(DISTANCE)
+        distance = number(self.row["median"], (self.row["median_ci_low"], self.row["median_ci_high"]))
+        return (
+            f"far from its training images: {judge} scores images of {self.method} on {self.model}, {self.prompt_set}, "
+            f"whose median distance is {distance}, where 99 % of the images that it was tested on are below 1; its "
+            "scores of them mean little"
+        )
+
+
+def far_from_training(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[FarFromTraining]:
+    """Return whose images are unlike those that a reward model learned from; arguments as of `findings`."""
+    return [
+        FarFromTraining(row["model"], row["prompt_set"], row["method"], row)
+        for row in tables.leaderboard
+        if row["group"] == ALL
+        and row["evaluator"].endswith(DISTANCE)
+        and row["median"] > 1
+        and model in (None, row["model"])
+        and prompt_set in (None, row["prompt_set"])
+    ]
+
+
+def warnings(
+    tables: Tables, model: str | None = None, prompt_set: str | None = None
+) -> list[FarFromTraining | AboveData | SideEffect]:
+    """Return what is told beside the findings; arguments as there."""
+    where = (tables, model, prompt_set)
+    return [*far_from_training(*where), *above_data(*where), *side_effects(*where)]
 
 
 def _is_data(label: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignbench.files import write_text
 from alignbench.report.display import Grid, grid_notes, grids, sections
-from alignbench.report.hacking import above_data, findings, side_effects
+from alignbench.report.hacking import findings, warnings
 from alignbench.report.tables import Tables
 
 _TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$", "^": r"\^{}",
@@ -25,7 +25,7 @@ def markdown(tables: Tables) -> str:
         for finding in findings(tables, section.model, section.prompt_set):
             lines += [f"> **{_escaped(str(finding))}**", ""]
         key = (section.model, section.prompt_set)
-        for effect in (*above_data(tables, *key), *side_effects(tables, *key)):
+        for effect in warnings(tables, *key):
             lines += [f"> {_escaped(str(effect))}", ""]
         for grid in grids(section):
             lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
@@ -48,9 +48,7 @@ def latex(tables: Tables) -> str:
     lines = ["% needs \\usepackage{booktabs}", ""]
     for section in sections(tables):
         key = (section.model, section.prompt_set)
-        lines += [
-            f"% {told}" for told in (*findings(tables, *key), *above_data(tables, *key), *side_effects(tables, *key))
-        ]
+        lines += [f"% {told}" for told in (*findings(tables, *key), *warnings(tables, *key))]
         for grid in grids(section):
             lines += [
                 "\\begin{table}",

@@ -16,7 +16,7 @@ from alignbench.report.display import (
     significance,
     win_text,
 )
-from alignbench.report.hacking import AboveData, Finding, SideEffect, above_data, findings, side_effects
+from alignbench.report.hacking import AboveData, FarFromTraining, Finding, SideEffect, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
@@ -36,7 +36,7 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
             console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
-    for effect in (*above_data(tables, manifest.model), *side_effects(tables, manifest.model)):
+    for effect in warnings(tables, manifest.model):
         if manifest.run in _runs_of(tables, effect):
             console.print(Text(str(effect), style="yellow"), width=max(100, console.width))
     for name, value in _facts(folder, manifest):
@@ -82,7 +82,7 @@ def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]
     yield Text("\n".join(notes(rows.values())), style="dim")
 
 
-def _runs_of(tables: Tables, finding: Finding | SideEffect | AboveData) -> list[str]:
+def _runs_of(tables: Tables, finding: Finding | FarFromTraining | AboveData | SideEffect) -> list[str]:
     key = (finding.model, finding.prompt_set, finding.method)
     rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == key)
     return [run for row in rows for run in row["run"].split()]
