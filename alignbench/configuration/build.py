@@ -12,7 +12,9 @@ from alignbench.errors import UserError
 from alignbench.former_names import with_former_names, with_present_names
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
-
+# how the model is sampled does not change it, nor does what is known of its past
+MODEL_NOT_IN_HASH = {"num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
+                     "policy_trained_on"}  # fmt: skip
 
 # settings of training that results have been made without, and the value that is the same as not to have them
 LATER_IN_HASH = {
@@ -106,10 +108,7 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    # how the model is sampled does not change it, nor does what is known of its past
-    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
-              "policy_trained_on")  # fmt: skip
-    model = {key: value for key, value in values["model"].items() if key not in beside}
+    model = {key: value for key, value in values["model"].items() if key not in MODEL_NOT_IN_HASH}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)
     if not trains(cfg):

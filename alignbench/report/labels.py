@@ -6,14 +6,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alignbench.configuration.build import NOT_IN_HASH
+from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
 from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.text import shortened
 
 PARTS = ("train", "method", "data", "auxiliary", "validation", "model")  # of a configuration, the telling first
 SHORT = {"learning_rate": "lr", "max_train_steps": "steps", "total_batch_size": "batch", "num_pairs": "pairs"}
-HIDDEN = {*NOT_IN_HASH, "_target_"}
+# `model.adapter` repeats what the keys of the model say
+HIDDEN = (*(f"train.{key}" for key in NOT_IN_HASH), *(f"model.{key}" for key in MODEL_NOT_IN_HASH), "model.adapter")
 MAX_DIFFERENCES = 3  # of two recipes that a label shows; where there are more, the recipe's hash follows
 MAX_VALUE = 24  # characters
 
@@ -78,10 +79,14 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(folder.config_file))
     if not isinstance(config, dict) or "train" not in config:
         return {}  # of images that existed already
+    if not (config.get("validation") or {}).get("every"):
+        config["validation"] = None  # nobody looks, so nobody chooses among weights
     parts = ({part: config[part]} for part in PARTS if config.get(part))
     flat = {key: value for part in parts for key, value in _flat(part)}
-    beside = {f"train.{key}" for key in HIDDEN}
-    return {key: value for key, value in flat.items() if key not in beside and not key.endswith("._target_")}
+    hidden = tuple(f"{key}." for key in HIDDEN)
+    return {
+        key: value for key, value in flat.items() if not f"{key}.".startswith(hidden) and not key.endswith("._target_")
+    }
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

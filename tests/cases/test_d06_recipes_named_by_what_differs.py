@@ -67,6 +67,14 @@ def test_what_does_not_change_the_weights_is_no_difference(labels):
     assert second == "dpo@dpo-reci"
 
 
+def test_how_images_are_sampled_is_no_difference(labels):
+    first, second = labels(
+        ["train.learning_rate=1e-4", "model.guidance_scale=2", "validation.num_inference_steps=7"],
+        ["train.learning_rate=1e-5"],
+    )
+    assert (first, second) == ("dpo lr=1e-4", "dpo lr=1e-5")
+
+
 def test_one_recipe_is_called_by_its_method(labels):
     assert labels([]) == ["dpo"]
 
