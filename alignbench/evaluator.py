@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -78,8 +79,17 @@ class Evaluator(ABC):
 
     @property
     def lineage(self) -> tuple[str, ...]:
-        """Names of the evaluators that somebody trains on who trains on this one."""
+        """All evaluators that a method has trained on, directly or not, if it trains on this one."""
         return (self.name, *self.labelled_by)
+
+    @property
+    def training_data(self) -> np.ndarray:
+        """Digests of the images and data sets that it learned from, sorted, [N], uint64; none where they are unknown.
+
+        Methods that learned from any of these have trained on this evaluator, too: see
+        `alignbench.store.training_data`.
+        """
+        return np.zeros(0, np.uint64)
 
     @property
     def shared_pass(self) -> str | None:

@@ -71,9 +71,14 @@ class Method(ABC, Generic[BatchT]):
     reward_calls: int = 0
 
     @property
-    def trained_on(self) -> tuple[str, ...]:
-        """Names of the evaluators that the method optimises; rankings leave their scores out."""
+    def followed(self) -> tuple[Evaluator, ...]:
+        """The evaluators whose scores the method optimises or takes its labels from."""
         return ()
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the evaluators that the method trains on, directly or not; rankings leave their scores out."""
+        return tuple(name for evaluator in self.followed for name in evaluator.lineage)
 
     def rollout(self, model: ModelAdapter, batch: Any, context: Context) -> Iterable[list[BatchT]]:
         """Yield one list of micro-batches for each optimizer update to make from `batch`.

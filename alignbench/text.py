@@ -1,4 +1,4 @@
-"""Texts that several rooms treat alike: prompts that count as equal, prompts that are held out, durations."""
+"""Texts that several folders treat alike: equal prompts, held-out prompts, durations, names that are too long."""
 
 import hashlib
 
@@ -23,3 +23,15 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def shortened(name: str, limit: int) -> str:
+    """Return a name of at most `limit` characters: the middle of a longer one is cut out, for both ends tell it apart.
+
+    >>> shortened("published_sft_labelled-sd15_mini-2de28d6b0d", 20)
+    'published_…2de28d6b0d'
+    """
+    if len(name) <= limit:
+        return name
+    end = (limit - 1) // 2
+    return f"{name[: limit - 1 - end]}…{name[len(name) - end :]}"

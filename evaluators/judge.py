@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from alignbench.reward_model import RewardModel
 from alignbench.settings.arguments import wrong_arguments
 from alignbench.settings.section import Positive
 from alignbench.store.reward_model_folder import RewardModelRecord, read_tensors, tensor_bytes, weights_digest
+from alignbench.store.training_data import data_of_reward_model
 from evaluators.clip_reward import ClipReward
 from evaluators.clip_score import ClipScore
 from evaluators.hpsv2 import HPSv2
@@ -83,6 +85,10 @@ class TrainedRewardModel(Reward):
         elif source is not None:
             raise UserError(f"source={source} is for heads, and judge {self.name} has all its weights in its folder")
         self._texts: dict[str, Tensor] = {}  # features of prompts, on the CPU
+
+    @cached_property
+    def training_data(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return data_of_reward_model(self.folder, self.record.data["fingerprint"])
 
     def _build_start(self, kind: type[Evaluator], values: dict[str, Any], source: str | None) -> Evaluator:
         if source is not None and "source" not in values:

@@ -191,8 +191,8 @@ class SmPO(InvertedPairs):
         self.score_range = None if score_range is None else tuple(score_range)
 
     @property
-    def trained_on(self) -> tuple[str, ...]:
-        return () if self.scorer is None else self.scorer.lineage
+    def followed(self) -> tuple[Evaluator, ...]:
+        return () if self.scorer is None else (self.scorer,)
 
     def fit(self, scores: Tensor) -> None:
         if self.score_range is not None:

@@ -147,8 +147,8 @@ class SRPO(Method[RecoveryBatch]):
                     raise ValueError(f"method.{key}={value} is unknown; available: {', '.join(available)}")
 
     @property
-    def trained_on(self) -> tuple[str, ...]:
-        return self.reward.lineage
+    def followed(self) -> tuple[Reward, ...]:
+        return (self.reward,)
 
     def frozen_modules(self) -> dict[str, nn.Module]:
         return {} if self.reward.network is None else {"reward": self.reward.network}

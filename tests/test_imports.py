@@ -40,7 +40,8 @@ FOR_EVALUATORS = {
     "alignbench.configuration.find_evaluator": ("evaluators",),  # evaluators.load, as a library
     "alignbench.serve.access": ("evaluators.remote",),
     "alignbench.serve.protocol": ("evaluators.remote",),
-    "alignbench.store.reward_model_folder": ("evaluators.judge",),
+    "alignbench.store.reward_model_folder": ("evaluators.judge", "evaluators.judge_distance"),
+    "alignbench.store.training_data": ("evaluators.judge",),
 }
 
 

@@ -13,7 +13,9 @@ from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
-
+# how the model is sampled does not change it, nor does what is known of its past
+MODEL_NOT_IN_HASH = {"num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
+                     "policy_trained_on"}  # fmt: skip
 
 # settings of each section that results have been made without, and the value that is the same as not to have them
 LATER_IN_HASH: dict[str, dict[str, Any]] = {
@@ -118,10 +120,7 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    # how the model is sampled does not change it, nor does what is known of its past
-    beside = ("num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
-              "policy_trained_on")  # fmt: skip
-    model = {key: value for key, value in values["model"].items() if key not in beside}
+    model = {key: value for key, value in values["model"].items() if key not in MODEL_NOT_IN_HASH}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)
     if not trains(cfg):
@@ -173,13 +172,20 @@ def is_base(cfg: DictConfig) -> bool:
 
 def base_of(cfg: DictConfig) -> DictConfig:
     """Return the configuration of the untouched model that `cfg` is compared with."""
+    base = start_of(cfg)
+    base.model.policy = None
+    base.model.policy_revision = None
+    base.model.policy_trained_on = []
+    return base
+
+
+def start_of(cfg: DictConfig) -> DictConfig:
+    """Return the configuration that measures what `cfg` starts training from."""
     base = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # values may follow the method's name
     assert isinstance(base, DictConfig)
     method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.method = {"_target_": method._target_, "name": method.name}
-    base.model.policy = None
-    base.model.policy_revision = None
-    base.model.policy_trained_on = []
+    base.name = None
     return base
 
 

@@ -5,11 +5,22 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import build, check_package, choices, has_images, resolve, trains, weights_dtype
-from alignbench.configuration.launcher import check_engine, engine_asked_for
-from alignbench.configuration.optimizers import check_optimizer, needs_all_weights
+from alignbench.configuration.build import (
+    build,
+    check_package,
+    choices,
+    has_images,
+    is_base,
+    resolve,
+    trains,
+    weights_dtype,
+)
+from alignbench.configuration.launcher import check_engine
+from alignbench.configuration.optimizers import check_optimizer
+from alignbench.configuration.precision_checks import check_gradients, check_quantised_base, check_updates
 from alignbench.configuration.sections import check_settings
 from alignbench.errors import UserError, did_you_mean
+from alignbench.store.manifest import BASE, DATA
 from alignbench.work_share import WorkShare
 
 
@@ -25,6 +36,11 @@ def check(cfg: DictConfig) -> None:
         _check_existing_images(cfg)
         return
     values = resolve(cfg)
+    if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
+        raise UserError(
+            f"name={cfg.name} cannot be shown: tables call the untouched model {BASE} and real images {DATA}, and no "
+            "other run; leave name out, or give a trained run another"
+        )
     if trains(cfg):
         _check_training(cfg, values)
     elif cfg.dry_run:
@@ -43,6 +59,16 @@ def _check_existing_images(cfg: DictConfig) -> None:
         raise UserError("model.folders must be set: add model.folders=[FOLDER_A,FOLDER_B] to the command")
     if not {"score", "report"} & set(cfg.stages):
         raise UserError("model=images has nothing to train or to generate; choose stages from score, report")
+    if cfg.name is not None:
+        raise UserError(
+            f"name={cfg.name} is for a run of a model, and model=images calls folders as they are named; rename the "
+            "folder, or give model.name=NAME to name the comparison"
+        )
+    if cfg.real_images is not None:
+        raise UserError(
+            f"real_images={cfg.real_images} is for the evaluation of a model; with model=images give the folder among "
+            "model.folders"
+        )
     _check_evaluators(cfg)
     read_compared_folders(cfg.model.folders)
 
@@ -51,8 +77,8 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
     from alignbench.configuration.data_checks import check_crop_settings, check_samples
 
     train, auxiliary = values["train"], values["auxiliary"]
-    _check_gradients(train)
-    _check_quantised_base(train)
+    check_gradients(train)
+    check_quantised_base(train)
     for term in ({"term": values["method"], "data": values["data"]}, *auxiliary.values()):
         check_samples(term["term"], term["data"])
     check_crop_settings(values)
@@ -64,7 +90,7 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
     if train["reward_vae"] is not None:
         _check_reward_vae(train["reward_vae"], values["method"])
     if "train" in values["stages"]:
-        _check_updates(train, weights_dtype(values))
+        check_updates(train, weights_dtype(values))
         check_engine(train, auxiliary)
         if (kind := values["tracker"]["log_with"]) is not None:
             check_package(kind, f"tracker={kind}")
@@ -76,8 +102,11 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     """Build what costs nothing to build, which refuses what it cannot be: a missing folder, an impossible rule."""
     stages = set(values["stages"])
     if trains(cfg):
+        from alignbench.configuration.data_checks import check_control_words
+
         for node in (cfg.method, *(term.term for term in cfg.auxiliary.values())):
             build(node)
+        check_control_words(cfg.method)
         for node in (cfg.data, *(term.data for term in cfg.auxiliary.values())) if "train" in stages else ():
             build(node)
         if "train" in stages and cfg.validation.every is not None:
@@ -128,45 +157,6 @@ def _check_weights(cfg: DictConfig) -> None:
 def _check_evaluators(cfg: DictConfig) -> None:
     if not cfg.evaluators:
         raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', choices('evaluators'))}")
-
-
-def _check_gradients(train: dict[str, Any]) -> None:
-    """Refuse to read gradients that fp16 scales."""
-    for name, off in (("max_grad_value", None), ("weight_distance", 0)):
-        if train["mixed_precision"] == "fp16" and train[name] != off:
-            raise UserError(f"train.{name} and the gradient scaling of fp16 exclude each other; use bf16")
-
-
-def _check_quantised_base(train: dict[str, Any]) -> None:
-    """Refuse to train weights that are held in too few bits to be trained."""
-    bits, updates = train["base_bits"], train["weight_updates"]
-    if bits is not None and train["tuning"] == "full":
-        raise UserError(f"train.base_bits={bits} freezes the denoiser; add train.tuning=lora, or leave base_bits out")
-    if bits is not None and updates != "nearest":
-        raise UserError(
-            f"train.weight_updates={updates} is for training bfloat16 weights, and train.base_bits={bits} leaves none; "
-            f"choose memory=base_{bits}bit without memory=bf16_{updates}"
-        )
-
-
-def _check_updates(train: dict[str, Any], dtype: str) -> None:
-    """Refuse updates of half-precision weights that would be lost in rounding, or cannot be made."""
-    if train["tuning"] == "lora" or dtype == "float32":
-        return
-    if train["mixed_precision"] == "fp16":
-        raise UserError(f"train.mixed_precision=fp16 cannot scale gradients of {dtype} weights; use bf16")
-    if engine_asked_for() == "deepspeed" and dtype == "bfloat16":
-        return  # it keeps float32 copies
-    if dtype != "bfloat16" or train["weight_updates"] == "nearest":
-        raise UserError(
-            f"train.tuning=full on {dtype} weights would lose most updates in rounding; add memory=bf16_compensated or "
-            "memory=bf16_stochastic, or train.weights_dtype=float32 where memory allows"
-        )
-    if needs_all_weights(train["optimizer"]):
-        raise UserError(
-            f"train.optimizer={train['optimizer']['_target_']} needs all weights at once, and train.weight_updates="
-            f"{train['weight_updates']} gives it some at a time; choose another, or train.weights_dtype=float32"
-        )
 
 
 def _check_validation(validation: dict[str, Any], evaluators: list[str]) -> None:

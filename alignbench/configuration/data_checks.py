@@ -1,14 +1,18 @@
 """Which data a method can learn from, and which ways to crop its images go together."""
 
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.data.batches.crops import check_crops
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError, did_you_mean
+from alignbench.store.reward_model_folder import RewardModelRecord
+
+REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
 
 
 def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
@@ -26,6 +30,22 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
         raise UserError(
             f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
             "one that reads soft labels, as method=dpo method.labels=soft does"
+        )
+
+
+def check_control_words(method: DictConfig) -> None:
+    """Refuse control words that nobody typed where the reward learned from pairs of another world than theirs."""
+    reward = method.get("reward")
+    if reward is None or reward.get("_target_") != REWARD_MODEL or "negative_words" not in method:
+        return
+    untyped = [key for key in ("positive_words", "negative_words") if OmegaConf.is_interpolation(method, key)]
+    record = RewardModelRecord.read(Path(reward.path))
+    if untyped and record.data["name"] != "shapes":
+        words = " and ".join(f"method.{key}={','.join(method[key])}" for key in untyped)
+        raise UserError(
+            f"reward=judge: {record.name} learned from data={record.data['name']}, for which the control words of "
+            f"method={method.name} were not chosen ({words}); add method.positive_words=[WANTED] "
+            "method.negative_words=[UNWANTED], or choose method=direct_align, which needs no words"
         )
 
 

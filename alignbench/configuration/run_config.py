@@ -41,6 +41,19 @@ def read_run_config(file: Path) -> DictConfig:
     return cfg
 
 
+def read_named_config(file: Path) -> DictConfig:
+    """Read the `config.yaml` of a run to measure that run. All of it decides the run's name; only its `model` is built.
+
+    Raises:
+        UserError: as `read_run_config`.
+    """
+    model = read_run_config(file).model
+    cfg = OmegaConf.create(with_present_names(yaml.safe_load(file.read_bytes())))
+    assert isinstance(cfg, DictConfig)
+    cfg.model = model
+    return cfg
+
+
 def _shipped_model(file: Path, model: dict[str, Any], targets: tuple[Any, Any]) -> dict[str, Any]:
     """Return the model of the shipped configuration that a run's model is: of its name, else of its classes."""
     known = [name for name in choices("model") if name != "images"]

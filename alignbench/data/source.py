@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -139,6 +139,19 @@ class DataSource(ABC):
         """
         return f"{self.fingerprint}/{key}"
 
+    def identity(self, key: str) -> str:
+        """Return a name for an image, given its key, that other data sets with the same image give it as well."""
+        return self.address(key)
+
+    def identities(self, kind: Kind) -> set[str]:
+        """Return the identities of all images of a view, and the fingerprint of the data where it has any."""
+        images = {image.key for sample in self.view(kind) for image in images_of(sample)}
+        return self.identities_of(images)
+
+    def identities_of(self, keys: Set[str]) -> set[str]:
+        """Return the identities of images by their keys, and the fingerprint of the data where there are any."""
+        return {*map(self.identity, keys), self.fingerprint} if keys else set()
+
     def size(self, image: TrainingImage) -> Size:
         """Return height and width of an image of this source in pixels. Some sources know them without decoding it."""
         height, width, _ = image.pixels.shape
@@ -262,6 +275,16 @@ class PairSource(DataSource):
                 return LabelledView(labels(self.pairs, self.mixed), self._labelled)
             case "pairs":
                 return View(self.pairs, self._pair)
+
+    def identities(self, kind: Kind) -> set[str]:
+        """See `DataSource.identities`; the pairs alone are read, so no image is drawn or decoded."""
+        match kind:
+            case "prompts":
+                return set()
+            case "images":
+                return self.identities_of({pair.key_w for pair in self.pairs})
+            case "labels" | "pairs":
+                return self.identities_of({key for pair in self.pairs for key in (pair.key_w, pair.key_l)})
 
     def _winner(self, pair: Pair) -> ImageSample:
         return ImageSample(pair.prompt, self.image(pair.key_w))

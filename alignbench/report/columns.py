@@ -12,7 +12,7 @@ BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 LEADERBOARD_COLUMNS = (
     "model", "method", "run", "num_seeds", "seed_sd", "prompt_set", "group", "evaluator", "version", "n", "subset",
     "median", "median_ci_low", "median_ci_high", "mean", "mean_ci_low", "mean_ci_high",
-    "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES, "trained_on", *BUDGET_COLUMNS,
+    "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES, "trained_on", "start", *BUDGET_COLUMNS,
 )  # fmt: skip
 WIN_RATE_COLUMNS = (
     "model", "prompt_set", "group", "evaluator", "version", "method_a", "method_b", "n", "wins", "ties",

@@ -10,10 +10,11 @@ import numpy as np
 from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
-from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.manifest import BASE, DATA, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
 ALL = "all"
+CIRCLES = "; "  # between circles of methods, whose names may have blanks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Contender:
         return any(run.sampling.subset for run in self.runs)
 
     @property
+    def is_data(self) -> bool:
+        """Whether these are real images, which exist of some of the prompts only."""
+        return any(run.manifest.method == DATA for run in self.runs)
+
+    @property
     def trained(self) -> bool:
         """Whether it came out of training, so that another seed would have given another one."""
         return any(run.manifest.seed is not None for run in self.runs)
@@ -86,7 +92,7 @@ class MethodComparison:
     Attributes:
         full_size: number of prompts of the whole prompt set.
         common: the images that medians and means are over: those that all contenders have. Contenders that were limited
-            to fewer prompts on purpose do not count here; theirs are over what they have of these.
+            to fewer prompts on purpose, and real images, do not count here; theirs are over what they have of these.
         over_base: how each method compares with base on all prompts; filled by `rows`.
     """
 
@@ -94,7 +100,8 @@ class MethodComparison:
         self.prompt_set = name
         contenders = with_equal_scores_of_equal_images(contenders)
         self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
-        whole = [contender for contender in contenders if not contender.is_limited] or contenders
+        made = [contender for contender in contenders if not contender.is_data] or contenders
+        whole = [contender for contender in made if not contender.is_limited] or made
         self.common = set.intersection(*(contender.image_set for contender in whole))
         self.full_size = max(contender.runs[0].sampling.full_size for contender in contenders)
         self.resamplings = resamplings
@@ -209,7 +216,7 @@ class MethodComparison:
                 "rank": ranks[index],
                 **_estimate("strength", "ci", found.strengths[index]),
                 "fit_gap": float(np.nanmax(np.abs(np.delete(found.gaps[index], index)))),
-                "intransitive": " ".join(text for circle, text in circles if index in circle),
+                "intransitive": CIRCLES.join(text for circle, text in circles if index in circle),
             }
             for index, contender in enumerate(ranked)
         ]
@@ -226,6 +233,11 @@ class MethodComparison:
             or self.prompt_set.partition("@")[0] in run.manifest.trained_prompt_sets
             for run in contender.runs
         )
+
+    def start_of(self, contender: Contender) -> Contender | None:
+        """Return the contender whose weights the training of another started from; None if that is not compared."""
+        starts = {run.manifest.start_run for run in contender.runs} - {None}
+        return next((one for one in self.contenders if starts & {run.manifest.run for run in one.runs}), None)
 
     def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> TableRow:
         return {
@@ -270,6 +282,7 @@ class GroupComparison:
         if paired is None:
             return None
         comparison, index = self.comparison, contenders.index(contender)
+        start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
         medians = np.median(paired.scores[index], axis=1)
         nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"))
@@ -290,6 +303,7 @@ class GroupComparison:
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
             **{name: getattr(over_base, name) if over_base else None for name in P_VALUES},
             "trained_on": comparison.trained_on(contender),
+            "start": None if start is None else start.label,
             **_mean_budget(manifests),
         }
 

@@ -9,11 +9,12 @@ import numpy as np
 from scipy.stats import rankdata
 
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import ALL
+from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
-from alignbench.store.manifest import BASE
+from alignbench.store.manifest import BASE, DATA
+from alignbench.store.reward_model_folder import DISTANCE
 from alignbench.store.scores import ScoreInfo
 from alignbench.text import duration
 
@@ -32,6 +33,7 @@ NOTES = {
     "trained_on": "b: the method trained on this evaluator; mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
 }
+WIN_RATE = ("ci_low", "win_rate", "ci_high")
 MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
 
 
@@ -96,7 +98,7 @@ def stars(p: float) -> str:
 def marks(row: TableRow) -> list[str]:
     """The letters of the notes that apply to a row."""
     applies = {
-        "seed": row["num_seeds"] == 1 and row["method"] != BASE,
+        "seed": row["num_seeds"] == 1 and row["method"].partition("@")[0] not in (BASE, DATA),
         "trained_on": row["trained_on"],
         "subset": row["subset"],
     }
@@ -123,6 +125,7 @@ class TableSection:
     """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator.
 
     Attributes:
+        over_start: rows of `win_rates.csv` of methods over what their training started from, where that is not base.
         limits: sentences on what the figures cannot tell.
     """
 
@@ -132,6 +135,7 @@ class TableSection:
     infos: dict[tuple[str, str], ScoreInfo]
     ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
+    over_start: dict[tuple[str, tuple[str, str]], TableRow]
     limits: list[str]
 
     @property
@@ -165,10 +169,49 @@ def sections(tables: Tables) -> list[TableSection]:
     published = load()
     return [
         TableSection(
-            *key, rows, tables.evaluators, ranking[key], matches(tables, *key, published), _limits(tables, *key)
+            *key,
+            rows,
+            tables.evaluators,
+            ranking[key],
+            matches(tables, *key, published),
+            _over_start(tables, rows),
+            _limits(tables, *key),
         )
         for key, rows in sorted(parts.items())
     ]
+
+
+def _over_start(
+    tables: Tables, rows: dict[tuple[str, tuple[str, str]], TableRow]
+) -> dict[tuple[str, tuple[str, str]], TableRow]:
+    """Return the win rates of methods over their starts, each as the win rate of the method."""
+    pairs = {
+        (row["model"], row["prompt_set"], row["evaluator"], row["version"], row["method_a"], row["method_b"]): row
+        for row in tables.win_rates
+        if row["group"] == ALL
+    }
+    found = {}
+    for (method, evaluator), row in rows.items():
+        start, where = row["start"], (row["model"], row["prompt_set"], *evaluator)
+        if start is None:
+            continue
+        if (*where, method, start) in pairs:
+            found[method, evaluator] = pairs[*where, method, start]
+        elif (*where, start, method) in pairs:
+            found[method, evaluator] = turned(pairs[*where, start, method])
+    return found
+
+
+def turned(row: TableRow) -> TableRow:
+    """Return a row of `win_rates.csv` as that of the second method over the first."""
+    turned_round = {name: 1 - row[other] for name, other in zip(WIN_RATE, reversed(WIN_RATE), strict=True)}
+    wins = row["n"] - row["wins"] - row["ties"]
+    return {**row, **turned_round, "method_a": row["method_b"], "method_b": row["method_a"], "wins": wins}
+
+
+def over_text(row: TableRow) -> str:
+    """The win rate of a row of `win_rates.csv` in percent, with its interval and stars."""
+    return " ".join([percent(row["win_rate"], (row["ci_low"], row["ci_high"])), significance(row)])
 
 
 def mean_ranks(section: TableSection) -> dict[str, float]:
@@ -181,7 +224,11 @@ def mean_ranks(section: TableSection) -> dict[str, float]:
         evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
         for evaluator in section.evaluators
     }
-    held_out = {evaluator: rows for evaluator, rows in rows_of.items() if not any(row["trained_on"] for row in rows)}
+    held_out = {
+        evaluator: rows
+        for evaluator, rows in rows_of.items()
+        if not any(row["trained_on"] for row in rows) and not evaluator[0].endswith(DISTANCE)  # which is no quality
+    }
     whole = [
         {row["method"] for row in rows if not row["subset"] or all(row["subset"] for row in rows)}
         for rows in held_out.values()
@@ -211,6 +258,7 @@ def grids(section: TableSection) -> list[Grid]:
     return [
         Grid(f"Median score, {heading}", [*heads, "mean rank"], medians),
         Grid(f"Win rate over base, {heading}", heads, wins),
+        *([start_grid(section)] if section.over_start else []),
         *([_strength_grid(section)] if section.ranking else []),
         *([published_grid(section)] if section.matches else []),
         cost_grid(section),
@@ -257,7 +305,8 @@ def _strength_grid(section: TableSection) -> Grid:
     for evaluator in section.evaluators:
         found = [row for (_, other), row in section.ranking.items() if other == evaluator]
         gaps.append(f"{100 * max(row['fit_gap'] for row in found):.1f}" if found else "")
-        circles.append(" ".join(sorted({text for row in found for text in row["intransitive"].split()})) or "none")
+        told = {text for row in found for text in row["intransitive"].split(CIRCLES)} - {""}
+        circles.append(CIRCLES.join(sorted(told)) or "none")
     rows += [["largest gap to observed win rates, %", *gaps], ["beat each other in a circle", *circles]]
     heads = ["method", *map(section.head, section.evaluators)]
     return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)
@@ -282,6 +331,17 @@ def published_grid(section: TableSection) -> Grid:
         rows.append([match.method, entry.evaluator, statistic, *cells])
     heads = ["method", "evaluator", "figure", "here", "published", "gap", "verdict", "source"]
     return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
+
+
+def start_grid(section: TableSection) -> Grid:
+    """Return the win rates of methods over what their training started from."""
+    rows = []
+    for method in section.methods:
+        found = [section.over_start.get((method, evaluator)) for evaluator in section.evaluators]
+        if start := next((row["method_b"] for row in found if row), None):
+            rows.append([method, start, *("" if row is None else over_text(row) for row in found)])
+    heads = ["method", "start", *map(section.head, section.evaluators)]
+    return Grid(f"Win rate over the start, {section.model}, {section.prompt_set}", heads, rows)
 
 
 def cost_grid(section: TableSection) -> Grid:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignbench.files import write_text
 from alignbench.report.display import Grid, grid_notes, grids, sections
-from alignbench.report.hacking import findings
+from alignbench.report.hacking import findings, warnings
 from alignbench.report.tables import Tables
 
 _TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$", "^": r"\^{}",
@@ -24,6 +24,9 @@ def markdown(tables: Tables) -> str:
         lines += [f"## {section.model}, {section.prompt_set}", ""]
         for finding in findings(tables, section.model, section.prompt_set):
             lines += [f"> **{_escaped(str(finding))}**", ""]
+        key = (section.model, section.prompt_set)
+        for effect in warnings(tables, *key):
+            lines += [f"> {_escaped(str(effect))}", ""]
         for grid in grids(section):
             lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
         lines += [*(f"- {_escaped(note)}" for note in grid_notes(section)), ""]
@@ -44,7 +47,8 @@ def latex(tables: Tables) -> str:
     """Return the leaderboard as LaTeX tables for the package booktabs."""
     lines = ["% needs \\usepackage{booktabs}", ""]
     for section in sections(tables):
-        lines += [f"% {finding}" for finding in findings(tables, section.model, section.prompt_set)]
+        key = (section.model, section.prompt_set)
+        lines += [f"% {told}" for told in (*findings(tables, *key), *warnings(tables, *key))]
         for grid in grids(section):
             lines += [
                 "\\begin{table}",

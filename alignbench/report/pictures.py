@@ -15,6 +15,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.run_folder import RunFolder
+from alignbench.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,10 @@ GAP = 8
 FONT_SIZE = 14
 NUM_LINES = 3  # of a prompt; longer ones are cut
 MAX_PANELS = 9
+MAX_LABEL = 24  # characters of a method's name
+MAX_TITLE = 60
+LETTER = 0.075  # inches, of a method's name at most
+SHORT_LABEL = 12  # characters, that the margins have always had room for
 
 
 def side_by_side(
@@ -50,7 +55,7 @@ def side_by_side(
         )
     num_prompts = min(num_prompts, len(shared))
     chosen = [shared[i * len(shared) // num_prompts] for i in range(num_prompts)]
-    titles = [run.manifest.method for run in runs]
+    titles = [shortened(run.manifest.display_name or run.manifest.method, MAX_LABEL) for run in runs]
     blocks = [
         _block([folder / of[one.prompt_id].images[0] for folder, of in zip(folders, records, strict=True)], titles, one)
         for one in chosen
@@ -118,7 +123,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     methods = sorted({row["method"] for row in rows}, reverse=True)
     if not rows:
         raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
-    figure = _figure(1.4 + 2.4 * len(evaluators), 1.3 + 0.35 * len(methods))
+    figure = _figure(1.4 + _room(methods) + 2.4 * len(evaluators), 1.3 + 0.35 * len(methods))
     panels = figure.subplots(1, len(evaluators), sharey=True, squeeze=False)[0]
     for panel, (evaluator, version) in zip(panels, evaluators, strict=True):
         for row in rows:
@@ -128,7 +133,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         panel.set(
             title=evaluator_title((evaluator, version), evaluators), xlim=(0, 100), ylim=(-0.6, len(methods) - 0.4)
         )
-        panel.set_yticks(range(len(methods)), methods)
+        panel.set_yticks(range(len(methods)), _short(methods))
         panel.title.set_fontsize(9)
     figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
     _save(figure, path)
@@ -157,7 +162,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
     columns = min(len(evaluators), 3)
     lines = -(-len(evaluators) // columns)
-    side = 1.1 + 0.5 * len(methods)
+    side = 1.1 + _room(methods) + 0.5 * len(methods)
     figure = _figure(columns * side, lines * side)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, evaluator in zip(panels, evaluators, strict=False):
@@ -172,14 +177,23 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
                     panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
         panel.imshow(wins, cmap="RdBu", vmin=0, vmax=100)
         panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
-        panel.set_xticks(range(len(methods)), methods, rotation=90, fontsize=8)
-        panel.set_yticks(range(len(methods)), methods, fontsize=8)
+        panel.set_xticks(range(len(methods)), _short(methods), rotation=90, fontsize=8)
+        panel.set_yticks(range(len(methods)), _short(methods), fontsize=8)
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
     figure.suptitle(
         f"win rate of row over column in %; {model}, {prompt_set}; *: significant, (*) for these weights", fontsize=10
     )
     _save(figure, path)
+
+
+def _short(methods: Sequence[str]) -> list[str]:
+    return [shortened(method, MAX_LABEL) for method in methods]
+
+
+def _room(methods: Sequence[str]) -> float:
+    """Return the inches that names need beyond those of short names, or panels would vanish beside them."""
+    return LETTER * max(0, max(map(len, _short(methods))) - SHORT_LABEL)
 
 
 def evaluator_title(evaluator: tuple[str, str], shown: Sequence[tuple[str, str]]) -> str:
@@ -209,7 +223,7 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
         panel.tick_params(labelsize=8)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
     _save(figure, path)
 
@@ -238,7 +252,7 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
         panel.tick_params(labelsize=8)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("% won over the start", fontsize=9)
     _save(figure, path)

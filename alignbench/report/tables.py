@@ -6,7 +6,6 @@ and prompt set. The same inputs give the same bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,10 +22,11 @@ from alignbench.report.columns import (
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.human import VoteComparison, read_polls
+from alignbench.report.labels import recipe_labels
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
-from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 
@@ -45,6 +45,7 @@ class Tables:
         contenders: (model, prompt set, evaluator, version) -> whom the rows compare, base first, with their scores.
         over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
             p-values as tested.
+        labels: how each run is called in the tables, by the name of its folder.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
@@ -57,6 +58,7 @@ class Tables:
     starts: dict[tuple[str, str], bool]
     contenders: dict[tuple[str, str, str, str], list[Contender]]
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
+    labels: dict[str, str]
     diagnostics: list[TableRow] = field(default_factory=list)
 
     def write(self, root: Path) -> None:
@@ -70,7 +72,7 @@ class Tables:
 def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     """Build the tables of all runs under a results root; what a stage has not finished yet is left out."""
     folders = run_folders(root)
-    labels = recipe_labels([folder.manifest for folder in folders])
+    labels = recipe_labels(folders)
     cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
     for folder in folders:
         for entry in measurements(folder):
@@ -83,7 +85,8 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
-    tables = Tables([], [], [], {}, {}, {}, {}, {}, {})
+    of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs)
     resamplings = Resamplings(num_resamples)
     for key, entries in sorted(cells.items()):
         model, prompt_set, sampling_hash, *_ = key
@@ -134,22 +137,6 @@ def measurements(folder: RunFolder) -> list[Measurement]:
             )
         found.append(Measurement(manifest, sampling, parts[2], prompts, scores))
     return found
-
-
-def recipe_labels(manifests: Iterable[Manifest]) -> dict[tuple[str, str], str]:
-    """Name each (model, recipe): the method, with the recipe's hash where a model was trained by it in two ways."""
-    recipes: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for manifest in manifests:
-        recipes[manifest.model, manifest.method].add(manifest.recipe_hash)
-    labels = {}
-    for (model, method), hashes in recipes.items():
-        if method == BASE and len(hashes) > 1:
-            raise ResultsError(
-                f"model {model} has {len(hashes)} base runs with different configurations; keep one of their folders"
-            )
-        for recipe in hashes:
-            labels[model, recipe] = method if len(hashes) == 1 else f"{method}@{recipe[:8]}"
-    return labels
 
 
 def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) -> list[Contender]:

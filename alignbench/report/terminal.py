@@ -6,8 +6,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.display import TableSection, marks, median_text, notes, sections, significance, win_text
-from alignbench.report.hacking import Finding, findings
+from alignbench.report.display import (
+    TableSection,
+    marks,
+    median_text,
+    notes,
+    over_text,
+    sections,
+    significance,
+    win_text,
+)
+from alignbench.report.hacking import AboveData, FarFromTraining, Finding, SideEffect, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
@@ -27,6 +36,9 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
             console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
+    for effect in warnings(tables, manifest.model):
+        if manifest.run in _runs_of(tables, effect):
+            console.print(Text(str(effect), style="yellow"), width=max(100, console.width))
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
@@ -58,10 +70,19 @@ def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]
             end_section=evaluator in trainable[-1:],
         )
     yield table
+    over_start = {evaluator: section.over_start.get((first["method"], evaluator)) for evaluator in rows}
+    if start := next((row["method_b"] for row in over_start.values() if row), None):
+        table = Table(title=f"{first['method']} over its start, {start}", title_justify="left", width=100)
+        table.add_column("evaluator", no_wrap=True)
+        table.add_column("% won over the start [95 %]", justify="right", no_wrap=True)
+        for evaluator in [*trainable, *oracle]:
+            if (row := over_start[evaluator]) is not None:
+                table.add_row(section.head(evaluator), over_text(row))
+        yield table
     yield Text("\n".join(notes(rows.values())), style="dim")
 
 
-def _runs_of(tables: Tables, finding: Finding) -> list[str]:
+def _runs_of(tables: Tables, finding: Finding | FarFromTraining | AboveData | SideEffect) -> list[str]:
     key = (finding.model, finding.prompt_set, finding.method)
     rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == key)
     return [run for row in rows for run in row["run"].split()]

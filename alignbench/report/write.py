@@ -11,13 +11,18 @@ from alignbench.report.tables import Tables, build
 from alignbench.statistics.intervals import NUM_RESAMPLES
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.training_data import note_shared_data, reward_models_in
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     """Write leaderboard, win rates, ranking and diagnostics, pictures, and the page; return the tables.
 
-    Statistics of images that have none yet are measured on the way.
+    Statistics of images that have none yet are measured on the way. Runs that share training data with a reward model
+    of this root are noted as trained on it.
     """
+    reward_models = reward_models_in(root)
+    for folder in run_folders(root):
+        note_shared_data(folder, reward_models)
     tables = build(root, num_resamples)
     tables = replace(tables, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)

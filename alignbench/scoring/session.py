@@ -17,6 +17,7 @@ from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import finish, score
 from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.training_data import note_shared_data
 from alignbench.work_share import WorkShare
 
 
@@ -86,6 +87,7 @@ class Scoring:
         left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.network_pool, self.work_share)
         if self.accelerator.is_main_process:
             folder.update(calibration=self.calibration)
+            note_shared_data(folder, self.evaluators)
         return left
 
     def left(self) -> int:

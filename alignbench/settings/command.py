@@ -33,4 +33,14 @@ class Command(Section):
         "finishes last makes the tables. null: all.",
         expected="I/N with I from 1 to N, as in shard=1/4, or null",
     )
+    name: str | None = setting(
+        None,
+        "How tables, pictures and the page call the run; the folder and the weights do not depend on it. null: its "
+        "method. A later command with the same configuration can change it.",
+    )
+    real_images: str | None = setting(
+        None,
+        "Folder of real images with captions, or a list of them, as for model.folders. Those whose caption is an "
+        "evaluation prompt are scored as the row data of the tables. null: none.",
+    )
     results: str = setting("results", "Folder of runs and tables.")

@@ -25,8 +25,8 @@ class Model(Section):
     policy: str | None = setting(
         None,
         "Trained weights: a folder, a file or a hub id, in any layout of docs/models.md. A training method starts "
-        "from them, and they are its reference; method=base measures them. Win rates are still over the untouched "
-        "model. null: none.",
+        "from them, and they are its reference; method=base measures them. Win rates are over the untouched model, "
+        "and over these weights beside it. null: none.",
     )
     policy_revision: str | None = setting(None, "Commit, branch or tag, if the policy comes from the hub.")
     policy_trained_on: list[str] = setting(

@@ -53,6 +53,8 @@ class RewardTrain(Section):
     optimizer: dict[str, Any] = setting(REQUIRED, "The optimizer and its arguments. Set by optimizer=NAME.")
     logging_steps: Count = setting(10, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
-        200, "Updates between two checkpoints. A killed command loses at most that many. Does not change the weights."
+        20,
+        "Updates between two checkpoints; there is one after each evaluation as well. A killed command loses at most "
+        "that many. Does not change the weights.",
     )
     dataloader_num_workers: CountOrZero = setting(0, "Processes that read images. Does not change the weights.")

@@ -21,6 +21,7 @@ from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.training_data import data_of_run, write_training_data
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
 
@@ -108,11 +109,13 @@ def _open(
         devices=[device_name(accelerator.device)] * accelerator.num_processes,
     )
     if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
-        made_by = RunFolder(folder.path.resolve().parents[2]).manifest
+        maker = RunFolder(folder.path.resolve().parents[2])
+        made_by = maker.manifest
         seen = ("trained_on", "trained_prompt_sets")
         kept = (*seen, "budget", "selected_step", "selected_by", "weights_kind", "weight_distance")
         manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
         manifest.start_weights.update(made_by.start_weights)
+        write_training_data(run, data_of_run(maker))
     run.open(manifest)
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
     images = run.images(folder.prompt_set, SAMPLING)

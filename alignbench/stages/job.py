@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
@@ -47,9 +48,19 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.stages.real_images import open_real_images, real_records
+from alignbench.stages.start import display_name, measuring_start, start_run
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.training_data import (
+    data_of_run,
+    digests,
+    note_shared_data,
+    reward_models_in,
+    union,
+    write_training_data,
+)
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -109,6 +120,7 @@ class Job:
         self.folder = RunFolder(self.root / run_name(cfg))
         self.is_base = is_base(cfg)
         self.trains = trains(cfg)
+        self.start = start_run(cfg)
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
         self.told: list[str] = []  # what was said of the weights
@@ -120,6 +132,8 @@ class Job:
         self.scoring: Scoring | None = None
         if self.prompts is not None and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
+        if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
+            real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
         seen = self._evaluation_prompts_trained_on()
         self._open()
@@ -178,14 +192,15 @@ class Job:
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
-        seen = [*self.cfg.model.policy_trained_on, *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
+        seen = [*self._start_trained_on(), *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.labelled_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
+        training_data = self._training_data(terms)
         self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
         sources = [data, *(term.data for term in auxiliary)]
         validation = build_validation(
-            self.cfg, followed, sources, self.prompts, self.folder, self.accelerator, self.tracking
+            self.cfg, followed, sources, training_data, self.prompts, self.folder, self.accelerator, self.tracking
         )
         with float32_products(self.cfg.train.tf32):
             trained = train(
@@ -193,6 +208,7 @@ class Job:
             )
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
+            write_training_data(self.folder, training_data)
             self.folder.update(
                 budget=Budget(**trained.budget),
                 weight_distance=trained.weight_distance,
@@ -203,6 +219,7 @@ class Job:
                 fingerprints={"data": data.fingerprint}
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
+            note_shared_data(self.folder, reward_models_in(self.root))
             self.folder.complete("train", files=[self.folder.policy])
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -211,6 +228,7 @@ class Job:
         assert self.prompts is not None
         if not self.is_base:
             self._also_base("generate")
+        self._also_start("generate")
         if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
@@ -231,10 +249,13 @@ class Job:
         assert self.scoring is not None
         if not self.is_base:
             self._also_base("score")
+        self._also_start("score")
         if not self.trains and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
         self._leave(self.scoring.score(self.folder, images), "score")
+        if self.is_base and self.cfg.real_images is not None:
+            self._score_real_images()
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
@@ -279,6 +300,24 @@ class Job:
             told = {kind: asdict(one) for kind, one in cut.items()}
             self.folder.update(cut_prompts={**self.folder.manifest.cut_prompts, of: told})
 
+    def _also_start(self, stage: str) -> None:
+        """Do a stage of the run that measures `model.policy` first, where training started from it."""
+        if not self.trains or self.cfg.model.policy is None:
+            return
+        start = self._beside(measuring_start(self.cfg), "what training started from is measured first")
+        getattr(start, stage)()
+        if self.accelerator.is_main_process:
+            self.folder.update(start_run=start.folder.name)
+
+    def _score_real_images(self) -> None:
+        """Score real images of the prompts, as a row beside that of the base run."""
+        assert self.prompts is not None
+        assert self.scoring is not None
+        with self.accelerator.main_process_first():  # all processes write the same
+            folder, images = open_real_images(self.cfg, self.prompts, self._images)
+        self.console.print(f"  real images {len(images.records)} prompts of {self.cfg.real_images}")
+        self._leave(self.scoring.score(folder, images), "score")
+
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
         if num_images:
@@ -297,12 +336,16 @@ class Job:
 
     def _base(self) -> "Job":
         """Return the job of the base run, sharing what is already loaded."""
-        base = Job(base_of(self.cfg), self.accelerator, self.console)
-        base.prompts, base.scoring, base.sampling, base.told = self.prompts, self.scoring, self.sampling, self.told
-        if not base.folder.manifest_file.exists():
-            self.console.print(f"the base run is missing and is made first: {base.folder.path}")
-        base._open()
-        return base
+        return self._beside(base_of(self.cfg), "the base run is missing and is made first")
+
+    def _beside(self, cfg: DictConfig, told: str) -> "Job":
+        """Return the job of another run that is measured as this one; where it is new, that is told."""
+        other = Job(cfg, self.accelerator, self.console)
+        other.prompts, other.scoring, other.sampling, other.told = self.prompts, self.scoring, self.sampling, self.told
+        if not other.folder.manifest_file.exists():
+            self.console.print(f"{told}: {other.folder.path}")
+        other._open()
+        return other
 
     def _open(self) -> None:
         """Start the run folder, or check that what lies there belongs to this configuration."""
@@ -317,7 +360,7 @@ class Job:
                     config_hash=config_hash(self.cfg),
                     recipe_hash=recipe_hash(self.cfg),
                     start_weights=start,
-                    trained_on=list(self.cfg.model.policy_trained_on),
+                    trained_on=self._start_trained_on(),
                     package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
                     commit=commit(),
                     devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
@@ -328,8 +371,12 @@ class Job:
                     f"{self.folder.path} was made from weights of another {' and '.join(changed)}; give those back, "
                     "choose another results folder, or delete this one"
                 )
+            if self.accelerator.is_main_process and (name := display_name(self.cfg)) is not None:
+                self.folder.update(display_name=name)
             if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
-                self.folder.update(trained_on=list(self.cfg.model.policy_trained_on))
+                self.folder.update(trained_on=list(dict.fromkeys([*found.trained_on, *self._start_trained_on()])))
+                if self.start is not None:
+                    write_training_data(self.folder, data_of_run(self.start))
             if self.accelerator.is_main_process and not self.folder.config_file.exists():
                 write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
             self.folder.check_policy()  # also where its images are made already
@@ -377,6 +424,17 @@ class Job:
         for node in self.cfg.auxiliary.values():
             terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
         return terms
+
+    def _start_trained_on(self) -> list[str]:
+        """Return the evaluators that the start weights were trained on: what is typed, and what their run notes."""
+        known = [] if self.start is None else self.start.manifest.trained_on
+        return list(dict.fromkeys([*self.cfg.model.policy_trained_on, *known]))
+
+    def _training_data(self, terms: Sequence[Term]) -> np.ndarray:
+        """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
+        images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
+        rewards = [one.training_data for method, _ in terms for one in method.followed]
+        return union([*images, *rewards, *([] if self.start is None else [data_of_run(self.start)])])
 
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)

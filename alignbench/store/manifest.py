@@ -8,6 +8,9 @@ from typing import Any, Literal, Self
 from alignbench.errors import UserError
 
 SCHEMA_VERSION = 1
+# entries that may be absent
+YOUNGER = {"calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run"}
+DATA = "data"  # the method of real images, which no model made
 BASE = "base"  # the method of the untouched model, which all others are compared with
 
 
@@ -42,11 +45,14 @@ class Manifest:
 
     Attributes:
         run: name of the folder, `<method>-<model>-<hash>`.
+        display_name: how tables call the run; None for its method.
         seed: training seed; None for the untouched model.
         config_hash: of all that changes the weights, the seed included.
         recipe_hash: the same without the seed; runs that share it are repetitions of each other.
         fingerprints: of the data and prompts that were trained on, by name.
         start_weights: what training started from, with its revision or sha256.
+        start_run: name of the run that measures `model.policy`, what training started from; None where it started from
+            the untouched model. Tables compare the run with that one, too.
         trained_on: names of the evaluators whose score or labels the training saw.
         trained_prompt_sets: names of the prompt sets of which the training saw prompts.
         cut_prompts: prompts that are longer than the text encoders read, by prompt set or data and by the kind of the
@@ -70,6 +76,8 @@ class Manifest:
     recipe_hash: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     start_weights: dict[str, str] = field(default_factory=dict)
+    display_name: str | None = None
+    start_run: str | None = None
     package_versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     devices: list[str] = field(default_factory=list)
@@ -108,7 +116,7 @@ class Manifest:
         names = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
-        needed = names - {"calibration", "cut_prompts", "selected_by", "weight_distance"}  # younger than the others
+        needed = names - YOUNGER
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
         return cls(**{**values, "budget": Budget(**values["budget"])})

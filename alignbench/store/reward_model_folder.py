@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
@@ -20,6 +22,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICTURE = "reliability.png"
 LOG = "train.jsonl"
+TRAINING_DATA = "training_data.npy"  # digests of what it learned from, see alignbench.store.training_data
+RANGE = "training_features.safetensors"  # where the features of its training images lie
+DISTANCE = "_distance"  # at the end of the name of the evaluator that measures how far images are from these
 
 
 @dataclass(frozen=True)
@@ -133,3 +138,44 @@ def tensor_bytes(folder: Path) -> int:
 def weights_digest(folder: Path) -> str:
     """Return the digest of the tensors of a trained judge."""
     return file_digest(Path(folder) / WEIGHTS)
+
+
+@dataclass(frozen=True)
+class FeatureRange:
+    """Where the features of a judge's training images lie.
+
+    Attributes:
+        mean, std: of each feature over the training images, [D]; tokens are averaged first.
+        limit: distance that 1 % of the images of other pairs exceed, [].
+    """
+
+    mean: Tensor
+    std: Tensor
+    limit: Tensor
+
+    @classmethod
+    def of(cls, trained: Tensor, others: Tensor) -> Self:
+        """Measure it by the pooled features of training images, [N, D], and of images of other pairs, [M, D]."""
+        unscaled = cls(trained.mean(dim=0), trained.std(dim=0).clamp(min=1e-6), torch.ones(()))
+        return cls(unscaled.mean, unscaled.std, unscaled.distance(others).quantile(0.99))
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Return how far images are, [N], float32, by their features, [N, D] or [N, T, D]; 1 is the limit."""
+        pooled_features = pooled(features).float()
+        far = (pooled_features - self.mean.to(features.device)) / self.std.to(features.device)
+        return far.square().mean(dim=-1).sqrt() / self.limit.to(features.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is kept of it."""
+        return {"mean": self.mean, "std": self.std, "limit": self.limit}
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Return one vector an image, [N, D], of features [N, D] or tokens [N, T, D]."""
+    return features if features.ndim == 2 else features.mean(dim=1)
+
+
+def read_range(folder: Path) -> FeatureRange | None:
+    """Return where the features of a judge's training images lie; None for a judge of version 0.1.0."""
+    file = Path(folder) / RANGE
+    return FeatureRange(**load_file(file)) if file.exists() else None

@@ -19,7 +19,8 @@ import numpy as np
 from alignbench.files import write_csv
 from alignbench.report.columns import TableRow
 from alignbench.report.human import compare_votes
-from alignbench.report.tables import measurements, recipe_labels
+from alignbench.report.labels import recipe_labels
+from alignbench.report.tables import measurements
 from alignbench.statistics import intervals
 from alignbench.statistics.intervals import Estimate
 from alignbench.statistics.significance import holm
@@ -88,7 +89,7 @@ def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
     """Count the votes of a study so far."""
     questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)
-    labels = recipe_labels([run.manifest for run in run_folders(folder.root)])
+    labels = recipe_labels(run_folders(folder.root))
     methods = {run: labels[one.model, one.recipe_hash] for run, one in folder.manifests.items()}
     left_out = {one.rater: one.left_out for one in counted.attention}
     code = {one.rater: one.code for one in counted.attention}

@@ -21,7 +21,7 @@ from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
 from alignbench.reward_model import RewardModel
-from alignbench.store.reward_model_folder import LOG
+from alignbench.store.reward_model_folder import LOG, pooled
 from alignbench.train_reward.measure import log_loss
 from alignbench.train_reward.pairs import PairSplit, Reader
 from alignbench.training.checkpoint import Checkpoints, Counters
@@ -181,7 +181,9 @@ def fit(
             if accelerator.is_main_process:
                 append_json_lines(log, [{"step": progress.step, **metrics}])
         progress.train_seconds = time.monotonic() - began
-        if checkpoints.due(progress.step, settings.checkpointing_steps) and not is_last:
+        # the best weights are a part of the checkpoint: what was found best is never lost
+        is_due = "validation_loss" in metrics or checkpoints.due(progress.step, settings.checkpointing_steps)
+        if is_due and not is_last:
             checkpoints.save(progress.step)
     bar.close()
     best.give_back()
@@ -217,3 +219,19 @@ def predict(
     for place, margin in gather_object(found):
         margins[place] = margin
     return margins
+
+
+@torch.no_grad()
+def pooled_features(
+    reward_model: RewardModel, reader: Reader, rows: list[int], batch_size: int, device: torch.device
+) -> Tensor:
+    """Return one vector of features for each image of some pairs, [2 * N, D], float32, on the CPU."""
+    was_training = reward_model.training
+    reward_model.eval()
+    found = []
+    for batch in reader.read(rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
+        images = batch.to(device).images
+        features = images if reward_model.frozen_features else reward_model.image_features(images)
+        found.append(pooled(features).float().cpu())
+    reward_model.train(was_training)
+    return torch.cat(found)

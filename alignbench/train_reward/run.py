@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from omegaconf import DictConfig
 from rich.console import Console
+from safetensors.torch import save
 from transformers.utils import logging as transformers_logging
 
 from alignbench.configuration.build import build, resolve_all
@@ -24,10 +26,20 @@ from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
 from alignbench.reward_model import RewardModelRecipe
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.reward_model_folder import CONFIG, LOG, PICTURE, RewardModelRecord, write_reward_model
+from alignbench.store.reward_model_folder import (
+    CONFIG,
+    LOG,
+    PICTURE,
+    RANGE,
+    TRAINING_DATA,
+    FeatureRange,
+    RewardModelRecord,
+    write_reward_model,
+)
+from alignbench.store.training_data import digests, encoded, union
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
-from alignbench.train_reward.fit import fit, predict
+from alignbench.train_reward.fit import fit, pooled_features, predict
 from alignbench.train_reward.measure import Figures, best_scale, calibration, measure
 from alignbench.train_reward.pairs import PairSplit, make_reader
 from alignbench.train_reward.picture import reliability
@@ -115,6 +127,8 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     heldout = [prompts[row] for row in split.heldout]
     figures = measure(margins, probability[split.heldout], heldout, law)
 
+    read = partial(pooled_features, reward_model, reader, batch_size=batch_size, device=accelerator.device)
+    seen_range = FeatureRange.of(read(split.train), read([*split.validation, *split.heldout]))
     record = RewardModelRecord(
         name=name,
         judge=reward_model.description(),
@@ -134,7 +148,15 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
         commit=commit(),
     )
     if accelerator.is_main_process:
-        files = {PICTURE: reliability(figures.calibration, name), LOG: (work / LOG).read_bytes()}
+        seen = [pairs[row] for row in (*split.train, *split.validation)]
+        images = data.identities_of({key for pair in seen for key in (pair.key_w, pair.key_l)})
+        training_data = union([digests(images), made_from.start.training_data])
+        files = {
+            PICTURE: reliability(figures.calibration, name),
+            LOG: (work / LOG).read_bytes(),
+            TRAINING_DATA: encoded(training_data),
+            RANGE: save(seen_range.tensors()),
+        }
         write_reward_model(folder, reward_model, record, files)
         shutil.rmtree(work)
         _report(record, figures, before, folder, console)

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
@@ -32,6 +33,7 @@ from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
 from alignbench.store.scores import Scores
+from alignbench.store.training_data import share_data
 from alignbench.training.tracking import Tracking
 from alignbench.work_share import WorkShare
 
@@ -242,6 +244,7 @@ def build_validation(
     cfg: DictConfig,
     followed: Sequence[str],
     data: Sequence[DataSource],
+    training_data: np.ndarray,
     evaluated: PromptSet | None,
     folder: RunFolder,
     accelerator: Accelerator,
@@ -252,6 +255,7 @@ def build_validation(
     Args:
         followed: evaluators whose scores training follows. Those who judged its data may choose, on other prompts.
         data: what is trained on.
+        training_data: its digests; see `alignbench.store.training_data`.
         evaluated: the prompts of the evaluation in the end, where there is one.
 
     Raises:
@@ -264,6 +268,11 @@ def build_validation(
     select = [evaluators[key].name for key in settings.select or ()]
     if told := [name for name in select if name in followed]:
         raise UserError(f"validation.select={told[0]} is what training follows; choose evaluators that it does not")
+    sharing = {one.name for one in evaluators.values() if share_data(one.training_data, training_data)}
+    if told := [name for name in select if name in sharing]:
+        raise UserError(
+            f"validation.select={told[0]} learned from data of this training; choose evaluators that did not"
+        )
     prompts = build(settings.prompts)
     for source in data:
         if shared := overlap(source.prompts, prompts):

@@ -215,7 +215,11 @@ def leaves(node, prefix=""):
 @cache
 def options(preset):
     """Return the options of a file in conf/method, with what it inherits: those that no model changes."""
-    values = OmegaConf.to_container(configuration(preset, "images").method)
+    method = configuration(preset, "images").method
+    values = OmegaConf.to_container(method)
+    for key, value in values.items():
+        if str(value).startswith("${oc.create:"):  # a value of the file itself, marked as untyped
+            values[key] = list(method[key])
     return {key: child for key, child in leaves(values) if key != "name"}
 
 

@@ -23,7 +23,14 @@ from functools import cached_property
 from pathlib import Path
 
 from alignbench.data.existing_images.labels import distinct_labels, path_labels
-from alignbench.data.existing_images.lists import LIST_SUFFIXES, OWN, is_run, read_image_list, read_json
+from alignbench.data.existing_images.lists import (
+    LIST_SUFFIXES,
+    OWN,
+    id_of_text,
+    is_run,
+    read_image_list,
+    read_json,
+)
 from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
 from alignbench.errors import UserError
 from alignbench.images import SUFFIXES
@@ -95,15 +102,26 @@ class _Found:
 def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
     """Read the folders to compare; the first one is the base.
 
+    Folders of one prompt set are paired by the ids of its prompts. All others, such as a run and a list of photographs,
+    are paired by the texts of their prompts.
+
     Raises:
         UserError: there are no folders, one cannot be read, or they share no prompt.
     """
     if not paths:
         raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
-    first, *others = folders = read_image_folders([str(path) for path in paths])
+    folders = _read_all([str(path) for path in paths])
+    same_set = len({folder.prompt_set for folder in folders}) == 1
+    if not same_set or not all(folders[0].images & folder.images for folder in folders[1:]):
+        folders = [_by_text(folder) for folder in folders]
+    _refuse_different_texts(folders)
+    first, *others = folders
     for folder in others:
         if not first.images & folder.images:
-            raise UserError(f"{first.path} and {folder.path} share no prompt; give images of the same prompts")
+            raise UserError(
+                f"{first.path} and {folder.path} share no prompt, neither by its id nor by its text; give images of "
+                "the same prompts"
+            )
         if folder.label == BASE:
             raise UserError(f"{folder.path} is the base, with which others are compared; give it as the first folder")
     return folders
@@ -125,6 +143,14 @@ def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
         UserError: a path has no known layout or is given twice, a list is damaged or names an image that does not
             exist, or the folders are of different prompt sets.
     """
+    folders = _read_all(paths)
+    _refuse_different_sets(folders)
+    _refuse_different_texts(folders)
+    return folders
+
+
+def _read_all(paths: Sequence[str]) -> list[ImageFolder]:
+    """Read folders and give them distinct labels; their prompts may differ."""
     found = [_read(path) for path in paths]
     given: dict[Path, str] = {}
     for path, one in zip(paths, found, strict=True):
@@ -139,10 +165,7 @@ def read_image_folders(paths: Sequence[str]) -> list[ImageFolder]:
         for one in found
     ]
     labels = distinct_labels(choices, [bool(one.labels) for one in found])
-    folders = [replace(one.folder, label=label) for one, label in zip(found, labels, strict=True)]
-    _refuse_different_sets(folders)
-    _refuse_different_texts(folders)
-    return folders
+    return [replace(one.folder, label=label) for one, label in zip(found, labels, strict=True)]
 
 
 # ---- layouts
@@ -306,6 +329,24 @@ def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> Ima
 
 
 # ---- comparison of folders
+
+
+def _by_text(folder: ImageFolder) -> ImageFolder:
+    """Return the same images with ids made from the texts of their prompts; prompts of one text become one."""
+    merged: dict[str, PromptRecord] = {}
+    for record in folder.records:
+        prompt_id = id_of_text(record.prompt)
+        before = merged.setdefault(prompt_id, replace(record, prompt_id=prompt_id, images=()))
+        merged[prompt_id] = replace(before, images=before.images + record.images)
+    records = tuple(merged.values())
+    sampling = replace(
+        folder.sampling,
+        prompt_set=OWN,
+        num_images_per_prompt=max(len(record.images) for record in records),
+        full_size=len(records),
+        subset=False,
+    )
+    return replace(folder, prompt_set=OWN, records=records, sampling=sampling)
 
 
 def _refuse_different_sets(folders: Sequence[ImageFolder]) -> None:

@@ -53,7 +53,7 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     else:
         if shipped := _shipped(texts):
             return shipped, _numbered(shipped, texts, images)
-        ids = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
+        ids = [id_of_text(text) for text in texts]
 
     first: dict[str, tuple[str, Prompt]] = {}
     of_prompt: defaultdict[str, list[str]] = defaultdict(list)
@@ -71,6 +71,11 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
             )
         of_prompt[prompt_id].append(image)
     return PromptSet(OWN, tuple(prompt for _, prompt in first.values()), len(first)), of_prompt
+
+
+def id_of_text(prompt: str) -> str:
+    """Return the id of a prompt that has no other: it depends on the text alone."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
 def read_json(path: Path) -> Any:

@@ -157,6 +157,11 @@ class ShapesData(PairSource):
     def image(self, key: str) -> TrainingImage:
         return self.candidates.image(key)
 
+    def identity(self, key: str) -> str:
+        """Return what the image is drawn from, which data with other pairs or votes may have as well."""
+        drawn, number = self.candidates, int(key.split("-")[0])
+        return f"shapes/{drawn.seed}/{drawn.fault_share}/{drawn.dirt_share}/{drawn.prompt(number)}/{key}"
+
     def law(self, pair: Pair) -> float:
         features_w, features_l = self.candidates.features(pair.key_w), self.candidates.features(pair.key_l)
         return float(self.annotators.preference_probability(features_w, features_l))

@@ -6,7 +6,7 @@ from alignbench.report.columns import TableRow
 from alignbench.report.curves import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
 from alignbench.report.display import Grid, TableSection, number, stars
-from alignbench.report.hacking import findings
+from alignbench.report.hacking import all_clear, findings, warnings
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE
@@ -34,6 +34,8 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
     return {
         "flags": [str(finding) for finding in findings(tables, *key)],
+        "sideEffects": [str(one) for one in warnings(tables, *key)],
+        "allClear": all_clear(tables, *key),
         "diagnostics": [plot for plot in plots if plot],
         "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["run", "%"], weights)),
     }

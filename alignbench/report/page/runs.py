@@ -17,8 +17,14 @@ MAX_POINTS = 400  # of a curve; longer ones are thinned
 Facts = list[tuple[str, str]]
 
 
-def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[TableRow] = ()) -> dict[str, Any]:
-    """Return what the page knows of a run at once, and where it finds the rest."""
+def run_entry(
+    folder: RunFolder, store: Store, diagnostics: Sequence[TableRow] = (), label: str | None = None
+) -> dict[str, Any]:
+    """Return what the page knows of a run at once, and where it finds the rest.
+
+    Args:
+        label: how tables call the run; None for its method.
+    """
     manifest = folder.manifest
     curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
     rest = {
@@ -32,7 +38,7 @@ def run_entry(folder: RunFolder, store: Store, diagnostics: Sequence[TableRow] =
     }
     return {
         "run": manifest.run,
-        "method": manifest.method,
+        "method": label or manifest.method,
         "model": manifest.model,
         "seed": manifest.seed,
         "curves": bool(curves),

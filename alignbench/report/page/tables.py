@@ -19,6 +19,7 @@ from alignbench.report.display import (
     percent,
     published_grid,
     significance,
+    start_grid,
     strength_text,
     win_text,
 )
@@ -62,6 +63,7 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
         ],
         "published": _published(section),
         "publishedTable": _grid(published_grid(section)) if section.matches else None,
+        "startTable": _grid(start_grid(section)) if section.over_start else None,
         "cost": _grid(cost_grid(section)),
         "notes": grid_notes(section),
         "groups": store.script(f"groups-{section.model}-{section.prompt_set}", groups) if groups else None,

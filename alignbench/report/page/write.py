@@ -40,7 +40,9 @@ def write_page(root: Path, tables: Tables) -> Path:
                 }
                 for section in sections(tables)
             ],
-            "runs": [run_entry(folder, store, tables.diagnostics) for folder in run_folders(root)],
+            "runs": [
+                run_entry(folder, store, tables.diagnostics, tables.labels[folder.name]) for folder in run_folders(root)
+            ],
             "sprite": {"columns": COLUMNS, "rows": ROWS},
         }
         draw_all(store, jobs)

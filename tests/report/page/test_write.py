@@ -285,10 +285,12 @@ def test_reward_hacking_is_said_and_drawn_and_validation_has_its_curves(small_ta
 
 def test_where_nobody_hacks_the_page_says_so(world, window, expect):
     world.run("base", [1, 2, 3, 4])
-    world.run("sft", [2, 3, 4, 5])
+    for evaluator, trained_on in (("clip", ["clip"]), ("aesthetic", ["clip"])):
+        world.run("base", [1, 2, 3, 4], evaluator=evaluator)
+        world.run("sft", [2, 3, 4, 5], evaluator=evaluator, trained_on=trained_on)
     path, _ = made(world.root)
     page = opened(window, path, "view=hacking")
-    expect(page.locator(".calm")).to_contain_text("No method gains by what it trained on")
+    expect(page.locator(".calm")).to_contain_text("No reward hacking found for sft")
     expect(page.locator(".flag")).to_have_count(0)
 
 

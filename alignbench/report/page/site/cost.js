@@ -141,7 +141,7 @@ const cost = (() => {
         if (Math.abs(other.left - left) < 60 && top - other.top < 13) top = other.top + 13;
       }
       placed.push({ left, top });
-      return s("text", { class: "halo", x: left, y: top }, point.method);
+      return s("text", { class: "halo", x: left, y: top }, short(point.method));
     });
   }
 

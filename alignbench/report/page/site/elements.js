@@ -55,6 +55,14 @@ function segments(label, key, choices, chosen, onChange) {
   );
 }
 
+/** Cut the middle out of a long name: both ends tell it apart. The whole name belongs into a title beside it. */
+function short(name, limit = 24) {
+  const letters = [...name];
+  if (letters.length <= limit) return name;
+  const end = Math.floor((limit - 1) / 2);
+  return [...letters.slice(0, limit - 1 - end), "…", ...letters.slice(letters.length - end)].join("");
+}
+
 /** Return the parts of a figure as the tables write it, `21.40 [21.27, 21.53]`, with the interval on its own. */
 function figure(text, stars = "", marks = []) {
   const [, value, interval, rest] = text.match(/^([^[]*?)(?: (\[[^\]]*\]))?( .*)?$/);

@@ -45,7 +45,7 @@ const hacking = (() => {
       return s(
         "g",
         { class: row.stars.startsWith("*") ? "significant" : "undecided" },
-        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, row.method),
+        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, short(row.method, 14)),
         row.low !== null && s("line", { class: "interval-line", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         s("circle", { cx: x(row.value), cy: y, r: 4.5 }),
         s("text", { class: "figure", x: left + width + 12, y: y + 4 }, [row.text, row.stars].join(" ")),

@@ -88,7 +88,7 @@ const images = (() => {
       "div",
       { class: "line line-head" },
       h("span", {}, `${section.model}, ${section.promptSet}`),
-      columns.map((column) => h("b", {}, column.name)),
+      columns.map((column) => h("b", { title: column.name }, short(column.name))),
     );
     browser.list = h("div", { class: "browser" }, head, browser.lineBox);
     browser.list.style.setProperty("--methods", columns.length);
@@ -172,7 +172,7 @@ const images = (() => {
   }
 
   function offer(now, names, method, against) {
-    const named = names.map((name) => [name, name]);
+    const named = names.map((name) => [name, short(name)]);
     const change = (key) => (value) => state.change({ [key]: value });
     browser.options.replaceChildren(
       ...[

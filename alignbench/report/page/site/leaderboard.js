@@ -29,6 +29,7 @@ const leaderboard = (() => {
         sectionHeading(section),
         flagList(section),
         sortableTable({ caption, ...grid(section, columns) }, now),
+        section.startTable && plainTable(section.startTable),
         publishedTable(section),
       );
     });

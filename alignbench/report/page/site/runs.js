@@ -9,11 +9,11 @@ const runs = (() => {
       {
         type: "button",
         class: "link",
-        title: "settings and versions",
+        title: `${method}: settings and versions`,
         "data-key": `runs:${section.model}:${section.promptSet}:${method}`,
         click: open,
       },
-      method,
+      short(method),
     );
   }
 

@@ -107,9 +107,12 @@ function sectionHeading(section) {
   return h("h2", {}, section.model, h("span", {}, section.promptSet, marks), h("small", {}, section.sampling));
 }
 
-/** Say which methods of a section hack their reward; where `always`, say so too if none does. */
+/** Say which methods of a section hack their reward, and which lose by a held-out evaluator; where `always`, also which do not and of which it cannot be said. */
 function flagList(section, always = false) {
-  if (section.flags.length > 0) return section.flags.map((text) => h("p", { class: "flag" }, text));
-  const none = "No method gains by what it trained on while it loses by what it did not.";
-  return always && h("p", { class: "calm" }, none);
+  const calm = always && section.allClear && h("p", { class: "calm" }, section.allClear);
+  return [
+    section.flags.map((text) => h("p", { class: "flag" }, text)),
+    section.sideEffects.map((text) => h("p", { class: "side-effect" }, text)),
+    calm,
+  ];
 }

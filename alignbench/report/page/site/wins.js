@@ -49,7 +49,7 @@ const wins = (() => {
       return s(
         "g",
         { class: kind },
-        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, row.method),
+        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, short(row.method, 14)),
         low !== null && s("line", { class: "interval-line", x1: x(low), x2: x(high), y1: y, y2: y }),
         s("circle", { cx: x(value), cy: y, r: 4.5 }),
         s(
@@ -83,13 +83,13 @@ const wins = (() => {
       "tr",
       {},
       h("td", {}),
-      methods.map((method) => h("th", { scope: "col" }, method)),
+      methods.map((method) => h("th", { scope: "col", title: method }, short(method))),
     );
     const body = methods.map((a) =>
       h(
         "tr",
         {},
-        h("th", { scope: "row" }, a),
+        h("th", { scope: "row", title: a }, short(a)),
         methods.map((b) =>
           matrixCell(
             pairs.find((win) => win.a === a && win.b === b),

@@ -1,0 +1,117 @@
+"""How tables call a run: by its name or method, and by what differs where there are several recipes of one."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
+from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.run_folder import RunFolder
+from alignbench.text import shortened
+
+PARTS = ("train", "method", "data", "auxiliary", "validation", "model")  # of a configuration, the telling first
+SHORT = {"learning_rate": "lr", "max_train_steps": "steps", "total_batch_size": "batch", "num_pairs": "pairs"}
+# `model.adapter` repeats what the keys of the model say
+HIDDEN = (*(f"train.{key}" for key in NOT_IN_HASH), *(f"model.{key}" for key in MODEL_NOT_IN_HASH), "model.adapter")
+MAX_DIFFERENCES = 3  # of two recipes that a label shows; where there are more, the recipe's hash follows
+MAX_VALUE = 24  # characters
+
+Recipe = tuple[str, str]  # model and hash of the recipe
+
+
+def recipe_labels(folders: Iterable[RunFolder]) -> dict[Recipe, str]:
+    """Name each (model, recipe): by the name of its runs, else by the method.
+
+    Recipes of one method on one model are told apart by the settings that differ, as in `dpo lr=1e-4`, and by the
+    recipe's hash where these are many or unknown. A label depends on the recipes alone, not on their order.
+
+    Raises:
+        ResultsError: a model has two base runs.
+    """
+    runs: dict[Recipe, list[RunFolder]] = defaultdict(list)
+    for folder in folders:
+        manifest = folder.manifest
+        runs[manifest.model, manifest.recipe_hash].append(folder)
+    manifests = {recipe: [folder.manifest for folder in of] for recipe, of in runs.items()}
+    same_name: dict[tuple[str, str], list[Recipe]] = defaultdict(list)
+    for recipe, of in sorted(manifests.items()):
+        same_name[recipe[0], _name(of)].append(recipe)
+    labels = {}
+    for (model, name), recipes in same_name.items():
+        if name == BASE and len(recipes) > 1:
+            raise ResultsError(
+                f"model {model} has {len(recipes)} base runs with different configurations; keep one of their folders"
+            )
+        differences = _differences([runs[recipe][0] for recipe in recipes]) if len(recipes) > 1 else [""]
+        for recipe, difference in zip(recipes, differences, strict=True):
+            unknown = len(recipes) > 1 and differences.count(difference) > 1
+            hashed = f"@{recipe[1][:8]}" if unknown or difference.endswith("...") else ""
+            labels[recipe] = f"{name}{difference and ' '}{difference.removesuffix(' ...')}{hashed}"
+    return labels
+
+
+def _name(manifests: list[Manifest]) -> str:
+    """Return the name that was given to runs of one recipe, else their method."""
+    return next((one.display_name for one in manifests if one.display_name is not None), manifests[0].method)
+
+
+def _differences(folders: list[RunFolder]) -> list[str]:
+    """Return what differs between recipes, one text a recipe: ends in ` ...` where it is not all, empty if unknown."""
+    found = [_settings(folder) for folder in folders]
+    if not all(found):
+        return [""] * len(found)
+    keys = list(dict.fromkeys(key for settings in found for key in settings))
+    differing = [key for key in keys if any(settings.get(key) != found[0].get(key) for settings in found)]
+    # data of another name differ in all else, too: the name stands for all of it
+    named = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
+    told = [key for key in differing if key.removesuffix("name") in named or not key.startswith(named)]
+    shown = told[:MAX_DIFFERENCES]
+    ends = " ..." if len(told) > len(shown) else ""
+    return [" ".join(_told(key, settings[key]) for key in shown if key in settings) + ends for settings in found]
+
+
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    """Return the settings of a run that change its weights, by their full keys; none where they are unknown."""
+    if not folder.config_file.exists():
+        return {}
+    config = OmegaConf.to_container(OmegaConf.load(folder.config_file))
+    if not isinstance(config, dict) or "train" not in config:
+        return {}  # of images that existed already
+    if not (config.get("validation") or {}).get("every"):
+        config["validation"] = None  # nobody looks, so nobody chooses among weights
+    parts = ({part: config[part]} for part in PARTS if config.get(part))
+    flat = {key: value for part in parts for key, value in _flat(part)}
+    hidden = tuple(f"{key}." for key in HIDDEN)
+    return {
+        key: value for key, value in flat.items() if not f"{key}.".startswith(hidden) and not key.endswith("._target_")
+    }
+
+
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the full key and the value of each leaf, the learning rate first."""
+    for key, value in sorted(values.items(), key=lambda item: (item[0] != "learning_rate", item[0])):
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _told(key: str, value: Any) -> str:
+    """Write a setting as in `lr=1e-4`; the name of a part as in `data=local`."""
+    *parts, last = key.split(".")
+    return f"{parts[-1] if last == 'name' else SHORT.get(last, last)}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """Write a value without blanks: numbers shortest, a path by its last part."""
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        mantissa, _, exponent = f"{value:e}".partition("e")
+        scientific = f"{float(mantissa):g}e{int(exponent)}"
+        return scientific if value and not 1e-3 <= abs(value) < 1e5 else f"{value:g}"
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return shortened(str(value).rstrip("/").rpartition("/")[2].replace(" ", "_"), MAX_VALUE)
