@@ -55,9 +55,10 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
     if rows:
         written = path.stat().st_mtime_ns
         touched = [there[key] for key in there.keys() & rows if there[key].path.stat().st_ctime_ns > written]
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(_unchanged, touched))
-        os.utime(path)  # the next report need not read them again
+        if touched:
+            with ThreadPoolExecutor(num_threads) as pool:
+                list(pool.map(_unchanged, touched))
+            os.utime(path)  # the next report need not read them again
     label = f"statistics of {path.parents[2].name}"
     # decoding and array operations let other threads work
     with (
