@@ -61,7 +61,8 @@ def test_a_run_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatc
 def test_a_judge_keeps_its_name_when_a_class_of_its_configuration_moves(monkeypatch):
     before = composed(["judge=head"], "train_reward")
     name = reward_model_name(before)
-    after = composed(["judge=head", "data._target_=alignbench.elsewhere.Pairs"], "train_reward")
+    after = before.copy()
+    OmegaConf.update(after, "data._target_", "alignbench.elsewhere.Pairs")
     assert reward_model_name(after) != name
     rename(monkeypatch, {"alignbench.elsewhere.Pairs": before.data._target_})
     assert reward_model_name(after) == name

@@ -71,9 +71,16 @@ def _parse(overrides: list[str]) -> list[Override]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
+    """Let Hydra compose from our tree; within a job, that of the job comes back afterwards."""
+    state = GlobalHydra.instance()
+    of_job = state.hydra
+    state.clear()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            yield
+    finally:
+        state.clear()
+        state.hydra = of_job
 
 
 def _sweep(parsed: list[Override]) -> list[list[str]]:

@@ -3,8 +3,8 @@
 import pytest
 
 from alignbench.configuration.build import run_name
-from alignbench.configuration.checks import _check_control_words as check_control_words
 from alignbench.configuration.compose import composed
+from alignbench.configuration.data_checks import check_control_words
 from alignbench.errors import UserError
 
 
