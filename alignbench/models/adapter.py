@@ -1,12 +1,9 @@
 """The one interface between methods and model families."""
 
-import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +15,9 @@ from alignbench.diffusion.schedule import NoiseSchedule
 from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
-from alignbench.models.quantised import quantise_blocks
+from alignbench.models.policy import Policy
 from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_published, scheduler_name
-from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
-from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
 from alignbench.models.weights.without_weights import is_without_weights
 
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
@@ -69,7 +64,7 @@ class Trajectory:
     noisy_latents: list[Tensor]
 
 
-class ModelAdapter(LatentSpace):
+class ModelAdapter(LatentSpace, Policy):
     """A text-to-image model: the only thing that knows one family from another.
 
     Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network
@@ -445,105 +440,9 @@ class ModelAdapter(LatentSpace):
         """Undo `pack` of latents of this height and width."""
         return packed
 
-    # ---- training
-
-    def prepare_training(
-        self,
-        tuning: Literal["full", "lora"],
-        rank: int,
-        alpha: float,
-        weights_dtype: str | None = None,
-        base_bits: int | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """Make the policy trainable: all its weights, or adapters on its linear layers that start as the identity.
-
-        Adapters loaded before become part of the start. New ones are float32 whatever the network's dtype: updates of
-        the usual size would be rounded away in half precision.
-
-        Args:
-            weights_dtype: name of the dtype that the network is held in; None leaves it as it is.
-            base_bits: what adapters' frozen base is quantised to, as by `quantise_blocks`; None leaves it as it is.
-            device: where that is done; where the network lies, by default.
-        """
-        self.fold_adapters()
-        if weights_dtype is not None:
-            nn.Module.to(self.denoiser, getattr(torch, weights_dtype))
-        if base_bits is not None:
-            quantise_blocks(self.denoiser, base_bits, device)
-        if tuning == "full":
-            self.denoiser.requires_grad_(True)
-            return
-        from peft import LoraConfig
-
-        settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": self.lora_targets}
-        self.denoiser.add_adapter(LoraConfig(**settings))
-        policy_files.widen_adapters(self.denoiser)
-
     def enable_checkpointing(self, network: bool, decoder: bool) -> None:
         """Compute activations of the network or the VAE's decoder anew in the backward pass, not keeping them."""
         if network:
             self.denoiser.enable_gradient_checkpointing()
         if decoder:
             self.loss_vae.enable_gradient_checkpointing()
-
-    @property
-    def is_lora(self) -> bool:
-        """Whether the policy is the frozen start with adapters on it."""
-        return policy_files.has_adapters(self.denoiser)
-
-    def fold_adapters(self) -> None:
-        """Make adapters part of the weights: what follows (training, a loaded policy) starts from their sum."""
-        if self.is_lora:
-            self.denoiser.fuse_lora()
-            self.denoiser.unload_lora()
-
-    def make_reference(self) -> None:
-        """Keep the start for `reference()`. Free for adapters (they are switched off); a frozen copy otherwise."""
-        if not self.is_lora:
-            self.reference_network = copy.deepcopy(self.denoiser).requires_grad_(False)
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Let `predict` and `sample` answer for the frozen start instead of the policy."""
-        if self.is_lora:
-            self.denoiser.disable_adapters()
-            try:
-                yield
-            finally:
-                self.denoiser.enable_adapters()
-            return
-        if self.reference_network is None:
-            raise RuntimeError("this run keeps no reference; a method that uses one sets needs_reference")
-        policy, self.policy = self.policy, self.reference_network
-        try:
-            yield
-        finally:
-            self.policy = policy
-
-    # ---- weights on disk
-
-    def save_policy(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the trained weights as diffusers loads them: a network folder, or pytorch_lora_weights.safetensors.
-
-        Args:
-            weights: those of the denoiser by name, where the network itself has no more than shards of them.
-        """
-        policy_files.save_policy(self.pipeline, self.denoiser_name, folder, weights)
-
-    def comfyui_keys(self) -> dict[str, Tensor]:
-        """Return the policy's adapters under keys that ComfyUI reads, and diffusers too."""
-        return diffusers_keys(self.denoiser_name, adapters_of(self.denoiser))
-
-    def load_policy(self, path: Path | str, revision: str | None = None) -> None:
-        """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
-
-        Args:
-            path: a folder or file, or a hub id.
-            revision: commit, branch or tag on the hub.
-
-        Raises:
-            UserError: if there are none, or a tensor is missing, left over or of another shape.
-        """
-        original = self.single_file_keys.get(self.denoiser_name, ())
-        policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision, original)

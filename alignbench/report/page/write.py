@@ -16,8 +16,8 @@ from alignbench.store.run_folder import run_folders
 
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
-    "elements", "report", "state", "table", "charts", "curves", "runs", "leaderboard", "wins", "groups", "cost",
-    "training", "hacking", "prompt", "images", "main",
+    "elements", "report", "state", "table", "charts", "curves", "views/runs", "views/leaderboard", "views/wins",
+    "views/groups", "views/cost", "views/training", "views/hacking", "prompt", "views/images", "main",
 )  # fmt: skip
 
 
