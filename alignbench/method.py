@@ -55,7 +55,7 @@ class Method(ABC, Generic[BatchT]):
             data as they are.
         scorer: evaluator whose scores of the training images the method reads, as a `PairBatch` carries them. They are
             computed once, before training.
-        reward_calls: images that the method's rewards have judged so far, in this process.
+        reward_calls: images that the method's rewards have scored so far, in this process.
     """
 
     name: str

@@ -282,8 +282,8 @@ def build_validation(
             )
     if evaluated is not None and (shared := overlap(evaluated.texts, prompts)):
         raise UserError(
-            f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={evaluated.name}, so what "
-            "judges the weights would choose them; choose other prompts for validation"
+            f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={evaluated.name}, which "
+            "measure the weights at the end; choose other prompts for validation"
         )
     sampling = Sampling(settings.num_inference_steps, settings.guidance_scale, batch_size=settings.batch_size)
     able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
