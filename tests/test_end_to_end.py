@@ -145,7 +145,7 @@ def test_a_run_folder_of_another_configuration_is_refused(real_prompts):
         manifest.write_text(text)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_or_share(tmp_path):
     folder = tmp_path / "sd"
     tiny_stable_diffusion().save_pretrained(folder)

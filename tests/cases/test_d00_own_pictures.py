@@ -135,7 +135,7 @@ def train_reward(overrides):
     return run.train_reward(cfg)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.matrix
 
 
 def test_the_start_and_the_real_pictures_are_rows(walked):

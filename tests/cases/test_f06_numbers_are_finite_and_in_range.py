@@ -9,6 +9,12 @@ from alignbench.configuration.targets import target_object
 from alignbench.errors import UserError
 from alignbench.settings.arguments import wrong_arguments
 
+FEW = ("dpo", "kto")
+METHODS = [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.matrix)
+    for name in choices("method")
+    if name != "base"
+]
 MODEL = ["model=sd15_mini", "reward=shapes_clip"]
 
 
@@ -55,7 +61,7 @@ def numbers(node, prefix=""):
 
 
 @pytest.mark.parametrize("bad", ["nan", "1e400", "-1e400"])
-@pytest.mark.parametrize("method", [name for name in choices("method") if name != "base"])
+@pytest.mark.parametrize("method", METHODS)
 def test_no_number_of_a_method_is_allowed_to_be_infinite(method, bad):
     values = OmegaConf.to_container(composed([f"method={method}", *MODEL]).method)
     assert isinstance(values, dict)
@@ -70,7 +76,7 @@ def test_no_number_of_a_method_is_allowed_to_be_infinite(method, bad):
 BELOW_ZERO = {"seed", "margin", "gain_constant"}  # what may be any number
 
 
-@pytest.mark.parametrize("method", [name for name in choices("method") if name != "base"])
+@pytest.mark.parametrize("method", METHODS)
 def test_no_number_of_a_method_is_allowed_to_be_below_its_range(method):
     values = OmegaConf.to_container(composed([f"method={method}", *MODEL]).method)
     assert isinstance(values, dict)

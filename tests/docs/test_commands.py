@@ -55,7 +55,8 @@ def smaller(given):
     cut |= {word: word.replace("range(0,", "0,").split(",")[0] for word in lists[1:]}
     cut = {word: ",".join(text.split(",")[:2]) for word, text in cut.items()}
     sweeps_itself = any(word.startswith("experiment=") for word in given)
-    return [*(cut.get(word, word) for word in given), *(ONE_OF_EACH if sweeps_itself else []), *SMALLER]
+    evaluated = ["validation.prompts.limit=4"] if "validation=shapes" in given else []
+    return [*(cut.get(word, word) for word in given), *(ONE_OF_EACH if sweeps_itself else []), *SMALLER, *evaluated]
 
 
 def test_a_sweep_is_cut_to_two_jobs():

@@ -6,7 +6,7 @@ from alignbench.configuration.compose import composed
 from alignbench.train_reward.run import train_reward
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_votes_on_a_thousand_pairs_teach_what_people_like_the_look_of(tmp_path):
     """Measured: 7.3 points from the best possible, error 0.039. A guess is 20 points away."""
     pairs = ["data.num_pairs=1024", "data.num_prompts=1024", "data.fault_share=0"]

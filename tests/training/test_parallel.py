@@ -22,6 +22,7 @@ from tests.tiny_runs import METHODS, DiesAt, Interrupted, RandomPairs, dpo, file
 ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "deepspeed": DEEPSPEED}
 NEEDS_DEEPSPEED = pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
 HERE = ["ddp", "fsdp2", pytest.param("deepspeed", marks=NEEDS_DEEPSPEED)]
+OTHERS = [family for family in FAMILIES if family not in ("flux", "stable_diffusion")]  # shared out as these are
 GRADIENT = {"max_train_steps": 1, "learning_rate": 1.0, "max_grad_norm": 1e9, "micro_batch_size": 2}
 
 
@@ -58,9 +59,11 @@ def policy(path, family, start=False):
 @pytest.mark.parametrize(
     ("family", "tuning"),
     [
-        *((family, "full") for family in FAMILIES),
+        ("flux", "full"),
         ("flux", "lora"),
-        *(pytest.param(family, "lora", marks=pytest.mark.matrix) for family in FAMILIES if family != "flux"),
+        ("stable_diffusion", "full"),
+        *(pytest.param(family, "full", marks=pytest.mark.matrix) for family in OTHERS),
+        *(pytest.param(family, "lora", marks=pytest.mark.matrix) for family in ("stable_diffusion", *OTHERS)),
     ],
 )
 def test_two_processes_make_the_update_of_one(tmp_path, family, tuning, engine):

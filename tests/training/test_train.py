@@ -402,7 +402,7 @@ def test_an_optimizer_file_trains_and_resumes(tmp_path, name):
     assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_compiled_network_makes_the_update_of_another(tmp_path):
     plain, line = one_step(tmp_path / "plain", sft())
     compiled, compiled_line = one_step(tmp_path / "compiled", sft(), compile=True)
