@@ -70,6 +70,7 @@ def test_the_example_of_a_method_trains_the_example_of_a_model_and_its_images_ar
     assert "aura_flow,likelihood_gap," in (copy / "results" / "leaderboard.csv").read_text()
 
 
+@pytest.mark.matrix
 def test_what_is_tested_of_every_method_holds_for_one_without_page_and_row(copy):
     files = ["methods/test_likelihood_gap.py", "configuration/test_configuration.py", "training/test_train.py"]
     files += ["docs/test_docs.py", "docs/test_pages.py", "test_imports.py"]
@@ -78,6 +79,7 @@ def test_what_is_tested_of_every_method_holds_for_one_without_page_and_row(copy)
     assert " passed" in told
 
 
+@pytest.mark.matrix
 def test_what_is_tested_of_every_family_holds_for_one_more(copy):
     told = call(
         copy,

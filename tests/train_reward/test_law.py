@@ -18,7 +18,7 @@ def test_votes_on_a_thousand_pairs_teach_what_people_like_the_look_of(tmp_path):
     assert figures["calibration"]["error"] < 0.08
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_judge_that_starts_from_what_words_mean_learns_what_people_mind_from_a_few_hundred_pairs(tmp_path):
     """Measured: 8.4 points from the best possible, error 0.062. A guess is 28 points away."""
     pairs = ["data.num_pairs=640", "data.num_prompts=640"]

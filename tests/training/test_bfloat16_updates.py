@@ -196,6 +196,7 @@ def kept(node):
     return node.nbytes if isinstance(node, torch.Tensor) and node.dim() else 0
 
 
+@pytest.mark.matrix
 def test_a_small_network_in_bfloat16_learns_as_in_float32():
     """Two hundred updates at 5e-6 on a fixed loss: how far the weights went along float32's way.
 

@@ -94,7 +94,9 @@ def composed(name):
     return build(cfg)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("kto", "srpo") else pytest.param(name, marks=pytest.mark.matrix) for name in METHODS]
+)
 def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_path, name):
     """Inversions are of unequal length here: the processes draw timesteps of their own."""
     changes = GRADIENT | {"gradient_checkpointing": True}
