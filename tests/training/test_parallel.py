@@ -95,7 +95,11 @@ def composed(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("kto", "srpo") else pytest.param(name, marks=pytest.mark.matrix) for name in METHODS]
+    "name",
+    [
+        one if one.values[0] in ("kto", "srpo") else pytest.param(*one.values, marks=pytest.mark.matrix)
+        for one in METHODS
+    ],
 )
 def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_path, name):
     """Inversions are of unequal length here: the processes draw timesteps of their own."""
