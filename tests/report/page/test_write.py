@@ -92,7 +92,7 @@ def test_hostile_prompts_are_shown_as_the_text_they_are(window, hostile, expect)
     page = opened(window, path, "view=images")
     for name, text in HOSTILE.items():
         page.get_by_role("button", name=f"{name}-0").click()
-        assert page.locator("dialog .prompt-text").evaluate("element => element.textContent") == text
+        expect(page.locator("dialog .prompt-text")).to_have_js_property("textContent", text)  # once it is there
         assert page.locator("dialog .prompt-text").get_attribute("dir") == "auto"
         page.keyboard.press("Escape")
         expect(page.locator("dialog")).not_to_be_visible()
