@@ -16,6 +16,7 @@ from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
 from alignbench.models.policy import Policy
+from alignbench.models.prompt_length import CutPrompts, count_cut
 from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_published, scheduler_name
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.without_weights import is_without_weights
@@ -25,30 +26,6 @@ NOT_DISTILLED = (
     "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
     "one has not; set sampling.guidance_scale, which is that weight here"
 )
-
-
-@dataclass(frozen=True)
-class CutPrompts:
-    """Prompts that are longer than a text encoder reads.
-
-    Attributes:
-        cut: number of prompts that are cut.
-        prompts: number of all prompts.
-        limit: tokens that are read, those that mark begin and end included.
-        longest: tokens of the longest prompt.
-    """
-
-    cut: int
-    prompts: int
-    limit: int
-    longest: int
-
-    def told(self, kind: str, of: str) -> str:
-        """Return one line for the head of a run."""
-        return (
-            f"cut         {self.cut} of {self.prompts} prompts of {of} are longer than the {self.limit} tokens that "
-            f"{kind} reads; the longest has {self.longest}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,15 +165,7 @@ class ModelAdapter(LatentSpace, Policy):
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
         """Return how prompts are cut, by the kind of the tokenizers that cut any."""
-        found = {}
-        for name, limit in self.prompt_limits.items():
-            tokenizer = getattr(self.pipeline, name)
-            lengths = [len(tokens) for tokens in tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
-            cut = sum(length > limit for length in lengths)
-            if cut:
-                kind = type(tokenizer).__name__.partition("Tokenizer")[0]
-                found[kind] = CutPrompts(cut, len(lengths), limit, max(lengths))
-        return found
+        return count_cut(prompts, [(getattr(self.pipeline, name), limit) for name, limit in self.prompt_limits.items()])
 
     @property
     def text_settings(self) -> dict[str, int]:

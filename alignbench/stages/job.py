@@ -1,6 +1,5 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
-import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,33 +12,27 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from alignbench.configuration.build import (
     base_of,
     build,
-    config_hash,
     has_images,
     is_base,
-    recipe_hash,
     resolve,
-    row_name,
     run_name,
     trains,
 )
 from alignbench.configuration.missing_guidance import drop_missing_guidance
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
-from alignbench.devices import device_name, float32_products, free_memory, multiply_float32
+from alignbench.devices import float32_products, free_memory, multiply_float32
 from alignbench.errors import UserError
-from alignbench.files import file_digest, write_text
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.quantised import quantise_blocks
-from alignbench.models.weights.find_policy import find_policy
 from alignbench.report.columns import P_VALUES
 from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
@@ -47,11 +40,12 @@ from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
+from alignbench.stages.introduction import introduction
+from alignbench.stages.open_run import open_run, start_trained_on
 from alignbench.stages.prepare import Preparation, Term, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
-from alignbench.stages.start import display_name, measuring_start, start_run
-from alignbench.store.manifest import Budget, Manifest
-from alignbench.store.provenance import PACKAGES, commit
+from alignbench.stages.start import measuring_start, start_run
+from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import (
     data_of_run,
@@ -139,7 +133,10 @@ class Job:
         self._open()
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
-        self._introduce(stages)
+        for line in introduction(self.cfg, self.folder, stages, self.accelerator, self.prompts, self.sampling):
+            self.console.print(line)
+        if self.prompts is not None and self.guidance_remark is not None:
+            self.console.print(f"  {self.guidance_remark}")
         if self.scoring is not None and "score" in stages:
             self.scoring.calibrate()
         for stage in stages:
@@ -192,7 +189,11 @@ class Job:
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
-        seen = [*self._start_trained_on(), *method.trained_on, *(() if kind == "prompts" else data.labelled_by)]
+        seen = [
+            *start_trained_on(self.cfg, self.start),
+            *method.trained_on,
+            *(() if kind == "prompts" else data.labelled_by),
+        ]
         for term in auxiliary:  # all of them learn from images that somebody chose
             seen += [*term.method.trained_on, *term.data.labelled_by]
         followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
@@ -350,56 +351,7 @@ class Job:
     def _open(self) -> None:
         """Start the run folder, or check that what lies there belongs to this configuration."""
         with self.accelerator.main_process_first():
-            start = start_weights(self.cfg)
-            found = self.folder.open(
-                Manifest(
-                    run=self.folder.name,
-                    method=row_name(self.cfg),
-                    model=self.cfg.model.name,
-                    seed=self.cfg.seed if self.trains else None,
-                    config_hash=config_hash(self.cfg),
-                    recipe_hash=recipe_hash(self.cfg),
-                    start_weights=start,
-                    trained_on=self._start_trained_on(),
-                    package_versions={name: importlib.metadata.version(name) for name in PACKAGES},
-                    commit=commit(),
-                    devices=[device_name(self.accelerator.device)] * self.accelerator.num_processes,
-                )
-            )
-            if changed := [key for key, value in found.start_weights.items() if start.get(key, value) != value]:
-                raise UserError(
-                    f"{self.folder.path} was made from weights of another {' and '.join(changed)}; give those back, "
-                    "choose another results folder, or delete this one"
-                )
-            if self.accelerator.is_main_process and (name := display_name(self.cfg)) is not None:
-                self.folder.update(display_name=name)
-            if self.accelerator.is_main_process and not self.trains:  # it may be learnt later what a policy saw
-                self.folder.update(trained_on=list(dict.fromkeys([*found.trained_on, *self._start_trained_on()])))
-                if self.start is not None:
-                    write_training_data(self.folder, data_of_run(self.start))
-            if self.accelerator.is_main_process and not self.folder.config_file.exists():
-                write_text(self.folder.config_file, OmegaConf.to_yaml(self.cfg, resolve=True))
-            self.folder.check_policy()  # also where its images are made already
-
-    def _introduce(self, stages: list[str]) -> None:
-        settings = self.cfg.train
-        say = self.console.print
-        say(f"[bold]{self.folder.name}[/bold]  {' > '.join(stages)}")
-        say(f"  folder      {self.folder.path}")
-        say(f"  model       {self.cfg.model.name}, {self.cfg.model.resolution} px, {self.accelerator.device}")
-        if "train" in stages and self.trains:
-            rest = -(-settings.total_batch_size // (settings.micro_batch_size * self.accelerator.num_processes))
-            say(
-                f"  batch       {settings.total_batch_size} samples an update = {self.accelerator.num_processes} "
-                f"process(es) x {rest} micro-batch(es) of {settings.micro_batch_size}; "
-                f"{_length(settings)}, {settings.tuning} tuning"
-            )
-        if self.prompts is not None:
-            part = f" of {self.prompts.full_size} (subset)" if self.prompts.is_subset else ""
-            say(f"  prompts     {self.prompts.name}, {len(self.prompts)}{part}")
-            say(f"  sampling    {self.sampling}")
-            if self.guidance_remark is not None:
-                say(f"  {self.guidance_remark}")
+            open_run(self.folder, self.cfg, self.start, self.accelerator)
 
     def _evaluation_prompts_trained_on(self) -> str | None:
         """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
@@ -425,11 +377,6 @@ class Job:
             terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
         return terms
 
-    def _start_trained_on(self) -> list[str]:
-        """Return the evaluators that the start weights were trained on: what is typed, and what their run notes."""
-        known = [] if self.start is None else self.start.manifest.trained_on
-        return list(dict.fromkeys([*self.cfg.model.policy_trained_on, *known]))
-
     def _training_data(self, terms: Sequence[Term]) -> np.ndarray:
         """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
         images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
@@ -451,22 +398,3 @@ class Job:
             if trains(cfg):
                 model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model
-
-
-def _length(settings: DictConfig) -> str:
-    if settings.max_network_passes is None:
-        return f"{settings.max_train_steps} updates"
-    return f"{settings.max_network_passes:,} network passes, at most {settings.max_train_steps} updates"
-
-
-def start_weights(cfg: DictConfig) -> dict[str, str]:
-    """Say what the model is made of, as the manifest records it: paths, and revision or sha256 of what they held."""
-    pipeline = cfg.model.adapter.pipeline
-    found = {key: str(value) for key, value in pipeline.items() if key != "_target_"}
-    file = Path(found.get("pretrained_model_name_or_path", ""))
-    if file.is_file():
-        found["sha256"] = file_digest(file)
-    if cfg.model.policy is not None:
-        denoiser = get_class(cfg.model.adapter._target_).denoiser_name
-        found |= find_policy(cfg.model.policy, denoiser, cfg.model.policy_revision).origin
-    return found

@@ -56,7 +56,7 @@ class Manifest:
         trained_on: names of the evaluators whose score or labels the training saw.
         trained_prompt_sets: names of the prompt sets of which the training saw prompts.
         cut_prompts: prompts that are longer than the text encoders read, by prompt set or data and by the kind of the
-            tokenizer; see `alignbench.models.adapter.CutPrompts`.
+            tokenizer; see `alignbench.models.prompt_length.CutPrompts`.
         calibration: what the calibration of the evaluators came to, by `<evaluator>@<version>`; see
             `alignbench.scoring.calibration`.
         selected_step: the optimizer step whose weights `policy/` holds.

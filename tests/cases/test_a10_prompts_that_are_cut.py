@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from alignbench.models.adapter import CutPrompts
 from alignbench.models.families import FAMILIES
+from alignbench.models.prompt_length import CutPrompts
 from alignbench.models.tiny_random import tiny_adapter, tiny_stable_diffusion
 from alignbench.store.manifest import Manifest
 from tests.program import alignbench, manifests

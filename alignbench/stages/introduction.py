@@ -1,0 +1,42 @@
+"""The first lines of a job: what runs, on what, and where the results are."""
+
+from collections.abc import Iterator, Sequence
+
+from accelerate import Accelerator
+from omegaconf import DictConfig
+
+from alignbench.configuration.build import trains
+from alignbench.data.prompts import PromptSet
+from alignbench.generation.generate import Sampling
+from alignbench.store.run_folder import RunFolder
+
+
+def introduction(
+    cfg: DictConfig,
+    folder: RunFolder,
+    stages: Sequence[str],
+    accelerator: Accelerator,
+    prompts: PromptSet | None,
+    sampling: Sampling,
+) -> Iterator[str]:
+    """Yield the lines, with the markup of rich."""
+    settings = cfg.train
+    yield f"[bold]{folder.name}[/bold]  {' > '.join(stages)}"
+    yield f"  folder      {folder.path}"
+    yield f"  model       {cfg.model.name}, {cfg.model.resolution} px, {accelerator.device}"
+    if "train" in stages and trains(cfg):
+        rest = -(-settings.total_batch_size // (settings.micro_batch_size * accelerator.num_processes))
+        yield (
+            f"  batch       {settings.total_batch_size} samples an update = {accelerator.num_processes} process(es) x "
+            f"{rest} micro-batch(es) of {settings.micro_batch_size}; {_length(settings)}, {settings.tuning} tuning"
+        )
+    if prompts is not None:
+        part = f" of {prompts.full_size} (subset)" if prompts.is_subset else ""
+        yield f"  prompts     {prompts.name}, {len(prompts)}{part}"
+        yield f"  sampling    {sampling}"
+
+
+def _length(settings: DictConfig) -> str:
+    if settings.max_network_passes is None:
+        return f"{settings.max_train_steps} updates"
+    return f"{settings.max_network_passes:,} network passes, at most {settings.max_train_steps} updates"
