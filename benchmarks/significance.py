@@ -70,7 +70,7 @@ class World:
         image = signs.mean(axis=(0, 1)).ravel()
         prompts = clusters(self.num_prompts, self.num_images)
         by_method = [signs.mean(axis=(1, 2, 3)), signs.mean(axis=(0, 2, 3))][: 1 + self.two_trained]
-        levels = [*prompts.levels(image, one_beside=True), *map(Level.of_seeds, by_method)]
+        levels = [*prompts.levels(image, pseudo_prompts=True), *map(Level.of_seeds, by_method)]
         p = levels_test(float(image.mean()), levels)
         return p if p > ALPHA / min(FAMILIES) else max(p, sign_flip_test(prompts.cluster_sums(image[None])[0]))
 

@@ -287,9 +287,10 @@ def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
         needs = (
             f"a win rate about {distance:.0f} points from 50" if distance < 50 else "more than any win rate can show"
         )
+        together = f"{len(tested)} rows" if len(tested) > 1 else "1 row"
         found.append(
-            f"with {' or '.join(map(str, seeds))} training seeds and {len(tested)} rows tested together, significance "
-            f"needs {needs}; more seeds help, more prompts hardly (docs/statistics.md)"
+            f"with {' or '.join(map(str, seeds))} training seeds and {together} tested together, significance needs "
+            f"{needs}; more seeds help, more prompts hardly (docs/statistics.md)"
         )
     return found
 

@@ -104,17 +104,17 @@ class Resampling:
         """Add up what belongs to each prompt, [K, N] to [K, P], and so on for all else that was drawn."""
         return [self.cluster_sums(values)]
 
-    def levels(self, values: Floats, one_beside: bool = False) -> list[Level]:
+    def levels(self, values: Floats, pseudo_prompts: bool = False) -> list[Level]:
         """Return what the mean of `values`, [N], depends on, training apart.
 
         Args:
-            one_beside: whether to add a prompt of 1 and one of -1, each with the average number of images: where all
-                were won, there would be no variance (Agresti & Coull 1998).
+            pseudo_prompts: whether to add a prompt with the value 1 and one with -1, each with the average number of
+                images: where all were won, there would be no variance (Agresti & Coull 1998).
         """
         found = []
         for sums in self.sums_by_level(np.stack([values, np.ones_like(values)])):
             size = sums[1].mean()
-            beside = [[size, -size], [size, size]] if one_beside else [[], []]
+            beside = [[size, -size], [size, size]] if pseudo_prompts else [[], []]
             found.append(Level.of_clusters(*np.concatenate([sums, beside], axis=1)))
         return found
 
@@ -232,7 +232,7 @@ class PairedScores:
         gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
         net, gain = signs.mean(axis=(0, 1)), a.mean(axis=0) - b.mean(axis=0)  # [N]
         nets, gains = resampling.sums_by_level(np.stack([signs.sum(axis=(0, 1)), gain]))[0]
-        win_levels, gain_levels = resampling.levels(net, one_beside=True), resampling.levels(gain)
+        win_levels, gain_levels = resampling.levels(net, pseudo_prompts=True), resampling.levels(gain)
         # with one image a prompt and one seed there is nothing to weigh: each prompt is won, lost or a tie
         p_win = sign_test(nets) if signs.size == len(nets) else sign_flip_test(nets, seed=resampling.seed)
         p_gain = sign_flip_test(gains, seed=resampling.seed)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from alignbench.report.display import sections, significance
 from alignbench.report.markdown import markdown
@@ -52,8 +53,6 @@ def test_the_p_value_is_that_of_a_t_test_where_prompts_add_little():
     """Gains that are equal on all prompts leave the variance over seeds alone."""
     gains = np.array([0.1, 0.4, 0.2])
     result = compare(np.repeat(gains[:, None], NUM, axis=1), np.zeros(NUM), Resampling(PROMPTS, 200))
-    from scipy.stats import ttest_1samp
-
     assert result.p_gain == pytest.approx(ttest_1samp(gains, 0).pvalue)
 
 
@@ -105,4 +104,4 @@ def test_the_table_shows_in_parentheses_what_holds_for_these_weights_alone(table
 def test_the_table_says_what_so_few_seeds_can_show(table):
     text = markdown(table)
     assert "one training seed, which cannot tell" in text
-    assert "with 3 training seeds and 1 rows tested together, significance needs a win rate about" in text
+    assert "with 3 training seeds and 1 row tested together, significance needs a win rate about" in text

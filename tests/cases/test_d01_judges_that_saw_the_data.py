@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
@@ -21,9 +19,8 @@ from alignbench.store.training_data import (
     share_data,
     write_training_data,
 )
-from alignbench.train_reward.checks import check
-from alignbench.train_reward.run import train_reward
 from alignbench.training.validation import build_validation
+from tests.cases.own_judges import train_anna, write_pairs
 from tests.program import alignbench, manifests
 
 NUM = 40
@@ -108,14 +105,7 @@ def test_the_all_clear_names_those_for_whom_it_holds(world, hacked):
 def pairs(tmp_path_factory):
     """Pairs of a dark and a light picture; the light one is preferred."""
     folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(48):
-        for side, level in (("w", 180), ("l", 20)):
-            pixels = rng.integers(level, level + 60, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}-{side}.png")
-        lines.append({"prompt": f"thing {number}", "image_w": f"{number}-w.png", "image_l": f"{number}-l.png"})
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    lines = write_pairs(folder, 48)
     (folder / "again").mkdir()
     few = [{**line, "prompt": line["prompt"] + " again"} for line in lines]
     for line in few:
@@ -128,17 +118,7 @@ def pairs(tmp_path_factory):
 def results(pairs, tmp_path_factory):
     """A results folder with the judge anna, trained on the pairs."""
     root = tmp_path_factory.mktemp("results")
-    few = [
-        "train.max_train_steps=2",
-        "train.total_batch_size=8",
-        "train.micro_batch_size=8",
-        "train.evaluation_steps=2",
-    ]
-    cfg = composed(
-        ["data=local", f"data.path={pairs}", "judge=head", "name=anna", f"results={root}", *few], "train_reward"
-    )
-    check(cfg)
-    train_reward(cfg)
+    train_anna(pairs, root)
     return root
 
 

@@ -7,15 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.report.display import mean_ranks, sections
 from alignbench.report.hacking import changes, far_from_training
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
 from alignbench.store.reward_model_folder import RANGE, FeatureRange, pooled
-from alignbench.train_reward.checks import check
-from alignbench.train_reward.run import train_reward
+from tests.cases.own_judges import train_anna, write_pairs
 
 
 def test_the_limit_is_what_99_percent_of_other_images_lie_below():
@@ -35,20 +33,8 @@ def test_tokens_count_by_their_mean():
 def judge(tmp_path_factory):
     """A judge of dark and light pictures of little noise."""
     root = tmp_path_factory.mktemp("judge")
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(64):
-        for side, level in (("w", 180), ("l", 20)):
-            Image.fromarray(rng.integers(level, level + 60, (64, 64, 3), dtype=np.uint8)).save(
-                root / f"{number}-{side}.png"
-            )
-        lines.append({"prompt": f"thing {number}", "image_w": f"{number}-w.png", "image_l": f"{number}-l.png"})
-    (root / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    few = [f"train.{key}" for key in ("max_train_steps=2", "total_batch_size=8", "micro_batch_size=8")]
-    what = ["data=local", f"data.path={root}", "judge=head", "name=anna", f"results={root}", "train.evaluation_steps=2"]
-    cfg = composed([*what, *few], "train_reward")
-    check(cfg)
-    train_reward(cfg)
+    write_pairs(root, 64)
+    train_anna(root, root)
     return root
 
 
@@ -63,7 +49,6 @@ def test_the_distance_is_an_evaluator_of_its_own(judge):
 
 
 def test_a_judge_of_version_0_1_0_has_no_distance(judge, tmp_path):
-    import json
     import shutil
 
     from evaluators import load

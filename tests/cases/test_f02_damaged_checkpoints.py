@@ -13,27 +13,12 @@ from accelerate import Accelerator
 
 from alignbench.errors import UserError
 from alignbench.files import sha256, write_json
-from alignbench.models.tiny_random import tiny_adapter
-from alignbench.store.run_folder import RunFolder
 from alignbench.training.checkpoint import DIGESTS
-from alignbench.training.train import train
+from tests.cases.killed_runs import fit
 from tests.program import alignbench
-from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, files_of, log_of, settings, sft
+from tests.tiny_runs import files_of, log_of, sft
 
-SMALL = {"checkpointing_steps": 1, "max_train_steps": 4}
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "results" / "kto-sd15_mini-206538398e"
-
-
-def fit(path, method):
-    train(settings(**SMALL), tiny_adapter("flux"), method, RandomPairs(), RunFolder(path), Accelerator(cpu=True))
-
-
-@pytest.fixture
-def killed(tmp_path):
-    """The checkpoints of a run that was killed after three updates."""
-    with pytest.raises(Interrupted):
-        fit(tmp_path / "killed", DiesAt(sft(), 3))
-    return tmp_path / "killed" / "checkpoints"
 
 
 def flip_a_bit(file, place=-1):

@@ -5,29 +5,12 @@ import pickle
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from alignbench.errors import UserError
 from alignbench.files import sha256, write_json
-from alignbench.models.tiny_random import tiny_adapter
-from alignbench.store.run_folder import RunFolder
 from alignbench.training.checkpoint import DIGESTS
-from alignbench.training.train import train
-from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, settings, sft
-
-SMALL = {"checkpointing_steps": 1, "max_train_steps": 4}
-
-
-def fit(path, method):
-    train(settings(**SMALL), tiny_adapter("flux"), method, RandomPairs(), RunFolder(path), Accelerator(cpu=True))
-
-
-@pytest.fixture
-def killed(tmp_path):
-    """The checkpoints of a run that was killed after three updates."""
-    with pytest.raises(Interrupted):
-        fit(tmp_path / "killed", DiesAt(sft(), 3))
-    return tmp_path / "killed" / "checkpoints"
+from tests.cases.killed_runs import fit
+from tests.tiny_runs import sft
 
 
 class Payload:
