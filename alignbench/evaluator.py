@@ -92,6 +92,11 @@ class Evaluator(ABC):
         return np.zeros(0, np.uint64)
 
     @property
+    def components(self) -> dict[str, "tuple[float, Evaluator]"]:
+        """The evaluators that this one is a weighted sum of, by name, with their weights: itself alone by default."""
+        return {self.name: (1.0, self)}
+
+    @property
     def shared_pass(self) -> str | None:
         """Name of what `image_features` computes: evaluators with the same take it from one of them; None: alone."""
         return None

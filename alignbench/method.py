@@ -1,7 +1,7 @@
 """The shape of an alignment method: what it asks of the data, how it rolls out, what it minimises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from alignbench.batch import Batch, PromptBatch
 from alignbench.context import Context
 from alignbench.evaluator import Evaluator
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.lagged_weights import Lag
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -39,6 +40,14 @@ class Loss:
         return cls(values, torch.ones_like(values), metrics or {})
 
 
+@dataclass(frozen=True)
+class WeightCopies:
+    """Which copies of the weights lie beside the policy: the frozen start, and the old policy that follows."""
+
+    reference: bool = False
+    old: bool = False
+
+
 class Method(ABC, Generic[BatchT]):
     """One alignment method; the training loop knows nothing else of it.
 
@@ -47,8 +56,10 @@ class Method(ABC, Generic[BatchT]):
         trains: False for the untouched model, which skips the training stage.
         batch_type: what the data must provide.
         needs_reference: whether `loss` or `rollout` calls `model.reference()`.
+        lag: how far the old policy of `model.old_policy()` stays behind; None where the method has none.
         batch_coupled: True where a sample's loss depends on the others of its micro-batch or of other processes.
         reads_pixels: whether `loss` or `rollout` calls `model.decode_latents`, which needs the VAE.
+        differentiates_pixels: whether the gradient passes through the VAE and a reward.
         group_size: how many consecutive samples share one prompt.
         prompt_dropout: share of samples whose conditioning is the empty prompt's.
         desirable_share: share of desirable images among those shown, of a method on `LabelledBatch`; None shows the
@@ -61,14 +72,26 @@ class Method(ABC, Generic[BatchT]):
     name: str
     trains: ClassVar[bool] = True
     batch_type: ClassVar[type[PromptBatch]] = PromptBatch
-    needs_reference: ClassVar[bool] = False
+    needs_reference: bool = False
+    lag: Lag | None = None
     batch_coupled: ClassVar[bool] = False
     reads_pixels: ClassVar[bool] = False
+    differentiates_pixels: ClassVar[bool] = False
     group_size: int = 1
     prompt_dropout: float = 0.0
     desirable_share: float | None = None
     scorer: Evaluator | None = None
     reward_calls: int = 0
+
+    @classmethod
+    def weight_copies(cls, settings: Mapping[str, Any]) -> WeightCopies:
+        """Return which copies of the weights a method of these settings needs; asked before anything is loaded."""
+        return WeightCopies(reference=bool(cls.needs_reference))
+
+    @property
+    def batch_multiple(self) -> int:
+        """What the total batch is a multiple of."""
+        return self.group_size
 
     @property
     def followed(self) -> tuple[Evaluator, ...]:

@@ -111,6 +111,7 @@ class SRPO(Method[RecoveryBatch]):
     """
 
     reads_pixels: ClassVar[bool] = True
+    differentiates_pixels: ClassVar[bool] = True
 
     name: str
     reward: Reward

@@ -26,6 +26,7 @@ FLOORS = """
     generation
     data
     store
+    online
     method  objectives  reward_model
     evaluator  miniature
     models
@@ -34,8 +35,8 @@ FLOORS = """
     errors
 """
 FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}
-# Beside the ground floors, up to the line of `method`: what one may know who writes a method or an evaluator.
-FOR_METHODS = FLOOR["method"]
+# Beside the ground floors, up to the line of `online`: what one may know who writes a method or an evaluator.
+FOR_METHODS = FLOOR["online"]
 FOR_EVALUATORS = {
     "alignbench.configuration.find_evaluator": ("evaluators",),  # evaluators.load, as a library
     "alignbench.serve.access": ("evaluators.remote",),

@@ -102,10 +102,10 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     """Build what costs nothing to build, which refuses what it cannot be: a missing folder, an impossible rule."""
     stages = set(values["stages"])
     if trains(cfg):
-        from alignbench.configuration.data_checks import check_control_words
+        from alignbench.configuration.data_checks import check_batch, check_control_words
 
         for node in (cfg.method, *(term.term for term in cfg.auxiliary.values())):
-            build(node)
+            check_batch(build(node), cfg.train.total_batch_size)
         check_control_words(cfg.method)
         for node in (cfg.data, *(term.data for term in cfg.auxiliary.values())) if "train" in stages else ():
             build(node)

@@ -10,6 +10,7 @@ from alignbench.configuration.build import choices, conf_folder
 from alignbench.data.batches.crops import check_crops
 from alignbench.data.source import kind_of
 from alignbench.errors import UserError, did_you_mean
+from alignbench.method import Method
 from alignbench.store.reward_model_folder import RewardModelRecord
 
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
@@ -30,6 +31,17 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
         raise UserError(
             f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
             "one that reads soft labels, as method=dpo method.labels=soft does"
+        )
+
+
+def check_batch(method: Method, total_batch_size: int) -> None:
+    """Refuse a batch that cannot be cut into what a method makes updates of."""
+    multiple = method.batch_multiple
+    if total_batch_size % multiple:
+        larger = (total_batch_size // multiple + 1) * multiple
+        raise UserError(
+            f"train.total_batch_size={total_batch_size} must be a multiple of {multiple} for method={method.name}, "
+            f"whose groups of images it would cut apart; {larger} is the next"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
@@ -24,6 +25,7 @@ class Policy(ABC):
         policy: the denoiser, or its wrapped form in a distributed run; the reference inside `reference()`.
         reference_network: frozen copy of the start; None where adapters can be switched off instead, or where nothing
             asked for a reference.
+        lagged_weights: those of the old policy, which the loop keeps for methods that have a `lag`; None for others.
         lora_targets: names of the linear layers that get adapters.
     """
 
@@ -32,6 +34,7 @@ class Policy(ABC):
     pipeline: Any
     policy: nn.Module
     reference_network: nn.Module | None
+    lagged_weights: LaggedWeights | None = None
     lora_targets: Sequence[str]
 
     @property
@@ -105,6 +108,14 @@ class Policy(ABC):
             yield
         finally:
             self.policy = policy
+
+    @contextmanager
+    def old_policy(self) -> Iterator[None]:
+        """Let `predict` and `sample` answer for the old policy. No graph may be under construction."""
+        if self.lagged_weights is None:
+            raise RuntimeError("this run keeps no old policy; a method that uses one sets lag")
+        with self.lagged_weights.in_place():
+            yield
 
     # ---- weights on disk
 

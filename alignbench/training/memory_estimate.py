@@ -124,7 +124,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     denoiser = model.denoiser
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
-    needs_reference = any(get_class(node._target_).needs_reference for node in methods)
+    copies_of = [get_class(node._target_).weight_copies(node) for node in methods]
     rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
     crop_policy = CropPolicy.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
@@ -141,11 +141,13 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     )
     vae = 0 if model.pipeline.vae in absent else _bytes(model.pipeline.vae)
 
+    full = train.tuning == "full"
     parts = [
         Part("weights", _bytes(denoiser)),
         Part("gradients", sum(p.nbytes for p in trained)),
         _optimizer(train, trained),
-        Part("reference", _bytes(denoiser) if needs_reference and train.tuning == "full" else 0),
+        Part("reference", _bytes(denoiser) if full and any(one.reference for one in copies_of) else 0),
+        Part("old policy", sum(4 * p.numel() for p in trained) if any(one.old for one in copies_of) else 0),
         Part("average of weights", 0 if train.ema_decay is None else sum(4 * p.numel() for p in trained)),
         Part("start for weight_distance", sum(p.nbytes for p in trained) if train.weight_distance else 0),
         Part("text encoders", 0 if train.offload else text),
@@ -160,6 +162,7 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     working = [Part("activations", network.peak * share + copies)]
     if reads_pixels:
         parts.append(_reward(cfg.method.reward))
+    if any(get_class(node._target_).differentiates_pixels for node in methods):
         working.append(
             Part("VAE decode", _decode_activations(model, train.micro_batch_size, train.decode_checkpointing).peak)
         )

@@ -26,6 +26,7 @@ from alignbench.devices import peak_memory_gib
 from alignbench.files import append_json_lines, read_json_lines, replacing_folder, write_json_lines
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.bfloat16_updates import make_optimizer
 from alignbench.training.checkpoint import Checkpoints, Counters, Stateful, Weights
@@ -126,6 +127,7 @@ def train(
     for module in own.values():
         module.to(device)
     policy_parameters = parallel.parameters(model.denoiser)
+    model.lagged_weights = None if method.lag is None else LaggedWeights(policy_parameters)
     own_parameters = [p for module in own.values() for p in module.parameters() if p.requires_grad]
     parameters = policy_parameters + own_parameters
     start = [p.detach().clone() for p in policy_parameters] if settings.weight_distance else None
@@ -158,6 +160,8 @@ def train(
     (shards if parallel.shares_optimizer else parts)["optimizer"] = optimizer
     if ema is not None:
         (shards if parallel.shards else parts)["ema"] = ema
+    if model.lagged_weights is not None:
+        (shards if parallel.shards else parts)["old_policy"] = model.lagged_weights
     if parallel.shards:
         shards["policy"] = Weights(policy_parameters)
     if validation is not None:

@@ -1,0 +1,121 @@
+"""What all methods share that train on images of their own: sampling, scoring, and comparing within a prompt."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alignbench.batch import ImageBatch, PromptBatch
+from alignbench.context import Context
+from alignbench.evaluator import Evaluator
+from alignbench.method import BatchT, Method
+from alignbench.models.adapter import ModelAdapter, Trajectory
+from alignbench.online.advantages import AdvantageSettings, flat_groups
+from alignbench.online.rewards import ImageScorer
+from alignbench.settings.section import Count, NotNegative
+
+
+@dataclass(frozen=True)
+class RolledOut(ImageBatch):
+    """The images of one round, those of a prompt one after the other.
+
+    Attributes:
+        scores: by each reward, [B, K], float32, in its published scale.
+        advantage: over the other images of the prompt, [B], float32.
+        flat: whether all images of the prompt have the same reward, [B]; nothing can be learned from these.
+    """
+
+    scores: Tensor
+    advantage: Tensor
+    flat: Tensor
+
+
+@dataclass(eq=False, kw_only=True)
+class OnlineMethod(Method[BatchT]):
+    """A method that samples images, scores them and makes updates of them, round after round.
+
+    Attributes:
+        name: as typed in `method=`.
+        reward: what is optimised: any evaluator, or a weighted sum of several.
+        group_size: images of each prompt.
+        num_rollout_steps, rollout_guidance_scale: how images are sampled; a scale of None is the family's default.
+        rollout_batch_size: images sampled at once; None for the micro-batch size of training.
+        advantage: how rewards become advantages.
+        updates_per_round: optimizer updates made of the images of one round, each of equally many prompts.
+    """
+
+    reads_pixels = True
+
+    name: str
+    reward: Evaluator
+    group_size: Count
+    num_rollout_steps: Count
+    rollout_guidance_scale: NotNegative | None
+    rollout_batch_size: Count | None
+    advantage: AdvantageSettings
+    updates_per_round: Count
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(
+                f"method.group_size={self.group_size} must be at least 2: an image is compared with others"
+            )
+
+    @property
+    def batch_multiple(self) -> int:
+        return self.group_size * self.updates_per_round
+
+    @property
+    def followed(self) -> tuple[Evaluator, ...]:
+        return tuple(evaluator for _, evaluator in self.reward.components.values())
+
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        networks = {name: evaluator.network for name, (_, evaluator) in self.reward.components.items()}
+        return {f"reward_{name}": network for name, network in networks.items() if network is not None}
+
+    # ---- one round
+
+    def sample(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> Trajectory:
+        """Sample an image for each row, by the model's own deterministic sampler unless a method has another."""
+        noise = context.noise(batch.index, model.latent_shape, "rollout").to(model.device)
+        guidance = self.rollout_guidance_scale
+        empty = model.unconditional(guidance, batch.conditioning)
+        return model.sample(noise, batch.conditioning, model.noise_levels(self.num_rollout_steps), guidance, empty)
+
+    def compared(
+        self, model: ModelAdapter, batch: PromptBatch, latents: Tensor, scores: Tensor, context: Context
+    ) -> RolledOut:
+        """Return the images of a round with their advantages; statistics are those of all processes."""
+        scores = scores.to(model.device)
+        self.reward_calls += scores.numel()
+        index = context.gather(batch.index.to(model.device))
+        of_all = context.gather(scores.double())
+        groups, weights = index // self.group_size, self.component_weights
+        own = torch.searchsorted(index, batch.index.to(model.device))  # shares follow each other in rank order
+        advantage = self.advantage.of(of_all, weights, groups)[own].float()
+        flat = flat_groups(of_all @ weights.to(of_all), groups)[own]
+        return RolledOut(batch.index, batch.prompts, batch.conditioning, latents, scores, advantage, flat)
+
+    def roll_out(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> tuple[RolledOut, list[Trajectory]]:
+        """Sample and score an image for each row of this process's share.
+
+        Returns:
+            The images, and the trajectory of each batch that was sampled at once.
+        """
+        scorer, trajectories = ImageScorer(self.reward), []
+        for chunk in batch.split(self.rollout_batch_size or context.micro_batch_size):
+            trajectories.append(self.sample(model, chunk, context))
+            scorer.add(model.decode_latents(trajectories[-1].latents), chunk.prompts)
+        latents = torch.cat([trajectory.latents for trajectory in trajectories])
+        return self.compared(model, batch, latents, scorer.scores(), context), trajectories
+
+    @property
+    def component_weights(self) -> Tensor:
+        """The weight of each reward, [K], float64."""
+        return torch.tensor([weight for weight, _ in self.reward.components.values()], dtype=torch.float64)
+
+    def reward_metrics(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return what is logged of rewards: their weighted sum, and each apart where there are several."""
+        reward = (scores.double() @ self.component_weights.to(scores.device)).float()
+        each = dict(zip(self.reward.components, scores.unbind(1), strict=True)) if scores.shape[1] > 1 else {}
+        return {"reward": reward} | {f"reward_{name}": values for name, values in each.items()}
