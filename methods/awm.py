@@ -1,4 +1,4 @@
-"""Advantage weighted matching: flow matching on the policy's own images, more for good ones, less than none for bad ones.
+"""Advantage weighted matching: flow matching on the policy's own images, towards good ones and away from bad ones.
 
 Paper: Xue et al. 2025, "Advantage Weighted Matching", arXiv 2509.25050. Reference code:
 scxue/advantage_weighted_matching, scripts/train_sd3_awm.py.
@@ -11,7 +11,6 @@ SA-Solver; noise-predicting models are ours.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from alignbench.objectives.denoising_error import sample_error

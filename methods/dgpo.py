@@ -11,7 +11,7 @@ the code); noise-predicting models are ours.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -83,10 +83,8 @@ class DGPO(ForwardProcess):
 
     def group_weights(self, batches: Sequence[RewardedBatch], model: ModelAdapter) -> list[RewardedBatch]:
         predictions = [self.predictions(model, batch) for batch in batches]
-        errors, ref_errors = (
-            torch.cat([sample_error(one, p.target) for one, p in rows])
-            for rows in ([(p.policy, p) for p in predictions], [(p.expected, p) for p in predictions])
-        )
+        errors = torch.cat([sample_error(p.policy, p.target) for p in predictions])
+        ref_errors = torch.cat([sample_error(cast(Tensor, p.expected), p.target) for p in predictions])
         timesteps = torch.cat([batch.timesteps for batch in batches])
         groups = torch.cat([batch.index for batch in batches]).to(errors.device) // self.group_size
         _, level = timesteps.unique(return_inverse=True)

@@ -4,8 +4,8 @@ Paper: Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with For
 Reference code: NVlabs/DiffusionNFT, scripts/train_nft_sd3.py, config/nft.py.
 
 Deviations: groups are told by number, not by their decoded text; draws are keyed by sample, so a resumed run goes on
-where it was; any deterministic sampler rolls out, where the code has DPM-Solver++; noise-predicting models are ours: the
-same formulas with noise in place of velocity, errors weighted by sigma.
+where it was; the model's own sampler rolls out, where the code has DPM-Solver++. Models that predict noise are ours:
+the same formulas with noise in place of velocity, errors weighted by sigma.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 Published code: Flow-Factory, trainers/dpo.py (groups of four, loss of Diffusion-DPO on velocities); Guo et al. 2024,
 "Direct language model alignment from online AI feedback", arXiv 2402.04792, for language models.
 
-Deviations from Flow-Factory: a prompt whose images all have one reward gives no gradient (there its first and last image
-make a pair); pairs are never repeated to fill processes; levels are those of the model's family.
+Deviations from Flow-Factory: a prompt whose images all have one reward gives no gradient (there two of them make a
+pair); pairs are never repeated to fill processes; levels are those of the model's family.
 """
 
 from collections.abc import Iterable

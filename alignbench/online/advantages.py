@@ -108,5 +108,5 @@ def gdpo(rewards: Tensor, weights: Tensor, groups: Tensor, min_spread: float) ->
 
 
 def flat_groups(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Say of each image whether all images of its group have the same reward, [N], bool; such a group teaches nothing."""
+    """Say whether all images of the group of each have the same reward, [N], bool: nothing can be learned there."""
     return group_statistics(rewards, groups)[1] == 0

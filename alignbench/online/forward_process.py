@@ -136,7 +136,7 @@ class ForwardProcess(OnlineMethod[RewardedBatch]):
             with torch.no_grad():
                 coupled = self.group_weights(batches, model)
             yield coupled
-        if self.lag is not None:
+        if self.lag is not None and model.lagged_weights is not None:
             model.lagged_weights.follow(self.lag.decay(context.step + self.updates_per_round))
 
     def noised(self, model: ModelAdapter, images: RolledOut, context: Context) -> list[RewardedBatch]:

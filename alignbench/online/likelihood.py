@@ -7,7 +7,6 @@ the exponential of a difference is a ratio of densities only in name.
 
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from alignbench.objectives.denoising_error import sample_error

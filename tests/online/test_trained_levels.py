@@ -59,5 +59,5 @@ def test_what_cannot_be_drawn_is_refused(changes, sentence):
 
 
 def test_levels_that_the_sampler_does_not_have_are_refused():
-    with pytest.raises(ValueError, match="method.levels.stop=10 must be at most method.num_rollout_steps=8"):
+    with pytest.raises(ValueError, match=r"method\.levels\.stop=10 must be at most method\.num_rollout_steps=8"):
         levels().check(8)
