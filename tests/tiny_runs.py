@@ -44,6 +44,17 @@ def settings(**changes):
     return OmegaConf.create({"seed": 0, "train": OmegaConf.merge(values, small, changes)})
 
 
+def shortened(method, num_steps):
+    """The node of a method with few steps of whatever it walks, and the smallest groups."""
+    short = {
+        "num_rollout_steps": num_steps,
+        "group_size": 2,
+        "levels": {"num": 1, "first": 0, "stop": num_steps},
+        "inversion": {"num_steps": num_steps},
+    }
+    return OmegaConf.merge(method, {key: value for key, value in short.items() if key in method})
+
+
 def memory(mode):
     """What memory=MODE sets."""
     return dict(OmegaConf.load(conf_folder() / "memory" / f"{mode}.yaml"))

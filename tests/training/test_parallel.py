@@ -17,7 +17,20 @@ from alignbench.training.parallel import check_sharded
 from alignbench.training.train import Auxiliary, train
 from methods.output_distance import OutputDistance
 from tests.processes import DEEPSPEED, FSDP2, together
-from tests.tiny_runs import METHODS, DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, memory, settings, sft
+from tests.online_runs import method_of
+from tests.tiny_runs import (
+    METHODS,
+    DiesAt,
+    Interrupted,
+    RandomPairs,
+    dpo,
+    files_of,
+    log_of,
+    memory,
+    settings,
+    sft,
+    shortened,
+)
 
 ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "deepspeed": DEEPSPEED}
 NEEDS_DEEPSPEED = pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
@@ -83,21 +96,39 @@ def test_two_processes_make_the_update_of_one(tmp_path, family, tuning, engine):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("engine", HERE)
+def test_two_processes_compare_the_images_of_both(tmp_path, engine):
+    """Two rounds: the statistics of a round are those of all images, and the old policy follows shards as well."""
+
+    def nft():
+        lag = {"start": 0.5, "slope": 0.0, "cap": 0.5, "delay": 0}
+        return method_of("nft", rollout_batch_size=2, advantage={"spread": "round"}, lag=lag)
+
+    start = policy(None, "flux", start=True)
+    # the second round's images have 8 bits a channel, so the last digits of the weights make one or the other unlike
+    for rounds, tolerance in ((1, 1e-5), (2, 1e-3)):
+        changes = GRADIENT | {"max_train_steps": rounds}
+        run(tmp_path / "one", "flux", nft(), engine=None, **changes)
+        run(tmp_path / "two", "flux", nft(), engine=engine, **changes)
+        one, two = (policy(tmp_path / name, "flux") for name in ("one", "two"))
+        assert (two - one).norm() / (one - start).norm() < tolerance
+    moved = [[line["moved"] for line in log_of(tmp_path / name)] for name in ("one", "two")]
+    assert moved[0][0] == 0
+    assert moved[0][1] > 0
+    assert moved[1] == pytest.approx(moved[0], rel=1e-3)
+
+
 def composed(name):
     """A method as its configuration makes it, with few steps of whatever it walks."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = compose("config", [f"method={name}", "model=sd15", "data=shapes", "reward=shapes_clip"]).method
-    if "num_rollout_steps" in cfg:
-        cfg.num_rollout_steps = 3
-    if "inversion" in cfg:
-        cfg.inversion.num_steps = 3
-    return build(cfg)
+    return build(shortened(cfg, 3))
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        one if one.values[0] in ("kto", "srpo") else pytest.param(*one.values, marks=pytest.mark.matrix)
+        one if one.values[0] in ("kto", "srpo", "dgpo") else pytest.param(*one.values, marks=pytest.mark.matrix)
         for one in METHODS
     ],
 )

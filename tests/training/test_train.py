@@ -21,7 +21,20 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.training.compile_and_attention import compile_networks
 from alignbench.training.train import Auxiliary, train
 from methods.output_distance import OutputDistance
-from tests.tiny_runs import METHODS, DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, memory, settings, sft
+from tests.online_runs import method_of
+from tests.tiny_runs import (
+    METHODS,
+    DiesAt,
+    Interrupted,
+    RandomPairs,
+    dpo,
+    files_of,
+    log_of,
+    memory,
+    settings,
+    sft,
+    shortened,
+)
 
 
 def run(path, method, family="flux", model=None, **changes):
@@ -46,13 +59,9 @@ def test_every_method_trains_the_families_that_need_more_than_a_prompt(tmp_path,
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = compose("config", [f"method={name}", f"model={model}", "data=shapes", "reward=shapes_clip"])
     cfg.train = settings(max_train_steps=2, total_batch_size=2, micro_batch_size=2).train
-    if "num_rollout_steps" in cfg.method:
-        cfg.method.num_rollout_steps = 2
-    if "inversion" in cfg.method:
-        cfg.method.inversion.num_steps = 2
     adapter = tiny_adapter(MODELS[model])
     start = {k: v.clone() for k, v in adapter.denoiser.state_dict().items()}
-    train(cfg, adapter, build(cfg.method), RandomPairs(), RunFolder(tmp_path), Accelerator(cpu=True))
+    train(cfg, adapter, build(shortened(cfg.method, 2)), RandomPairs(), RunFolder(tmp_path), Accelerator(cpu=True))
     assert all(np.isfinite(line["loss"]) for line in log_of(tmp_path))
     assert changed(adapter, start).norm() > 0
 
@@ -104,6 +113,24 @@ def test_a_killed_run_that_is_repeated_ends_byte_for_byte_like_one_that_was_neve
     run(tmp_path / "killed", dpo(), family, **changes)
     assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_old_policy_of_an_online_method_survives_a_kill(tmp_path, tuning):
+    """Rounds of two updates; killed in the second, after the old policy has fallen behind."""
+
+    def nft():
+        lag = {"start": 0.5, "slope": 0.0, "cap": 0.5, "delay": 0}
+        return method_of("nft", updates_per_round=2, lag=lag)
+
+    changes = {"tuning": tuning, "checkpointing_steps": 2, "max_train_steps": 6, "micro_batch_size": 2}
+    run(tmp_path / "whole", nft(), **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(nft(), 4), **changes)
+    run(tmp_path / "killed", nft(), **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+    assert log_of(tmp_path / "whole")[-1]["moved"] > 0
 
 
 def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(tmp_path):
