@@ -1,4 +1,4 @@
-"""What the methods share that noise their own images anew: who samples, what is kept, and that layouts do not matter."""
+"""Methods that noise their own images anew: who samples, what is kept, and that layouts do not matter."""
 
 from dataclasses import replace
 
@@ -146,10 +146,8 @@ def test_the_gradient_estimate_is_unbiased_up_to_the_mean_that_includes_the_imag
     generator = torch.Generator().manual_seed(0)
     images, noise = torch.randn(2, num, dtype=torch.float64, generator=generator)
     rewards = -((images - m) ** 2)
-    if baseline == "group":
-        advantage = group_relative(rewards, torch.arange(num) // 4, "none")
-    else:
-        advantage = rewards + 1 + m**2
+    own_mean = group_relative(rewards, torch.arange(num) // 4, "none")
+    advantage = own_mean if baseline == "group" else rewards + 1 + m**2
     c = torch.zeros(num, dtype=torch.float64, requires_grad=True)
     prediction = w * ((1 - s) * images + s * noise) + c
     likelihood = elbo(prediction[:, None], (noise - images)[:, None], torch.full((num,), s), "uniform")

@@ -16,8 +16,8 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.training.parallel import check_sharded
 from alignbench.training.train import Auxiliary, train
 from methods.output_distance import OutputDistance
-from tests.processes import DEEPSPEED, FSDP2, together
 from tests.online_runs import method_of
+from tests.processes import DEEPSPEED, FSDP2, together
 from tests.tiny_runs import (
     METHODS,
     DiesAt,
