@@ -54,6 +54,14 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
 
     pairwise: Method[PairBatch]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairwise.prompt_dropout:
+            raise ValueError(
+                f"method.pairwise.prompt_dropout={self.pairwise.prompt_dropout} would need images sampled without their "
+                "prompt; set it to 0"
+            )
+
     @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.pairwise.needs_reference

@@ -1,5 +1,6 @@
 """The examples of a method and of a model, added to a copy of the program as the pages say, work and pass its tests."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ FILES = [  # of each its page, its language and how it begins
     (README, "python", "# methods/likelihood_gap.py"),
     (README, "yaml", "# conf/method/likelihood_gap.yaml"),
     (DOCS / "adding_a_method.md", "python", "# tests/methods/test_likelihood_gap.py"),
+    (DOCS / "adding_a_method.md", "python", "# methods/ram.py"),
+    (DOCS / "adding_a_method.md", "yaml", "# conf/method/ram.yaml"),
     (DOCS / "adding_a_model.md", "python", "# alignbench/models/aura_flow.py"),
     (DOCS / "adding_a_model.md", "yaml", "# conf/model/aura_flow.yaml"),
 ]
@@ -68,6 +71,19 @@ def test_the_example_of_a_method_trains_the_example_of_a_model_and_its_images_ar
     (run,) = (copy / "results").glob("likelihood_gap-aura_flow-*")
     assert len(list((run / "images").rglob("*.png"))) == 2
     assert "aura_flow,likelihood_gap," in (copy / "results" / "leaderboard.csv").read_text()
+
+
+@pytest.mark.matrix
+def test_the_example_of_an_online_method_trains_and_moves_away_from_its_start(copy):
+    call(
+        copy, "alignbench", "method=ram", "model=flux_mini", "stages=[train]", "results=online", *FEW,
+        "train.total_batch_size=4", "method.group_size=4", "method.num_rollout_steps=2",
+        "method.levels.num=1", "method.levels.stop=2",
+    )  # fmt: skip
+    (log,) = (copy / "online").glob("ram-flux_mini-*/train.jsonl")
+    first, second = (json.loads(line) for line in log.read_text().splitlines())
+    assert first["kl"] == 0
+    assert second["kl"] > 0
 
 
 @pytest.mark.matrix
