@@ -58,8 +58,8 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
         super().__post_init__()
         if self.pairwise.prompt_dropout:
             raise ValueError(
-                f"method.pairwise.prompt_dropout={self.pairwise.prompt_dropout} would need images sampled without their "
-                "prompt; set it to 0"
+                f"method.pairwise.prompt_dropout={self.pairwise.prompt_dropout} would need images that were sampled "
+                "without their prompt; set it to 0"
             )
 
     @property
