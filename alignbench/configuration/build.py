@@ -29,6 +29,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
         "aspect_ratio_buckets": None,
     },
     "method": {"rollout_shift": None},
+    "validation": {"every_unit": "updates"},
 }
 
 
@@ -131,7 +132,7 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
     if values["auxiliary"]:
         recipe["auxiliary"] = values["auxiliary"]
     if values["validation"]["every"] is not None:  # it chooses among weights
-        recipe["validation"] = values["validation"]
+        recipe["validation"] = _without_later("validation", values["validation"])
     return recipe
 
 

@@ -1,8 +1,10 @@
 """The settings under `validation`: how a run is evaluated while it trains."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alignbench.settings.section import Count, NotNegative, Section, setting
+
+Unit = Literal["updates", "network_passes"]
 
 
 class Validation(Section):
@@ -10,9 +12,14 @@ class Validation(Section):
 
     every: Count | None = setting(
         None,
-        "Updates between two evaluations. Each generates images of held-out prompts, always from the same noise. All "
-        "evaluators score them, and the scores are compared with those at the start of training. null: no evaluation "
-        "during training.",
+        "Updates, or network passes, between two evaluations. Each generates images of held-out prompts, always from "
+        "the same noise. All evaluators score them, and the scores are compared with those at the start of training. null: "
+        "no evaluation during training.",
+    )
+    every_unit: Unit = setting(
+        "updates",
+        "What `every` counts. network_passes: evaluations after the rollout that reaches each multiple, so that "
+        "methods are seen at equal cost; methods differ in the passes of an update.",
     )
     prompts: dict[str, Any] | None = setting(
         None,

@@ -208,7 +208,9 @@ def train(
 
     def evaluate(validation: Validation) -> None:
         with averaged(policy_parameters, ema):  # what would be saved
-            validation.evaluate(progress.step, model, save_policy, distance.measure(), in_step=parallel.shards)
+            validation.evaluate(
+                progress.step, model, save_policy, distance.measure(), parallel.shards, progress.network_passes
+            )
         frozen_networks.offload()
 
     if validation is not None and validation.last_step < 0:
@@ -275,7 +277,8 @@ def train(
         progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
         affordable = progress.step * most_passes / max(progress.network_passes, 1)
         bar.total = math.ceil(min(settings.max_train_steps, affordable))
-        if validation is not None and (validation.due(progress.step) or progress.step >= bar.total):
+        seen = validation is not None and validation.due(progress.step, progress.network_passes)
+        if validation is not None and (seen or progress.step >= bar.total):
             evaluate(validation)
             began = time.monotonic() - progress.train_seconds
             if validation.exhausted:

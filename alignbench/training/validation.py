@@ -28,6 +28,7 @@ from alignbench.generation.generate import Sampling, generate, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
+from alignbench.settings.validation import Unit
 from alignbench.statistics.intervals import Resampling, compare, median
 from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
@@ -43,7 +44,10 @@ NUM_RESAMPLES = 2000  # of intervals that are read while a run trains
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What one evaluator says of one look; `win_rate` is that over the start, with its 95 % interval over prompts."""
+    """What one evaluator says of one look; `win_rate` is that over the start, with its 95 % interval over prompts.
+
+    `network_passes` are those of training until then; looks of version 0.1.0 have none.
+    """
 
     step: int
     evaluator: str
@@ -53,6 +57,7 @@ class EvaluationResult:
     win_rate: float
     ci_low: float
     ci_high: float
+    network_passes: int = 0
 
 
 class Validation:
@@ -62,7 +67,8 @@ class Validation:
         prompts: what images are made of.
         evaluators: who scores them.
         folder: of the run.
-        every: updates between two looks.
+        every: updates between two looks, or network passes.
+        unit: which of them.
         select: names of the evaluators whose mean win rate over the start decides; none keeps the last weights.
         patience: looks without a better one after which training should end; None for no end.
         tracking: is told what every look found.
@@ -79,10 +85,11 @@ class Validation:
         select: Sequence[str],
         patience: int | None,
         tracking: Tracking | None = None,
+        unit: Unit = "updates",
     ) -> None:
         self.prompts, self.sampling, self.evaluators = prompts, sampling, evaluators
         self.folder, self.accelerator = folder, accelerator
-        self.every, self.select, self.patience = every, select, patience
+        self.every, self.unit, self.select, self.patience = every, unit, select, patience
         self.tracking = tracking
         self.work_share = WorkShare(accelerator.process_index, accelerator.num_processes)
         self.network_pool = NetworkPool(accelerator.device)
@@ -123,9 +130,12 @@ class Validation:
         """The step of the last look, -1 before the first."""
         return self.findings[-1].step if self.findings else -1
 
-    def due(self, step: int) -> bool:
-        """Return whether `every` updates have passed since the last look."""
-        return step // self.every > self.last_step // self.every
+    def due(self, step: int, network_passes: int) -> bool:
+        """Return whether a multiple of `every` has been reached since the last look."""
+        now, last = step, self.last_step
+        if self.unit == "network_passes":
+            now, last = network_passes, self.findings[-1].network_passes if self.findings else -1
+        return now // self.every > last // self.every
 
     @property
     def exhausted(self) -> bool:
@@ -139,6 +149,7 @@ class Validation:
         save_policy: Callable[[Path], None],
         weight_distance: float,
         in_step: bool = False,
+        network_passes: int = 0,
     ) -> None:
         """Make and score the images of a step; keep the weights if they are the best so far.
 
@@ -146,6 +157,7 @@ class Validation:
             save_policy: writes the weights to a folder; all processes call it.
             weight_distance: of the weights from the start, known to the main process.
             in_step: whether all processes must call the network equally often, because each has shards of it.
+            network_passes: of training so far.
         """
         folder = self._folder(step)
         if self.accelerator.is_main_process:
@@ -160,7 +172,9 @@ class Validation:
         if device.type != "cpu":
             self.network_pool.clear()  # training needs the memory
         self.accelerator.wait_for_everyone()
-        found = [self._compare(step, evaluator) for evaluator in self.evaluators] if self.work_share.is_main else []
+        found = []
+        if self.work_share.is_main:
+            found = [self._compare(step, network_passes, evaluator) for evaluator in self.evaluators]
         (found,) = broadcast_object_list([found])
         self.findings += found
         if step > 0:
@@ -221,7 +235,7 @@ class Validation:
         place = (self.prompts.name, self.sampling.hash, evaluator.name, evaluator.version)
         return Scores.read(self._folder(step).score_file(*place))
 
-    def _compare(self, step: int, evaluator: Evaluator) -> EvaluationResult:
+    def _compare(self, step: int, network_passes: int, evaluator: Evaluator) -> EvaluationResult:
         now, start = self._scores(step, evaluator), self._scores(0, evaluator)
         texts = {prompt.prompt_id: prompt.prompt for prompt in self.prompts}
         resampling = Resampling([texts[one] for one in now.prompt_id], NUM_RESAMPLES)
@@ -229,7 +243,8 @@ class Validation:
         win_rate = compare(sign * now.score, sign * start.score, resampling).win_rate
         middle = median(now.score, resampling).value
         name = (evaluator.name, evaluator.version)
-        return EvaluationResult(step, *name, len(now.score), middle, win_rate.value, win_rate.low, win_rate.high)
+        rate = (win_rate.value, win_rate.low, win_rate.high)
+        return EvaluationResult(step, *name, len(now.score), middle, *rate, network_passes)
 
     def _write(self) -> None:
         """Write `validation.csv` of the run: one line a look and evaluator."""
@@ -288,4 +303,4 @@ def build_validation(
     sampling = Sampling(settings.num_inference_steps, settings.guidance_scale, batch_size=settings.batch_size)
     able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
     rule = (settings.every, select, settings.patience)
-    return Validation(prompts, sampling, able, folder, accelerator, *rule, tracking)
+    return Validation(prompts, sampling, able, folder, accelerator, *rule, tracking, settings.every_unit)

@@ -58,11 +58,12 @@ class Scripted(Brightness):
         return torch.tensor([1.0 if int(text[-1]) < wins else -1.0 for text in encoded])
 
 
-def make_validation(path, *evaluators, every=1, select=(), patience=None):
+def make_validation(path, *evaluators, every=1, select=(), patience=None, unit="updates"):
     folder = RunFolder(path)
     folder.open(MANIFEST)
     sampling = Sampling(num_inference_steps=2, guidance_scale=1.0, batch_size=8)
-    return Validation(PROMPTS, sampling, evaluators, folder, Accelerator(cpu=True), every, select, patience)
+    accelerator = Accelerator(cpu=True)
+    return Validation(PROMPTS, sampling, evaluators, folder, accelerator, every, select, patience, unit=unit)
 
 
 def run(path, validation=None, method=None, **changes):
@@ -96,6 +97,19 @@ def test_without_a_choice_the_last_weights_are_kept_and_looking_changes_nothing(
     assert files_of(tmp_path / "seen" / "policy") == files_of(tmp_path / "unseen" / "policy")
     assert log_of(tmp_path / "seen") == log_of(tmp_path / "unseen")
     assert [row["step"] for row in table(tmp_path / "seen")] == ["0", "2", "4"]
+
+
+def test_looks_may_count_network_passes(tmp_path):
+    """Eight images an update, three passes each: the second multiple of 40 is reached in the fourth update."""
+    validation = make_validation(tmp_path, Brightness(), every=40, unit="network_passes")
+    run(tmp_path, validation, max_train_steps=5)
+    rows = table(tmp_path)
+    assert [(row["step"], row["network_passes"]) for row in rows] == [
+        ("0", "0"),
+        ("2", "48"),
+        ("4", "96"),
+        ("5", "120"),
+    ]
 
 
 def test_training_ends_when_patience_does(tmp_path):
