@@ -13,8 +13,8 @@ class Validation(Section):
     every: Count | None = setting(
         None,
         "Updates, or network passes, between two evaluations. Each generates images of held-out prompts, always from "
-        "the same noise. All evaluators score them, and the scores are compared with those at the start of training. null: "
-        "no evaluation during training.",
+        "the same noise. All evaluators score them, and the scores are compared with those at the start of training. "
+        "null: no evaluation during training.",
     )
     every_unit: Unit = setting(
         "updates",
