@@ -20,6 +20,7 @@ MODEL_NOT_IN_HASH = {"num_inference_steps", "guidance_scale", "scheduler", "samp
 # settings of each section that results have been made without, and the value that is the same as not to have them
 LATER_IN_HASH: dict[str, dict[str, Any]] = {
     "train": {
+        "max_train_minutes": None,
         "base_bits": None,
         "size_conditioning": "square",
         "reward_vae": None,
