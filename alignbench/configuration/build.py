@@ -30,6 +30,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
         "aspect_ratio_buckets": None,
     },
     "method": {"rollout_shift": None},
+    "model": {"policy_step": None},
 }
 
 
@@ -121,7 +122,7 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    model = {key: value for key, value in values["model"].items() if key not in MODEL_NOT_IN_HASH}
+    model = {k: v for k, v in _without_later("model", values["model"]).items() if k not in MODEL_NOT_IN_HASH}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)
     if not trains(cfg):
@@ -176,6 +177,7 @@ def base_of(cfg: DictConfig) -> DictConfig:
     base = start_of(cfg)
     base.model.policy = None
     base.model.policy_revision = None
+    base.model.policy_step = None
     base.model.policy_trained_on = []
     return base
 

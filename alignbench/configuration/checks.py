@@ -148,7 +148,26 @@ def _check_weights(cfg: DictConfig) -> None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")
         if name not in (known := choices("evaluator")):
             raise UserError(f"model.policy_trained_on={name} is unknown;{did_you_mean(name, known)}")
-    if model.policy is not None:
+    check_start(model)
+
+
+def check_start(model: DictConfig) -> None:
+    """Refuse trained weights that are not at hand; no tensor is read.
+
+    Args:
+        model: the node `model` of a configuration.
+
+    Raises:
+        UserError: saying what was found, what was expected and what to do.
+    """
+    if model.policy is None:
+        if model.policy_step is not None:
+            raise UserError("model.policy_step=last is of a run that was stopped; add model.policy=RUN")
+    elif model.policy_step is not None:
+        from alignbench.store.stopped_run import StoppedRun
+
+        StoppedRun.find(model.policy)
+    else:
         from alignbench.models.weights.find_policy import check_policy
 
         check_policy(model.policy, get_class(model.adapter._target_).denoiser_name, model.policy_revision)
