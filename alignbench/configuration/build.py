@@ -14,8 +14,8 @@ from alignbench.former_names import with_former_names
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 # how the model is sampled does not change it, nor does what is known of its past
-MODEL_NOT_IN_HASH = {"num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
-                     "policy_trained_on"}  # fmt: skip
+MODEL_NOT_IN_HASH = {"steps", "num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution",
+                     "controlnets", "policy_trained_on"}  # fmt: skip
 
 # settings of each section that results have been made without, and the value that is the same as not to have them
 LATER_IN_HASH: dict[str, dict[str, Any]] = {

@@ -132,7 +132,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
 def _check_weights(cfg: DictConfig) -> None:
     model = cfg.model
     if "pretrained_model_name_or_path" in model:
-        from alignbench.models.schedulers import check_few_step, check_published, scheduler_name
+        from alignbench.models.schedulers import FEW_STEP, check_few_step, check_published, scheduler_name
         from alignbench.models.weights.loading import check_weights
 
         pipeline = model.adapter.pipeline
@@ -142,7 +142,10 @@ def _check_weights(cfg: DictConfig) -> None:
         published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
         check_published(published, family.published_schedulers, family.pipeline_class)
         if "generate" in cfg.stages:
-            check_few_step(published, cfg.sampling.scheduler)
+            chosen = cfg.sampling.scheduler
+            if OmegaConf.is_interpolation(cfg.sampling, "scheduler") and chosen not in FEW_STEP:
+                chosen = None  # the model's file chose it, for other weights
+            check_few_step(published, chosen)
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")

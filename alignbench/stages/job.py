@@ -25,7 +25,7 @@ from alignbench.configuration.build import (
     run_name,
     trains,
 )
-from alignbench.configuration.missing_guidance import drop_missing_guidance
+from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
@@ -107,7 +107,7 @@ class Job:
 
     def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
         self.cfg = cfg
-        self.guidance_remark = drop_missing_guidance(cfg)
+        self.sampling_remarks = follow_distilled_weights(cfg)
         self.accelerator = accelerator
         self.console = console
         self.root = Path(cfg.results)
@@ -135,8 +135,8 @@ class Job:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         for line in introduction(self.cfg, self.folder, stages, self.accelerator, self.prompts, self.sampling):
             self.console.print(line)
-        if self.prompts is not None and self.guidance_remark is not None:
-            self.console.print(f"  {self.guidance_remark}")
+        for remark in self.sampling_remarks if self.prompts is not None else ():
+            self.console.print(f"  {remark}")
         if self.scoring is not None and "score" in stages:
             self.scoring.calibrate()
         for stage in stages:
