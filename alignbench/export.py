@@ -19,12 +19,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import build, row_name, trains
+from alignbench.configuration.checks import check_start
 from alignbench.configuration.compose import composed
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
-from alignbench.models.weights.find_policy import check_policy
+from alignbench.stages.start import load_start, start_run
 from alignbench.store.run_folder import RunFolder
 
 FORMATS = ("merged", "lora", "comfyui")
@@ -37,23 +38,17 @@ class Source:
 
     Attributes:
         cfg: what says of which model it was made.
-        policy: the trained weights, a path or hub id, with their revision.
+        policy: the trained weights, a path or hub id.
         run: the run that trained them; None for weights made elsewhere.
     """
 
     cfg: DictConfig
     policy: str
-    revision: str | None
     run: RunFolder | None
 
     @property
     def name(self) -> str:
         return row_name(self.cfg).removeprefix("published_") if self.run is None else self.run.name
-
-    @property
-    def start(self) -> str | None:
-        """Trained weights that training itself started from."""
-        return self.cfg.model.policy if trains(self.cfg) else None
 
 
 def main() -> None:
@@ -82,25 +77,18 @@ def find_source(path: str, settings: Sequence[str]) -> Source:
         if not any(word.startswith("model=") for word in settings):
             raise UserError(f"{path} is not a run and does not say what it was made of; add model=NAME and its weights")
         cfg = composed(["method=base", *settings])
-        revision = cfg.model.policy_revision
         cfg.model.policy = path
-        _check(cfg)
-        return Source(cfg, path, revision, None)
+        check_start(cfg.model)
+        return Source(cfg, path, None)
     if settings:
         raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
     cfg = read_run_config(run.config_file)
     if trains(cfg):
-        return Source(cfg, str(run.verified(run.policy)), None, run)
+        return Source(cfg, str(run.verified(run.policy)), run)
     if cfg.model.policy is None:
         raise UserError(f"{path} is the untouched model, of which there is nothing to export; give a run that trains")
-    _check(cfg)
-    return Source(cfg, cfg.model.policy, cfg.model.policy_revision, run)
-
-
-def _check(cfg: DictConfig) -> None:
-    from hydra.utils import get_class
-
-    check_policy(cfg.model.policy, get_class(cfg.model.adapter._target_).denoiser_name, cfg.model.policy_revision)
+    check_start(cfg.model)
+    return Source(cfg, cfg.model.policy, run)
 
 
 def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:
@@ -124,10 +112,11 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
         _check_own_adapters(source)
     model = build(source.cfg.model.adapter)
     untouched = {} if rank is None else {key: t.clone() for key, t in model.denoiser.state_dict().items()}
-    if source.start is not None:
-        model.load_policy(source.start, source.cfg.model.policy_revision)
+    if source.cfg.model.policy is not None:
+        load_start(model, source.cfg, {} if source.run is None else source.run.manifest.start_weights)
+    if trains(source.cfg):
         model.fold_adapters()
-    model.load_policy(source.policy, source.revision)
+        model.load_policy(source.policy)
     facts = []
     if rank is not None:
         facts.append(_extract(model, untouched, rank))
@@ -157,14 +146,19 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
 
 
 def _check_own_adapters(source: Source) -> None:
-    """Refuse before anything loads what a run's configuration tells already."""
-    if source.run is None or not trains(source.cfg):
-        return
-    if source.cfg.train.tuning != "lora":
-        raise UserError(f"{source.run.path} was trained whole; add --rank N to extract adapters from its change")
-    if source.start is not None:
+    """Refuse before anything loads what the configuration of the run that trained the weights tells already."""
+    cfg, run = source.cfg, source.run
+    if not trains(cfg):
+        run = start_run(cfg)
+        if run is None:
+            return
+        cfg = read_run_config(run.config_file)
+    assert run is not None
+    if cfg.train.tuning != "lora":
+        raise UserError(f"{run.path} was trained whole; add --rank N to extract adapters from its change")
+    if cfg.model.policy is not None:
         raise UserError(
-            f"the adapters of {source.run.path} belong on top of model.policy={source.start}, not on the base model; "
+            f"the adapters of {run.path} belong on top of model.policy={cfg.model.policy}, not on the base model; "
             "add --rank N to extract the change of both, or take --format merged"
         )
 

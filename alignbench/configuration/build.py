@@ -14,12 +14,13 @@ from alignbench.former_names import with_former_names
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers", "allow_evaluation_prompts", "offload"}
 # how the model is sampled does not change it, nor does what is known of its past
-MODEL_NOT_IN_HASH = {"num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution", "controlnets",
-                     "policy_trained_on"}  # fmt: skip
+MODEL_NOT_IN_HASH = {"steps", "num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution",
+                     "controlnets", "policy_trained_on"}  # fmt: skip
 
 # settings of each section that results have been made without, and the value that is the same as not to have them
 LATER_IN_HASH: dict[str, dict[str, Any]] = {
     "train": {
+        "max_train_minutes": None,
         "base_bits": None,
         "size_conditioning": "square",
         "reward_vae": None,
@@ -30,6 +31,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
     },
     "method": {"rollout_shift": None},
     "validation": {"every_unit": "updates"},
+    "model": {"policy_step": None},
 }
 
 
@@ -121,7 +123,7 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
-    model = {key: value for key, value in values["model"].items() if key not in MODEL_NOT_IN_HASH}
+    model = {k: v for k, v in _without_later("model", values["model"]).items() if k not in MODEL_NOT_IN_HASH}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)
     if not trains(cfg):
@@ -176,6 +178,7 @@ def base_of(cfg: DictConfig) -> DictConfig:
     base = start_of(cfg)
     base.model.policy = None
     base.model.policy_revision = None
+    base.model.policy_step = None
     base.model.policy_trained_on = []
     return base
 

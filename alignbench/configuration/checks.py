@@ -132,7 +132,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
 def _check_weights(cfg: DictConfig) -> None:
     model = cfg.model
     if "pretrained_model_name_or_path" in model:
-        from alignbench.models.schedulers import check_few_step, check_published, scheduler_name
+        from alignbench.models.schedulers import FEW_STEP, check_few_step, check_published, scheduler_name
         from alignbench.models.weights.loading import check_weights
 
         pipeline = model.adapter.pipeline
@@ -142,13 +142,35 @@ def _check_weights(cfg: DictConfig) -> None:
         published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
         check_published(published, family.published_schedulers, family.pipeline_class)
         if "generate" in cfg.stages:
-            check_few_step(published, cfg.sampling.scheduler)
+            chosen = cfg.sampling.scheduler
+            if OmegaConf.is_interpolation(cfg.sampling, "scheduler") and chosen not in FEW_STEP:
+                chosen = None  # the model's file chose it, for other weights
+            check_few_step(published, chosen)
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")
         if name not in (known := choices("evaluator")):
             raise UserError(f"model.policy_trained_on={name} is unknown;{did_you_mean(name, known)}")
-    if model.policy is not None:
+    check_start(model)
+
+
+def check_start(model: DictConfig) -> None:
+    """Refuse trained weights that are not at hand; no tensor is read.
+
+    Args:
+        model: the node `model` of a configuration.
+
+    Raises:
+        UserError: saying what was found, what was expected and what to do.
+    """
+    if model.policy is None:
+        if model.policy_step is not None:
+            raise UserError("model.policy_step=last is of a run that was stopped; add model.policy=RUN")
+    elif model.policy_step is not None:
+        from alignbench.store.stopped_run import StoppedRun
+
+        StoppedRun.find(model.policy)
+    else:
         from alignbench.models.weights.find_policy import check_policy
 
         check_policy(model.policy, get_class(model.adapter._target_).denoiser_name, model.policy_revision)

@@ -17,7 +17,7 @@ from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.latents import LatentSpace
 from alignbench.models.policy import Policy
 from alignbench.models.prompt_length import CutPrompts, count_cut
-from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_published, scheduler_name
+from alignbench.models.schedulers import DIFFUSION, FEW_STEP, OF_DIFFUSION, check_published, scheduler_name
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.without_weights import is_without_weights
 
@@ -261,6 +261,16 @@ class ModelAdapter(LatentSpace, Policy):
     def takes_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say whether a network of this config.json has guidance as an input."""
         return False
+
+    @classmethod
+    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+        """Say whether weights were distilled for few steps.
+
+        Args:
+            denoiser: its config.json.
+            scheduler: the scheduler_config.json that they come with.
+        """
+        return scheduler_name(scheduler["_class_name"]) in FEW_STEP
 
     @property
     def guidance_is_distilled(self) -> bool:

@@ -104,6 +104,11 @@ class Flux(ModelAdapter):
         """Say whether a transformer has the guidance embedding (FLUX.1-dev has, schnell has not)."""
         return config.get("guidance_embeds", False)
 
+    @classmethod
+    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+        """Take weights without guidance embedding for those of schnell, though some others have none either."""
+        return not cls.takes_guidance(denoiser)
+
     @property
     def guidance_is_distilled(self) -> bool:
         """Whether this transformer has the guidance embedding."""

@@ -15,6 +15,7 @@ from alignbench.models.quantised import quantise_blocks
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
+from alignbench.models.weights.policy_files import Adapters
 
 
 class Policy(ABC):
@@ -68,12 +69,8 @@ class Policy(ABC):
             quantise_blocks(self.denoiser, base_bits, device)
         if tuning == "full":
             self.denoiser.requires_grad_(True)
-            return
-        from peft import LoraConfig
-
-        settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": self.lora_targets}
-        self.denoiser.add_adapter(LoraConfig(**settings))
-        policy_files.widen_adapters(self.denoiser)
+        else:
+            policy_files.add_adapters(self.denoiser, Adapters(rank, alpha, self.lora_targets))
 
     @property
     def is_lora(self) -> bool:
@@ -143,3 +140,25 @@ class Policy(ABC):
         """
         original = self.single_file_keys.get(self.denoiser_name, ())
         policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision, original)
+
+    def load_checkpoint(
+        self,
+        run: str,
+        weights: Mapping[str, Tensor],
+        average: Sequence[Tensor] | None = None,
+        adapters: Adapters | None = None,
+    ) -> None:
+        """Take what a run had trained at a checkpoint, as the policy would be taken that it would have saved then.
+
+        Args:
+            run: path of the run, for the sentence.
+            weights: the trained parameters of the denoiser by name.
+            average: their moving average in the order of the denoiser's parameters, taken in their place; None if the
+                run keeps none.
+            adapters: what was trained; None for the whole denoiser.
+
+        Raises:
+            UserError: if a tensor is missing, left over or of another shape.
+        """
+        self.fold_adapters()
+        policy_files.load_checkpoint(self.denoiser, run, weights, average, adapters)

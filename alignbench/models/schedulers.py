@@ -74,19 +74,19 @@ def check_published(name: str, published: Collection[str], pipeline: str) -> Non
 
 
 def check_few_step(published: str, chosen: str | None) -> None:
-    """Refuse to sample weights by DDIM that were distilled for another sampler.
+    """Refuse to sample weights that were distilled for a sampler by another that nobody asked for.
 
     Args:
         published: name of the scheduler that the weights come with.
-        chosen: name of the one that samples; None for the family's own.
+        chosen: name of the one that was asked for; None for none.
 
     Raises:
         UserError: naming what to type.
     """
     if published in FEW_STEP and chosen is None:
         raise UserError(
-            f"the weights come with a {published}Scheduler, for whose few steps they were distilled, and DDIM would "
-            f"show another model; add sampling.scheduler={published} sampling.num_inference_steps=4"
+            f"the weights come with a {published}Scheduler, for whose few steps they were distilled, and another "
+            f"would show another model; add sampling.scheduler={published}"
         )
 
 

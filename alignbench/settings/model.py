@@ -1,5 +1,7 @@
 """The settings under `model`: the keys that a model's file sets, and those that are the same for all models."""
 
+from typing import Literal
+
 from alignbench.settings.section import REQUIRED, Count, NotNegative, Section, setting
 
 
@@ -29,6 +31,11 @@ class Model(Section):
         "and over these weights beside it. null: none.",
     )
     policy_revision: str | None = setting(None, "Commit, branch or tag, if the policy comes from the hub.")
+    policy_step: Literal["last"] | None = setting(
+        None,
+        "last: model.policy is a run that was stopped before its end, and its last checkpoint is taken. null: "
+        "model.policy holds finished weights.",
+    )
     policy_trained_on: list[str] = setting(
         [],
         "Evaluators whose scores or labels the policy was trained on, as far as known. Tables mark them, and rankings "
@@ -48,5 +55,5 @@ class Model(Section):
     resolution: Count = setting(REQUIRED, "Height and width of training images in pixels.")
 
 
-SHARED = ("policy", "policy_revision", "policy_trained_on", "scheduler", "sampling_resolution")
+SHARED = ("policy", "policy_revision", "policy_step", "policy_trained_on", "scheduler", "sampling_resolution")
 """The keys whose defaults all models have in common."""

@@ -31,6 +31,11 @@ class Train(Section):
         "Network passes after which training ends, even if updates are left. Use it to compare methods at equal cost. "
         "A pass is one sample through the network; a call with a gradient counts as three. null: no limit.",
     )
+    max_train_minutes: Positive | None = setting(
+        None,
+        "Minutes of training after which it ends, even if updates are left. Loading, validation and the time between a "
+        "kill and its continuation are not counted. null: no limit.",
+    )
     total_batch_size: Count = setting(
         16, "Samples (prompts, images or pairs) in an update, over all processes and micro-batches."
     )

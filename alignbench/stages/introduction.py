@@ -37,6 +37,7 @@ def introduction(
 
 
 def _length(settings: DictConfig) -> str:
-    if settings.max_network_passes is None:
-        return f"{settings.max_train_steps} updates"
-    return f"{settings.max_network_passes:,} network passes, at most {settings.max_train_steps} updates"
+    updates, passes, minutes = settings.max_train_steps, settings.max_network_passes, settings.max_train_minutes
+    limits = [] if passes is None else [f"{passes:,} network passes"]
+    limits += [] if minutes is None else [f"{minutes:g} minutes"]
+    return f"{' or '.join(limits)}, at most {updates} updates" if limits else f"{updates} updates"

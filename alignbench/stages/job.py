@@ -25,7 +25,7 @@ from alignbench.configuration.build import (
     run_name,
     trains,
 )
-from alignbench.configuration.missing_guidance import drop_missing_guidance
+from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
@@ -44,7 +44,7 @@ from alignbench.stages.introduction import introduction
 from alignbench.stages.open_run import open_run, start_trained_on
 from alignbench.stages.prepare import Preparation, Term, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
-from alignbench.stages.start import measuring_start, start_run
+from alignbench.stages.start import load_start, measuring_start, start_run
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import (
@@ -107,7 +107,7 @@ class Job:
 
     def __init__(self, cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
         self.cfg = cfg
-        self.guidance_remark = drop_missing_guidance(cfg)
+        self.sampling_remarks = follow_distilled_weights(cfg)
         self.accelerator = accelerator
         self.console = console
         self.root = Path(cfg.results)
@@ -135,8 +135,8 @@ class Job:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         for line in introduction(self.cfg, self.folder, stages, self.accelerator, self.prompts, self.sampling):
             self.console.print(line)
-        if self.prompts is not None and self.guidance_remark is not None:
-            self.console.print(f"  {self.guidance_remark}")
+        for remark in self.sampling_remarks if self.prompts is not None else ():
+            self.console.print(f"  {remark}")
         if self.scoring is not None and "score" in stages:
             self.scoring.calibrate()
         for stage in stages:
@@ -203,24 +203,27 @@ class Job:
         validation = build_validation(
             self.cfg, followed, sources, training_data, self.prompts, self.folder, self.accelerator, self.tracking
         )
+        if self.accelerator.is_main_process:  # now, as a run that is stopped may be a start or be measured
+            write_training_data(self.folder, training_data)
+            self.folder.update(
+                trained_on=list(dict.fromkeys(seen)),
+                fingerprints={"data": data.fingerprint}
+                | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
+            )
+            note_shared_data(self.folder, reward_models_in(self.root))
         with float32_products(self.cfg.train.tf32):
             trained = train(
                 self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
             )
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
-            write_training_data(self.folder, training_data)
             self.folder.update(
                 budget=Budget(**trained.budget),
                 weight_distance=trained.weight_distance,
                 selected_step=trained.budget["optimizer_steps"] if best_step is None else best_step,
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
-                trained_on=list(dict.fromkeys(seen)),
-                fingerprints={"data": data.fingerprint}
-                | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
-            note_shared_data(self.folder, reward_models_in(self.root))
             self.folder.complete("train", files=[self.folder.policy])
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -234,7 +237,11 @@ class Job:
             self.console.print(f"generate: done before, {self._images}")
             return
         if self.trains and not self.folder.completed("train"):
-            raise UserError(f"{self.folder.path} holds no trained policy; add train to stages")
+            told = f"{self.folder.path} holds no trained policy; add train to stages"
+            if self.folder.checkpoints.exists():
+                told += f", or measure its last checkpoint by method=base model.policy={self.folder.path} "
+                told += "model.policy_step=last"
+            raise UserError(told)
         model = self._model(self.cfg)
         if self.trains:
             model.load_policy(self.folder.verified(self.folder.policy))
@@ -394,7 +401,7 @@ class Job:
                 self.console.print(f"  {remark}")
                 self.told.append(remark)
         if cfg.model.policy is not None:
-            model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+            load_start(model, cfg, self.folder.manifest.start_weights)
             if trains(cfg):
                 model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model

@@ -1,18 +1,14 @@
 """What a run folder says of its run from the first second on, and whether a folder that is there belongs to it."""
 
 import importlib.metadata
-from pathlib import Path
 
 from accelerate import Accelerator
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import config_hash, recipe_hash, row_name, trains
 from alignbench.devices import device_name
-from alignbench.errors import UserError
-from alignbench.files import file_digest, write_text
-from alignbench.models.weights.find_policy import find_policy
-from alignbench.stages.start import display_name
+from alignbench.files import write_text
+from alignbench.stages.start import display_name, refuse_other_weights, start_weights
 from alignbench.store.manifest import Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
@@ -45,11 +41,7 @@ def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accele
             devices=[device_name(accelerator.device)] * accelerator.num_processes,
         )
     )
-    if changed := [key for key, value in found.start_weights.items() if weights.get(key, value) != value]:
-        raise UserError(
-            f"{folder.path} was made from weights of another {' and '.join(changed)}; give those back, choose another "
-            "results folder, or delete this one"
-        )
+    refuse_other_weights(folder, weights)
     if is_main and (name := display_name(cfg)) is not None:
         folder.update(display_name=name)
     if is_main and not trains(cfg):  # it may be learnt later what a policy saw
@@ -65,16 +57,3 @@ def start_trained_on(cfg: DictConfig, start: RunFolder | None) -> list[str]:
     """Return the evaluators that the start weights were trained on: what is typed, and what their run notes."""
     known = [] if start is None else start.manifest.trained_on
     return list(dict.fromkeys([*cfg.model.policy_trained_on, *known]))
-
-
-def start_weights(cfg: DictConfig) -> dict[str, str]:
-    """Say what the model is made of, as the manifest records it: paths, and revision or sha256 of what they held."""
-    pipeline = cfg.model.adapter.pipeline
-    found = {key: str(value) for key, value in pipeline.items() if key != "_target_"}
-    file = Path(found.get("pretrained_model_name_or_path", ""))
-    if file.is_file():
-        found["sha256"] = file_digest(file)
-    if cfg.model.policy is not None:
-        denoiser = get_class(cfg.model.adapter._target_).denoiser_name
-        found |= find_policy(cfg.model.policy, denoiser, cfg.model.policy_revision).origin
-    return found

@@ -1,12 +1,20 @@
 """What training starts from where `model.policy` is given: a run of this program, or weights from elsewhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import run_name, start_of, trains
-from alignbench.configuration.run_config import read_named_config
+from alignbench.configuration.run_config import read_named_config, read_run_config
+from alignbench.errors import UserError
+from alignbench.files import file_digest
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.weights.find_policy import find_policy
+from alignbench.models.weights.policy_files import Adapters
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.stopped_run import StoppedRun
 
 DEPTH = 3  # RUN/policy/unet/FILE
 
@@ -17,7 +25,10 @@ def start_run(cfg: DictConfig) -> RunFolder | None:
         return None
     path = Path(cfg.model.policy).resolve()
     folders = map(RunFolder, [path, *path.parents[:DEPTH]])
-    return next((one for one in folders if one.manifest_file.is_file() and one.policy.exists()), None)
+    return next(
+        (one for one in folders if one.manifest_file.is_file() and (one.policy.exists() or one.checkpoints.exists())),
+        None,
+    )
 
 
 def display_name(cfg: DictConfig) -> str | None:
@@ -25,7 +36,10 @@ def display_name(cfg: DictConfig) -> str | None:
     if cfg.get("name") is not None:  # the configuration of a run of version 0.1.0 has none
         return cfg.name
     measured = None if trains(cfg) else start_run(cfg)
-    return None if measured is None else measured.manifest.display_name or measured.manifest.method
+    if measured is None:
+        return None
+    name = measured.manifest.display_name or measured.manifest.method
+    return name if cfg.model.policy_step is None else f"{name} step {StoppedRun.find(cfg.model.policy).step}"
 
 
 def measuring_start(cfg: DictConfig) -> DictConfig:
@@ -38,8 +52,71 @@ def measuring_start(cfg: DictConfig) -> DictConfig:
     if found is None or not is_here or Path(cfg.model.policy).resolve() not in (found.path, found.policy):
         return start_of(cfg)
     own = read_named_config(found.config_file)
-    if own.model.name != cfg.model.name or run_name(own) != found.name:
+    if cfg.model.policy_step is not None or own.model.name != cfg.model.name or run_name(own) != found.name:
         return start_of(cfg)
     for key in ("prompts", "evaluators", "sampling", "stages", "results", "calibration", "shard"):
         own[key] = cfg[key]
     return own
+
+
+def start_weights(cfg: DictConfig) -> dict[str, str]:
+    """Say what the model is made of, as the manifest records it: paths, and revision or sha256 of what they held."""
+    pipeline = cfg.model.adapter.pipeline
+    found = {key: str(value) for key, value in pipeline.items() if key != "_target_"}
+    file = Path(found.get("pretrained_model_name_or_path", ""))
+    if file.is_file():
+        found["sha256"] = file_digest(file)
+    if cfg.model.policy is None:
+        return found
+    if cfg.model.policy_step is not None:
+        return found | StoppedRun.find(cfg.model.policy).origin
+    denoiser = get_class(cfg.model.adapter._target_).denoiser_name
+    return found | find_policy(cfg.model.policy, denoiser, cfg.model.policy_revision).origin
+
+
+def refuse_other_weights(folder: RunFolder, weights: Mapping[str, str]) -> None:
+    """Refuse to take a run for one of other weights.
+
+    Args:
+        weights: what its configuration names now, as `start_weights` returns it.
+
+    Raises:
+        UserError: if it was made from others.
+    """
+    noted = folder.manifest.start_weights
+    if changed := [key for key, value in noted.items() if weights.get(key, value) != value]:
+        raise UserError(
+            f"{folder.path} was made from weights of another {' and '.join(changed)}; give those back, choose another "
+            "results folder, or delete this one"
+        )
+
+
+def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str]) -> None:
+    """Give a model without trained weights those of `model.policy`.
+
+    Adapters that a run trained on top of another policy are loaded on top of that policy.
+
+    Args:
+        noted: the start weights in the manifest of the run that `cfg` describes. They say which checkpoint is meant,
+            as a stopped run may go on in the meantime.
+
+    Raises:
+        UserError: if the weights do not fit the model, or have changed.
+    """
+    run = start_run(cfg)
+    if run is not None and "policy" in run.manifest.start_weights:
+        own = read_run_config(run.config_file)
+        if own.train.tuning == "lora":
+            refuse_other_weights(run, start_weights(own))
+            load_start(model, own, run.manifest.start_weights)
+            model.fold_adapters()
+    if cfg.model.policy_step is None:
+        model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+        return
+    stopped = StoppedRun(RunFolder(cfg.model.policy), int(noted["policy_step"]))
+    own = read_run_config(stopped.run.config_file)
+    average = None if own.train.ema_decay is None else stopped.average()
+    targets = own.model.adapter.lora_targets
+    is_lora = own.train.tuning == "lora"
+    adapters = Adapters(own.train.lora_rank, own.train.lora_alpha, targets) if is_lora else None
+    model.load_checkpoint(cfg.model.policy, stopped.weights(), average, adapters)

@@ -1,7 +1,5 @@
 """Checkpoints to resume from: the exact state of a run between two rollouts."""
 
-import json
-import pickle
 import random
 import shutil
 from collections.abc import Sequence
@@ -13,24 +11,15 @@ import numpy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttributeAccessIssue]
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
 from alignbench.errors import UserError
 from alignbench.files import flush_files, sha256, write_json
+from alignbench.store.checkpoint_files import DIGESTS, STATE, checkpoint_steps, damaged_file, read_state
 
-DIGESTS = "digests.json"  # the sha256 of each other file of a checkpoint, by its name
 NUM_KEPT = 2  # checkpoints of a run: the newest, and the one before, in case the newest is damaged
-# What generator states of version 0.1.0 hold beside plain values; all of it only describes an array of numbers.
-ARRAY_PARTS = [
-    numpy.ndarray,
-    numpy.dtype,
-    type(numpy.dtype(numpy.uint32)),
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-]
 
 
 class Stateful(Protocol):
@@ -91,7 +80,9 @@ class Checkpoints:
         partial = self.folder / "partial"
         if main:
             shutil.rmtree(partial, ignore_errors=True)
-            for older in self._all()[: 1 - NUM_KEPT]:  # first, so that the disk never holds more than NUM_KEPT
+            for older in checkpoint_steps(self.folder)[
+                : 1 - NUM_KEPT
+            ]:  # first, so that the disk never holds more than NUM_KEPT
                 shutil.rmtree(self._place(older))
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
@@ -101,7 +92,7 @@ class Checkpoints:
         if main:
             for name, network in self.networks.items():
                 save_file(_trainable(network), partial / f"{name}.safetensors")
-            torch.save({name: part.state_dict() for name, part in self.parts.items()}, partial / "state.pt")
+            torch.save({name: part.state_dict() for name, part in self.parts.items()}, partial / STATE)
         self.accelerator.wait_for_everyone()
         if main:
             write_json(partial / DIGESTS, {file.name: sha256(file) for file in sorted(partial.iterdir())})
@@ -130,16 +121,16 @@ class Checkpoints:
             with torch.no_grad():
                 for key, parameter in _trainable(network).items():
                     parameter.copy_(loaded[key])
-        state = _read(folder / "state.pt")
+        state = read_state(folder / STATE)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         if self.shards:
-            state = _read(self._shards_file(folder))
+            state = read_state(self._shards_file(folder))
             for name, part in self.shards.items():
                 part.load_state_dict(state[name])
         generators = folder / f"generators-{self.accelerator.process_index}.pt"
         if generators.is_file():  # absent when the run goes on with more processes: draws are keyed, nothing is lost
-            _set_generator_states(_read(generators))
+            _set_generator_states(read_state(generators))
 
     def _newest_undamaged(self) -> int | None:
         """Return the step to go on from, the same on all processes; None where there are no checkpoints."""
@@ -154,8 +145,8 @@ class Checkpoints:
     def _found(self) -> tuple[int | None, str | None]:
         """Return the newest undamaged step and no error, or no step and, if all are damaged, a sentence."""
         damaged = []
-        for step in reversed(self._all()):
-            file = _damaged_file(self._place(step))
+        for step in reversed(checkpoint_steps(self.folder)):
+            file = damaged_file(self._place(step))
             if file is None:
                 if damaged:
                     tqdm.write(f"  checkpoint  {', '.join(map(str, damaged))} is damaged: training goes on from {step}")
@@ -184,9 +175,6 @@ class Checkpoints:
                 f"{self.folder} to begin anew"
             )
 
-    def _all(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
-
 
 class Weights:
     """The values of some parameters as a state to keep."""
@@ -205,35 +193,6 @@ class Weights:
 
 def _trainable(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
-
-
-def _damaged_file(folder: Path) -> Path | None:
-    """Return a file of a checkpoint that is not as it was written; None where all are, or no digests were written."""
-    note = folder / DIGESTS
-    if not note.exists():  # a checkpoint of version 0.1.0
-        return None
-    try:
-        digests = json.loads(note.read_bytes())
-    except ValueError:
-        return note
-    files = (folder / name for name in digests)
-    return next((file for file in files if not file.is_file() or sha256(file) != digests[file.name]), None)
-
-
-def _read(file: Path) -> Any:
-    """Return what torch.save wrote: tensors and plain values. Nothing in the file is executed.
-
-    Raises:
-        UserError: if it holds anything else.
-    """
-    try:
-        with torch.serialization.safe_globals(ARRAY_PARTS):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} holds more than tensors and numbers, which could run code, and is not read; delete "
-            f"{file.parent} to go on without it"
-        ) from None
 
 
 def _generator_states() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from omegaconf import DictConfig
@@ -51,6 +52,46 @@ class Progress(Counters):
     network_passes: int = 0
     reward_calls: int = 0
     train_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends training: the first of these that is reached, after the rollout that reaches it.
+
+    Attributes:
+        steps: optimizer updates.
+        network_passes: of all processes; infinite for no limit.
+        seconds: of `Progress.train_seconds`; infinite for no limit.
+    """
+
+    steps: int
+    network_passes: float = math.inf
+    seconds: float = math.inf
+
+    @classmethod
+    def of(cls, settings: DictConfig) -> "Limits":
+        """Return those that `train` sets."""
+        passes, minutes = settings.max_network_passes, settings.max_train_minutes
+        return cls(
+            settings.max_train_steps,
+            math.inf if passes is None else passes,
+            math.inf if minutes is None else 60 * minutes,
+        )
+
+    def reached(self, progress: Progress) -> bool:
+        """Say whether training ends here."""
+        return (
+            progress.step >= self.steps
+            or progress.network_passes >= self.network_passes
+            or progress.train_seconds >= self.seconds
+        )
+
+    def expected_steps(self, progress: Progress) -> int:
+        """Return the number of updates that training will have made in the end if it goes on as so far."""
+        if self.reached(progress):
+            return progress.step
+        used = max(progress.network_passes / self.network_passes, progress.train_seconds / self.seconds)
+        return self.steps if used == 0 else min(self.steps, math.ceil(progress.step / used))
 
 
 @dataclass(frozen=True)
@@ -97,8 +138,9 @@ def train(
     A run that was killed continues from its last checkpoint. Draws are keyed by the sample's place in the run, so they
     do not depend on the number of processes, the micro-batches or an interruption.
 
-    Training ends after `train.max_train_steps` updates, after the rollout that reaches `train.max_network_passes`, or
-    when `validation` has lost its patience. What is written is the last weights, or those that `validation` found best.
+    Training ends after `train.max_train_steps` updates, after the rollout that reaches `train.max_network_passes` or
+    `train.max_train_minutes`, or when `validation` has lost its patience. What is written is the last weights, or those
+    that `validation` found best.
     """
     settings = cfg.train
     device = accelerator.device
@@ -217,7 +259,7 @@ def train(
         evaluate(validation)
         began = time.monotonic()
 
-    most_passes = math.inf if settings.max_network_passes is None else settings.max_network_passes
+    limits = Limits.of(settings)
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
     for one in (batches, *streams):
@@ -232,7 +274,7 @@ def train(
         dynamic_ncols=True,
     )
 
-    while progress.step < settings.max_train_steps and progress.network_passes < most_passes:
+    while not limits.reached(progress):
         context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
         share = batches.next(context)
         frozen_networks.offload()  # its prompts and pictures are encoded
@@ -272,18 +314,19 @@ def train(
             if progress.step == settings.max_train_steps:
                 break
 
-        progress.train_seconds = time.monotonic() - began
+        # the main process's clock decides for all: by their own, a time limit would end each at another update
+        (progress.train_seconds,) = broadcast_object_list([time.monotonic() - began])
         passes, rewards = calls()
         progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
-        affordable = progress.step * most_passes / max(progress.network_passes, 1)
-        bar.total = math.ceil(min(settings.max_train_steps, affordable))
+        is_end = limits.reached(progress)
+        bar.total = limits.expected_steps(progress)
         seen = validation is not None and validation.due(progress.step, progress.network_passes)
-        if validation is not None and (seen or progress.step >= bar.total):
+        if validation is not None and (seen or is_end):
             evaluate(validation)
             began = time.monotonic() - progress.train_seconds
             if validation.exhausted:
                 break
-        if checkpoints.due(progress.step, settings.checkpointing_steps) and progress.step < bar.total:
+        if checkpoints.due(progress.step, settings.checkpointing_steps) and not is_end:
             checkpoints.save(progress.step)
     bar.close()
 

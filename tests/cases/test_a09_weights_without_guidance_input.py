@@ -1,12 +1,16 @@
-"""A9: `model=flux` with a folder whose transformer has no guidance input makes one call a step, and says so."""
+"""A9: distilled weights are sampled as they need it, without guidance and in few steps, and the head says so."""
 
 import json
 
 import pytest
 
+from alignbench.configuration.build import resolve
+from alignbench.configuration.checks import check
 from alignbench.configuration.compose import composed
-from alignbench.configuration.missing_guidance import drop_missing_guidance
-from alignbench.models.tiny_random import tiny_flux
+from alignbench.configuration.distilled_weights import follow_distilled_weights
+from alignbench.errors import UserError
+from alignbench.generation.generate import Sampling
+from alignbench.models.tiny_random import tiny_flux, tiny_stable_diffusion
 from tests.program import alignbench, manifests
 
 
@@ -33,7 +37,7 @@ def given(folder, *more):
     return [
         "method=base", "model=flux", f"model.pretrained_model_name_or_path={folder}", "model.resolution=32",
         "model.sampling_resolution=null", "model.adapter.max_sequence_length=32", "prompts=shapes", "prompts.limit=2",
-        "sampling.num_inference_steps=4", "evaluators=shapes", "stages=[generate]", *more,
+        "evaluators=shapes", "stages=[generate]", *more,
     ]  # fmt: skip
 
 
@@ -43,14 +47,15 @@ def sampled_with(root):
     return json.loads(file.read_text())
 
 
-def test_weights_without_guidance_input_are_sampled_without_guidance_and_the_head_says_so(folders, calls, tmp_path):
+def test_weights_without_guidance_input_take_four_steps_without_guidance_and_the_head_says_so(folders, calls, tmp_path):
     done = alignbench(*given(folders["schnell"]), f"results={tmp_path}")
     assert len(calls) == 4
     told = " ".join(done.stdout.split())
     assert "4 steps, guidance 1" in told
     assert "guidance none: these weights have no guidance input; sampling.true_cfg_scale=VALUE adds" in told
-    assert "sampling.num_inference_steps=4" in told  # the steps of few-step weights
-    assert sampled_with(tmp_path)["guidance_scale"] == 1.0
+    assert "steps 4: weights of this kind were distilled for few steps; sampling.num_inference_steps=NUMBER" in told
+    sampled = sampled_with(tmp_path)
+    assert (sampled["guidance_scale"], sampled["num_inference_steps"]) == (1.0, 4)
 
 
 def test_classifier_free_guidance_is_made_where_it_is_asked_for(folders, calls, tmp_path):
@@ -60,21 +65,94 @@ def test_classifier_free_guidance_is_made_where_it_is_asked_for(folders, calls, 
 
 
 def test_weights_with_a_guidance_input_keep_their_scale_and_nothing_is_said(folders, calls, tmp_path):
-    done = alignbench(*given(folders["dev"]), f"results={tmp_path}")
-    assert len(calls) == 4
+    done = alignbench(*given(folders["dev"], "sampling.num_inference_steps=3"), f"results={tmp_path}")
+    assert len(calls) == 3
     assert "guidance input" not in done.stdout
+    assert "few steps" not in done.stdout
     assert sampled_with(tmp_path)["guidance_scale"] == 3.5
 
 
-def test_validation_has_no_guidance_either(folders):
+def test_validation_is_as_the_images_at_the_end(folders):
     cfg = composed([*given(folders["schnell"]), "method=sft", "data=shapes", "validation=shapes"])
-    assert drop_missing_guidance(cfg) is not None
-    assert cfg.validation.guidance_scale == 1.0
+    assert len(follow_distilled_weights(cfg)) == 2
+    assert (cfg.validation.guidance_scale, cfg.validation.num_inference_steps) == (1.0, 4)
 
 
-@pytest.mark.parametrize("model", ["flux_mini", "sd15_mini", "sdxl"])
-def test_other_models_are_left_as_they_are(model):
+# ---- the number of steps
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ([], 4),
+        (["sampling.num_inference_steps=50"], 50),
+        (["model.num_inference_steps=50"], 50),
+        (["model.steps.few=2"], 2),
+    ],
+)
+def test_a_number_of_steps_that_was_typed_is_taken_and_no_other_is_spoken_of(folders, typed, expected):
+    cfg = composed(given(folders["schnell"], *typed))
+    lines = follow_distilled_weights(cfg)
+    assert cfg.sampling.num_inference_steps == expected
+    assert any("few steps" in line for line in lines) == (expected < 50)
+
+
+def test_the_sampling_hash_has_the_number_that_was_taken(folders):
+    """Without saying so and by typing it, images are the same and lie in the same folder."""
+    hashes = set()
+    for typed in ([], ["sampling.num_inference_steps=4"], ["model.num_inference_steps=4"]):
+        cfg = composed(given(folders["schnell"], *typed))
+        follow_distilled_weights(cfg)
+        hashes.add(Sampling(**resolve(cfg)["sampling"]).hash)
+    assert len(hashes) == 1
+
+
+@pytest.fixture(scope="module")
+def lcm(tmp_path_factory):
+    """A folder of Stable Diffusion that was distilled for the scheduler LCM."""
+    from diffusers import LCMScheduler
+
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(folder := tmp_path_factory.mktemp("lcm"))
+    return folder
+
+
+def of_lcm(folder, *more):
+    return composed([
+        "method=base", "model=sd15", f"model.pretrained_model_name_or_path={folder}", "model.resolution=32",
+        "prompts=shapes", "evaluators=shapes", "stages=[generate]", *more,
+    ])  # fmt: skip
+
+
+def test_weights_that_come_with_the_scheduler_of_few_steps_take_few(lcm):
+    cfg = of_lcm(lcm, "sampling.scheduler=LCM")
+    check(cfg)
+    (line,) = follow_distilled_weights(cfg)
+    assert line.startswith("steps       4: ")
+    assert (cfg.sampling.num_inference_steps, cfg.sampling.guidance_scale) == (4, 7.5)
+
+
+def test_the_scheduler_in_the_file_of_the_model_is_not_taken_for_such_weights(lcm):
+    """That of sd15 is PNDM."""
+    with pytest.raises(UserError, match=r"another would show another model; add sampling.scheduler=LCM$"):
+        check(of_lcm(lcm))
+    check(of_lcm(lcm, "sampling.scheduler=PNDM"))
+    check(of_lcm(lcm, "model.scheduler=LCM"))
+
+
+@pytest.mark.parametrize("model", ["flux_mini", "sd15_mini"])
+def test_miniatures_are_left_as_they_are(model):
     cfg = composed(["method=base", f"model={model}"])
     before = cfg.copy()
-    assert drop_missing_guidance(cfg) is None
+    assert follow_distilled_weights(cfg) == []
     assert cfg == before
+
+
+def test_other_weights_are_left_as_they_are(folders, tmp_path):
+    tiny_stable_diffusion().save_pretrained(tmp_path)
+    for cfg in (composed(given(folders["dev"])), of_lcm(tmp_path)):
+        before = cfg.copy()
+        assert follow_distilled_weights(cfg) == []
+        assert cfg == before
+        assert cfg.sampling.num_inference_steps == 50

@@ -138,7 +138,7 @@ def test_sdxl_with_euler_of_any_spacing_takes_the_steps_of_euler(spacing, num_st
 def test_few_step_weights_are_sampled_by_their_own_scheduler_or_not_at_all(name):
     model = stable_diffusion(SCHEDULERS[name])
     noise = noise_for(model)
-    asked = rf"for whose few steps they were distilled.*add sampling.scheduler={name} sampling.num_inference_steps=4"
+    asked = rf"for whose few steps they were distilled.*add sampling.scheduler={name}$"
     for act in (lambda: Sampler(model, 4, 1.0), lambda: model.noise_levels(4)):
         with pytest.raises(UserError, match=asked):
             act()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from alignbench.errors import UserError
 from alignbench.files import sha256, write_json
-from alignbench.training.checkpoint import DIGESTS
+from alignbench.store.checkpoint_files import DIGESTS
 from tests.cases.killed_runs import fit
 from tests.program import alignbench
 from tests.tiny_runs import files_of, log_of, sft

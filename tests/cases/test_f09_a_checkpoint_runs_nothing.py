@@ -8,7 +8,7 @@ import torch
 
 from alignbench.errors import UserError
 from alignbench.files import sha256, write_json
-from alignbench.training.checkpoint import DIGESTS
+from alignbench.store.checkpoint_files import DIGESTS
 from tests.cases.killed_runs import fit
 from tests.tiny_runs import sft
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import cache
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -34,10 +35,14 @@ from alignbench.context import Context
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
 from alignbench.export import find_source
+from alignbench.files import write_json
 from alignbench.models.tiny_random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
 from alignbench.serve.__main__ import arguments as arguments_of_serve
+from alignbench.store.checkpoint_files import DIGESTS
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder
 from alignbench.study.__main__ import arguments as arguments_of_study
 from alignbench.train_reward.__main__ import arguments as arguments_of_train_reward
 from alignbench.train_reward.checks import check as check_reward_model
@@ -141,6 +146,12 @@ def placeholders(tmp_path_factory):
         (network / "config.json").write_text(json.dumps(config))
         (network / "model.safetensors").write_bytes(b"")
         weights[word] = str(network)
+    stopped = RunFolder(tmp_path_factory.mktemp("stopped"))
+    manifest = Manifest("dpo", "dpo", "sd15_mini", 0, "", "", fingerprints={"data": ""})
+    write_json(stopped.manifest_file, asdict(manifest))
+    for part in ("policy.safetensors", DIGESTS):  # checked, not loaded
+        write_json(stopped.checkpoint(20) / part, {})
+    weights["STOPPED_RUN"] = str(stopped.path)
     pictures = tmp_path_factory.mktemp("control")
     Image.new("RGB", (64, 64)).save(pictures / "00000.png")
     pairs, scorer = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("scorer")

@@ -118,6 +118,7 @@ def _here(path: str, denoiser: str, revision: str | None) -> Policy | None:
     """Return the policy if it is on this machine whole, given or in the hub's cache; None if it could be on the hub."""
     named = f"model.policy={path}"
     given = Path(path)
+    _refuse_checkpoint(given, named)
     if given.is_file():
         if not given.name.endswith((*TENSOR_FILES, SHARD_INDEX)):
             raise UserError(f"{named} is a file of another kind; expected one of {', '.join(TENSOR_FILES)}")
@@ -132,6 +133,17 @@ def _here(path: str, denoiser: str, revision: str | None) -> Policy | None:
         return _policy(path, snapshot, _choose(names, denoiser, named, inside), named, snapshot.name)
     except (HFValidationError, errors.LocalEntryNotFoundError, UserError):
         return None  # nothing of it was fetched yet, or not all: the hub knows what there is
+
+
+def _refuse_checkpoint(given: Path, named: str) -> None:
+    """Refuse a part of a run's checkpoint: alone, adapters would lack their scale and weights their average."""
+    folder = given if given.is_dir() else given.parent
+    run = folder.parent.parent
+    if folder.parent.name == "checkpoints" and (run / "manifest.json").is_file():
+        raise UserError(
+            f"{named} is of a checkpoint, which is read with its run alone; give model.policy={run} "
+            "model.policy_step=last"
+        )
 
 
 def _files_near(folder: Path) -> Iterable[Path]:
@@ -172,7 +184,8 @@ def _choose(names: set[str], denoiser: str, named: str, inside: str = "") -> Cho
     if inside in names:
         return Choice(inside)
     root = f"{inside}/" if inside else ""
-    if f"{root}manifest.json" in names:  # a run of this program
+    run = root
+    if f"{run}manifest.json" in names:  # of this program
         root += "policy/"
     here = {name for name in names if name.startswith(root) and "/" not in name[len(root) :]}
     network = _network(names, f"{root}{denoiser}/") or _network(names, root)
@@ -195,6 +208,11 @@ def _choose(names: set[str], denoiser: str, named: str, inside: str = "") -> Cho
                 raise UserError(
                     f"{named} holds a {other}, but this model has a {denoiser}; choose the `model` of its family"
                 )
+        if any(name.startswith(f"{run}checkpoints/step-") for name in names):
+            raise UserError(
+                f"{named} is a run that was stopped before its end; add model.policy_step=last to take its last "
+                "checkpoint, or repeat its command to finish it"
+            )
         raise UserError(
             f"{named} holds no trained weights; expected {root}{denoiser}/ or {NETWORK}.safetensors as diffusers saves "
             f"them, {LORA_FILES[0]}, {PEFT_CONFIG} beside {PEFT_FILES[0]}, or one file of tensors"

@@ -173,17 +173,18 @@ def _files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def part_config(path: str, part: str, revision: str | None = None, config: str | None = None) -> dict[str, Any]:
-    """Return the config.json of a network of a model that `check_weights` found.
+    """Return the configuration of a part of a model that `check_weights` found.
 
     Args:
         path, revision, config: as for `load_pipeline`.
-        part: the network's name in the pipeline.
+        part: name of a network in the pipeline, or `scheduler`.
     """
     if Path(path).is_file():
         assert config is not None
         path, revision = config, None
-    local = Path(path) / part / "config.json"
-    file = local if local.is_file() else Path(hf_hub_download(path, f"{part}/config.json", revision=revision))
+    name = f"{part}/scheduler_config.json" if part == "scheduler" else f"{part}/config.json"
+    local = Path(path) / name
+    file = local if local.is_file() else Path(hf_hub_download(path, name, revision=revision))
     return json.loads(file.read_text())
 
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,21 @@ ADAPTER_SETTINGS = (
 IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale|hada_|lokr_|oft_|\.diff(_b)?$")
 # the two matrices of a LoRA as programs call them, PEFT with the name of the adapter between; and its alpha
 IS_LORA = re.compile(r"lora(_A|_B|\.down|\.up|_down|_up)(\.\w+)?\.weight$|\.alpha$")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The low-rank adapters of a training.
+
+    Attributes:
+        rank: of their matrices.
+        alpha: their output is multiplied by alpha / rank.
+        targets: names of the linear layers that have one.
+    """
+
+    rank: int
+    alpha: float
+    targets: Sequence[str]
 
 
 def has_adapters(network: Any) -> bool:
@@ -92,6 +108,27 @@ def load_policy(
         _load_network(network, policy, state, original_keys)
 
 
+def load_checkpoint(
+    network: nn.Module,
+    run: str,
+    weights: Mapping[str, Tensor],
+    average: Sequence[Tensor] | None,
+    adapters: Adapters | None,
+) -> None:
+    """Put the trained parameters of a checkpoint into a network; see `ModelAdapter.load_checkpoint`."""
+    if adapters is not None:
+        add_adapters(network, adapters)
+    trained = {
+        name: parameter.data for name, parameter in network.named_parameters() if adapters is None or "lora_" in name
+    }
+    if faults := misfits(shapes(trained), shapes(weights)):
+        raise UserError(f"{_told(run, network)}; {faults}; choose the `model` that they were made of")
+    if average is not None:  # rounded as the weights, in whose place a run saves it
+        weights = {name: mean.to(weights[name].dtype) for name, mean in zip(trained, average, strict=True)}
+    for name, parameter in trained.items():
+        parameter.copy_(weights[name])
+
+
 # ---- whole networks
 
 
@@ -102,7 +139,7 @@ def _load_network(network: Any, policy: Policy, state: dict[str, Tensor], origin
     if any(blocks.intersection(key.split(".")) for key in state):
         state = _converted(network, policy, state)
     if faults := misfits(shapes(network.state_dict()), shapes(state)):
-        raise UserError(f"{_told(policy, network)}; {faults}; choose the `model` that they were made of")
+        raise UserError(f"{_told(policy.path, network)}; {faults}; choose the `model` that they were made of")
     network.load_state_dict(state)
 
 
@@ -128,17 +165,17 @@ def _converted(network: Any, policy: Policy, state: dict[str, Tensor]) -> dict[s
         converted = convert(checkpoint=rest, config=dict(network.config))
     except LookupError as error:
         missing = error.args[0] if isinstance(error, KeyError) else "all of its blocks"
-        raise UserError(f"{_told(policy, network)}; missing: {missing}") from None
+        raise UserError(f"{_told(policy.path, network)}; missing: {missing}") from None
     # the converters of transformers take out what they use, that of UNets passes the very tensors on
     used = {id(tensor) for tensor in converted.values()}
     left = [key for key, tensor in rest.items() if id(tensor) not in used]
     if left:
-        raise UserError(f"{_told(policy, network)}; {listed('left over', left)}; give a file of the network alone")
+        raise UserError(f"{_told(policy.path, network)}; {listed('left over', left)}; give a file of the network alone")
     return converted
 
 
-def _told(policy: Policy, network: Any) -> str:
-    return f"the weights of model.policy={policy.path} do not fit the {type(network).__name__} of this model"
+def _told(path: str, network: Any) -> str:
+    return f"the weights of model.policy={path} do not fit the {type(network).__name__} of this model"
 
 
 # ---- adapters
@@ -158,6 +195,15 @@ def _load_adapters(pipeline: Any, denoiser_name: DenoiserName, policy: Policy, s
     state = _in_keys_of_peft(pipeline, denoiser_name, policy, state)
     _check_adapters(network, policy, state)
     put_adapters(network, state, config)
+
+
+def add_adapters(network: Any, adapters: Adapters) -> None:
+    """Add new adapters to a network without any. They are float32 whatever its dtype, and start as the identity."""
+    from peft import LoraConfig
+
+    settings: dict[str, Any] = {"r": adapters.rank, "lora_alpha": adapters.alpha}
+    network.add_adapter(LoraConfig(**settings, target_modules=list(adapters.targets)))
+    widen_adapters(network)
 
 
 def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> None:
@@ -275,7 +321,7 @@ def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]
             expected[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
             expected[f"{name}.lora_B.weight"] = (weight.shape[0], rank, *one)
     if faults := misfits(expected, shapes(state)):
-        raise UserError(f"{_told(policy, network)}; {faults}; choose the `model` that they were made of")
+        raise UserError(f"{_told(policy.path, network)}; {faults}; choose the `model` that they were made of")
 
 
 def widen_adapters(network: nn.Module) -> None:
