@@ -13,8 +13,9 @@ ours.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -49,6 +50,13 @@ class Truncation:
         if self.draw not in get_args(Draw):
             raise ValueError(f"method.truncation.draw={self.draw} is unknown; available: {', '.join(get_args(Draw))}")
 
+    def most_steps(self, num_steps: int) -> int:
+        """Return the largest K; of a Gaussian the one that is exceeded in one update of 700."""
+        if self.draw == "fixed":
+            return self.num_steps
+        earliest = self.earliest if self.draw == "uniform" else self.mean - 3 * self.std
+        return num_steps - min(max(round(earliest * num_steps), 0), num_steps - 1)
+
     def num_grad_steps(self, num_steps: int, generator: torch.Generator) -> int:
         """Return K, from 1 to `num_steps`, the number of steps of the sampling.
 
@@ -63,8 +71,7 @@ class Truncation:
                 )
             return self.num_steps
         if self.draw == "uniform":
-            first = min(round(self.earliest * num_steps), num_steps - 1)
-            return num_steps - int(torch.randint(first, num_steps, (), generator=generator))
+            return 1 + int(torch.randint(self.most_steps(num_steps), (), generator=generator))
         while True:  # a beginning outside the sampling is drawn again: the gradient goes through one step at least
             normal = float(torch.randn((), generator=generator, dtype=torch.float64))
             start = math.floor((self.mean + self.std * normal) * num_steps)
@@ -92,6 +99,11 @@ class DRaFT(RewardGradient):
                 f"method.num_copies={self.num_copies} repeats the last step alone; it needs "
                 "method.truncation.draw=fixed and method.truncation.num_steps=1"
             )
+
+    @classmethod
+    def most_steps(cls, settings: Mapping[str, Any]) -> int:
+        truncation = {key: value for key, value in settings["truncation"].items() if key != "_target_"}
+        return Truncation(**truncation).most_steps(settings["num_rollout_steps"])
 
     def rolled_out(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> list[LastSteps]:
         levels = self.noise_levels(model)

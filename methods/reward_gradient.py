@@ -21,7 +21,7 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward
-from alignbench.method import Loss, Method, WeightCopies
+from alignbench.method import Loss, Method, TrainedCalls, WeightCopies
 from alignbench.models.adapter import ModelAdapter, Trajectory
 from alignbench.objectives.denoising_error import sample_error
 from alignbench.settings.section import Count, NotNegative, Positive, Share
@@ -113,11 +113,20 @@ class RewardGradient(Method[LastSteps]):
     def rolled_out(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> list[LastSteps]:
         """Sample an image for each row, and return what is left to do; called without a gradient."""
 
+    @classmethod
+    def most_steps(cls, settings: Mapping[str, Any]) -> int:
+        """Return how many steps with a gradient an image has at most; seldom more is enough for random ones."""
+        return 1
+
     # ---- the method, as the loop knows it
 
     @classmethod
     def weight_copies(cls, settings: Mapping[str, Any]) -> WeightCopies:
         return WeightCopies(reference=settings["kl_weight"] > 0)
+
+    @classmethod
+    def trained_calls(cls, settings: Mapping[str, Any], model: ModelAdapter) -> TrainedCalls:
+        return TrainedCalls(cls.most_steps(settings), 2 if model.is_guided(settings["rollout_guidance_scale"]) else 1)
 
     @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
