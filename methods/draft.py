@@ -54,8 +54,9 @@ class Truncation:
         """Return the largest K; of a Gaussian the one that is exceeded in one update of 700."""
         if self.draw == "fixed":
             return self.num_steps
-        earliest = self.earliest if self.draw == "uniform" else self.mean - 3 * self.std
-        return num_steps - min(max(round(earliest * num_steps), 0), num_steps - 1)
+        if self.draw == "uniform":
+            return num_steps - min(round(self.earliest * num_steps), num_steps - 1)
+        return num_steps - max(math.floor((self.mean - 3 * self.std) * num_steps), 0)
 
     def num_grad_steps(self, num_steps: int, generator: torch.Generator) -> int:
         """Return K, from 1 to `num_steps`, the number of steps of the sampling.

@@ -115,7 +115,7 @@ class RewardGradient(Method[LastSteps]):
 
     @classmethod
     def most_steps(cls, settings: Mapping[str, Any]) -> int:
-        """Return how many steps with a gradient an image has at most; seldom more is enough for random ones."""
+        """Return the largest number of steps with a gradient; a random one may seldom exceed it."""
         return 1
 
     # ---- the method, as the loop knows it
@@ -168,7 +168,7 @@ class RewardGradient(Method[LastSteps]):
             pairs = zip(trajectory.predictions, batch.expected.unbind(1), strict=True)
             distance = torch.stack([sample_error(prediction, expected) for prediction, expected in pairs]).mean(0)
             values = values + self.kl_weight * distance
-            metrics["kl"] = distance.detach()
+            metrics |= {"kl": distance.detach()}
         return Loss.mean(values, metrics)
 
     # ---- sampling

@@ -72,6 +72,15 @@ def test_a_uniform_beginning_has_each_number_of_steps_as_often():
     assert (found[1:21] - 1000).abs().max() < 4 * (20_000 * 0.05 * 0.95) ** 0.5
 
 
+@pytest.mark.parametrize("num_steps", [7, 8, 28, 50])
+def test_memory_is_estimated_for_more_steps_than_nearly_all_draws_have(num_steps):
+    drawn, _ = counts(truncation(), num_steps, 5000)
+    assert (drawn > truncation().most_steps(num_steps)).double().mean() < 1 / 350
+    drawn, _ = counts(truncation("uniform"), num_steps, 500)
+    assert drawn.max() == truncation("uniform").most_steps(num_steps)
+    assert truncation("fixed", num_steps=3).most_steps(num_steps) == 3
+
+
 @pytest.mark.parametrize("draw", ["uniform", "gaussian"])
 @pytest.mark.parametrize("num_steps", [1, 2, 8])
 def test_no_draw_is_without_a_gradient_or_longer_than_the_sampling(draw, num_steps):
