@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignbench.batch import Batch, PromptBatch
+from alignbench.batch import Batch, PairBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.evaluator import Evaluator
 from alignbench.models.adapter import ModelAdapter
@@ -46,6 +46,19 @@ class WeightCopies:
 
     reference: bool = False
     old: bool = False
+
+
+@dataclass(frozen=True)
+class TrainedCalls:
+    """The calls of the network whose activations one backward pass needs.
+
+    Attributes:
+        num: calls one after the other.
+        rows: of the network in each call, for each sample of a micro-batch.
+    """
+
+    num: int = 1
+    rows: int = 1
 
 
 class Method(ABC, Generic[BatchT]):
@@ -87,6 +100,15 @@ class Method(ABC, Generic[BatchT]):
     def weight_copies(cls, settings: Mapping[str, Any]) -> WeightCopies:
         """Return which copies of the weights a method of these settings needs; asked before anything is loaded."""
         return WeightCopies(reference=bool(cls.needs_reference))
+
+    @classmethod
+    def trained_calls(cls, settings: Mapping[str, Any], model: ModelAdapter) -> TrainedCalls:
+        """Return which calls a method of these settings differentiates at once; the estimate of memory asks.
+
+        Args:
+            model: without weights.
+        """
+        return TrainedCalls(rows=2 if issubclass(cls.batch_type, PairBatch) else 1)
 
     @property
     def batch_multiple(self) -> int:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignbench.batch import ImageBatch, PromptBatch
@@ -29,6 +28,7 @@ from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.settings.section import Count, NotNegative, Positive
 from methods.recovery import GainPolicy, RecoveryWindow, output_coefficient, recover
+from methods.reward_gradient import reward_loss
 
 Branch = Literal["denoise", "inversion"]
 DiscountMode = Literal["absolute_bonus", "multiplicative"]
@@ -52,11 +52,6 @@ def srpo_reward(
     if mode == "multiplicative":
         return discount * (wanted - unwanted)
     return (1 + discount) * wanted - unwanted
-
-
-def srpo_loss(reward: Tensor, margin: float | None) -> Tensor:
-    """Return margin - reward where that is positive and 0 elsewhere, [B]; minus the reward without a margin."""
-    return -reward if margin is None else F.relu(margin - reward)
 
 
 @dataclass(frozen=True)
@@ -224,7 +219,7 @@ class SRPO(Method[RecoveryBatch]):
             "landing_sigma": landing.sigma,
             "bias_sign": batch.bias_sign,
         }
-        return Loss.mean(srpo_loss(reward, self.margin), metrics)
+        return Loss.mean(reward_loss(reward, self.margin), metrics)
 
     def rollout_levels(self, model: ModelAdapter) -> NoiseLevels:
         """Return the noise levels of the sampling that makes the images."""

@@ -178,6 +178,24 @@ PAPERS: dict[str, list[Setting]] = {
         Setting("train.decode_checkpointing", False, True, "changes memory and time, not the update"),
         Setting("model.adapter.vae_dtype", "bfloat16", None, "the default, float32, decodes more exactly"),
     ],
+    # THUDM/ImageReward: ReFL.py; the batch is the paper's
+    "refl sd15": [
+        *SD15, *ADAMW, *same(train__tuning="full", train__max_grad_norm=1.0, train__learning_rate=1e-5),
+        *same(train__total_batch_size=64, train__max_train_steps=100, train__lr_scheduler="constant"),
+        *same(method__num_rollout_steps=40, method__earliest=30 / 40, method__rollout_guidance_scale=1.0),
+        *same(method__reward_weight=1e-3, method__margins__image_reward=2.0, method__min_sigma=0.0),
+        Setting("train.gradient_checkpointing", False, True, "changes memory and time, not the update"),
+    ],
+    # mihirp1998/AlignProp: config/alignprop_config.py, hps.sh; adapters of TRL's pipeline
+    "alignprop sd15": [
+        *SD15, *same(train__optimizer___target_="torch.optim.AdamW", train__optimizer__weight_decay=1e-4),
+        *same(train__tuning="lora", train__lora_rank=4, train__lora_alpha=4, train__learning_rate=1e-3),
+        *same(train__max_train_steps=25, train__max_grad_norm=1.0, train__gradient_checkpointing=True),
+        *same(method__num_rollout_steps=50, method__rollout_guidance_scale=5.0, method__reward_weight=0.01),
+        *same(method__truncation__draw="gaussian", method__truncation__mean=42 / 50, method__truncation__std=5 / 50),
+        Setting("train.total_batch_size", 4 * 8 * 8, 128, "its comment names 128 as the batch that was tested"),
+        BF16, micro(8, 2),
+    ],
 }  # fmt: skip
 
 
@@ -195,4 +213,4 @@ def test_every_published_pair_of_a_method_and_a_model_is_listed():
     """Presets whose names end in upstream or released stand for the code; the plain ones change our part of it."""
     assert {pair.split()[1] for pair in PAPERS} == {"sd15", "sdxl", "flux"}
     listed = {pair.split()[0].removesuffix("_upstream").removesuffix("_released") for pair in PAPERS}
-    assert listed == {"sft", "dpo", "sdpo", "smpo", "inpo", "kto", "mapo", "srpo"}
+    assert listed == {"sft", "dpo", "sdpo", "smpo", "inpo", "kto", "mapo", "srpo", "refl", "alignprop"}

@@ -35,10 +35,12 @@ class Trajectory:
     Attributes:
         latents: where it ended, [B, C, h, w].
         noisy_latents: the state before each step, n tensors [B, C, h, w]; empty unless asked for.
+        predictions: of the network in each step, with guidance, n tensors [B, C, h, w]; empty unless asked for.
     """
 
     latents: Tensor
     noisy_latents: list[Tensor]
+    predictions: list[Tensor]
 
 
 class ModelAdapter(LatentSpace, Policy):
@@ -370,22 +372,25 @@ class ModelAdapter(LatentSpace, Policy):
         """Walk down the noise_levels from `noise` by the deterministic step (DDIM, flow Euler).
 
         Args:
-            noise: [B, C, h, w], unit Gaussian.
+            noise: [B, C, h, w], unit Gaussian; or what is at the first of the levels.
+            noise_levels: those of all images, or of each.
             grad_last: the last so many steps keep their graph (DRaFT); 0 keeps none.
-            keep_states: whether to return the state before each step.
+            keep_states: whether to return the state before each step, and the prediction there.
         """
         latents = noise
         states: list[Tensor] = []
+        predictions: list[Tensor] = []
         for number, timestep in enumerate(noise_levels.timesteps):
-            if keep_states:
-                states.append(latents)
             with torch.set_grad_enabled(number >= len(noise_levels) - grad_last):
                 timesteps = timestep.expand(len(latents))
                 prediction = self.predict(latents, timesteps, conditioning, guidance_scale, unconditional)
+                if keep_states:
+                    states.append(latents)
+                    predictions.append(prediction)
                 latents = self.schedule.step(
                     latents, prediction, noise_levels.level[number], noise_levels.level[number + 1]
                 )
-        return Trajectory(latents, states)
+        return Trajectory(latents, states, predictions)
 
     def generation_arguments(
         self,

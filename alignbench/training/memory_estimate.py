@@ -24,7 +24,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from alignbench.batch import PairBatch
 from alignbench.configuration.build import build, conf_folder, weights_dtype
 from alignbench.crop import Size
 from alignbench.data.batches.crops import CropPolicy
@@ -125,7 +124,8 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     copies_of = [get_class(node._target_).weight_copies(node) for node in methods]
-    rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
+    calls = [get_class(node._target_).trained_calls(node, model) for node in methods]
+    most = max(calls, key=lambda one: one.num * one.rows)
     crop_policy = CropPolicy.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
@@ -158,8 +158,9 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     if train.mixed_precision != "no" and dtype == "float32":  # 16-bit copies of weights live as long as the graph
         share, copies = MIXED_SHARE, sum(2 * p.numel() for p in denoiser.parameters())
     largest = max(crop_policy.sizes, key=math.prod)
-    network = _network_activations(model, rows, largest, train.gradient_checkpointing)
-    working = [Part("activations", network.peak * share + copies)]
+    network = _network_activations(model, train.micro_batch_size * most.rows, largest, train.gradient_checkpointing)
+    earlier = (most.num - 1) * network.num_bytes  # of the calls that wait while the last one is worked through
+    working = [Part("activations", (network.peak + earlier) * share + copies)]
     if reads_pixels:
         parts.append(_reward(cfg.method.reward))
     if any(get_class(node._target_).differentiates_pixels for node in methods):
