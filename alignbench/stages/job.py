@@ -34,6 +34,7 @@ from alignbench.generation.generate import Sampling, generate, generated, image_
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.quantised import quantise_blocks
 from alignbench.report.columns import P_VALUES
+from alignbench.report.labels import strength_label
 from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
@@ -235,11 +236,16 @@ class Job:
             return
         if self.trains and not self.folder.completed("train"):
             raise UserError(f"{self.folder.path} holds no trained policy; add train to stages")
-        model = self._model(self.cfg)
+        keep_start = self.sampling.strength != 1
+        model = self._model(self.cfg, keep_start=keep_start)
         if self.trains:
-            model.load_policy(self.folder.verified(self.folder.policy))
+            model.load_policy(self.folder.verified(self.folder.policy), keep_start=keep_start)
+        if keep_start and self.sampling.strength_kind == "weights":
+            model.scale_policy(self.sampling.strength)
         if self.sampling.base_bits is not None:
-            quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
+            for network in (model.denoiser, model.reference_network):
+                if network is not None:
+                    quantise_blocks(network, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
         self._tell_cut_prompts(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
@@ -276,7 +282,10 @@ class Job:
         """Send what the report says of this run to its tracker."""
         assert self.tracking is not None
         step = self.folder.manifest.budget.optimizer_steps
-        told = [row for row in tables.leaderboard if row["run"] == self.folder.name and row["group"] == "all"]
+        label = tables.labels[self.folder.name]
+        label += strength_label(self.sampling.strength, self.sampling.strength_kind)
+        rows = (row for row in tables.leaderboard if row["group"] == "all")
+        told = [row for row in rows if (row["run"], row["method"]) == (self.folder.name, label)]
         for row in told:
             name = f"eval/{row['prompt_set']}/{row['evaluator']}"
             self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
@@ -342,7 +351,8 @@ class Job:
     def _beside(self, cfg: DictConfig, told: str) -> "Job":
         """Return the job of another run that is measured as this one; where it is new, that is told."""
         other = Job(cfg, self.accelerator, self.console)
-        other.prompts, other.scoring, other.sampling, other.told = self.prompts, self.scoring, self.sampling, self.told
+        other.prompts, other.scoring, other.told = self.prompts, self.scoring, self.told
+        other.sampling = self.sampling.at_full_strength
         if not other.folder.manifest_file.exists():
             self.console.print(f"{told}: {other.folder.path}")
         other._open()
@@ -386,15 +396,20 @@ class Job:
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
 
-    def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
-        """Build the model with its start weights; networks that are left out have none."""
+    def _model(self, cfg: DictConfig, left_out: Sequence[str] = (), keep_start: bool = False) -> ModelAdapter:
+        """Build the model with its start weights, or with the policy that is measured.
+
+        Args:
+            left_out: networks that get no weights.
+            keep_start: whether `reference` is to answer for the untouched model where a policy is measured.
+        """
         model = build_adapter(cfg.model, left_out)
         for remark in model.remarks:
             if remark not in self.told:  # the base run has the same weights
                 self.console.print(f"  {remark}")
                 self.told.append(remark)
         if cfg.model.policy is not None:
-            model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+            model.load_policy(cfg.model.policy, cfg.model.policy_revision, keep_start and not trains(cfg))
             if trains(cfg):
                 model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model
