@@ -12,48 +12,17 @@ the lines that load them. Nothing is uploaded without `--push-to-hub owner/name`
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from alignbench.configuration.build import build, row_name, trains
-from alignbench.configuration.compose import composed
-from alignbench.configuration.run_config import read_run_config
+from alignbench.configuration.build import build, trains
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
-from alignbench.models.weights.find_policy import check_policy
-from alignbench.store.run_folder import RunFolder
+from alignbench.stages.trained_weights import Source, find_source
 
 FORMATS = ("merged", "lora", "comfyui")
 COMFYUI_FILE = "{name}_comfyui.safetensors"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is exported.
-
-    Attributes:
-        cfg: what says of which model it was made.
-        policy: the trained weights, a path or hub id, with their revision.
-        run: the run that trained them; None for weights made elsewhere.
-    """
-
-    cfg: DictConfig
-    policy: str
-    revision: str | None
-    run: RunFolder | None
-
-    @property
-    def name(self) -> str:
-        return row_name(self.cfg).removeprefix("published_") if self.run is None else self.run.name
-
-    @property
-    def start(self) -> str | None:
-        """Trained weights that training itself started from."""
-        return self.cfg.model.policy if trains(self.cfg) else None
 
 
 def main() -> None:
@@ -69,38 +38,6 @@ def main() -> None:
     except UserError as error:
         print(f"alignbench: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def find_source(path: str, settings: Sequence[str]) -> Source:
-    """Return what a path or hub id stands for.
-
-    Raises:
-        UserError: if there are no trained weights, or nothing says what they were made of.
-    """
-    run = RunFolder(Path(path))
-    if not run.manifest_file.exists():
-        if not any(word.startswith("model=") for word in settings):
-            raise UserError(f"{path} is not a run and does not say what it was made of; add model=NAME and its weights")
-        cfg = composed(["method=base", *settings])
-        revision = cfg.model.policy_revision
-        cfg.model.policy = path
-        _check(cfg)
-        return Source(cfg, path, revision, None)
-    if settings:
-        raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
-    cfg = read_run_config(run.config_file)
-    if trains(cfg):
-        return Source(cfg, str(run.verified(run.policy)), None, run)
-    if cfg.model.policy is None:
-        raise UserError(f"{path} is the untouched model, of which there is nothing to export; give a run that trains")
-    _check(cfg)
-    return Source(cfg, cfg.model.policy, cfg.model.policy_revision, run)
-
-
-def _check(cfg: DictConfig) -> None:
-    from hydra.utils import get_class
-
-    check_policy(cfg.model.policy, get_class(cfg.model.adapter._target_).denoiser_name, cfg.model.policy_revision)
 
 
 def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:

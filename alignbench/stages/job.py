@@ -42,14 +42,13 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
-from alignbench.stages.open_run import open_run, start_trained_on
+from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, Term, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
-from alignbench.stages.start import measuring_start, start_run
+from alignbench.stages.start import measuring_start, start_data, start_run, start_trained_on
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import (
-    data_of_run,
     digests,
     note_shared_data,
     reward_models_in,
@@ -391,7 +390,7 @@ class Job:
         """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
         images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
         rewards = [one.training_data for method, _ in terms for one in method.followed]
-        return union([*images, *rewards, *([] if self.start is None else [data_of_run(self.start)])])
+        return union([*images, *rewards, start_data(self.cfg, self.start)])
 
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import run_name, start_of, trains
 from alignbench.configuration.run_config import read_named_config
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.soup_record import SoupRecord, find_soup
+from alignbench.store.training_data import data_of_run, union
 
 DEPTH = 3  # RUN/policy/unet/FILE
 
@@ -20,11 +23,34 @@ def start_run(cfg: DictConfig) -> RunFolder | None:
     return next((one for one in folders if one.manifest_file.is_file() and one.policy.exists()), None)
 
 
+def start_soup(cfg: DictConfig) -> SoupRecord | None:
+    """Return what `model.policy` says of its parents if it is an average of policies."""
+    return None if cfg.model.policy is None else find_soup(cfg.model.policy)
+
+
+def start_trained_on(cfg: DictConfig, start: RunFolder | None) -> list[str]:
+    """Return the evaluators that the start weights were trained on: what is typed, and what their run or soup notes."""
+    known = [] if start is None else start.manifest.trained_on
+    soup = start_soup(cfg)
+    return list(dict.fromkeys([*cfg.model.policy_trained_on, *known, *([] if soup is None else soup.trained_on)]))
+
+
+def start_data(cfg: DictConfig, start: RunFolder | None) -> np.ndarray:
+    """Return the digests of what the start weights learned from, as far as their run or soup notes it."""
+    soup = start_soup(cfg)
+    parts = [] if start is None else [data_of_run(start)]
+    return union([*parts, *([] if soup is None else [soup.training_data])])
+
+
 def display_name(cfg: DictConfig) -> str | None:
-    """Return how tables call a run if it is not by its method: as typed, or as the run whose weights it measures."""
+    """Return how tables call a run if it is not by its method: as typed, or as the weights that it measures are."""
     if cfg.get("name") is not None:  # the configuration of a run of version 0.1.0 has none
         return cfg.name
-    measured = None if trains(cfg) else start_run(cfg)
+    if trains(cfg):
+        return None
+    if (soup := start_soup(cfg)) is not None:
+        return soup.label
+    measured = start_run(cfg)
     return None if measured is None else measured.manifest.display_name or measured.manifest.method
 
 
