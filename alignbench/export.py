@@ -12,43 +12,19 @@ the lines that load them. Nothing is uploaded without `--push-to-hub owner/name`
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from alignbench.configuration.build import build, row_name, trains
-from alignbench.configuration.checks import check_start
-from alignbench.configuration.compose import composed
+from alignbench.configuration.build import build, trains
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
 from alignbench.stages.start import load_start, start_run
-from alignbench.store.run_folder import RunFolder
+from alignbench.stages.trained_weights import Source, find_source
 
 FORMATS = ("merged", "lora", "comfyui")
 COMFYUI_FILE = "{name}_comfyui.safetensors"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is exported.
-
-    Attributes:
-        cfg: what says of which model it was made.
-        policy: the trained weights, a path or hub id.
-        run: the run that trained them; None for weights made elsewhere.
-    """
-
-    cfg: DictConfig
-    policy: str
-    run: RunFolder | None
-
-    @property
-    def name(self) -> str:
-        return row_name(self.cfg).removeprefix("published_") if self.run is None else self.run.name
 
 
 def main() -> None:
@@ -64,31 +40,6 @@ def main() -> None:
     except UserError as error:
         print(f"alignbench: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def find_source(path: str, settings: Sequence[str]) -> Source:
-    """Return what a path or hub id stands for.
-
-    Raises:
-        UserError: if there are no trained weights, or nothing says what they were made of.
-    """
-    run = RunFolder(Path(path))
-    if not run.manifest_file.exists():
-        if not any(word.startswith("model=") for word in settings):
-            raise UserError(f"{path} is not a run and does not say what it was made of; add model=NAME and its weights")
-        cfg = composed(["method=base", *settings])
-        cfg.model.policy = path
-        check_start(cfg.model)
-        return Source(cfg, path, None)
-    if settings:
-        raise UserError(f"{path} is a run, which says itself what it was made of; leave out {' '.join(settings)}")
-    cfg = read_run_config(run.config_file)
-    if trains(cfg):
-        return Source(cfg, str(run.verified(run.policy)), run)
-    if cfg.model.policy is None:
-        raise UserError(f"{path} is the untouched model, of which there is nothing to export; give a run that trains")
-    check_start(cfg.model)
-    return Source(cfg, cfg.model.policy, run)
 
 
 def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alignbench.report.labels import STRENGTH
 from alignbench.store.run_folder import RunFolder
 
 PLACE = "."  # where the three lines look unless the weights are on the hub: they are run inside the folder
@@ -70,6 +71,7 @@ def _table(run: RunFolder) -> list[str]:
     if file.exists():
         with file.open(newline="") as opened:
             rows = [row for row in csv.DictReader(opened) if row["group"] == "all" and run.name in row["run"].split()]
+        rows = [row for row in rows if STRENGTH not in row["method"]]  # the weights are exported as they were trained
     if not rows:
         return ["Not measured yet."]
     lines = [

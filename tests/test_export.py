@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from alignbench.configuration.build import conf_folder, config_hash, recipe_hash, run_name
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
-from alignbench.export import arguments, export, find_source, push
+from alignbench.export import arguments, export, push
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.low_rank import extract
 from alignbench.report.columns import LEADERBOARD_COLUMNS
+from alignbench.stages.trained_weights import find_source
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 

@@ -190,6 +190,7 @@ def start_of(cfg: DictConfig) -> DictConfig:
     method = OmegaConf.load(conf_folder() / "method" / "base.yaml")
     base.method = {"_target_": method._target_, "name": method.name}
     base.name = None
+    base.sampling.strength = 1.0  # it is what strength counts from
     return base
 
 

@@ -35,6 +35,11 @@ def check(cfg: DictConfig) -> None:
     if has_images(cfg):
         _check_existing_images(cfg)
         return
+    if cfg.sampling.strength != 1 and is_base(cfg):
+        raise UserError(
+            f"sampling.strength={cfg.sampling.strength} has no effect on method=base without a model.policy, as there "
+            "is no change to strengthen; add model.policy=PATH, choose a method, or leave it out"
+        )
     values = resolve(cfg)
     if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
         raise UserError(
@@ -63,6 +68,11 @@ def _check_existing_images(cfg: DictConfig) -> None:
         raise UserError(
             f"name={cfg.name} is for a run of a model, and model=images calls folders as they are named; rename the "
             "folder, or give model.name=NAME to name the comparison"
+        )
+    if cfg.sampling.strength != 1:
+        raise UserError(
+            f"sampling.strength={cfg.sampling.strength} is for images that a policy makes, and model=images has its "
+            "images already; leave it out"
         )
     if cfg.real_images is not None:
         raise UserError(

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from alignbench.files import write_png
 from alignbench.generation.control.control import Control
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.settings.sampling import NoiseMode
+from alignbench.settings.sampling import NoiseMode, StrengthKind
 from alignbench.store.image_records import (
     ImageSet,
     PromptRecord,
@@ -52,6 +53,9 @@ class Sampling:
         true_cfg_scale: weight of classifier-free guidance, for networks whose own guidance is distilled.
         resolution: side of the images in pixels; None for the model's own.
         control: a ControlNet and the maps that the images follow; None for neither.
+        strength: how far the policy goes from its start: 0 is the start, 1 the policy.
+        strength_kind: what that scales: the difference of their predictions, which the sampler does, or of their
+            weights, which `ModelAdapter.scale_policy` does before.
     """
 
     num_inference_steps: int
@@ -66,6 +70,8 @@ class Sampling:
     true_cfg_scale: float | None = None
     resolution: int | None = None
     control: Control | None = None
+    strength: float = 1.0
+    strength_kind: StrengthKind = "prediction"
 
     @property
     def hash(self) -> str:
@@ -86,7 +92,16 @@ class Sampling:
             "base_bits": self.base_bits,
             "control": None if self.control is None else self.control.identity,
         }
-        return self._call | {name: value for name, value in others.items() if value is not None}
+        return self._call | {name: value for name, value in others.items() if value is not None} | self._strength
+
+    @property
+    def at_full_strength(self) -> "Sampling":
+        """The same sampling of the policy as it was trained; base, which has no policy, is always sampled so."""
+        return replace(self, strength=1.0)
+
+    @property
+    def _strength(self) -> dict[str, Any]:
+        return {} if self.strength == 1 else {"strength": float(self.strength), "strength_kind": self.strength_kind}
 
     @property
     def _call(self) -> dict[str, Any]:
@@ -105,12 +120,16 @@ class Sampling:
             cache: folder for the maps that a ControlNet is given.
         """
         call = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, **self._call}
+        if self.strength_kind == "prediction":
+            call["strength"] = self.strength
         return Sampler(model, **call) if self.control is None else self.control.sampler(model, cache, **call)
 
     def __str__(self) -> str:
         """Describe the sampling in one line."""
         settings = [f"{self.num_inference_steps} steps", f"guidance {self.guidance_scale:g}"]
         settings += [f"{name} {value}" for name, value in self._call.items()]
+        if self.strength != 1:
+            settings.append(f"strength {self.strength:g} of the {self.strength_kind}")
         if self.control is not None:
             settings.append(f"maps of {self.control.path} by {self.control.controlnet}")
         return ", ".join(settings)
@@ -197,6 +216,7 @@ def generate(
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
         num_batches = math.ceil(len(todo) / sampling.batch_size)
+        seconds = 0.0
         if in_step:
             num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
         for number in range(num_batches):
@@ -205,7 +225,9 @@ def generate(
             batch = batch or wanted[:1]
             keys = [(p.prompt_id, k) for p, k in batch]
             noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
+            before = time.perf_counter()
             pictures = sampler(keys, [p.prompt for p, _ in batch], torch.stack(noise))
+            seconds += time.perf_counter() - before
             if is_filler:
                 continue
             for (p, k), picture in zip(batch, pictures, strict=True):
@@ -214,6 +236,9 @@ def generate(
                 write_png(images / image_name(p.prompt_id, k), picture)
             bar.update(len(batch))
 
+    if work_share.is_main and todo:
+        cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / len(todo)}
+        folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
     if work_share.num_processes > 1:
         PartialState().wait_for_everyone()
     left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)
@@ -254,6 +279,7 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
         num_images_per_prompt=max(len(record.images) for record in records),
         full_size=prompt_set.full_size,
         subset=len(records) < prompt_set.full_size,
+        base_sampling=None if sampling.strength == 1 else sampling.at_full_strength.hash,
         **sampling.overrides,
     )
 

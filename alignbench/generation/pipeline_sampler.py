@@ -1,7 +1,8 @@
 """Sample images by a model's pipeline, with a given scheduler, size and guidance."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,23 @@ from torch import Tensor
 
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
+
+
+def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tensor:
+    """Return reference + strength * (prediction - reference), computed in float32 at least, in the dtype of both.
+
+    With classifier-free guidance the two calls of a step can each be extrapolated before they are combined: guidance is
+    linear, so that equals guiding policy and start first, each by its own two calls, and extrapolating then.
+
+    Args:
+        reference, prediction: of the start and of the policy, for the same noisy latents, timestep and prompt.
+        strength: >= 0; 0 gives the reference bit for bit.
+
+    Source: Reinforcement Learning Guidance (arXiv 2508.21016).
+    """
+    wide = torch.promote_types(prediction.dtype, torch.float32)
+    start = reference.to(wide)
+    return (start + strength * (prediction.to(wide) - start)).to(prediction.dtype)
 
 
 class Sampler:
@@ -24,6 +42,11 @@ class Sampler:
         guidance_scale, negative_prompt, true_cfg_scale: as for `ModelAdapter.generation_arguments`.
         scheduler: name of one of `ModelAdapter.schedulers`; None for the model's own.
         resolution: side of the images in pixels; None for the model's own.
+        strength: how far each prediction goes from that of the start, for which the model needs a `reference`; 1 is the
+            policy alone.
+
+    Attributes:
+        passes_per_image: forward passes of the network that an image of the last call took, the start's included.
 
     Raises:
         UserError: the resolution, the scheduler or the number of steps does not fit the model.
@@ -38,8 +61,11 @@ class Sampler:
         negative_prompt: str | None = None,
         true_cfg_scale: float | None = None,
         resolution: int | None = None,
+        strength: float = 1.0,
     ) -> None:
         self.model = model
+        self.strength = strength
+        self.passes_per_image = 0
         self.resolution = model.resolution if resolution is None else resolution
         model.check_resolution(self.resolution, "sampling.resolution")
         self.num_inference_steps = num_inference_steps
@@ -66,19 +92,46 @@ class Sampler:
         """
         model, pipeline = self.model, self.pipeline
         generators = step_generators(pipeline.scheduler, noise)
-        packed = pipeline(
-            prompt=list(prompts),
-            latents=model.pack(noise).to(model.device, model.dtype),
-            num_inference_steps=self.num_inference_steps,
-            height=self.resolution,
-            width=self.resolution,
-            output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
-            **model.generation_arguments(len(prompts), *self.guidance),
-            **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
-        ).images
+        with self._away_from_start():
+            packed = pipeline(
+                prompt=list(prompts),
+                latents=model.pack(noise).to(model.device, model.dtype),
+                num_inference_steps=self.num_inference_steps,
+                height=self.resolution,
+                width=self.resolution,
+                output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
+                **model.generation_arguments(len(prompts), *self.guidance),
+                **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
+            ).images
+        self.passes_per_image = pipeline.num_timesteps * self.passes_per_step
         pixels = model.decode_latents(model.unpack(packed, noise.shape[-2:]), vae=pipeline.vae)
         processor = pipeline.image_processor
         return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward passes of the network that one image takes in one step."""
+        guidance_scale, _, true_cfg_scale = self.guidance
+        is_guided = true_cfg_scale is not None or self.model.is_guided(guidance_scale)
+        return (2 if is_guided else 1) * (1 if self.strength == 1 else 2)
+
+    @contextmanager
+    def _away_from_start(self) -> Iterator[None]:
+        """Let the network return its prediction at `strength`, to whichever pipeline calls it."""
+        if self.strength == 1:
+            yield
+            return
+
+        def at_strength(network: Any, args: Any, kwargs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            with self.model.reference():
+                reference, *_ = self.model.policy.forward(*args, **kwargs)  # past this hook
+            return (extrapolated(reference, output[0], self.strength), *output[1:])
+
+        handle = self.model.denoiser.register_forward_hook(at_strength, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def inputs(self, keys: Sequence[tuple[str, int]]) -> dict[str, Any]:
         """Return further arguments of the pipeline's call."""

@@ -14,7 +14,7 @@ from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.quantised import quantise_blocks
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
-from alignbench.models.weights.low_rank import adapters_of, diffusers_keys
+from alignbench.models.weights.low_rank import adapters_of, diffusers_keys, scale_adapters
 from alignbench.models.weights.policy_files import Adapters
 
 
@@ -106,6 +106,28 @@ class Policy(ABC):
         finally:
             self.policy = policy
 
+    @torch.no_grad()
+    def scale_policy(self, strength: float) -> None:
+        """Replace the policy by start + strength * (policy - start), in its weights.
+
+        Adapters get another scale. Whole weights are computed in float32 at least from the start that `load_policy` or
+        `make_reference` kept, and that is dropped then.
+
+        Args:
+            strength: 0 is the start, 1 changes nothing.
+        """
+        if self.is_lora:
+            scale_adapters(self.denoiser, strength)
+            return
+        if self.reference_network is None:
+            raise RuntimeError("this model keeps no start; load the policy with keep_start")
+        start = self.reference_network.state_dict()
+        for name, weight in self.denoiser.state_dict().items():
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            first = start[name].to(wide)
+            weight.copy_(first + strength * (weight.to(wide) - first))
+        self.reference_network = None
+
     @contextmanager
     def old_policy(self) -> Iterator[None]:
         """Let `predict` and `sample` answer for the old policy. No graph may be under construction."""
@@ -128,18 +150,24 @@ class Policy(ABC):
         """Return the policy's adapters under keys that ComfyUI reads, and diffusers too."""
         return diffusers_keys(self.denoiser_name, adapters_of(self.denoiser))
 
-    def load_policy(self, path: Path | str, revision: str | None = None) -> None:
+    def load_policy(self, path: Path | str, revision: str | None = None, keep_start: bool = False) -> None:
         """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
 
         Args:
             path: a folder or file, or a hub id.
             revision: commit, branch or tag on the hub.
+            keep_start: whether `reference` is to answer for the weights that were there before, as `make_reference`.
 
         Raises:
             UserError: if there are none, or a tensor is missing, left over or of another shape.
         """
         original = self.single_file_keys.get(self.denoiser_name, ())
-        policy_files.load_policy(self.pipeline, self.denoiser_name, path, revision, original)
+        weights = policy_files.read_policy(self.denoiser_name, path, revision)
+        if self.is_lora:
+            self.denoiser.unload_lora()
+        if keep_start and not weights.is_lora:
+            self.make_reference()
+        policy_files.put_policy(self.pipeline, self.denoiser_name, weights, original)
 
     def load_checkpoint(
         self,

@@ -27,6 +27,11 @@ class Measurement:
     prompts: dict[str, PromptRecord]
     scores: Scores
 
+    @property
+    def compared_sampling(self) -> str:
+        """Hash of the sampling of the images that these are compared with: their own, or base's at strength 1."""
+        return self.sampling.base_sampling or self.sampling_hash
+
     @cached_property
     def keys(self) -> list[ImageKey]:
         """What was scored, in the order of the scores."""
@@ -237,7 +242,8 @@ class MethodComparison:
     def start_of(self, contender: Contender) -> Contender | None:
         """Return the contender whose weights the training of another started from; None if that is not compared."""
         starts = {run.manifest.start_run for run in contender.runs} - {None}
-        return next((one for one in self.contenders if starts & {run.manifest.run for run in one.runs}), None)
+        as_trained = [one for one in self.contenders if one.runs[0].sampling.strength == 1]
+        return next((one for one in as_trained if starts & {run.manifest.run for run in one.runs}), None)
 
     def _win_rate_row(self, group: str, a: Contender, b: Contender, result: intervals.Comparison) -> TableRow:
         return {

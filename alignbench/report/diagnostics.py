@@ -113,10 +113,8 @@ def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[TableRow]:
         manifests = {label: [one.scored[0].manifest for one in taken] for label, taken in runs.items()}
         rows += [_row(manifests[one.label], one.label, prompt_set, one) for one in figures]
         rows += _evaluator_rows(tables, model, prompt_set)
-    labels = {run: label for (_, label), runs in _labels(tables).items() for run in runs}
     for folder in run_folders(root):
-        manifest = folder.manifest
-        label = labels.get(manifest.run, manifest.method)
+        manifest, label = folder.manifest, tables.labels[folder.name]
         rows += _weight_rows(manifest, label, None, manifest.weight_distance)
         rows += validation_rows(folder, manifest, label, resamplings)
     return sorted(rows, key=_sort_key)
@@ -151,11 +149,6 @@ def _runs(root: Path, tables: Tables) -> dict[tuple[str, str], RunsByMethod]:
         }
         for key, methods in scored.items()
     }
-
-
-def _labels(tables: Tables) -> dict[tuple[str, str], list[str]]:
-    """Return the runs of each (model, method)."""
-    return {(row["model"], row["method"]): row["run"].split() for row in tables.leaderboard if row["group"] == ALL}
 
 
 def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[TableRow]:

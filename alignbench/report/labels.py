@@ -17,8 +17,20 @@ SHORT = {"learning_rate": "lr", "max_train_steps": "steps", "total_batch_size": 
 HIDDEN = (*(f"train.{key}" for key in NOT_IN_HASH), *(f"model.{key}" for key in MODEL_NOT_IN_HASH), "model.adapter")
 MAX_DIFFERENCES = 3  # of two recipes that a label shows; where there are more, the recipe's hash follows
 MAX_VALUE = 24  # characters
+STRENGTH = " strength="  # in a label: of images that were not made by the policy as it was trained
 
 Recipe = tuple[str, str]  # model and hash of the recipe
+
+
+def strength_label(strength: float, kind: str | None) -> str:
+    """Return what follows a run's label where its images were made at another `sampling.strength` than 1.
+
+    >>> strength_label(1.5, "prediction"), strength_label(0.5, "weights"), strength_label(1.0, None)
+    (' strength=1.5', ' strength=0.5 strength_kind=weights', '')
+    """
+    if strength == 1:
+        return ""
+    return f"{STRENGTH}{_text(float(strength))}" + (f" strength_kind={kind}" if kind != "prediction" else "")
 
 
 def recipe_labels(folders: Iterable[RunFolder]) -> dict[Recipe, str]:

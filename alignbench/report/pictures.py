@@ -1,7 +1,7 @@
 """Draw what a run did: its images beside base's, its win rates, its training curves."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import BASE, ResultsError
-from alignbench.store.run_folder import RunFolder
 from alignbench.text import shortened
 
 if TYPE_CHECKING:
@@ -32,30 +31,26 @@ LETTER = 0.075  # inches, of a method's name at most
 SHORT_LABEL = 12  # characters, that the margins have always had room for
 
 
-def side_by_side(
-    runs: Sequence[RunFolder], prompt_set: str, sampling_hash: str, path: Path, num_prompts: int = 8, columns: int = 2
-) -> None:
+def side_by_side(images: Mapping[str, Path], path: Path, num_prompts: int = 8, columns: int = 2) -> None:
     """Write one picture of the first image of evenly spaced prompts, the same noise for every run.
 
     Args:
-        runs: base first, then the aligned ones; each has images of this prompt set and sampling.
+        images: what stands above each run's images, and the folder that holds them; base first.
         path: PNG to write.
         num_prompts: how many prompts, spread evenly over those that all runs have, so that nobody picks.
         columns: prompts side by side.
 
     Raises:
-        ResultsError: when the runs share no prompt.
+        ResultsError: when the folders share no prompt.
     """
-    folders = [run.images(prompt_set, sampling_hash) for run in runs]
+    folders = list(images.values())
     records = [{record.prompt_id: record for record in read_prompts(folder)} for folder in folders]
     shared = [record for record in records[0].values() if all(record.prompt_id in other for other in records)]
     if not shared:
-        raise ResultsError(
-            f"{', '.join(run.name for run in runs)} share no prompt of {prompt_set}; generate them alike"
-        )
+        raise ResultsError(f"{', '.join(map(str, folders))} share no prompt; generate them alike")
     num_prompts = min(num_prompts, len(shared))
     chosen = [shared[i * len(shared) // num_prompts] for i in range(num_prompts)]
-    titles = [shortened(run.manifest.display_name or run.manifest.method, MAX_LABEL) for run in runs]
+    titles = [shortened(title, MAX_LABEL) for title in images]
     blocks = [
         _block([folder / of[one.prompt_id].images[0] for folder, of in zip(folders, records, strict=True)], titles, one)
         for one in chosen

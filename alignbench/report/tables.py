@@ -1,8 +1,9 @@
 """Build `leaderboard.csv`, `win_rates.csv` and `ranking.csv` from all run folders of a results root.
 
 Figures are compared only between runs of one model on the same prompt set and sampling, by one version of an evaluator.
-Runs of the same recipe with several training seeds are one row. P-values are Holm-adjusted over all rows of one model
-and prompt set. The same inputs give the same bytes.
+Runs of the same recipe with several training seeds are one row. A run whose images were made at several strengths has a
+row for each, all compared with the same images of base. P-values are Holm-adjusted over all rows of one model and
+prompt set. The same inputs give the same bytes.
 """
 
 from collections import defaultdict
@@ -22,7 +23,7 @@ from alignbench.report.columns import (
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.human import VoteComparison, read_polls
-from alignbench.report.labels import recipe_labels
+from alignbench.report.labels import recipe_labels, strength_label
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
@@ -77,7 +78,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     for folder in folders:
         for entry in measurements(folder):
             info = entry.scores.info
-            key = (entry.manifest.model, entry.sampling.prompt_set, entry.sampling_hash)
+            key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
             cells[(*key, info.evaluator, info.version)].append(entry)
     polls = {poll.key: poll for poll in read_polls(root)}
     for key, poll in polls.items():
@@ -98,7 +99,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
         else:
             methods = MethodComparison(name, contenders, resamplings)
         tables.evaluators[methods.info.evaluator, methods.info.version] = methods.info
-        tables.samplings[model, name] = entries[0].sampling
+        tables.samplings[model, name] = min((entry.sampling for entry in entries), key=lambda one: one.strength != 1)
         if key not in polls:
             tables.num_shared[model, name] = len({prompt_id for prompt_id, _ in methods.common})
         tables.contenders[model, name, methods.info.evaluator, methods.info.version] = methods.contenders
@@ -140,10 +141,11 @@ def measurements(folder: RunFolder) -> list[Measurement]:
 
 
 def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) -> list[Contender]:
-    """Join the repetitions of each recipe."""
+    """Join the repetitions of each recipe at each strength."""
     recipes: dict[str, list[Measurement]] = defaultdict(list)
     for entry in entries:
-        recipes[labels[entry.manifest.model, entry.manifest.recipe_hash]].append(entry)
+        at_strength = strength_label(entry.sampling.strength, entry.sampling.strength_kind)
+        recipes[labels[entry.manifest.model, entry.manifest.recipe_hash] + at_strength].append(entry)
     for runs in recipes.values():
         runs.sort(key=lambda run: -1 if run.manifest.seed is None else run.manifest.seed)
         if len({run.manifest.seed for run in runs}) < len(runs):

@@ -31,8 +31,9 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     manifest = folder.manifest
     for section in sections(tables):
         if section.model == manifest.model:
-            for shown in _tables(manifest, section):
-                console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
+            for method in _methods(manifest, section):
+                for shown in _tables(method, section):
+                    console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
             console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
@@ -43,10 +44,13 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
 
-def _tables(manifest: Manifest, section: TableSection) -> Iterator[Table | Text]:
-    rows = {evaluator: row for (_, evaluator), row in section.rows.items() if manifest.run in row["run"].split()}
-    if not rows:
-        return
+def _methods(manifest: Manifest, section: TableSection) -> list[str]:
+    """Return the methods that a run is a row of: one for each strength that its images were made at."""
+    return sorted({method for (method, _), row in section.rows.items() if manifest.run in row["run"].split()})
+
+
+def _tables(method: str, section: TableSection) -> Iterator[Table | Text]:
+    rows = {evaluator: row for (other, evaluator), row in section.rows.items() if other == method}
     first = next(iter(rows.values()))
     seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
     everywhere = [mark for mark in marks(first) if all(mark in marks(row) for row in rows.values())]

@@ -6,9 +6,11 @@ from pathlib import Path
 from alignbench.report import markdown, pictures
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
+from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
 from alignbench.report.tables import Tables, build
 from alignbench.statistics.intervals import NUM_RESAMPLES
+from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import note_shared_data, reward_models_in
@@ -54,7 +56,11 @@ def write_run_pictures(folder: RunFolder) -> list[Path]:
             continue
         for prompts in sorted(folder.path.glob("images/*/*/prompts.jsonl")):
             prompt_set, sampling_hash = prompts.parts[-3:-1]
-            if (base.images(prompt_set, sampling_hash) / "prompts.jsonl").exists():
+            sampling = read_sampling(prompts.parent)
+            of_base = base.images(prompt_set, sampling.base_sampling or sampling_hash)
+            if (of_base / "prompts.jsonl").exists():
                 written.append(target / f"{prompt_set}-{sampling_hash}.png")
-                pictures.side_by_side([base, folder], prompt_set, sampling_hash, written[-1])
+                name = manifest.display_name or manifest.method
+                name += strength_label(sampling.strength, sampling.strength_kind)
+                pictures.side_by_side({BASE: of_base, name: prompts.parent}, written[-1])
     return written

@@ -7,6 +7,7 @@ from pydantic import Field
 from alignbench.settings.section import Count, NotNegative, Section, Seed, setting
 
 NoiseMode = Literal["per_prompt", "constant"]
+StrengthKind = Literal["prediction", "weights"]
 
 
 class Sampling(Section):
@@ -44,6 +45,17 @@ class Sampling(Section):
     control: dict[str, Any] | None = setting(
         None,
         "ControlNet and the maps that images follow. Set by sampling=controlnet_canny or sampling=controlnet_depth.",
+    )
+    strength: NotNegative = setting(
+        1.0,
+        "How far a trained policy goes from what training started from: 0 is the start, 1 the policy, and above 1 goes "
+        "further in the same direction. It does not change training. See docs/sampling.md.",
+    )
+    strength_kind: StrengthKind = setting(
+        "prediction",
+        "What strength scales. prediction: the difference of the predictions of policy and start in each step, which "
+        "takes twice the network passes. weights: the difference of their weights, at no cost.",
+        source="prediction: Reinforcement Learning Guidance (arXiv 2508.21016)",
     )
     batch_size: Count = setting(16, "Images generated and scored at once.")
     base_bits: Literal[8, 4] | None = setting(

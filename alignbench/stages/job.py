@@ -34,6 +34,7 @@ from alignbench.generation.generate import Sampling, generate, generated, image_
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.quantised import quantise_blocks
 from alignbench.report.columns import P_VALUES
+from alignbench.report.labels import strength_label
 from alignbench.report.tables import Tables
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
@@ -41,14 +42,13 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
-from alignbench.stages.open_run import open_run, start_trained_on
+from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, Term, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
-from alignbench.stages.start import load_start, measuring_start, start_run
+from alignbench.stages.start import load_start, measuring_start, start_data, start_run, start_trained_on
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import (
-    data_of_run,
     digests,
     note_shared_data,
     reward_models_in,
@@ -242,11 +242,16 @@ class Job:
                 told += f", or measure its last checkpoint by method=base model.policy={self.folder.path} "
                 told += "model.policy_step=last"
             raise UserError(told)
-        model = self._model(self.cfg)
+        keep_start = self.sampling.strength != 1
+        model = self._model(self.cfg, keep_start=keep_start)
         if self.trains:
-            model.load_policy(self.folder.verified(self.folder.policy))
+            model.load_policy(self.folder.verified(self.folder.policy), keep_start=keep_start)
+        if keep_start and self.sampling.strength_kind == "weights":
+            model.scale_policy(self.sampling.strength)
         if self.sampling.base_bits is not None:
-            quantise_blocks(model.denoiser, self.sampling.base_bits, self.accelerator.device)
+            for network in (model.denoiser, model.reference_network):
+                if network is not None:
+                    quantise_blocks(network, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
         self._tell_cut_prompts(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
@@ -283,7 +288,10 @@ class Job:
         """Send what the report says of this run to its tracker."""
         assert self.tracking is not None
         step = self.folder.manifest.budget.optimizer_steps
-        told = [row for row in tables.leaderboard if row["run"] == self.folder.name and row["group"] == "all"]
+        label = tables.labels[self.folder.name]
+        label += strength_label(self.sampling.strength, self.sampling.strength_kind)
+        rows = (row for row in tables.leaderboard if row["group"] == "all")
+        told = [row for row in rows if (row["run"], row["method"]) == (self.folder.name, label)]
         for row in told:
             name = f"eval/{row['prompt_set']}/{row['evaluator']}"
             self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
@@ -349,7 +357,8 @@ class Job:
     def _beside(self, cfg: DictConfig, told: str) -> "Job":
         """Return the job of another run that is measured as this one; where it is new, that is told."""
         other = Job(cfg, self.accelerator, self.console)
-        other.prompts, other.scoring, other.sampling, other.told = self.prompts, self.scoring, self.sampling, self.told
+        other.prompts, other.scoring, other.told = self.prompts, self.scoring, self.told
+        other.sampling = self.sampling.at_full_strength
         if not other.folder.manifest_file.exists():
             self.console.print(f"{told}: {other.folder.path}")
         other._open()
@@ -388,20 +397,25 @@ class Job:
         """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
         images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
         rewards = [one.training_data for method, _ in terms for one in method.followed]
-        return union([*images, *rewards, *([] if self.start is None else [data_of_run(self.start)])])
+        return union([*images, *rewards, start_data(self.cfg, self.start)])
 
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
 
-    def _model(self, cfg: DictConfig, left_out: Sequence[str] = ()) -> ModelAdapter:
-        """Build the model with its start weights; networks that are left out have none."""
+    def _model(self, cfg: DictConfig, left_out: Sequence[str] = (), keep_start: bool = False) -> ModelAdapter:
+        """Build the model with its start weights, or with the policy that is measured.
+
+        Args:
+            left_out: networks that get no weights.
+            keep_start: whether `reference` is to answer for the untouched model where a policy is measured.
+        """
         model = build_adapter(cfg.model, left_out)
         for remark in model.remarks:
             if remark not in self.told:  # the base run has the same weights
                 self.console.print(f"  {remark}")
                 self.told.append(remark)
         if cfg.model.policy is not None:
-            load_start(model, cfg, self.folder.manifest.start_weights)
+            load_start(model, cfg, self.folder.manifest.start_weights, keep_start and not trains(cfg))
             if trains(cfg):
                 model.fold_adapters()  # a policy trained from here on is relative to their sum
         return model

@@ -8,11 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from alignbench.configuration.build import config_hash, recipe_hash, row_name, trains
 from alignbench.devices import device_name
 from alignbench.files import write_text
-from alignbench.stages.start import display_name, refuse_other_weights, start_weights
+from alignbench.stages.start import display_name, refuse_other_weights, start_data, start_trained_on, start_weights
 from alignbench.store.manifest import Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.training_data import data_of_run, write_training_data
+from alignbench.store.training_data import write_training_data
 
 
 def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accelerator: Accelerator) -> None:
@@ -46,14 +46,8 @@ def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accele
         folder.update(display_name=name)
     if is_main and not trains(cfg):  # it may be learnt later what a policy saw
         folder.update(trained_on=list(dict.fromkeys([*found.trained_on, *start_trained_on(cfg, start)])))
-        if start is not None:
-            write_training_data(folder, data_of_run(start))
+        if (data := start_data(cfg, start)).size:
+            write_training_data(folder, data)
     if is_main and not folder.config_file.exists():
         write_text(folder.config_file, OmegaConf.to_yaml(cfg, resolve=True))
     folder.check_policy()  # also where its images are made already
-
-
-def start_trained_on(cfg: DictConfig, start: RunFolder | None) -> list[str]:
-    """Return the evaluators that the start weights were trained on: what is typed, and what their run notes."""
-    known = [] if start is None else start.manifest.trained_on
-    return list(dict.fromkeys([*cfg.model.policy_trained_on, *known]))

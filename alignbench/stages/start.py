@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
@@ -14,7 +15,9 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.find_policy import find_policy
 from alignbench.models.weights.policy_files import Adapters
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.soup_record import SoupRecord, find_soup
 from alignbench.store.stopped_run import StoppedRun
+from alignbench.store.training_data import data_of_run, union
 
 DEPTH = 3  # RUN/policy/unet/FILE
 
@@ -31,11 +34,34 @@ def start_run(cfg: DictConfig) -> RunFolder | None:
     )
 
 
+def start_soup(cfg: DictConfig) -> SoupRecord | None:
+    """Return what `model.policy` says of its parents if it is an average of policies."""
+    return None if cfg.model.policy is None else find_soup(cfg.model.policy)
+
+
+def start_trained_on(cfg: DictConfig, start: RunFolder | None) -> list[str]:
+    """Return the evaluators that the start weights were trained on: what is typed, and what their run or soup notes."""
+    known = [] if start is None else start.manifest.trained_on
+    soup = start_soup(cfg)
+    return list(dict.fromkeys([*cfg.model.policy_trained_on, *known, *([] if soup is None else soup.trained_on)]))
+
+
+def start_data(cfg: DictConfig, start: RunFolder | None) -> np.ndarray:
+    """Return the digests of what the start weights learned from, as far as their run or soup notes it."""
+    soup = start_soup(cfg)
+    parts = [] if start is None else [data_of_run(start)]
+    return union([*parts, *([] if soup is None else [soup.training_data])])
+
+
 def display_name(cfg: DictConfig) -> str | None:
-    """Return how tables call a run if it is not by its method: as typed, or as the run whose weights it measures."""
+    """Return how tables call a run if it is not by its method: as typed, or as the weights that it measures are."""
     if cfg.get("name") is not None:  # the configuration of a run of version 0.1.0 has none
         return cfg.name
-    measured = None if trains(cfg) else start_run(cfg)
+    if trains(cfg):
+        return None
+    if (soup := start_soup(cfg)) is not None:
+        return soup.label
+    measured = start_run(cfg)
     if measured is None:
         return None
     name = measured.manifest.display_name or measured.manifest.method
@@ -91,7 +117,7 @@ def refuse_other_weights(folder: RunFolder, weights: Mapping[str, str]) -> None:
         )
 
 
-def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str]) -> None:
+def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str], keep_start: bool = False) -> None:
     """Give a model without trained weights those of `model.policy`.
 
     Adapters that a run trained on top of another policy are loaded on top of that policy.
@@ -99,6 +125,7 @@ def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str]) -
     Args:
         noted: the start weights in the manifest of the run that `cfg` describes. They say which checkpoint is meant,
             as a stopped run may go on in the meantime.
+        keep_start: whether `reference` is to answer for the model without these weights.
 
     Raises:
         UserError: if the weights do not fit the model, or have changed.
@@ -111,7 +138,7 @@ def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str]) -
             load_start(model, own, run.manifest.start_weights)
             model.fold_adapters()
     if cfg.model.policy_step is None:
-        model.load_policy(cfg.model.policy, cfg.model.policy_revision)
+        model.load_policy(cfg.model.policy, cfg.model.policy_revision, keep_start)
         return
     stopped = StoppedRun(RunFolder(cfg.model.policy), int(noted["policy_step"]))
     own = read_run_config(stopped.run.config_file)
@@ -119,4 +146,6 @@ def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str]) -
     targets = own.model.adapter.lora_targets
     is_lora = own.train.tuning == "lora"
     adapters = Adapters(own.train.lora_rank, own.train.lora_alpha, targets) if is_lora else None
+    if keep_start and adapters is None:
+        model.make_reference()
     model.load_checkpoint(cfg.model.policy, stopped.weights(), average, adapters)

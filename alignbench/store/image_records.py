@@ -40,6 +40,10 @@ class SamplingRecord:
         true_cfg_scale: classifier-free guidance beside that which was distilled into the network.
         resolution: sides in pixels where they are not the model's own.
         control: the ControlNet that was followed and a fingerprint of its maps; None where there was none.
+        strength: how far the policy went from its start; 1 is the policy as it was trained.
+        strength_kind: what that scaled, `prediction` or `weights`; None at strength 1.
+        base_sampling: hash of the same sampling at strength 1, whose images of base these are compared with; None at
+            strength 1.
     """
 
     prompt_set: str
@@ -56,6 +60,13 @@ class SamplingRecord:
     true_cfg_scale: float | None = None
     resolution: int | None = None
     control: dict[str, Any] | None = None
+    strength: float = 1.0
+    strength_kind: str | None = None
+    base_sampling: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_sampling is not None and not re.fullmatch(r"[0-9a-f]+", self.base_sampling):
+            raise ResultsError(f"base_sampling is {self.base_sampling!r} in {SAMPLING}, expected a hash")
 
 
 def image_name(prompt_id: str, number: int) -> str:

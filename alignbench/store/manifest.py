@@ -9,7 +9,7 @@ from alignbench.errors import UserError
 
 SCHEMA_VERSION = 1
 # entries that may be absent
-YOUNGER = {"calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run"}
+YOUNGER = {"calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run", "image_costs"}
 DATA = "data"  # the method of real images, which no model made
 BASE = "base"  # the method of the untouched model, which all others are compared with
 
@@ -64,6 +64,8 @@ class Manifest:
         weights_kind: whether those are the raw weights or their moving average.
         weight_distance: how far they are from the start: norm of the change over that of the start, all weights of the
             denoiser together, adapters as what they add; None where it is not known.
+        image_costs: what an image cost, by `<prompt set>/<sampling hash>`: `network_passes` through the denoiser, and
+            `seconds`, the mean over the images that one command made last in its main process.
         files: ledger, path in the run folder -> sha256, of what later stages read.
         completed: stage -> keys of the work that is done, such as `<prompt set>/<sampling hash>`.
     """
@@ -90,6 +92,7 @@ class Manifest:
     weights_kind: Literal["raw", "ema"] = "raw"
     weight_distance: float | None = None
     budget: Budget = Budget()
+    image_costs: dict[str, dict[str, float]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     completed: dict[str, list[str]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from alignbench.errors import UserError
 from alignbench.files import replacing
 from alignbench.store.reward_model_folder import CONFIG, TRAINING_DATA
 from alignbench.store.run_folder import RunFolder
@@ -69,6 +70,22 @@ def write_training_data(folder: RunFolder, found: np.ndarray) -> None:
     """Note the digests of what a run learned from."""
     with replacing(folder.path / TRAINING_DATA) as unfinished:
         unfinished.write_bytes(encoded(found))
+
+
+def read_digests(file: Path) -> np.ndarray:
+    """Return the digests in a file, [N], uint64.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        found = np.load(file, allow_pickle=False)
+        is_whole = found.dtype == np.uint64 and found.ndim == 1
+    except (OSError, ValueError, EOFError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{file} holds no digests of training data; put the right file back")
+    return found
 
 
 def data_of_run(folder: RunFolder) -> np.ndarray:

@@ -9,8 +9,8 @@ import yaml
 from safetensors import safe_open
 
 from alignbench import export as program
-from alignbench.export import find_source
 from alignbench.report.write import write_report
+from alignbench.stages.trained_weights import find_source
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "results"
 RUN = "smpo-sd15_mini-e4ffb7e7a5"

@@ -34,12 +34,14 @@ from alignbench.configuration.find_evaluator import read_settings
 from alignbench.context import Context
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
-from alignbench.export import find_source
 from alignbench.files import write_json
 from alignbench.models.tiny_random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
 from alignbench.serve.__main__ import arguments as arguments_of_serve
+from alignbench.soup import arguments as arguments_of_soup
+from alignbench.soup import read_shares
+from alignbench.stages.trained_weights import find_source
 from alignbench.store.checkpoint_files import DIGESTS
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
@@ -81,7 +83,9 @@ def commands(program="alignbench"):
 
 def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
-    tested = {"alignbench"} | {f"alignbench.{one}" for one in ("calibrate", "export", "serve", "study", "train_reward")}
+    tested = {"alignbench"} | {
+        f"alignbench.{one}" for one in ("calibrate", "export", "serve", "soup", "study", "train_reward")
+    }
     others = ("#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest")
     for page in PAGES:
         for command in filter(None, command_lines(page)):
@@ -136,6 +140,7 @@ def placeholders(tmp_path_factory):
         "SDXL_FOLDER": str(sdxl),
         "SINGLE_FILE": str(single),
         "POLICY": str(folder / "transformer"),
+        "SOUP": str(folder / "unet"),
     }
     for word, config in {
         "CONTROLNET": {"_class_name": "ControlNetModel"},
@@ -526,3 +531,9 @@ def test_every_command_that_exports_is_understood(words, placeholders):
     if args.settings:
         settings = [word.replace("FOLDER", placeholders["FOLDER"]) for word in args.settings]
         assert find_source(placeholders["POLICY"], [w.replace("sdxl", "flux") for w in settings]).run is None
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.soup")))
+def test_every_command_that_makes_a_soup_is_understood(words):
+    args = arguments_of_soup(words)
+    assert sum(read_shares(args.weights, len(args.runs))) == pytest.approx(1)

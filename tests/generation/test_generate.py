@@ -37,6 +37,7 @@ class Painter:
     """A model that paints its noise and remembers what it was asked."""
 
     latent_shape = (3, 4, 4)
+    passes_per_image = 2
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
-from alignbench.export import export, find_source
+from alignbench.export import export
 from alignbench.files import read_json_lines
 from alignbench.report.write import write_report
 from alignbench.stages.job import run
 from alignbench.stages.prepare import Preparation
+from alignbench.stages.trained_weights import find_source
 from alignbench.store.image_records import read_prompts
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores

@@ -49,9 +49,10 @@ class World:
         num_images=1,
         trained_on=(),
         picture=None,
+        strength=1.0,
         **info,
     ):
-        """Add a run, or another evaluator to it; scores are listed by prompt, then image."""
+        """Add a run, or another evaluator or strength to it; scores are listed by prompt, then image."""
         seed = None if method == "base" else seed
         folder = RunFolder(self.root / f"{method}-{model}-{recipe}{seed}")
         steps = 0 if seed is None else 60
@@ -69,13 +70,18 @@ class World:
                 budget=budget,
             )
         )
+        scaled = {}
+        if strength != 1:
+            scaled = {"strength": strength, "strength_kind": "prediction", "base_sampling": sampling_hash}
+            sampling_hash = f"{sampling_hash}{round(10 * strength):02d}"
         images = folder.images(prompt_set, sampling_hash)
         names = {prompt_id: [image_name(prompt_id, k) for k in range(num_images)] for prompt_id in prompts}
         write_prompts(
             images, [PromptRecord(p, text, groups.get(p, ()), tuple(names[p])) for p, text in prompts.items()]
         )
         full = full_size or len(prompts)
-        sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset=len(prompts) < full)
+        subset = len(prompts) < full
+        sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset, **scaled)
         write_sampling(images, sampling)
         digests = []
         for name in [name for files in names.values() for name in files]:

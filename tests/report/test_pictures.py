@@ -13,11 +13,16 @@ def colours(path):
         return {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
 
 
+def images(*runs):
+    """Return the image folder of each run, by its method."""
+    return {run.manifest.method: run.images("shapes", "1a2b") for run in runs}
+
+
 def test_base_and_aligned_images_stand_side_by_side(world, tmp_path):
     base = world.run("base", [1, 2, 3, 4], picture="red")
     run = world.run("sft", [1, 2, 3, 4], picture="blue")
     path = tmp_path / "pair.png"
-    pictures.side_by_side([base, run], "shapes", "1a2b", path, num_prompts=1)
+    pictures.side_by_side(images(base, run), path, num_prompts=1)
     with Image.open(path) as image:
         assert image.getpixel((100, 150)) == (255, 0, 0)
         assert image.getpixel((100 + pictures.TILE + pictures.GAP, 150)) == (0, 0, 255)
@@ -31,7 +36,7 @@ def test_small_images_keep_their_pixels_as_squares(world, tmp_path):
     checker = Image.new("L", (64, 64))
     checker.putdata([255 * ((i + i // 64) % 2) for i in range(64 * 64)])
     checker.save(file)
-    pictures.side_by_side(runs, "shapes", "1a2b", tmp_path / "one.png", num_prompts=1)
+    pictures.side_by_side(images(*runs), tmp_path / "one.png", num_prompts=1)
     with Image.open(tmp_path / "one.png") as image:
         top = pictures.GAP + pictures.FONT_SIZE + 4
         tile = image.convert("L").crop((pictures.GAP, top, pictures.GAP + pictures.TILE, top + pictures.TILE))
@@ -41,15 +46,15 @@ def test_small_images_keep_their_pixels_as_squares(world, tmp_path):
 def test_runs_without_a_common_prompt_are_refused(world, tmp_path):
     base = world.run("base", [1, 2, 3, 4], picture="red")
     run = world.run("sft", [1], prompts={"x": "another"}, picture="blue")
-    with pytest.raises(ResultsError, match="share no prompt of shapes"):
-        pictures.side_by_side([base, run], "shapes", "1a2b", tmp_path / "pair.png")
+    with pytest.raises(ResultsError, match=r"base-\S*/images/shapes/1a2b, .*sft-\S* share no prompt"):
+        pictures.side_by_side(images(base, run), tmp_path / "pair.png")
 
 
 def test_large_images_and_odd_prompts_fit(world, tmp_path):
     text = "naïve - длинный " + "very " * 80 + "long\nprompt"
     run = world.run("base", [1], prompts={"x": text}, picture="red")
     Image.new("RGB", (1024, 512), "green").save(run.images("shapes", "1a2b") / "x-0.png")
-    pictures.side_by_side([run], "shapes", "1a2b", tmp_path / "one.png")
+    pictures.side_by_side(images(run), tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as image:
         assert image.width < 400
 

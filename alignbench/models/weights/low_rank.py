@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from alignbench.errors import UserError
 
 EXACT_SIDE = 1024  # matrices with a side up to this are decomposed exactly; larger ones would take minutes each
+Adapters = Mapping[str, tuple[Tensor, Tensor, float]]  # layer -> A [r, ...], B [m, r, ...] and alpha
+
 OVERSAMPLING, POWER_ITERATIONS = 16, 4  # of the random decomposition: Halko et al. 2011, sections 4.2 and 4.5
 
 
@@ -70,11 +72,11 @@ def _decompose(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
-def adapters_of(network: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
+def adapters_of(network: nn.Module) -> Adapters:
     """Return the adapters of each layer: A [r, ...], B [m, r, ...] and alpha; they add alpha / r * B A."""
     from peft.tuners.lora import LoraLayer
 
-    found = {}
+    found: dict[str, tuple[Tensor, Tensor, float]] = {}
     for name, layer in network.named_modules():
         if isinstance(layer, LoraLayer):
             down: Any = layer.lora_A["default"]
@@ -83,7 +85,16 @@ def adapters_of(network: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
     return found
 
 
-def kohya_keys(adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:
+def scale_adapters(network: nn.Module, factor: float) -> None:
+    """Multiply what the adapters of each layer add."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in network.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(factor)
+
+
+def kohya_keys(adapters: Adapters) -> dict[str, Tensor]:
     """Return adapters of a UNet under the keys of kohya's scripts.
 
     Source: `model_lora_keys_unet` in comfy/lora.py of ComfyUI.
@@ -95,7 +106,7 @@ def kohya_keys(adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str
     return {key: tensor.contiguous() for key, tensor in state.items()}
 
 
-def diffusers_keys(denoiser: str, adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:
+def diffusers_keys(denoiser: str, adapters: Adapters) -> dict[str, Tensor]:
     """Return adapters under the keys of diffusers, with alpha / rank inside of B: not all of its loaders know an alpha.
 
     Args:

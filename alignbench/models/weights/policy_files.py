@@ -83,29 +83,40 @@ def save_policy(
     sort_notes(folder / LORA_FILE)
 
 
-def load_policy(
-    pipeline: Any,
-    denoiser_name: DenoiserName,
-    path: Path | str,
-    revision: str | None = None,
-    original_keys: Sequence[str] = (),
-) -> None:
-    """Put saved weights into a pipeline's denoiser; see `ModelAdapter.load_policy`.
+@dataclass(frozen=True, eq=False)
+class SavedWeights:
+    """Trained weights as they were read: where they come from, and the tensors under the names in their files."""
 
-    Args:
-        original_keys: how keys of blocks begin where weights are in the layout that they were first published in.
-    """
-    network: Any = getattr(pipeline, denoiser_name)
+    policy: Policy
+    state: dict[str, Tensor]
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether these are low-rank adapters and not a whole network."""
+        return any(IS_ADAPTER.search(key) for key in self.state)
+
+
+def read_policy(denoiser_name: DenoiserName, path: Path | str, revision: str | None = None) -> SavedWeights:
+    """Read trained weights in whatever layout they lie; see `ModelAdapter.load_policy`."""
     policy = find_policy(str(path), denoiser_name, revision)
     state: dict[str, Tensor] = {}
     for file in policy.files:
         state |= read_state_dict(file)
-    if has_adapters(network):
-        network.unload_lora()
-    if any(IS_ADAPTER.search(key) for key in state):
-        _load_adapters(pipeline, denoiser_name, policy, state)
+    return SavedWeights(policy, state)
+
+
+def put_policy(
+    pipeline: Any, denoiser_name: DenoiserName, weights: SavedWeights, original_keys: Sequence[str] = ()
+) -> None:
+    """Put saved weights into a pipeline's denoiser, which has no adapters; see `ModelAdapter.load_policy`.
+
+    Args:
+        original_keys: how keys of blocks begin where weights are in the layout that they were first published in.
+    """
+    if weights.is_lora:
+        _load_adapters(pipeline, denoiser_name, weights.policy, weights.state)
     else:
-        _load_network(network, policy, state, original_keys)
+        _load_network(getattr(pipeline, denoiser_name), weights.policy, weights.state, original_keys)
 
 
 def load_checkpoint(

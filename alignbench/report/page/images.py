@@ -17,7 +17,7 @@ from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
 ScoresByEvaluator = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
-ScoresByRun = dict[str, tuple[str, ScoresByEvaluator]]  # run -> its method, and its scores
+ScoresByRun = dict[tuple[str, str], ScoresByEvaluator]  # method and run -> its scores
 
 
 def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs)
     """
     runs = _runs(tables, section)
     prompts: dict[str, PromptRecord] = {}
-    for _, measured in sorted(runs.values(), key=lambda entry: entry[0] != BASE):
+    for _, measured in sorted(runs.items(), key=lambda entry: entry[0][0] != BASE):
         for prompt_id, record in _prompts(measured).items():
             known = prompts.setdefault(prompt_id, record)
             if len(record.images) > len(known.images):
@@ -50,7 +50,7 @@ def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs)
                 "method": method,
                 "file": store.script(f"images-{stem}-{run}", _image_set(run, measured, section, images, store, jobs)),
             }
-            for run, (method, measured) in runs.items()
+            for (method, run), measured in runs.items()
         ],
     }
 
@@ -62,7 +62,7 @@ def _runs(tables: Tables, section: TableSection) -> ScoresByRun:
         for evaluator in section.evaluators:
             for contender in tables.contenders[section.model, section.prompt_set, *evaluator]:
                 for measured in contender.runs if contender.label == method else ():
-                    runs.setdefault(measured.manifest.run, (method, {}))[1][evaluator] = measured
+                    runs.setdefault((method, measured.manifest.run), {})[evaluator] = measured
     return runs
 
 
