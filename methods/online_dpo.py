@@ -54,6 +54,14 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
 
     pairwise: Method[PairBatch]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairwise.batch_type is not PairBatch or self.pairwise.lag is not None:
+            raise ValueError(
+                f"method.pairwise.name={self.pairwise.name} trains on more than pairs and a frozen reference, and "
+                "method=online_dpo has nothing else; choose another loss, or method.pairwise.reference=frozen"
+            )
+
     @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.pairwise.needs_reference

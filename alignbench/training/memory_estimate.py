@@ -125,7 +125,8 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
     copies_of = [get_class(node._target_).weight_copies(node) for node in methods]
-    rows = train.micro_batch_size * max(2 if get_class(n._target_).batch_type is PairBatch else 1 for n in methods)
+    has_pairs = any(issubclass(get_class(node._target_).batch_type, PairBatch) for node in methods)
+    rows = train.micro_batch_size * (2 if has_pairs else 1)
     crop_policy = CropPolicy.of(train, model)
     reads_pixels = any(get_class(node._target_).reads_pixels for node in methods)
     if left_out is None:
