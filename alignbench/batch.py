@@ -6,7 +6,8 @@ images holds latents, whether they were just computed or read from a cache.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     return value.map(change) if hasattr(value, "map") else change(value)
+
+
+def _choose(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return `second` where `rows` [B] is true and `first` elsewhere."""
+    return torch.where(rows.reshape(-1, *(1,) * (first.ndim - 1)), second, first)
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,7 @@ class PairBatch(PromptBatch):
 
     def swapped(self, rows: Tensor) -> Self:
         """Return the pairs with winner and loser exchanged where `rows` [B] is true."""
-
-        def choose(first: Tensor, second: Tensor) -> Tensor:
-            return torch.where(rows.reshape(-1, *(1,) * (first.ndim - 1)), second, first)
-
+        choose = partial(_choose, rows)
         pairs: dict[str, Tensor] = {}
         for name in ("latents", "score"):
             first, second = getattr(self, f"{name}_w"), getattr(self, f"{name}_l")
@@ -146,3 +149,20 @@ class PairBatch(PromptBatch):
             conditioning = replace(conditioning, time_ids=choose(conditioning.time_ids, self.time_ids_l))
         probability_w = choose(self.probability_w, 1 - self.probability_w)
         return replace(self, conditioning=conditioning, probability_w=probability_w, **pairs)
+
+
+@dataclass(frozen=True)
+class GeneratedPairBatch(PairBatch):
+    """Two images of one prompt that this program made, each with the noise that it was made from.
+
+    Attributes:
+        noise_w, noise_l: initial noise of winner and loser, [B, C, h, w], float32.
+    """
+
+    noise_w: Tensor = field(kw_only=True)
+    noise_l: Tensor = field(kw_only=True)
+
+    def swapped(self, rows: Tensor) -> Self:
+        choose = partial(_choose, rows)
+        noise_w, noise_l = choose(self.noise_w, self.noise_l), choose(self.noise_l, self.noise_w)
+        return replace(super().swapped(rows), noise_w=noise_w, noise_l=noise_l)

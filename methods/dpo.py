@@ -21,6 +21,7 @@ from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import (
     ErrorWeighting,
+    Noised,
     PairErrors,
     check_weighting,
     noise_pairs,
@@ -30,6 +31,11 @@ from alignbench.settings.section import Positive, Share
 
 BetaConvention = Literal["half", "full"]
 Labels = Literal["hard", "soft"]
+
+
+def loser_probability(probability_w: Tensor, label_smoothing: float) -> Tensor:
+    """Return the probability that the loser is preferred, [B], where some labels are the wrong way round."""
+    return (1 - label_smoothing) * (1 - probability_w) + label_smoothing * probability_w
 
 
 def dpo_loss(margin: Tensor, probability_w: Tensor, label_smoothing: float) -> Tensor:
@@ -46,7 +52,7 @@ def dpo_loss(margin: Tensor, probability_w: Tensor, label_smoothing: float) -> T
     Source: Wallace et al. 2023 (Diffusion-DPO), final objective; train.py of SalesforceAIResearch/DiffusionDPO. Labels
     below 1: Mitchell 2023, "A note on DPO with noisy preferences".
     """
-    probability_l = (1 - label_smoothing) * (1 - probability_w) + label_smoothing * probability_w
+    probability_l = loser_probability(probability_w, label_smoothing)
     # -(1 - p_l) log sigmoid(margin) - p_l log sigmoid(-margin)
     return F.softplus(-margin) + probability_l * margin
 
@@ -123,7 +129,7 @@ class DPO(Method[PairBatch]):
         self.prompt_dropout = prompt_dropout
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
-        noised = noise_pairs(model, batch, context, self.error_weighting)
+        noised = self.noised(model, batch, context)
         prediction, expected = predict_both(model, noised, batch.conditioning_both)
         error_w, error_l = noised.error(prediction).chunk(2)
         ref_error_w, ref_error_l = noised.error(expected).chunk(2)
@@ -137,3 +143,7 @@ class DPO(Method[PairBatch]):
         probability_w = batch.probability_w if self.labels == "soft" else torch.ones_like(batch.probability_w)
         values = dpo_loss(errors.margin(self.beta), probability_w, self.label_smoothing)
         return Loss.mean(values, {**errors.metrics(self.beta), "loser_scale": scale})
+
+    def noised(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Noised:
+        """Noise both images of each pair; rows are all winners, then all losers."""
+        return noise_pairs(model, batch, context, self.error_weighting)

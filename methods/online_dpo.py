@@ -7,15 +7,17 @@ Deviations from Flow-Factory: a prompt whose images all have one reward gives no
 pair); pairs are never repeated to fill processes; levels are those of the model's family.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from hydra.utils import get_class
 from torch import Tensor
 
 from alignbench.batch import PairBatch, PromptBatch
 from alignbench.context import Context
-from alignbench.method import Loss, Method
+from alignbench.method import Loss, Method, TrainedCalls, WeightCopies
 from alignbench.models.adapter import ModelAdapter
 from alignbench.online.online_method import OnlineMethod, RolledOut
 
@@ -56,11 +58,24 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pairwise.batch_type is not PairBatch or self.pairwise.lag is not None:
+            raise ValueError(
+                f"method.pairwise.name={self.pairwise.name} trains on more than pairs and a frozen reference, and "
+                "method=online_dpo has nothing else; choose another loss, or method.pairwise.reference=frozen"
+            )
         if self.pairwise.prompt_dropout:
             raise ValueError(
                 f"method.pairwise.prompt_dropout={self.pairwise.prompt_dropout} would need images that were sampled "
                 "without their prompt; set it to 0"
             )
+
+    @classmethod
+    def weight_copies(cls, settings: Mapping[str, Any]) -> WeightCopies:
+        return _pairwise(settings).weight_copies(settings["pairwise"])
+
+    @classmethod
+    def trained_calls(cls, settings: Mapping[str, Any], model: ModelAdapter) -> TrainedCalls:
+        return _pairwise(settings).trained_calls(settings["pairwise"], model)
 
     @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -92,3 +107,7 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
         loss = self.pairwise.loss(model, batch, context)
         metrics = self.reward_metrics(batch.scores) | {"flat_groups": 1 - batch.decided}
         return replace(loss, values=loss.values * batch.decided, metrics=loss.metrics | metrics)
+
+
+def _pairwise(settings: Mapping[str, Any]) -> type[Method]:
+    return get_class(settings["pairwise"]["_target_"])

@@ -2,7 +2,7 @@
 
 import torch
 
-from alignbench.batch import Conditioning, PairBatch
+from alignbench.batch import Conditioning, GeneratedPairBatch, PairBatch
 
 SIZES_W, SIZES_L = torch.tensor([[1.0] * 6, [2.0] * 6]), torch.tensor([[3.0] * 6, [4.0] * 6])
 
@@ -44,3 +44,11 @@ def test_a_swapped_pair_exchanges_all_that_belongs_to_its_images_and_no_other_pa
     assert swapped.conditioning.prompt_embeds.flatten().tolist() == [10, 20]
     torch.testing.assert_close(swapped.probability_w, torch.tensor([0.9, 0.4]))
     assert pairs(time_ids_l=None).swapped(torch.tensor([True, True])).time_ids_l is None
+
+
+def test_a_swapped_pair_of_generated_images_exchanges_their_noise():
+    noise = torch.arange(4.0, 8.0).reshape(4, 1, 1, 1)
+    generated = GeneratedPairBatch(**vars(pairs()), noise_w=noise[:2], noise_l=noise[2:])
+    swapped = generated.swapped(torch.tensor([False, True]))
+    assert [swapped.noise_w.flatten().tolist(), swapped.noise_l.flatten().tolist()] == [[4, 7], [6, 5]]
+    assert [swapped.latents_w.flatten().tolist(), swapped.latents_l.flatten().tolist()] == [[0, 3], [2, 1]]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from omegaconf import OmegaConf
 
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
-from alignbench.data.source import Pair, PairSource, TrainingImage
+from alignbench.data.source import (
+    GeneratedPairSample,
+    Kind,
+    Pair,
+    PairSource,
+    PromptSample,
+    TrainingImage,
+    View,
+)
+from alignbench.diffusion.initial_noise import InitialNoise
 from alignbench.settings.train import Train
 from methods.dpo import DPO
 from methods.sft import SFT
@@ -23,7 +33,7 @@ METHODS = [
 
 
 class RandomPairs(PairSource):
-    """Pairs of random pictures."""
+    """Pairs of random pictures; as generated pairs, with a noise for each that has nothing to do with it."""
 
     name = "random"
     mixed = "dropped"
@@ -35,6 +45,14 @@ class RandomPairs(PairSource):
     def image(self, key: str) -> TrainingImage:
         generator = keyed_generator(key)
         return TrainingImage(key, torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy())
+
+    def view(self, kind: Kind) -> Sequence[PromptSample]:
+        return View(self.pairs, self.generated_pair) if kind == "generated_pairs" else super().view(kind)
+
+    def generated_pair(self, pair: Pair) -> GeneratedPairSample:
+        noise_w, noise_l = (InitialNoise(key, 0, 0, "per_prompt") for key in (pair.key_w, pair.key_l))
+        images = self.image(pair.key_w), self.image(pair.key_l)
+        return GeneratedPairSample(pair.prompt, *images, pair.probability_w, noise_w, noise_l)
 
 
 def settings(**changes):

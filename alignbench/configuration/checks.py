@@ -112,13 +112,15 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     """Build what costs nothing to build, which refuses what it cannot be: a missing folder, an impossible rule."""
     stages = set(values["stages"])
     if trains(cfg):
-        from alignbench.configuration.data_checks import check_batch, check_control_words
+        from alignbench.configuration.data_checks import check_batch, check_control_words, check_generated_pairs
 
-        for node in (cfg.method, *(term.term for term in cfg.auxiliary.values())):
-            check_batch(build(node), cfg.train.total_batch_size)
+        method, *others = (build(node) for node in (cfg.method, *(term.term for term in cfg.auxiliary.values())))
+        for one in (method, *others):
+            check_batch(one, cfg.train.total_batch_size)
         check_control_words(cfg.method)
-        for node in (cfg.data, *(term.data for term in cfg.auxiliary.values())) if "train" in stages else ():
-            build(node)
+        if "train" in stages:
+            data, *_ = [build(node) for node in (cfg.data, *(term.data for term in cfg.auxiliary.values()))]
+            check_generated_pairs(method, data, cfg.model.name)
         if "train" in stages and cfg.validation.every is not None:
             build(cfg.validation.prompts)
     if {"score", "report"} & stages:

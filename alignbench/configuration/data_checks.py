@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.data.batches.crops import check_crops
-from alignbench.data.source import kind_of
+from alignbench.data.source import DataSource, kind_of
+from alignbench.data.sources.runs import ScoredRuns
 from alignbench.errors import UserError, did_you_mean
 from alignbench.method import Method
 from alignbench.store.reward_model_folder import RewardModelRecord
@@ -27,11 +28,18 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
         able = " or ".join(f"data={source}" for source in choices("data") if kind in _provides(source))
         has = f"data={data['name']} has only {', '.join(sorted(provided))}"
         raise UserError(f"{name} needs {kind}, and {has}; add {able}")
-    if kind == "pairs" and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
+    if kind in ("pairs", "generated_pairs") and data.get("ties") == "half" and method.get("labels", "hard") == "hard":
         raise UserError(
             f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
             "one that reads soft labels, as method=dpo method.labels=soft does"
         )
+
+
+def check_generated_pairs(method: Method, data: DataSource, model: str) -> None:
+    """Refuse images whose initial noise is not known, or not the trained model's, for a method that starts from it."""
+    if kind_of(method.batch_type) == "generated_pairs":
+        assert isinstance(data, ScoredRuns)  # alone provides them; see `check_samples`
+        data.check_noise(model)
 
 
 def check_batch(method: Method, total_batch_size: int) -> None:
@@ -76,11 +84,17 @@ def check_crop_settings(values: dict[str, Any]) -> None:
             "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
         )
     terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
-    reads_images = any(kind_of(get_class(term["_target_"]).batch_type) != "prompts" for term in terms)
+    kinds, name = {kind_of(get_class(term["_target_"]).batch_type) for term in terms}, values["method"]["name"]
     for key, off in (("crop", "centre"), ("random_flip", False), ("aspect_ratio_buckets", None)):
-        if train[key] != off and not reads_images:
-            reads = f"method={values['method']['name']} reads prompts alone"
-            raise UserError(f"train.{key} is about training images, and {reads}; leave it out")
+        if train[key] != off and kinds == {"prompts"}:
+            raise UserError(
+                f"train.{key} is about training images, and method={name} reads prompts alone; leave it out"
+            )
+        if train[key] != off and "generated_pairs" in kinds:
+            raise UserError(
+                f"train.{key} changes images, but not the noise that they were made from, and method={name} trains on "
+                "both together; leave it out"
+            )
 
 
 def _provides(data: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What a data source offers to training: samples of four kinds, counts of filtered samples, and a fingerprint."""
+"""What a data source offers to training: samples of five kinds, counts of filtered samples, and a fingerprint."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,15 +13,18 @@ import numpy as np
 
 from alignbench.crop import CropSpec, Size
 from alignbench.data.storage.read_blocks import Blocks
+from alignbench.diffusion.initial_noise import InitialNoise
+from alignbench.errors import UserError
 from alignbench.settings.data import Mixed, Posterior
 
-Kind = Literal["prompts", "images", "labels", "pairs"]
+Kind = Literal["prompts", "images", "labels", "pairs", "generated_pairs"]
 
 _KINDS: dict[str, Kind] = {
     "PromptBatch": "prompts",
     "ImageBatch": "images",
     "LabelledBatch": "labels",
     "PairBatch": "pairs",
+    "GeneratedPairBatch": "generated_pairs",
 }
 
 
@@ -101,6 +104,14 @@ class PairSample(PromptSample):
     probability_w: float
 
 
+@dataclass(frozen=True, eq=False)
+class GeneratedPairSample(PairSample):
+    """Two images of one prompt that this program made, and the noise that each was made from."""
+
+    noise_w: InitialNoise
+    noise_l: InitialNoise
+
+
 class DataSource(ABC):
     """Training data.
 
@@ -162,7 +173,7 @@ class DataSource(ABC):
         """Return all samples of one of the kinds that this source `provides`.
 
         prompts: each distinct prompt once. pairs: two images of a prompt. images: the winners. labels: every image
-        with its label, as a `LabelledView`.
+        with its label, as a `LabelledView`. generated_pairs: as pairs, with the noise that each image was made from.
         """
 
     def summary(self) -> str:
@@ -275,6 +286,7 @@ class PairSource(DataSource):
                 return LabelledView(labels(self.pairs, self.mixed), self._labelled)
             case "pairs":
                 return View(self.pairs, self._pair)
+        raise UserError(f"data={self.name} has pairs, not {kind}")
 
     def identities(self, kind: Kind) -> set[str]:
         """See `DataSource.identities`; the pairs alone are read, so no image is drawn or decoded."""
@@ -283,7 +295,7 @@ class PairSource(DataSource):
                 return set()
             case "images":
                 return self.identities_of({pair.key_w for pair in self.pairs})
-            case "labels" | "pairs":
+            case "labels" | "pairs" | "generated_pairs":
                 return self.identities_of({key for pair in self.pairs for key in (pair.key_w, pair.key_l)})
 
     def _winner(self, pair: Pair) -> ImageSample:

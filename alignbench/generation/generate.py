@@ -5,7 +5,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
-from alignbench.context import all_reduce_max, keyed_generator
+from alignbench.context import all_reduce_max
 from alignbench.data.prompts import Prompt, PromptSet
+from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
 from alignbench.files import write_png
 from alignbench.generation.control.control import Control
@@ -133,21 +132,6 @@ class Sampling:
         if self.control is not None:
             settings.append(f"maps of {self.control.path} by {self.control.controlnet}")
         return ", ".join(settings)
-
-
-def initial_noise(
-    prompt_id: str, number: int, sampling_seed: int, shape: Sequence[int], mode: NoiseMode = "per_prompt"
-) -> Tensor:
-    """Return the noise that one image starts from, [*shape], float32 on the CPU.
-
-    With `per_prompt` the noise depends on the prompt, the image number and the seed. With `constant` it depends on the
-    image number and the seed alone: image `number` takes the draw of that number from
-    `torch.Generator().manual_seed(sampling_seed)`. The papers do so with seed 0 for each prompt.
-    """
-    if mode == "constant":
-        generator = torch.Generator().manual_seed(sampling_seed)
-        return torch.stack([torch.randn(tuple(shape), generator=generator) for _ in range(number + 1)])[-1]
-    return torch.randn(tuple(shape), generator=keyed_generator("image", sampling_seed, prompt_id, number))
 
 
 def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> ImageSet:

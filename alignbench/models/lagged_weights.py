@@ -66,6 +66,8 @@ class LaggedWeights:
     def _put(self, values: Sequence[torch.Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+        # Autocast keeps half-precision copies of weights by where they lie, and would go on with those of the others.
+        torch.clear_autocast_cache()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights for a checkpoint."""

@@ -4,7 +4,8 @@ The mathematics that preference losses share. A log-likelihood ratio of policy a
 difference of their denoising errors, so every such method starts from these few numbers a sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.models.adapter import ModelAdapter
 
 ErrorWeighting = Literal["uniform", "eps_equivalent", "x0_equivalent", "min_snr"]
+Answering = Callable[[], AbstractContextManager[None]]  # lets a model answer for other weights than the policy's
 
 
 @dataclass(frozen=True)
@@ -201,29 +203,39 @@ def prediction_error(model: ModelAdapter, noised: Noised, conditioning: Conditio
     return noised.error(model.predict(noised.noisy_latents, noised.timesteps, conditioning))
 
 
-def predict_both(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+def predict_both(
+    model: ModelAdapter, noised: Noised, conditioning: Conditioning, reference: Answering | None = None
+) -> tuple[Tensor, Tensor]:
     """Return what policy and reference predict, [B, C, h, w] each, float32; the reference's has no gradient.
 
     Losses that compare the two call this, not `model.reference()`: it asks the reference first, because switching
-    adapters off and on must not meet a graph under construction.
+    adapters off and on, or weights, must not meet a graph under construction.
+
+    Args:
+        reference: lets the model answer for the reference: `model.reference` by default, or `model.old_policy`.
     """
-    with torch.no_grad(), model.reference():
+    with torch.no_grad(), (reference or model.reference)():
         expected = model.predict(noised.noisy_latents, noised.timesteps, conditioning)
     return model.predict(noised.noisy_latents, noised.timesteps, conditioning), expected
 
 
-def both_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-    """Return the weighted errors of policy and reference, [B] each, float32; the reference's has no gradient."""
-    prediction, expected = predict_both(model, noised, conditioning)
+def both_errors(
+    model: ModelAdapter, noised: Noised, conditioning: Conditioning, reference: Answering | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted errors of policy and reference, [B] each, float32; see `predict_both`."""
+    prediction, expected = predict_both(model, noised, conditioning, reference)
     return noised.error(prediction), noised.error(expected)
 
 
-def pair_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> PairErrors:
+def pair_errors(
+    model: ModelAdapter, noised: Noised, conditioning: Conditioning, reference: Answering | None = None
+) -> PairErrors:
     """Return the errors of noised pairs by one call of each network; rows are all winners, then all losers.
 
     Args:
         noised: 2 B rows.
         conditioning: 2 B rows, as `PairBatch.conditioning_both`.
+        reference: see `predict_both`.
     """
-    error, ref_error = both_errors(model, noised, conditioning)
+    error, ref_error = both_errors(model, noised, conditioning, reference)
     return PairErrors(*error.chunk(2), *ref_error.chunk(2))

@@ -400,6 +400,22 @@ def test_a_method_whose_data_lack_what_it_needs_is_told_which_data_have_it(tmp_p
     assert "data=local or data=pickapic or data=runs or data=shapes" in message
 
 
+def test_a_method_on_generated_images_is_told_which_data_have_their_noise(tmp_path):
+    told = refusal("method=pnapo", "model=flux_mini")
+    assert told.endswith("data=shapes has only images, labels, pairs, prompts; add data=runs")
+    runs = ["method=pnapo", "data=runs", f"data.path={tmp_path}", "data.evaluator=shapes_clip"]
+    for change in ("train.crop=random", "train.random_flip=true", "train.aspect_ratio_buckets=auto"):
+        key = change.split("=")[0]
+        assert f"{key} changes images, but not the noise that they were made from" in refusal(*runs, change)
+    assert "would make up one; add data.ties=drop" in refusal(*runs, "data.ties=half")
+
+
+def test_a_loss_that_needs_more_than_pairs_and_a_frozen_reference_is_refused_online():
+    online = ["method=online_dpo", "method@method.pairwise=linear_dpo"]
+    assert "choose another loss, or method.pairwise.reference=frozen" in refusal(*online)
+    check_command_line([*online, "method.pairwise.reference=frozen"], False)
+
+
 def test_data_that_are_not_there_and_impossible_rules_are_refused_before_a_model_loads(tmp_path):
     told = refusal("method=dpo", "data=hpdv2", f"data.path={tmp_path}")
     assert "holds no train.json, the annotations of HPDv2" in told

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from alignbench.batch import ImageBatch, LabelledBatch, PairBatch, PromptBatch
+from alignbench.batch import GeneratedPairBatch, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.data.source import (
     ImageSample,
     LazyTrainingImage,
@@ -41,8 +41,8 @@ def test_an_image_that_won_and_lost_is_labelled_by_the_policy(mixed, desirable, 
 
 
 def test_every_batch_type_has_its_kind_of_samples():
-    kinds = [kind_of(batch_type) for batch_type in (PromptBatch, ImageBatch, LabelledBatch, PairBatch)]
-    assert kinds == ["prompts", "images", "labels", "pairs"]
+    types = (PromptBatch, ImageBatch, LabelledBatch, PairBatch, GeneratedPairBatch)
+    assert list(map(kind_of, types)) == ["prompts", "images", "labels", "pairs", "generated_pairs"]
 
 
 BLACK = np.zeros((2, 2, 3), np.uint8)

@@ -43,6 +43,7 @@ from alignbench.soup import arguments as arguments_of_soup
 from alignbench.soup import read_shares
 from alignbench.stages.trained_weights import find_source
 from alignbench.store.checkpoint_files import DIGESTS
+from alignbench.store.image_records import PromptRecord, SamplingRecord, write_prompts, write_sampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.study.__main__ import arguments as arguments_of_study
@@ -166,7 +167,19 @@ def placeholders(tmp_path_factory):
         (scorer / needed).write_bytes(b"")
     cfg = composed([*SMALL_JUDGE, f"results={folder}"], "train_reward")
     train_reward(cfg)
-    images |= {"PAIRS": str(pairs), "WEIGHTS": str(scorer), "JUDGE": str(folder / "judges" / reward_model_name(cfg))}
+    run = RunFolder(tmp_path_factory.mktemp("results") / "base-flux_mini-0")
+    run.open(Manifest(run.name, "base", "flux_mini", None, "0", "0"))
+    made = run.images("mine", "0123456789")
+    made.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(made / "p-0.png")
+    write_prompts(made, [PromptRecord("p", "a red circle", (), ("p-0.png",))])
+    write_sampling(made, SamplingRecord("mine", 4, 3.5, "per_prompt", 0, 1, 1, False))
+    images |= {
+        "RUN": str(run.path),
+        "PAIRS": str(pairs),
+        "WEIGHTS": str(scorer),
+        "JUDGE": str(folder / "judges" / reward_model_name(cfg)),
+    }
     return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
 
 

@@ -52,6 +52,21 @@ def test_it_is_put_in_place_and_taken_away_bit_for_bit():
     assert all(torch.equal(p, value) for p, value in zip(parameters, moved, strict=True))
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_half_precision_copies_of_one_policy_are_not_used_for_the_other(gradient):
+    """Within one autocast: weights of 2 and, in their place, of 1."""
+    layer, ones = nn.Linear(3, 1, bias=False), torch.ones(1, 3)
+    nn.init.ones_(layer.weight)
+    lagged = LaggedWeights([layer.weight])
+    nn.init.constant_(layer.weight, 2)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradient):
+        before = layer(ones)
+        with torch.no_grad(), lagged.in_place():
+            old = layer(ones)
+        after = layer(ones)
+    assert [float(one) for one in (before, old, after)] == [6, 3, 6]
+
+
 def test_small_steps_of_half_precision_weights_are_not_lost():
     """At a decay of 0.999 the step is below what bfloat16 can tell near 1."""
     parameters = [nn.Parameter(torch.ones(1, dtype=torch.bfloat16))]

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alignbench.batch import ImageBatch, LabelledBatch, PairBatch, PromptBatch
+from alignbench.batch import GeneratedPairBatch, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.sampler import SampleRef
 from alignbench.data.source import PromptSample, TrainingImage, images_of, with_same_crop
+from alignbench.data.storage.tensor_store import Entry
+from alignbench.errors import UserError
 from alignbench.method import Method
 
 
@@ -77,11 +79,11 @@ def collate(
         return torch.tensor([scores[text, image.key] for text, image in zip(texts, images, strict=True)])
 
     kind = method.batch_type
-    if kind is PairBatch:
+    if issubclass(kind, PairBatch):
         winners, losers = [sample.image_w for sample in samples], [sample.image_l for sample in samples]
         encoded = encoder.images([*winners, *losers])
         latents_w, latents_l = encoder.latents(encoded, index, context).chunk(2)
-        return PairBatch(
+        pairs = PairBatch(
             index,
             texts,
             encoder.with_crops(conditioning, winners, encoded[: len(winners)]),
@@ -92,6 +94,13 @@ def collate(
             score_l=scores_of(losers),
             time_ids_l=encoder.with_crops(conditioning, losers, encoded[len(winners) :]).time_ids,
         )
+        if kind is PairBatch:
+            return pairs
+        _refuse_other_sizes([*winners, *losers], encoded, encoder.model.resolution)
+        shape = latents_w.shape[1:]
+        noise_w = torch.stack([sample.noise_w.draw(shape) for sample in samples])
+        noise_l = torch.stack([sample.noise_l.draw(shape) for sample in samples])
+        return GeneratedPairBatch(**vars(pairs), noise_w=noise_w, noise_l=noise_l)
     if kind in (LabelledBatch, ImageBatch):
         images = [sample.image for sample in samples]
         encoded = encoder.images(images)
@@ -102,3 +111,19 @@ def collate(
         desirable = torch.tensor([sample.desirable for sample in samples])
         return LabelledBatch(index, texts, conditioning, latents, desirable)
     return PromptBatch(index, texts, conditioning)
+
+
+def _refuse_other_sizes(images: Sequence[TrainingImage], encoded: Sequence[Entry], resolution: int) -> None:
+    """Refuse images that training would resize: what their noise became is the image at its own size.
+
+    Raises:
+        UserError: naming one of them.
+    """
+    for image, entry in zip(images, encoded, strict=True):
+        height, width = entry["size"].tolist()
+        if (height, width) != (resolution, resolution):
+            raise UserError(
+                f"{image.key} has {width}x{height} pixels and would be trained at model.resolution={resolution}, where "
+                "it has another initial noise; set model.resolution to the side of the images, or make others with "
+                "sampling.resolution"
+            )

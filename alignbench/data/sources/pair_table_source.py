@@ -10,6 +10,7 @@ from alignbench.data.source import Kind, LabelledSample, Pair, PairSample, PairS
 from alignbench.data.sources.labels import Noise, by_vote, groups, winners_first, without_repeats
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import LabelColumns, LabelOptions, TableSource
+from alignbench.errors import UserError
 from alignbench.settings.data import PairSettings, Repeats, Ties
 
 
@@ -66,9 +67,11 @@ class PairTableSource(TableSource, PairSource):
             case "labels":
                 return self._labels()
             case "pairs":
-                return View(range(len(self.kept)), self._pair_sample, self.blocks(self.kept.images))
+                return View(range(len(self.kept)), self.pair_sample, self.blocks(self.kept.images))
+        raise UserError(f"data={self.name} has pairs, not {kind}")
 
-    def _pair_sample(self, row: int) -> PairSample:
+    def pair_sample(self, row: int) -> PairSample:
+        """Return the images of a row, the winner first."""
         winner, loser = (self.image_at(int(number)) for number in self.kept.images[row])
         return PairSample(self.prompt(row), winner, loser, float(self.kept.label[row]))
 

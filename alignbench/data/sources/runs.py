@@ -4,19 +4,24 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal, Unpack, cast
 
 import numpy as np
 
 from alignbench.data.existing_images.folders import ImageFolder, read_image_folders
+from alignbench.data.source import GeneratedPairSample, Kind, PairSource, PromptSample, View
 from alignbench.data.sources.local import ranked
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.row_filters import check_choice
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
+from alignbench.diffusion.initial_noise import InitialNoise
 from alignbench.errors import UserError, did_you_mean
+from alignbench.models.schedulers import STOCHASTIC
+from alignbench.settings.sampling import NoiseMode
 from alignbench.store.scores import Scores
 
 Which = Literal["best_worst", "all"]
@@ -35,6 +40,8 @@ class ScoredRuns(PairTableSource):
             73 % (Bradley-Terry model); None: the better image is always preferred.
         options: see `alignbench.settings.data.PairSettings`.
     """
+
+    provides = PairSource.provides | {"generated_pairs"}
 
     def __init__(
         self,
@@ -57,8 +64,59 @@ class ScoredRuns(PairTableSource):
         self.evaluator, self.which, self.temperature = evaluator, which, temperature
         self.labelled_by = (evaluator,)
 
+    @cached_property
+    def folders(self) -> list[ImageFolder]:
+        """The image folders of the runs."""
+        return read_image_folders(self.paths)
+
+    def check_noise(self, model: str) -> None:
+        """Refuse images whose initial noise does not lead to them along the path of the model that is trained.
+
+        Args:
+            model: its name.
+
+        Raises:
+            UserError: naming the folder and the reason.
+        """
+        for folder in self.folders:
+            scheduler = folder.sampling.scheduler
+            if folder.model is None:
+                reason = "are not in the folder of a run, which would tell the model that made them"
+            elif folder.model != model:
+                reason = f"were made by model={folder.model}, and model={model} is trained"
+            elif scheduler in STOCHASTIC:
+                reason = f"were sampled by {scheduler}, which adds noise in each step"
+            elif folder.sampling.control is not None:
+                reason = "follow the maps of a ControlNet"
+            else:
+                continue
+            raise UserError(f"the images of {folder.path} cannot be trained on with their initial noise: they {reason}")
+
+    def view(self, kind: Kind) -> Sequence[PromptSample]:
+        if kind != "generated_pairs":
+            return super().view(kind)
+        return View(range(len(self.kept)), self._generated_pair, self.blocks(self.kept.images))
+
+    def _generated_pair(self, row: int) -> GeneratedPairSample:
+        pair = self.pair_sample(row)
+        noise_w, noise_l = (self._noise[image.key] for image in (pair.image_w, pair.image_l))
+        return GeneratedPairSample(pair.prompt, pair.image_w, pair.image_l, pair.probability_w, noise_w, noise_l)
+
+    @cached_property
+    def _noise(self) -> dict[str, InitialNoise]:
+        """The initial noise of each image, by its key."""
+        root = cast(Files, self.contents.store).folder
+        return {
+            _key(image, root): InitialNoise(
+                record.prompt_id, number, folder.sampling.seed, cast(NoiseMode, folder.sampling.noise)
+            )
+            for folder in self.folders
+            for record in folder.records
+            for number, image in enumerate(record.images)
+        }
+
     def read(self) -> Contents:
-        folders = read_image_folders(self.paths)
+        folders = self.folders
         scored: dict[str, dict[str, float]] = {}  # by prompt, and then by path of the image
         found_scores = [self._scores(folder) for folder in folders]
         if any(scores.info != found_scores[0].info for scores in found_scores):
@@ -84,7 +142,7 @@ class ScoredRuns(PairTableSource):
                 images, values = [images[i] for i in chosen], [values[i] for i in chosen]
             by_image = dict(zip(images, values, strict=True))
             for pair, label in ranked(images, values, low_is_best):
-                names = (Path(image).relative_to(root).as_posix() for image in pair)
+                names = (_key(image, root) for image in pair)
                 rows.add(prompt, map(store.add, names), self._probability(label, *(by_image[image] for image in pair)))
         return Contents(rows.table(), store)
 
@@ -124,6 +182,11 @@ def _by_image(folder: ImageFolder, scores: Scores) -> Iterator[tuple[str, str, f
         if hashlib.sha256(Path(image).read_bytes()).hexdigest()[: len(digest)] != digest:
             raise UserError(f"{image} has changed since it was scored; score the run again with stages=[score]")
         yield record.prompt, image, float(score)
+
+
+def _key(image: str, root: Path) -> str:
+    """Return how the store of a folder names a file in it."""
+    return Path(image).relative_to(root).as_posix()
 
 
 def _common(images: list[str]) -> Path:

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.batch import Conditioning, ImageBatch, LabelledBatch, PairBatch, PromptBatch
+from alignbench.batch import Conditioning, GeneratedPairBatch, ImageBatch, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.collate import collate
 from alignbench.data.batches.encode import Encoder, fit
-from alignbench.data.source import ImageSample, LabelledSample, PairSample, PromptSample, TrainingImage
+from alignbench.data.source import (
+    GeneratedPairSample,
+    ImageSample,
+    LabelledSample,
+    PairSample,
+    PromptSample,
+    TrainingImage,
+)
+from alignbench.diffusion.initial_noise import InitialNoise, initial_noise
+from alignbench.errors import UserError
 from alignbench.models.tiny_random import tiny_adapter
 
 RNG = np.random.default_rng(0)
@@ -91,6 +100,28 @@ def test_each_kind_of_batch_is_made_from_its_samples():
     assert [type(batch) for batch in (prompts, images, labels)] == [PromptBatch, ImageBatch, LabelledBatch]
     assert labels.desirable.tolist() == [False]
     assert torch.equal(images.latents, labels.latents)
+
+
+def test_a_batch_of_generated_pairs_holds_the_noise_of_each_image_beside_it():
+    noises = InitialNoise("p", 0, 7, "per_prompt"), InitialNoise("p", 3, 7, "per_prompt")
+    items = [(100, GeneratedPairSample("p", IMAGES[0], IMAGES[1], 1.0, *noises))]
+    encoder = Encoder(FakeModel())
+    batch = collate(items, method(GeneratedPairBatch), encoder, CONTEXT)
+    plain = collate(items, method(PairBatch), encoder, CONTEXT)
+    assert isinstance(batch, GeneratedPairBatch)
+    assert [torch.equal(getattr(batch, name), getattr(plain, name)) for name in ("latents_w", "latents_l")] == [
+        True
+    ] * 2
+    shape = batch.latents_w.shape[1:]
+    assert torch.equal(batch.noise_w[0], initial_noise("p", 0, 7, shape))
+    assert torch.equal(batch.noise_l[0], initial_noise("p", 3, 7, shape))
+
+
+def test_a_generated_image_that_would_be_resized_is_refused():
+    noise = InitialNoise("p", 0, 0, "per_prompt")
+    items = [(0, GeneratedPairSample("p", IMAGES[0], image_of("wide", 8, 16), 1.0, noise, noise))]
+    with pytest.raises(UserError, match=r"wide has 16x8 pixels and would be trained at model\.resolution=8"):
+        collate(items, method(GeneratedPairBatch), Encoder(FakeModel()), CONTEXT)
 
 
 def test_conditioning_holds_the_size_of_an_image_if_asked_for_and_that_of_the_model_for_prompts_alone():
