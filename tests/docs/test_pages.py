@@ -101,17 +101,10 @@ def test_the_table_of_methods_names_those_that_have_a_page_and_says_who_needs_a_
     pages = {page.stem for page in (DOCS / "methods").glob("*.md")}
     assert pages <= told.keys()
     for method, (needs_reference, link) in told.items():
-        file = conf_folder() / "method" / f"{method}.yaml"
-        target = OmegaConf.load(file).get("_target_") or OmegaConf.load(preset_of(file)).get("_target_")
-        assert needs_reference == get_class(target).needs_reference, method
+        node = composed([f"method={method}", "model=flux", "reward=shapes_clip"]).method
+        assert needs_reference == get_class(node._target_).weight_copies(node).reference, method
         page = DOCS / re.search(r"\((.*)\)", link)[1]
         assert f"`{method}`" in page.read_text() or page.stem == method
-
-
-def preset_of(file):
-    """Return the file that a preset starts from."""
-    parent = next(entry for entry in OmegaConf.load(file).defaults if entry != "_self_")
-    return file.with_name(f"{parent}.yaml")
 
 
 # ---- evaluators
