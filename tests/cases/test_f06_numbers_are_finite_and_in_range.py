@@ -74,6 +74,7 @@ def test_no_number_of_a_method_is_allowed_to_be_infinite(method, bad):
 
 
 BELOW_ZERO = {"seed", "margin", "gain_constant"}  # what may be any number
+DATA = {"pnapo": ["data=runs", "data.path=.", "data.evaluator=shapes_clip"]}  # where it is not that of the model
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,7 +85,7 @@ def test_no_number_of_a_method_is_allowed_to_be_below_its_range(method):
         if key.rpartition(".")[2] in BELOW_ZERO:
             continue
         with pytest.raises(UserError, match=key.rpartition(".")[2]):
-            check_command_line([f"method={method}", *MODEL, f"method.{key}=-7"], multirun=False)
+            check_command_line([f"method={method}", *MODEL, *DATA.get(method, ()), f"method.{key}=-7"], multirun=False)
 
 
 def test_entries_of_lists_are_checked_too():

@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from alignbench.batch import PairBatch
+from alignbench.method import WeightCopies
 from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.objectives.denoising_error import PairErrors, noise_pairs, sample_error
@@ -127,6 +128,13 @@ def test_shares_at_the_limits_are_told(make_model, kit):
 
 
 # ---- the reference
+
+
+@pytest.mark.parametrize(("reference", "frozen", "old"), [("ema", False, True), ("frozen", True, False)])
+def test_one_copy_of_the_weights_is_kept_and_its_memory_is_estimated(reference, frozen, old):
+    method = linear_dpo(reference=reference)
+    assert (method.needs_reference, method.lag is not None) == (frozen, old)
+    assert LinearDPO.weight_copies({"reference": reference}) == WeightCopies(reference=frozen, old=old)
 
 
 def run(path, method, **changes):
