@@ -1,7 +1,7 @@
 """The one interface between methods and model families."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from alignbench.models.schedulers import DIFFUSION, OF_DIFFUSION, check_publishe
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.without_weights import is_without_weights
 
+RandomStep = Callable[[Tensor, Tensor], Tensor]
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
 NOT_DISTILLED = (
     "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
@@ -356,6 +357,7 @@ class ModelAdapter(LatentSpace, Policy):
         unconditional: Conditioning | None = None,
         grad_last: int = 0,
         keep_states: bool = False,
+        random_steps: Mapping[int, RandomStep] | None = None,
     ) -> Trajectory:
         """Walk down the noise_levels from `noise` by the deterministic step (DDIM, flow Euler).
 
@@ -363,6 +365,8 @@ class ModelAdapter(LatentSpace, Policy):
             noise: [B, C, h, w], unit Gaussian.
             grad_last: the last so many steps keep their graph (DRaFT); 0 keeps none.
             keep_states: whether to return the state before each step.
+            random_steps: by their number, the steps that are made otherwise: each takes noisy latents and prediction
+                to the next latents.
         """
         latents = noise
         states: list[Tensor] = []
@@ -372,9 +376,11 @@ class ModelAdapter(LatentSpace, Policy):
             with torch.set_grad_enabled(number >= len(noise_levels) - grad_last):
                 timesteps = timestep.expand(len(latents))
                 prediction = self.predict(latents, timesteps, conditioning, guidance_scale, unconditional)
-                latents = self.schedule.step(
-                    latents, prediction, noise_levels.level[number], noise_levels.level[number + 1]
-                )
+                if random_steps is not None and number in random_steps:
+                    latents = random_steps[number](latents, prediction)
+                else:
+                    level, next_level = noise_levels.level[number], noise_levels.level[number + 1]
+                    latents = self.schedule.step(latents, prediction, level, next_level)
         return Trajectory(latents, states)
 
     def generation_arguments(
