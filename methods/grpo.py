@@ -37,7 +37,7 @@ def grpo_loss(steps: StepComparison, gate: Gate, limit: float) -> tuple[Tensor, 
             `divergence`: a limit on the divergence of the step.
         limit: for the ratios, how far from 1 they may go; else the divergence.
 
-    Source: `ratio`: Flow-GRPO, equation 5. `centred_ratio`: GRPO-Guard, whose code divides by the length of the step
+    Source: `ratio`: Flow-GRPO. `centred_ratio`: GRPO-Guard, whose code divides by the length of the step
     where we divide by the sensitivity of its mean; for its sampler the two differ by a constant but for the first step.
     `divergence`: Flow-DPPO.
     """

@@ -1,6 +1,5 @@
 """GRPO on sampling steps: what is drawn is what is scored, ratios begin at 1, and the gradient is that of REINFORCE."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -14,7 +13,6 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.samplers import TransitionKernel
 from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.online.advantages import AdvantageSettings
 from alignbench.online.path_policy import StepComparison
@@ -27,27 +25,6 @@ KERNELS = [
     TransitionKernel("ddim", 1.0),
     TransitionKernel("cps", 0.8),
 ]
-
-
-class Pixels(Preprocess):
-    """Pictures as tensors."""
-
-    key = "pixels"
-
-    def __call__(self, images):
-        return torch.from_numpy(np.stack([np.asarray(image) for image in images]) / 255)
-
-
-class Nearness(Evaluator):
-    """Minus the squared distance of the mean brightness from a number."""
-
-    name, version, preprocess, wanted = "nearness", "1", Pixels(), 0.6
-
-    def encode_prompts(self, prompts):
-        return list(prompts)
-
-    def score_features(self, features, encoded):
-        return -(features.flatten(1).mean(1) - self.wanted).square()
 
 
 class Mixing(nn.Module):
@@ -70,29 +47,23 @@ def toy(request, kit):
     return model
 
 
-def grpo(**changes):
-    values = {
-        "name": "grpo",
-        "reward": Nearness(),
-        "group_size": 4,
-        "num_rollout_steps": 6,
-        "rollout_guidance_scale": None,
-        "rollout_batch_size": None,
-        "advantage": AdvantageSettings("sum", "group", 5.0, 1.0, 0.05),
-        "updates_per_round": 1,
-        "rollout_shift": None,
-        "kernel": TransitionKernel("flow", 0.7),
-        "window": window(),
-        "log_prob_reduction": "mean",
-        "log_prob_scale": "gaussian",
-        "share_initial_noise": False,
-        "detach_unconditional": True,
-        "kl_weight": 0.0,
-        "kl_form": "paper",
-        "gate": "ratio",
-        "limit": 1e-4,
-    }
-    return GRPO(**values | changes)
+@pytest.fixture
+def grpo(kit):
+    """A function that makes the method, with changes to its settings."""
+
+    def make(**changes):
+        own = {
+            "name": "grpo",
+            "group_size": 4,
+            "advantage": AdvantageSettings("sum", "group", 5.0, 1.0, 0.05),
+            "kl_weight": 0.0,
+            "kl_form": "paper",
+            "gate": "ratio",
+            "limit": 1e-4,
+        }
+        return GRPO(**kit.path_settings(**own | changes))
+
+    return make
 
 
 def window(first=1, size=3, **changes):
@@ -135,16 +106,16 @@ def check_that_what_is_asked_was_drawn(method, model):
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
-def test_what_training_asks_about_is_what_was_drawn(toy, kernel):
+def test_what_training_asks_about_is_what_was_drawn(toy, kernel, grpo):
     """The mean that the policy has in training plus the noise that was drawn are the next latents, bit for bit."""
     check_that_what_is_asked_was_drawn(grpo(kernel=kernel), toy)
 
 
-def test_it_is_so_with_the_guidance_of_each_family(make_model):
+def test_it_is_so_with_the_guidance_of_each_family(make_model, grpo):
     check_that_what_is_asked_was_drawn(grpo(rollout_guidance_scale=3.0, detach_unconditional=False), make_model())
 
 
-def test_outside_of_the_window_the_sampling_is_the_models_own(toy):
+def test_outside_of_the_window_the_sampling_is_the_models_own(toy, grpo):
     model, method = toy, grpo()
     batch = prompts_of(model, 4)
     states = (path := method.sample(model, batch, context())).noisy_latents
@@ -156,7 +127,7 @@ def test_outside_of_the_window_the_sampling_is_the_models_own(toy):
     assert torch.equal(path.latents, model.sample(states[4], batch.conditioning, rest).latents)
 
 
-def test_a_window_of_all_steps_but_the_last_leaves_no_other_to_the_models_sampler(toy):
+def test_a_window_of_all_steps_but_the_last_leaves_no_other_to_the_models_sampler(toy, grpo):
     model, method = toy, grpo(window=window(first=0, size=None))
     batch = prompts_of(model, 4)
     states = method.sample(model, batch, context()).noisy_latents
@@ -171,7 +142,7 @@ def test_a_window_of_all_steps_but_the_last_leaves_no_other_to_the_models_sample
         )
 
 
-def test_images_of_a_prompt_start_alike_if_asked_and_then_part(toy):
+def test_images_of_a_prompt_start_alike_if_asked_and_then_part(toy, grpo):
     model = toy
     for share in (False, True):
         states = grpo(share_initial_noise=share).sample(model, prompts_of(model), context()).noisy_latents
@@ -180,14 +151,14 @@ def test_images_of_a_prompt_start_alike_if_asked_and_then_part(toy):
         assert not torch.equal(states[2][0], states[2][3])
 
 
-def test_paths_do_not_depend_on_how_many_images_are_sampled_at_once(toy):
+def test_paths_do_not_depend_on_how_many_images_are_sampled_at_once(toy, grpo):
     model = toy
     one, other = (joined(rolled_out(grpo(rollout_batch_size=size), model)) for size in (1, 8))
     for first, second in zip(one, other, strict=True):
         torch.testing.assert_close(first.next_latents, second.next_latents, rtol=1e-4, atol=1e-4)
 
 
-def test_levels_of_a_flow_model_are_shifted_if_asked():
+def test_levels_of_a_flow_model_are_shifted_if_asked(grpo):
     model = tiny_adapter("flux")
     levels = grpo(rollout_shift=3.0).noise_levels(model)
     torch.testing.assert_close(levels.level.sigma[3], torch.tensor(0.75, dtype=torch.float64))  # of one half
@@ -196,7 +167,7 @@ def test_levels_of_a_flow_model_are_shifted_if_asked():
 
 
 @pytest.mark.parametrize(("guidance", "calls"), [(None, 1), (3.0, 2)])
-def test_passes_are_those_of_the_sampling_and_of_the_trained_steps(toy, guidance, calls):
+def test_passes_are_those_of_the_sampling_and_of_the_trained_steps(toy, guidance, calls, grpo):
     """8 images: 6 steps to sample, 3 trained at 3 passes each; twice with guidance."""
     method = grpo(rollout_guidance_scale=guidance, detach_unconditional=False)
     for batch in joined(rolled_out(method, toy)):
@@ -205,7 +176,7 @@ def test_passes_are_those_of_the_sampling_and_of_the_trained_steps(toy, guidance
     assert method.reward_calls == 8
 
 
-def test_a_step_with_hardly_any_noise_is_refused(toy):
+def test_a_step_with_hardly_any_noise_is_refused(toy, grpo):
     with pytest.raises(UserError, match=r"lower method\.window\.stop"):
         rolled_out(grpo(kernel=TransitionKernel("dance", 0.01)), toy)
 
@@ -215,7 +186,7 @@ def test_a_step_with_hardly_any_noise_is_refused(toy):
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_first_update_has_ratios_of_one_and_the_gradient_of_reinforce(toy, kit, kernel, reduction):
+def test_the_first_update_has_ratios_of_one_and_the_gradient_of_reinforce(toy, kit, kernel, reduction, grpo):
     model, method = toy, grpo(kernel=kernel, log_prob_reduction=reduction, rollout_batch_size=3)
     batches = joined(rolled_out(method, model))
     metrics = kit.backward(method, model, prompts_of(model), context())
@@ -240,7 +211,7 @@ def test_the_first_update_has_ratios_of_one_and_the_gradient_of_reinforce(toy, k
     assert found.norm() > 0
 
 
-def test_ratios_of_later_updates_are_one_until_the_policy_is_changed(make_model, kit):
+def test_ratios_of_later_updates_are_one_until_the_policy_is_changed(make_model, kit, grpo):
     """They are taken in the micro-batches of the update, whatever the sampling had; half precision would tell."""
     model, method = make_model(), grpo(updates_per_round=2, rollout_batch_size=8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -255,7 +226,7 @@ def test_ratios_of_later_updates_are_one_until_the_policy_is_changed(make_model,
     assert all((one.divergence > 0).all() for one in steps)
 
 
-def test_the_ratio_of_a_changed_policy_is_that_of_the_two_densities(toy, kit):
+def test_the_ratio_of_a_changed_policy_is_that_of_the_two_densities(toy, kit, grpo):
     model, method = toy, grpo(updates_per_round=2, log_prob_reduction="sum")
     _, (batch, *_) = rolled_out(method, model)
 
@@ -270,14 +241,14 @@ def test_the_ratio_of_a_changed_policy_is_that_of_the_two_densities(toy, kit):
     torch.testing.assert_close(compared(method, model, batch).log_ratio.detach(), density() - before)
 
 
-def test_updates_are_made_of_whole_prompts(toy):
+def test_updates_are_made_of_whole_prompts(toy, grpo):
     model, method = toy, grpo(updates_per_round=2)
     first, second = rolled_out(method, model)
     assert {int(i) // 4 for batch in first for i in batch.index} == {4}
     assert {int(i) // 4 for batch in second for i in batch.index} == {5}
 
 
-def test_micro_batches_of_one_give_the_gradient_of_one_of_all(toy, kit):
+def test_micro_batches_of_one_give_the_gradient_of_one_of_all(toy, kit, grpo):
     model, found = toy, []
     for size in (1, 8):
         kit.backward(grpo(rollout_batch_size=8), model, prompts_of(model), context(micro_batch_size=size))
@@ -289,7 +260,7 @@ def test_micro_batches_of_one_give_the_gradient_of_one_of_all(toy, kit):
 
 
 @pytest.mark.parametrize("form", ["paper", "flow_grpo", "prediction"])
-def test_the_distance_from_the_reference_is_zero_at_the_start_and_pulls_back(toy, kit, form):
+def test_the_distance_from_the_reference_is_zero_at_the_start_and_pulls_back(toy, kit, form, grpo):
     no_reward = AdvantageSettings("sum", "none", 1e-12, 1.0, 0.05)
     method = grpo(kl_weight=1.0, kl_form=form, advantage=no_reward)
     metrics = kit.backward(method, toy, prompts_of(toy), context())
@@ -307,13 +278,13 @@ def test_the_distance_from_the_reference_is_zero_at_the_start_and_pulls_back(toy
     assert distances[1].mean() < distances[0].mean()
 
 
-def test_without_its_adapters_the_policy_is_the_reference(make_model):
+def test_without_its_adapters_the_policy_is_the_reference(make_model, grpo):
     model, method = make_model("lora"), grpo(kl_weight=1.0)
     batch = joined(rolled_out(method, model))[0]
     assert method.loss(model, batch, context()).metrics["kl"].abs().max() == 0
 
 
-def test_the_forms_of_the_distance(toy, kit):
+def test_the_forms_of_the_distance(toy, kit, grpo):
     model = toy
     kit.perturb(model)
     batch = joined(rolled_out(grpo(kl_weight=1.0, kernel=TransitionKernel("flow", 0.7)), model))[0]
@@ -351,7 +322,7 @@ class TwoNumbers(nn.Module):
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_the_unconditional_call_has_a_gradient_if_asked(kit, detach):
+def test_the_unconditional_call_has_a_gradient_if_asked(kit, detach, grpo):
     class Model(kit.ToyModel):
         def forward(self, noisy_latents, timesteps, conditioning, guidance):
             return self.policy(noisy_latents, conditioning.prompt_embeds[:, 0, 0] > 0)
@@ -379,7 +350,7 @@ class Bandit(nn.Module):
         return noisy_latents - self.number
 
 
-def bandit(kit, number):
+def bandit(kit, grpo, number):
     class Model(kit.ToyModel):
         def noise_levels(self, num_inference_steps):
             sigma = torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -397,12 +368,12 @@ def bandit(kit, number):
     return Model(Bandit(number), shape=(3, 8, 8)), method
 
 
-def test_the_gradient_of_a_policy_of_one_step_is_the_analytic_one(kit):
+def test_the_gradient_of_a_policy_of_one_step_is_the_analytic_one(kit, grpo):
     """Brightness x of mean 0.3; the reward is -(x - 0.6)^2, so the gradient of minus its mean is 2 (0.3 - 0.6).
 
     The baseline, the mean of four images with the own among them, takes a quarter of it away.
     """
-    model, method = bandit(kit, 0.3)
+    model, method = bandit(kit, grpo, 0.3)
     estimates = []
     for step in range(8):
         kit.backward(method, model, prompts_of(model, 512, 512 * step), context(step, 512))
@@ -413,8 +384,8 @@ def test_the_gradient_of_a_policy_of_one_step_is_the_analytic_one(kit):
     assert abs(float(estimates.mean()) - 0.75 * 2 * (0.3 - 0.6)) < 3 * error
 
 
-def test_training_brings_the_policy_to_what_is_wanted(kit):
-    model, method = bandit(kit, 0.3)
+def test_training_brings_the_policy_to_what_is_wanted(kit, grpo):
+    model, method = bandit(kit, grpo, 0.3)
     for step in range(40):
         kit.backward(method, model, prompts_of(model, 128, 128 * step), context(step, 128))
         with torch.no_grad():
@@ -488,13 +459,13 @@ def test_each_gate_stops_by_its_own_measure():
     assert float(values[0]) == pytest.approx(-torch.tensor(0.025).exp() / 0.1)
 
 
-def test_the_centred_ratio_and_the_divergence_need_densities():
+def test_the_centred_ratio_and_the_divergence_need_densities(grpo):
     for gate in ("centred_ratio", "divergence"):
         with pytest.raises(ValueError, match=rf"method\.gate={gate} needs method\.log_prob_scale=gaussian"):
             grpo(gate=gate, log_prob_scale="unscaled")
 
 
-def test_the_share_of_stopped_steps_is_logged_apart_for_good_and_bad_images(toy, kit):
+def test_the_share_of_stopped_steps_is_logged_apart_for_good_and_bad_images(toy, kit, grpo):
     model, method = toy, grpo(updates_per_round=2, limit=1e-9)
     _, (batch, *_) = rolled_out(method, model)
     kit.perturb(model)
