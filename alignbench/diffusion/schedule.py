@@ -172,12 +172,17 @@ class NoiseSchedule:
 
     def step(self, noisy_latents: Tensor, prediction: Tensor, level: Level, next_level: Level) -> Tensor:
         """Return next.alpha * latents + next.sigma * noise of the split: DDIM (eta 0), its inversion, flow Euler."""
+        keep, move = self.step_coefficients(level, next_level)
+        return _weigh(keep, noisy_latents) + _weigh(move, prediction)
+
+    def step_coefficients(self, level: Level, next_level: Level) -> tuple[Tensor, Tensor]:
+        """Return keep and move, float64: `step` is keep * noisy_latents + move * prediction."""
         latents_x, latents_p, noise_x, noise_p = self._decomposition_coefficients(level)
         # Both parts are summed before they meet the images: nothing is divided by a small alpha and multiplied back,
         # and for flow the coefficients come out as 1 and next.sigma - sigma.
         keep = next_level.alpha * latents_x + next_level.sigma * noise_x
         move = next_level.alpha * latents_p + next_level.sigma * noise_p
-        return _weigh(keep, noisy_latents) + _weigh(move, prediction)
+        return keep, move
 
     # ---- Direct-Align
 

@@ -1,7 +1,7 @@
 """The one interface between methods and model families."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from alignbench.models.schedulers import DIFFUSION, FEW_STEP, OF_DIFFUSION, chec
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.without_weights import is_without_weights
 
+RandomStep = Callable[[Tensor, Tensor], Tensor]
 CLIP_TOKENS = 77  # of a prompt, in all CLIP text encoders
 NOT_DISTILLED = (
     "sampling.true_cfg_scale adds classifier-free guidance to a network that has its guidance as an input, which this "
@@ -368,6 +369,7 @@ class ModelAdapter(LatentSpace, Policy):
         unconditional: Conditioning | None = None,
         grad_last: int = 0,
         keep_states: bool = False,
+        random_steps: Mapping[int, RandomStep] | None = None,
     ) -> Trajectory:
         """Walk down the noise_levels from `noise` by the deterministic step (DDIM, flow Euler).
 
@@ -376,6 +378,8 @@ class ModelAdapter(LatentSpace, Policy):
             noise_levels: those of all images, or of each.
             grad_last: the last so many steps keep their graph (DRaFT); 0 keeps none.
             keep_states: whether to return the state before each step, and the prediction there.
+            random_steps: by their number, the steps that are made otherwise: each takes noisy latents and prediction
+                to the next latents.
         """
         latents = noise
         states: list[Tensor] = []
@@ -387,9 +391,11 @@ class ModelAdapter(LatentSpace, Policy):
                 if keep_states:
                     states.append(latents)
                     predictions.append(prediction)
-                latents = self.schedule.step(
-                    latents, prediction, noise_levels.level[number], noise_levels.level[number + 1]
-                )
+                if random_steps is not None and number in random_steps:
+                    latents = random_steps[number](latents, prediction)
+                else:
+                    level, next_level = noise_levels.level[number], noise_levels.level[number + 1]
+                    latents = self.schedule.step(latents, prediction, level, next_level)
         return Trajectory(latents, states, predictions)
 
     def generation_arguments(

@@ -64,6 +64,22 @@ class AdvantageSettings:
         return self.scale * advantages
 
 
+@dataclass(frozen=True)
+class PlainReward:
+    """Rewards as they are, for methods that learn what to compare them with.
+
+    Attributes:
+        floor: a lower reward counts as this; None for no limit.
+    """
+
+    floor: float | None
+
+    def of(self, rewards: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
+        """Return the weighted sum of the rewards of each image, [N], float64; arguments as of `AdvantageSettings`."""
+        total = rewards.double() @ weights.double().to(rewards.device)
+        return total if self.floor is None else total.clamp(min=self.floor)
+
+
 def group_statistics(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and population standard deviation of each entry's group, [N, ...] each."""
     _, which = groups.unique(return_inverse=True)

@@ -1,6 +1,7 @@
 """What all methods share that train on images of their own: sampling, scoring, and comparing within a prompt."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +43,11 @@ class OnlineMethod(Method[BatchT]):
         rollout_batch_size: images sampled at once; None for the micro-batch size of training.
         advantage: how rewards become advantages.
         updates_per_round: optimizer updates made of the images of one round, each of equally many prompts.
+        smallest_group: fewest images of a prompt in a round that a method can compare.
     """
 
     reads_pixels = True
+    smallest_group: ClassVar[int] = 2
 
     name: str
     reward: Evaluator
@@ -56,9 +59,10 @@ class OnlineMethod(Method[BatchT]):
     updates_per_round: Count
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
+        if self.group_size < self.smallest_group:
             raise ValueError(
-                f"method.group_size={self.group_size} must be at least 2: an image is compared with others"
+                f"method.group_size={self.group_size} must be at least {self.smallest_group}: an image is compared "
+                "with others"
             )
 
     @property
@@ -90,11 +94,20 @@ class OnlineMethod(Method[BatchT]):
         self.reward_calls += scores.numel()
         index = context.gather(batch.index.to(model.device))
         of_all = context.gather(scores.double())
-        groups, weights = index // self.group_size, self.component_weights
+        groups, weights = self.comparison_groups(batch, index, context), self.component_weights
         own = torch.searchsorted(index, batch.index.to(model.device))  # shares follow each other in rank order
         advantage = self.advantage.of(of_all, weights, groups)[own].float()
         flat = flat_groups(of_all @ weights.to(of_all), groups)[own]
         return RolledOut(batch.index, batch.prompts, batch.conditioning, latents, scores, advantage, flat)
+
+    def comparison_groups(self, batch: PromptBatch, index: Tensor, context: Context) -> Tensor:
+        """Return the number of the group in which each image is compared, [N], int64: here the images of a prompt.
+
+        Args:
+            batch: this process's share of the round.
+            index: of the images of all processes, [N].
+        """
+        return index // self.group_size
 
     def roll_out(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> tuple[RolledOut, list[Trajectory]]:
         """Sample and score an image for each row of this process's share.

@@ -26,3 +26,47 @@ def is_clipped(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tenso
     """Say where `ppo_loss` has no gradient, [B], bool."""
     ratio = log_ratio.detach().exp()
     return torch.where(advantage > 0, ratio > 1 + clip_range, (advantage < 0) & (ratio < 1 - clip_range))
+
+
+def clamped_loss(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """Return the surrogate with a ratio that is kept within `clip_range` of 1, [B].
+
+    Beyond it there is no gradient, not even one that would bring the ratio back, unlike in `ppo_loss`.
+
+    Source: the released code of DPOK, train_online_pg.py.
+    """
+    return -advantage * log_ratio.exp().clamp(1 - clip_range, 1 + clip_range)
+
+
+def divergence_gated_loss(log_ratio: Tensor, advantage: Tensor, divergence: Tensor, limit: float) -> Tensor:
+    """Return the surrogate, [B]; 0 where the policy is `limit` away from the old one and would go further.
+
+    Args:
+        divergence: Kullback-Leibler divergence of policy and old policy, [B], >= 0.
+
+    Source: Flow-DPPO (arXiv 2606.11025), UniRL, unirl/algorithms/flowdppo.py.
+    """
+    return surrogate_loss(log_ratio, advantage).where(~is_too_far(log_ratio, advantage, divergence, limit), 0)
+
+
+def is_too_far(log_ratio: Tensor, advantage: Tensor, divergence: Tensor, limit: float) -> Tensor:
+    """Say where `divergence_gated_loss` has no gradient, [B], bool."""
+    ratio = log_ratio.detach().exp()
+    away = torch.where(advantage > 0, ratio > 1, (advantage < 0) & (ratio < 1))
+    return away & (divergence.detach() >= limit)
+
+
+def centred_log_ratio(log_ratio: Tensor, divergence: Tensor, std: Tensor) -> Tensor:
+    """Return a log-ratio of sampling steps that is 0 on average, [B], in units that are the same at all noise levels.
+
+    The log-ratio of two Gaussians is minus their divergence on average over what the old policy draws, so that a ratio
+    would be clipped on one side more than on the other. What is returned is the mean of z (mean - old mean) over the
+    elements of the latents, z being the noise that was drawn.
+
+    Args:
+        log_ratio, divergence: both averaged over the elements, [B].
+        std: standard deviation of the steps, [B].
+
+    Source: Wang et al. 2025 (GRPO-Guard), the ratio normalisation.
+    """
+    return (log_ratio + divergence) * std

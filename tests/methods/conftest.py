@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from alignbench.batch import Conditioning, LabelledBatch, PairBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.diffusion.noise_levels import NoiseLevels
+from alignbench.diffusion.samplers import TransitionKernel
 from alignbench.diffusion.schedule import Level, NoiseSchedule
-from alignbench.evaluator import Reward
+from alignbench.evaluator import Evaluator, Preprocess, Reward
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.tiny_random import tiny_adapter
+from alignbench.online.step_window import StepWindow
 
 PROMPTS = ["a red circle", "two blue squares", "a green star on white", "a small black ring"]
 
@@ -115,6 +118,46 @@ class ScoreReward(ToyReward):
         raise AssertionError("this reward has no features")
 
 
+class Pixels(Preprocess):
+    """Pictures as tensors, 0..1."""
+
+    key = "pixels"
+
+    def __call__(self, images) -> Tensor:
+        return torch.from_numpy(np.stack([np.asarray(image) for image in images]) / 255)
+
+
+class Nearness(Evaluator):
+    """Minus the squared distance of a picture's mean brightness from 0.6, whatever its prompt says."""
+
+    name, version, preprocess, wanted = "nearness", "1", Pixels(), 0.6
+
+    def encode_prompts(self, prompts):
+        return list(prompts)
+
+    def score_features(self, features, encoded):
+        return -(features.flatten(1).mean(1) - self.wanted).square()
+
+
+def path_settings(**changes):
+    """Return the arguments that all methods on the path of a sampling share."""
+    values = {
+        "reward": Nearness(),
+        "num_rollout_steps": 6,
+        "rollout_guidance_scale": None,
+        "rollout_batch_size": None,
+        "updates_per_round": 1,
+        "rollout_shift": None,
+        "kernel": TransitionKernel("flow", 0.7),
+        "window": StepWindow(first=1, stop=None, size=3, choice="fixed", rounds_per_position=1, num_trained=None),
+        "log_prob_reduction": "mean",
+        "log_prob_scale": "gaussian",
+        "share_initial_noise": False,
+        "detach_unconditional": True,
+    }
+    return values | changes
+
+
 def make_context(step: int = 0, micro_batch_size: int = 4, seed: int = 0) -> Context:
     return Context(step, seed, micro_batch_size)
 
@@ -169,6 +212,8 @@ def kit() -> SimpleNamespace:
         Linear=Linear,
         ToyReward=ToyReward,
         ScoreReward=ScoreReward,
+        Nearness=Nearness,
+        path_settings=path_settings,
         context=make_context,
         batch=make_batch,
         perturb=perturb,
