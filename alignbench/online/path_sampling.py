@@ -128,7 +128,7 @@ class PathSampling(OnlineMethod[StepBatch]):
         for number in self.random_steps(context):
             fresh = context.noise(batch.index, model.latent_shape, f"step{number}")
             random_steps[number] = partial(self.random_step, model, noise_levels.level[number : number + 2], fresh)
-        return model.sample(
+        trajectory = model.sample(
             noise,
             batch.conditioning,
             noise_levels,
@@ -137,6 +137,7 @@ class PathSampling(OnlineMethod[StepBatch]):
             keep_states=True,
             random_steps=random_steps,
         )
+        return replace(trajectory, predictions=[])  # as large as the states, and asked for anew in the update
 
     def random_step(
         self, model: ModelAdapter, levels: Level, noise: Tensor, noisy_latents: Tensor, prediction: Tensor
