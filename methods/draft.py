@@ -56,7 +56,8 @@ class Truncation:
             return self.num_steps
         if self.draw == "uniform":
             return num_steps - min(round(self.earliest * num_steps), num_steps - 1)
-        return num_steps - max(math.floor((self.mean - 3 * self.std) * num_steps), 0)
+        earliest = round((self.mean - 3 * self.std) * num_steps, 6)  # 0.54 of 50 steps is not quite 27 in binary
+        return num_steps - max(math.floor(earliest), 0)
 
     def num_grad_steps(self, num_steps: int, generator: torch.Generator) -> int:
         """Return K, from 1 to `num_steps`, the number of steps of the sampling.
