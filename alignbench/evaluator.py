@@ -93,8 +93,11 @@ class Evaluator(ABC):
 
     @property
     def components(self) -> dict[str, "tuple[float, Evaluator]"]:
-        """The evaluators that this one is a weighted sum of, by name, with their weights: itself alone by default."""
-        return {self.name: (1.0, self)}
+        """The evaluators that this one is a weighted sum of, by name, with their weights: itself alone by default.
+
+        Of the sum the higher is the better, so an evaluator whose lower scores are better has a negative weight.
+        """
+        return {self.name: (1.0 if self.higher_is_better else -1.0, self)}
 
     @property
     def shared_pass(self) -> str | None:

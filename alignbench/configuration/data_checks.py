@@ -1,5 +1,7 @@
 """Which data a method can learn from, and which ways to crop its images go together."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from alignbench.data.batches.crops import check_crops
 from alignbench.data.source import DataSource, kind_of
 from alignbench.data.sources.runs import ScoredRuns
 from alignbench.errors import UserError, did_you_mean
+from alignbench.evaluator import Reward
 from alignbench.method import Method
 from alignbench.store.reward_model_folder import RewardModelRecord
 
@@ -23,6 +26,7 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
     for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
         if method.get(key) is not None and not method[key].get("_target_"):
             raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', choices('reward'))}")
+    _check_reward(method)
     kind, provided = kind_of(get_class(method["_target_"]).batch_type), get_class(data["_target_"]).provides
     if kind not in provided:
         able = " or ".join(f"data={source}" for source in choices("data") if kind in _provides(source))
@@ -42,6 +46,39 @@ def check_generated_pairs(method: Method, data: DataSource, model: str) -> None:
         data.check_noise(model)
 
 
+def reward_parts(reward: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rewards that one consists of, as their nodes in the configuration: itself alone, or those of a sum."""
+    return list(reward["components"].values()) if "components" in reward else [reward]
+
+
+def _check_reward(method: dict[str, Any]) -> None:
+    """Refuse rewards without a gradient where a method follows one, and scores that it would read upside down."""
+    name = f"method={method['name']}"
+    if get_class(method["_target_"]).differentiates_pixels:
+        for part in reward_parts(method["reward"]):
+            if not issubclass(get_class(part["_target_"]), Reward):
+                others = ", ".join(one for one in choices("method") if _reads_scores_alone(one))
+                raise UserError(
+                    f"{name} follows the gradient of its reward, and {part.get('name') or part['_target_']} gives "
+                    f"scores alone; choose another reward, or a method that needs no gradient: {others}"
+                )
+    if (method.get("scorer") or {}).get("higher_is_better") is False:
+        raise UserError(
+            f"{name} takes the image with the higher score for the better one, and the scorer says that lower is "
+            "better; let it return the negative score"
+        )
+
+
+def _reads_scores_alone(method: str) -> bool:
+    """Say whether a file of conf/method is that of a method with a reward of which no gradient is needed."""
+    node = OmegaConf.load(conf_folder() / "method" / f"{method}.yaml")
+    target = OmegaConf.select(node, "_target_")  # a preset has that of the method that it starts from
+    if target is None:
+        return False
+    kind = get_class(target)
+    return "reward" in inspect.signature(kind).parameters and not kind.differentiates_pixels
+
+
 def check_batch(method: Method, total_batch_size: int) -> None:
     """Refuse a batch that cannot be cut into what a method makes updates of."""
     multiple = method.batch_multiple
@@ -55,18 +92,18 @@ def check_batch(method: Method, total_batch_size: int) -> None:
 
 def check_control_words(method: DictConfig) -> None:
     """Refuse control words that nobody typed where the reward learned from pairs of another world than theirs."""
-    reward = method.get("reward")
-    if reward is None or reward.get("_target_") != REWARD_MODEL or "negative_words" not in method:
+    if method.get("reward") is None or "negative_words" not in method:
         return
     untyped = [key for key in ("positive_words", "negative_words") if OmegaConf.is_interpolation(method, key)]
-    record = RewardModelRecord.read(Path(reward.path))
-    if untyped and record.data["name"] != "shapes":
-        words = " and ".join(f"method.{key}={','.join(method[key])}" for key in untyped)
-        raise UserError(
-            f"reward=judge: {record.name} learned from data={record.data['name']}, for which the control words of "
-            f"method={method.name} were not chosen ({words}); add method.positive_words=[WANTED] "
-            "method.negative_words=[UNWANTED], or choose method=direct_align, which needs no words"
-        )
+    for reward in (part for part in reward_parts(method.reward) if part["_target_"] == REWARD_MODEL):
+        record = RewardModelRecord.read(Path(reward["path"]))
+        if untyped and record.data["name"] != "shapes":
+            words = " and ".join(f"method.{key}={','.join(method[key])}" for key in untyped)
+            raise UserError(
+                f"reward=judge: {record.name} learned from data={record.data['name']}, for which the control words of "
+                f"method={method.name} were not chosen ({words}); add method.positive_words=[WANTED] "
+                "method.negative_words=[UNWANTED], or choose method=direct_align, which needs no words"
+            )
 
 
 def check_crop_settings(values: dict[str, Any]) -> None:

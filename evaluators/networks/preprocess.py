@@ -40,6 +40,19 @@ def uint8_array(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(square(image, size))
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures(Preprocess):
+    """Hands pictures over as they are, in RGB, to who preprocesses them itself."""
+
+    @property
+    def key(self) -> str:
+        return "pictures"
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Return each picture in RGB, upright, on white."""
+        return [rgb(image) for image in images]
+
+
 class Pixels(Preprocess):
     """A pixel pipeline that can also be followed with a gradient."""
 

@@ -142,6 +142,8 @@ def placeholders(tmp_path_factory):
         "SINGLE_FILE": str(single),
         "POLICY": str(folder / "transformer"),
         "SOUP": str(folder / "unet"),
+        "PROGRAM": sys.executable,
+        "MODULE": "json",
     }
     for word, config in {
         "CONTROLNET": {"_class_name": "ControlNetModel"},
@@ -466,6 +468,21 @@ def test_the_example_of_a_server_is_one():
         assert (remote.name, remote.range) == ("brightness", (0, 255))
         assert remote.score(monochrome, ["", ""]).tolist() == [0, 100]
         server.shutdown()
+
+
+def test_the_example_of_a_function_is_an_evaluator(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(block_that_begins(EVALUATORS, "python", "# my_rewards.py"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    redness = load("function", name="redness", version=1, function="my_rewards:redness")
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("grey", "red", "blue")]
+    assert redness.score(pictures, [""] * 3).tolist() == [0, 1, -0.5]
+
+
+def test_the_example_of_a_program_is_an_evaluator(tmp_path):
+    (tmp_path / "length.py").write_text(block_that_begins(EVALUATORS, "python", "# length.py"))
+    length = load("program", name="length", version=1, command=[sys.executable, str(tmp_path / "length.py")])
+    assert length.score([Image.new("RGB", (64, 64))] * 2, ["a red circle", ""]).tolist() == [3, 0]
+    length.release()
 
 
 def test_the_example_of_an_evaluator_scores():

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import composed, group_choices
 from alignbench.configuration.page import TABLES, with_tables
-from alignbench.evaluator import Evaluator
 from alignbench.files import write_csv
 from alignbench.models import tiny_random
 from alignbench.models.tiny_random import RESOLUTION
@@ -118,8 +117,8 @@ def test_every_evaluator_has_one_section_which_says_its_version():
     files = {file.stem: OmegaConf.load(file) for file in (conf_folder() / "evaluator").glob("*.yaml")}
     assert sorted(titles) == sorted(files)
     for stem, file in files.items():
-        if "remote" not in file._target_:  # says what the server says
-            version: type[Evaluator] = get_class(file._target_).version
+        version = getattr(get_class(file._target_), "version", None)
+        if isinstance(version, str):  # others have that of the server or of the user
             assert re.search(rf"version[ |]*`{version}`", told[stem], flags=re.IGNORECASE), stem
 
 
