@@ -5,7 +5,7 @@ the same on any number of processes. Random draws are keyed by it. Every batch h
 images holds latents, whether they were just computed or read from a cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Self
@@ -35,6 +35,10 @@ class Batch:
     def rows(self, start: int, stop: int) -> Self:
         """Return samples `start` to `stop` (exclusive)."""
         return self.map(lambda value: value[start:stop])
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Return samples `rows`, in this order."""
+        return self.map(lambda value: [value[row] for row in rows] if isinstance(value, list) else value[list(rows)])
 
     def split(self, size: int) -> list[Self]:
         """Split into consecutive batches of at most `size` samples."""

@@ -85,8 +85,8 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
         with torch.no_grad():
             images, _ = self.roll_out(model, batch, context)
         pairs = self.pairs(images)
-        for part in pairs.split(len(pairs) // self.updates_per_round):
-            yield part.split(context.micro_batch_size)
+        for rows in self.rows_of_updates(pairs.index):
+            yield pairs.take(rows).split(context.micro_batch_size)
 
     def pairs(self, images: RolledOut) -> RankedBatch:
         """Return the pair of each prompt."""

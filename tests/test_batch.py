@@ -30,6 +30,14 @@ def test_both_images_of_a_pair_have_its_prompt_and_each_its_own_sizes():
     assert pairs().rows(1, 2).conditioning_both.time_ids[:, 0].tolist() == [2, 4]
 
 
+def test_samples_are_taken_in_any_order_with_all_that_is_theirs():
+    taken = pairs().take([1, 0, 1])
+    assert taken.index.tolist() == [1, 0, 1]
+    assert taken.prompts == ["b", "a", "b"]
+    assert taken.conditioning.time_ids[:, 0].tolist() == [2, 1, 2]
+    assert taken.score_l.tolist() == [4, 3, 4]
+
+
 def test_without_sizes_of_its_own_a_loser_has_those_of_its_winner():
     assert pairs(time_ids_l=None).conditioning_both.time_ids[:, 0].tolist() == [1, 2, 1, 2]
     assert pairs(None, None).conditioning_both.time_ids is None

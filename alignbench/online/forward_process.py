@@ -130,8 +130,7 @@ class ForwardProcess(OnlineMethod[RewardedBatch]):
                     images, _ = self.roll_out(model, batch, context)
             else:
                 images, _ = self.roll_out(model, batch, context)
-            size = len(images) // self.updates_per_round
-            updates = [self.noised(model, part, context) for part in images.split(size)]
+            updates = [self.noised(model, images.take(rows), context) for rows in self.rows_of_updates(images.index)]
         for batches in updates:
             with torch.no_grad():
                 coupled = self.group_weights(batches, model)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alignbench.batch import ImageBatch, PromptBatch
 from alignbench.context import Context
+from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.method import BatchT, Method
 from alignbench.models.adapter import ModelAdapter, Trajectory
@@ -121,6 +122,27 @@ class OnlineMethod(Method[BatchT]):
             scorer.add(model.decode_latents(trajectories[-1].latents), chunk.prompts)
         latents = torch.cat([trajectory.latents for trajectory in trajectories])
         return self.compared(model, batch, latents, scorer.scores(), context), trajectories
+
+    def rows_of_updates(self, index: Tensor) -> list[list[int]]:
+        """Return which images of this process's share each update of the round is made of.
+
+        Whole groups take turns, so that an update has the same images on any number of processes.
+
+        Args:
+            index: of the images of the share, [N].
+
+        Raises:
+            UserError: if the share has not equally many groups for each update.
+        """
+        turn = (index // self.group_size % self.updates_per_round).tolist()
+        rows = [[row for row, its in enumerate(turn) if its == update] for update in range(self.updates_per_round)]
+        if len({len(one) for one in rows}) > 1:
+            raise UserError(
+                f"a process has {len(index) // self.group_size} prompts in a round, which cannot be split evenly over "
+                f"method.updates_per_round={self.updates_per_round}; choose train.total_batch_size as a multiple of "
+                f"{self.batch_multiple} for each process"
+            )
+        return rows
 
     @property
     def component_weights(self) -> Tensor:

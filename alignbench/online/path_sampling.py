@@ -153,15 +153,16 @@ class PathSampling(OnlineMethod[StepBatch]):
         return transition.draw(noise)
 
     def trained_steps(self, images: RolledOut, trajectories: Sequence[Trajectory], context: Context) -> list[StepBatch]:
-        """Return the steps of all images that are trained in this round, one batch a step."""
-        states = [[*one.noisy_latents, one.latents] for one in trajectories]
+        """Return the steps that are trained in this round, one batch a step, the images of an update in one piece."""
+        rows = [row for of_update in self.rows_of_updates(images.index) for row in of_update]
+        images, states = images.take(rows), [[*one.noisy_latents, one.latents] for one in trajectories]
         return [
             StepBatch(
                 images.index,
                 images.prompts,
                 images.conditioning,
-                noisy_latents=torch.cat([one[number] for one in states]),
-                next_latents=torch.cat([one[number + 1] for one in states]),
+                noisy_latents=torch.cat([one[number] for one in states])[rows],
+                next_latents=torch.cat([one[number + 1] for one in states])[rows],
                 step=torch.full_like(images.index, number),
                 advantage=images.advantage,
                 scores=images.scores,

@@ -241,11 +241,18 @@ def test_the_ratio_of_a_changed_policy_is_that_of_the_two_densities(toy, kit, gr
     torch.testing.assert_close(compared(method, model, batch).log_ratio.detach(), density() - before)
 
 
-def test_updates_are_made_of_whole_prompts(toy, grpo):
-    model, method = toy, grpo(updates_per_round=2)
-    first, second = rolled_out(method, model)
-    assert {int(i) // 4 for batch in first for i in batch.index} == {4}
-    assert {int(i) // 4 for batch in second for i in batch.index} == {5}
+def test_updates_are_made_of_whole_prompts_that_take_turns(toy, grpo):
+    """So that an update has the same images, however the round is shared out."""
+    first, second = rolled_out(grpo(updates_per_round=2), toy, prompts_of(toy, 16))
+    assert {int(i) // 4 for batch in first for i in batch.index} == {4, 6}
+    assert {int(i) // 4 for batch in second for i in batch.index} == {5, 7}
+    for batch in (*first, *second):
+        assert batch.prompts == [f"prompt {int(i) // 4 - 4}" for i in batch.index]
+
+
+def test_each_process_needs_prompts_for_every_update(toy, grpo):
+    with pytest.raises(UserError, match=r"a process has 3 prompts in a round.* a multiple of 8 for each process"):
+        rolled_out(grpo(updates_per_round=2), toy, prompts_of(toy, 12))
 
 
 def test_micro_batches_of_one_give_the_gradient_of_one_of_all(toy, kit, grpo):
