@@ -1,7 +1,10 @@
+import sys
+
 import pytest
+from hydra._internal.utils import get_args_parser
 
 from alignbench import cli
-from alignbench.cli import _time_left, stop
+from alignbench.cli import _time_left, _write_reward_sums, stop
 from alignbench.errors import UserError
 
 
@@ -23,3 +26,23 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
     assert ended.value.code == 2
     assert capsys.readouterr().err == said
     assert bool(pauses) == (rank != "0")
+
+
+def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["alignbench", "-m", "method=nft,awm", "reward=[clip_score,hpsv3]", "seed=1"])
+    args = get_args_parser().parse_args()
+    _write_reward_sums(args)
+    again = get_args_parser().parse_args()
+    assert again.multirun
+    assert again.overrides == args.overrides
+    assert again.overrides == [
+        "reward=several", "+reward@reward.components.clip_score=clip_score", "+reward@reward.components.hpsv3=hpsv3",
+        "+reward.weights.clip_score=1.0", "+reward.weights.hpsv3=1.0", "method=nft,awm", "seed=1",
+    ]  # fmt: skip
+
+
+def test_a_command_without_a_sum_is_left_as_it_was_typed(monkeypatch):
+    words = ["alignbench", "--cfg", "job", "reward=clip_score", "memory=[offload,checkpointing]"]
+    monkeypatch.setattr(sys, "argv", list(words))
+    _write_reward_sums(get_args_parser().parse_args())
+    assert sys.argv == words

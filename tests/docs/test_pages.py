@@ -181,7 +181,8 @@ def test_every_example_in_python_is_run_by_a_test():
     """By its first line; a new one needs a test, and then a place here."""
     run = {
         "# methods/likelihood_gap.py", "# tests/methods/test_likelihood_gap.py",  # test_docs.py
-        "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load",
+        "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load", "# my_rewards.py",
+        "# length.py",
         "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
         "import pandas as pd", "# alignbench/models/aura_flow.py",
         "# alignbench/models/tiny_random.py",  # here
