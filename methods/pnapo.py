@@ -5,7 +5,6 @@ No code was found; this is written from the mathematics of the abstract. Along a
 image the mixture is a state that the model itself has passed, so the reference explains it well, and margins vary less.
 
 Left out: the paper adapts beta to the reward gap and to the progress of training, by a rule that is not known here.
-Models that predict noise are ours: their paths are curved, so no mixture lies on them.
 """
 
 from alignbench.batch import GeneratedPairBatch, PairBatch

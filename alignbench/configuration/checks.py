@@ -120,7 +120,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
         check_control_words(cfg.method)
         if "train" in stages:
             data, *_ = [build(node) for node in (cfg.data, *(term.data for term in cfg.auxiliary.values()))]
-            check_generated_pairs(method, data, cfg.model.name)
+            check_generated_pairs(method, data, cfg.model)
         if "train" in stages and cfg.validation.every is not None:
             build(cfg.validation.prompts)
     if {"score", "report"} & stages:

@@ -15,6 +15,7 @@ from alignbench.data.sources.runs import ScoredRuns
 from alignbench.errors import UserError, did_you_mean
 from alignbench.evaluator import Reward
 from alignbench.method import Method
+from alignbench.models.schedulers import FLOW
 from alignbench.store.reward_model_folder import RewardModelRecord
 
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
@@ -39,11 +40,17 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
         )
 
 
-def check_generated_pairs(method: Method, data: DataSource, model: str) -> None:
-    """Refuse images whose initial noise is not known, or not the trained model's, for a method that starts from it."""
-    if kind_of(method.batch_type) == "generated_pairs":
-        assert isinstance(data, ScoredRuns)  # alone provides them; see `check_samples`
-        data.check_noise(model)
+def check_generated_pairs(method: Method, data: DataSource, model: DictConfig) -> None:
+    """Refuse to mix images with their initial noise where such mixtures do not lie near the path between the two."""
+    if kind_of(method.batch_type) != "generated_pairs":
+        return
+    if get_class(model.adapter._target_).schedulers is not FLOW:
+        raise UserError(
+            f"method={method.name} needs nearly straight paths from noise to image, and those of model={model.name}, "
+            "which is no flow model, are curved; choose another model, or method=dpo"
+        )
+    assert isinstance(data, ScoredRuns)  # alone provides generated pairs; see `check_samples`
+    data.check_noise(model.name)
 
 
 def reward_parts(reward: Mapping[str, Any]) -> list[Mapping[str, Any]]:

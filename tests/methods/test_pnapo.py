@@ -174,8 +174,11 @@ def test_a_noise_that_was_mixed_up_would_be_noticed(made, kit):
     assert (again[0] - latents["p0", 0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(("model", "told"), [("sd15_mini", "were made by model=flux_mini"), ("flux_mini", None)])
-def test_images_of_another_model_are_refused_before_any_is_loaded(made, model, told):
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("flux_mini", None), ("sd3_mini", "were made by model=flux_mini"), ("sd15_mini", "is no flow model, are curved")],
+)
+def test_images_of_another_model_and_curved_paths_are_refused_before_anything_is_loaded(made, model, told):
     _, data, _ = made
     command = ["method=pnapo", f"model={model}", "data=runs", f"data.path={data.paths[0]}", "data.evaluator=reward"]
     with pytest.raises(UserError, match=told) if told else nullcontext():
