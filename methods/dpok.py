@@ -9,7 +9,8 @@ every model; it begins at the mean reward of the first round. The last step adds
 models are ours: the steps of Flow-GRPO, and tau in place of the timestep.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,19 +29,16 @@ from alignbench.settings.section import Count, NotNegative, Positive
 
 
 class ValueNetwork(nn.Module):
-    """Predicts the reward of the image that a sampling will lead to.
+    """Predicts how much the image that a sampling will lead to scores above or below the mean.
 
     Args:
         num_features: numbers that the latents, and as many that the prompt, are averaged down to.
         width: of its two hidden layers.
     """
 
-    centre: Tensor
-
     def __init__(self, num_features: Count, width: Count) -> None:
         super().__init__()
         self.num_features = num_features
-        self.register_buffer("centre", torch.zeros(()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # all processes begin alike
             first, second, last = nn.Linear(2 * num_features + 1, width), nn.Linear(width, width), nn.Linear(width, 1)
@@ -49,7 +47,7 @@ class ValueNetwork(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, noisy_latents: Tensor, tau: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Return the expected reward, [B], float32.
+        """Return the expected difference, [B], float32; 0 before training.
 
         Args:
             noisy_latents: [B, C, h, w].
@@ -61,7 +59,7 @@ class ValueNetwork(nn.Module):
                 F.adaptive_avg_pool1d(rows.float()[:, None], self.num_features)[:, 0]
                 for rows in (noisy_latents.flatten(1), prompt_embeds.mean(1))
             )
-            return self.centre + self.layers(torch.cat([latents, prompt, tau.float()[:, None]], dim=1))[:, 0]
+            return self.layers(torch.cat([latents, prompt, tau.float()[:, None]], dim=1))[:, 0]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -83,6 +81,7 @@ class DPOK(PathPolicy):
     clip_range: Positive
     value_network: ValueNetwork
     value_weight: NotNegative
+    mean_reward: float = field(default=0.0, init=False)  # of the first round, which the baseline begins at
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {"value": self.value_network}
@@ -93,7 +92,7 @@ class DPOK(PathPolicy):
         images = super().compared(model, batch, latents, scores, context)
         if context.step == 0:
             rewards = images.advantage
-            self.value_network.centre.copy_(context.reduce(rewards.sum(), torch.tensor(len(rewards)).to(rewards)))
+            self.mean_reward = float(context.reduce(rewards.sum(), torch.ones_like(rewards).sum()))
         return images
 
     def objective(self, steps: StepComparison) -> tuple[Tensor, Tensor]:
@@ -102,8 +101,14 @@ class DPOK(PathPolicy):
 
     def loss(self, model: ModelAdapter, batch: StepBatch, context: Context) -> Loss:
         reward, tau = batch.advantage, self.levels(model, batch)[0].tau.to(batch.noisy_latents.device)
-        value = self.value_network(batch.noisy_latents, tau, batch.conditioning.prompt_embeds)
+        value = self.mean_reward + self.value_network(batch.noisy_latents, tau, batch.conditioning.prompt_embeds)
         loss = super().loss(model, replace(batch, advantage=reward - value.detach()), context)
         error = (value - reward).square()
         metrics = {"value": value.detach(), "value_error": error.detach()}
         return replace(loss, values=loss.values + self.value_weight * error, metrics=loss.metrics | metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean_reward": self.mean_reward}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean_reward = state["mean_reward"]

@@ -67,6 +67,7 @@ def shortened(method, num_steps):
     short = {
         "num_rollout_steps": num_steps,
         "group_size": 2,
+        "updates_per_round": 1,
         "levels": {"num": 1, "first": 0, "stop": num_steps},
         "inversion": {"num_steps": num_steps},
     }

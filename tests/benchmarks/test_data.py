@@ -8,6 +8,7 @@ import pytest
 from benchmarks import data, row_groups
 
 
+@pytest.mark.matrix
 def test_it_measures_preparing_and_reading(tmp_path):
     for skip_network in (False, True):
         figures = data.measure(20, "sd15_mini", skip_network, 1, tmp_path)

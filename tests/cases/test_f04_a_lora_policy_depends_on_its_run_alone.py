@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SAVE = """
 import sys, torch
@@ -17,6 +19,7 @@ model.save_policy(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.matrix
 def test_two_processes_write_the_same_bytes(tmp_path):
     for seed in ("1", "2"):  # decides the order of sets
         environment = os.environ | {"PYTHONHASHSEED": seed}

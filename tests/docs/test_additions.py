@@ -59,6 +59,7 @@ def call(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.matrix
 def test_the_example_of_a_method_trains_the_example_of_a_model_and_its_images_are_ranked(copy):
     save = "from alignbench.models.tiny_random import tiny_aura_flow; tiny_aura_flow().save_pretrained('weights')"
     environment = os.environ | {"PYTHONPATH": str(copy)}

@@ -12,6 +12,7 @@ import sys
 import pytest
 import yaml
 
+from alignbench.configuration.compose import composed
 from tests.docs.test_docs import ROOT, commands
 from tests.program import alignbench, manifests, rows
 
@@ -24,6 +25,7 @@ SMALLER = [
     "prompts.limit=4",
     "sampling.num_inference_steps=2",
 ]
+GROUPS = {"group_size": 2, "updates_per_round": 1}  # of methods that compare images of one prompt
 ONE_OF_EACH = ["seed=0", "model=sd15_mini", "method=smpo"]  # of an experiment that sweeps by itself
 ELSEWHERE = (  # others' machines, weights or servers; processes of launchers, which import everything anew
     r"\b[A-Z][A-Z_]{2,}\b",  # a placeholder
@@ -44,6 +46,7 @@ def own_commands():
     for words in (one.values[0] for one in commands()):
         if not re.search("|".join(ELSEWHERE), " ".join(words)):
             sets = {word if word.startswith("stages=") else word.split("=")[0] for word in words}
+            sets = {"method." if key.startswith("method.") else key for key in sets}  # of one method or another
             yield pytest.param(words, id=" ".join(words), marks=[pytest.mark.matrix] if words and sets <= shown else [])
             shown |= sets
 
@@ -56,7 +59,11 @@ def smaller(given):
     cut = {word: ",".join(text.split(",")[:2]) for word, text in cut.items()}
     sweeps_itself = any(word.startswith("experiment=") for word in given)
     evaluated = ["validation.prompts.limit=4"] if "validation=shapes" in given else []
-    return [*(cut.get(word, word) for word in given), *(ONE_OF_EACH if sweeps_itself else []), *SMALLER, *evaluated]
+    words = [cut.get(word, word) for word in given]
+    method = next((word.split(",")[0] for word in words if word.startswith("method=")), "method=srpo")
+    keys = composed([method, "reward=shapes_clip"]).method
+    groups = [f"method.{key}={value}" for key, value in GROUPS.items() if key in keys]
+    return [*words, *(ONE_OF_EACH if sweeps_itself else []), *SMALLER, *groups, *evaluated]
 
 
 def test_a_sweep_is_cut_to_two_jobs():
