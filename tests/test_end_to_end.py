@@ -223,6 +223,7 @@ def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     command = ["-m", "method=sft,dpo", "model=flux_mini", "prompts.limit=4", f"results={tmp_path}", *FEW]
     with subprocess.Popen([sys.executable, "-m", "alignbench", *command], cwd=ROOT) as sweep:
@@ -384,6 +385,7 @@ def test_aligned_weights_generate_under_control_and_are_scored_against_their_bas
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_that_ruins_images_for_its_reward_is_flagged_in_words_and_a_mild_one_is_not(tmp_path):
     """Direct-Align, the plain reward: at a learning rate of 3e-4 it rises, and the oracle sees the damage."""
     command = [

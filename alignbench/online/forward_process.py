@@ -194,5 +194,5 @@ class ForwardProcess(OnlineMethod[RewardedBatch]):
         if predictions.expected is not None:
             distance = sample_error(predictions.policy, predictions.expected)
             values = values + self.kl_weight * distance
-            metrics["kl"] = distance.detach()
+            metrics |= {"kl": distance.detach()}
         return Loss.mean(values, metrics)

@@ -60,9 +60,11 @@ def smaller(given):
     sweeps_itself = any(word.startswith("experiment=") for word in given)
     evaluated = ["validation.prompts.limit=4"] if "validation=shapes" in given else []
     words = [cut.get(word, word) for word in given]
-    method = next((word.split(",")[0] for word in words if word.startswith("method=")), "method=srpo")
-    keys = composed([method, "reward=shapes_clip"]).method
+    method = next((word for word in words if word.startswith("method=")), "method=srpo")
+    keys = composed([method.split(",")[0], "reward=shapes_clip"]).method
     groups = [f"method.{key}={value}" for key, value in GROUPS.items() if key in keys]
+    if "," in method and groups:  # Hydra takes no keys of methods that are swept over
+        groups = ["train.total_batch_size=16"]
     return [*words, *(ONE_OF_EACH if sweeps_itself else []), *SMALLER, *groups, *evaluated]
 
 

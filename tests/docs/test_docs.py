@@ -95,6 +95,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_quickest_commands_of_the_first_page_leave_a_table(tmp_path):
     """The second makes the tables again, and changes nothing."""
     first, second = (given.values[0] for given in commands() if "train.max_train_steps=5" in given.values[0])

@@ -181,6 +181,7 @@ def test_every_example_in_python_is_run_by_a_test():
     """By its first line; a new one needs a test, and then a place here."""
     run = {
         "# methods/likelihood_gap.py", "# tests/methods/test_likelihood_gap.py",  # test_docs.py
+        "# methods/ram.py",  # test_additions.py
         "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load", "# my_rewards.py",
         "# length.py",
         "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
