@@ -69,6 +69,7 @@ def shortened(method, num_steps):
         "group_size": 2,
         "updates_per_round": 1,
         "levels": {"num": 1, "first": 0, "stop": num_steps},
+        "window": {"first": 0, "stop": None, "size": 1, "num_trained": None},
         "inversion": {"num_steps": num_steps},
     }
     return OmegaConf.merge(method, {key: value for key, value in short.items() if key in method})

@@ -15,8 +15,8 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return a sentence for each plain value that a class or function is not annotated for.
 
-    Text, numbers, true and false, null, choices (Literal) and lists of numbers are checked, numbers with their range
-    (Annotated); all else is left to the constructor. Numbers are finite.
+    Text, numbers, true and false, null, choices (Literal), lists of numbers and mappings of names to numbers are
+    checked, numbers with their range (Annotated); all else is left to the constructor. Numbers are finite.
 
     Args:
         prefix: the key of the values in a configuration, with a dot behind it.
@@ -27,16 +27,23 @@ def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix:
         try:
             declared.validate_python(values[key])
         except ValidationError as error:
-            inner: list[int | str] = [place for place in error.errors()[0]["loc"] if isinstance(place, int)]
-            found.append(sentence(f"{prefix}{key}", values[key], declared.json_schema(), inner))
+            place, schema = error.errors()[0]["loc"], declared.json_schema()
+            if "additionalProperties" in schema and place:
+                name = str(place[0])
+                found.append(sentence(f"{prefix}{key}.{name}", values[key][name], schema["additionalProperties"]))
+                continue
+            inner: list[int | str] = [one for one in place if isinstance(one, int)]
+            found.append(sentence(f"{prefix}{key}", values[key], schema, inner))
     return found
 
 
 def _is_plain(kind: Any) -> bool:
-    """Return whether an annotation allows nothing but single plain values and lists of numbers."""
+    """Return whether an annotation allows nothing but plain values, and lists and mappings of numbers."""
     origin = get_origin(kind)
     if origin is Sequence:
         return get_args(kind)[0] in (int, float)
+    if origin is Mapping:
+        return get_args(kind)[1] in (int, float)
     if origin is Annotated:
         return _is_plain(get_args(kind)[0])
     if origin in (Union, UnionType):

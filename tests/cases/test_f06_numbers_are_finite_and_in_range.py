@@ -68,12 +68,15 @@ def test_no_number_of_a_method_is_allowed_to_be_infinite(method, bad):
     cfg = OmegaConf.create(values)
     for key in set(numbers(values)):
         path, _, last = key.rpartition(".")
-        node = OmegaConf.select(cfg, path) if path else cfg
-        wrong = wrong_arguments(target_object(node["_target_"]), {last: float(bad)})
+        node, value = OmegaConf.select(cfg, path) if path else cfg, {last: float(bad)}
+        if "_target_" not in node:  # an argument that is a mapping
+            path, _, last = path.rpartition(".")
+            node, value = OmegaConf.select(cfg, path) if path else cfg, {last: value}
+        wrong = wrong_arguments(target_object(node["_target_"]), value)
         assert wrong, f"method.{key}={bad} is accepted"
 
 
-BELOW_ZERO = {"seed", "margin", "gain_constant"}  # what may be any number
+BELOW_ZERO = {"seed", "margin", "gain_constant", "image_reward"}  # what may be any number
 DATA = {"pnapo": ["data=runs", "data.path=.", "data.evaluator=shapes_clip"]}  # where it is not that of the model
 
 

@@ -77,6 +77,7 @@ def test_a_method_trains_on_them_beside_a_network_and_tables_have_their_scores(s
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_reports_exports_soups_and_measurements_of_a_stored_run_start_neither(stored, tmp_path):
     """Its configuration names both. They may be a stranger's."""
     results, ran = stored

@@ -1,6 +1,6 @@
 """Commands of the pages that need nothing but what ships are run as they stand, only smaller, and leave what they say.
 
-By default one command for each setting that the pages show; with `-m matrix` all the others, too.
+By default one command for each setting that the pages show, and one sweep; with `-m matrix` all the others, too.
 """
 
 import math
@@ -47,7 +47,8 @@ def own_commands():
         if not re.search("|".join(ELSEWHERE), " ".join(words)):
             sets = {word if word.startswith("stages=") else word.split("=")[0] for word in words}
             sets = {"method." if key.startswith("method.") else key for key in sets}  # of one method or another
-            yield pytest.param(words, id=" ".join(words), marks=[pytest.mark.matrix] if words and sets <= shown else [])
+            seen = words and (sets <= shown or ("-m" in words and "-m" in shown))  # of sweeps one is enough
+            yield pytest.param(words, id=" ".join(words), marks=[pytest.mark.matrix] if seen else [])
             shown |= sets
 
 

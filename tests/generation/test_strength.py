@@ -296,6 +296,7 @@ SMALL = [
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_sweep_over_strengths_trains_once_and_has_a_row_for_each_over_the_same_base(tmp_path, monkeypatch):
     from alignbench.training import train
 

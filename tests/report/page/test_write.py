@@ -337,6 +337,7 @@ def test_a_report_again_writes_the_same_page_and_touches_nothing_else(hostile):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_3200_prompts_of_8_methods_open_within_2_seconds_and_scroll(window, expect, tmp_path):
     from benchmarks.page import EVALUATORS, write_run
 
