@@ -72,6 +72,8 @@ def shortened(method, num_steps):
         "window": {"first": 0, "stop": None, "size": 1, "num_trained": None},
         "inversion": {"num_steps": num_steps},
     }
+    if "stop" not in method.get("window", {}):  # of noise levels, not of steps
+        del short["window"]
     return OmegaConf.merge(method, {key: value for key, value in short.items() if key in method})
 
 
