@@ -30,14 +30,19 @@ def together(function, *arguments, num_processes=2, environment=None):
         for worker in workers:
             worker.start()
         try:
-            found = dict(results.get(timeout=TIME_LIMIT) for _ in workers)
+            found = dict(_result(results) for _ in workers)
         finally:
             for worker in workers:
                 worker.kill()
-    for value in found.values():
-        if isinstance(value, Failure):
-            raise AssertionError(value.args[0])
     return [found[rank] for rank in range(num_processes)]
+
+
+def _result(results):
+    """Return the rank of the next process that is ready, and its result; a failure need not wait for the others."""
+    rank, value = results.get(timeout=TIME_LIMIT)
+    if isinstance(value, Failure):
+        raise AssertionError(value.args[0])
+    return rank, value
 
 
 class Failure(Exception):

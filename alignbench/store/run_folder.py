@@ -129,8 +129,8 @@ class RunFolder:
             write: writes the content to the file that it is given.
         """
         waiting = _waiting(path)
-        write(waiting)
-        with locked(self.path / ".lock"):
+        with locked(self.path / ".lock"):  # or a reader finds an equal file before its time, and puts it in its place
+            write(waiting)
             found = self.manifest
             manifest = replace(found, files={**found.files, self._key(path): sha256(waiting)})
             if manifest != found:

@@ -114,6 +114,23 @@ def test_a_recorded_file_is_handed_out_only_unchanged(folder):
         folder.verified(file)
 
 
+def test_who_reads_a_file_while_an_equal_one_is_written_does_not_take_it_from_its_writer(folder):
+    file = folder.path / "records"
+    folder.store(file, lambda path: write_text(path, "same"))
+    with ThreadPoolExecutor() as pool:
+        readers = []
+
+        def write(path):
+            write_text(path, "same")
+            readers.append(pool.submit(folder.verified, file))
+            with pytest.raises(TimeoutError):
+                readers[0].result(timeout=0.2)
+
+        folder.store(file, write)
+        assert readers[0].result() == file
+    assert file.read_text() == "same"
+
+
 def test_paths_are_those_of_the_design(tmp_path):
     run = RunFolder(tmp_path / "sft-flux-ab12")
     found = [
