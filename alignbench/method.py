@@ -77,6 +77,7 @@ class Method(ABC, Generic[BatchT]):
         prompt_dropout: share of samples whose conditioning is the empty prompt's.
         desirable_share: share of desirable images among those shown, of a method on `LabelledBatch`; None shows the
             data as they are.
+        reward: evaluator that the method optimises; a method that needs gradients through it takes a `Reward`.
         scorer: evaluator whose scores of the training images the method reads, as a `PairBatch` carries them. They are
             computed once, before training.
         reward_calls: images that the method's rewards have scored so far, in this process.
@@ -93,6 +94,7 @@ class Method(ABC, Generic[BatchT]):
     group_size: int = 1
     prompt_dropout: float = 0.0
     desirable_share: float | None = None
+    reward: Any = None
     scorer: Evaluator | None = None
     reward_calls: int = 0
 
@@ -117,8 +119,8 @@ class Method(ABC, Generic[BatchT]):
 
     @property
     def followed(self) -> tuple[Evaluator, ...]:
-        """The evaluators whose scores the method optimises or takes its labels from."""
-        return ()
+        """The evaluators whose scores the method optimises or takes its labels from: its reward and its scorer."""
+        return tuple(one for one in (self.reward, self.scorer) if one is not None)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -148,8 +150,8 @@ class Method(ABC, Generic[BatchT]):
         return {}
 
     def frozen_modules(self) -> dict[str, nn.Module]:
-        """Return networks that the loop places on the device but never trains, such as a reward."""
-        return {}
+        """Return networks that the loop places on the device but never trains: that of the reward, if it has one."""
+        return {} if self.reward is None or self.reward.network is None else {"reward": self.reward.network}
 
     def state_dict(self) -> dict[str, Any]:
         """Return running statistics that a resumed run needs."""

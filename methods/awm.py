@@ -9,13 +9,13 @@ SA-Solver; noise-predicting models are ours.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from alignbench.objectives.denoising_error import sample_error
 from alignbench.online.forward_process import ForwardProcess, Predictions
-from alignbench.online.likelihood import LikelihoodKind, check_likelihood, elbo
+from alignbench.online.likelihood import LikelihoodKind, elbo
 from alignbench.online.policy_objectives import ppo_loss
 from alignbench.settings.section import NotNegative, Positive
 
@@ -54,9 +54,6 @@ class AWM(ForwardProcess):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_likelihood(self.likelihood)
-        if self.ratio_to not in get_args(RatioTo):
-            raise ValueError(f"method.ratio_to={self.ratio_to} is unknown; available: policy, old")
         if self.lag is None and (self.ratio_to == "old" or self.lag_kl_weight > 0):
             raise ValueError("method.ratio_to=old and method.lag_kl_weight need method.lag; set them to policy and 0")
 

@@ -15,7 +15,7 @@ ours.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -45,10 +45,6 @@ class Truncation:
     earliest: Share
     mean: Share
     std: Positive
-
-    def __post_init__(self) -> None:
-        if self.draw not in get_args(Draw):
-            raise ValueError(f"method.truncation.draw={self.draw} is unknown; available: {', '.join(get_args(Draw))}")
 
     def most_steps(self, num_steps: int) -> int:
         """Return the largest K; of a Gaussian the one that is exceeded in one update of 700."""

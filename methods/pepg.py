@@ -10,13 +10,13 @@ Deviations: groups are told by number; any deterministic sampler rolls out; nois
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from alignbench.online.forward_process import ForwardProcess, Predictions
-from alignbench.online.likelihood import LikelihoodKind, check_likelihood, elbo
+from alignbench.online.likelihood import LikelihoodKind, elbo
 from alignbench.settings.section import Positive
 
 Variant = Literal["pepg", "epg", "par"]
@@ -61,9 +61,6 @@ class PEPG(ForwardProcess):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_likelihood(self.likelihood)
-        if self.variant not in get_args(Variant):
-            raise ValueError(f"method.variant={self.variant} is unknown; available: {', '.join(get_args(Variant))}")
         if self.lag is None:
             raise ValueError("method=pepg compares the policy with an older one and needs method.lag")
 

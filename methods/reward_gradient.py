@@ -13,16 +13,17 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import Level
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator, Reward
+from alignbench.evaluator import Reward
 from alignbench.method import Loss, Method, TrainedCalls, WeightCopies
-from alignbench.models.adapter import ModelAdapter, Trajectory
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.predictor import Trajectory
 from alignbench.objectives.denoising_error import sample_error
 from alignbench.settings.section import Count, NotNegative, Positive, Share
 
@@ -131,14 +132,6 @@ class RewardGradient(Method[LastSteps]):
     @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.kl_weight > 0
-
-    @property
-    def followed(self) -> tuple[Evaluator, ...]:
-        return tuple(evaluator for _, evaluator in self.reward.components.values())
-
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        networks = {name: evaluator.network for name, (_, evaluator) in self.reward.components.items()}
-        return {f"reward_{name}": network for name, network in networks.items() if network is not None}
 
     def rollout(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> Iterable[list[LastSteps]]:
         with torch.no_grad():

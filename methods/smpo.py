@@ -190,10 +190,6 @@ class SmPO(InvertedPairs):
         self.vote_weight = vote_weight
         self.score_range = None if score_range is None else tuple(score_range)
 
-    @property
-    def followed(self) -> tuple[Evaluator, ...]:
-        return () if self.scorer is None else (self.scorer,)
-
     def fit(self, scores: Tensor) -> None:
         if self.score_range is not None:
             return

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignbench.batch import ImageBatch, PromptBatch
 from alignbench.context import Context
@@ -141,13 +141,6 @@ class SRPO(Method[RecoveryBatch]):
             for value in values:
                 if value not in available:
                     raise ValueError(f"method.{key}={value} is unknown; available: {', '.join(available)}")
-
-    @property
-    def followed(self) -> tuple[Reward, ...]:
-        return (self.reward,)
-
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        return {} if self.reward.network is None else {"reward": self.reward.network}
 
     def rollout(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> Iterable[list[RecoveryBatch]]:
         chunks = batch.split(context.micro_batch_size)

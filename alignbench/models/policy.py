@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from alignbench.models.lagged_weights import LaggedWeights
-from alignbench.models.quantised import quantise_blocks
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.low_rank import adapters_of, diffusers_keys, scale_adapters
 from alignbench.models.weights.policy_files import Adapters
+from alignbench.models.weights.quantised import quantise_blocks
 
 
 class Policy(ABC):
@@ -134,7 +134,9 @@ class Policy(ABC):
         if self.lagged_weights is None:
             raise RuntimeError("this run keeps no old policy; a method that uses one sets lag")
         with self.lagged_weights.in_place():
+            gather_anew(self.policy)
             yield
+        gather_anew(self.policy)
 
     # ---- weights on disk
 
@@ -190,3 +192,12 @@ class Policy(ABC):
         """
         self.fold_adapters()
         policy_files.load_checkpoint(self.denoiser, run, weights, average, adapters)
+
+
+def gather_anew(network: nn.Module) -> None:
+    """Let go of whole weights that shards were gathered to (FSDP2) and that may be kept after a forward pass."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

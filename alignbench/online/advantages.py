@@ -4,7 +4,7 @@ All functions are pure. N images lie in groups; images of a group share a prompt
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,14 +37,6 @@ class AdvantageSettings:
     clip: Positive | None
     scale: Positive
     min_spread: Share
-
-    def __post_init__(self) -> None:
-        for key, value, available in (
-            ("combination", self.combination, get_args(Combination)),
-            ("spread", self.spread, get_args(Spread)),
-        ):
-            if value not in available:
-                raise ValueError(f"method.advantage.{key}={value} is unknown; available: {', '.join(available)}")
 
     def of(self, rewards: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
         """Return the advantage of each image of a round, [N], float64.

@@ -7,7 +7,7 @@ of a sampling step is needed.
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,8 +94,6 @@ class ForwardProcess(OnlineMethod[RewardedBatch]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.levels.check(self.num_rollout_steps)
-        if self.rollout_policy not in get_args(RolloutPolicy):
-            raise ValueError(f"method.rollout_policy={self.rollout_policy} is unknown; available: policy, old")
         if self.rollout_policy == "old" and self.lag is None:
             raise ValueError("method.rollout_policy=old needs method.lag, which says how the old policy follows")
 

@@ -60,13 +60,3 @@ def adaptive_error(prediction: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
     error = sigma.to(difference).reshape(-1, *(1,) * (difference.ndim - 1)) * difference
     size = error.detach().double().abs().flatten(1).mean(1).clamp(min=SMALLEST_ERROR)
     return error.square().flatten(1).mean(1) / size.to(error)
-
-
-def check_likelihood(kind: str) -> None:
-    """Refuse a `likelihood` that there is not.
-
-    Raises:
-        ValueError: naming those there are.
-    """
-    if kind not in get_args(LikelihoodKind):
-        raise ValueError(f"method.likelihood={kind} is unknown; available: {', '.join(get_args(LikelihoodKind))}")

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignbench.batch import ImageBatch, PromptBatch
 from alignbench.context import Context
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
 from alignbench.method import BatchT, Method
-from alignbench.models.adapter import ModelAdapter, Trajectory
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.predictor import Trajectory
 from alignbench.online.advantages import AdvantageSettings, flat_groups
 from alignbench.online.rewards import ImageScorer
 from alignbench.settings.section import Count, NotNegative
@@ -69,14 +70,6 @@ class OnlineMethod(Method[BatchT]):
     @property
     def batch_multiple(self) -> int:
         return self.group_size * self.updates_per_round
-
-    @property
-    def followed(self) -> tuple[Evaluator, ...]:
-        return tuple(evaluator for _, evaluator in self.reward.components.values())
-
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        networks = {name: evaluator.network for name, (_, evaluator) in self.reward.components.items()}
-        return {f"reward_{name}": network for name, network in networks.items() if network is not None}
 
     # ---- one round
 

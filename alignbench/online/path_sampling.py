@@ -30,7 +30,8 @@ from alignbench.diffusion.samplers import (
     require_fresh_noise,
 )
 from alignbench.diffusion.schedule import Level
-from alignbench.models.adapter import ModelAdapter, Trajectory
+from alignbench.models.adapter import ModelAdapter
+from alignbench.models.predictor import Trajectory
 from alignbench.online.online_method import OnlineMethod, RolledOut
 from alignbench.online.step_window import StepWindow
 from alignbench.settings.section import Positive

@@ -1,7 +1,7 @@
 """At which noise levels a rolled-out image is trained."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,8 +34,6 @@ class TrainedLevels:
     shared: bool
 
     def __post_init__(self) -> None:
-        if self.draw not in get_args(Draw):
-            raise ValueError(f"method.levels.draw={self.draw} is unknown; available: {', '.join(get_args(Draw))}")
         if self.stop - self.first < self.num:
             raise ValueError(
                 f"method.levels.num={self.num} is more than the levels from method.levels.first={self.first} to "

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
@@ -26,16 +25,13 @@ from alignbench.configuration.build import (
     trains,
 )
 from alignbench.configuration.distilled_weights import follow_distilled_weights
-from alignbench.data.prompts import PromptSet, overlap
+from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.quantised import quantise_blocks
-from alignbench.report.columns import P_VALUES
-from alignbench.report.labels import strength_label
-from alignbench.report.tables import Tables
+from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.report.terminal import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
@@ -43,18 +39,20 @@ from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
 from alignbench.stages.open_run import open_run
-from alignbench.stages.prepare import Preparation, Term, build_adapter
+from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
-from alignbench.stages.start import load_start, measuring_start, start_data, start_run, start_trained_on
+from alignbench.stages.start import load_start, measuring_start, start_run
+from alignbench.stages.track_results import track_results
+from alignbench.stages.training_terms import (
+    Term,
+    build_terms,
+    evaluation_prompts_trained_on,
+    trained_on,
+    training_data,
+)
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.training_data import (
-    digests,
-    note_shared_data,
-    reward_models_in,
-    union,
-    write_training_data,
-)
+from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -129,7 +127,7 @@ class Job:
         if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
-        seen = self._evaluation_prompts_trained_on()
+        seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
         self._open()
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
@@ -150,7 +148,7 @@ class Job:
         if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
             return
         with float32_products(self.cfg.train.tf32):
-            self._preparation(self._terms()).run(self.work_share, self.console)
+            self._preparation(build_terms(self.cfg)).run(self.work_share, self.console)
 
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
@@ -162,7 +160,7 @@ class Job:
         from alignbench.data.batches.stream import check_mix
         from alignbench.training.train import Auxiliary, train
 
-        terms = self._terms()
+        terms = build_terms(self.cfg)
         for term in terms:
             check_mix(*term)
         method, data = terms[0]
@@ -189,24 +187,17 @@ class Job:
         auxiliary = [
             Auxiliary(node.weight, *term) for node, term in zip(self.cfg.auxiliary.values(), terms[1:], strict=True)
         ]
-        seen = [
-            *start_trained_on(self.cfg, self.start),
-            *method.trained_on,
-            *(() if kind == "prompts" else data.labelled_by),
-        ]
-        for term in auxiliary:  # all of them learn from images that somebody chose
-            seen += [*term.method.trained_on, *term.data.labelled_by]
-        followed = [name for one in (method, *(term.method for term in auxiliary)) for name in one.trained_on]
-        training_data = self._training_data(terms)
+        followed = [name for one, _ in terms for name in one.trained_on]
+        learned_from = training_data(self.cfg, self.start, terms)
         self.tracking = Tracking(self.cfg, self.folder.name, self.accelerator)
-        sources = [data, *(term.data for term in auxiliary)]
+        sources = [source for _, source in terms]
         validation = build_validation(
-            self.cfg, followed, sources, training_data, self.prompts, self.folder, self.accelerator, self.tracking
+            self.cfg, followed, sources, learned_from, self.prompts, self.folder, self.accelerator, self.tracking
         )
         if self.accelerator.is_main_process:  # now, as a run that is stopped may be a start or be measured
-            write_training_data(self.folder, training_data)
+            write_training_data(self.folder, learned_from)
             self.folder.update(
-                trained_on=list(dict.fromkeys(seen)),
+                trained_on=trained_on(self.cfg, self.start, terms),
                 fingerprints={"data": data.fingerprint}
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
@@ -280,28 +271,9 @@ class Job:
         for picture in pictures:
             self.console.print(f"     picture  {picture}")
         if self.tracking is not None:
-            self._track(tables, pictures)
+            track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 
     # ---- parts
-
-    def _track(self, tables: Tables, pictures: Sequence[Path]) -> None:
-        """Send what the report says of this run to its tracker."""
-        assert self.tracking is not None
-        step = self.folder.manifest.budget.optimizer_steps
-        label = tables.labels[self.folder.name]
-        label += strength_label(self.sampling.strength, self.sampling.strength_kind)
-        rows = (row for row in tables.leaderboard if row["group"] == "all")
-        told = [row for row in rows if (row["run"], row["method"]) == (self.folder.name, label)]
-        for row in told:
-            name = f"eval/{row['prompt_set']}/{row['evaluator']}"
-            self.tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
-        columns = (
-            "prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES,
-        )  # fmt: skip
-        self.tracking.table("eval/table", columns, [[row[column] for column in columns] for row in told], step)
-        for picture in pictures:
-            self.tracking.picture(f"report/{picture.stem}", picture, step)
-        self.tracking.finish()
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
@@ -368,36 +340,6 @@ class Job:
         """Start the run folder, or check that what lies there belongs to this configuration."""
         with self.accelerator.main_process_first():
             open_run(self.folder, self.cfg, self.start, self.accelerator)
-
-    def _evaluation_prompts_trained_on(self) -> str | None:
-        """Return the name of the prompt set if training sees any of it and that was asked for; refuse it otherwise."""
-        if not self.trains or self.prompts is None:
-            return None
-        trained = None
-        for node in (self.cfg.data, *(term.data for term in self.cfg.auxiliary.values())):
-            shared = overlap(build(node).prompts, self.prompts)
-            if shared and not self.cfg.train.allow_evaluation_prompts:
-                raise UserError(
-                    f"data={node.name} trains on {len(shared)} prompts of prompts={self.prompts.name}, such as "
-                    f"{shared[0]!r}; choose other data, or set train.allow_evaluation_prompts=true to mark the rows "
-                    "instead"
-                )
-            trained = self.prompts.name if shared else trained
-        return trained
-
-    def _terms(self) -> list[Term]:
-        """Build the method and the auxiliary terms, each with its data."""
-        data = build(self.cfg.data)
-        terms: list[Term] = [(build(self.cfg.method), data)]
-        for node in self.cfg.auxiliary.values():
-            terms.append((build(node.term), data if node.data == self.cfg.data else build(node.data)))
-        return terms
-
-    def _training_data(self, terms: Sequence[Term]) -> np.ndarray:
-        """Return the digests of all that training learns from: its images, its rewards' data, and its start's."""
-        images = [digests(data.identities(kind_of(method.batch_type))) for method, data in terms]
-        rewards = [one.training_data for method, _ in terms for one in method.followed]
-        return union([*images, *rewards, start_data(self.cfg, self.start)])
 
     def _preparation(self, terms: list[Term]) -> Preparation:
         return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)

@@ -17,14 +17,12 @@ from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
 from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.batches.scorer_scores import add_scores
-from alignbench.data.source import DataSource, PairSource
+from alignbench.data.source import PairSource
 from alignbench.data.storage.tensor_store import num_bytes
-from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
+from alignbench.stages.training_terms import Term
 from alignbench.work_share import WorkShare
-
-Term = tuple[Method, DataSource]
 
 
 def build_adapter(model: DictConfig, without: Sequence[str] = ()) -> ModelAdapter:

@@ -28,6 +28,7 @@ from alignbench.files import append_json_lines, read_json_lines, replacing_folde
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.lagged_weights import LaggedWeights
+from alignbench.models.policy import gather_anew
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.bfloat16_updates import make_optimizer
 from alignbench.training.checkpoint import Checkpoints, Counters, Stateful, Weights
@@ -249,7 +250,7 @@ def train(
         accelerator.wait_for_everyone()
 
     def evaluate(validation: Validation) -> None:
-        with averaged(policy_parameters, ema):  # what would be saved
+        with averaged(model.denoiser, policy_parameters, ema):  # what would be saved
             validation.evaluate(
                 progress.step, model, save_policy, distance.measure(), parallel.shards, progress.network_passes
             )
@@ -335,7 +336,7 @@ def train(
         validation.finish(folder.policy)
         kept_distance = validation.best_distance
     else:
-        with averaged(policy_parameters, ema):
+        with averaged(model.denoiser, policy_parameters, ema):
             save_policy(folder.policy)
             kept_distance = distance.measure()
     budget = {
@@ -353,15 +354,17 @@ def train(
 
 
 @contextmanager
-def averaged(parameters: list[nn.Parameter], ema: EMAModel | None) -> Iterator[None]:
-    """Put the averages, if there are any, in the place of the weights."""
+def averaged(network: nn.Module, parameters: list[nn.Parameter], ema: EMAModel | None) -> Iterator[None]:
+    """Put the averages, if there are any, in the place of the weights of a network."""
     if ema is None:
         yield
         return
     ema.store(parameters)
     ema.copy_to(parameters)
+    gather_anew(network)
     yield
     ema.restore(parameters)
+    gather_anew(network)
 
 
 class Log:

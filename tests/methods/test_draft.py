@@ -110,11 +110,6 @@ def test_a_fixed_number_is_kept_and_refused_where_there_are_not_so_many_steps():
         truncation("fixed", num_steps=3).num_grad_steps(2, generator)
 
 
-def test_an_unknown_draw_is_named():
-    with pytest.raises(ValueError, match=r"method.truncation.draw=normal is unknown; available: fixed, uniform, gauss"):
-        truncation("normal")
-
-
 # ---- copies of the last step
 
 

@@ -355,7 +355,7 @@ def test_it_says_what_it_follows_and_what_the_loop_must_place(small):
     assert method.trained_on == ("toy",)
     assert method.frozen_modules() == {}
     reward.network = nn.Linear(1, 1)
-    assert method.frozen_modules() == {"reward_toy": reward.network}
+    assert method.frozen_modules() == {"reward": reward.network}
     assert method.reads_pixels
     assert method.differentiates_pixels
 

@@ -86,9 +86,3 @@ def test_statistics_of_groups_of_unlike_size():
     mean, std = group_statistics(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([5, 5, 2]))
     assert mean.tolist() == [2.0, 2.0, 7.0]
     assert std.tolist() == [1.0, 1.0, 0.0]
-
-
-@pytest.mark.parametrize("key", ["combination", "spread"])
-def test_unknown_words_are_refused(key):
-    with pytest.raises(ValueError, match=f"method.advantage.{key}=mean is unknown; available"):
-        settings(**{key: "mean"})

@@ -112,7 +112,6 @@ def test_what_was_asked_of_old_policy_and_reference_is_asked_once(model, kit):
         ({"group_size": 1}, "method.group_size=1 must be at least 2"),
         ({"lag": None, "rollout_policy": "policy"}, "method=nft needs method.lag"),
         ({"lag": None}, "method.rollout_policy=old needs method.lag"),
-        ({"rollout_policy": "reference"}, "method.rollout_policy=reference is unknown; available: policy, old"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, sentence):

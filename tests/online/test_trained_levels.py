@@ -50,7 +50,6 @@ def test_a_draw_depends_on_the_image_alone():
     ("changes", "sentence"),
     [
         ({"num": 11}, "method.levels.num=11 is more than the levels from"),
-        ({"draw": "first"}, "method.levels.draw=first is unknown; available: shuffled, stratified"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(changes, sentence):

@@ -18,8 +18,8 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.models.architectures import FOLDER
 from alignbench.models.families import FAMILIES
-from alignbench.models.quantised import quantise_blocks
 from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.models.weights.skeleton import skeleton
 from alignbench.training import memory_estimate as module
 from alignbench.training.bfloat16_updates import WeightUpdates, make_optimizer

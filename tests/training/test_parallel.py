@@ -32,7 +32,8 @@ from tests.tiny_runs import (
     shortened,
 )
 
-ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "deepspeed": DEEPSPEED}
+GATHERED = FSDP2 | {"FSDP_RESHARD_AFTER_FORWARD": "false"}  # whole weights are kept from forward to backward
+ENVIRONMENTS = {"ddp": {}, "fsdp2": FSDP2, "fsdp2_gathered": GATHERED, "deepspeed": DEEPSPEED}
 NEEDS_DEEPSPEED = pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
 HERE = ["ddp", "fsdp2", pytest.param("deepspeed", marks=NEEDS_DEEPSPEED)]
 OTHERS = [family for family in FAMILIES if family not in ("flux", "stable_diffusion")]  # shared out as these are
@@ -96,7 +97,7 @@ def test_two_processes_make_the_update_of_one(tmp_path, family, tuning, engine):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("engine", HERE)
+@pytest.mark.parametrize("engine", [*HERE, "fsdp2_gathered"])
 def test_two_processes_compare_the_images_of_both(tmp_path, engine):
     """Two rounds: the statistics of a round are those of all images, and the old policy follows shards as well."""
 

@@ -6,11 +6,11 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from alignbench.models import quantised
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.families import FAMILIES
-from alignbench.models.quantised import BITS, BLOCK, NF4, QuantisedLinear, pack, quantise_blocks, unpack
 from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.weights import quantised
+from alignbench.models.weights.quantised import BITS, BLOCK, NF4, QuantisedLinear, pack, quantise_blocks, unpack
 
 DTYPES = [torch.float32, torch.bfloat16]
 
