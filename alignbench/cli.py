@@ -1,7 +1,6 @@
 """The command line: check the whole command, then run the requested stages of each job."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -23,7 +22,6 @@ PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
 
 def main() -> None:
     """Run `python -m alignbench [-m] [key=value ...]`. Exit status 2 means: the command must be changed."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a faster kernel that is not installed
     args = get_args_parser().parse_args()
     asks_for_text = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
     num_jobs = 1

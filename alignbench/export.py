@@ -20,7 +20,7 @@ from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.files import replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
-from alignbench.stages.start import load_start, start_run
+from alignbench.stages.start import load_weights, start_run
 from alignbench.stages.trained_weights import Source, find_source
 
 FORMATS = ("merged", "lora", "comfyui")
@@ -63,11 +63,7 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
         _check_own_adapters(source)
     model = build(source.cfg.model.adapter)
     untouched = {} if rank is None else {key: t.clone() for key, t in model.denoiser.state_dict().items()}
-    if source.cfg.model.policy is not None:
-        load_start(model, source.cfg, {} if source.run is None else source.run.manifest.start_weights)
-    if trains(source.cfg):
-        model.fold_adapters()
-        model.load_policy(source.policy)
+    load_weights(model, source.cfg, source.run)
     facts = []
     if rank is not None:
         facts.append(_extract(model, untouched, rank))

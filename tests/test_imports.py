@@ -14,10 +14,11 @@ PACKAGES = ("alignbench", "methods", "evaluators")
 # From the roof to the ground. A room imports from its own floor's line no other room, and from the floors below it any.
 FLOORS = """
     __main__
-    calibrate  export  soup  study  train_reward
+    calibrate  export  interface  soup  study  train_reward
     serve
     cli
-    model_card  stages
+    stages
+    model_card
     report
     votes
     training

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.context import all_reduce_max
 from alignbench.data.prompts import Prompt, PromptSet

@@ -27,3 +27,11 @@ DIAGNOSTIC_COLUMNS = (
     "value", "ci_low", "ci_high", "base", "difference", "difference_ci_low", "difference_ci_high", "p",
     "win_rate", "win_ci_low", "win_ci_high", "flag",
 )  # fmt: skip
+# Those that hold no number: text, and True or False.
+TEXT_COLUMNS = frozenset(
+    (
+        "model", "method", "method_a", "method_b", "run", "start", "prompt_set", "group", "evaluator", "version",
+        "intransitive", "kind", "measure", "role", "flag",
+    )
+)  # fmt: skip
+TRUTH_COLUMNS = frozenset(("subset", "trained_on"))

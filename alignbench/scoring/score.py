@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess

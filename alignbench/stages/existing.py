@@ -26,8 +26,8 @@ from alignbench.store.training_data import data_of_run, write_training_data
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
 
 
-def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console) -> None:
-    """Do the score and report stages for existing images.
+def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console) -> list[RunFolder]:
+    """Do the score and report stages for existing images; return their run folders, base first.
 
     Raises:
         UserError: the folders cannot be compared, or images cannot be scored.
@@ -53,7 +53,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         for folder, run in zip(folders, runs, strict=True):
             scoring.score(run, ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False))
     if not accelerator.is_main_process:
-        return
+        return runs
     if left := scoring.left():
         console.print(f"score: {left} images are left for the other shards")
     elif "report" in cfg.stages:
@@ -63,6 +63,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
             print_run(run, tables, console)
             for picture in pictures:
                 console.print(f"     picture  {picture}")
+    return runs
 
 
 def _refuse_other_base(run: RunFolder, model: str) -> None:

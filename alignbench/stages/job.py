@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from alignbench.configuration.build import (
@@ -38,6 +40,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
+from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
@@ -59,8 +62,11 @@ from alignbench.training.validation import build_validation
 from alignbench.work_share import WorkShare
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> list[RunFolder]:
     """Do the requested stages of one job, and what they need of the base run.
+
+    Returns:
+        The runs that the job is about: base first, if it was needed, and the job's own last.
 
     Raises:
         UserError: if the configuration and what lies on the disk do not fit.
@@ -78,9 +84,11 @@ def run(cfg: DictConfig) -> None:
     console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
     try:
         if has_images(cfg):
-            compare_existing(cfg, accelerator, console)
-        else:
-            Job(cfg, accelerator, console).run()
+            return compare_existing(cfg, accelerator, console)
+        job = Job(cfg, accelerator, console)
+        job.run()
+        base = RunFolder(job.root / run_name(base_of(cfg)))
+        return [job.folder] if job.is_base or not base.manifest_file.exists() else [base, job.folder]
     finally:
         # accelerate keeps its state for the process; the next job of a sweep must not inherit it
         accelerator.end_training()
@@ -216,6 +224,7 @@ class Job:
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
             )
             self.folder.complete("train", files=[self.folder.policy])
+            write_policy_lines(self.cfg, self.folder)
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
     def generate(self) -> None:
@@ -270,6 +279,9 @@ class Job:
         print_run(self.folder, tables, self.console)
         for picture in pictures:
             self.console.print(f"     picture  {picture}")
+        if self.trains:
+            self.console.print("    in Python, with diffusers:")
+            self.console.print(Text(textwrap.indent(policy_lines(self.cfg, self.folder), " " * 14)), soft_wrap=True)
         if self.tracking is not None:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 

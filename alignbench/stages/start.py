@@ -117,6 +117,23 @@ def refuse_other_weights(folder: RunFolder, weights: Mapping[str, str]) -> None:
         )
 
 
+def load_weights(model: ModelAdapter, cfg: DictConfig, run: RunFolder | None) -> None:
+    """Give a model without trained weights those that a run measures: what it started from, and what it trained.
+
+    Args:
+        cfg: of the run, or of weights without a run.
+
+    Raises:
+        UserError: if the weights do not fit the model, or have changed.
+    """
+    if cfg.model.policy is not None:
+        load_start(model, cfg, {} if run is None else run.manifest.start_weights)
+    if trains(cfg):
+        assert run is not None
+        model.fold_adapters()
+        model.load_policy(str(run.verified(run.policy)))
+
+
 def load_start(model: ModelAdapter, cfg: DictConfig, noted: Mapping[str, str], keep_start: bool = False) -> None:
     """Give a model without trained weights those of `model.policy`.
 

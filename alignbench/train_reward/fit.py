@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from omegaconf import DictConfig
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.files import flush_files, sha256, write_json

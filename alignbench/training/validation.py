@@ -16,7 +16,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.configuration.build import build
 from alignbench.data.prompts import PromptSet, overlap

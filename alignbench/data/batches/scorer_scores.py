@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.data.source import PairSource
 from alignbench.data.storage.tensor_store import TensorStore, key_of

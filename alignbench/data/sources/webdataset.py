@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.data.sources.labels import number_or_nan
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource

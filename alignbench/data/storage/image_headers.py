@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.files import cache_folder, replacing

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from alignbench.files import replacing
 from alignbench.images import read_picture

@@ -1,0 +1,1 @@
+"""The program from Python: `from alignbench import run, load_results`."""

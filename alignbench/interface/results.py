@@ -1,0 +1,182 @@
+"""Read a results folder into pandas tables."""
+
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from alignbench.files import read_json_lines
+from alignbench.report.columns import (
+    DIAGNOSTIC_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    RANKING_COLUMNS,
+    TEXT_COLUMNS,
+    TRUTH_COLUMNS,
+    WIN_RATE_COLUMNS,
+)
+from alignbench.report.comparison import ALL
+from alignbench.report.labels import recipe_labels, strength_label
+from alignbench.report.tables import measurements
+from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import run_folders
+
+RUN_COLUMNS = ("model", "method", "run", "seed")
+SCORE_COLUMNS = (
+    *RUN_COLUMNS, "prompt_set", "sampling", "evaluator", "version", "prompt_id", "prompt", "image", "score",
+)  # fmt: skip
+
+
+class Results:
+    """The tables of a results folder. Each is read when it is first asked for.
+
+    Attributes:
+        folder: of the results.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def leaderboard(self) -> pd.DataFrame:
+        """Medians, means and win rates over the base model: the columns of `leaderboard.csv`."""
+        return self._table("leaderboard.csv", LEADERBOARD_COLUMNS)
+
+    @cached_property
+    def win_rates(self) -> pd.DataFrame:
+        """Win rates of all pairs of methods: the columns of `win_rates.csv`."""
+        return self._table("win_rates.csv", WIN_RATE_COLUMNS)
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """Bradley-Terry strengths: the columns of `ranking.csv`."""
+        return self._table("ranking.csv", RANKING_COLUMNS)
+
+    @cached_property
+    def diagnostics(self) -> pd.DataFrame:
+        """Signs of reward hacking: the columns of `diagnostics.csv`."""
+        return self._table("diagnostics.csv", DIAGNOSTIC_COLUMNS)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row for each image and evaluator, with the columns SCORE_COLUMNS; `score` is on the published scale.
+
+        Raises:
+            ResultsError: scores or prompts are not as their run wrote them.
+        """
+        frames = []
+        for entry in (entry for folder in self._folders for entry in measurements(folder)):
+            manifest, scores = entry.manifest, entry.scores
+            label = self._labels[manifest.run] + strength_label(entry.sampling.strength, entry.sampling.strength_kind)
+            columns = {
+                "model": manifest.model,
+                "method": label,
+                "run": manifest.run,
+                "seed": manifest.seed,
+                "prompt_set": entry.sampling.prompt_set,
+                "sampling": entry.sampling_hash,
+                "evaluator": scores.info.evaluator,
+                "version": scores.info.version,
+                "prompt_id": scores.prompt_id,
+                "prompt": [entry.prompts[one].prompt for one in scores.prompt_id],
+                "image": scores.image,
+                "score": scores.score,
+            }
+            frames.append(pd.DataFrame(columns).astype({"seed": "Int64"}))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(SCORE_COLUMNS))
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """What runs logged while they trained: RUN_COLUMNS, `step`, and the figures of the methods, NaN where none."""
+        frames = []
+        for folder in self._folders:
+            if folder.train_log.exists():
+                # a step that a resumed run made and logged again counts as it was logged last
+                frame = pd.DataFrame(read_json_lines(folder.train_log)).drop_duplicates("step", keep="last")
+                frames.append(self._with_run(frame, folder.name))
+        return self._joined(frames, "step")
+
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """What was measured while runs trained: RUN_COLUMNS and the columns of their `validation.csv`."""
+        tables = ((folder.validation_table, folder.name) for folder in self._folders)
+        frames = [self._with_run(_read_csv(table), name) for table, name in tables if table.exists()]
+        return self._joined(frames, "step")
+
+    def _repr_html_(self) -> str:
+        return self.summary.to_html()
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.folder)!r})\n{self.summary.to_string()}"
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """Win rates over the base model in %, one row for each model and method, over all prompts."""
+        rows = self.leaderboard[(self.leaderboard["group"] == ALL)]
+        table = rows.pivot_table(
+            index=["model", "prompt_set", "method"], columns="evaluator", values="win_rate_vs_base", sort=False
+        )
+        return (100 * table).round(1)
+
+    # ---- parts
+
+    @cached_property
+    def _folders(self) -> list:
+        return run_folders(self.folder)
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        of_recipes = recipe_labels(self._folders)
+        return {one.name: of_recipes[one.manifest.model, one.manifest.recipe_hash] for one in self._folders}
+
+    def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        path = self.folder / name
+        if not path.exists():
+            raise ResultsError(f"{path} is missing; repeat a command of these results with stages=[report]")
+        table = _read_csv(path)
+        if missing := [column for column in columns if column not in table]:
+            raise ResultsError(
+                f"{path} has no column {missing[0]}, another version wrote it; repeat a command of these results with "
+                "stages=[report]"
+            )
+        return table
+
+    def _with_run(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
+        manifest = next(one.manifest for one in self._folders if one.name == name)
+        values = (manifest.model, self._labels[name], name, manifest.seed)
+        for place, (column, value) in enumerate(zip(RUN_COLUMNS, values, strict=True)):
+            frame.insert(place, column, value)
+        return frame.astype({"seed": "Int64"})
+
+    @staticmethod
+    def _joined(frames: list[pd.DataFrame], key: str) -> pd.DataFrame:
+        if not frames:
+            return pd.DataFrame(columns=[*RUN_COLUMNS, key])
+        return pd.concat(frames, ignore_index=True)
+
+
+def load_results(folder: str | Path = "results") -> Results:
+    """Return the tables of a results folder.
+
+    Raises:
+        ResultsError: it does not exist, or has no runs.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise ResultsError(f"{path} is no folder; give that of `results=`")
+    if not run_folders(path):
+        raise ResultsError(f"{path} has no runs; give the folder of `results=`, which holds leaderboard.csv")
+    return Results(path)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read one of our tables: text stays text, also where a method is called "NA" and a version "1"."""
+    names = pd.read_csv(path, nrows=0).columns
+    numbers = [name for name in names if name not in TEXT_COLUMNS]
+    table = pd.read_csv(
+        path,
+        dtype={name: str for name in names if name in TEXT_COLUMNS},
+        keep_default_na=False,
+        na_values={name: [""] for name in numbers},
+    )
+    truths = {name: "boolean" for name in names if name in TRUTH_COLUMNS}
+    return table.astype(truths)

@@ -1,0 +1,41 @@
+"""The lines that a run prints and keeps put its trained weights into a pipeline of diffusers."""
+
+import re
+
+import pytest
+import torch
+
+from alignbench import run
+from alignbench.configuration.compose import composed
+from alignbench.stages.loading import policy_lines
+from alignbench.store.run_folder import RunFolder
+
+WORDS = [
+    "method=sft", "train.max_train_steps=2", "train.total_batch_size=4", "train.micro_batch_size=4",
+    "train.learning_rate=1e-2", "data.num_pairs=12", "data.num_prompts=12", "stages=[train]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "tuning", "network"), [("sd15_mini", "full", "unet"), ("flux_mini", "lora", "transformer")]
+)
+def test_the_lines_of_a_run_load_its_policy(tmp_path, model, tuning, network):
+    done = run(*WORDS, f"model={model}", f"train.tuning={tuning}", f"results={tmp_path}")
+    text = (done.folder / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loaded = {}
+    exec(lines, loaded)
+    found = getattr(loaded["pipeline"], network)
+    if tuning == "lora":
+        found.fuse_lora()
+        found.unload_lora()
+    expected = getattr(done.pipeline(), network).state_dict()
+    assert found.state_dict().keys() == expected.keys()
+    for name, weight in found.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_on_top_of_another_policy_are_merged_with_it_first(tmp_path):
+    cfg = composed(["method=sft", "model=sd15_mini", "train.tuning=lora", f"model.policy={tmp_path}"])
+    told = policy_lines(cfg, RunFolder(tmp_path / "run"))
+    assert f"python -m alignbench.export {tmp_path / 'run'} --format merged --out FOLDER" in told
