@@ -4,17 +4,21 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import alignbench
-from alignbench.configuration.build import conf_folder
-from alignbench.configuration.compose import check_command_line, with_reward_sums
+from alignbench.configuration.build import conf_folder, run_name
+from alignbench.configuration.compose import check_command_line, unchecked, with_reward_sums
 from alignbench.errors import UserError
+from alignbench.stages.last_command import recall
+from alignbench.store.run_folder import RunFolder
 
 PACE_OF = 4  # jobs by which the time left is estimated
 PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
@@ -22,15 +26,24 @@ PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
 
 def main() -> None:
     """Run `python -m alignbench [-m] [key=value ...]`. Exit status 2 means: the command must be changed."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"alignbench {alignbench.__version__}")
+        return
     args = get_args_parser().parse_args()
     asks_for_text = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
-    num_jobs = 1
+    num_jobs, found = 1, None
     try:
         check_neighbours()
         _refuse_other_configurations(args)
         _write_reward_sums(args)
         if not asks_for_text:
-            num_jobs = check_command_line(args.overrides, args.multirun)
+            if _is_main():
+                print(f"alignbench {alignbench.__version__}  {' '.join(args.overrides)}".rstrip(), flush=True)
+            found = unchecked(args.overrides)
+            if found is not None and not (args.multirun or found[1]) and _tell_what_is_done(found[0]):
+                return
+            with _waiting("loading libraries, checking the command"):
+                num_jobs = check_command_line(args.overrides, args.multirun)
     except UserError as error:
         stop(error)
     ends = [time.monotonic()]  # of the jobs of a sweep
@@ -48,6 +61,42 @@ def main() -> None:
             ends.append(time.monotonic())
 
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+    if num_jobs > 1 and found is not None and _is_main():
+        _tell_all(found[0])
+
+
+def _tell_what_is_done(cfg: DictConfig) -> bool:
+    """Print what the same command came to, if it was finished and nothing has changed since; say whether it was."""
+    if cfg.dry_run or OmegaConf.missing_keys(cfg):
+        return False
+    run = RunFolder(Path(cfg.results) / run_name(cfg))
+    told = recall(cfg, run)
+    if told is not None:
+        print(f"{run.name}  all stages were done before, and nothing has changed since\n{told}", end="")
+    return told is not None
+
+
+def _tell_all(cfg: DictConfig) -> None:
+    """Print one table of all methods, once a sweep is done."""
+    if "report" not in cfg.stages or not (Path(cfg.results) / "leaderboard.csv").exists():
+        return
+    from rich.console import Console
+
+    from alignbench.report.sweep_table import print_sweep
+
+    print_sweep(Path(cfg.results), Console(highlight=False))
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Show at a terminal that something is going on that takes seconds."""
+    if not (_is_main() and sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def _write_reward_sums(args: argparse.Namespace) -> None:

@@ -9,9 +9,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
@@ -60,6 +61,23 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         for override in parsed:
             _check_choice(override)
         return _compose(overrides, program=program)
+
+
+def unchecked(overrides: list[str]) -> tuple[DictConfig, bool] | None:
+    """Return the configuration of a command of the main program without its sweeps, and whether it is a sweep.
+
+    Nothing that the configuration names is imported, so this takes a second. None if the command is not understood: the
+    check says why.
+    """
+    with _hydra():
+        try:
+            parsed = _parse(with_reward_sums(overrides))
+            words = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+            cfg = compose("config", words, return_hydra_config=True)
+        except (UserError, HydraException, OmegaConfBaseException):
+            return None
+        is_sweep = cfg.hydra.mode == RunMode.MULTIRUN or len(words) < len(parsed)
+        return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), is_sweep
 
 
 def with_reward_sums(words: Sequence[str]) -> list[str]:

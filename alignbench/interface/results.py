@@ -10,9 +10,8 @@ from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
-    TEXT_COLUMNS,
-    TRUTH_COLUMNS,
     WIN_RATE_COLUMNS,
+    read_table,
 )
 from alignbench.report.comparison import ALL
 from alignbench.report.labels import recipe_labels, strength_label
@@ -99,7 +98,7 @@ class Results:
     def validation(self) -> pd.DataFrame:
         """What was measured while runs trained: RUN_COLUMNS and the columns of their `validation.csv`."""
         tables = ((folder.validation_table, folder.name) for folder in self._folders)
-        frames = [self._with_run(_read_csv(table), name) for table, name in tables if table.exists()]
+        frames = [self._with_run(read_table(table), name) for table, name in tables if table.exists()]
         return self._joined(frames, "step")
 
     def _repr_html_(self) -> str:
@@ -132,7 +131,7 @@ class Results:
         path = self.folder / name
         if not path.exists():
             raise ResultsError(f"{path} is missing; repeat a command of these results with stages=[report]")
-        table = _read_csv(path)
+        table = read_table(path)
         if missing := [column for column in columns if column not in table]:
             raise ResultsError(
                 f"{path} has no column {missing[0]}, another version wrote it; repeat a command of these results with "
@@ -166,17 +165,3 @@ def load_results(folder: str | Path = "results") -> Results:
     if not run_folders(path):
         raise ResultsError(f"{path} has no runs; give the folder of `results=`, which holds leaderboard.csv")
     return Results(path)
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read one of our tables: text stays text, also where a method is called "NA" and a version "1"."""
-    names = pd.read_csv(path, nrows=0).columns
-    numbers = [name for name in names if name not in TEXT_COLUMNS]
-    table = pd.read_csv(
-        path,
-        dtype={name: str for name in names if name in TEXT_COLUMNS},
-        keep_default_na=False,
-        na_values={name: [""] for name in numbers},
-    )
-    truths = {name: "boolean" for name in names if name in TRUTH_COLUMNS}
-    return table.astype(truths)

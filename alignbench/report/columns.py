@@ -1,9 +1,13 @@
-"""The columns of the tables that a report writes, in their order."""
+"""The columns of the tables that a report writes, in their order, and how to read such a table back."""
 
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alignbench.store.manifest import Budget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TableRow = dict[str, Any]  # column -> value
 
@@ -35,3 +39,18 @@ TEXT_COLUMNS = frozenset(
     )
 )  # fmt: skip
 TRUTH_COLUMNS = frozenset(("subset", "trained_on"))
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Return a table that a report wrote. Text stays text, also where a method is called "NA" and a version "1"."""
+    import pandas as pd
+
+    names = pd.read_csv(path, nrows=0).columns
+    numbers = [name for name in names if name not in TEXT_COLUMNS]
+    table = pd.read_csv(
+        path,
+        dtype={name: str for name in names if name in TEXT_COLUMNS},
+        keep_default_na=False,
+        na_values={name: [""] for name in numbers},
+    )
+    return table.astype({name: "boolean" for name in names if name in TRUTH_COLUMNS})

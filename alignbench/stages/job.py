@@ -1,5 +1,6 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
+import io
 import shutil
 import sys
 import textwrap
@@ -40,6 +41,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
+from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter
@@ -88,7 +90,10 @@ def run(cfg: DictConfig) -> list[RunFolder]:
         job = Job(cfg, accelerator, console)
         job.run()
         base = RunFolder(job.root / run_name(base_of(cfg)))
-        return [job.folder] if job.is_base or not base.manifest_file.exists() else [base, job.folder]
+        runs = [job.folder] if job.is_base or not base.manifest_file.exists() else [base, job.folder]
+        if job.printed:
+            remember(cfg, runs, job.printed)
+        return runs
     finally:
         # accelerate keeps its state for the process; the next job of a sweep must not inherit it
         accelerator.end_training()
@@ -124,6 +129,7 @@ class Job:
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
         self.told: list[str] = []  # what was said of the weights
+        self.printed = ""  # the tables, once they are printed
 
     def run(self) -> None:
         stages = [stage for stage in STAGES if stage in self.cfg.stages]
@@ -276,12 +282,15 @@ class Job:
             return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder)
-        print_run(self.folder, tables, self.console)
-        for picture in pictures:
-            self.console.print(f"     picture  {picture}")
-        if self.trains:
-            self.console.print("    in Python, with diffusers:")
-            self.console.print(Text(textwrap.indent(policy_lines(self.cfg, self.folder), " " * 14)), soft_wrap=True)
+        recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
+        for console in (self.console, recorded):
+            print_run(self.folder, tables, console)
+            for picture in pictures:
+                console.print(Text(f"     picture  {picture}"), soft_wrap=True)
+            if self.trains:
+                console.print("    in Python, with diffusers:")
+                console.print(Text(textwrap.indent(policy_lines(self.cfg, self.folder), " " * 14)), soft_wrap=True)
+        self.printed = recorded.export_text()
         if self.tracking is not None:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 

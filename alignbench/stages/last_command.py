@@ -1,0 +1,80 @@
+"""What a finished command printed, kept beside its run: the same command again tells it at once, and loads nothing."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignbench.configuration.build import conf_folder
+from alignbench.files import CHECK, is_intact, with_check, write_json
+from alignbench.store.run_folder import RunFolder
+
+FILE = "last_command.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+IN_TABLES = ("*/manifest.json", "judges/*/*", "studies/*/*", "leaderboard.*", "win_rates.csv", "ranking.csv",
+             "diagnostics.csv", "index.html")  # fmt: skip
+
+
+def remember(cfg: DictConfig, runs: Iterable[RunFolder], text: str) -> None:
+    """Note what a command came to, in the folder of the last of its runs."""
+    *_, own = runs = list(runs)
+    state = _state(cfg, runs)
+    if state is not None:
+        write_json(own.path / FILE, with_check({"state": state, "runs": [run.name for run in runs], "text": text}))
+
+
+def recall(cfg: DictConfig, own: RunFolder) -> str | None:
+    """Return what the same command printed before, if everything that it read and wrote is as it was left.
+
+    None where anything has changed: settings, code, weights, data, runs, judges, votes or tables; where a process of
+    several asks; and where a hub id is used, which may have moved.
+    """
+    file = own.path / FILE
+    if "RANK" in os.environ or not file.exists():
+        return None
+    try:
+        noted = json.loads(file.read_bytes())
+    except ValueError:  # damaged: the stages say what is there
+        return None
+    if not isinstance(noted, dict) or CHECK not in noted or not is_intact(noted):
+        return None
+    runs = [RunFolder(own.path.parent / name) for name in noted["runs"]]
+    return noted["text"] if noted["state"] == _state(cfg, runs) else None
+
+
+def _state(cfg: DictConfig, runs: Iterable[RunFolder]) -> str | None:
+    """Return a digest of the settings and of size and time of every file that has to do with a command."""
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    words = [word for word in _texts(settings) if "/" in word or os.sep in word]
+    if any(HUB_ID.fullmatch(word) and not Path(word).exists() for word in words):
+        return None
+    root = Path(cfg.results)
+    places = [Path(word).expanduser() for word in words if Path(word).expanduser() != root]
+    code = [Path(__file__).parents[1], *(Path(__file__).parents[2] / name for name in ("methods", "evaluators"))]
+    files = [file for pattern in IN_TABLES for file in root.glob(pattern)]
+    for place in [*(run.path for run in runs), *places, *code, conf_folder()]:
+        files += [place] if place.is_file() else _files_under(place)
+    seen = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in set(files))
+    return hashlib.sha256(json.dumps([settings, seen], sort_keys=True).encode()).hexdigest()
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (Path(parent) / name for name in names if name not in (FILE, ".lock"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
