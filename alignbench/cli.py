@@ -19,6 +19,7 @@ from alignbench.configuration.compose import check_command_line, unchecked, with
 from alignbench.errors import UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
+from alignbench.usage import usage
 
 PACE_OF = 4  # jobs by which the time left is estimated
 PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
@@ -29,8 +30,11 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"alignbench {alignbench.__version__}")
         return
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(usage())
+        return
     args = get_args_parser().parse_args()
-    asks_for_text = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
+    asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
     num_jobs, found = 1, None
     try:
         check_neighbours()

@@ -17,7 +17,7 @@ FLOORS = """
     calibrate  export  interface  soup  study  train_reward
     serve
     cli
-    stages
+    stages  usage
     model_card
     report
     votes

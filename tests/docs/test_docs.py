@@ -87,7 +87,10 @@ def test_every_command_is_of_a_kind_that_is_tested():
     tested = {"alignbench"} | {
         f"alignbench.{one}" for one in ("calibrate", "export", "serve", "soup", "study", "train_reward")
     }
-    others = ("#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest")
+    others = (
+        "#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest",
+        "source .venv/bin/activate",
+    )  # fmt: skip
     for page in PAGES:
         for command in filter(None, command_lines(page)):
             program = re.search(r"-m (alignbench\S*)", command)

@@ -23,7 +23,7 @@ from alignbench.models import tiny_random
 from alignbench.models.tiny_random import RESOLUTION
 from alignbench.report.columns import BUDGET_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
 from alignbench.store.manifest import Manifest
-from tests.pages import PAGES, ROOT, block_that_begins, blocks, sections, tables
+from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, sections, tables
 
 DOCS = ROOT / "docs"
 CONFIGURATION = DOCS / "configuration.md"
@@ -186,9 +186,25 @@ def test_every_example_in_python_is_run_by_a_test():
         "# length.py",
         "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
         "import pandas as pd", "# alignbench/models/aura_flow.py",
-        "# alignbench/models/tiny_random.py",  # here
+        "# alignbench/models/tiny_random.py", "from alignbench import load_results, run",  # here
+        "from alignbench.miniature.weights import load_pipeline",  # stages/test_loading.py
     }  # fmt: skip
-    assert {block.splitlines()[0] for page in PAGES for block in blocks(page, "python")} == run
+    pages = [page for page in PAGES if page != DOCS / "python.md"]  # whose cells test_python_page.py runs
+    assert {block.splitlines()[0] for page in pages for block in blocks(page, "python")} == run
+
+
+@pytest.mark.matrix
+def test_the_example_from_python_prints_both_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    smaller = (
+        '"model=sd15_mini", "train.max_train_steps=1", "train.total_batch_size=2", "train.micro_batch_size=2", '
+        '"data.num_pairs=12", "data.num_prompts=12", "prompts.limit=2", "sampling.num_inference_steps=1"'
+    )
+    source = block_that_begins(README, "python", "from alignbench import load_results, run")
+    exec(source.replace('"model=sd15_mini"', smaller), {})
+    told = capsys.readouterr().out
+    assert re.search(r"^ +dpo +shapes_annotators +2 .* True$", told, re.MULTILINE)
+    assert re.search(r"^sd15_mini shapes +dpo( +\d+\.\d){6}$", told, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

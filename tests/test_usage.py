@@ -1,0 +1,31 @@
+import importlib.util
+
+from alignbench.configuration.build import choices, conf_folder
+from alignbench.configuration.compose import unchecked
+from alignbench.usage import EXAMPLES, GROUPS, PROGRAMS, usage
+
+BELOW_ANOTHER = {  # read through the choice of another group, or by other programs
+    "accelerate", "evaluator", "judge", "online", "preset", "recipe", "trained_as", "train", "train_reward", "world",
+}  # fmt: skip
+
+
+def test_every_group_that_people_choose_from_has_its_line_with_all_choices():
+    folders = {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
+    assert set(GROUPS) == folders - BELOW_ANOTHER
+    words = usage().split()
+    for group in GROUPS:
+        assert set(choices(group)) - {"default"} <= set(words)
+
+
+def test_it_fits_80_columns():
+    assert max(map(len, usage().splitlines())) <= 80
+
+
+def test_its_examples_are_understood_and_its_programs_exist():
+    for command in EXAMPLES:
+        words = command.split()[3:]
+        found = unchecked([word for word in words if word != "-m"])
+        assert found is not None
+        assert found[1] == ("-m" in words)
+    for name in PROGRAMS:
+        assert importlib.util.find_spec(f"alignbench.{name}")
