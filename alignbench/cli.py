@@ -86,7 +86,7 @@ def _tell_all(cfg: DictConfig) -> None:
         return
     from rich.console import Console
 
-    from alignbench.report.sweep_table import print_sweep
+    from alignbench.report.terminal.sweep_table import print_sweep
 
     print_sweep(Path(cfg.results), Console(highlight=False))
 

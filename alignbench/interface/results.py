@@ -10,6 +10,7 @@ from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
+    TURNING_POINT_COLUMNS,
     WIN_RATE_COLUMNS,
     read_table,
 )
@@ -54,6 +55,11 @@ class Results:
     def diagnostics(self) -> pd.DataFrame:
         """Signs of reward hacking: the columns of `diagnostics.csv`."""
         return self._table("diagnostics.csv", DIAGNOSTIC_COLUMNS)
+
+    @cached_property
+    def turning_points(self) -> pd.DataFrame:
+        """Where the curves of validation turn: the columns of `turning_points.csv`."""
+        return self._table("turning_points.csv", TURNING_POINT_COLUMNS)
 
     @cached_property
     def scores(self) -> pd.DataFrame:

@@ -31,6 +31,11 @@ DIAGNOSTIC_COLUMNS = (
     "value", "ci_low", "ci_high", "base", "difference", "difference_ci_low", "difference_ci_high", "p",
     "win_rate", "win_ci_low", "win_ci_high", "flag",
 )  # fmt: skip
+TURNING_POINT_COLUMNS = (
+    "model", "method", "run", "num_seeds", "prompt_set", "evaluator", "version", "trained_on", "n", "points",
+    "peak_passes", "peak_passes_low", "peak_passes_high", "end_passes", "peak_win_rate", "end_win_rate",
+    "drop", "drop_ci_low", "drop_ci_high", "turned",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (
@@ -38,7 +43,7 @@ TEXT_COLUMNS = frozenset(
         "intransitive", "kind", "measure", "role", "flag",
     )
 )  # fmt: skip
-TRUTH_COLUMNS = frozenset(("subset", "trained_on"))
+TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned"))
 
 
 def read_table(path: Path) -> "pd.DataFrame":

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
 from alignbench.images import read_picture
-from alignbench.report.curves import read_curves, read_validation
+from alignbench.report.columns import TableRow
+from alignbench.report.curves.read import read_curves, read_validation
+from alignbench.report.curves.turning_points import ValidationCurve
 from alignbench.report.display import significance
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import PromptRecord, read_prompts
@@ -249,6 +251,51 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
         panel.set_axis_off()
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
+    figure.supylabel("% won over the start", fontsize=9)
+    _save(figure, path)
+
+
+def turning_curves(curves: Sequence[tuple[ValidationCurve, TableRow]], path: Path, title: str = "") -> None:
+    """Write a panel for each method: the win rates over the start that evaluators give it, by network passes.
+
+    Evaluators that training followed are dashed. Points mark the peaks of the others, with their intervals; they are
+    filled where the curve falls afterwards.
+
+    Args:
+        curves: with their rows of `turning_points.csv`.
+    """
+    methods = list(dict.fromkeys(curve.method for curve, _ in curves))
+    evaluators = list(dict.fromkeys((curve.evaluator, curve.version) for curve, _ in curves))
+    colours = {name: f"C{number % 10}" for number, name in enumerate(evaluators)}
+    columns = min(len(methods), 3)
+    lines = -(-len(methods) // columns)
+    figure = _figure(3.2 * columns, 1.1 + 2.3 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for panel, method in zip(panels, methods, strict=False):
+        panel.axhline(50, color="gray", linewidth=0.5)
+        for curve, row in curves:
+            if curve.method != method:
+                continue
+            colour = colours[curve.evaluator, curve.version]
+            passes, rates = curve.network_passes / 1000, 100 * curve.rates
+            panel.plot(passes, rates, color=colour, linewidth=1.2, linestyle="--" if curve.trained_on else "-")
+            if not curve.trained_on:
+                peak, low, high = (row[name] / 1000 for name in ("peak_passes", "peak_passes_low", "peak_passes_high"))
+                height = 100 * row["peak_win_rate"]
+                panel.hlines(height, low, high, color=colour, linewidth=0.8)
+                panel.plot(
+                    [peak], [height], "o", color=colour, markersize=4, fillstyle="full" if row["turned"] else "none"
+                )
+        panel.set_title(shortened(method, MAX_TITLE), fontsize=9)
+        panel.set_ylim(0, 100)
+        panel.set_xlabel("thousand network passes", fontsize=8)
+        panel.tick_params(labelsize=8)
+    for panel in panels[len(methods) :]:
+        panel.set_axis_off()
+    for one in evaluators:
+        panels[0].plot([], [], color=colours[one], label=evaluator_title(one, evaluators))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supylabel("% won over the start", fontsize=9)
     _save(figure, path)
 

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from alignbench.files import write_csv
 from alignbench.report import markdown, pictures
+from alignbench.report.columns import TURNING_POINT_COLUMNS
+from alignbench.report.curves.turning_points import turning_points, validation_curves
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
@@ -28,6 +31,7 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     tables = build(root, num_resamples)
     tables = replace(tables, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)
+    _write_turning_points(root)
     markdown.write(root, tables)
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
@@ -37,6 +41,18 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
     write_page(root, tables)
     return tables
+
+
+def _write_turning_points(root: Path) -> None:
+    """Write where the curves of validation turn, if any run was validated often enough while it trained."""
+    curves = validation_curves(root)
+    if not curves:
+        return
+    rows = turning_points(curves)
+    write_csv(Path(root) / "turning_points.csv", TURNING_POINT_COLUMNS, rows)
+    for model in sorted({curve.model for curve in curves}):
+        own = [(curve, row) for curve, row in zip(curves, rows, strict=True) if curve.model == model]
+        pictures.turning_curves(own, Path(root) / "report" / f"turning_points-{model}.png", title=model)
 
 
 def write_run_pictures(folder: RunFolder) -> list[Path]:

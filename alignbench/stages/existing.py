@@ -14,7 +14,7 @@ from alignbench.data.existing_images.folders import ImageFolder, read_compared_f
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.store.image_records import ImageSet, store_records

@@ -9,7 +9,7 @@ from alignbench.report.display import sections
 from alignbench.report.hacking import side_effects
 from alignbench.report.page.hacking import hacking_entry
 from alignbench.report.tables import build
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 
 NUM = 40
 PROMPTS = {f"p{i:02d}": f"prompt {i}" for i in range(NUM)}

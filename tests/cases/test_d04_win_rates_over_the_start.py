@@ -10,7 +10,7 @@ from alignbench.report.display import sections
 from alignbench.report.page.store import Store
 from alignbench.report.page.tables import section_entry
 from alignbench.report.tables import build
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 from tests.program import alignbench, manifests, rows
 
 FEW = ["train.max_train_steps=1", "train.total_batch_size=2", "train.micro_batch_size=2", "data.num_prompts=8"]

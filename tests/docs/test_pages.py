@@ -21,7 +21,13 @@ from alignbench.configuration.page import TABLES, with_tables
 from alignbench.files import write_csv
 from alignbench.models import tiny_random
 from alignbench.models.tiny_random import RESOLUTION
-from alignbench.report.columns import BUDGET_COLUMNS, LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
+from alignbench.report.columns import (
+    BUDGET_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    RANKING_COLUMNS,
+    TURNING_POINT_COLUMNS,
+    WIN_RATE_COLUMNS,
+)
 from alignbench.store.manifest import Manifest
 from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, sections, tables
 
@@ -137,6 +143,7 @@ def explained(section, level=2):
     [
         ("win_rates.csv", WIN_RATE_COLUMNS),
         ("ranking.csv", RANKING_COLUMNS),
+        ("turning_points.csv", TURNING_POINT_COLUMNS),
     ],
 )
 def test_every_column_of_a_table_is_explained(section, columns):

@@ -9,7 +9,7 @@ from alignbench.report import markdown
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.hacking import findings
 from alignbench.report.tables import build
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 from alignbench.store.run_folder import run_folders
 
 NUM = 40

@@ -11,7 +11,7 @@ from alignbench.report.display import sections
 from alignbench.report.page.images import image_entry
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 from alignbench.report.write import write_run_pictures
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import ResultsError

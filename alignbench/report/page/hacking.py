@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from alignbench.report.columns import TableRow
-from alignbench.report.curves import read_validation
+from alignbench.report.curves.read import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
 from alignbench.report.display import Grid, TableSection, number, stars
 from alignbench.report.hacking import all_clear, findings, warnings

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alignbench.report.columns import TableRow
-from alignbench.report.curves import Curve, read_curves
+from alignbench.report.curves.read import Curve, read_curves
 from alignbench.report.page.hacking import validation_entry
 from alignbench.report.page.store import Store
 from alignbench.store.manifest import Manifest

@@ -1,6 +1,6 @@
 import json
 
-from alignbench.report.curves import read_curves
+from alignbench.report.curves.read import read_curves
 
 
 def write(path, records):

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from alignbench.report.tables import build
-from alignbench.report.terminal import print_run
+from alignbench.report.terminal.run_tables import print_run
 from alignbench.store.run_folder import run_folders
 
 

@@ -1,0 +1,1 @@
+"""Curves over training: as they were logged, and where they turn."""

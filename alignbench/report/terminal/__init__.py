@@ -1,0 +1,1 @@
+"""What is printed at the terminal when a run or a sweep is done."""
