@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from alignbench.batch import PromptBatch
+from alignbench.configuration.compose import check_command_line
 from alignbench.context import Context
 from alignbench.diffusion.samplers import TransitionKernel
 from alignbench.errors import UserError
@@ -422,3 +423,8 @@ def test_training_raises_the_scores_of_the_judge(spo, kit, reward):
             sum((loss.values * loss.weights).sum() for loss in losses).backward()
             optimizer.step()
     assert compared(method, model).scores.mean() > before + 0.01
+
+
+def test_a_threshold_that_no_pair_can_pass_is_refused():
+    with pytest.raises(UserError, match=r"method\.threshold=1\.0 must be a number from 0 to 1, the 1 excluded"):
+        check_command_line(["method=spo", "model=flux_mini", "method.threshold=1.0"], multirun=False)
