@@ -18,6 +18,15 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     return value.map(change) if hasattr(value, "map") else change(value)
 
 
+def _cat(values: list[Any]) -> Any:
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, Batch):
+        return type(first).cat(values)
+    return torch.cat(values) if isinstance(first, Tensor) else [entry for value in values for entry in value]
+
+
 def _choose(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return `second` where `rows` [B] is true and `first` elsewhere."""
     return torch.where(rows.reshape(-1, *(1,) * (first.ndim - 1)), second, first)
@@ -48,6 +57,12 @@ class Batch:
         """Move every tensor."""
         return self.map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
 
+    @classmethod
+    def cat(cls, batches: Sequence[Self]) -> Self:
+        """Concatenate along the first axis; a field is None in all of the batches or in none."""
+        names = [field.name for field in fields(cls)]
+        return replace(batches[0], **{name: _cat([getattr(one, name) for one in batches]) for name in names})
+
     def __len__(self) -> int:
         first = next(value for field in fields(self) if (value := getattr(self, field.name)) is not None)
         return len(first)
@@ -70,12 +85,6 @@ class Conditioning(Batch):
     def repeat(self, num: int) -> Self:
         """Concatenate `num` copies: rows 0..B-1, then rows 0..B-1 again."""
         return self.map(lambda value: torch.cat([value] * num))
-
-    @staticmethod
-    def cat(conditionings: "list[Conditioning]") -> "Conditioning":
-        """Concatenate along the batch axis."""
-        names = [field.name for field in fields(Conditioning) if getattr(conditionings[0], field.name) is not None]
-        return Conditioning(**{name: torch.cat([getattr(one, name) for one in conditionings]) for name in names})
 
 
 @dataclass(frozen=True)

@@ -8,35 +8,18 @@ several by Pareto dominance. The reference is the start of the run, also of a re
 and is not trained; the steps of a pair are trained level by level. Flow models are ours: the steps of Flow-GRPO.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from alignbench.context import Context
 from alignbench.method import Loss
 from alignbench.models.adapter import ModelAdapter
 from alignbench.online.path_sampling import PathSampling, StepBatch
+from alignbench.online.policy_objectives import clamped_preference_loss
 from alignbench.settings.section import Positive, ProperShare
-
-
-def d3po_loss(log_ratio_w: Tensor, log_ratio_l: Tensor, beta: float, clip_range: float) -> Tensor:
-    """Return the D3PO loss of a step of each pair, [B]: log 2 when policy and reference agree.
-
-    Args:
-        log_ratio_w, log_ratio_l: log-probability of the step by the policy minus that by the reference, of winner and
-            loser, [B].
-        beta: steepness.
-        clip_range: the ratio of probabilities has no gradient beyond 1 plus or minus it.
-
-    Source: arXiv 2311.13231, with the clamped ratios of the code.
-    """
-    low, high = math.log(1 - clip_range), math.log(1 + clip_range)
-    margin = log_ratio_w.clamp(low, high) - log_ratio_l.clamp(low, high)
-    return F.softplus(-beta * margin)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,7 +27,7 @@ class D3PO(PathSampling):
     """D3PO.
 
     Attributes:
-        beta, clip_range: see `d3po_loss`.
+        beta, clip_range: see `clamped_preference_loss`.
     """
 
     needs_reference = True
@@ -66,7 +49,7 @@ class D3PO(PathSampling):
     def loss(self, model: ModelAdapter, batch: StepBatch, context: Context) -> Loss:
         assert batch.expected is not None
         policy = self.transition(model, batch, self.predict(model, batch))
-        log_ratio = self.log_ratio(batch, policy, self.transition(model, batch, batch.expected))
+        log_ratio = self.log_ratio(batch.next_latents, policy, self.transition(model, batch, batch.expected))
 
         def pairs(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (-1, 2))
@@ -75,7 +58,7 @@ class D3PO(PathSampling):
         first_wins, decided = better[:, 0] > better[:, 1], better[:, 0] != better[:, 1]
         ratios = pairs(log_ratio)
         ratio_w, ratio_l = (ratios[:, place].where(first_wins, ratios[:, 1 - place]) for place in (0, 1))
-        values = d3po_loss(ratio_w, ratio_l, self.beta, self.clip_range)
+        values = clamped_preference_loss(ratio_w, ratio_l, self.beta, self.clip_range)
         margin = (ratio_w - ratio_l).detach()
         stopped = (log_ratio.detach().exp() - 1).abs() > self.clip_range
         metrics = self.reward_metrics(pairs(batch.scores).mean(1)) | {

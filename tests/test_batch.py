@@ -60,3 +60,12 @@ def test_a_swapped_pair_of_generated_images_exchanges_their_noise():
     swapped = generated.swapped(torch.tensor([False, True]))
     assert [swapped.noise_w.flatten().tolist(), swapped.noise_l.flatten().tolist()] == [[4, 7], [6, 5]]
     assert [swapped.latents_w.flatten().tolist(), swapped.latents_l.flatten().tolist()] == [[0, 3], [2, 1]]
+
+
+def test_batches_are_joined_with_all_that_is_theirs():
+    joined = PairBatch.cat([pairs(time_ids_l=None), pairs(time_ids_l=None).rows(1, 2)])
+    assert joined.index.tolist() == [0, 1, 1]
+    assert joined.prompts == ["a", "b", "b"]
+    assert joined.conditioning.pooled_prompt_embeds.flatten().tolist() == [11, 21, 21]
+    assert joined.score_l.tolist() == [3, 4, 4]
+    assert joined.time_ids_l is None

@@ -91,6 +91,15 @@ INPO = [
     *same(method__inversion__num_steps=10, method__inversion__num_renoise=0, method__inversion__eta=0.1),
     BF16,
 ]
+SPO = [
+    *same(train__tuning="lora", train__max_grad_norm=1.0, train__optimizer___target_="torch.optim.AdamW"),
+    *same(train__optimizer__weight_decay=1e-4, train__lr_scheduler="constant", train__lr_warmup_steps=0),
+    *same(method__beta=10, method__clip_range=0.1, method__num_rollout_steps=20, method__rollout_guidance_scale=5.0),
+    *same(method__kernel__kind="ddim", method__kernel__noise=1.0, method__window__first=4),
+    *same(method__detach_unconditional=False, method__log_prob_reduction="mean"),
+    Setting("method.logit_scale", 1, 100, "its judge's scores have that factor already; those of PickScore do not"),
+    BF16,
+]
 TF32 = Setting("train.tf32", True, False, "sdpo and dpo are to differ in their loss alone")
 
 # by the method and the model that are typed; each with the file that its values were read in
@@ -196,6 +205,21 @@ PAPERS: dict[str, list[Setting]] = {
         Setting("train.total_batch_size", 4 * 8 * 8, 128, "its comment names 128 as the batch that was tested"),
         BF16, micro(8, 2),
     ],
+    # RockeyCoss/SPO: configs/basic_config.py, configs/spo_sd-v1-5_4k-prompts_num-sam-4_10ep_bs10.py, on 4 GPUs
+    "spo sd15": [
+        *SD15, *SPO, *same(method__group_size=4, method__threshold=0.3, method__window__stop=20),
+        *same(train__lora_rank=4, train__lora_alpha=4, train__learning_rate=6e-5, train__total_batch_size=10 * 4 * 4),
+        *same(train__micro_batch_size=10, method__rollout_batch_size=10 * 4),
+        Setting("method.updates_per_round", 8, 10, "a GPU has 10 prompts, and each update as many of them"),
+        Setting("train.max_train_steps", 8000, 10000, "10 epochs of 4,000 prompts in rounds of 40, as there"),
+    ],
+    # configs/spo_sdxl_4k-prompts_num-sam-2_3-is_10ep_bs2_gradacc2.py
+    "spo sdxl": [
+        *same(model__resolution=1024), *SPO, *same(method__group_size=2, method__threshold=0.4),
+        *same(train__lora_rank=64, train__lora_alpha=64, train__learning_rate=1e-5, train__total_batch_size=2 * 2 * 4),
+        *same(train__micro_batch_size=2, method__rollout_batch_size=2 * 2),
+        Setting("method.window.stop", 20, None, "the last step of its sampler adds no noise here"),
+    ],
 }  # fmt: skip
 
 
@@ -213,4 +237,4 @@ def test_every_published_pair_of_a_method_and_a_model_is_listed():
     """Presets whose names end in upstream or released stand for the code; the plain ones change our part of it."""
     assert {pair.split()[1] for pair in PAPERS} == {"sd15", "sdxl", "flux"}
     listed = {pair.split()[0].removesuffix("_upstream").removesuffix("_released") for pair in PAPERS}
-    assert listed == {"sft", "dpo", "sdpo", "smpo", "inpo", "kto", "mapo", "srpo", "refl", "alignprop"}
+    assert listed == {"sft", "dpo", "sdpo", "smpo", "inpo", "kto", "mapo", "srpo", "refl", "alignprop", "spo"}

@@ -34,16 +34,15 @@ class RolledOut(ImageBatch):
 
 
 @dataclass(eq=False, kw_only=True)
-class OnlineMethod(Method[BatchT]):
+class RolloutMethod(Method[BatchT]):
     """A method that samples images, scores them and makes updates of them, round after round.
 
     Attributes:
         name: as typed in `method=`.
         reward: what is optimised: any evaluator, or a weighted sum of several.
-        group_size: images of each prompt.
+        group_size: images of each prompt that are compared.
         num_rollout_steps, rollout_guidance_scale: how images are sampled; a scale of None is the family's default.
         rollout_batch_size: images sampled at once; None for the micro-batch size of training.
-        advantage: how rewards become advantages.
         updates_per_round: optimizer updates made of the images of one round, each of equally many prompts.
         smallest_group: fewest images of a prompt in a round that a method can compare.
     """
@@ -57,7 +56,6 @@ class OnlineMethod(Method[BatchT]):
     num_rollout_steps: Count
     rollout_guidance_scale: NotNegative | None
     rollout_batch_size: Count | None
-    advantage: AdvantageSettings
     updates_per_round: Count
 
     def __post_init__(self) -> None:
@@ -71,7 +69,49 @@ class OnlineMethod(Method[BatchT]):
     def batch_multiple(self) -> int:
         return self.group_size * self.updates_per_round
 
-    # ---- one round
+    def rows_of_updates(self, index: Tensor) -> list[list[int]]:
+        """Return which images of this process's share each update of the round is made of.
+
+        Whole groups take turns, so that an update has the same images on any number of processes.
+
+        Args:
+            index: of the images of the share, [N], equally many of each group.
+
+        Raises:
+            UserError: if the share has not equally many groups for each update.
+        """
+        groups = index // self.group_size
+        turn = (groups % self.updates_per_round).tolist()
+        rows = [[row for row, its in enumerate(turn) if its == update] for update in range(self.updates_per_round)]
+        if len({len(one) for one in rows}) > 1:
+            raise UserError(
+                f"a process has {len(groups.unique())} prompts in a round, which cannot be split evenly over "
+                f"method.updates_per_round={self.updates_per_round}; choose train.total_batch_size as a multiple of "
+                f"{self.batch_multiple} for each process"
+            )
+        return rows
+
+    @property
+    def component_weights(self) -> Tensor:
+        """The weight of each reward, [K], float64."""
+        return torch.tensor([weight for weight, _ in self.reward.components.values()], dtype=torch.float64)
+
+    def reward_metrics(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return what is logged of rewards: their weighted sum, and each apart where there are several."""
+        reward = (scores.double() @ self.component_weights.to(scores.device)).float()
+        each = dict(zip(self.reward.components, scores.unbind(1), strict=True)) if scores.shape[1] > 1 else {}
+        return {"reward": reward} | {f"reward_{name}": values for name, values in each.items()}
+
+
+@dataclass(eq=False, kw_only=True)
+class OnlineMethod(RolloutMethod[BatchT]):
+    """A method that compares the final images of each prompt with one another.
+
+    Attributes:
+        advantage: how rewards become advantages.
+    """
+
+    advantage: AdvantageSettings
 
     def sample(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> Trajectory:
         """Sample an image for each row, by the model's own deterministic sampler unless a method has another."""
@@ -115,35 +155,3 @@ class OnlineMethod(Method[BatchT]):
             scorer.add(model.decode_latents(trajectories[-1].latents), chunk.prompts)
         latents = torch.cat([trajectory.latents for trajectory in trajectories])
         return self.compared(model, batch, latents, scorer.scores(), context), trajectories
-
-    def rows_of_updates(self, index: Tensor) -> list[list[int]]:
-        """Return which images of this process's share each update of the round is made of.
-
-        Whole groups take turns, so that an update has the same images on any number of processes.
-
-        Args:
-            index: of the images of the share, [N].
-
-        Raises:
-            UserError: if the share has not equally many groups for each update.
-        """
-        turn = (index // self.group_size % self.updates_per_round).tolist()
-        rows = [[row for row, its in enumerate(turn) if its == update] for update in range(self.updates_per_round)]
-        if len({len(one) for one in rows}) > 1:
-            raise UserError(
-                f"a process has {len(index) // self.group_size} prompts in a round, which cannot be split evenly over "
-                f"method.updates_per_round={self.updates_per_round}; choose train.total_batch_size as a multiple of "
-                f"{self.batch_multiple} for each process"
-            )
-        return rows
-
-    @property
-    def component_weights(self) -> Tensor:
-        """The weight of each reward, [K], float64."""
-        return torch.tensor([weight for weight, _ in self.reward.components.values()], dtype=torch.float64)
-
-    def reward_metrics(self, scores: Tensor) -> dict[str, Tensor]:
-        """Return what is logged of rewards: their weighted sum, and each apart where there are several."""
-        reward = (scores.double() @ self.component_weights.to(scores.device)).float()
-        each = dict(zip(self.reward.components, scores.unbind(1), strict=True)) if scores.shape[1] > 1 else {}
-        return {"reward": reward} | {f"reward_{name}": values for name, values in each.items()}

@@ -96,7 +96,7 @@ class PathPolicy(PathSampling):
         policy = self.transition(model, batch, prediction)
         old = self.transition(model, batch, prediction.detach() if batch.old is None else batch.old)
         return StepComparison(
-            log_ratio=self.log_ratio(batch, policy, old),
+            log_ratio=self.log_ratio(batch.next_latents, policy, old),
             divergence=divergence(policy, old, self.log_prob_reduction),
             std=policy.std.to(prediction.device),
             sensitivity=self.kernel.sensitivity(model.schedule, *self.levels(model, batch)).to(prediction.device),

@@ -1,10 +1,14 @@
-"""What policy gradients minimise, as functions of a log-ratio of probabilities and an advantage.
+"""What methods minimise that know the log-probability of a sampling step.
 
-The ratio is that of the policy to the one that made the image; where both are the same it is 1, and each of these has
-the gradient of minus advantage times log-probability.
+Policy gradients are functions of a log-ratio of probabilities and an advantage. The ratio is that of the policy to the
+one that made the image; where both are the same it is 1, and each of these has the gradient of minus advantage times
+log-probability. The preference loss compares the ratios, of policy to reference, of a better and a worse step.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -70,3 +74,19 @@ def centred_log_ratio(log_ratio: Tensor, divergence: Tensor, std: Tensor) -> Ten
     Source: Wang et al. 2025 (GRPO-Guard), the ratio normalisation.
     """
     return (log_ratio + divergence) * std
+
+
+def clamped_preference_loss(log_ratio_w: Tensor, log_ratio_l: Tensor, beta: float, clip_range: float) -> Tensor:
+    """Return the preference loss of a step of each pair, [B]: log 2 when policy and reference agree.
+
+    Args:
+        log_ratio_w, log_ratio_l: log-probability of the step by the policy minus that by the reference, of winner and
+            loser, [B].
+        beta: steepness.
+        clip_range: the ratio of probabilities has no gradient beyond 1 plus or minus it.
+
+    Source: D3PO (arXiv 2311.13231) and SPO (arXiv 2406.04314), with the clamped ratios of their codes.
+    """
+    low, high = math.log(1 - clip_range), math.log(1 + clip_range)
+    margin = log_ratio_w.clamp(low, high) - log_ratio_l.clamp(low, high)
+    return F.softplus(-beta * margin)

@@ -18,6 +18,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ProperShare = Annotated[float, Field(gt=0, lt=1)]
+ShareBelowOne = Annotated[
+    float, Field(ge=0, lt=1, json_schema_extra={"expected": "a number from 0 to 1, the 1 excluded"})
+]
 Seed = Annotated[  # what the generators of torch take
     int, Field(ge=-(2**63), lt=2**63, json_schema_extra={"expected": "a whole number of at most 64 bits"})
 ]

@@ -8,7 +8,8 @@ import torch
 from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.online.advantages import AdvantageSettings
-from methods.d3po import D3PO, d3po_loss
+from alignbench.online.policy_objectives import clamped_preference_loss
+from methods.d3po import D3PO
 
 
 def column(*values):
@@ -53,21 +54,21 @@ def rolled_out(method, model, micro_batch_size=4):
 def test_worked_numbers():
     """Ratios of 1.05 and 0.97: margin 0.0792, loss log(1 + exp(-0.1 * 0.0792))."""
     margin = math.log(1.05) - math.log(0.97)
-    found = d3po_loss(column(1.05).log(), column(0.97).log(), 0.1, 0.1)
+    found = clamped_preference_loss(column(1.05).log(), column(0.97).log(), 0.1, 0.1)
     assert found.item() == pytest.approx(math.log(1 + math.exp(-0.1 * margin)))
-    assert d3po_loss(column(0.0), column(0.0), 0.1, 0.1).item() == pytest.approx(math.log(2))
+    assert clamped_preference_loss(column(0.0), column(0.0), 0.1, 0.1).item() == pytest.approx(math.log(2))
 
 
 def test_the_logit_is_bounded_by_the_clamped_ratios():
     """With beta 0.1 the loss is all but linear: the sigmoid stays between 0.495 and 0.505."""
-    best, worst = (d3po_loss(column(s * 9.0), column(-s * 9.0), 0.1, 0.1).item() for s in (1, -1))
+    best, worst = (clamped_preference_loss(column(s * 9.0), column(-s * 9.0), 0.1, 0.1).item() for s in (1, -1))
     assert -math.log(math.expm1(best)) == pytest.approx(0.020067, abs=1e-6)
     assert worst - best == pytest.approx(0.020067, abs=1e-6)
 
 
 def test_a_ratio_beyond_its_range_has_no_gradient():
     ratio_w, ratio_l = column(0.2, 0.05).requires_grad_(), column(-0.05, -0.2).requires_grad_()
-    d3po_loss(ratio_w, ratio_l, 0.1, 0.1).sum().backward()
+    clamped_preference_loss(ratio_w, ratio_l, 0.1, 0.1).sum().backward()
     assert (ratio_w.grad != 0).tolist() == [False, True]
     assert (ratio_l.grad != 0).tolist() == [True, False]
     assert ratio_w.grad[1] < 0 < ratio_l.grad[0]

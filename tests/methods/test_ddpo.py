@@ -101,7 +101,9 @@ def test_brighter_images_become_more_probable(kit, ddpo):
     gain = 0.0
     for one, old in zip(steps, before, strict=True):
         ratio = method.log_ratio(
-            one, method.transition(model, one, method.predict(model, one)), method.transition(model, one, old)
+            one.next_latents,
+            method.transition(model, one, method.predict(model, one)),
+            method.transition(model, one, old),
         )
         gain += float((one.advantage * ratio.detach()).sum())
     assert gain > 0

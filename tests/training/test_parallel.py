@@ -119,6 +119,26 @@ def test_two_processes_compare_the_images_of_both(tmp_path, engine):
     assert moved[1] == pytest.approx(moved[0], rel=1e-3)
 
 
+@pytest.mark.parametrize("engine", HERE)
+@pytest.mark.parametrize("threshold", [0.12, 0.99])
+def test_processes_that_keep_unlike_numbers_of_pairs_make_the_update_of_one(tmp_path, engine, threshold):
+    """Micro-batches of one: a process with fewer pairs has to wait for the other, also if nobody keeps any."""
+
+    def spo():
+        return method_of("spo", 4, window={"size": None}, rollout_batch_size=4, threshold=threshold)
+
+    changes = GRADIENT | {"micro_batch_size": 1}
+    run(tmp_path / "one", "flux", spo(), engine=None, **changes)
+    run(tmp_path / "two", "flux", spo(), engine=engine, **changes)
+    start = policy(None, "flux", start=True)
+    one, two = (policy(tmp_path / name, "flux") for name in ("one", "two"))
+    assert (two - one).norm() <= 1e-5 * (one - start).norm()
+    lines = [log_of(tmp_path / name)[0] for name in ("one", "two")]
+    assert lines[0]["kept"] == lines[1]["kept"] == (pytest.approx(0.5, abs=0.4) if threshold < 0.5 else 0)
+    for figure in ("loss", "reward", "log_odds"):
+        assert lines[1][figure] == pytest.approx(lines[0][figure], rel=1e-5)
+
+
 def composed(name):
     """A method as its configuration makes it, with few steps of whatever it walks."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

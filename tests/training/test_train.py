@@ -133,6 +133,31 @@ def test_the_old_policy_of_an_online_method_survives_a_kill(tmp_path, tuning):
     assert log_of(tmp_path / "whole")[-1]["moved"] > 0
 
 
+def spo(**changes):
+    """Rounds of two updates whose median comparison is just kept, by a judge of brightness."""
+    return method_of("spo", 4, window={"size": None}, updates_per_round=2, **{"threshold": 0.12, **changes})
+
+
+def test_pairs_on_the_way_of_a_sampling_are_those_of_a_run_that_was_never_killed(tmp_path):
+    changes = {"checkpointing_steps": 2, "max_train_steps": 6, "micro_batch_size": 2}
+    run(tmp_path / "whole", spo(), **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(spo(), 4), **changes)
+    run(tmp_path / "killed", spo(), **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+    assert any(0 < line["kept"] < 1 for line in log_of(tmp_path / "whole"))
+
+
+def test_rounds_that_keep_no_pair_are_updates_without_a_gradient(tmp_path):
+    budgets = [run(tmp_path / str(t), spo(threshold=t), max_train_steps=4)[2] for t in (0.99, 0.0)]
+    lines = log_of(tmp_path / "0.99")
+    assert [(line["kept"], line["loss"], line["grad_norm"]) for line in lines] == [(0, 0, 0)] * 4
+    assert all(np.isfinite(line["reward"]) and "margin" not in line for line in lines)
+    assert budgets[0]["reward_calls"] == budgets[1]["reward_calls"] == 2 * 8 * 3  # rounds, candidates, steps
+    assert budgets[0]["network_passes"] < budgets[1]["network_passes"]
+
+
 def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(tmp_path):
     partial = tmp_path / "run" / "checkpoints" / "partial"
     partial.mkdir(parents=True)
