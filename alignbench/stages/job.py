@@ -109,8 +109,10 @@ def dry_run(cfg: DictConfig) -> None:
         UserError: if the architecture is neither here nor on the hub.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}")
-    print(table(cfg, free_memory(device) if device.type == "cuda" else None))
+    print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}", flush=True)
+    with Console(stderr=True).status("estimating the memory, and what would save some"):
+        told = table(cfg, free_memory(device) if device.type == "cuda" else None)
+    print(told)
 
 
 class Job:

@@ -36,6 +36,8 @@ from alignbench.training.bfloat16_updates import WeightUpdates
 from alignbench.training.optimizer_memory import UnknownState, state_bytes
 
 GIB = 2**30
+# Sizes of cards, and how many GiB PyTorch reports for one: RTX 4090, L40S, H100 and H200.
+CARDS = {"24 GB": 23.5, "48 GB": 47.4, "80 GB": 79.2, "141 GB": 139.8}
 # Share of float32 activations that is left where mixed precision computes in 16 bits; norms and sums stay float32.
 MIXED_SHARE = 0.75
 
@@ -117,9 +119,11 @@ def estimate(cfg: DictConfig, model: ModelAdapter | None = None, left_out: Colle
         UserError: if the architecture is unknown.
     """
     train = cfg.train
-    model = model or skeleton(cfg.model)
     dtype = weights_dtype(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
-    model.prepare_training(train.tuning, train.lora_rank, train.lora_alpha, dtype, train.base_bits)
+    with _Uninitialised():
+        model = model or skeleton(cfg.model)
+    with _Uninitialised(), torch.device("meta"):  # adapters begin on the CPU otherwise
+        model.prepare_training(train.tuning, train.lora_rank, train.lora_alpha, dtype, train.base_bits)
     denoiser = model.denoiser
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     methods = [cfg.method, *(term.term for term in cfg.auxiliary.values())]
@@ -198,7 +202,17 @@ LORA_STEPS: Steps = (
 
 def advice(cfg: DictConfig, capacity: float) -> str:
     """Return what to add to the command so that its estimate is at most `capacity` bytes."""
-    least, unknown = math.inf, {part.name for part in estimate(cfg) if part.unknown}
+    least = math.inf
+    for words, needed in savings(cfg):
+        if needed <= capacity:
+            return f"{words} would need {needed / GIB:.1f} GiB"
+        least = min(least, needed)
+    return f"even all modes of docs/memory.md with adapters need {least / GIB:.1f} GiB"
+
+
+def savings(cfg: DictConfig) -> Iterator[tuple[str, float]]:
+    """Yield what can be added to a command to need less memory, and the bytes that it would need; a little first."""
+    unknown = {part.name for part in estimate(cfg) if part.unknown}
     for tuning, steps in (("full", FULL_STEPS), ("lora", LORA_STEPS)):
         if tuning == "full" and cfg.train.tuning == "lora":
             continue
@@ -215,26 +229,34 @@ def advice(cfg: DictConfig, capacity: float) -> str:
             else:
                 trial.train = OmegaConf.merge(trial.train, changes)
             parts = estimate(trial)
-            if any(part.unknown for part in parts if part.name not in unknown):
-                continue
-            needed = total(parts)
-            if needed <= capacity:
-                chosen = [f"memory=[{','.join(modes)}]", *others]
-                return f"{' '.join(chosen)} would need {needed / GIB:.1f} GiB"
-            least = min(least, needed)
-    return f"even all modes of docs/memory.md with adapters need {least / GIB:.1f} GiB"
+            if not any(part.unknown for part in parts if part.name not in unknown):
+                yield " ".join([f"memory=[{','.join(modes)}]", *others]), total(parts)
 
 
 def table(cfg: DictConfig, capacity: float | None) -> str:
-    """Return the estimate as lines of text, and where `capacity` bytes are known whether it fits."""
+    """Return the estimate as lines of text, with the sizes of cards that it fits on.
+
+    Args:
+        capacity: bytes that are free on the card of this machine; None where there is none.
+    """
     parts = estimate(cfg)
     needed = total(parts)
     lines = [f"{part.name:<26}{part.num_bytes / GIB:9.3f} GiB" for part in parts if part.num_bytes]
     lines += [f"{part.name:<26}  unknown: {part.unknown}" for part in parts if part.unknown]
     lines.append(f"{'together, a device':<26}{needed / GIB:9.3f} GiB{_without(parts)}")
+    sizes = {f"on a card of {card}": size * GIB for card, size in CARDS.items()}
     if capacity is not None:
-        verdict = "fits" if needed <= capacity else f"does not fit; {advice(cfg, capacity)}"
-        lines.append(f"{'free':<26}{capacity / GIB:9.3f} GiB: {verdict}")
+        sizes["free here"] = capacity
+    tried, trials = [], savings(cfg)
+    verdicts = {}
+    for name, size in sorted(sizes.items(), key=lambda one: -one[1]):
+        # the smaller the card, the more has to be saved: each search goes on where that for the larger one ended
+        while size < needed and not any(least <= size for _, least in tried) and (found := next(trials, None)):
+            tried.append(found)
+        words, least = next((one for one in tried if one[1] <= size), ("", math.inf))
+        saved = f"fits with {words}: {least / GIB:.1f} GiB" if words else "does not fit, whatever is saved"
+        verdicts[name] = "fits" if needed <= size else saved
+    lines += [f"{name:<26}{size / GIB:9.3f} GiB: {verdicts[name]}" for name, size in sizes.items()]
     return "\n".join(lines)
 
 
@@ -300,6 +322,14 @@ def _reward(node: DictConfig) -> Part:
     if num_bytes is None:
         return Part("reward", 0, unknown=f"{node._target_} does not say what its network weighs (weight_bytes)")
     return Part("reward", num_bytes)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """On the meta device there is nothing to fill with first values, but torch takes milliseconds a tensor to do so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fills = func in (Tensor.zero_, Tensor.fill_, Tensor.uniform_, Tensor.normal_)
+        return args[0] if fills and args[0].is_meta else func(*args, **(kwargs or {}))
 
 
 class _FusedAttention(torch.autograd.Function):

@@ -307,8 +307,16 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
         adapters = composed([*COMMAND, "train.tuning=lora"])
         assert f"memory=[offload,checkpointing,base_{bits}bit] {ONE} would need" in advice(adapters, small)
     assert "even all modes" in advice(cfg, 0)
-    assert "fits" in table(cfg, needed)
-    assert f"{needed / GIB:9.3f}" in table(cfg, None)
+    monkeypatch.setattr(
+        module, "CARDS", {"1 GB": 0, "2 GB": small / GIB, "3 GB": (needed - 1) / GIB, "4 GB": needed / GIB}
+    )
+    lines = {line[:26].strip(): line[26:].strip() for line in table(cfg, 2 * needed).splitlines()}
+    assert lines["together, a device"] == f"{needed / GIB:.3f} GiB"
+    assert lines["on a card of 1 GB"].endswith("does not fit, whatever is saved")
+    assert f"fits with {advice(cfg, small).partition(' would')[0]}: {small / GIB:.1f} GiB" in lines["on a card of 2 GB"]
+    assert "fits with memory=[offload]: " in lines["on a card of 3 GB"]
+    assert lines["on a card of 4 GB"].endswith("GiB: fits")
+    assert lines["free here"].endswith("GiB: fits")
 
 
 @pytest.mark.parametrize("reward", ["pickscore", "hpsv2_1", "clip_score"])
