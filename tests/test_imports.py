@@ -17,7 +17,7 @@ FLOORS = """
     calibrate  export  soup  study  train_reward
     serve
     cli
-    model_card  stages
+    exports  stages
     report
     votes
     training
