@@ -84,3 +84,7 @@ class HubSettings(Section):
         "from a buffer of so many rows, whose images are in memory. null: the published order.",
     )
     shuffle_seed: Seed = setting(0, "Seed of that shuffling; not the training seed.")
+
+
+class DataSettings(PairSettings, HubSettings):
+    """All of the above; a source has those that mean something for its format."""

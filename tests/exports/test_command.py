@@ -26,9 +26,16 @@ def told(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["method=srpo", "model=flux_mini", "reward=shapes_preference", "seed=3", "train.learning_rate=1e-5"],
-        ["method=srpo", "model=flux_mini", "method.negative_words=['flat, dark',noisy]", "train.ema_decay=null"],
-        ["method=dpo", "model=sdxl_mini", "optimizer=adamw8bit", "prompts=parti", "prompts.limit=4", "seed=0"],
+        ["method=srpo", "model=flux_mini", "reward=shapes_preference", "method.negative_words=['flat, dark',noisy]"],
+        [
+            "method=dpo",
+            "model=sdxl_mini",
+            "optimizer=adamw8bit",
+            "prompts=parti",
+            "prompts.limit=4",
+            "seed=3",
+            "train.learning_rate=1e-5",
+        ],
         ["method=kto", "model=sd15_mini", "data=hub_labels", "data.path=owner/name", "data.num_samples=8"],
     ],
 )
