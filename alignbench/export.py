@@ -1,12 +1,14 @@
-"""Export trained weights: `python -m alignbench.export RUN_OR_POLICY --format merged|lora|comfyui --out FOLDER`.
+"""Export trained weights: `python -m alignbench.export RUN_OR_POLICY --format merged|lora|comfyui --out FOLDER`, or the
+images of a results folder: `python -m alignbench.export RESULTS --format dataset --out FOLDER`.
 
 - merged: the whole network as diffusers saves it, adapters added to the weights. ComfyUI reads it as a diffusion model.
 - lora: adapters as diffusers saves them; of weights that were trained whole, the nearest ones of `--rank`.
 - comfyui: the same adapters in one file under keys that ComfyUI reads.
+- dataset: images of all runs with their prompts and scores, which `datasets.load_dataset` reads.
 
 A run says itself what it was made of; for other weights, say it as in any command: `model=sdxl
-model.pretrained_model_name_or_path=FOLDER`. Beside the weights lies a README.md with their scores, their settings and
-the lines that load them. Nothing is uploaded without `--push-to-hub owner/name`.
+model.pretrained_model_name_or_path=FOLDER`. Beside the files lies a README.md with scores, settings and the lines that
+load them. Nothing is uploaded without `--push-to-hub owner/name`.
 """
 
 import argparse
@@ -18,12 +20,14 @@ from typing import Any
 from alignbench.configuration.build import build, trains
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
+from alignbench.exports.dataset import export_dataset
+from alignbench.exports.model_card import loading_lines, model_card
 from alignbench.files import replacing_folder, write_text
-from alignbench.model_card import loading_lines, model_card
 from alignbench.stages.start import load_weights, start_run
 from alignbench.stages.trained_weights import Source, find_source
 
-FORMATS = ("merged", "lora", "comfyui")
+FORMATS = ("merged", "lora", "comfyui")  # of weights
+DATASET = "dataset"
 COMFYUI_FILE = "{name}_comfyui.safetensors"
 
 
@@ -31,12 +35,17 @@ def main() -> None:
     """Export as the command line says. Exit status 2 means: the command must be changed."""
     args = arguments()
     try:
-        source = find_source(args.source, args.settings)
-        export(source, args.format, Path(args.out), args.rank, args.push_to_hub)
+        if args.format == DATASET:
+            if args.rank is not None or args.settings:
+                raise UserError("--format dataset takes neither --rank nor key=value; leave them out")
+            export_dataset(Path(args.source), Path(args.out), args.push_to_hub)
+        else:
+            source = find_source(args.source, args.settings)
+            export(source, args.format, Path(args.out), args.rank, args.push_to_hub)
         if args.push_to_hub:
             from huggingface_hub import HfApi
 
-            push(Path(args.out), args.push_to_hub, HfApi())
+            push(Path(args.out), args.push_to_hub, HfApi(), DATASET if args.format == DATASET else "model")
     except UserError as error:
         print(f"alignbench: {error}", file=sys.stderr)
         sys.exit(2)
@@ -130,14 +139,16 @@ def _save_comfyui(model: Any, file: Path) -> None:
     save_file(model.comfyui_keys(), file)
 
 
-def push(folder: Path, repository: str, api: Any) -> None:
+def push(folder: Path, repository: str, api: Any, kind: str) -> None:
     """Upload an exported folder to a repository of the hub, private where it is made here.
 
     Args:
         api: `huggingface_hub.HfApi`.
+        kind: of the repository, `model` or `dataset`.
     """
-    api.create_repo(repository, private=True, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload weights and model card")
+    api.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+    message = "Upload images and scores" if kind == DATASET else "Upload weights and model card"
+    api.upload_folder(repo_id=repository, repo_type=kind, folder_path=str(folder), commit_message=message)
     print(f"uploaded to {repository}")
 
 
@@ -146,9 +157,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m alignbench.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a run folder, or trained weights: a folder, a file or a hub id")
+    parser.add_argument("source", help="a run folder, trained weights (a folder, a file or a hub id), or results")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="what trained weights were made of")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, choices=(*FORMATS, DATASET))
     parser.add_argument("--out", required=True, help="the folder to make")
     parser.add_argument("--rank", type=int, help="extract adapters of this rank")
     parser.add_argument("--push-to-hub", metavar="owner/name", help="upload the folder to this repository")

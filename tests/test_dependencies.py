@@ -1,4 +1,7 @@
-"""What is imported is declared, and what is declared is imported or has a reason beside it in pyproject.toml."""
+"""What is imported is declared, and what is declared is imported or has a reason beside it in pyproject.toml.
+
+What a setting asks for is an extra, and says so in a sentence where it is missing.
+"""
 
 import ast
 import re
@@ -7,10 +10,12 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"alignbench", "methods", "evaluators"}
-# Asked for by a setting that says so in a sentence where they are missing.
-OPTIONAL = {"deepspeed", "mlflow", "swanlab"}
+NOT_WITH_OURS = {"mlflow", "swanlab"}  # no version of them takes all the versions that were tested
+OPTIONAL = {"deepspeed", *NOT_WITH_OURS}
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 
@@ -25,6 +30,12 @@ def declared():
     lines = [line for line in block.splitlines() if line.strip()]
     reasoned = {normalised(re.match(r'\s*"([\w-]+)', line)[1]) for line in lines if "#" in line}
     return listed, reasoned
+
+
+def extra(name):
+    """Return the packages of an extra."""
+    texts = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"][name]
+    return {normalised(re.match(r"[\w-]+", text)[0]) for text in texts}
 
 
 def imported():
@@ -48,3 +59,17 @@ def test_every_import_is_a_declared_dependency():
 def test_every_dependency_is_imported_or_says_why_it_is_needed():
     listed, reasoned = declared()
     assert listed - imported() - reasoned == set()
+
+
+def test_what_settings_ask_for_is_an_extra_and_nothing_else_is():
+    optimizers = (yaml.safe_load(file.read_text()) for file in (ROOT / "conf" / "optimizer").glob("*.yaml"))
+    packages = {file["_target_"].partition(".")[0] for file in optimizers if "_target_" in file}
+    assert extra("gpu") == (packages | {"deepspeed"}) - declared()[0]
+    trackers = {file.stem for file in (ROOT / "conf" / "tracker").glob("*.yaml")} - {"none"} - declared()[0]
+    assert extra("tracking") == trackers - NOT_WITH_OURS
+    assert extra("cluster") == {"hydra-joblib-launcher", "hydra-submitit-launcher"}
+    assert not (extra("gpu") | extra("tracking") | extra("cluster")) & declared()[0]
+
+
+def test_the_tests_have_the_extras_that_they_run():
+    assert tomllib.loads(PYPROJECT)["dependency-groups"]["dev"][0] == "alignbench[gpu,cluster,dev]"

@@ -254,10 +254,13 @@ def test_nothing_is_uploaded_unless_asked_for_and_then_in_private(tmp_path):
     calls = []
     api = SimpleNamespace(
         create_repo=lambda *args, **kwargs: calls.append(("create_repo", args, kwargs)),
-        upload_folder=lambda **kwargs: calls.append(("upload_folder", kwargs["repo_id"], kwargs["folder_path"])),
+        upload_folder=lambda repo_id, **kwargs: calls.append((repo_id, kwargs["repo_type"], kwargs["folder_path"])),
     )
-    push(tmp_path, "owner/name", api)
+    for kind in ("model", "dataset"):
+        push(tmp_path, "owner/name", api, kind)
     assert calls == [
-        ("create_repo", ("owner/name",), {"private": True, "exist_ok": True}),
-        ("upload_folder", "owner/name", str(tmp_path)),
+        ("create_repo", ("owner/name",), {"repo_type": "model", "private": True, "exist_ok": True}),
+        ("owner/name", "model", str(tmp_path)),
+        ("create_repo", ("owner/name",), {"repo_type": "dataset", "private": True, "exist_ok": True}),
+        ("owner/name", "dataset", str(tmp_path)),
     ]

@@ -18,7 +18,7 @@ FLOORS = """
     serve
     cli
     stages  usage
-    model_card
+    exports
     report
     votes
     training

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import LabelSettings, PairSettings, RowSettings
+from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings
 from alignbench.settings.model import Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "data": ("data.", RowSettings),
     "labels": ("data.", LabelSettings),
     "pairs": ("data.", PairSettings),
+    "hub": ("data.", HubSettings),
     "train": ("train.", Train),
     "auxiliary": ("auxiliary.NAME.", AuxiliaryLoss),
     "sampling": ("sampling.", Sampling),

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import LabelSettings, PairSettings, RowSettings
+from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings
 from alignbench.settings.model import SHARED, Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
@@ -27,10 +27,10 @@ SECTIONS: Mapping[str, type[Section]] = {
     "validation": Validation,
     "tracker": Tracker,
     "model": Model,
-    "data": PairSettings,  # a source has those of its keys that mean something for its format
+    "data": DataSettings,
 }
 # of train_reward
-REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": PairSettings}
+REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": DataSettings}
 
 
 def offer_defaults() -> None:
@@ -46,6 +46,7 @@ def offer_defaults() -> None:
         ("data/options", "rules", RowSettings.defaults()),
         ("data/options", "labels", LabelSettings.defaults()),
         ("data/options", "pairs", PairSettings.defaults()),
+        ("data/options", "hub", HubSettings.defaults()),
     ):
         ConfigStore.instance().store(name, defaults, group)
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from alignbench.settings.section import CountOrZero, Section, Seed, Share, setting
+from alignbench.settings.section import Count, CountOrZero, Section, Seed, Share, setting
 
 Split = Literal["train", "heldout", "all"]
 Posterior = Literal["sample", "mode"]
@@ -67,3 +67,24 @@ class PairSettings(LabelSettings):
         "Several judgements of the same two images of a prompt. drop: keep the first. keep: keep all. vote: make one "
         "pair, whose soft label is the mean of the judgements.",
     )
+
+
+class HubSettings(Section):
+    """Which rows of a data set of the hub are streamed."""
+
+    config_name: str | None = setting(
+        None, "The configuration of the data set, which the hub calls its subset. null: its default or only one."
+    )
+    part: str = setting("train", "The published split, such as train, test or validation.")
+    revision: str | None = setting(None, "Commit, branch or tag of a data set of the hub. null: its newest commit.")
+    num_samples: Count | None = setting(None, "Number of rows to stream, the first ones. null: all.")
+    shuffle_buffer: Count | None = setting(
+        None,
+        "Shuffle the rows before the first data.num_samples are taken: the files in random order, then every row drawn "
+        "from a buffer of so many rows, whose images are in memory. null: the published order.",
+    )
+    shuffle_seed: Seed = setting(0, "Seed of that shuffling; not the training seed.")
+
+
+class DataSettings(PairSettings, HubSettings):
+    """All of the above; a source has those that mean something for its format."""

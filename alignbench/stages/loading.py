@@ -4,8 +4,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import row_name
+from alignbench.exports.model_card import loading_lines
 from alignbench.files import write_text
-from alignbench.model_card import loading_lines
 from alignbench.models.weights.policy_files import LORA_FILE
 from alignbench.store.run_folder import RunFolder
 

@@ -76,17 +76,18 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
 
 def digest_of(path: Path) -> str:
     """Return the digest of an image file as tables of scores have it."""
-    return _digest(path.read_bytes())
+    return digest_of_content(path.read_bytes())
 
 
-def _digest(content: bytes) -> str:
+def digest_of_content(content: bytes) -> str:
+    """Return the same, given what the file holds."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _unchanged(shown: ImageToMeasure) -> bytes:
     """Return the content of an image file if it is what was scored."""
     content = shown.path.read_bytes()
-    if _digest(content) != shown.digest:
+    if digest_of_content(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
     return content
 

@@ -32,6 +32,7 @@ from alignbench.configuration.build import conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.configuration.find_evaluator import read_settings
 from alignbench.context import Context
+from alignbench.data.hub.columns import USUAL_NAMES
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
 from alignbench.files import write_json
@@ -88,7 +89,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
         f"alignbench.{one}" for one in ("calibrate", "export", "serve", "soup", "study", "train_reward")
     }
     others = (
-        "#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", "pip install hydra-", "uv run pytest",
+        "#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[', "uv run pytest",
         "source .venv/bin/activate",
     )  # fmt: skip
     for page in PAGES:
@@ -505,6 +506,15 @@ def test_the_table_of_sources_has_them_all_and_says_what_they_offer():
     told = {row[0].strip("`"): set(row[-1].split(", ")) for row in rows}
     files = {file.stem: yaml.safe_load(file.read_text()) for file in (conf_folder() / "data").glob("*.yaml")}
     assert told == {stem: set(get_class(file["_target_"]).provides) for stem, file in files.items()}
+
+
+def test_the_usual_names_of_columns_of_the_hub_are_those_that_are_found():
+    rows = next(rows for heads, rows in tables(ROOT / "docs" / "data.md") if heads[0] == "source")
+    told: dict[str, tuple[str, ...]] = {}
+    for _, roles, names in rows:
+        by_role = zip(re.findall(r"`(\w+)`", roles), names.split("; "), strict=True)
+        told |= {role: tuple(re.findall(r"`(\w+)`", some)) for role, some in by_role}
+    assert told == USUAL_NAMES
 
 
 # ---- votes

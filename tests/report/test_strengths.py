@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from alignbench.model_card import _table
+from alignbench.exports.model_card import _table
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
 from alignbench.report.page.images import image_entry

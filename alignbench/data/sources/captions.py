@@ -1,6 +1,6 @@
 """Images with captions: for supervised fine-tuning, and for methods that need real photographs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Unpack
 
@@ -8,7 +8,7 @@ from alignbench.data.sources.row_filters import unread
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import CaptionedSource, Contents, TableOptions
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.text_tables import read_text, stream_rows
+from alignbench.data.storage.text_tables import TextRow, read_text, stream_rows
 from alignbench.errors import UserError
 from alignbench.images import SUFFIXES
 
@@ -36,17 +36,10 @@ class CaptionFolder(CaptionedSource):
             raise UserError(f"data.path={path} is not a folder")
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder), SampleTableBuilder(1)
         found = [self.folder / name for name in LISTS if (self.folder / name).is_file()]
         if len(found) > 1:
             raise UserError(f"{self.folder} holds both {' and '.join(LISTS)}; keep one")
-        for image, caption in self._listed(found[0]) if found else self._with_text_files():
-            rows.add(caption, [store.add(image)], UNKNOWN)
-        return Contents(rows.table(), store)
-
-    def _listed(self, file: Path) -> Iterator[tuple[str, str]]:
-        for row in stream_rows(file):
-            yield row.text("file_name"), row.text("text")
+        return read_captions(found[0]) if found else _contents(self.folder, self._with_text_files())
 
     def _with_text_files(self) -> Iterator[tuple[str, str]]:
         # a link to nowhere is no folder either, and counts as a missing image
@@ -63,3 +56,24 @@ class CaptionFolder(CaptionedSource):
                 self.num_filtered["no caption"] += 1
         if lonely := len(captions - {file.with_suffix(".txt") for file in others}):
             self.num_filtered["caption without an image"] += lonely
+
+
+def read_captions(file: Path) -> Contents:
+    """Return the captions of a list, and the store of its images; their paths are relative to the list's folder."""
+    return _contents(file.parent, map(caption_of, stream_rows(file)))
+
+
+def caption_of(row: TextRow) -> tuple[str, str]:
+    """Return image and caption of a row.
+
+    Raises:
+        UserError: one of them is no text.
+    """
+    return row.text("file_name"), row.text("text")
+
+
+def _contents(folder: Path, captions: Iterable[tuple[str, str]]) -> Contents:
+    store, rows = Files(folder), SampleTableBuilder(1)
+    for image, caption in captions:
+        rows.add(caption, [store.add(image)], UNKNOWN)
+    return Contents(rows.table(), store)

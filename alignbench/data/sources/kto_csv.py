@@ -41,14 +41,28 @@ class LabelList(LabelledSource):
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.list.parent), SampleTableBuilder(1)
-        for row in stream_rows(self.list):
-            image, prompt, label = (_cell(row, one) for one in ("image", "prompt", "label"))
-            if label.lower() not in LABELS:
-                known = [name for name, value in LABELS.items() if not math.isnan(value)]
-                raise UserError(f"{row.location} has the label {label!r};{did_you_mean(label, known)}")
-            rows.add(prompt, [store.add(image)], LABELS[label.lower()])
-        return Contents(rows.table(), store)
+        return read_labels(self.list)
+
+
+def read_labels(file: Path) -> Contents:
+    """Return the labels of a list, and the store of its images; their paths are relative to the list's folder."""
+    store, rows = Files(file.parent), SampleTableBuilder(1)
+    for image, prompt, label in map(label_of, stream_rows(file)):
+        rows.add(prompt, [store.add(image)], label)
+    return Contents(rows.table(), store)
+
+
+def label_of(row: TextRow) -> tuple[str, str, float]:
+    """Return image, prompt and label of a row.
+
+    Raises:
+        UserError: a column is missing, or the label is unknown.
+    """
+    image, prompt, label = (_cell(row, one) for one in ("image", "prompt", "label"))
+    if label.lower() not in LABELS:
+        known = [name for name, value in LABELS.items() if not math.isnan(value)]
+        raise UserError(f"{row.location} has the label {label!r};{did_you_mean(label, known)}")
+    return image, prompt, LABELS[label.lower()]
 
 
 def _cell(row: TextRow, what: str) -> str:

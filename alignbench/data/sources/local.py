@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -49,19 +51,31 @@ class LocalPairs(PairTableSource):
         self.list = found[0]
 
     def read(self) -> Contents:
-        store, rows = Files(self.folder), SampleTableBuilder(2)
-        for row in stream_rows(self.list):
-            try:
-                for prompt, images, label in pairs_of(row):
-                    rows.add(prompt, map(store.add, images), label)
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{row.location} is not a pair: {_why(error)}") from None
-        return Contents(rows.table(), store)
+        return read_pairs(self.list)
 
 
-def pairs_of(row: TextRow) -> Iterator[tuple[str, tuple[str, str], float]]:
-    """Yield the pairs of a row: prompt, two images, and the probability that the first is preferred."""
-    values = row.values
+def read_pairs(file: Path) -> Contents:
+    """Return the pairs of a list, and the store of its images; their paths are relative to the list's folder."""
+    store, rows = Files(file.parent), SampleTableBuilder(2)
+    for row in stream_rows(file):
+        for prompt, images, label in pairs_of(row):
+            rows.add(prompt, map(store.add, images), label)
+    return Contents(rows.table(), store)
+
+
+def pairs_of(row: TextRow) -> list[tuple[str, tuple[str, str], float]]:
+    """Return the pairs of a row: prompt, two images, and the probability that the first is preferred.
+
+    Raises:
+        UserError: the row is none of the forms of `LocalPairs`.
+    """
+    try:
+        return list(_pairs_of(row.values))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{row.location} is not a pair: {_why(error)}") from None
+
+
+def _pairs_of(values: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str], float]]:
     prompt = _text(values["prompt"], "prompt")
     if "images" in values:
         images = [_text(image, "images") for image in values["images"]]
@@ -98,36 +112,52 @@ def ranked(
             yield (images[first], images[second]), (0.5 if lead == 0 else float(lead > 0)) if known else math.nan
 
 
-class Prompts(DataSource):
-    """The distinct prompts of a file (.txt, .jsonl, .csv), for methods that sample their own images.
+class DistinctPrompts(DataSource):
+    """The distinct prompts of a list, for methods that sample their own images."""
+
+    provides = frozenset({"prompts"})
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.num_filtered: Counter[str] = Counter()
+
+    @abstractmethod
+    def read(self) -> list[str]:
+        """Return all prompts of the list, in order."""
+
+    @cached_property
+    def prompts(self) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        texts = self.read()
+        filled = [text for text in texts if text.strip()]
+        distinct = list(dict.fromkeys(filled))
+        counts = {"empty prompt": len(texts) - len(filled), "repeated prompt": len(filled) - len(distinct)}
+        self.num_filtered.update({reason: count for reason, count in counts.items() if count})
+        return distinct
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()
+
+    def view(self, kind: Kind) -> Sequence[PromptSample]:
+        if kind != "prompts":
+            raise ValueError(f"data={self.name} has prompts only, no {kind}")
+        return View(self.prompts, PromptSample)
+
+
+class Prompts(DistinctPrompts):
+    """The distinct prompts of a file (.txt, .jsonl, .csv).
 
     Args:
         name: as typed in `data=`.
         path: the file; see `alignbench.data.prompts.read_prompts`.
     """
 
-    provides = frozenset({"prompts"})
-
     def __init__(self, name: str, path: str) -> None:
-        self.name = name
-        texts = [record.prompt for record in read_prompts(path)]
-        self._prompts = list(dict.fromkeys(texts))
-        self.num_filtered = Counter(
-            {"repeated prompt": len(texts) - len(self._prompts)} if len(texts) > len(self._prompts) else {}
-        )
+        super().__init__(name)
+        self.records = read_prompts(path)  # a file that cannot be read is refused at once
 
-    @property
-    def prompts(self) -> list[str]:
-        return self._prompts
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
-
-    def view(self, kind: Kind) -> Sequence[PromptSample]:
-        if kind != "prompts":
-            raise ValueError(f"data={self.name} has prompts only, no {kind}")
-        return View(self._prompts, PromptSample)
+    def read(self) -> list[str]:
+        return [record.prompt for record in self.records]
 
 
 def _text(value: Any, name: str) -> str:

@@ -35,16 +35,25 @@ def ask_hub(path: str, filename: str, revision: str | None, named: str, expected
         raise UserError(f"{named} has no {filename} on the hub{at}; give {expected}") from None
 
 
-def hub_answer(ask: Callable[[], T], path: str, revision: str | None, named: str, expected: str, download: str) -> T:
+def hub_answer(
+    ask: Callable[[], T],
+    path: str,
+    revision: str | None,
+    named: str,
+    expected: str,
+    download: str,
+    kind: str = "model",
+) -> T:
     """Return what the hub answers, or say in one sentence why it does not.
 
     Args:
         ask: the request, short of time.
-        path: a hub id, or what was taken for one.
+        path: a hub id, or what was taken for one; `datasets/` before it for a data set.
         revision: commit, branch or tag.
         named: how the user gave `path`.
         expected: what could be given instead, such as `a diffusers folder`.
         download: what to tell `hf download` while there is a connection.
+        kind: of the repository.
 
     Raises:
         UserError: if there is no such repository, or it or the hub cannot be reached.
@@ -59,7 +68,7 @@ def hub_answer(ask: Callable[[], T], path: str, revision: str | None, named: str
     except errors.RevisionNotFoundError:
         reason = f"{named} has no revision {revision} on the hub; check the revision"
     except errors.RepositoryNotFoundError:
-        reason = f"{named} is neither here nor a model on the hub; check the spelling, or run `hf auth login`"
+        reason = f"{named} is neither here nor a {kind} on the hub; check the spelling, or run `hf auth login`"
     except errors.EntryNotFoundError:
         raise
     # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version

@@ -8,6 +8,7 @@ import tarfile
 
 import pyarrow
 import pytest
+from datasets import Dataset, Features, Image, Value
 from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
@@ -121,6 +122,25 @@ def runs(folder, encoded):
     scores.write(target)
 
 
+def hub(folder, encoded):
+    """Write pairs of two images as `push_to_hub` does."""
+    columns = {"prompt": Value("string"), "chosen": Image(), "rejected": Image()}
+    rows = [
+        (prompt, *({"bytes": encoded(grey), "path": None} for grey in greys))
+        for prompt, greys in zip(PROMPTS, GREYS, strict=True)
+    ]
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
+    (folder / "data").mkdir()
+    Dataset.from_list(table, Features(columns)).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+
+
+def hub_labels(folder, encoded):
+    """Write an image folder as the hub shows it."""
+    found = [(file, prompt, label) for prompt, *files in images(folder, encoded) for label, file in enumerate(files)]
+    rows = [dict(zip(("file_name", "caption", "label"), row, strict=True)) for row in found]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
 def sha(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
@@ -135,6 +155,9 @@ SOURCES = {
     "webdataset": (webdataset, "kto", []),
     "webdataset_labels": (webdataset_labels, "kto", []),
     "webdataset_captions": (webdataset_labels, "sft_labelled", []),
+    "hub": (hub, "dpo", []),
+    "hub_labels": (hub_labels, "kto", []),
+    "hub_captions": (hub_labels, "sft_labelled", []),
     "runs": (runs, "dpo", ["data.evaluator=shapes_preference"]),
 }
 
@@ -153,7 +176,7 @@ def command(tmp_path, name, encoded):
 
 def test_every_file_of_sources_is_trained_on_here():
     names = {file.stem for file in (conf_folder() / "data").glob("*.yaml")}
-    assert names == {*SOURCES, "shapes", "prompts"}
+    assert names == {*SOURCES, "shapes", "prompts", "hub_prompts"}
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -1,6 +1,8 @@
 """The page that goes with exported weights: what they are, how they were made, what they score, how to load them."""
 
 import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from alignbench.report.labels import STRENGTH
 from alignbench.store.run_folder import RunFolder
 
-PLACE = "."  # where the three lines look unless the weights are on the hub: they are run inside the folder
+PLACE = "."  # where the lines of a page look unless the export is on the hub: they are run inside its folder
 
 
 def loading_lines(cfg: DictConfig, denoiser: str, kind: str, pipeline_class: str, place: str = PLACE) -> str:
@@ -57,11 +59,18 @@ def model_card(cfg: DictConfig, name: str, lines: str, facts: list[str], run: Ru
     told += [
         "## Licence",
         "",
-        f"These weights are made of those of `{base}`, whose licence holds for them too; it may forbid uses or ask for "
-        "its own text to be passed on. The data and rewards that they were trained on may add terms of their own. "
-        "Say so in `license:` at the head of this page before it is published.",
+        licence_note(f"These weights are made of those of `{base}`"),
     ]
     return "\n".join(["---", *([f"base_model: {base}"] if is_id else []), *front, "---", "", *told, ""])
+
+
+def licence_note(origin: str) -> str:
+    """Return what is said of a licence, given the beginning of the sentence, which names the weights behind it all."""
+    return (
+        f"{origin}, whose licence holds for them too; it may forbid uses or ask for its own text to be passed on. The "
+        "data and rewards that they were trained on may add terms of their own. Say so in `license:` at the head of "
+        "this page before it is published."
+    )
 
 
 def _table(run: RunFolder) -> list[str]:
@@ -72,24 +81,46 @@ def _table(run: RunFolder) -> list[str]:
         with file.open(newline="") as opened:
             rows = [row for row in csv.DictReader(opened) if row["group"] == "all" and run.name in row["run"].split()]
         rows = [row for row in rows if STRENGTH not in row["method"]]  # the weights are exported as they were trained
-    if not rows:
-        return ["Not measured yet."]
-    lines = [
-        "| prompts | n | evaluator | median [95 %] | wins over base [95 %] | trained on |",
-        "|---|---|---|---|---|---|",
-    ]
+    return score_lines(rows)
+
+
+def score_lines(rows: Iterable[Mapping[str, Any]], named_by: Sequence[str] = ()) -> list[str]:
+    """Return rows of a leaderboard as a table of Markdown.
+
+    Args:
+        rows: with the columns of `LEADERBOARD_COLUMNS`, as values or as a CSV file has them.
+        named_by: columns that tell the rows of several runs apart.
+    """
+    heads = [*named_by, "prompts", "n", "evaluator", "median [95 %]", "wins over base [95 %]", "trained on"]
+    lines = []
     for row in rows:
         median = f"{_short(row['median'])} [{_short(row['median_ci_low'])}, {_short(row['median_ci_high'])}]"
         wins = ""
-        if row["win_rate_vs_base"]:
+        if _short(row["win_rate_vs_base"]):
             rate, low, high = (
                 f"{100 * float(row[key]):.1f}" for key in ("win_rate_vs_base", "win_ci_low", "win_ci_high")
             )
             wins = f"{rate} % [{low}, {high}]"
-        cells = [row["prompt_set"], row["n"], f"`{row['evaluator']}@{row['version']}`", median, wins]
-        lines.append("| " + " | ".join([*cells, "yes" if row["trained_on"] == "True" else ""]) + " |")
-    return lines
+        trained_on = "yes" if str(row["trained_on"]) == "True" else ""
+        named = [row[name] for name in named_by]
+        cells = [
+            *named,
+            row["prompt_set"],
+            row["n"],
+            f"`{row['evaluator']}@{row['version']}`",
+            median,
+            wins,
+            trained_on,
+        ]
+        lines.append(table_line(cells))
+    return [table_line(heads), "|" + "---|" * len(heads), *lines] if lines else ["Not measured yet."]
 
 
-def _short(value: str) -> str:
-    return f"{float(value):.4g}" if value else ""
+def table_line(cells: Iterable[Any]) -> str:
+    """Return a line of a table of Markdown."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _short(value: Any) -> str:
+    """Write a number; one that does not exist is empty in a file, and NaN or None in a row."""
+    return "" if value in ("", None) or math.isnan(float(value)) else f"{float(value):.4g}"
