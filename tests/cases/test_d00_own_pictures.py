@@ -1,13 +1,15 @@
-"""Somebody's own pictures from end to end: captions, a start, pairs, a judge, three methods, and a true report."""
+"""Somebody's own pictures from end to end, by the commands of docs/own_pictures.md, to a true report."""
 
 import json
 import re
+import shlex
 from itertools import product
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.pages import ROOT, command_lines
 from tests.program import alignbench, manifests, rows
 
 THINGS = ("house", "boat", "tree", "sun", "face", "flag")
@@ -87,40 +89,46 @@ def own(tmp_path_factory):
     return root
 
 
+def page_commands():
+    """Yield the commands of docs/own_pictures.md as a program and its words, the sweep and the estimate left out."""
+    for line in filter(None, command_lines(ROOT / "docs" / "own_pictures.md")):
+        words = shlex.split(line)
+        if "-m" in words[3:] or "dry_run=true" in words:
+            continue
+        yield words[2], words[3:]
+
+
+LESS = {  # of what the page's commands do, and what makes one of them hack the judge
+    "start": ["train.max_train_steps=12"],
+    "dpo": ["train.max_train_steps=3"],
+    "kto": ["train.max_train_steps=3"],
+    "direct": ["method.num_rollout_steps=4", "train.max_train_steps=16", "train.learning_rate=4e-4", "name=hacked"],
+}
+
+
 @pytest.fixture(scope="module")
 def walked(own, tmp_path_factory):
-    """The results folder after all steps, with what the terminal said of each run."""
+    """The results folder after the commands of the page, with what the terminal said of each run."""
     root = tmp_path_factory.mktemp("walk") / "results"
-    judge = root / "judges" / "anna"
-    learn = ["data=local", f"data.path={own / 'train'}"]
-    train_reward([*learn, f"results={root}"])
-    evaluation = [
-        "model=sd15_mini", "prompts=file", f"prompts.path={own / 'prompts.txt'}", "sampling.num_inference_steps=6",
-        "evaluators=none", "+evaluator@evaluators.anna=judge", f"evaluators.anna.path={judge}",
-        "+evaluator@evaluators.clip=shapes_clip", "calibration=false", f"real_images={own / 'held_out'}",
-        f"results={root}", "tracker=none",
-    ]  # fmt: skip
+    real = {
+        "MY_PICTURES": str(own / "train"), "HELD_OUT": str(own / "held_out"), "FILE": str(own / "prompts.txt"),
+        "JUDGE": str(root / "judges" / "mine"),
+    }  # fmt: skip
     said = {}
-
-    def run(name, *arguments):
-        said[name] = alignbench(*arguments, f"name={name}", *evaluation, *FEW).stdout
-        return next(folder for folder, one in manifests(root).items() if one["display_name"] == name)
-
-    start = run(
-        "start", "method=sft_labelled", "data=captions", f"data.path={own / 'train'}", "train.max_train_steps=12"
-    )
-    policy = f"model.policy={root / start}"
-    run("dpo", "method=dpo", *learn, policy, "train.max_train_steps=3")
-    run("kto", "method=kto", *learn, policy, "train.max_train_steps=3")
-    direct = [
-        "method=direct_align",
-        *learn,
-        policy,
-        "reward=judge",
-        f"reward.path={judge}",
-        "method.num_rollout_steps=4",
-    ]
-    run("hacked", *direct, "train.max_train_steps=16", "train.learning_rate=4e-4")
+    for program, words in page_commands():
+        here = [re.sub(r"\b[A-Z][A-Z_]+\b", lambda found: real[found[0]], word) for word in words]
+        if program == "alignbench.train_reward":
+            train_reward([*here, f"results={root}"])
+            continue
+        name = next(word.partition("=")[2] for word in here if word.startswith("name="))
+        few = [*FEW, *LESS[name], "sampling.num_inference_steps=6", "tracker=none", f"results={root}"]
+        few_keys = {word.partition("=")[0] for word in few}
+        told = alignbench(*(word for word in here if word.partition("=")[0] not in few_keys), *few).stdout
+        name = "hacked" if name == "direct" else name
+        said[name] = told
+        run = next(folder for folder, one in manifests(root).items() if one["display_name"] == name)
+        real.setdefault("START", str(root / run))
+    assert set(said) == {"start", "dpo", "kto", "hacked"}
     return root, said
 
 
@@ -130,7 +138,7 @@ def train_reward(overrides):
     from alignbench.train_reward.checks import check
 
     few = [f"train.{key}" for key in ("max_train_steps=60", "total_batch_size=16", "micro_batch_size=16")]
-    cfg = composed([*overrides, "judge=head", "name=anna", "train.evaluation_steps=20", *few], "train_reward")
+    cfg = composed([*overrides, "train.evaluation_steps=20", *few], "train_reward")
     check(cfg)
     return run.train_reward(cfg)
 
@@ -151,12 +159,12 @@ def test_the_judge_counts_as_trained_on_for_all_that_saw_its_pictures(walked):
     trained = {
         (row["method"], row["evaluator"]) for row in rows(root / "leaderboard.csv") if row["trained_on"] == "True"
     }
-    assert trained == {(method, "anna") for method in ("start", "dpo", "kto", "hacked")}
+    assert trained == {(method, "mine") for method in ("start", "dpo", "kto", "hacked")}
 
 
 def test_the_judge_tells_sketches_from_flat_pictures(walked):
     root, _ = walked
-    record = json.loads((root / "judges" / "anna" / "config.json").read_text())
+    record = json.loads((root / "judges" / "mine" / "config.json").read_text())
     assert record["figures"]["accuracy"]["value"] > 0.8
 
 

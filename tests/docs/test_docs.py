@@ -172,6 +172,12 @@ def placeholders(tmp_path_factory):
     (pairs / "pairs.jsonl").write_text('{"prompt": "a red circle", "image_w": "1.png", "image_l": "1.png"}\n')
     for needed in ("model.safetensors", "tokenizer.json", "HPS_v2.1_compressed.pt"):  # checked, not loaded
         (scorer / needed).write_bytes(b"")
+    own = tmp_path_factory.mktemp("own")
+    for number in (1, 2):
+        Image.new("RGB", (64, 64)).save(own / f"{number}.png")
+    (own / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "a red circle"}\n')
+    (own / "pairs.jsonl").write_text('{"prompt": "a blue house", "image_w": "1.png", "image_l": "2.png"}\n')
+    images |= {"MY_PICTURES": str(own), "HELD_OUT": str(own), "START": weights["SOUP"]}
     cfg = composed([*SMALL_JUDGE, f"results={folder}"], "train_reward")
     train_reward(cfg)
     run = RunFolder(tmp_path_factory.mktemp("results") / "base-flux_mini-0")
