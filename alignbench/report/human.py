@@ -94,6 +94,15 @@ def evaluator_name(question: str) -> str:
     return HUMAN if question == "overall" else f"{HUMAN}_{question}"
 
 
+def of_people(evaluator: str) -> bool:
+    """Say whether an evaluator of the tables is a question to people.
+
+    >>> of_people("human_alignment"), of_people("human@study"), of_people("humans_clip")
+    (True, True, False)
+    """
+    return evaluator.partition("@")[0].partition("_")[0] == HUMAN
+
+
 class VoteComparison(MethodComparison):
     """All contenders of one poll, compared vote by vote."""
 

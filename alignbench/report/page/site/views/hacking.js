@@ -12,7 +12,7 @@ const hacking = (() => {
     const legend = h(
       "p",
       {},
-      "Flagged: the score that a method trained on differs significantly from base while one that it did not train on falls. Differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
+      "Flagged: a method whose mean score by an evaluator that it trained on differs significantly from base's, while that by a held-out evaluator falls significantly. Differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
     );
     main.replaceChildren(
       legend,
@@ -21,13 +21,29 @@ const hacking = (() => {
           "section",
           {},
           sectionHeading(section),
-          flagList(section, true),
+          flagList(section),
+          section.allClear && h("p", { class: "calm" }, section.allClear),
+          sideEffects(section),
           h("div", { class: "charts" }, section.diagnostics.map(differences)),
           section.weights.rows.length > 0 && plainTable(section.weights),
         ),
       ),
       ...shown.flatMap((run, i) => overTraining(run, loaded[i])),
     );
+  }
+
+  /** List the verdicts on the methods that lose by an evaluator that they did not train on. */
+  function sideEffects(section) {
+    const losing = section.verdicts.filter(({ kind }) => kind === "mixed" || kind === "worse");
+    if (losing.length === 0) return null;
+    return [
+      h("h3", {}, "Side effects: significant losses over base by evaluators that the method did not train on"),
+      h(
+        "ul",
+        { class: "verdicts" },
+        losing.map(({ who, kind, text }) => h("li", { class: kind }, h("p", {}, h("b", {}, who), ": ", text))),
+      ),
+    ];
   }
 
   /** Draw how much a statistic of each method differs from base. */

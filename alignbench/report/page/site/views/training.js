@@ -19,14 +19,14 @@ const training = (() => {
     const chooser = segments(
       "Method",
       "method",
-      recipes.map((one) => [one, one]),
+      recipes.map((one) => [one, short(one, 40)]),
       chosen,
       (value) => state.change({ method: value }),
     );
     const key = h(
       "p",
       { class: "key" },
-      shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]),
+      shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), h("span", { title: run.run }, ` ${short(run.method)}, training seed ${run.seed}  `)]),
     );
     const panels = names.map((name) =>
       curves.panel({
