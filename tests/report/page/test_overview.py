@@ -190,7 +190,7 @@ def test_back_closes_the_settings_of_a_run_and_a_link_opens_them(to, page, expec
     expect(dialog.locator("h2")).to_have_text("srpo-sd15_mini-r0")
     page.get_by_role("button", name="Close").click()
     expect(dialog).not_to_be_visible()
-    assert address(page) == {"view": "runs"}
+    expect(page).to_have_url(re.compile("#view=runs$"))
 
 
 def test_a_closed_dialog_leaves_no_step_behind_for_the_back_button(to, page, expect):
@@ -248,10 +248,10 @@ def test_long_names_are_cut_in_the_middle_and_whole_in_the_title(to, page, expec
     short = f"{LONG[:12]}…{LONG[-11:]}"
     for view in ("leaderboard", "cost", "runs", "images", "groups", "wins"):
         to(view)
-        shown = page.locator("main").get_by_text(short, exact=True).first
+        shown = page.locator("main").get_by_text(short, exact=True).locator("visible=true").first
         expect(shown).to_be_visible()
         assert shown.evaluate("it => it.closest('[title]').title").startswith(LONG)
-        assert LONG not in "".join(page.locator("main :is(table, svg, .browser)").all_inner_texts()), view
+        assert LONG not in "".join(page.locator("main :is(table, svg text, .browser)").all_text_contents()), view
 
 
 def test_the_breakdown_has_a_tab_where_prompts_have_groups(to, page, world, open_window, expect):
@@ -317,3 +317,24 @@ def test_pictures_are_printed(to, page, view, least):
     assert len(re.findall(rb"/Subtype */Image", paper)) >= least
     if view == "images":
         assert page.locator("li.line").count() < NUM, "afterwards only what is in sight exists"
+
+
+@pytest.mark.parametrize("how", ["button", "key"])
+def test_printing_the_images_waits_for_their_thumbnails(to, page, expect, how):
+    to("images")
+    page.evaluate("window.print = () => (document.title = 'printed')")
+    if how == "button":
+        page.get_by_role("button", name="Print").click()
+    else:
+        page.keyboard.press("Control+p")
+    expect(page).to_have_title("printed")
+
+
+def test_the_keyboard_reaches_a_verdict_and_its_run(to, page, expect):
+    to()
+    page.get_by_role("button", name="srpo", exact=True).first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog h2")).to_have_text("srpo-sd15_mini-r0")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).not_to_be_visible()
+    expect(page.get_by_role("button", name="srpo", exact=True).first).to_be_focused()

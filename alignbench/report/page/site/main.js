@@ -58,26 +58,37 @@ function offered(now) {
   return { ...now, ...Object.fromEntries(hidden.map((key) => [key, ""])) };
 }
 
+let drawn = ""; // the state of the view that is there, dialogs aside
+
 async function drawPage() {
   const now = offered(state.read());
+  const asked = JSON.stringify({ ...now, open: "", run: "" });
+  if (asked === drawn && now.view !== "images") {
+    runs.open(now); // the view stays as it is, and with it the focus that a dialog gives back
+    return;
+  }
   const focused = document.activeElement?.dataset?.key;
   const main = document.getElementById("main");
   document.body.dataset.view = now.view;
   const dialog = document.getElementById("dialog");
   if (now.view !== "images" && dialog.className === "one-prompt") dialog.close();
   drawHeader(now);
+  drawn = "";
+  const { hash } = location;
   if (report.chosen(now).length === 0) {
     main.replaceChildren(h("p", {}, "Nothing was measured for this choice."));
     return;
   }
   try {
     await viewOf(now)[2].view(main, now);
-    runs.open(now);
   } catch (error) {
     main.replaceChildren(h("p", { role: "alert" }, error.message));
     throw error;
   }
+  if (location.hash !== hash) return; // who asked last draws
+  drawn = asked;
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  runs.open(now);
 }
 
 let answered = 0; // when a key was
