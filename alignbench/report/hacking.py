@@ -90,7 +90,7 @@ class Finding:
         return (
             f"{'reward hacking' if self.is_hacking else 'collapse'}: {self.method} on {self.model}, {self.prompt_set}: "
             f"the mean score by {trained} {'over base, while' if self.is_hacking else 'below base, and'} {losses}; "
-            f"{len(self.fallen)} of {self.num_held_out} held-out evaluators fell significantly, {self.num_risen} "
+            f"{len(self.fallen)} of {self.num_held_out} held-out mean scores fell significantly, {self.num_risen} "
             f"rose{alone}"
         )
 

@@ -53,7 +53,7 @@ def test_the_words_name_who_moved_and_by_how_much(world):
     trained_on = "the mean score by clip, which it trained on (reward, labels or shared data), rose by 3.00 [2.8"
     assert f"srpo on sd15_mini, shapes: {trained_on}" in text
     assert "while shapes_oracle_agreement fell by 2.00 [1.8" in text
-    counts = "1 of 2 held-out evaluators fell significantly, 1 rose"
+    counts = "1 of 2 held-out mean scores fell significantly, 1 rose"
     assert text.endswith(f"{counts}; one training seed: this holds for these weights alone")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from alignbench.files import sha256
 from alignbench.report.comparison import Measurement
-from alignbench.report.display import TableSection, ranking_evaluators
+from alignbench.report.display import TableSection, listed, ranking_evaluators
 from alignbench.report.human import of_people
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, ThumbnailSource, sprite_names
 from alignbench.report.page.store import PageData, Store
@@ -82,8 +82,8 @@ def image_entry(section: TableSection, images: SectionImages, store: Store) -> P
     }
 
 
-def gallery(section: TableSection, images: SectionImages) -> list[PageData]:
-    """Return of each method the images that gain and lose most over base, with where their thumbnails are.
+def gallery(section: TableSection, images: SectionImages) -> PageData:
+    """Return of each method the images that gain and lose most over base, with where their thumbnails are, and by whom.
 
     The first training seed of a method stands for all. The gain of an image is the difference of its score from that of
     base's image, in standard deviations of the scores of both, averaged over the evaluators that may rank the methods.
@@ -91,12 +91,13 @@ def gallery(section: TableSection, images: SectionImages) -> list[PageData]:
     """
     evaluators = [one for one in ranking_evaluators(section) if not of_people(one[0])]
     places = {image: place for place, image in enumerate(images.keys)}
-    base = next((key for key in images.runs if key[0] == BASE), None)
-    found, done = [], set()
-    for key in images.runs if base else ():
-        if key[0] in done or key[0] == BASE:
-            continue
-        done.add(key[0])
+    first_runs = {method: (method, run) for method, run in reversed(images.runs)}
+    base = first_runs.get(BASE)
+    found = []
+    for method in section.methods:
+        if base is None:
+            break  # there is nothing to gain over
+        key = first_runs[method]
         pair = [images.sets[one] for one in (base, key)]
         gains = {
             image: gain
@@ -114,8 +115,8 @@ def gallery(section: TableSection, images: SectionImages) -> list[PageData]:
             for image in _extremes(gains)
         ]
         if shown:
-            found.append({"method": key[0], "run": key[1], "images": shown})
-    return found
+            found.append({"method": method, "run": key[1], "images": shown})
+    return {"by": listed([name for name, _ in evaluators] or ["none"]), "methods": found}
 
 
 def _gains(

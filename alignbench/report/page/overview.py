@@ -1,13 +1,13 @@
 """Tell the page what each method did, in words, and what it cost."""
 
-from alignbench.report.display import TableSection, cost_text, listed, ranking_evaluators
+from alignbench.report.display import TableSection, cost_text
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import summary, verdicts
 
 
 def overview_entry(tables: Tables, section: TableSection) -> PageData:
-    """Return the verdicts on the methods of a section with their costs, and the evaluators that may rank methods."""
+    """Return the verdicts on the methods of a section, with their costs, and what they come to."""
     costs = {method: cost_text(row) for (method, _), row in section.rows.items()}
     found = verdicts(tables, section)
     return {
@@ -16,5 +16,4 @@ def overview_entry(tables: Tables, section: TableSection) -> PageData:
             {"method": one.method, "who": one.who, "kind": one.kind, "text": one.text, "cost": costs[one.method]}
             for one in found
         ],
-        "rankedBy": listed([name for name, _ in ranking_evaluators(section)] or ["none"]),
     }

@@ -171,9 +171,10 @@ def _figure(value: float, interval: tuple[float, float], scale: float, text: str
 
 def _stars(row: TableRow, section: TableSection) -> str:
     """Return the stars of a pair: those of the leaderboard for a pair with base, so that a figure has the same ones."""
-    evaluator = (row["evaluator"], row["version"])
-    other = {row["method_a"]: row["method_b"], row["method_b"]: row["method_a"]}.get(BASE)
-    return significance(section.rows.get((other, evaluator), row))
+    a, b, evaluator = row["method_a"], row["method_b"], (row["evaluator"], row["version"])
+    if BASE not in (a, b):
+        return significance(row)
+    return significance(section.rows.get((a if b == BASE else b, evaluator), row))
 
 
 def _both_ways(row: TableRow, evaluator: int, stars: str) -> Iterable[PageData]:

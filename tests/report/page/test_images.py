@@ -120,7 +120,8 @@ def shown(world):
     """Return the gallery of each method."""
     tables = build(world.root, 50)
     [section] = sections(tables)
-    return {one["method"]: one for one in gallery(section, section_images(tables, section, Store(world.root), {}))}
+    found = gallery(section, section_images(tables, section, Store(world.root), {}))
+    return {one["method"]: {**one, "by": found["by"]} for one in found["methods"]}
 
 
 def test_the_gallery_has_the_largest_gains_first_and_then_the_largest_losses(world):
@@ -150,7 +151,9 @@ def test_only_evaluators_that_may_rank_choose_for_the_gallery(world):
         world.run(method, scores, picture="red", **options, **more)
     for folder in world.root.glob("dpo*"):
         RunFolder(folder).update(trained_on=["clip"])
-    assert [one["key"] for one in shown(world)["dpo"]["images"]] == ["p1-0"]
+    found = shown(world)["dpo"]
+    assert [one["key"] for one in found["images"]] == ["p1-0"]
+    assert found["by"] == "aesthetic"
 
 
 def test_images_that_are_gone_are_in_no_gallery(world):

@@ -46,7 +46,7 @@ const state = (() => {
     change(changes);
   }
 
-  /** Take the open dialog out of the address, as the back button would, or without a way back where a link opened it. */
+  /** Take the open dialog out of the address: as the back button would, or in place where a link opened it. */
   function closeDialog() {
     const { open, run } = read();
     if (open || run) {

@@ -5,8 +5,8 @@
  *
  * @param {object} table
  * @param {string} table.caption
- * @param {{key: string, head: string, title?: string, ascendingFirst?: boolean}[]} table.columns the first names the row;
- *   a title tells what the head cuts short
+ * @param {{key: string, head: string, title?: string, ascendingFirst?: boolean}[]} table.columns the first names the
+ *   row; a title tells what the head cuts short
  * @param {{cells: object, below?: Node[]}[]} table.rows by column key, cells of `{content, value, class}`, those without
  *   a value sorted last; and rows that stay below theirs
  * @param {object} now the state, whose `sort` and `direction` order the rows; without a sort they stay as given
@@ -112,7 +112,8 @@ function noteList(sections, kinds) {
 function sectionHeading(section) {
   const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
   const prompts = h("span", { title: section.promptSet }, short(section.promptSet, 40), marks);
-  return h("h2", {}, h("span", { class: "model", title: section.model }, short(section.model, 40)), prompts, h("small", {}, section.sampling));
+  const model = h("span", { class: "model", title: section.model }, short(section.model, 40));
+  return h("h2", {}, model, prompts, h("small", {}, section.sampling));
 }
 
 /** Say which methods of a section hack their reward, and what else warns of its figures. */

@@ -36,7 +36,9 @@ const cost = (() => {
       .filter((point) => point.row);
     const trained = points.filter((point) => point.deviceHours > 0);
     const base = points.find((point) => point.isBase);
-    const unknown = points.filter((point) => !point.isBase && !point.isData && point.deviceHours <= 0).map((point) => point.method);
+    const unknown = points
+      .filter((point) => !point.isBase && !point.isData && point.deviceHours <= 0)
+      .map((point) => point.method);
     const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
     const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
     if (trained.length === 0) return h("figure", {}, caption);

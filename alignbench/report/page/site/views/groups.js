@@ -24,7 +24,11 @@ const groups = (() => {
     );
     const none = h("p", {}, "These prompts have no styles or categories.");
     const chooser = segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value }));
-    main.replaceChildren(...(parts.length > 0 ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "data"])] : [none]));
+    main.replaceChildren(
+      ...(parts.length > 0
+        ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "data"])]
+        : [none]),
+    );
   }
 
   function table(section, parts, number, evaluator, measure, now) {

@@ -52,10 +52,12 @@ const hacking = (() => {
     const height = rows.length * ROW + 26;
     const [low, high] = charts.extent([0, ...rows.flatMap((row) => [row.value, row.low, row.high])]);
     const x = (value) => left + (width * (value - low)) / (high - low);
-    const ticks = charts.ticks(low, high, 4).map((value) => [
-      s("line", { class: "grid", x1: x(value), x2: x(value), y1: 2, y2: height - 20 }),
-      s("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, charts.label(value)),
-    ]);
+    const ticks = charts
+      .ticks(low, high, 4)
+      .map((value) => [
+        s("line", { class: "grid", x1: x(value), x2: x(value), y1: 2, y2: height - 20 }),
+        s("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, charts.label(value)),
+      ]);
     const lines = rows.map((row, i) => {
       const y = i * ROW + ROW / 2 + 2;
       return s(
@@ -94,7 +96,14 @@ const hacking = (() => {
       kind: one.isTrained ? "trained-on" : "held-out",
       label: one.evaluator,
     }));
-    const judged = curves.panel({ name: "% won over the start", lines, range: [0, 100], middle: 50, kept, isLarge: true });
+    const judged = curves.panel({
+      name: "% won over the start",
+      lines,
+      range: [0, 100],
+      middle: 50,
+      kept,
+      isLarge: true,
+    });
     const statistics = looks.map(({ title, points }) =>
       curves.panel({ name: title, lines: [{ points, kind: "held-out" }], kept }),
     );

@@ -382,5 +382,14 @@ const images = (() => {
     draw();
   }
 
-  return { view, resolved, key, closed, print, printed, printWhenLoaded, redraw: () => browser?.list.isConnected && draw() };
+  return {
+    view,
+    resolved,
+    key,
+    closed,
+    print,
+    printed,
+    printWhenLoaded,
+    redraw: () => browser?.list.isConnected && draw(),
+  };
 })();

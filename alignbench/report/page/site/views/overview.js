@@ -49,23 +49,22 @@ const overview = (() => {
 
   /** Show the images of one method that gain and lose most, base's image beside each. */
   function gallery(section, now) {
-    if (section.gallery.length === 0) return null;
-    const methods = section.gallery.map((one) => one.method);
+    const { by, methods: shown } = section.gallery;
+    if (shown.length === 0) return null;
+    const methods = shown.map((one) => one.method);
     const isReal = ({ method }) => section.methods.find((one) => one.method === method).isData;
-    const chosen =
-      section.gallery.find((one) => one.method === now.method) ??
-      section.gallery.find((one) => !isReal(one)) ??
-      section.gallery[0];
+    const chosen = shown.find((one) => one.method === now.method) ?? shown.find((one) => !isReal(one)) ?? shown[0];
     const choices = methods.map((method) => [method, short(method)]);
     const choose = (method) => state.change({ method }, { replace: true });
     const losses = chosen.images.filter((image) => image.gain < 0);
     const gains = chosen.images.filter((image) => image.gain >= 0);
     const about =
-      `Left base, right ${chosen.method}: its score minus base's, in standard deviations of the scores of both` +
-      ` (averaged over ${section.rankedBy}: no compared method trained on these). Chosen for the size of the change, so not typical.`;
+      `Left base, right ${chosen.method}: its score minus base's, in standard deviations (SD) of the scores of both` +
+      ` (averaged over ${by}: no compared method trained on these). Chosen for the size of the change, so not typical.`;
     return [
       h("h3", {}, "Largest gains and losses"),
-      methods.length > 1 && segments("Method of the images", `gallery:${section.model}:${section.promptSet}`, choices, chosen.method, choose),
+      methods.length > 1 &&
+        segments("Method of the images", `gallery:${section.images.prompts}`, choices, chosen.method, choose),
       h("p", { class: "about" }, about),
       [gains, losses].map((images) =>
         h(
@@ -100,7 +99,11 @@ const overview = (() => {
       h(
         "figcaption",
         {},
-        h("b", { class: `gain ${image.gain < 0 ? "worse" : "better"}` }, `${sign}${Math.abs(image.gain).toFixed(2)}`),
+        h(
+          "b",
+          { class: `gain ${image.gain < 0 ? "worse" : "better"}` },
+          `${sign}${Math.abs(image.gain).toFixed(2)} SD`,
+        ),
         h("span", { dir: "auto" }, image.text),
       ),
     );

@@ -21,9 +21,9 @@ const wins = (() => {
       {},
       `Left: ${LEGEND[0].toLowerCase()}${LEGEND.slice(1)} Right: win rate of the row's method over the column's in %; stars: significant, those over base as in the leaderboard.`,
     );
-    main.replaceChildren(
-      ...(shown.length > 0 ? [legend, ...shown, noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"])] : [h("p", {}, "Nothing is compared here yet.")]),
-    );
+    const notes = noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]);
+    const none = h("p", {}, "Nothing is compared here yet.");
+    main.replaceChildren(...(shown.length > 0 ? [legend, ...shown, notes] : [none]));
   }
 
   function pair(section, number, evaluator) {
