@@ -108,9 +108,9 @@ function noteList(sections, kinds) {
   );
 }
 
-/** Make the heading of a section, with the letters of the notes that hold for all of it. */
-function sectionHeading(section) {
-  const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
+/** Make the heading of a section, with the letters of the notes that hold for all of it where the view has these notes. */
+function sectionHeading(section, letters = section.marks) {
+  const marks = letters.length > 0 && h("sup", {}, letters.join(","));
   const prompts = h("span", { title: section.promptSet }, short(section.promptSet, 40), marks);
   const model = h("span", { class: "model", title: section.model }, short(section.model, 40));
   return h("h2", {}, model, prompts, h("small", {}, section.sampling));

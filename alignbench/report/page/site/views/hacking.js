@@ -20,7 +20,7 @@ const hacking = (() => {
         h(
           "section",
           {},
-          sectionHeading(section),
+          sectionHeading(section, []),
           flagList(section),
           section.allClear && h("p", { class: "calm" }, section.allClear),
           sideEffects(section),

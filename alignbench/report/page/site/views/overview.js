@@ -15,7 +15,7 @@ const overview = (() => {
         gallery(section, now),
       ),
     );
-    main.replaceChildren(...parts, noteList(sections, ["win", "seed", "trained_on", "data"]));
+    main.replaceChildren(...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data"]));
   }
 
   /** List what is said of each method, and what its training cost. */

@@ -88,7 +88,12 @@ const runs = (() => {
       h("p", {}, legend),
       ...sections.map((section) => {
         const inside = report.runs.filter((run) => run.run in section.runScores);
-        return h("section", {}, sectionHeading(section), table("Runs and their median scores", inside, section, now));
+        return h(
+          "section",
+          {},
+          sectionHeading(section, []),
+          table("Runs and their median scores", inside, section, now),
+        );
       }),
       ...(others.length > 0 ? [h("section", {}, table("Runs without scores", others, null, now))] : []),
     );
