@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignbench.files import write_text
 from alignbench.report.display import Grid, grid_notes, grids, sections
-from alignbench.report.hacking import findings, warnings
+from alignbench.report.hacking import below_base, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND, summary, verdicts
 
@@ -24,7 +24,7 @@ def markdown(tables: Tables) -> str:
     for section in sections(tables):
         lines += [f"## {section.model}, {section.prompt_set}", ""]
         told = verdicts(tables, section)
-        if text := summary(told):
+        if text := summary(told, below_base(tables, section.model, section.prompt_set)):
             lines += [_escaped(text), ""]
         for finding in findings(tables, section.model, section.prompt_set):
             lines += [f"> **{_escaped(str(finding))}**", ""]

@@ -17,7 +17,7 @@ from alignbench.report.display import (
     significance,
     win_text,
 )
-from alignbench.report.hacking import Finding, Remark, findings, warnings
+from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND, summary, verdicts
 from alignbench.store.manifest import BASE, Manifest
@@ -44,7 +44,8 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
         told = [one for one in verdicts(tables, section) if one.method in methods or not is_measured]
         if told and not is_measured:
             console.print(Text(f"{section.model}, {section.prompt_set}", style="bold"))
-            console.print(Text(f"{summary(told)}\n{LEGEND}"))
+            doubtful = below_base(tables, section.model, section.prompt_set)
+            console.print(Text(f"{summary(told, doubtful)}\n{LEGEND}"))
         for one in told:
             console.print(Text(str(one), style="bold" if is_measured else ""), width=max(100, console.width))
     for finding in findings(tables, manifest.model):

@@ -14,7 +14,7 @@ from alignbench.report.display import (
     significance,
     significant_distance,
 )
-from alignbench.report.hacking import Change, changes
+from alignbench.report.hacking import BelowBase, Change, changes
 from alignbench.report.human import HUMAN, of_people
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE
@@ -75,8 +75,12 @@ def verdicts(tables: Tables, section: TableSection) -> list[Verdict]:
     return found
 
 
-def summary(found: Sequence[Verdict]) -> str:
-    """Say in one sentence a kind which methods are better, worse or neither, real images left out; empty for none."""
+def summary(found: Sequence[Verdict], doubtful: Sequence[BelowBase] = ()) -> str:
+    """Say in one sentence a kind which methods are better, worse or neither, real images left out; empty for none.
+
+    Args:
+        doubtful: evaluators of the section that prefer base to real images.
+    """
     methods = [one for one in found if not is_data(one.method)]
     of_kind = {told: [one.method for one in methods if one.kind == kind] for kind, told in KINDS.items()}
     parts = [f"{told}: {listed(names)}." for told, names in of_kind.items() if names]
@@ -84,6 +88,10 @@ def summary(found: Sequence[Verdict]) -> str:
         parts.append("One training seed each, so all this holds for these weights alone.")
     if methods:
         parts.append("Only evaluators that a method did not train on count.")
+    if methods and doubtful:
+        names = sorted({one.row["evaluator"] for one in doubtful})
+        prefers = "they prefer" if len(names) > 1 else "it prefers"
+        parts.append(f"Do not trust {listed(names)} here: {prefers} base's images to real ones.")
     return " ".join(parts)
 
 
@@ -169,7 +177,7 @@ def _over_start(section: TableSection, method: str) -> str:
         return ""
     better, worse = ([_figure(section, row) for row in rows if _direction(row) == sign] for sign in (1, -1))
     told = [f"{word} on {listed(of)}" for word, of in (("better", better), ("worse", worse)) if of]
-    return f"over its start, {rows[0]['method_b']}: {' and '.join(told) or 'cannot tell'}"
+    return f"over its start ({rows[0]['method_b']}): {' and '.join(told) or 'cannot tell'}"
 
 
 def _who(method: str, row: TableRow) -> str:

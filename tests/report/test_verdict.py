@@ -5,6 +5,7 @@ import pytest
 
 from alignbench.report import verdict as module
 from alignbench.report.display import cost_text, grids, hours_text, section_notes, sections
+from alignbench.report.hacking import below_base
 from alignbench.report.tables import build
 from alignbench.report.verdict import summary, verdicts
 from alignbench.store.run_folder import run_folders
@@ -103,7 +104,7 @@ def test_the_start_is_compared_with_too(compared):
     start = add(compared, "tuned", "realism", 0.1)
     folder = add(compared, "dpo", "realism", 0.05)
     folder.update(start_run=start.name)
-    assert "; over its start, tuned: worse on realism 0.0 % (***)" in told(compared)["dpo"].text
+    assert "; over its start (tuned): worse on realism 0.0 % (***)" in told(compared)["dpo"].text
     assert "over its start" not in told(compared)["tuned"].text
 
 
@@ -115,6 +116,16 @@ def test_real_images_are_named_so_and_are_no_method_of_the_summary(compared):
     assert summary(list(found.values())) == (
         "Better than base: sft. One training seed each, so all this holds for these weights alone. "
         "Only evaluators that a method did not train on count."
+    )
+
+
+def test_the_summary_doubts_evaluators_that_prefer_base_to_real_images(compared):
+    add(compared, "data", "realism", -0.1, seed=None)
+    add(compared, "sft", "realism", -0.1)
+    tables = build(compared.root)
+    found = verdicts(tables, sections(tables)[0])
+    assert summary(found, below_base(tables)).endswith(
+        "Do not trust realism here: it prefers base's images to real ones."
     )
 
 

@@ -1,6 +1,7 @@
 """Tell the page what each method did, in words, and what it cost."""
 
 from alignbench.report.display import TableSection, cost_text
+from alignbench.report.hacking import below_base
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import summary, verdicts
@@ -11,7 +12,7 @@ def overview_entry(tables: Tables, section: TableSection) -> PageData:
     costs = {method: cost_text(row) for (method, _), row in section.rows.items()}
     found = verdicts(tables, section)
     return {
-        "summary": summary(found),
+        "summary": summary(found, below_base(tables, section.model, section.prompt_set)),
         "verdicts": [
             {"method": one.method, "who": one.who, "kind": one.kind, "text": one.text, "cost": costs[one.method]}
             for one in found
