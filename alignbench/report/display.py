@@ -309,7 +309,7 @@ def is_data(label: str) -> bool:
 
 def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
     """Say over how many prompts figures are where that is not all, and what so few training seeds can show."""
-    key, found = (model, prompt_set), []
+    key, found = (model, prompt_set), list(tables.uncounted_studies.get((model, prompt_set.partition("@")[0]), []))
     num_shared, full_size = tables.num_shared.get(key, math.inf), tables.samplings[key].full_size
     if num_shared < full_size:
         found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")

@@ -15,7 +15,7 @@ const overview = (() => {
         gallery(section, now),
       ),
     );
-    main.replaceChildren(...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data"]));
+    main.replaceChildren(...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]));
   }
 
   /** List what is said of each method, and what its training cost. */
