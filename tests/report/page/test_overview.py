@@ -231,6 +231,8 @@ def test_the_run_list_tells_dates_commands_and_scores(to, page, expect):
     assert cells["started, UTC"] == "2026-01-31 18:05"
     assert cells["command"] == COMMAND
     assert float(cells["realism ↑"]) == pytest.approx(0.32, abs=0.006)
+    code = row.locator("code")
+    assert code.get_attribute("title") == COMMAND, "long ones are cut"
     base = page.locator("tbody tr").filter(has=page.get_by_role("button", name="base", exact=True))
     assert base.locator("td").last.text_content() == "not recorded"
 

@@ -83,7 +83,8 @@ const runs = (() => {
     const sections = report.chosen(now);
     const measured = new Set(report.sections.flatMap((section) => Object.keys(section.runScores)));
     const others = report.runs.filter((run) => !measured.has(run.run) && (!now.model || run.model === now.model));
-    const legend = "Press a run for its settings, versions and costs. Scores: the median over the run's images.";
+    const legend =
+      "Press a run for its settings, versions and costs. Scores: the median over the run's images. Command: the one that began the run; base and a start are begun by the run that needs them first.";
     main.replaceChildren(
       h("p", {}, legend),
       ...sections.map((section) => {
@@ -136,7 +137,7 @@ const runs = (() => {
 
   function commandCell(run) {
     if (!run.command) return { value: null, content: "not recorded", class: "command unknown" };
-    return { value: run.command, content: h("code", {}, run.command), class: "command" };
+    return { value: run.command, content: h("code", { title: run.command }, run.command), class: "command" };
   }
 
   return { view, open, methodButton };
