@@ -23,6 +23,7 @@ from alignbench.files import write_png
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 Views = dict[str, tuple[str, tuple[int, int]]]  # picture -> what the address says, and the size of the window
 OF_RESULTS: Views = {
+    "report_overview": ("model=sd15_mini", (1400, 1000)),
     "report_wins": ("view=wins&model=sd15_mini&evaluator=shapes_clip@1", (1400, 470)),
     "report_images": ("view=images&model=sd15_mini&evaluator=shapes_annotators@2&order=losses&method=sft", (1400, 800)),
 }

@@ -30,8 +30,10 @@ NOTES = {
     "see alignbench/report/published_tables/README.md",
     "seed": "a: one training seed, which cannot tell whether another training would differ from base as well; interval "
     "and stars in parentheses hold for these weights alone",
-    "trained_on": "b: the method trained on this evaluator; mean ranks leave the evaluator out for all methods",
+    "trained_on": "b: the method trained on this evaluator: on its scores or labels, or on data that it learned from; "
+    "mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
+    "data": "data: real images of the same prompts, which no model made",
 }
 WIN_RATE = ("ci_low", "win_rate", "ci_high")
 MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
@@ -98,17 +100,27 @@ def stars(p: float) -> str:
 def marks(row: TableRow) -> list[str]:
     """The letters of the notes that apply to a row."""
     applies = {
-        "seed": row["num_seeds"] == 1 and row["method"].partition("@")[0] not in (BASE, DATA),
+        "seed": row["num_seeds"] == 1 and row["method"] != BASE and not is_data(row["method"]),
         "trained_on": row["trained_on"],
         "subset": row["subset"],
     }
     return [MARKS[name] for name, holds in applies.items() if holds]
 
 
-def notes(rows: Iterable[TableRow], kinds: Sequence[str] = ("win",)) -> list[str]:
-    """The sentences that explain the brackets, stars and letters of these rows, for these kinds of tables."""
+def notes(rows: Iterable[TableRow], kinds: Sequence[str] = ("win",)) -> dict[str, str]:
+    """The sentences that explain the brackets, stars and letters of these rows, for these kinds of tables, by kind."""
     used = {mark for row in rows for mark in marks(row)}
-    return [*(NOTES[kind] for kind in kinds), *(NOTES[name] for name, mark in MARKS.items() if mark in used)]
+    return {name: NOTES[name] for name in (*kinds, *(name for name, mark in MARKS.items() if mark in used))}
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Join parts as in a sentence.
+
+    >>> listed(["clip", "hpsv2", "people"])
+    'clip, hpsv2 and people'
+    """
+    *before, last = parts
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 @dataclass(frozen=True)
@@ -214,20 +226,21 @@ def over_text(row: TableRow) -> str:
     return " ".join([percent(row["win_rate"], (row["ci_low"], row["ci_high"])), significance(row)])
 
 
+def ranking_evaluators(section: TableSection) -> list[tuple[str, str]]:
+    """Return the evaluators that may rank the methods: those that no method trained on."""
+    trained_on = {evaluator for (_, evaluator), row in section.rows.items() if row["trained_on"]}
+    return [one for one in section.evaluators if one not in trained_on and not one[0].endswith(DISTANCE)]  # no quality
+
+
 def mean_ranks(section: TableSection) -> dict[str, float]:
     """Return each method's rank by median, averaged over the evaluators that no method trained on.
 
     Only methods with a figure by all of these, over the same images, have one: a mean over other evaluators, or a
     median over other prompts, would be another question.
     """
-    rows_of = {
-        evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
-        for evaluator in section.evaluators
-    }
     held_out = {
-        evaluator: rows
-        for evaluator, rows in rows_of.items()
-        if not any(row["trained_on"] for row in rows) and not evaluator[0].endswith(DISTANCE)  # which is no quality
+        evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
+        for evaluator in ranking_evaluators(section)
     }
     whole = [
         {row["method"] for row in rows if not row["subset"] or all(row["subset"] for row in rows)}
@@ -252,8 +265,7 @@ def grids(section: TableSection) -> list[Grid]:
         cells = [section.rows.get((method, evaluator)) for evaluator in section.evaluators]
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
         medians.append([method, *(_median_cell(row, section) for row in cells), rank])
-        if method != BASE:
-            wins.append([method, *(_win_cell(row) for row in cells)])
+        wins.append([method, *(_win_cell(row) for row in cells)])
     heading = f"{section.model}, {section.prompt_set}"
     return [
         Grid(f"Median score, {heading}", [*heads, "mean rank"], medians),
@@ -265,24 +277,44 @@ def grids(section: TableSection) -> list[Grid]:
     ]
 
 
+def section_notes(section: TableSection) -> list[tuple[str, str]]:
+    """The sentences that explain the tables of a section, each with the kind of what it explains."""
+    shown = {
+        "win": True,
+        "strength": bool(section.ranking),
+        "published": bool(section.matches),
+        "data": any(is_data(method) for method, _ in section.rows),
+    }
+    found = [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]).items()]
+    if mean_ranks(section):
+        names = [evaluator for evaluator, _ in ranking_evaluators(section)]
+        of = (
+            f"the median score by {names[0]}, the only evaluator"
+            if len(names) == 1
+            else f"the median scores by {listed(names)}, the evaluators"
+        )
+        found.append(("rank", f"mean rank: of {of} that no compared method trained on"))
+    return [*found, *(("limits", text) for text in section.limits)]
+
+
 def grid_notes(section: TableSection) -> list[str]:
     """The sentences that explain the tables of a section."""
-    shown = {"win": True, "strength": bool(section.ranking), "published": bool(section.matches)}
-    return [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]), *section.limits]
+    return [text for _, text in section_notes(section)]
+
+
+def is_data(label: str) -> bool:
+    """Say whether a row is of real images."""
+    return label.partition("@")[0] == DATA
 
 
 def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
     """Say over how many prompts figures are where that is not all, and what so few training seeds can show."""
-    key, found = (model, prompt_set), []
+    key, found = (model, prompt_set), list(tables.uncounted_studies.get((model, prompt_set.partition("@")[0]), []))
     num_shared, full_size = tables.num_shared.get(key, math.inf), tables.samplings[key].full_size
     if num_shared < full_size:
         found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")
-    rows = [row for row in tables.leaderboard if (row["model"], row["prompt_set"]) == key]
-    tested = [row for row in rows if not math.isnan(row["p_win"])]
-    over_base = [of for (*where, _, _), of in tables.over_base.items() if tuple(where) == key]
-    levels = [one.levels for of in over_base for one in of.values() if one.levels and not math.isnan(one.p_win)]
-    if levels:
-        distance = 50 * float(np.median([smallest_significant(one, SIGNIFICANT / len(tested)) for one in levels]))
+    if (distance := significant_distance(tables, model, prompt_set)) is not None:
+        tested = _tested(tables, key)
         seeds = sorted({row["num_seeds"] for row in tested if row["num_seeds"] > 1})
         needs = (
             f"a win rate about {distance:.0f} points from 50" if distance < 50 else "more than any win rate can show"
@@ -293,6 +325,27 @@ def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
             f"{needs}; more seeds help, more prompts hardly (docs/statistics.md)"
         )
     return found
+
+
+def significant_distance(tables: Tables, model: str, prompt_set: str) -> float | None:
+    """Return about how many points from 50 a win rate over base must be to be significant over training seeds.
+
+    50 and more is more than any win rate can show; None where no method was trained several times.
+    """
+    key = (model, prompt_set)
+    over_base = [of for (*where, _, _), of in tables.over_base.items() if tuple(where) == key]
+    levels = [one.levels for of in over_base for one in of.values() if one.levels and not math.isnan(one.p_win)]
+    if not levels:
+        return None
+    limit = SIGNIFICANT / len(_tested(tables, key))
+    return 50 * float(np.median([smallest_significant(one, limit) for one in levels]))
+
+
+def _tested(tables: Tables, key: tuple[str, str]) -> list[TableRow]:
+    """Return the rows of a model and prompt set whose win rate over base is tested over training seeds."""
+    return [
+        row for row in tables.leaderboard if (row["model"], row["prompt_set"]) == key and not math.isnan(row["p_win"])
+    ]
 
 
 def _strength_grid(section: TableSection) -> Grid:
@@ -364,6 +417,8 @@ def _median_cell(row: TableRow | None, section: TableSection) -> str:
 
 
 def _win_cell(row: TableRow | None) -> str:
+    if row is not None and row["method"] == BASE:
+        return "50"  # it wins half over itself
     if row is None or not win_text(row):
         return ""
     return " ".join(filter(None, [win_text(row), significance(row), ",".join(marks(row))]))
@@ -377,6 +432,25 @@ def _cost_cells(method: str, row: TableRow) -> list[str]:
         str(row["num_seeds"]),
         *counts,
         duration(row["train_seconds"]),
-        f"{row['device_hours']:.2f}",
+        hours_text(row["device_hours"]),
         memory,
     ]
+
+
+def cost_text(row: TableRow) -> str:
+    """Say what training cost; empty where nothing was trained."""
+    if not row["optimizer_steps"]:
+        return ""
+    passes, hours = f"{row['network_passes']:,.0f} network passes", f"{hours_text(row['device_hours'])} device hours"
+    return f"{passes}, {duration(row['train_seconds'])} of training, {hours}"
+
+
+def hours_text(hours: float) -> str:
+    """Write device hours with two decimals, few hours with one digit that is not 0.
+
+    >>> hours_text(12.345), hours_text(0.000556), hours_text(0)
+    ('12.35', '0.0006', '0')
+    """
+    if not hours:
+        return "0"
+    return f"{hours:.2f}" if hours >= 0.095 else f"{hours:.{-math.floor(math.log10(hours))}f}"

@@ -1,7 +1,7 @@
 """Say which methods hack their reward: what they trained on rose while evaluators that they did not train on fell.
 
-Where what they trained on fell as well, the policy has collapsed, and that is said instead. Of all other methods every
-significant loss by a held-out evaluator is told as a side effect, beside what they gain.
+Where what they trained on fell as well, the policy has collapsed, and that is said instead. What each method gains and
+loses by is told in `alignbench.report.verdict`.
 """
 
 import math
@@ -12,13 +12,14 @@ from typing import Literal
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
-from alignbench.report.display import SIGNIFICANT, number, percent, significance, turned
+from alignbench.report.display import SIGNIFICANT, is_data, listed, number, percent, significance, turned
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
-from alignbench.store.manifest import BASE, DATA
+from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE
 
 TRAINED, HELD_OUT = "trained", "held_out"
+TRAINED_ON = "which it trained on (reward, labels or shared data)"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Change:
         role: `trained` where the method saw its scores or labels made with it, else `held_out`.
         gain: turned so that above 0 is better.
         p_value: of the gain, Holm-adjusted as in the leaderboard.
+        of_weights: whether that holds for these weights alone, as the method was trained once.
         scale: factor in displays.
     """
 
@@ -37,6 +39,7 @@ class Change:
     role: Literal["trained", "held_out"]
     gain: Estimate
     p_value: float
+    of_weights: bool
     scale: float
 
     @property
@@ -81,51 +84,27 @@ class Finding:
 
     def __str__(self) -> str:
         verb = "rose" if self.is_hacking else "fell"
-        trained = _listed([f"{one.evaluator}, which it trained on, {verb} by {one}" for one in self.trained])
+        trained = listed([f"{one.evaluator}, {TRAINED_ON}, {verb} by {one}" for one in self.trained])
         losses = _moves(self.fallen, "fell")
+        alone = "; one training seed: this holds for these weights alone" if self.trained[0].of_weights else ""
         return (
             f"{'reward hacking' if self.is_hacking else 'collapse'}: {self.method} on {self.model}, {self.prompt_set}: "
-            f"{trained} {'over base, while' if self.is_hacking else 'below base, and'} {losses}; {len(self.fallen)} of "
-            f"{self.num_held_out} held-out evaluators fell significantly, {self.num_risen} rose"
+            f"the mean score by {trained} {'over base, while' if self.is_hacking else 'below base, and'} {losses}; "
+            f"{len(self.fallen)} of {self.num_held_out} held-out mean scores fell significantly, {self.num_risen} "
+            f"rose{alone}"
         )
-
-
-@dataclass(frozen=True)
-class SideEffect:
-    """A method that loses by held-out evaluators, of which no hacking or collapse is said.
-
-    Attributes:
-        risen: evaluators that it gains by, trained on or not.
-        fallen: held-out ones that it loses by; at least one.
-    """
-
-    model: str
-    prompt_set: str
-    method: str
-    risen: list[Change]
-    fallen: list[Change]
-
-    def __str__(self) -> str:
-        gains = f"{_moves(self.risen, 'rose')}, but" if self.risen else "nothing rose significantly, and"
-        return f"side effect: {self.method} on {self.model}, {self.prompt_set}: {gains} {_moves(self.fallen, 'fell')}"
 
 
 def _moves(evaluators: Sequence[Change], verb: str) -> str:
     first, *others = evaluators
-    return _listed([f"{first.evaluator} {verb} by {first}", *(f"{one.evaluator} by {one}" for one in others)])
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """Join parts as in a sentence."""
-    *before, last = parts
-    return f"{', '.join(before)} and {last}" if before else last
+    return listed([f"{first.evaluator} {verb} by {first}", *(f"{one.evaluator} by {one}" for one in others)])
 
 
 def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
     """Return what each evaluator says of each method over base, by model, prompt set and method."""
     found: dict[tuple[str, str, str], list[Change]] = defaultdict(list)
     for row in tables.leaderboard:
-        if row["group"] != ALL or row["method"] == BASE or _is_data(row["method"]):
+        if row["group"] != ALL or row["method"] == BASE or is_data(row["method"]):
             continue
         if row["evaluator"].endswith(DISTANCE):  # no quality; see `far_from_training`
             continue
@@ -134,7 +113,9 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
         if comparison is None:
             continue
         info = tables.evaluators[row["evaluator"], row["version"]]
-        change = Change(*key[2:], role_of(tables, row), comparison.gain, p_of_gain(row), info.display_scale)
+        of_weights = math.isnan(row["p_gain"])
+        role, scale = role_of(tables, row), info.display_scale
+        change = Change(*key[2:], role, comparison.gain, p_of_gain(row), of_weights, scale)
         found[row["model"], row["prompt_set"], row["method"]].append(change)
     return found
 
@@ -167,18 +148,6 @@ def findings(tables: Tables, model: str | None = None, prompt_set: str | None = 
     return found
 
 
-def side_effects(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[SideEffect]:
-    """Return the methods that lose by a held-out evaluator and are not among the `findings`; arguments as there."""
-    flagged = {(one.model, one.prompt_set, one.method) for one in findings(tables, model, prompt_set)}
-    found = []
-    for key, evaluators in sorted(changes(tables).items()):
-        fallen = _moved(evaluators, HELD_OUT, -1)
-        if fallen and key not in flagged and model in (None, key[0]) and prompt_set in (None, key[1]):
-            risen = _moved(evaluators, TRAINED, 1) + _moved(evaluators, HELD_OUT, 1)
-            found.append(SideEffect(*key, risen, fallen))
-    return found
-
-
 @dataclass(frozen=True)
 class AboveData:
     """A method whose images an evaluator that it trained on prefers to real images of the same prompts.
@@ -195,8 +164,8 @@ class AboveData:
     def __str__(self) -> str:
         rate = percent(self.row["win_rate"], (self.row["ci_low"], self.row["ci_high"]))
         return (
-            f"above real images: {self.method} on {self.model}, {self.prompt_set}: {self.row['evaluator']}, which it "
-            f"trained on, prefers its images to the real ones in {rate} %; look at them before you believe it"
+            f"above real images: {self.method} on {self.model}, {self.prompt_set}: {self.row['evaluator']}, "
+            f"{TRAINED_ON}, prefers its images to the real ones in {rate} %; look at them before you believe it"
         )
 
 
@@ -213,7 +182,7 @@ def above_data(tables: Tables, model: str | None = None, prompt_set: str | None 
         for row in (pair, turned(pair)):
             key = (row["model"], row["prompt_set"], row["method_a"])
             wins = significance(row).strip("()").startswith("*") and row["ci_low"] > 0.5
-            if row["group"] != ALL or not _is_data(row["method_b"]) or not wins:
+            if row["group"] != ALL or not is_data(row["method_b"]) or not wins:
                 continue
             if (*key, row["evaluator"], row["version"]) in trained and model in (None, key[0]):
                 found += [AboveData(*key, row)] if prompt_set in (None, key[1]) else []
@@ -256,17 +225,49 @@ def far_from_training(tables: Tables, model: str | None = None, prompt_set: str 
     ]
 
 
-def warnings(
-    tables: Tables, model: str | None = None, prompt_set: str | None = None
-) -> list[FarFromTraining | AboveData | SideEffect]:
+@dataclass(frozen=True)
+class BelowBase:
+    """Real images that an evaluator ranks below those of base: it may not know what they show.
+
+    Attributes:
+        row: of the leaderboard, of the real images.
+    """
+
+    model: str
+    prompt_set: str
+    method: str
+    row: TableRow
+
+    def __str__(self) -> str:
+        rate = percent(1 - self.row["win_rate_vs_base"], (1 - self.row["win_ci_high"], 1 - self.row["win_ci_low"]))
+        return (
+            f"doubtful evaluator: {self.row['evaluator']} on {self.model}, {self.prompt_set}, prefers base's images to "
+            f"the real ones of the same prompts in {rate} %; a loss by it need not be one"
+        )
+
+
+def below_base(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[BelowBase]:
+    """Return the evaluators that rank real images below those of base; arguments as of `findings`."""
+    return [
+        BelowBase(row["model"], row["prompt_set"], row["method"], row)
+        for row in tables.leaderboard
+        if row["group"] == ALL
+        and is_data(row["method"])
+        and not row["evaluator"].endswith(DISTANCE)
+        and "*" in significance(row)
+        and row["win_rate_vs_base"] < 0.5
+        and model in (None, row["model"])
+        and prompt_set in (None, row["prompt_set"])
+    ]
+
+
+Remark = FarFromTraining | AboveData | BelowBase
+
+
+def warnings(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[Remark]:
     """Return what is told beside the findings; arguments as there."""
     where = (tables, model, prompt_set)
-    return [*far_from_training(*where), *above_data(*where), *side_effects(*where)]
-
-
-def _is_data(label: str) -> bool:
-    """Say whether a row is of real images."""
-    return label.partition("@")[0] == DATA
+    return [*far_from_training(*where), *above_data(*where), *below_base(*where)]
 
 
 def all_clear(tables: Tables, model: str, prompt_set: str) -> str:
@@ -286,13 +287,13 @@ def all_clear(tables: Tables, model: str, prompt_set: str) -> str:
     parts = []
     if clear:
         parts.append(
-            f"No reward hacking found for {_listed(clear)}: no gain on an evaluator that the method trained on came "
+            f"No reward hacking found for {listed(clear)}: no gain on an evaluator that the method trained on came "
             "with a loss on a held-out one."
         )
     if no_trained:
-        parts.append(f"No evaluator was measured that {_listed(no_trained)} trained on, so hacking cannot be seen.")
+        parts.append(f"No evaluator was measured that {listed(no_trained)} trained on, so hacking cannot be seen.")
     if no_held_out:
-        parts.append(f"No held-out evaluator was measured for {_listed(no_held_out)}, so hacking cannot be seen.")
+        parts.append(f"No held-out evaluator was measured for {listed(no_held_out)}, so hacking cannot be seen.")
     return " ".join(parts)
 
 

@@ -89,9 +89,31 @@ def read_polls(root: Path) -> list[Poll]:
     ]
 
 
+def uncounted_studies(root: Path) -> dict[tuple[str, str], list[str]]:
+    """Say of each study whose raters are all left out that no vote counts, by model and prompt set."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for folder in study_folders(root):
+        counted = count(folder)
+        if counted.nobody_counts:
+            study, num = folder.study, len(counted.voters)
+            raters = f"all {num} raters" if num > 1 else "its only rater"
+            told = f"people: no vote of the study {study.name} counts, as {raters} passed too few attention checks"
+            found[study.model, study.prompt_set].append(told)
+    return dict(found)
+
+
 def evaluator_name(question: str) -> str:
     """Return what tables call the answers to a question."""
     return HUMAN if question == "overall" else f"{HUMAN}_{question}"
+
+
+def of_people(evaluator: str) -> bool:
+    """Say whether an evaluator of the tables is a question to people.
+
+    >>> of_people("human_alignment"), of_people("human@study"), of_people("humans_clip")
+    (True, True, False)
+    """
+    return evaluator.partition("@")[0].partition("_")[0] == HUMAN
 
 
 class VoteComparison(MethodComparison):

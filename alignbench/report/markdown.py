@@ -4,8 +4,9 @@ from pathlib import Path
 
 from alignbench.files import write_text
 from alignbench.report.display import Grid, grid_notes, grids, sections
-from alignbench.report.hacking import findings, warnings
+from alignbench.report.hacking import below_base, findings, warnings
 from alignbench.report.tables import Tables
+from alignbench.report.verdict import LEGEND, summary, verdicts
 
 _TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$", "^": r"\^{}",
         "~": r"\textasciitilde{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
@@ -22,11 +23,16 @@ def markdown(tables: Tables) -> str:
     lines = ["# Leaderboard", ""]
     for section in sections(tables):
         lines += [f"## {section.model}, {section.prompt_set}", ""]
+        told = verdicts(tables, section)
+        if text := summary(told, below_base(tables, section.model, section.prompt_set)):
+            lines += [_escaped(text), ""]
         for finding in findings(tables, section.model, section.prompt_set):
             lines += [f"> **{_escaped(str(finding))}**", ""]
         key = (section.model, section.prompt_set)
-        for effect in warnings(tables, *key):
-            lines += [f"> {_escaped(str(effect))}", ""]
+        for warning in warnings(tables, *key):
+            lines += [f"> {_escaped(str(warning))}", ""]
+        if told:
+            lines += [f"**Each method over base.** {LEGEND}", "", *(f"- {_escaped(str(one))}" for one in told), ""]
         for grid in grids(section):
             lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
         lines += [*(f"- {_escaped(note)}" for note in grid_notes(section)), ""]
@@ -48,7 +54,9 @@ def latex(tables: Tables) -> str:
     lines = ["% needs \\usepackage{booktabs}", ""]
     for section in sections(tables):
         key = (section.model, section.prompt_set)
-        lines += [f"% {told}" for told in (*findings(tables, *key), *warnings(tables, *key))]
+        lines += [
+            f"% {told}" for told in (*findings(tables, *key), *warnings(tables, *key), *verdicts(tables, section))
+        ]
         for grid in grids(section):
             lines += [
                 "\\begin{table}",

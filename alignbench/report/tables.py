@@ -22,7 +22,7 @@ from alignbench.report.columns import (
     TableRow,
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
-from alignbench.report.human import VoteComparison, read_polls
+from alignbench.report.human import VoteComparison, read_polls, uncounted_studies
 from alignbench.report.labels import recipe_labels, strength_label
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
@@ -47,6 +47,7 @@ class Tables:
         over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
             p-values as tested.
         labels: how each run is called in the tables, by the name of its folder.
+        uncounted_studies: (model, prompt set) -> what is said of studies of which no vote counts.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
@@ -60,6 +61,7 @@ class Tables:
     contenders: dict[tuple[str, str, str, str], list[Contender]]
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
     labels: dict[str, str]
+    uncounted_studies: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     diagnostics: list[TableRow] = field(default_factory=list)
 
     def write(self, root: Path) -> None:
@@ -87,7 +89,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
-    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs)
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, uncounted_studies(root))
     resamplings = Resamplings(num_resamples)
     for key, entries in sorted(cells.items()):
         model, prompt_set, sampling_hash, *_ = key

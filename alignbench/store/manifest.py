@@ -9,7 +9,10 @@ from alignbench.errors import UserError
 
 SCHEMA_VERSION = 1
 # entries that may be absent
-YOUNGER = {"calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run", "image_costs"}
+YOUNGER = {
+    "calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run", "image_costs",
+    "started", "command",
+}  # fmt: skip
 DATA = "data"  # the method of real images, which no model made
 BASE = "base"  # the method of the untouched model, which all others are compared with
 
@@ -47,6 +50,8 @@ class Manifest:
         run: name of the folder, `<method>-<model>-<hash>`.
         display_name: how tables call the run; None for its method.
         seed: training seed; None for the untouched model.
+        started: when the folder was begun, UTC, as in `2026-01-31 18:05`; None where it is not known.
+        command: the command that began it; None where it was no command, or is not known.
         config_hash: of all that changes the weights, the seed included.
         recipe_hash: the same without the seed; runs that share it are repetitions of each other.
         fingerprints: of the data and prompts that were trained on, by name.
@@ -79,6 +84,8 @@ class Manifest:
     fingerprints: dict[str, str] = field(default_factory=dict)
     start_weights: dict[str, str] = field(default_factory=dict)
     display_name: str | None = None
+    started: str | None = None
+    command: str | None = None
     start_run: str | None = None
     package_versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None

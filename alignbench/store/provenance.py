@@ -1,6 +1,8 @@
-"""What results say of where they come from: packages and commit."""
+"""What results say of where they come from: packages, commit, command and date."""
 
+import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
@@ -14,3 +16,17 @@ def commit() -> str | None:
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None
+
+
+def command() -> str | None:
+    """Return the command of this job, in a sweep that of the job alone; None where no command line was read."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    return shlex.join(["python", "-m", "alignbench", *HydraConfig.get().overrides.task])
+
+
+def now() -> str:
+    """Return the date and the minute, UTC, as in `2026-01-31 18:05`."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")

@@ -206,7 +206,8 @@ def print_results(results: StudyResults, console: "Console") -> None:
     """Print the tables of a study."""
     from rich.table import Table
 
-    study, raters = results.folder.study, results.raters
+    study = results.folder.study
+    raters = [row for row in results.raters if row["votes"] or row["checks"]]  # others only opened the page
     out = [row["rater"] for row in raters if row["left_out"]]
     console.print(f"{results.folder.path}", soft_wrap=True, markup=False)
     rule = (
@@ -214,6 +215,8 @@ def print_results(results: StudyResults, console: "Console") -> None:
     )
     counts = f"{len(results.votes)} votes of {len(raters)} raters on {len(study.prompts)} prompts of {study.prompt_set}"
     console.print(f"{counts}; {rule}", soft_wrap=True, markup=False)
+    if raters and len(out) == len(raters):
+        console.print("no vote counts, as all raters are left out", soft_wrap=True, markup=False)
     wins = Table("question", "method", "over", "n", "ties", "% won [95 %]", "p", title="Human win rates")
     for row in results.win_rates:
         rate = _percent(row, "win_rate", "ci")
@@ -224,11 +227,11 @@ def print_results(results: StudyResults, console: "Console") -> None:
         mean = _text(row, "mean", "mean_ci", 1, 2)
         grades.add_row(row["question"], row["method"], str(row["n"]), mean, _percent(row, "excellent", "excellent_ci"))
     agreement = Table("question", "raters", "n", "% equal [95 %]", "alpha [95 %]", title="Agreement between raters")
-    for row in results.rater_agreement:
+    for row in (row for row in results.rater_agreement if row["n"]):
         alpha = _text(row, "alpha", "alpha_ci", 1, 2)
         agreement.add_row(row["question"], str(row["raters"]), str(row["n"]), _percent(row, "equal", "equal_ci"), alpha)
     judges = Table("question", "evaluator", "n", "ties", "% agreed [95 %]", title="Agreement of evaluators with raters")
-    for row in results.evaluator_agreement:
+    for row in (row for row in results.evaluator_agreement if row["n"]):
         name = ANOTHER_RATER if row["version"] == ANOTHER_RATER else f"{row['evaluator']}@{row['version']}"
         cells = (str(row["n"]), str(row["evaluator_ties"]), _percent(row, "agreement", "ci"))
         judges.add_row(row["question"], name + (" (trained on)" if row["trained_on"] else ""), *cells)

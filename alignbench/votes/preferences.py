@@ -71,6 +71,16 @@ class Count:
         out = {one.rater for one in self.attention if one.left_out}
         return [vote for vote in self.votes if vote.check_kind is None and vote.rater not in out]
 
+    @property
+    def voters(self) -> list[Attention]:
+        """The raters who have voted, checks included; others only opened the page."""
+        return [one for one in self.attention if one.votes or one.checks]
+
+    @property
+    def nobody_counts(self) -> bool:
+        """Whether there are votes, and all of raters who are left out."""
+        return bool(self.voters) and all(one.left_out for one in self.voters)
+
 
 def count(folder: StudyFolder) -> Count:
     """Read the votes of a study."""

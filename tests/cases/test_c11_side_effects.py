@@ -6,10 +6,10 @@ from rich.console import Console
 
 from alignbench.report import markdown
 from alignbench.report.display import sections
-from alignbench.report.hacking import side_effects
-from alignbench.report.page.hacking import hacking_entry
+from alignbench.report.page.overview import overview_entry
 from alignbench.report.tables import build
 from alignbench.report.terminal.run_tables import print_run
+from alignbench.report.verdict import verdicts
 
 NUM = 40
 PROMPTS = {f"p{i:02d}": f"prompt {i}" for i in range(NUM)}
@@ -29,14 +29,15 @@ def test_a_loss_by_a_held_out_evaluator_stands_beside_the_gain(world):
     add(world, "base", clip=0, realism=0, cleanliness=0)
     folder = add(world, "srpo", trained_on=["clip"], clip=0.0, realism=0.03, cleanliness=-0.02)
     tables = build(world.root)
-    [effect] = side_effects(tables)
-    text = str(effect)
-    assert text.startswith("side effect: srpo on sd15_mini, shapes: realism rose by 0.0300 [")
-    assert "but cleanliness fell by 0.0200 [" in text
-    assert "> " + text.replace("_", r"\_") in markdown.markdown(tables)
-    assert f"% {text}" in markdown.latex(tables)
     [section] = sections(tables)
-    assert hacking_entry(tables, section)["sideEffects"] == [text]
+    [verdict] = verdicts(tables, section)
+    text = str(verdict)
+    told = "srpo (1 training seed): better on realism 100.0 % (***), at the price of cleanliness 0.0 % (***)"
+    assert text.startswith(told)
+    assert "- " + text.replace("_", r"\_").replace("*", r"\*") in markdown.markdown(tables)
+    assert f"% {text}" in markdown.latex(tables)
+    [entry] = overview_entry(tables, section)["verdicts"]
+    assert f"{entry['who']}: {entry['text']}" == text
     console = Console(file=io.StringIO(), width=400)
     print_run(folder, tables, console)
     assert text in console.file.getvalue()
@@ -45,17 +46,28 @@ def test_a_loss_by_a_held_out_evaluator_stands_beside_the_gain(world):
 def test_a_loss_without_any_gain_is_told_too(world):
     add(world, "base", clip=0, realism=0)
     add(world, "sft", clip=0, realism=-0.02)
-    [effect] = side_effects(build(world.root))
-    assert "sft on sd15_mini, shapes: nothing rose significantly, and realism fell by" in str(effect)
+    tables = build(world.root)
+    [verdict] = verdicts(tables, sections(tables)[0])
+    assert verdict.kind == "worse"
+    assert "worse on realism 0.0 % (***), better on none" in str(verdict)
 
 
-def test_what_is_called_hacking_is_not_told_twice(world):
+def test_a_loss_of_the_mean_alone_is_a_loss(world):
+    """Half of the images win by little, the other half lose much: the win rate cannot tell, the mean score can."""
     add(world, "base", clip=0, realism=0)
-    add(world, "srpo", trained_on=["clip"], clip=0.03, realism=-0.02)
-    assert side_effects(build(world.root)) == []
+    add(world, "sft", clip=0)
+    scores = [0.2 + 0.001 * (i * 7 % NUM) + (0.001 if i % 2 else -0.1) for i in range(NUM)]
+    world.run("sft", scores, evaluator="realism", prompts=PROMPTS, groups={})
+    tables = build(world.root)
+    [verdict] = verdicts(tables, sections(tables)[0])
+    assert verdict.kind == "worse"
+    assert "worse on realism (mean worse by 0.0" in str(verdict)
 
 
 def test_no_loss_no_side_effect(world):
     add(world, "base", clip=0, realism=0)
     add(world, "srpo", trained_on=["clip"], clip=-0.03, realism=0.02)
-    assert side_effects(build(world.root)) == []
+    tables = build(world.root)
+    [verdict] = verdicts(tables, sections(tables)[0])
+    assert verdict.kind == "better"
+    assert "at the price" not in str(verdict)

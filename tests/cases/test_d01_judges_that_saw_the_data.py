@@ -59,7 +59,10 @@ def test_a_judge_of_version_0_1_0_is_matched_by_the_fingerprint_of_its_data(worl
     tables = write_report(world.root)
     assert hacked.manifest.trained_on == ["anna"]
     [finding] = findings(tables)
-    assert "dpo on sd15_mini, shapes: anna, which it trained on, rose" in str(finding)
+    assert (
+        "dpo on sd15_mini, shapes: the mean score by anna, which it trained on (reward, labels or shared data), rose"
+        in str(finding)
+    )
 
 
 def test_a_judge_with_other_pairs_of_the_same_images_is_matched_by_its_images(world, hacked):

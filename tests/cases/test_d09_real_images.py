@@ -10,7 +10,7 @@ from alignbench.configuration.checks import check
 from alignbench.configuration.compose import composed
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
-from alignbench.report.hacking import above_data, all_clear, side_effects
+from alignbench.report.hacking import above_data, all_clear, below_base
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
 from alignbench.stages.real_images import real_records
@@ -61,7 +61,8 @@ def test_a_score_above_that_of_real_images_is_told_in_words(tables):
     [found] = above_data(tables)
     text = str(found)
     assert text.startswith(
-        "above real images: dpo on sd15_mini, shapes: anna, which it trained on, prefers its images to"
+        "above real images: dpo on sd15_mini, shapes: anna, which it trained on (reward, labels or shared data), "
+        "prefers its images to"
     )
     assert "in 100.0 [" in text
     assert "> above real images: dpo" in markdown(tables)
@@ -69,7 +70,19 @@ def test_a_score_above_that_of_real_images_is_told_in_words(tables):
 
 def test_real_images_hack_no_reward(tables):
     assert "data" not in all_clear(tables, "sd15_mini", "shapes")
-    assert [one.method for one in side_effects(tables)] == []
+    assert below_base(tables) == []
+
+
+def test_an_evaluator_that_prefers_base_to_real_images_is_doubted(world):
+    for method, mean in {"base": 0.3, "data": 0.1, "dpo": 0.2}.items():
+        scores = [mean + 0.001 * (i * 7 % NUM) for i in range(NUM)]
+        world.run(method, scores, evaluator="clip", prompts=PROMPTS, groups={})
+    tables = build(world.root)
+    [found] = below_base(tables)
+    assert "clip on sd15_mini, shapes, prefers base's images to the real ones of the same prompts in 100.0 [" in str(
+        found
+    )
+    assert "> doubtful evaluator: clip" in markdown(tables)
 
 
 @pytest.mark.slow

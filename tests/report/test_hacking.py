@@ -50,9 +50,11 @@ def test_the_words_name_who_moved_and_by_how_much(world):
     add(world, "srpo", reward=0.03, truth=-0.02, other=0.02, display_scale=100.0)
     [finding] = findings(build(world.root))
     text = str(finding)
-    assert "srpo on sd15_mini, shapes: clip, which it trained on, rose by 3.00 [2.8" in text
+    trained_on = "the mean score by clip, which it trained on (reward, labels or shared data), rose by 3.00 [2.8"
+    assert f"srpo on sd15_mini, shapes: {trained_on}" in text
     assert "while shapes_oracle_agreement fell by 2.00 [1.8" in text
-    assert text.endswith("1 of 2 held-out evaluators fell significantly, 1 rose")
+    counts = "1 of 2 held-out mean scores fell significantly, 1 rose"
+    assert text.endswith(f"{counts}; one training seed: this holds for these weights alone")
 
 
 def test_lower_is_better_where_an_evaluator_says_so(world):

@@ -48,3 +48,12 @@ def test_writing_twice_gives_the_same_bytes(small_table):
         markdown.write(small_table.root, build(small_table.root))
         contents.append([(small_table.root / f"leaderboard.{kind}").read_bytes() for kind in ("md", "tex")])
     assert contents[0] == contents[1]
+
+
+def test_a_section_begins_with_what_happened(small_table):
+    text = markdown.markdown(build(small_table.root))
+    begin = text[text.index("## sd15") :].split("\n")[2]
+    assert begin.startswith("Worse than base: sft and dpo. One training seed each")
+    assert (
+        text.index("> **reward hacking: dpo") < text.index("- dpo (1 training seed): ") < text.index("**Median score")
+    )

@@ -8,7 +8,7 @@ from rich.console import Console
 from alignbench.exports.model_card import _table
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
-from alignbench.report.page.images import image_entry
+from alignbench.report.page.images import image_entry, section_images
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
 from alignbench.report.terminal.run_tables import print_run
@@ -60,7 +60,8 @@ def test_the_page_has_images_of_each_strength(curve):
     world, _ = curve
     tables, jobs = build(world.root, 50), {}
     [section] = sections(tables)
-    found = image_entry(tables, section, Store(world.root), jobs)["sets"]
+    store = Store(world.root)
+    found = image_entry(section, section_images(tables, section, store, jobs), store)["sets"]
     assert sorted(one["method"] for one in found) == ["base", "sft", "sft strength=1.5"]
     assert len({one["file"] for one in found}) == 3
     assert len(jobs) == 3

@@ -34,7 +34,7 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
     return {
         "flags": [str(finding) for finding in findings(tables, *key)],
-        "sideEffects": [str(one) for one in warnings(tables, *key)],
+        "warnings": [str(one) for one in warnings(tables, *key)],
         "allClear": all_clear(tables, *key),
         "diagnostics": [plot for plot in plots if plot],
         "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["run", "%"], weights)),

@@ -1,30 +1,54 @@
-"""Tell the page which images there are of each prompt, what they scored, and where their thumbnails are."""
+"""Tell the page which images there are of each prompt, what they scored, and where their thumbnails are.
+
+The Overview shows the images with the largest gains and losses; see `gallery`.
+"""
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
+
+import numpy as np
 
 from alignbench.files import sha256
 from alignbench.report.comparison import Measurement
-from alignbench.report.display import TableSection
-from alignbench.report.page.sprites import Jobs, ThumbnailSource, sprite_names
-from alignbench.report.page.store import Store
+from alignbench.report.display import TableSection, listed, ranking_evaluators
+from alignbench.report.human import of_people
+from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, ThumbnailSource, sprite_names
+from alignbench.report.page.store import PageData, Store
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
+NUM_EXTREMES = 3  # images with the largest gains, and as many with the largest losses
+MAX_TEXT = 200  # characters of a prompt on the Overview
+
 ScoresByEvaluator = dict[tuple[str, str], Measurement]  # evaluator and version -> the scores of one run
 ScoresByRun = dict[tuple[str, str], ScoresByEvaluator]  # method and run -> its scores
 
 
-def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs) -> dict[str, Any]:
-    """Return where the page finds the prompts of a section, and of each run the images, scores and thumbnails.
+@dataclass(frozen=True)
+class SectionImages:
+    """The images of a section: all runs list them in the same order, that of base's prompts, then what others have.
 
-    All of them list the images in the same order: that of the prompts of base, then what others have besides.
+    Attributes:
+        runs: the scores of each run.
+        prompts: all prompts, by their id.
+        keys: the images.
+        sets: what the page loads of each run: addresses, names of sprites, and scores by evaluator.
     """
+
+    runs: ScoresByRun
+    prompts: dict[str, PromptRecord]
+    keys: list[ImageKey]
+    sets: dict[tuple[str, str], PageData]
+
+
+def section_images(tables: Tables, section: TableSection, store: Store, jobs: Jobs) -> SectionImages:
+    """Gather the images of a section, and note in `jobs` the thumbnails that are yet to be drawn."""
     runs = _runs(tables, section)
     prompts: dict[str, PromptRecord] = {}
     for _, measured in sorted(runs.items(), key=lambda entry: entry[0][0] != BASE):
@@ -32,27 +56,103 @@ def image_entry(tables: Tables, section: TableSection, store: Store, jobs: Jobs)
             known = prompts.setdefault(prompt_id, record)
             if len(record.images) > len(known.images):
                 prompts[prompt_id] = record
-    images = [(prompt_id, number) for prompt_id, record in prompts.items() for number in range(len(record.images))]
-    groups = sorted({group for record in prompts.values() for group in record.groups})
+    keys = [(prompt_id, number) for prompt_id, record in prompts.items() for number in range(len(record.images))]
+    sets = {key: _image_set(key[1], measured, section, keys, store, jobs) for key, measured in runs.items()}
+    return SectionImages(runs, prompts, keys, sets)
+
+
+def image_entry(section: TableSection, images: SectionImages, store: Store) -> PageData:
+    """Return where the page finds the prompts of a section, and of each run the images, scores and thumbnails."""
+    records = images.prompts.values()
+    groups = sorted({group for record in records for group in record.groups})
     stem = f"{section.model}-{section.prompt_set}"
     shown = {
-        "ids": list(prompts),
-        "texts": [record.prompt for record in prompts.values()],
+        "ids": list(images.prompts),
+        "texts": [record.prompt for record in records],
         "groups": groups,
-        "memberships": [[groups.index(group) for group in record.groups] for record in prompts.values()],
-        "counts": [len(record.images) for record in prompts.values()],
+        "memberships": [[groups.index(group) for group in record.groups] for record in records],
+        "counts": [len(record.images) for record in records],
     }
     return {
         "prompts": store.script(f"prompts-{stem}", shown),
         "sets": [
-            {
-                "run": run,
-                "method": method,
-                "file": store.script(f"images-{stem}-{run}", _image_set(run, measured, section, images, store, jobs)),
-            }
-            for (method, run), measured in runs.items()
+            {"run": run, "method": method, "file": store.script(f"images-{stem}-{run}", one)}
+            for (method, run), one in images.sets.items()
         ],
     }
+
+
+def gallery(section: TableSection, images: SectionImages) -> PageData:
+    """Return of each method the images that gain and lose most over base, with where their thumbnails are, and by whom.
+
+    The first training seed of a method stands for all. The gain of an image is the difference of its score from that of
+    base's image, in standard deviations of the scores of both, averaged over the evaluators that may rank the methods.
+    Votes of people are left out: an image has few.
+    """
+    evaluators = [one for one in ranking_evaluators(section) if not of_people(one[0])]
+    places = {image: place for place, image in enumerate(images.keys)}
+    first_runs = {method: (method, run) for method, run in reversed(images.runs)}
+    base = first_runs.get(BASE)
+    found = []
+    for method in section.methods:
+        if base is None:
+            break  # there is nothing to gain over
+        key = first_runs[method]
+        pair = [images.sets[one] for one in (base, key)]
+        gains = {
+            image: gain
+            for image, gain in _gains(section, images.runs[base], images.runs[key], evaluators).items()
+            if all(one["files"][places[image]] for one in pair)
+        }
+        shown = [
+            {
+                "key": f"{image[0]}-{image[1]}",
+                "text": _cut(images.prompts[image[0]].prompt),
+                "gain": gains[image],
+                "place": places[image],
+                "sprites": [one["sprites"][places[image] // (COLUMNS * ROWS)] for one in pair],
+            }
+            for image in _extremes(gains)
+        ]
+        if shown:
+            found.append({"method": method, "run": key[1], "images": shown})
+    return {"by": listed([name for name, _ in evaluators] or ["none"]), "methods": found}
+
+
+def _gains(
+    section: TableSection,
+    base: ScoresByEvaluator,
+    other: ScoresByEvaluator,
+    evaluators: Sequence[tuple[str, str]],
+) -> dict[ImageKey, float]:
+    """Return the gain of each image that all of these evaluators have scored of both runs."""
+    gains: dict[ImageKey, list[float]] = defaultdict(list)
+    units = {}
+    for evaluator in evaluators:
+        if evaluator in base and evaluator in other:
+            spread = float(np.concatenate([one[evaluator].scores.score for one in (base, other)]).std())
+            units[evaluator] = spread if section.infos[evaluator].higher_is_better else -spread
+    units = {evaluator: unit for evaluator, unit in units.items() if unit}  # of equal scores none gains
+    for evaluator, unit in units.items():
+        own, of_base = other[evaluator].by_image, base[evaluator].by_image
+        for image in own.keys() & of_base.keys():
+            gains[image].append((own[image] - of_base[image]) / unit)
+    return {image: float(np.mean(each)) for image, each in gains.items() if len(each) == len(units)}
+
+
+def _extremes(gains: Mapping[ImageKey, float]) -> list[ImageKey]:
+    """Return the images with the largest gains, then those with the largest losses, no prompt twice."""
+    chosen: list[ImageKey] = []
+    for sign in (1, -1):
+        ordered = sorted((image for image in gains if sign * gains[image] > 0), key=lambda one: -sign * gains[one])
+        first_of = {image[0]: image for image in reversed(ordered)}  # of several images of a prompt the first counts
+        taken = {prompt_id for prompt_id, _ in chosen}
+        chosen += [image for image in ordered if first_of[image[0]] == image and image[0] not in taken][:NUM_EXTREMES]
+    return chosen
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def _runs(tables: Tables, section: TableSection) -> ScoresByRun:
@@ -78,7 +178,7 @@ def _image_set(
     images: Sequence[ImageKey],
     store: Store,
     jobs: Jobs,
-) -> dict[str, Any]:
+) -> PageData:
     """Return one run's images: addresses, names of sprites, and scores by evaluator; null for what it lacks."""
     first = next(iter(measured.values()))
     folder = RunFolder(store.root / run).images(first.sampling.prompt_set, first.sampling_hash)

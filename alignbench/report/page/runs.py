@@ -6,6 +6,7 @@ from typing import Any
 
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import Curve, read_curves
+from alignbench.report.display import hours_text
 from alignbench.report.page.hacking import validation_entry
 from alignbench.report.page.store import Store
 from alignbench.store.manifest import Manifest
@@ -41,6 +42,8 @@ def run_entry(
         "method": label or manifest.method,
         "model": manifest.model,
         "seed": manifest.seed,
+        "started": manifest.started,
+        "command": manifest.command,
         "curves": bool(curves),
         "looks": bool(rest["validation"]),
         "file": store.script(f"run-{manifest.run}", rest),
@@ -69,6 +72,8 @@ def _facts(manifest: Manifest) -> Facts:
         ("method", manifest.method),
         ("model", manifest.model),
         ("training seed", "" if manifest.seed is None else str(manifest.seed)),
+        ("started", f"{manifest.started} UTC" if manifest.started else ""),
+        ("command", manifest.command or ""),
         (
             "weights",
             "" if manifest.selected_step is None else f"step {manifest.selected_step}, {manifest.weights_kind}",
@@ -77,7 +82,7 @@ def _facts(manifest: Manifest) -> Facts:
         ("trained on evaluators", ", ".join(manifest.trained_on)),
         ("trained on prompt sets", ", ".join(manifest.trained_prompt_sets)),
         ("training time", duration(budget["train_seconds"]) if budget["train_seconds"] else ""),
-        ("device hours", f"{budget['device_hours']:.2f}" if budget["device_hours"] else ""),
+        ("device hours", hours_text(budget["device_hours"]) if budget["device_hours"] else ""),
         ("peak memory", f"{budget['peak_memory_gib']:.2f} GiB" if budget["peak_memory_gib"] else ""),
         *((label, f"{budget[name]:,}" if budget[name] else "") for label, name in counts.items()),
         ("devices", ", ".join(manifest.devices)),

@@ -4,6 +4,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+import numpy as np
+
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.display import (
@@ -11,13 +13,14 @@ from alignbench.report.display import (
     Grid,
     TableSection,
     cost_grid,
-    grid_notes,
+    is_data,
     marks,
     mean_ranks,
     mean_text,
     median_text,
     percent,
     published_grid,
+    section_notes,
     significance,
     start_grid,
     strength_text,
@@ -27,6 +30,7 @@ from alignbench.report.page.store import PageData, Store
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE
+from alignbench.store.reward_model_folder import DISTANCE
 from alignbench.store.scores import ScoreInfo
 
 
@@ -59,13 +63,14 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
             win
             for row in tables.win_rates
             if (row["model"], row["prompt_set"], row["group"]) == (*key, ALL)
-            for win in _both_ways(row, number[row["evaluator"], row["version"]])
+            for win in _both_ways(row, number[row["evaluator"], row["version"]], _stars(row, section))
         ],
+        "runScores": _run_scores(tables, section),
         "published": _published(section),
         "publishedTable": _grid(published_grid(section)) if section.matches else None,
         "startTable": _grid(start_grid(section)) if section.over_start else None,
         "cost": _grid(cost_grid(section)),
-        "notes": grid_notes(section),
+        "notes": [{"kind": kind, "text": text} for kind, text in section_notes(section)],
         "groups": store.script(f"groups-{section.model}-{section.prompt_set}", groups) if groups else None,
     }
 
@@ -99,6 +104,7 @@ def _evaluator(tables: Tables, section: TableSection, evaluator: tuple[str, str]
         "key": "@".join(evaluator),
         "head": section.head(evaluator),
         "higherIsBetter": info.higher_is_better,
+        "isQuality": not info.evaluator.endswith(DISTANCE),
         "scale": info.display_scale,
         "digits": digits,
     }
@@ -113,12 +119,24 @@ def _methods(section: TableSection) -> list[PageData]:
             {
                 "method": method,
                 "isBase": method == BASE,
+                "isData": is_data(method),
                 "runs": row["run"].split(),
                 "meanRank": {"value": ranks[method], "text": f"{ranks[method]:.2f}"} if method in ranks else None,
                 "deviceHours": row["device_hours"],
             }
         )
     return methods
+
+
+def _run_scores(tables: Tables, section: TableSection) -> dict[str, list[float | None]]:
+    """Return the median score of the images of each run as it was trained, by evaluator; None where it has no score."""
+    found: dict[str, list[float | None]] = defaultdict(lambda: [None] * len(section.evaluators))
+    for number, evaluator in enumerate(section.evaluators):
+        for contender in tables.contenders[section.model, section.prompt_set, *evaluator]:
+            for run in contender.runs:
+                if run.sampling.strength == 1:
+                    found[run.manifest.run][number] = float(np.median(run.scores.score))
+    return found
 
 
 def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> PageData:
@@ -151,10 +169,17 @@ def _figure(value: float, interval: tuple[float, float], scale: float, text: str
     return {"value": scale * value, "low": scale * interval[0], "high": scale * interval[1], "text": text}
 
 
-def _both_ways(row: TableRow, evaluator: int) -> Iterable[PageData]:
+def _stars(row: TableRow, section: TableSection) -> str:
+    """Return the stars of a pair: those of the leaderboard for a pair with base, so that a figure has the same ones."""
+    a, b, evaluator = row["method_a"], row["method_b"], (row["evaluator"], row["version"])
+    if BASE not in (a, b):
+        return significance(row)
+    return significance(section.rows.get((a if b == BASE else b, evaluator), row))
+
+
+def _both_ways(row: TableRow, evaluator: int, stars: str) -> Iterable[PageData]:
     """A win rate as that of either method over the other."""
     share, low, high = row["win_rate"], row["ci_low"], row["ci_high"]
-    stars = significance(row)
     for a, b, value, interval in (
         (row["method_a"], row["method_b"], share, (low, high)),
         (row["method_b"], row["method_a"], 1 - share, (1 - high, 1 - low)),

@@ -4,20 +4,22 @@ from functools import cache
 from pathlib import Path
 
 from alignbench.files import locked, write_text
-from alignbench.report.display import sections
+from alignbench.report.display import TableSection, sections
 from alignbench.report.page.hacking import hacking_entry
-from alignbench.report.page.images import image_entry
+from alignbench.report.page.images import gallery, image_entry, section_images
+from alignbench.report.page.overview import overview_entry
 from alignbench.report.page.runs import run_entry
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
-from alignbench.report.page.store import Store, script_json
+from alignbench.report.page.store import PageData, Store, script_json
 from alignbench.report.page.tables import section_entry
 from alignbench.report.tables import Tables
+from alignbench.report.verdict import LEGEND
 from alignbench.store.run_folder import run_folders
 
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
     "elements", "report", "state", "table", "charts", "curves", "views/runs", "views/leaderboard", "views/wins",
-    "views/groups", "views/cost", "views/training", "views/hacking", "prompt", "views/images", "main",
+    "views/overview", "views/groups", "views/cost", "views/training", "views/hacking", "prompt", "views/images", "main",
 )  # fmt: skip
 
 
@@ -32,23 +34,28 @@ def write_page(root: Path, tables: Tables) -> Path:
     with locked(root / "report" / ".lock"):  # or one of two commands would remove what the other shows
         store, jobs = Store(root), Jobs()
         content = {
-            "sections": [
-                {
-                    **section_entry(tables, section, store),
-                    **hacking_entry(tables, section),
-                    "images": image_entry(tables, section, store, jobs),
-                }
-                for section in sections(tables)
-            ],
+            "sections": [_section(tables, section, store, jobs) for section in sections(tables)],
             "runs": [
                 run_entry(folder, store, tables.diagnostics, tables.labels[folder.name]) for folder in run_folders(root)
             ],
             "sprite": {"columns": COLUMNS, "rows": ROWS},
+            "legend": LEGEND,
         }
         draw_all(store, jobs)
         write_text(path, _page(content, title=root.resolve().name))
         store.prune()
     return path
+
+
+def _section(tables: Tables, section: TableSection, store: Store, jobs: Jobs) -> PageData:
+    images = section_images(tables, section, store, jobs)
+    return {
+        **section_entry(tables, section, store),
+        **hacking_entry(tables, section),
+        **overview_entry(tables, section),
+        "gallery": gallery(section, images),
+        "images": image_entry(section, images, store),
+    }
 
 
 def _page(content: object, title: str) -> str:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from alignbench.report.display import (
     TableSection,
+    is_data,
     marks,
     median_text,
     notes,
@@ -16,8 +17,9 @@ from alignbench.report.display import (
     significance,
     win_text,
 )
-from alignbench.report.hacking import AboveData, FarFromTraining, Finding, SideEffect, findings, warnings
+from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
 from alignbench.report.tables import Tables
+from alignbench.report.verdict import LEGEND, summary, verdicts
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.text import duration
@@ -26,20 +28,32 @@ ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never
 
 
 def print_run(folder: RunFolder, tables: Tables, console: Console | None = None) -> None:
-    """Print the run's figures on every prompt set it was scored on, what it cost, and where its files are."""
+    """Print the run's figures on every prompt set it was scored on, what it cost, and where its files are.
+
+    Of a run without figures, as where the stage `report` alone was asked for, the verdicts on all others are printed.
+    """
     console = console or Console()
     manifest = folder.manifest
-    for section in sections(tables):
-        if section.model == manifest.model:
-            for method in _methods(manifest, section):
-                for shown in _tables(method, section):
-                    console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
+    parts = sections(tables)
+    is_measured = any(_methods(manifest, section) for section in parts)
+    for section in parts:
+        methods = _methods(manifest, section)
+        for method in methods:
+            for shown in _tables(method, section):
+                console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
+        told = [one for one in verdicts(tables, section) if one.method in methods or not is_measured]
+        if told and not is_measured:
+            console.print(Text(f"{section.model}, {section.prompt_set}", style="bold"))
+            doubtful = below_base(tables, section.model, section.prompt_set)
+            console.print(Text(f"{summary(told, doubtful)}\n{LEGEND}"))
+        for one in told:
+            console.print(Text(str(one), style="bold" if is_measured else ""), width=max(100, console.width))
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
             console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
-    for effect in warnings(tables, manifest.model):
-        if manifest.run in _runs_of(tables, effect):
-            console.print(Text(str(effect), style="yellow"), width=max(100, console.width))
+    for warning in warnings(tables, manifest.model):
+        if is_data(warning.method) or manifest.run in _runs_of(tables, warning):
+            console.print(Text(str(warning), style="yellow"), width=max(100, console.width))
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
@@ -83,10 +97,10 @@ def _tables(method: str, section: TableSection) -> Iterator[Table | Text]:
             if (row := over_start[evaluator]) is not None:
                 table.add_row(section.head(evaluator), over_text(row))
         yield table
-    yield Text("\n".join(notes(rows.values())), style="dim")
+    yield Text("\n".join(notes(rows.values()).values()), style="dim")
 
 
-def _runs_of(tables: Tables, finding: Finding | FarFromTraining | AboveData | SideEffect) -> list[str]:
+def _runs_of(tables: Tables, finding: Finding | Remark) -> list[str]:
     key = (finding.model, finding.prompt_set, finding.method)
     rows = (row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["method"]) == key)
     return [run for row in rows for run in row["run"].split()]

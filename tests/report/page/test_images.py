@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.files import write_json
 from alignbench.report.display import sections
-from alignbench.report.page.images import image_entry
+from alignbench.report.page.images import NUM_EXTREMES, gallery, image_entry, section_images
 from alignbench.report.page.store import Store
 from alignbench.report.tables import build
 from alignbench.store.image_records import PromptRecord, write_prompts
@@ -27,7 +27,8 @@ def entry():
     def read(world):
         tables, jobs = build(world.root, 50), {}
         [section] = sections(tables)
-        found = image_entry(tables, section, Store(world.root), jobs)
+        store = Store(world.root)
+        found = image_entry(section, section_images(tables, section, store, jobs), store)
         sets = {one["run"]: received(world.root, one["file"]) for one in found["sets"]}
         return received(world.root, found["prompts"]), sets, jobs
 
@@ -108,3 +109,61 @@ def test_images_from_elsewhere_are_addressed_from_the_page(world, entry, tmp_pat
     [base] = sets.values()
     assert base["folder"] == ""
     assert base["files"] == ["../my%20images%20%231/cat.png"]
+
+
+# ---- the images with the largest gains and losses
+
+TEN = {f"p{i}": f"prompt {i}" for i in range(10)}
+
+
+def shown(world):
+    """Return the gallery of each method."""
+    tables = build(world.root, 50)
+    [section] = sections(tables)
+    found = gallery(section, section_images(tables, section, Store(world.root), {}))
+    return {one["method"]: {**one, "by": found["by"]} for one in found["methods"]}
+
+
+def test_the_gallery_has_the_largest_gains_first_and_then_the_largest_losses(world):
+    options = {"prompts": TEN, "groups": {}}
+    base = [float(i) for i in range(10)]
+    changes = [0.0, 4.0, -1.0, 2.0, -5.0, 3.0, 1.0, -2.0, -3.0, 0.5]
+    world.run(BASE, base, picture="red", **options)
+    world.run("sft", [a + b for a, b in zip(base, changes, strict=True)], picture="blue", **options)
+    images = shown(world)["sft"]["images"]
+    assert [one["key"] for one in images] == ["p1-0", "p5-0", "p3-0", "p4-0", "p8-0", "p7-0"]
+    assert len(images) == 2 * NUM_EXTREMES
+    assert images[0]["gain"] / images[-1]["gain"] == pytest.approx(4.0 / -2.0, rel=1e-5)
+    assert images[0]["place"] == 1
+    assert len({sprite for one in images for sprite in one["sprites"]}) == 2, "base's image beside the method's"
+
+
+def test_only_evaluators_that_may_rank_choose_for_the_gallery(world):
+    """By clip, which dpo trained on, p0 gains most; by aesthetic, where lower is better, p1."""
+    options = {"prompts": TEN, "groups": {}}
+    base = [float(i) for i in range(10)]
+    for method, trained_on in ((BASE, ()), ("dpo", ("clip",))):
+        gained = [(100.0 if i == 0 else 0.0) * (method == "dpo") for i in range(10)]
+        world.run(method, [a + b for a, b in zip(base, gained, strict=True)], picture="red", **options)
+        lost = [(-3.0 if i == 1 else 0.0) * (method == "dpo") for i in range(10)]
+        scores = [a + b for a, b in zip(base, lost, strict=True)]
+        more = {"evaluator": "aesthetic", "higher_is_better": False, "trained_on": trained_on}
+        world.run(method, scores, picture="red", **options, **more)
+    for folder in world.root.glob("dpo*"):
+        RunFolder(folder).update(trained_on=["clip"])
+    found = shown(world)["dpo"]
+    assert [one["key"] for one in found["images"]] == ["p1-0"]
+    assert found["by"] == "aesthetic"
+
+
+def test_images_that_are_gone_are_in_no_gallery(world):
+    world.run(BASE, [1, 2, 3, 4], picture="red")
+    folder = world.run("sft", [2, 4, 3, 4], picture="blue")
+    next(folder.path.glob("images/*/*/p1-0.png")).unlink()
+    assert [one["key"] for one in shown(world)["sft"]["images"]] == ["p0-0"]
+
+
+def test_a_prompt_of_several_images_is_shown_once(world):
+    world.run(BASE, [0, 1, 2, 3, 4, 5, 6, 7], num_images=2, picture="red")
+    world.run("sft", [9, 8, 3, 3, 4, 5, 6, 7], num_images=2, picture="blue")
+    assert [one["key"] for one in shown(world)["sft"]["images"]] == ["p0-0", "p1-0"]

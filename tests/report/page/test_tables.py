@@ -72,3 +72,28 @@ def test_styles_are_listed_apart(entry, small_table):
     assert '"group":"flat"' in text
     assert '"group":"shaded"' in text
     assert all(row["n"] == 40 for row in shown["rows"])
+
+
+def test_a_pair_with_base_has_the_stars_of_the_leaderboard(entry):
+    """The families of tests differ, but a reader sees one figure."""
+    shown, _ = entry
+    of_rows = {(row["method"], row["evaluator"]): row["win"]["stars"] for row in shown["rows"]}
+    over_base = [win for win in shown["wins"] if win["b"] == "base"]
+    assert len(over_base) == 4
+    assert all(win["stars"] == of_rows[win["a"], win["evaluator"]] for win in over_base)
+
+
+def test_a_run_has_the_median_of_its_own_images(world):
+    for seed, scores in ((0, [1, 2, 3, 10]), (1, [5, 6, 7, 8])):
+        world.run("sft", scores, seed=seed)
+    world.run("base", [1, 2, 3, 4])
+    world.run("base", [1, 1, 1, 1], evaluator="aesthetic")
+    tables = build(world.root, 50)
+    [section] = sections(tables)
+    scores = section_entry(tables, section, Store(world.root))["runScores"]
+    assert section.evaluators == [("aesthetic", "1"), ("clip", "1")]
+    assert scores == {
+        "base-sd15_mini-rNone": [1.0, 2.5],
+        "sft-sd15_mini-r0": [None, 2.5],
+        "sft-sd15_mini-r1": [None, 6.5],
+    }

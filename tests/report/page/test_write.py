@@ -57,6 +57,7 @@ def opened(window, path, view=""):
     "view",
     [
         "",
+        "view=leaderboard",
         "view=wins",
         "view=groups&measure=win",
         "view=cost",
@@ -120,7 +121,7 @@ def test_the_leaderboard_reads_as_the_tables_and_sorts_by_any_column(window, hos
     path, tables = hostile
     [section] = sections(tables)
     grid = grids(section)[0]
-    page = opened(window, path)
+    page = opened(window, path, "view=leaderboard")
     methods = column(page, 1)
     assert methods == [row[0] for row in grid.rows]
     for row, cell in zip(grid.rows, column(page, 3), strict=True):
@@ -144,7 +145,7 @@ def test_models_and_evaluators_are_filtered(world, window, expect):
             world.run("base", [1, 2, 3, 4], model=model, evaluator=evaluator)
             world.run("sft", [2, 3, 4, 5], model=model, evaluator=evaluator)
     path, _ = made(world.root)
-    page = opened(window, path)
+    page = opened(window, path, "view=leaderboard")
     expect(page.locator("main h2")).to_have_count(2)
     page.get_by_label("model").select_option("flux_mini")
     expect(page.locator("main h2")).to_have_count(1)
@@ -260,7 +261,7 @@ def test_reward_hacking_is_said_and_drawn_and_validation_has_its_curves(small_ta
     tables = build(small_table.root, 200)
     path = write_page(small_table.root, replace(tables, diagnostics=diagnose(small_table.root, tables, 200)))
     page = opened(window, path)
-    words = "reward hacking: dpo on sd15_mini, shapes: clip, which it trained on, rose by 3.00 ["
+    words = "the mean score by clip, which it trained on (reward, labels or shared data), rose by 3.00 ["
     expect(page.locator(".flag")).to_contain_text(words)
     page.get_by_role("link", name="Reward hacking").click()
     expect(page.locator(".flag")).to_contain_text(words)
@@ -310,7 +311,7 @@ def test_published_rows_stand_apart_below_ours(world, window, expect):
     options = {"model": "sdxl", "evaluator": "pickscore", "prompt_set": "hpdv2", "display_scale": 100.0}
     world.run("base", [0.20, 0.21, 0.22, 0.23], **options)
     path, _ = made(world.root)
-    page = opened(window, path)
+    page = opened(window, path, "view=leaderboard")
     row = page.locator("tr.published")
     expect(row).to_contain_text("base, as printed by SmPO")
     expect(row).to_contain_text("22.75")
@@ -348,7 +349,7 @@ def test_3200_prompts_of_8_methods_open_within_2_seconds_and_scroll(window, expe
     for _ in range(3):  # other programs may take the time of one
         start = time.perf_counter()
         page = opened(window, path)
-        expect(page.locator("table").first).to_be_visible()
+        expect(page.locator(".verdicts")).to_be_visible()
         page.get_by_role("link", name="Images").click()
         expect(page.locator("li.line").first).to_be_visible()
         seconds.append(time.perf_counter() - start)

@@ -4,7 +4,8 @@ from rich.console import Console
 
 from alignbench.report.tables import build
 from alignbench.report.terminal.run_tables import print_run
-from alignbench.store.run_folder import run_folders
+from alignbench.store.manifest import Manifest
+from alignbench.store.run_folder import RunFolder, run_folders
 
 
 def printed(world, method):
@@ -58,3 +59,18 @@ def test_a_base_run_has_figures_but_no_training(small_table):
     text = printed(small_table, "base")
     assert "clip" in text
     assert "training  " not in text
+
+
+def test_the_verdict_stands_below_the_figures(small_table):
+    text = " ".join(printed(small_table, "dpo").split())
+    assert "dpo (1 training seed): better only on clip 100.0 % (***), which it trained on, at the price of" in text
+    assert "sft (1" not in text
+
+
+def test_a_report_of_a_run_without_figures_tells_the_verdicts_on_all_others(small_table):
+    folder = RunFolder(small_table.root / "kto-sd15_mini-new")
+    folder.open(Manifest(folder.name, "kto", "sd15_mini", 0, config_hash="new", recipe_hash="new"))
+    text = " ".join(printed(small_table, "kto").split())
+    assert "sd15_mini, shapes Worse than base: sft and dpo. One training seed each, so all this holds for these" in text
+    assert "dpo (1 training seed): better only on" in text
+    assert "sft (1 training seed): worse on shapes_oracle_agreement 0.0 % (***), better on none" in text

@@ -63,6 +63,23 @@ function short(name, limit = 24) {
   return [...letters.slice(0, limit - 1 - end), "…", ...letters.slice(letters.length - end)].join("");
 }
 
+/** Show one image of a sprite, at its place in the list of all images; a sprite holds a part of the list. */
+function thumbnail(sprite, place, label) {
+  const { columns, rows } = report.sprite;
+  const element = h("span", { class: "thumbnail", role: "img", "aria-label": label });
+  const inside = place % (columns * rows);
+  element.style.backgroundImage = `url("${sprite}")`;
+  element.style.setProperty("--columns", columns);
+  element.style.setProperty("--column", inside % columns);
+  element.style.setProperty("--row", Math.floor(inside / columns));
+  return element;
+}
+
+/** Return a name that may be broken after its underscores. */
+function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part, i) => (i === 0 ? [part] : [h("wbr"), part]));
+}
+
 /** Return the parts of a figure as the tables write it, `21.40 [21.27, 21.53]`, with the interval on its own. */
 function figure(text, stars = "", marks = []) {
   const [, value, interval, rest] = text.match(/^([^[]*?)(?: (\[[^\]]*\]))?( .*)?$/);

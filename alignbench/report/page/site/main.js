@@ -1,23 +1,30 @@
 // Draw the view that the address asks for, and again whenever it changes.
 
+const ALL_FILTERS = ["model", "prompts", "evaluator"];
 const VIEWS = [
-  ["leaderboard", "Leaderboard", leaderboard],
-  ["wins", "Win rates", wins],
-  ["groups", "Breakdown", groups],
-  ["cost", "Cost", cost],
-  ["training", "Training", training],
-  ["hacking", "Reward hacking", hacking],
-  ["images", "Images", images],
-  ["runs", "Runs", runs],
+  // key, name, what draws it, and what its contents can be filtered by
+  ["overview", "Overview", overview, ["model", "prompts"]],
+  ["leaderboard", "Leaderboard", leaderboard, ALL_FILTERS],
+  ["wins", "Win rates", wins, ALL_FILTERS],
+  ["groups", "Breakdown", groups, ALL_FILTERS],
+  ["cost", "Cost", cost, ALL_FILTERS],
+  ["training", "Training", training, ["model"]],
+  ["hacking", "Reward hacking", hacking, ["model", "prompts"]],
+  ["images", "Images", images, ALL_FILTERS],
+  ["runs", "Runs", runs, ALL_FILTERS],
 ];
+const EMPTY = {
+  groups: !report.sections.some((section) => section.groups),
+  training: !report.runs.some((run) => run.curves),
+};
 
-/** Draw the tabs and the filters. */
+/** Draw the tabs of the views that show something, and the filters of the chosen one. */
 function drawHeader(now) {
-  const tabs = VIEWS.map(([key, name]) =>
+  const tabs = VIEWS.filter(([key]) => !EMPTY[key] || now.view === key).map(([key, name]) =>
     h(
       "a",
       {
-        href: state.address({ view: key, sort: "", direction: "", open: "" }),
+        href: state.address({ view: key, sort: "", direction: "", open: "", run: "" }),
         "data-key": `view:${key}`,
         "aria-current": now.view === key ? "page" : null,
       },
@@ -27,9 +34,10 @@ function drawHeader(now) {
   document.getElementById("views").replaceChildren(...tabs);
   const fixed = now.view === "images" ? images.resolved(now) : null; // the one view of a single section
   const filter = (label, key, values) => {
-    const choices = values.map((value) => [value, value]);
-    const choose = (value) => state.change({ [key]: value, sort: "", open: "" });
+    const choices = values.map((value) => [value, short(key === "evaluator" ? report.evaluatorName(value) : value)]);
+    const choose = (value) => state.change({ [key]: value, sort: "", open: "", run: "" });
     return (
+      viewOf(now)[3].includes(key) &&
       values.length > 1 &&
       choice(label, key, fixed ? choices : [["", "all"], ...choices], fixed?.[key] ?? now[key], choose)
     );
@@ -42,26 +50,45 @@ function drawHeader(now) {
   document.getElementById("filters").replaceChildren(...filters.filter(Boolean));
 }
 
+const viewOf = (now) => VIEWS.find(([key]) => key === now.view) ?? VIEWS[0];
+
+/** Return a state without the filters that its view does not offer. */
+function offered(now) {
+  const hidden = ALL_FILTERS.filter((key) => !viewOf(now)[3].includes(key));
+  return { ...now, ...Object.fromEntries(hidden.map((key) => [key, ""])) };
+}
+
+let drawn = ""; // the state of the view that is there, dialogs aside
+
 async function drawPage() {
-  const now = state.read();
+  const now = offered(state.read());
+  const asked = JSON.stringify({ ...now, open: "", run: "" });
+  if (asked === drawn && now.view !== "images") {
+    runs.open(now); // the view stays as it is, and with it the focus that a dialog gives back
+    return;
+  }
   const focused = document.activeElement?.dataset?.key;
   const main = document.getElementById("main");
   document.body.dataset.view = now.view;
   const dialog = document.getElementById("dialog");
   if (now.view !== "images" && dialog.className === "one-prompt") dialog.close();
   drawHeader(now);
-  const view = (VIEWS.find(([key]) => key === now.view) ?? VIEWS[0])[2];
+  drawn = "";
+  const { hash } = location;
   if (report.chosen(now).length === 0) {
     main.replaceChildren(h("p", {}, "Nothing was measured for this choice."));
     return;
   }
   try {
-    await view.view(main, now);
+    await viewOf(now)[2].view(main, now);
   } catch (error) {
     main.replaceChildren(h("p", { role: "alert" }, error.message));
     throw error;
   }
+  if (location.hash !== hash) return; // who asked last draws
+  drawn = asked;
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  runs.open(now);
 }
 
 let answered = 0; // when a key was
@@ -69,6 +96,11 @@ let answered = 0; // when a key was
 function answerKey(event) {
   if (event.repeat && event.timeStamp < answered + 80) return; // browsers refuse to change the address more often
   answered = event.timeStamp;
+  if ((event.ctrlKey || event.metaKey) && event.key === "p" && state.read().view === "images") {
+    event.preventDefault();
+    images.printWhenLoaded();
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const isTyping = event.target.matches("input, select, textarea");
   if (isTyping) {
@@ -82,5 +114,11 @@ function answerKey(event) {
 window.addEventListener("hashchange", drawPage);
 window.addEventListener("keydown", answerKey);
 window.addEventListener("resize", images.redraw);
-document.getElementById("dialog").addEventListener("close", images.closed);
+window.addEventListener("beforeprint", images.print);
+window.addEventListener("afterprint", images.printed);
+document.getElementById("dialog").addEventListener("close", () => {
+  const { view, open } = state.read();
+  state.closeDialog();
+  if (view === "images") images.closed(open);
+});
 drawPage();

@@ -54,7 +54,7 @@ const prompt = (() => {
           h("img", { src: address, alt: `${column.name}, ${image.key}` }),
         )
       : h("p", { class: "absent" }, "no image here");
-    return h("figure", {}, h("figcaption", {}, column.name), shown);
+    return h("figure", {}, h("figcaption", { title: column.name }, short(column.name)), shown);
   }
 
   function scores({ section, columns }, image) {
@@ -63,7 +63,7 @@ const prompt = (() => {
       "tr",
       {},
       h("th", { scope: "col" }, "score"),
-      columns.map((column) => h("th", { scope: "col" }, column.name)),
+      columns.map((column) => h("th", { scope: "col", title: column.name }, short(column.name))),
     );
     const body = section.evaluators.map((evaluator, number) => {
       const values = columns.map((column) => column.set.scores[number]?.[image.place] ?? null);

@@ -40,6 +40,12 @@ const report = (() => {
     /** Return [number, evaluator] of those of a section that a state asks for. */
     evaluatorsOf: (section, state) =>
       [...section.evaluators.entries()].filter(([, one]) => !state.evaluator || one.key === state.evaluator),
+    /** Name an evaluator, with its version where there are several. */
+    evaluatorName: (key) => {
+      const all = content.sections.flatMap((section) => section.evaluators.map((one) => one.key));
+      const name = key.slice(0, key.lastIndexOf("@"));
+      return new Set(all.filter((other) => other.slice(0, other.lastIndexOf("@")) === name)).size > 1 ? key : name;
+    },
     run: (name) => content.runs.find((run) => run.run === name),
   };
 })();

@@ -2,7 +2,7 @@
 
 const state = (() => {
   const DEFAULTS = {
-    view: "leaderboard",
+    view: "overview",
     model: "", // this and the next two: empty for all
     prompts: "",
     evaluator: "",
@@ -16,6 +16,7 @@ const state = (() => {
     order: "", // of the images: as in the prompt set, wins or losses
     search: "",
     open: "", // image that is looked at, `<prompt id>-<number>`
+    run: "", // run whose settings are looked at
   };
 
   /** Return the state that the address asks for. */
@@ -37,5 +38,23 @@ const state = (() => {
     else location.hash = target;
   }
 
-  return { read, change, address };
+  let isOwnEntry = false; // whether the entry before the dialog's in the history is the page without it
+
+  /** Open a dialog by values that name what it shows; the back button closes it. */
+  function openDialog(changes) {
+    isOwnEntry = true;
+    change(changes);
+  }
+
+  /** Take the open dialog out of the address: as the back button would, or in place where a link opened it. */
+  function closeDialog() {
+    const { open, run } = read();
+    if (open || run) {
+      if (isOwnEntry) history.back();
+      else change({ open: "", run: "" }, { replace: true });
+    }
+    isOwnEntry = false;
+  }
+
+  return { read, change, address, openDialog, closeDialog };
 })();

@@ -5,7 +5,8 @@
  *
  * @param {object} table
  * @param {string} table.caption
- * @param {{key: string, head: string, ascendingFirst?: boolean}[]} table.columns the first names the row
+ * @param {{key: string, head: string, title?: string, ascendingFirst?: boolean}[]} table.columns the first names the
+ *   row; a title tells what the head cuts short
  * @param {{cells: object, below?: Node[]}[]} table.rows by column key, cells of `{content, value, class}`, those without
  *   a value sorted last; and rows that stay below theirs
  * @param {object} now the state, whose `sort` and `direction` order the rows; without a sort they stay as given
@@ -22,7 +23,7 @@ function sortableTable({ caption, columns, rows }, now) {
         : "descending";
     return h(
       "th",
-      { scope: "col", "aria-sort": isSorted ? now.direction : "none" },
+      { scope: "col", title: column.title, "aria-sort": isSorted ? now.direction : "none" },
       h(
         "button",
         {
@@ -31,7 +32,7 @@ function sortableTable({ caption, columns, rows }, now) {
           "data-key": `sort:${caption}:${column.key}`,
           click: () => state.change({ sort: column.key, direction: next }, { replace: true }),
         },
-        column.head,
+        breakable(column.head),
       ),
     );
   });
@@ -76,7 +77,7 @@ function plainTable({ title, heads, rows }) {
     h(
       "tr",
       {},
-      cells.map((text, i) => (i === 0 ? h("th", { scope: "row" }, text) : h("td", {}, text))),
+      cells.map((text, i) => (i === 0 ? h("th", { scope: "row", title: text }, short(text)) : h("td", {}, text))),
     ),
   );
   const head = h(
@@ -91,9 +92,15 @@ function plainTable({ title, heads, rows }) {
   );
 }
 
-/** Make the list of sentences that explain the signs of some sections' tables. */
-function noteList(sections) {
-  const notes = new Set(sections.flatMap((section) => section.notes));
+/** Make the list of sentences that explain the signs of some sections' tables, those of the kinds that are shown. */
+function noteList(sections, kinds) {
+  const isOfSection = (kind) => sections.length > 1 && ["rank", "limits"].includes(kind);
+  const all = sections.flatMap((section) =>
+    section.notes
+      .filter(({ kind }) => kinds.includes(kind))
+      .map(({ kind, text }) => (isOfSection(kind) ? `${section.model}, ${section.promptSet}: ${text}` : text)),
+  );
+  const notes = new Set(all);
   return h(
     "ul",
     { class: "notes" },
@@ -101,18 +108,18 @@ function noteList(sections) {
   );
 }
 
-/** Make the heading of a section, with the letters of the notes that hold for all of it. */
-function sectionHeading(section) {
-  const marks = section.marks.length > 0 && h("sup", {}, section.marks.join(","));
-  return h("h2", {}, section.model, h("span", {}, section.promptSet, marks), h("small", {}, section.sampling));
+/** Make the heading of a section, with the letters of the notes that hold for all of it where the view has these notes. */
+function sectionHeading(section, letters = section.marks) {
+  const marks = letters.length > 0 && h("sup", {}, letters.join(","));
+  const prompts = h("span", { title: section.promptSet }, short(section.promptSet, 40), marks);
+  const model = h("span", { class: "model", title: section.model }, short(section.model, 40));
+  return h("h2", {}, model, prompts, h("small", {}, section.sampling));
 }
 
-/** Say which methods of a section hack their reward, and which lose by a held-out evaluator; where `always`, also which do not and of which it cannot be said. */
-function flagList(section, always = false) {
-  const calm = always && section.allClear && h("p", { class: "calm" }, section.allClear);
+/** Say which methods of a section hack their reward, and what else warns of its figures. */
+function flagList(section) {
   return [
     section.flags.map((text) => h("p", { class: "flag" }, text)),
-    section.sideEffects.map((text) => h("p", { class: "side-effect" }, text)),
-    calm,
+    section.warnings.map((text) => h("p", { class: "warning" }, text)),
   ];
 }

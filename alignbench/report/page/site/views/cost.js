@@ -22,9 +22,9 @@ const cost = (() => {
     const legend = h(
       "p",
       {},
-      "Median score against device-hours of training, bars are 95 % intervals. Line: nobody is better for less; hollow: trained on the evaluator, left out of the line.",
+      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line.",
     );
-    main.replaceChildren(legend, ...parts, noteList(sections));
+    main.replaceChildren(legend, ...parts, noteList(sections, ["trained_on"]));
   }
 
   function chart(section, number, evaluator) {
@@ -36,7 +36,9 @@ const cost = (() => {
       .filter((point) => point.row);
     const trained = points.filter((point) => point.deviceHours > 0);
     const base = points.find((point) => point.isBase);
-    const unknown = points.filter((point) => !point.isBase && point.deviceHours <= 0).map((point) => point.method);
+    const unknown = points
+      .filter((point) => !point.isBase && !point.isData && point.deviceHours <= 0)
+      .map((point) => point.method);
     const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
     const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
     if (trained.length === 0) return h("figure", {}, caption);

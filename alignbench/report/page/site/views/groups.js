@@ -24,7 +24,11 @@ const groups = (() => {
     );
     const none = h("p", {}, "These prompts have no styles or categories.");
     const chooser = segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value }));
-    main.replaceChildren(...(parts.length > 0 ? [chooser, ...parts, noteList(sections)] : [none]));
+    main.replaceChildren(
+      ...(parts.length > 0
+        ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "data"])]
+        : [none]),
+    );
   }
 
   function table(section, parts, number, evaluator, measure, now) {
@@ -47,7 +51,7 @@ const groups = (() => {
     });
     const columns = [
       { key: "group", head: "group", ascendingFirst: true },
-      ...methods.map((method) => ({ key: `method ${method}`, head: method })),
+      ...methods.map((method) => ({ key: `method ${method}`, head: short(method), title: method })),
       { key: "n", head: "scores a method" },
     ];
     return sortableTable(

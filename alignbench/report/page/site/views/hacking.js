@@ -12,7 +12,7 @@ const hacking = (() => {
     const legend = h(
       "p",
       {},
-      "Flagged: the score that a method trained on differs significantly from base while one that it did not train on falls. Differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
+      "Flagged: a method whose mean score by an evaluator that it trained on differs significantly from base's, while that by a held-out evaluator falls significantly. Differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
     );
     main.replaceChildren(
       legend,
@@ -20,8 +20,10 @@ const hacking = (() => {
         h(
           "section",
           {},
-          sectionHeading(section),
-          flagList(section, true),
+          sectionHeading(section, []),
+          flagList(section),
+          section.allClear && h("p", { class: "calm" }, section.allClear),
+          sideEffects(section),
           h("div", { class: "charts" }, section.diagnostics.map(differences)),
           section.weights.rows.length > 0 && plainTable(section.weights),
         ),
@@ -30,16 +32,32 @@ const hacking = (() => {
     );
   }
 
+  /** List the verdicts on the methods that lose by an evaluator that they did not train on. */
+  function sideEffects(section) {
+    const losing = section.verdicts.filter(({ kind }) => kind === "mixed" || kind === "worse");
+    if (losing.length === 0) return null;
+    return [
+      h("h3", {}, "Side effects: significant losses over base by evaluators that the method did not train on"),
+      h(
+        "ul",
+        { class: "verdicts" },
+        losing.map(({ who, kind, text }) => h("li", { class: kind }, h("p", {}, h("b", {}, who), ": ", text))),
+      ),
+    ];
+  }
+
   /** Draw how much a statistic of each method differs from base. */
   function differences({ title, base, rows }) {
     const [left, width, right] = [110, 200, 190];
     const height = rows.length * ROW + 26;
     const [low, high] = charts.extent([0, ...rows.flatMap((row) => [row.value, row.low, row.high])]);
     const x = (value) => left + (width * (value - low)) / (high - low);
-    const ticks = charts.ticks(low, high, 4).map((value) => [
-      s("line", { class: "grid", x1: x(value), x2: x(value), y1: 2, y2: height - 20 }),
-      s("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, charts.label(value)),
-    ]);
+    const ticks = charts
+      .ticks(low, high, 4)
+      .map((value) => [
+        s("line", { class: "grid", x1: x(value), x2: x(value), y1: 2, y2: height - 20 }),
+        s("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, charts.label(value)),
+      ]);
     const lines = rows.map((row, i) => {
       const y = i * ROW + ROW / 2 + 2;
       return s(
@@ -78,7 +96,14 @@ const hacking = (() => {
       kind: one.isTrained ? "trained-on" : "held-out",
       label: one.evaluator,
     }));
-    const judged = curves.panel({ name: "% won over the start", lines, range: [0, 100], middle: 50, kept, isLarge: true });
+    const judged = curves.panel({
+      name: "% won over the start",
+      lines,
+      range: [0, 100],
+      middle: 50,
+      kept,
+      isLarge: true,
+    });
     const statistics = looks.map(({ title, points }) =>
       curves.panel({ name: title, lines: [{ points, kind: "held-out" }], kept }),
     );

@@ -1,6 +1,7 @@
 // The image browser: a line a prompt, every method's image beside the others; only the lines in sight exist.
 
 const images = (() => {
+  const PRINTED = 48; // lines, at most
   const SPARE = 4; // lines kept ready above and below those in sight
   const ORDERS = [
     ["", "as in the prompt set"],
@@ -92,7 +93,6 @@ const images = (() => {
     );
     browser.list = h("div", { class: "browser" }, head, browser.lineBox);
     browser.list.style.setProperty("--methods", columns.length);
-    browser.list.style.setProperty("--columns", report.sprite.columns);
     browser.list.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
     browser.options = h("div", { class: "options" });
     browser.seedChoice =
@@ -105,7 +105,8 @@ const images = (() => {
         (value) => state.change({ seed: value }),
       );
     browser.groupChoices = [["", "all"], ...prompts.groups.map((group) => [group, group])];
-    browser.tools.append(browser.search, browser.options, browser.count);
+    const button = h("button", { type: "button", "data-key": "print", click: printWhenLoaded }, "Print");
+    browser.tools.append(browser.search, browser.options, browser.count, button);
     const keys = h(
       "p",
       { class: "keys" },
@@ -123,7 +124,8 @@ const images = (() => {
       " search. ",
       section.sampling,
     );
-    main.replaceChildren(browser.tools, keys, browser.list);
+    browser.onPaper = h("p", { class: "on-paper" });
+    main.replaceChildren(browser.tools, keys, browser.onPaper, browser.list);
   }
 
   // ---- which images, in which order
@@ -215,7 +217,7 @@ const images = (() => {
   const lineHeight = () => parseFloat(getComputedStyle(browser.list).getPropertyValue("--line")) || 190;
 
   function line(image, row) {
-    const goTo = () => state.change({ open: image.key });
+    const goTo = () => state.openDialog({ open: image.key });
     const button = h(
       "button",
       {
@@ -259,21 +261,16 @@ const images = (() => {
     return h(
       "div",
       { class: "tile", click },
-      thumbnail(column, image),
+      thumbnailOf(column, image),
       h("span", { class: "score" }, scoreText(score, evaluator), " ", difference),
     );
   }
 
-  function thumbnail(column, image) {
+  function thumbnailOf(column, image) {
     const perSprite = report.sprite.columns * report.sprite.rows;
     const sprite = column.set.sprites[Math.floor(image.place / perSprite)];
     if (!sprite || !column.set.files[image.place]) return h("span", { class: "thumbnail absent" }, "no image here");
-    const place = image.place % perSprite;
-    const element = h("span", { class: "thumbnail", role: "img", "aria-label": `${column.name}, ${image.key}` });
-    element.style.backgroundImage = `url("${sprite}")`;
-    element.style.setProperty("--column", place % report.sprite.columns);
-    element.style.setProperty("--row", Math.floor(place / report.sprite.columns));
-    return element;
+    return thumbnail(sprite, image.place, `${column.name}, ${image.key}`);
   }
 
   // ---- moving
@@ -330,21 +327,69 @@ const images = (() => {
     }
     if (name === "/") browser.search.focus();
     else if (name === "Enter" && browser.shown[browser.current])
-      state.change({ open: browser.shown[browser.current].key });
+      state.openDialog({ open: browser.shown[browser.current].key });
     else if (name in steps && !name.endsWith("Left") && !name.endsWith("Right")) move(steps[name]);
     else return false;
     return true;
   }
 
-  /** Come back from an open image to its line. */
-  function closed() {
-    const { open } = state.read();
-    if (open) state.change({ open: "" }, { replace: true });
+  /** Come back from the image that was open to its line. */
+  function closed(open) {
     if (!browser?.list.isConnected) return;
     const row = browser.shown.findIndex((image) => image.key === open);
     if (row >= 0) browser.current = row; // by now the browser has put the focus back on the line that was left
     move(0);
   }
 
-  return { view, resolved, key, closed, redraw: () => browser?.list.isConnected && draw() };
+  // ---- paper
+
+  /** Return the lines that would be printed now, from the first one in sight on, and the row of that one. */
+  function toPrint() {
+    const first = Math.floor(browser.list.scrollTop / lineHeight());
+    return [browser.shown.slice(first, first + PRINTED), first];
+  }
+
+  /** Print once the thumbnails that will stand on the paper are here: printing waits for nothing. */
+  async function printWhenLoaded() {
+    const perSprite = report.sprite.columns * report.sprite.rows;
+    const sprites = browser.columns.flatMap((column) =>
+      toPrint()[0].map((image) => column.set.sprites[Math.floor(image.place / perSprite)]),
+    );
+    browser.loaded = [...new Set(sprites.filter(Boolean))].map((src) => Object.assign(new Image(), { src }));
+    await Promise.allSettled(browser.loaded.map((image) => image.decode()));
+    window.print();
+  }
+
+  /** Put the lines that are printed into the page: those in sight alone would leave the paper empty. */
+  function print() {
+    if (!browser?.list.isConnected) return;
+    const { lineBox, lines, shown } = browser;
+    const [printed, first] = toPrint();
+    lines.clear();
+    lineBox.style.height = "auto";
+    lineBox.replaceChildren(...printed.map((image, i) => line(image, first + i)));
+    browser.onPaper.textContent =
+      printed.length < shown.length
+        ? `Images ${first + 1} to ${first + printed.length} of ${shown.length.toLocaleString("en")}: at most ${PRINTED} are printed, from the first in sight on.`
+        : "";
+  }
+
+  /** Go back to the lines in sight. */
+  function printed() {
+    if (!browser?.list.isConnected) return;
+    browser.lines.clear();
+    browser.lineBox.replaceChildren();
+    draw();
+  }
+
+  return {
+    view,
+    resolved,
+    key,
+    closed,
+    print,
+    printed,
+    printWhenLoaded,
+    redraw: () => browser?.list.isConnected && draw(),
+  };
 })();

@@ -43,7 +43,11 @@ const leaderboard = (() => {
       {},
       "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.",
     );
-    main.replaceChildren(...[chooser, legend, ...parts, noteList(sections)].filter(Boolean));
+    const shownMeasures = now.evaluator ? MEASURES.map(([key]) => key) : [measure];
+    const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "limits"];
+    if (shownMeasures.includes("win") || sections.some((section) => section.startTable)) kinds.unshift("win");
+    if (shownMeasures.includes("strength")) kinds.unshift("strength");
+    main.replaceChildren(...[chooser, legend, ...parts, noteList(sections, kinds)].filter(Boolean));
   }
 
   /** Columns of one measure: an evaluator each. */

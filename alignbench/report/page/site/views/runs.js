@@ -3,7 +3,7 @@
 const runs = (() => {
   /** Make the button that opens the settings of a method's runs. */
   function methodButton(section, method) {
-    const open = () => show(section.methods.find((one) => one.method === method).runs);
+    const open = () => state.openDialog({ run: section.methods.find((one) => one.method === method).runs[0] });
     return h(
       "button",
       {
@@ -17,36 +17,36 @@ const runs = (() => {
     );
   }
 
-  /** Open the settings of some runs in the dialog, the first one chosen. */
-  function show(names) {
+  /** Open the settings of the run that a state names, or close those that are open; its repetitions can be chosen. */
+  function open(now) {
     const dialog = document.getElementById("dialog");
+    const run = report.run(now.run);
+    if (!run) {
+      if (dialog.className === "settings" && dialog.open) dialog.close();
+      return;
+    }
     const body = h("div", {});
-    const choose = async (name) => {
-      try {
-        body.replaceChildren(...details(await report.load(report.run(name).file)));
-      } catch (error) {
-        body.replaceChildren(h("p", { role: "alert" }, error.message));
-      }
-    };
-    const title = h(
-      "h2",
-      { id: "dialog-title", tabindex: "-1", autofocus: true },
-      names.length > 1 ? `${names.length} runs` : names[0],
+    report.load(run.file).then(
+      (loaded) => body.replaceChildren(...details(loaded)),
+      (error) => body.replaceChildren(h("p", { role: "alert" }, error.message)),
     );
+    const title = h("h2", { id: "dialog-title", tabindex: "-1", autofocus: true, title: run.run }, short(run.run, 48));
+    const names = report.runs
+      .filter((other) => other.method === run.method && other.model === run.model)
+      .map((other) => other.run);
     const picker =
       names.length > 1 &&
       choice(
         "run",
         "run",
-        names.map((name) => [name, name]),
-        names[0],
-        choose,
+        names.map((name) => [name, short(name, 48)]),
+        run.run,
+        (name) => state.change({ run: name }, { replace: true }),
       );
     const close = h("button", { type: "button", class: "close", click: () => dialog.close() }, "Close");
     dialog.replaceChildren(h("div", { class: "dialog-head" }, title, picker, close), body);
     dialog.className = "settings";
     if (!dialog.open) dialog.showModal();
-    choose(names[0]);
   }
 
   function details({ facts, start, data, versions, config }) {
@@ -80,31 +80,65 @@ const runs = (() => {
   }
 
   function view(main, now) {
-    const shown = report.runs.filter((run) => !now.model || run.model === now.model);
-    const columns = [
-      { key: "run", head: "run", ascendingFirst: true },
-      { key: "method", head: "method", ascendingFirst: true },
-      { key: "model", head: "model", ascendingFirst: true },
-      { key: "seed", head: "training seed", ascendingFirst: true },
-    ];
-    const rows = shown.map((run) => ({
-      cells: {
-        run: {
-          value: run.run,
-          content: h(
-            "button",
-            { type: "button", class: "link", "data-key": `run:${run.run}`, click: () => show([run.run]) },
-            run.run,
-          ),
-        },
-        method: { value: run.method, content: run.method },
-        model: { value: run.model, content: run.model },
-        seed: { value: run.seed, content: run.seed === null ? "" : String(run.seed) },
-      },
-    }));
-    const caption = "Runs: press one for its settings, versions and costs";
-    main.replaceChildren(sortableTable({ caption, columns, rows }, now));
+    const sections = report.chosen(now);
+    const measured = new Set(report.sections.flatMap((section) => Object.keys(section.runScores)));
+    const others = report.runs.filter((run) => !measured.has(run.run) && (!now.model || run.model === now.model));
+    const legend =
+      "Press a run for its settings, versions and costs. Scores: the median over the run's images. Command: the one that began the run; base and a start are begun by the run that needs them first.";
+    main.replaceChildren(
+      h("p", {}, legend),
+      ...sections.map((section) => {
+        const inside = report.runs.filter((run) => run.run in section.runScores);
+        return h(
+          "section",
+          {},
+          sectionHeading(section, []),
+          table("Runs and their median scores", inside, section, now),
+        );
+      }),
+      ...(others.length > 0 ? [h("section", {}, table("Runs without scores", others, null, now))] : []),
+    );
   }
 
-  return { view, show, methodButton };
+  function table(caption, shown, section, now) {
+    const evaluators = section ? report.evaluatorsOf(section, now) : [];
+    const columns = [
+      { key: "method", head: "method", ascendingFirst: true },
+      ...(section ? [] : [{ key: "model", head: "model", ascendingFirst: true }]),
+      { key: "seed", head: "training seed", ascendingFirst: true },
+      { key: "started", head: "started, UTC" },
+      ...evaluators.map(([, evaluator]) => ({ key: `score ${evaluator.key}`, head: evaluator.head })),
+      { key: "run", head: "run folder", ascendingFirst: true },
+      { key: "command", head: "command", ascendingFirst: true },
+    ];
+    const rows = shown.map((run) => {
+      const cells = {
+        method: { value: run.method, content: runButton(run) },
+        run: { value: run.run, content: h("span", { title: run.run }, short(run.run, 32)) },
+        model: { value: run.model, content: run.model },
+        seed: { value: run.seed, content: run.seed === null ? "" : String(run.seed) },
+        started: { value: run.started, content: run.started ?? "not recorded", class: run.started ? null : "unknown" },
+        command: commandCell(run),
+      };
+      for (const [number, evaluator] of evaluators) {
+        const score = section.runScores[run.run][number];
+        cells[`score ${evaluator.key}`] = { value: score, content: scoreText(score, evaluator) };
+      }
+      return { cells };
+    });
+    return sortableTable({ caption, columns, rows }, now);
+  }
+
+  function runButton(run) {
+    const open = () => state.openDialog({ run: run.run });
+    const attributes = { type: "button", class: "link", title: run.method, "data-key": `run:${run.run}`, click: open };
+    return h("button", attributes, short(run.method));
+  }
+
+  function commandCell(run) {
+    if (!run.command) return { value: null, content: "not recorded", class: "command unknown" };
+    return { value: run.command, content: h("code", { title: run.command }, run.command), class: "command" };
+  }
+
+  return { view, open, methodButton };
 })();

@@ -19,14 +19,17 @@ const training = (() => {
     const chooser = segments(
       "Method",
       "method",
-      recipes.map((one) => [one, one]),
+      recipes.map((one) => [one, short(one, 40)]),
       chosen,
       (value) => state.change({ method: value }),
     );
     const key = h(
       "p",
       { class: "key" },
-      shown.map((run, i) => [h("span", { class: `line-${i % 4}` }, "━"), ` ${run.run}, training seed ${run.seed}  `]),
+      shown.map((run, i) => [
+        h("span", { class: `line-${i % 4}` }, "━"),
+        h("span", { title: run.run }, ` ${short(run.method)}, training seed ${run.seed}  `),
+      ]),
     );
     const panels = names.map((name) =>
       curves.panel({
@@ -66,7 +69,8 @@ const training = (() => {
         })),
       }),
     );
-    const about = "% won over the start on prompts held out for this, with 95 % intervals; dashed: the step that was kept";
+    const about =
+      "% won over the start on prompts held out for this, with 95 % intervals; dashed: the step that was kept";
     return [
       h(
         "section",
@@ -79,4 +83,3 @@ const training = (() => {
 
   return { view };
 })();
-

@@ -2,6 +2,8 @@
 
 const wins = (() => {
   const ROW = 24; // height of a line of the forest plot
+  const LEGEND =
+    "Win rate over base in %, bars are 95 % intervals; filled: significant, pale: for these weights alone; grey: trained on the evaluator.";
 
   function view(main, now) {
     const sections = report.chosen(now);
@@ -17,20 +19,26 @@ const wins = (() => {
     const legend = h(
       "p",
       {},
-      "Left: win rate over base in %, bars are 95 % intervals; filled: significant, pale for these weights alone; grey: trained on the evaluator. Right: win rate of the row's method over the column's in %; stars: significant.",
+      `Left: ${LEGEND[0].toLowerCase()}${LEGEND.slice(1)} Right: win rate of the row's method over the column's in %; stars: significant, those over base as in the leaderboard.`,
     );
-    main.replaceChildren(
-      ...(shown.length > 0 ? [legend, ...shown, noteList(sections)] : [h("p", {}, "Nothing is compared here yet.")]),
-    );
+    const notes = noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]);
+    const none = h("p", {}, "Nothing is compared here yet.");
+    main.replaceChildren(...(shown.length > 0 ? [legend, ...shown, notes] : [none]));
   }
 
   function pair(section, number, evaluator) {
+    const pairs = section.wins.filter((win) => win.evaluator === number);
+    if (pairs.length === 0) return null;
+    return h("div", { class: "pair" }, forestOf(section, number, evaluator), matrix(section, pairs, evaluator));
+  }
+
+  /** Draw the win rates over base by one evaluator; nothing where nobody is compared with base. */
+  function forestOf(section, number, evaluator) {
     const rows = section.methods
       .map(({ method }) => section.rows.find((row) => row.method === method && row.evaluator === number))
       .filter((row) => row?.win.text);
-    const pairs = section.wins.filter((win) => win.evaluator === number);
-    if (pairs.length === 0) return null;
-    return h("div", { class: "pair" }, rows.length > 0 && forest(rows, evaluator), matrix(section, pairs, evaluator));
+    const isBase = (method) => section.methods.find((one) => one.method === method).isBase;
+    return rows.every((row) => isBase(row.method)) ? null : forest(rows, evaluator);
   }
 
   /** Draw win rates over base with their intervals; filled where significant, grey where trained on the evaluator. */
@@ -113,5 +121,5 @@ const wins = (() => {
     return tint(h("td", { title, class: stars.startsWith("*") ? "significant" : null }, figure(win.text, stars)), win);
   }
 
-  return { view };
+  return { view, forestOf, LEGEND };
 })();
