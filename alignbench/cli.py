@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 import alignbench
 from alignbench.configuration.build import conf_folder
-from alignbench.configuration.compose import check_command_line, with_reward_sums
+from alignbench.configuration.compose import as_composed, check_command_line
 from alignbench.errors import UserError
 
 PACE_OF = 4  # jobs by which the time left is estimated
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         check_neighbours()
         _refuse_other_configurations(args)
-        _write_reward_sums(args)
+        _rewrite_words(args)
         if not asks_for_text:
             num_jobs = check_command_line(args.overrides, args.multirun)
     except UserError as error:
@@ -52,9 +52,9 @@ def main() -> None:
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
 
 
-def _write_reward_sums(args: argparse.Namespace) -> None:
-    """Replace `reward=[NAME,NAME]` by the words that compose the sum, where Hydra will read the command anew, too."""
-    overrides = with_reward_sums(args.overrides)
+def _rewrite_words(args: argparse.Namespace) -> None:
+    """Replace `reward=[NAME,NAME]` and `~` by what Hydra understands, where it will read the command anew, too."""
+    overrides = as_composed(args.overrides)
     if overrides != args.overrides:
         options = [word for word in sys.argv[1:] if word not in args.overrides]
         args.overrides, sys.argv[1:] = overrides, [*overrides, *options]
@@ -100,9 +100,11 @@ def check_neighbours() -> None:
 
 
 def _job(cfg: DictConfig) -> None:
+    from alignbench.configuration.plain_values import settle
     from alignbench.stages.job import dry_run, run
 
     try:
+        settle(cfg)
         (dry_run if cfg.dry_run else run)(cfg)
     except UserError as error:
         stop(error)

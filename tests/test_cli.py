@@ -4,7 +4,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from alignbench import cli
-from alignbench.cli import _time_left, _write_reward_sums, stop
+from alignbench.cli import _time_left, _rewrite_words, stop
 from alignbench.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
 def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["alignbench", "-m", "method=nft,awm", "reward=[clip_score,hpsv3]", "seed=1"])
     args = get_args_parser().parse_args()
-    _write_reward_sums(args)
+    _rewrite_words(args)
     again = get_args_parser().parse_args()
     assert again.multirun
     assert again.overrides == args.overrides
@@ -44,5 +44,5 @@ def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
 def test_a_command_without_a_sum_is_left_as_it_was_typed(monkeypatch):
     words = ["alignbench", "--cfg", "job", "reward=clip_score", "memory=[offload,checkpointing]"]
     monkeypatch.setattr(sys, "argv", list(words))
-    _write_reward_sums(get_args_parser().parse_args())
+    _rewrite_words(get_args_parser().parse_args())
     assert sys.argv == words

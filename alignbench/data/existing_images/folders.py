@@ -99,7 +99,7 @@ class _Found:
     labels: tuple[str, ...] = ()
 
 
-def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
+def read_compared_folders(paths: Sequence[str] | str) -> list[ImageFolder]:
     """Read the folders to compare; the first one is the base.
 
     Folders of one prompt set are paired by the ids of its prompts. All others, such as a run and a list of photographs,
@@ -110,7 +110,7 @@ def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
     """
     if not paths:
         raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
-    folders = _read_all([str(path) for path in paths])
+    folders = _read_all([paths] if isinstance(paths, str) else [str(path) for path in paths])
     same_set = len({folder.prompt_set for folder in folders}) == 1
     if not same_set or not all(folders[0].images & folder.images for folder in folders[1:]):
         folders = [_by_text(folder) for folder in folders]
