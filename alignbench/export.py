@@ -10,7 +10,7 @@ the lines that load them. Nothing is uploaded without `--push-to-hub owner/name`
 """
 
 import argparse
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,26 @@ from typing import Any
 from alignbench.configuration.build import build, trains
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
-from alignbench.files import replacing_folder, write_text
+from alignbench.files import home_path, replacing_folder, write_text
 from alignbench.model_card import loading_lines, model_card
 from alignbench.stages.start import load_start, start_run
 from alignbench.stages.trained_weights import Source, find_source
+from alignbench.terminal.endings import one_sentence
 
 FORMATS = ("merged", "lora", "comfyui")
 COMFYUI_FILE = "{name}_comfyui.safetensors"
 
 
 def main() -> None:
-    """Export as the command line says. Exit status 2 means: the command must be changed."""
+    """Export as the command line says. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    try:
+    with one_sentence():
         source = find_source(args.source, args.settings)
-        export(source, args.format, Path(args.out), args.rank, args.push_to_hub)
+        export(source, args.format, args.out, args.rank, args.push_to_hub)
         if args.push_to_hub:
             from huggingface_hub import HfApi
 
-            push(Path(args.out), args.push_to_hub, HfApi())
-    except UserError as error:
-        print(f"alignbench: {error}", file=sys.stderr)
-        sys.exit(2)
+            push(args.out, args.push_to_hub, HfApi())
 
 
 def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:
@@ -150,10 +148,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m alignbench.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a run folder, or trained weights: a folder, a file or a hub id")
+    parser.add_argument(
+        "source", type=os.path.expanduser, help="a run folder, or trained weights: a folder, a file or a hub id"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="what trained weights were made of")
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--out", required=True, type=home_path, help="the folder to make")
     parser.add_argument("--rank", type=int, help="extract adapters of this rank")
     parser.add_argument("--push-to-hub", metavar="owner/name", help="upload the folder to this repository")
     return parser.parse_intermixed_args(words)

@@ -3,9 +3,10 @@ import sys
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from alignbench import cli
-from alignbench.cli import _time_left, _rewrite_words, stop
+from alignbench.cli import _rewrite_words, _time_left
 from alignbench.errors import UserError
+from alignbench.terminal import endings
+from alignbench.terminal.endings import stop
 
 
 def test_the_time_left_of_a_sweep_follows_its_last_jobs():
@@ -19,7 +20,7 @@ def test_the_time_left_of_a_sweep_follows_its_last_jobs():
 @pytest.mark.parametrize(("rank", "said"), [("0", "alignbench: a fault\n"), ("1", "alignbench: process 1: a fault\n")])
 def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(monkeypatch, capsys, rank, said):
     pauses = []
-    monkeypatch.setattr(cli.time, "sleep", pauses.append)
+    monkeypatch.setattr(endings.time, "sleep", pauses.append)
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:
         stop(UserError("a fault"))

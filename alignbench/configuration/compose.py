@@ -1,7 +1,8 @@
 """Parse, compose and check a command line as a whole, before the first job starts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
-from alignbench.configuration.plain_values import settle
 from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS
 from alignbench.configuration.targets import check_overrides, check_targets
-from alignbench.configuration.unknown_keys import unknown_key
-from alignbench.configuration.words import needs_multirun, parse_words, swept_values, with_home
+from alignbench.configuration.typed.plain_values import settle
+from alignbench.configuration.typed.unknown_keys import unknown_key
+from alignbench.configuration.typed.words import needs_multirun, parse_words, swept_values, with_home
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.section import shown
 
@@ -34,9 +35,8 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
-        hydra = _compose([str(one.input_line) for one in parsed if _is_about_jobs(one)], hydra=True).hydra
-        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may define a sweep
-            params = hydra.sweeper.get("params") or {}
+        params, is_sweep = _sweep_of_experiment(parsed)
+        if multirun or is_sweep:
             jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
         else:
             for override in parsed:
@@ -105,10 +105,18 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parse_words(overrides, GlobalHydra.instance().config_loader())
 
 
-def _is_about_jobs(override: Override) -> bool:
-    """Say whether a word may change how many jobs there are and how they are run."""
-    key = override.key_or_group
-    return not override.is_sweep_override() and (key in ("hydra", "experiment") or key.startswith(("hydra.", "hydra/")))
+def _sweep_of_experiment(parsed: Sequence[Override]) -> tuple[Mapping[str, Any], bool]:
+    """Return what an experiment sweeps over, and whether it does so without `-m`."""
+    words = [str(one.input_line) for one in parsed if not one.is_sweep_override() and _is_about_jobs(one.key_or_group)]
+    if not words:
+        return {}, False
+    hydra = _compose(words, hydra=True).hydra
+    return hydra.sweeper.get("params") or {}, hydra.mode == RunMode.MULTIRUN
+
+
+def _is_about_jobs(key: str) -> bool:
+    """Say whether a key may change how many jobs there are and how they are run."""
+    return key in ("hydra", "experiment") or key.startswith(("hydra.", "hydra/"))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import data_of_run, write_training_data
+from alignbench.terminal.console import headed
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
 
@@ -41,7 +42,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     runs = [RunFolder(Path(cfg.results) / name) for name in names]
     _refuse_other_base(runs[0], model)
     num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
-    console.print(f"[bold]{model}[/bold]  images that exist already")
+    console.print(headed(model, "images that exist already"))
     console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
     for folder, run, method in zip(folders, runs, methods, strict=True):
         console.print(f"  {method:10}  {folder.path}, {len(folder.images)} images")

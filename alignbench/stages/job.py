@@ -1,7 +1,6 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
-from alignbench.errors import UserError
+from alignbench.errors import DivergedError, UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
@@ -38,6 +37,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
+from alignbench.stages.kept import last_checkpoint
 from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
@@ -53,6 +53,7 @@ from alignbench.stages.training_terms import (
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
+from alignbench.terminal.console import open_console
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -74,8 +75,7 @@ def run(cfg: DictConfig) -> None:
         mixed_precision=cfg.train.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
-    console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
+    console = open_console(quiet=not accelerator.is_main_process)
     try:
         if has_images(cfg):
             compare_existing(cfg, accelerator, console)
@@ -203,9 +203,12 @@ class Job:
             )
             note_shared_data(self.folder, reward_models_in(self.root))
         with float32_products(self.cfg.train.tf32):
-            trained = train(
-                self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
-            )
+            try:
+                trained = train(
+                    self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
+                )
+            except FloatingPointError as error:
+                raise self._diverged(error) from None
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
@@ -274,6 +277,14 @@ class Job:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 
     # ---- parts
+
+    def _diverged(self, error: FloatingPointError) -> DivergedError:
+        """Return the sentence about a run whose numbers are no longer finite: what is kept, and what can be done."""
+        told = f"{error}; lower train.learning_rate or train.max_grad_norm. {self.folder.path} keeps "
+        told += last_checkpoint(self.folder)
+        if self.folder.checkpoints.exists():
+            told += f"; model.policy={self.folder.path} model.policy_step=last starts a new run from it"
+        return DivergedError(told)
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""

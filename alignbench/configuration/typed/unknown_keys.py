@@ -24,9 +24,11 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "precision": ("train.mixed_precision",),
     "dtype": ("train.weights_dtype",),
     "dataset": ("data",),
+    "model.path": ("model.pretrained_model_name_or_path", "model.policy"),
 }
 MOST = 3  # keys that a message names
 CLOSE, ALIKE = 0.6, 0.8  # of 1, how near two spellings are
+LONG = 6  # letters of which a word may stand for the keys that hold it
 
 
 def unknown_key(key: str, tree: DictConfig, groups: Sequence[str], chosen: Mapping[str, str]) -> str | None:
@@ -82,9 +84,9 @@ def _meant(key: str, part: str, where: str, tree: DictConfig, siblings: Sequence
     words = set(re.split(r"[._]", key))
     rules = (
         [beside[name] for name in difflib.get_close_matches(part, beside, MOST, ALIKE)],
-        [one for one in ELSEWHERE.get(part, ()) if one in last],
+        [one for one in ELSEWHERE.get(key, ELSEWHERE.get(part, ())) if one in last],
         [one for one in last if last[one] == part],
-        sorted((one for one in last if len(words) > 1 and words <= set(re.split(r"[._]", one))), key=len),
+        sorted((one for one in last if len(key) >= LONG and words <= set(re.split(r"[._]", one))), key=len),
         [beside[name] for name in difflib.get_close_matches(part, beside, MOST, CLOSE)],
         [
             one

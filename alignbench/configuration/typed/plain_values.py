@@ -30,17 +30,25 @@ def settle(cfg: DictConfig, sections: Mapping[str, type[Section]] = SECTIONS) ->
         elif isinstance(value, str) and (found := SHELL_VARIABLE.match(value)):
             name = _full_key(node, key)
             raise UserError(
-                f"{name}={value} names a variable of the shell, which filled it in only without quotes or within double "
-                f"quotes; type them, or '{name}=${{oc.env:{found[1]}}}{value[found.end() :]}'"
+                f"{name}={value} names a variable of the shell, which fills it in within double quotes and not within "
+                f"single ones; type double ones, or '{name}=${{oc.env:{found[1]}}}{value[found.end() :]}'"
             )
     for section, declared in sections.items():
         node = OmegaConf.select(cfg, section) if section else cfg
         if isinstance(node, DictConfig):
             _make_lists(node, [name for name, schema in declared.schemas().items() if _is_list(schema)])
+    _refuse_dangling(cfg)
+    return cfg
+
+
+def settle_arguments(cfg: DictConfig) -> DictConfig:
+    """Put lists for single values where the constructor of this program that a node names takes a list; return `cfg`.
+
+    Their modules are imported.
+    """
     for node in _targets(cfg):
         parameters = inspect.signature(target_object(node._target_)).parameters
         _make_lists(node, [name for name, one in parameters.items() if get_origin(one.annotation) in (list, Sequence)])
-    _refuse_dangling(cfg)
     return cfg
 
 
