@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from alignbench.data.existing_images.folders import ImageFolder, read_compared_folders
+from alignbench.data.existing_images.folders import ImageFolder, is_by_text, read_compared_folders
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
@@ -44,6 +44,8 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
     console.print(headed(model, "images that exist already"))
     console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
+    if all(is_by_text(folder) for folder in folders) and len(folders) > 1:
+        console.print("  pairs       by the texts of the prompts, since the folders have no ids in common or lack them")
     for folder, run, method in zip(folders, runs, methods, strict=True):
         console.print(f"  {method:10}  {folder.path}, {len(folder.images)} images")
         if accelerator.is_main_process:
@@ -84,7 +86,8 @@ def _identity(folder: ImageFolder) -> str:
 
 def _name_of(folder: ImageFolder) -> str:
     """Return how tables call a comparison with this folder, unlike any model that runs here."""
-    return f"{folder.model or re.sub(r'[^A-Za-z0-9_.]', '_', folder.label)}_images"
+    label = re.sub(r"[^\w.]", "_", folder.label)
+    return f"{folder.model or label}_images"
 
 
 def _texts(folders: list[ImageFolder]) -> list[str]:
