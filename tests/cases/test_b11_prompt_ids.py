@@ -17,7 +17,7 @@ def folder(path, ids, texts=TEXTS):
     path.mkdir()
     rows = []
     for number, text in enumerate(texts):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(path / f"{number}.png")
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(path / f"{number}.png")
         row = {"file": f"{number}.png", "prompt": text}
         rows.append(row if ids is None else {**row, "prompt_id": ids[number]})
     (path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
