@@ -35,7 +35,7 @@ def test_a_single_file_needs_what_its_folder_needs(folder, monkeypatch):
     single = training(folder / "single.safetensors", f"model.config={folder}")
     assert estimate(single) == parts
     assert refuse_what_cannot_fit(single, PLENTY) == ""
-    with pytest.raises(UserError, match="training needs about .*less helps"):
+    with pytest.raises(UserError, match=r"training needs about .*less helps"):
         refuse_what_cannot_fit(single, 1000.0)
 
 
