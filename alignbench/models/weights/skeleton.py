@@ -22,7 +22,8 @@ def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAda
     """Return the adapter of a model whose tensors have shape and dtype, and on a real device arbitrary values.
 
     The architecture is that of the folder, for a single file that of `model.config`, else the published one that ships
-    with the program, else that of the hub, of which only the configuration files are fetched. Tokenizers are left out. The miniatures are loaded, being small.
+    with the program, else that of the hub, of which only the configuration files are fetched. Tokenizers are left out.
+    The miniatures are loaded, being small.
 
     Args:
         model: the `model` node of a configuration.
