@@ -148,7 +148,8 @@ class Job:
         if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
             return
         with float32_products(self.cfg.train.tf32):
-            self._preparation(build_terms(self.cfg)).run(self.work_share, self.console)
+            while not self._preparation(build_terms(self.cfg)).run(self.work_share, self.console):
+                self.accelerator.wait_for_everyone()  # then once more with the rows that are left
 
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
