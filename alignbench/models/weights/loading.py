@@ -226,21 +226,33 @@ def check_weights(
     if file.is_file():
         named, index = f"model.config={config}", _index_beside(file, named, config)
     else:
-        index = _index(path, revision, named, variant=variant)
+        index = _index(path, revision, named)
     if pipeline_class not in ("auto", index["_class_name"]):
         raise UserError(
             f"{named} holds a {index['_class_name']}, but this model needs a {pipeline_class}; "
             "choose the `model` of that family or other weights"
         )
+    parts = _networks(index)
     if file.is_file():
         assert config is not None
-        _index(config, None, f"{named}, which has to have what {file.name} lacks,", parts=_lacking(file, index))
+        check_whole(file)
+        path, revision, parts = config, None, _lacking(file, index)
+        _index(path, revision, f"{named}, which has to have what {file.name} lacks,", parts=parts)
+    if (folder := _complete_folder(path, revision, parts)) is not None:
+        _check_files(folder, parts, variant)
     return index
 
 
-def _index(
-    path: str, revision: str | None, named: str, parts: Collection[str] | None = None, variant: str | None = None
-) -> dict[str, Any]:
+def _check_files(folder: Path, parts: Collection[str], variant: str | None) -> None:
+    """Refuse weights that are cut, and several kinds of them of which none is asked for."""
+    for name in parts:
+        for weights in _files(folder / name, variant):
+            check_whole(weights)
+        if variant is None:
+            only_variant(folder / name)
+
+
+def _index(path: str, revision: str | None, named: str, parts: Collection[str] | None = None) -> dict[str, Any]:
     """Return the model_index.json of a diffusers folder or a hub id that has the weights of these parts (default: all).
 
     Raises:
@@ -248,13 +260,7 @@ def _index(
     """
     folder = _complete_folder(path, revision, parts)
     if folder is not None:
-        index = read_index(folder / INDEX)
-        for name in _networks(index) if parts is None else parts:
-            for file in _files(folder / name, None):
-                check_whole(file)
-            if variant is None:
-                only_variant(folder / name)
-        return index
+        return read_index(folder / INDEX)
     if Path(path).is_dir():
         lacks = ", ".join(_missing(Path(path), parts))
         raise MissingWeightsError(f"{named} lacks {lacks}; give a whole diffusers folder or a hub id")
