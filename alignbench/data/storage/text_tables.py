@@ -41,8 +41,9 @@ class TextRow:
             UserError: the column has neither.
         """
         value = self.values.get(column)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"{value:.0f}" if is_number and value == value // 1 else self.text(column)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+            return f"{value:.0f}"
+        return self.text(column)
 
     def prompt(self, column: str) -> str:
         """Return the prompt in a column, byte for byte.
