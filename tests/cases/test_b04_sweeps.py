@@ -54,6 +54,12 @@ def test_what_is_no_list_of_values_is_refused(word, told):
     assert refusal(*([] if word.startswith("method=") else DPO), word, multirun=True).startswith(told)
 
 
+def test_a_list_in_place_of_a_sweep_is_told_how_to_be_typed():
+    assert refusal(*DPO, "seed=[0,1]", multirun=True) == (
+        "seed=[0,1] must be a whole number of at most 64 bits; for one run with each, add -m and type seed=0,1"
+    )
+
+
 def test_values_are_counted():
     assert check_command_line([*DPO, "method.beta=250,500", "seed=range(2)"], multirun=True) == 4
     assert check_command_line(["method=glob(dp*,exclude=dpok)", "model=sd15_mini"], multirun=True) == 1
