@@ -1,13 +1,11 @@
 """The command line: check the whole command, then run the requested stages of each job."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -15,18 +13,27 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
-from alignbench.configuration.compose import check_command_line, unchecked, with_reward_sums
-from alignbench.errors import UserError
+from alignbench.configuration.compose import as_composed, check_command_line, unchecked
+from alignbench.errors import DivergedError, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
+from alignbench.terminal.endings import (
+    DEFECT,
+    REFUSED,
+    is_main,
+    of_the_machine,
+    one_sentence,
+    stop,
+    stop_by_hand,
+    tell_failure,
+)
 from alignbench.usage import usage
 
 PACE_OF = 4  # jobs by which the time left is estimated
-PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
 
 
 def main() -> None:
-    """Run `python -m alignbench [-m] [key=value ...]`. Exit status 2 means: the command must be changed."""
+    """Run `python -m alignbench [-m] [key=value ...]`; see `alignbench.terminal.endings` for its exit status."""
     if sys.argv[1:] == ["--version"]:
         print(f"alignbench {alignbench.__version__}")
         return
@@ -34,39 +41,54 @@ def main() -> None:
         print(usage())
         return
     args = get_args_parser().parse_args()
+    typed = sys.argv[1:]
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
     num_jobs, found = 1, None
-    try:
+    with one_sentence(_results(args.overrides)):
         check_neighbours()
         _refuse_other_configurations(args)
-        _write_reward_sums(args)
+        _rewrite_words(args)
         if not asks_for_text:
-            if _is_main():
-                print(f"alignbench {alignbench.__version__}  {' '.join(args.overrides)}".rstrip(), flush=True)
+            if is_main():
+                print(f"alignbench {alignbench.__version__}  {' '.join(typed)}".rstrip(), flush=True)
             found = unchecked(args.overrides)
             if found is not None and not (args.multirun or found[1]) and _tell_what_is_done(found[0]):
                 return
             with _waiting("loading libraries, checking the command"):
                 num_jobs = check_command_line(args.overrides, args.multirun)
-    except UserError as error:
-        stop(error)
     ends = [time.monotonic()]  # of the jobs of a sweep
+    failures: list[Exception] = []
 
     def job(cfg: DictConfig) -> None:
-        if num_jobs > 1 and _is_main():
-            print(f"job {len(ends)} of {num_jobs}{_time_left(ends, num_jobs)}", flush=True)
+        name = f"job {len(ends)} of {num_jobs}" if num_jobs > 1 else ""
+        if name and is_main():
+            print(f"{name}{_time_left(ends, num_jobs)}", flush=True)
         try:
             _job(cfg)
-        except Exception as error:  # Hydra goes on with the others and tells of it when all are done
-            if num_jobs > 1:
-                print(f"alignbench: job {len(ends)} of {num_jobs} failed: {error}", file=sys.stderr, flush=True)
-            raise
+        except KeyboardInterrupt:
+            from alignbench.stages.kept import kept
+
+            stop_by_hand(f"{name and f'{name}: '}{kept(cfg)}", typed)
+        except DivergedError as error:
+            if not name:
+                stop(error)
+            failures.append(error)
+            print(f"alignbench: {name} failed: {error}", file=sys.stderr, flush=True)
+        except UserError as error:
+            stop(error)
+        except Exception as error:  # the other jobs of a sweep need not fail
+            failures.append(error)
+            tell_failure(error, Path(cfg.results), name)
         finally:
             ends.append(time.monotonic())
 
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-    if num_jobs > 1 and found is not None and _is_main():
+    if num_jobs > 1 and found is not None and is_main():
         _tell_all(found[0])
+    if failures:
+        if num_jobs > 1 and is_main():
+            print(f"alignbench: {len(failures)} of {num_jobs} jobs failed, as told above", file=sys.stderr, flush=True)
+        sys.exit(REFUSED if all(map(_is_refusal, failures)) else DEFECT)
 
 
 def _tell_what_is_done(cfg: DictConfig) -> bool:
@@ -94,7 +116,7 @@ def _tell_all(cfg: DictConfig) -> None:
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
     """Show at a terminal that something is going on that takes seconds."""
-    if not (_is_main() and sys.stderr.isatty()):
+    if not (is_main() and sys.stderr.isatty()):
         yield
         return
     from rich.console import Console
@@ -103,9 +125,19 @@ def _waiting(what: str) -> Iterator[None]:
         yield
 
 
-def _write_reward_sums(args: argparse.Namespace) -> None:
-    """Replace `reward=[NAME,NAME]` by the words that compose the sum, where Hydra will read the command anew, too."""
-    overrides = with_reward_sums(args.overrides)
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, UserError) or of_the_machine(error) is not None
+
+
+def _results(words: list[str]) -> Path:
+    """Return the results folder that the words of a command name, before anything is composed of them."""
+    named = [word.partition("=")[2] for word in words if word.startswith("results=")]
+    return Path(named[-1].strip("'\"") if named else "results").expanduser()
+
+
+def _rewrite_words(args: argparse.Namespace) -> None:
+    """Replace `reward=[NAME,NAME]` and `~` by what Hydra understands, where it will read the command anew, too."""
+    overrides = as_composed(args.overrides)
     if overrides != args.overrides:
         options = [word for word in sys.argv[1:] if word not in args.overrides]
         args.overrides, sys.argv[1:] = overrides, [*overrides, *options]
@@ -151,24 +183,8 @@ def check_neighbours() -> None:
 
 
 def _job(cfg: DictConfig) -> None:
+    from alignbench.configuration.typed.plain_values import settle, settle_arguments
     from alignbench.stages.job import dry_run, run
 
-    try:
-        (dry_run if cfg.dry_run else run)(cfg)
-    except UserError as error:
-        stop(error)
-
-
-def stop(error: UserError) -> NoReturn:
-    """Tell the user, and end. Launchers end all processes with the first, so the main one has to get its word in."""
-    if _is_main():
-        print(f"alignbench: {error}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(PATIENCE_SECONDS)  # where the others fail alike, this one does not live to tell it again
-        print(f"alignbench: process {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
-def _is_main() -> bool:
-    """Return whether this process speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    settle_arguments(settle(cfg))
+    (dry_run if cfg.dry_run else run)(cfg)

@@ -162,12 +162,17 @@ class Evaluator(ABC):
         return self.score_features(self.image_features(inputs), encoded)
 
     @torch.no_grad()
-    def score(self, images: Sequence[Image.Image | str | Path], prompts: Sequence[str], batch_size: int = 16) -> Tensor:
+    def score(
+        self,
+        images: Sequence[Image.Image | str | Path] | Image.Image | str | Path,
+        prompts: Sequence[str] | str,
+        batch_size: int = 16,
+    ) -> Tensor:
         """Score each image against its prompt by the published path.
 
         Args:
-            images: pictures, or their files.
-            prompts: one an image.
+            images: pictures, or their files; or one of them.
+            prompts: one an image; a single text is a list of one.
             batch_size: images that go through the network at once.
 
         Returns:
@@ -176,6 +181,8 @@ class Evaluator(ABC):
         Raises:
             UserError: an image cannot be scored (see `alignbench.images`), or there are not as many prompts as images.
         """
+        images = [images] if isinstance(images, Image.Image | str | Path) else images
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         if len(images) != len(prompts):
             raise UserError(f"{len(images)} images and {len(prompts)} prompts; give one prompt an image")
         scores = [torch.zeros(0)]

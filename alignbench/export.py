@@ -12,7 +12,7 @@ load them. Nothing is uploaded without `--push-to-hub owner/name`.
 """
 
 import argparse
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.exports.dataset import export_dataset
 from alignbench.exports.model_card import loading_lines, model_card
-from alignbench.files import replacing_folder, write_text
+from alignbench.files import home_path, replacing_folder, write_text
 from alignbench.stages.start import load_weights, start_run
 from alignbench.stages.trained_weights import Source, find_source
+from alignbench.terminal.endings import one_sentence
 
 FORMATS = ("merged", "lora", "comfyui")  # of weights
 DATASET = "dataset"
@@ -32,23 +33,20 @@ COMFYUI_FILE = "{name}_comfyui.safetensors"
 
 
 def main() -> None:
-    """Export as the command line says. Exit status 2 means: the command must be changed."""
+    """Export as the command line says. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    try:
+    with one_sentence():
         if args.format == DATASET:
             if args.rank is not None or args.settings:
                 raise UserError("--format dataset takes neither --rank nor key=value; leave them out")
-            export_dataset(Path(args.source), Path(args.out), args.push_to_hub)
+            export_dataset(Path(args.source), args.out, args.push_to_hub)
         else:
             source = find_source(args.source, args.settings)
-            export(source, args.format, Path(args.out), args.rank, args.push_to_hub)
+            export(source, args.format, args.out, args.rank, args.push_to_hub)
         if args.push_to_hub:
             from huggingface_hub import HfApi
 
-            push(Path(args.out), args.push_to_hub, HfApi(), DATASET if args.format == DATASET else "model")
-    except UserError as error:
-        print(f"alignbench: {error}", file=sys.stderr)
-        sys.exit(2)
+            push(args.out, args.push_to_hub, HfApi(), DATASET if args.format == DATASET else "model")
 
 
 def export(source: Source, kind: str, out: Path, rank: int | None = None, repository: str | None = None) -> list[str]:
@@ -157,10 +155,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m alignbench.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a run folder, trained weights (a folder, a file or a hub id), or results")
+    parser.add_argument(
+        "source",
+        type=os.path.expanduser,
+        help="a run folder, trained weights (a folder, a file or a hub id), or results",
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="what trained weights were made of")
     parser.add_argument("--format", required=True, choices=(*FORMATS, DATASET))
-    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--out", required=True, type=home_path, help="the folder to make")
     parser.add_argument("--rank", type=int, help="extract adapters of this rank")
     parser.add_argument("--push-to-hub", metavar="owner/name", help="upload the folder to this repository")
     return parser.parse_intermixed_args(words)

@@ -159,6 +159,11 @@ def write_png(path: Path, image: "Image.Image") -> None:
         image.save(temporary, format="PNG")
 
 
+def home_path(text: str) -> Path:
+    """Return a path with the home folder for `~`, which a shell leaves as it is in `--out=~/x`."""
+    return Path(text).expanduser()
+
+
 def cache_folder() -> Path:
     """Return the folder of what can be made again, shared by all results of this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignbench"

@@ -10,34 +10,32 @@ it. Its soup.json lists the parents, their digests and weights.
 
 import argparse
 import math
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alignbench.configuration.build import build
 from alignbench.errors import UserError
-from alignbench.files import replacing_folder
+from alignbench.files import home_path, replacing_folder
 from alignbench.models.weights.find_policy import find_policy
 from alignbench.stages.start import load_start
 from alignbench.stages.trained_weights import Source, find_source
 from alignbench.store.soup_record import Parent, SoupRecord
 from alignbench.store.training_data import data_of_run, union
+from alignbench.terminal.endings import one_sentence
 
 OF_POLICY = ("policy", "policy_revision", "policy_sha256")  # what a manifest says of `model.policy`
 NOT_COMPARED = {"torch_dtype"}  # weights are the same in any
 
 
 def main() -> None:
-    """Average as the command line says. Exit status 2 means: the command must be changed."""
+    """Average as the command line says. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    try:
+    with one_sentence():
         shares = read_shares(args.weights, len(args.runs))
         sources = [find_parent(run) for run in args.runs]
-        make_soup(sources, shares, Path(args.to))
-    except UserError as error:
-        print(f"alignbench: {error}", file=sys.stderr)
-        sys.exit(2)
+        make_soup(sources, shares, args.to)
 
 
 def read_shares(text: str | None, num_parents: int) -> list[float]:
@@ -190,9 +188,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m alignbench.soup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder with trained weights")
+    parser.add_argument(
+        "runs", nargs="+", type=os.path.expanduser, metavar="RUN", help="a run folder with trained weights"
+    )
     parser.add_argument("--weights", help="the share of each run, as in 0.5,0.5; all the same by default")
-    parser.add_argument("--to", required=True, help="the folder to make")
+    parser.add_argument("--to", required=True, type=home_path, help="the folder to make")
     return parser.parse_args(words)
 
 

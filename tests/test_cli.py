@@ -5,8 +5,10 @@ from hydra._internal.utils import get_args_parser
 
 import alignbench
 from alignbench import cli
-from alignbench.cli import _time_left, _write_reward_sums, stop
+from alignbench.cli import _rewrite_words, _time_left
 from alignbench.errors import UserError
+from alignbench.terminal import endings
+from alignbench.terminal.endings import stop
 from tests.program import alignbench as program
 
 
@@ -21,7 +23,7 @@ def test_the_time_left_of_a_sweep_follows_its_last_jobs():
 @pytest.mark.parametrize(("rank", "said"), [("0", "alignbench: a fault\n"), ("1", "alignbench: process 1: a fault\n")])
 def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(monkeypatch, capsys, rank, said):
     pauses = []
-    monkeypatch.setattr(cli.time, "sleep", pauses.append)
+    monkeypatch.setattr(endings.time, "sleep", pauses.append)
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:
         stop(UserError("a fault"))
@@ -33,7 +35,7 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
 def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["alignbench", "-m", "method=nft,awm", "reward=[clip_score,hpsv3]", "seed=1"])
     args = get_args_parser().parse_args()
-    _write_reward_sums(args)
+    _rewrite_words(args)
     again = get_args_parser().parse_args()
     assert again.multirun
     assert again.overrides == args.overrides
@@ -46,7 +48,7 @@ def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
 def test_a_command_without_a_sum_is_left_as_it_was_typed(monkeypatch):
     words = ["alignbench", "--cfg", "job", "reward=clip_score", "memory=[offload,checkpointing]"]
     monkeypatch.setattr(sys, "argv", list(words))
-    _write_reward_sums(get_args_parser().parse_args())
+    _rewrite_words(get_args_parser().parse_args())
     assert sys.argv == words
 
 

@@ -32,7 +32,7 @@ FLOORS = """
     evaluator  miniature
     models
     diffusion
-    batch  context  crop  devices  files  former_names  images  settings  statistics  text  work_share
+    batch  context  crop  devices  files  former_names  images  settings  statistics  terminal  text  work_share
     errors
 """
 FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}

@@ -28,8 +28,6 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from alignbench.calibrate.environments import Requirements, environment
@@ -37,7 +35,7 @@ from alignbench.calibrate.samples import SAMPLES, write_samples
 from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
-from alignbench.files import cache_folder, sha256, write_json
+from alignbench.files import cache_folder, home_path, sha256, write_json
 from alignbench.scoring.calibration import (
     RECORD,
     Calibration,
@@ -48,6 +46,8 @@ from alignbench.scoring.calibration import (
 )
 from alignbench.scoring.score import info
 from alignbench.store.scores import ScoreInfo
+from alignbench.terminal.console import open_console
+from alignbench.terminal.endings import one_sentence
 
 OURS = ("torch", "transformers")  # packages that could move our scores
 
@@ -252,7 +252,7 @@ def calibrate_all(overrides: list[str], precision: str | None, keep: bool) -> bo
         try:
             evaluator = build(node)
         except UserError as error:
-            rows.add_row(str(name), "absent", "", escape(str(error)))
+            rows.add_row(str(name), "absent", "", str(error))
             continue
         key = f"{evaluator.name}@{evaluator.version}"
         before = record.get(key)
@@ -260,7 +260,7 @@ def calibrate_all(overrides: list[str], precision: str | None, keep: bool) -> bo
         try:
             calibration = compare(evaluator, before["values"] if before is not None and same else None)
         except UserError as error:
-            rows.add_row(key, "refused", "", escape(str(error)))
+            rows.add_row(key, "refused", "", str(error))
             passed = False
             continue
         found[key] = info(evaluator), calibration
@@ -274,7 +274,7 @@ def calibrate_all(overrides: list[str], precision: str | None, keep: bool) -> bo
             rows.add_row(f"{key} in {precision}", f"against {evaluator.precision}", f"{moved:.1e}", "")
             faster.release()
         evaluator.release()
-    Console(width=None if sys.stdout.isatty() else 160).print(rows)
+    open_console(file_width=160).print(rows)
     if not found and passed:
         raise UserError("no evaluator has its weights here; give their folders, as in evaluators.pickscore.source=DIR")
     if keep:
@@ -296,11 +296,11 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help="store the scores with the program")
     group = parser.add_argument_group("comparison with an official package")
     group.add_argument("--official", choices=[*OFFICIAL], help="the package to compare with")
-    group.add_argument("--out", type=Path, help="JSON file for the scores of both sides")
-    group.add_argument("--weights", type=Path, help="published weights; random ones by default")
+    group.add_argument("--out", type=home_path, help="JSON file for the scores of both sides")
+    group.add_argument("--weights", type=home_path, help="published weights; random ones by default")
     group.add_argument("--seed", type=int, default=0, help="of random weights")
     group.add_argument("--reduced", action="store_true", help="a small architecture with random weights, in seconds")
-    group.add_argument("--environments", type=Path, help="folder of the isolated environments")
+    group.add_argument("--environments", type=home_path, help="folder of the isolated environments")
     arguments = parser.parse_args()
     if arguments.official is not None and arguments.out is None:
         parser.error("--official needs --out, where the scores of both sides go")
@@ -308,7 +308,7 @@ def main() -> None:
         parser.error(f"--official compares one package; {arguments.overrides[0]} has no part in it")
     if arguments.reduced and arguments.weights is not None:
         parser.error("--reduced is for random weights; published ones have the published architecture")
-    try:
+    with one_sentence():
         if arguments.official is None:
             passed = calibrate_all(arguments.overrides, arguments.precision, arguments.store)
         else:
@@ -316,8 +316,6 @@ def main() -> None:
             passed = compare_official(
                 arguments.official, environments, arguments.out, arguments.weights, arguments.seed, arguments.reduced
             )
-    except UserError as error:
-        parser.exit(2, f"alignbench: {error}\n")
     sys.exit(0 if passed else 1)
 
 

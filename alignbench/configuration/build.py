@@ -63,6 +63,8 @@ def build(node: DictConfig | None) -> Any:
     try:
         return instantiate(node)
     except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         if isinstance(error.__cause__, ValueError):
             raise UserError(str(error.__cause__)) from None
         raise

@@ -19,7 +19,9 @@ from alignbench.configuration.launcher import check_engine
 from alignbench.configuration.optimizers import check_optimizer
 from alignbench.configuration.precision_checks import check_gradients, check_quantised_base, check_updates
 from alignbench.configuration.sections import check_settings
+from alignbench.configuration.typed.plain_values import settle_arguments
 from alignbench.errors import UserError, did_you_mean
+from alignbench.models.weights.missing import all_missing, going_on
 from alignbench.store.manifest import BASE, DATA
 from alignbench.work_share import WorkShare
 
@@ -31,6 +33,7 @@ def check(cfg: DictConfig) -> None:
         UserError: naming the settings, the rule and the way out.
     """
     check_settings(cfg)
+    settle_arguments(cfg)
     WorkShare.of(cfg.shard)
     if has_images(cfg):
         _check_existing_images(cfg)
@@ -53,8 +56,12 @@ def check(cfg: DictConfig) -> None:
     elif values["stages"] == ["prepare"]:
         raise UserError("method=base does not train, so it has nothing to prepare; choose another method")
     if not cfg.dry_run:  # which needs no weights, of a reward neither
-        _check_weights(cfg)
-        _check_objects(cfg, values)
+        with all_missing():
+            _check_weights(cfg)
+            if trains(cfg) and values["train"]["reward_vae"] is not None:
+                with going_on():
+                    _check_reward_vae(values["train"]["reward_vae"], values["method"])
+            _check_objects(cfg, values)
 
 
 def _check_existing_images(cfg: DictConfig) -> None:
@@ -79,7 +86,8 @@ def _check_existing_images(cfg: DictConfig) -> None:
             f"real_images={cfg.real_images} is for the evaluation of a model; with model=images give the folder among "
             "model.folders"
         )
-    _check_evaluators(cfg)
+    with all_missing():
+        _check_evaluators(cfg)
     read_compared_folders(cfg.model.folders)
 
 
@@ -97,8 +105,6 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
     if values["shard"] is not None and "train" in values["stages"]:
         raise UserError("shard splits prepare, generate and score alone; take train out of stages and do it apart")
     check_optimizer(train["optimizer"])
-    if train["reward_vae"] is not None:
-        _check_reward_vae(train["reward_vae"], values["method"])
     if "train" in values["stages"]:
         check_updates(train, weights_dtype(values))
         check_engine(train, auxiliary)
@@ -123,7 +129,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
             check_generated_pairs(method, data, cfg.model)
         if "train" in stages and cfg.validation.every is not None:
             build(cfg.validation.prompts)
-    if {"score", "report"} & stages:
+    if {"score", "report"} & stages or (trains(cfg) and "train" in stages and cfg.validation.every is not None):
         _check_evaluators(cfg)
     if stages <= {"prepare", "train"}:
         return
@@ -144,26 +150,38 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
 def _check_weights(cfg: DictConfig) -> None:
     model = cfg.model
     if "pretrained_model_name_or_path" in model:
-        from alignbench.models.schedulers import FEW_STEP, check_few_step, check_published, scheduler_name
-        from alignbench.models.weights.loading import check_weights
-
-        pipeline = model.adapter.pipeline
-        index = check_weights(
-            model.pretrained_model_name_or_path, model.revision, pipeline.pipeline_class, model.config
-        )
-        published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
-        check_published(published, family.published_schedulers, family.pipeline_class)
-        if "generate" in cfg.stages:
-            chosen = cfg.sampling.scheduler
-            if OmegaConf.is_interpolation(cfg.sampling, "scheduler") and chosen not in FEW_STEP:
-                chosen = None  # the model's file chose it, for other weights
-            check_few_step(published, chosen)
+        with going_on():
+            _check_pretrained(cfg)
     for name in model.policy_trained_on:
         if model.policy is None:
             raise UserError(f"model.policy_trained_on={name} belongs to a model.policy; give one, or leave it out")
         if name not in (known := choices("evaluator")):
             raise UserError(f"model.policy_trained_on={name} is unknown;{did_you_mean(name, known)}")
-    check_start(model)
+    with going_on():
+        check_start(model)
+
+
+def _check_pretrained(cfg: DictConfig) -> None:
+    """Refuse weights that are not at hand, and a scheduler that they cannot be sampled with."""
+    from alignbench.models.schedulers import FEW_STEP, check_few_step, check_published, scheduler_name
+    from alignbench.models.weights.loading import check_weights
+
+    model = cfg.model
+    pipeline = model.adapter.pipeline
+    index = check_weights(
+        model.pretrained_model_name_or_path,
+        model.revision,
+        pipeline.pipeline_class,
+        model.config,
+        pipeline.get("variant"),
+    )
+    published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
+    check_published(published, family.published_schedulers, family.pipeline_class)
+    if "generate" in cfg.stages:
+        chosen = cfg.sampling.scheduler
+        if OmegaConf.is_interpolation(cfg.sampling, "scheduler") and chosen not in FEW_STEP:
+            chosen = None  # the model's file chose it, for other weights
+        check_few_step(published, chosen)
 
 
 def check_start(model: DictConfig) -> None:
@@ -191,6 +209,9 @@ def check_start(model: DictConfig) -> None:
 def _check_evaluators(cfg: DictConfig) -> None:
     if not cfg.evaluators:
         raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', choices('evaluators'))}")
+    for node in cfg.evaluators.values():
+        with going_on():
+            build(node)
 
 
 def _check_validation(validation: dict[str, Any], evaluators: list[str]) -> None:

@@ -1,22 +1,25 @@
 """Parse, compose and check a command line as a whole, before the first job starts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
+from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS
 from alignbench.configuration.targets import check_overrides, check_targets
+from alignbench.configuration.typed.plain_values import settle
+from alignbench.configuration.typed.unknown_keys import unknown_key
+from alignbench.configuration.typed.words import needs_multirun, parse_words, swept_values, with_home
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.section import shown
 
@@ -27,21 +30,32 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
     Raises:
         UserError: the message says what was typed, what was expected and what to do.
     """
-    overrides = with_reward_sums(overrides)
-    parsed = _parse(overrides)
+    overrides = as_composed(overrides)
     with _hydra():
+        parsed = _parse(overrides)
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
-        hydra = _compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], hydra=True).hydra
-        if multirun or hydra.mode == RunMode.MULTIRUN:  # an experiment may define a sweep
-            params = hydra.sweeper.get("params") or {}
+        params, is_sweep = _sweep_of_experiment(parsed)
+        if multirun or is_sweep:
             jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
         else:
+            for override in parsed:
+                if override.is_sweep_override():
+                    raise needs_multirun(override, bool(group_choices(override.key_or_group)))
             jobs = [overrides]
         for job in jobs:
             check(_compose(job))
     return len(jobs)
+
+
+def as_composed(words: Sequence[str]) -> list[str]:
+    """Return the words of a command as Hydra has to read them: sums of rewards, and `~` for the home folder.
+
+    Raises:
+        UserError: as `with_reward_sums`.
+    """
+    return with_reward_sums(with_home(words))
 
 
 def composed(overrides: list[str], program: str = "config") -> DictConfig:
@@ -55,7 +69,7 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         UserError: the message says what was typed, what was expected and what to do.
     """
     with _hydra():
-        overrides = with_reward_sums(overrides)
+        overrides = as_composed(overrides)
         parsed = _parse(overrides)
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
@@ -71,7 +85,7 @@ def unchecked(overrides: list[str]) -> tuple[DictConfig, bool] | None:
     """
     with _hydra():
         try:
-            parsed = _parse(with_reward_sums(overrides))
+            parsed = _parse(as_composed(overrides))
             words = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
             cfg = compose("config", words, return_hydra_config=True)
         except (UserError, HydraException, OmegaConfBaseException):
@@ -91,7 +105,7 @@ def with_reward_sums(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: a reward is named twice.
     """
-    chosen = {word: _parse([word])[0].value() for word in words if word.startswith("reward=[")}
+    chosen = {word: parse_words([word])[0].value() for word in words if word.startswith("reward=[")}
     lists = [value for value in chosen.values() if isinstance(value, list)]  # a sweep over lists is refused elsewhere
     names = [shown(name) for value in lists[-1:] for name in value]
     if len(names) < 2:  # Hydra takes a list of one
@@ -105,13 +119,22 @@ def with_reward_sums(words: Sequence[str]) -> list[str]:
     return ["reward=several", *parts, *weights, *others]
 
 
-def _parse(overrides: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        raise UserError(
-            f"{error.override!r} is not understood; expected key=value, as in train.max_train_steps=50"
-        ) from None
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    return parse_words(overrides, GlobalHydra.instance().config_loader())
+
+
+def _sweep_of_experiment(parsed: Sequence[Override]) -> tuple[Mapping[str, Any], bool]:
+    """Return what an experiment sweeps over, and whether it does so without `-m`."""
+    words = [str(one.input_line) for one in parsed if not one.is_sweep_override() and _is_about_jobs(one.key_or_group)]
+    if not words:
+        return {}, False
+    hydra = _compose(words, hydra=True).hydra
+    return hydra.sweeper.get("params") or {}, hydra.mode == RunMode.MULTIRUN
+
+
+def _is_about_jobs(key: str) -> bool:
+    """Say whether a key may change how many jobs there are and how they are run."""
+    return key in ("hydra", "experiment") or key.startswith(("hydra.", "hydra/"))
 
 
 @contextmanager
@@ -133,6 +156,9 @@ def _sweep(parsed: list[Override]) -> list[list[str]]:
         return [[str(override.input_line) for override in parsed if not override.is_sweep_override()]]
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    for override in parsed:
+        if override.is_sweep_override():
+            swept_values(override)
     return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
 
 
@@ -147,41 +173,60 @@ def _check_choice(override: Override) -> None:
         return
     value = override.value()
     if override.is_sweep_override():
-        chosen: Iterable[Any] = override.sweep_string_iterator()
+        chosen = swept_values(override)
     else:
-        chosen = value if isinstance(value, list) else [value]
-    for choice in chosen:
-        if (name := shown(choice)) not in available:
-            raise UserError(f"{override.key_or_group}={name} is unknown;{did_you_mean(name, available)}")
+        chosen = [shown(choice) for choice in (value if isinstance(value, list) else [value])]
+    for name in chosen:
+        if name not in available:
+            raise UserError(
+                f"{override.key_or_group}={name} is unknown;{did_you_mean(name, available)}"
+                + _added(override.key_or_group, name)
+            )
 
 
-def _compose(overrides: list[str], hydra: bool = False, program: str = "config") -> DictConfig:
+def _added(group: str, name: str) -> str:
+    """Return how one evaluator is chosen, where its name was given as that of a list of them."""
+    if group != "evaluators" or name not in group_choices("evaluator"):
+        return ""
+    return f"; to measure by {name} alone, type evaluators=none +evaluator@evaluators.{name}={name}"
+
+
+def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "config") -> DictConfig:
     try:
-        cfg = compose(program, overrides, return_hydra_config=hydra)
-        check_targets(OmegaConf.to_container(cfg))
-        return cfg
+        cfg = compose(program, list(overrides), return_hydra_config=hydra)
     except MissingConfigException as error:
         raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{did_you_mean('', [])}") from None
     except ConfigCompositionException as error:
-        for override in overrides:
-            _check_key(override, program)
+        _refuse_unknown_keys(overrides, program)
         cause = error.__cause__ or error
         raise UserError(" ".join(str(cause).split())) from None
+    check_targets(OmegaConf.to_container(cfg))
+    return cfg if hydra else settle(cfg, REWARD_SECTIONS if program == "train_reward" else SECTIONS)
 
 
-def _check_key(text: str, program: str) -> None:
-    """Refuse an override whose key is not in the configuration."""
-    override = _parse([text])[0]
-    if group_choices(override.key_or_group) or override.is_add():
+def _refuse_unknown_keys(overrides: Sequence[str], program: str) -> None:
+    """Refuse an override whose key is not in the configuration that the others choose."""
+    parsed = _parse(overrides)
+    chooses = [one for one in parsed if (one.is_add() or group_choices(one.key_or_group)) and not one.is_delete()]
+    groups = [one for one in chooses if group_choices(one.key_or_group)]
+    tree = None
+    for words in (chooses, groups):  # a word that adds may itself be the one that cannot be composed
+        try:
+            tree = compose(program, [str(one.input_line) for one in words], return_hydra_config=True)
+        except HydraException:
+            continue
+        break
+    if tree is None:
         return
-    node: Any = compose(program)
-    path: list[str] = []
-    for part in override.key_or_group.split("."):
-        keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
-        if part not in keys:
-            where = ".".join(path) or "the configuration"
-            raise UserError(
-                f"{override.key_or_group} is unknown; {where} has no key {part!r};{did_you_mean(part, keys)}"
-            )
-        path.append(part)
-        node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
+    chosen = {str(key).partition("@")[2] or str(key): str(name) for key, name in tree.hydra.runtime.choices.items()}
+    names = GlobalHydra.instance().config_loader().get_group_options("", ObjectType.GROUP)
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_add() or group_choices(key) or key.partition(".")[0] == "hydra":
+            continue
+        if told := unknown_key(key, _without_hydra(tree), names, chosen):
+            raise UserError(told)
+
+
+def _without_hydra(tree: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])

@@ -6,13 +6,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import UnsupportedValueType
 
 from alignbench.configuration.build import build, conf_folder
+from alignbench.configuration.typed.plain_values import settle, settle_arguments
+from alignbench.configuration.typed.words import parse_words, with_home
 from alignbench.errors import UserError, did_you_mean
 from alignbench.evaluator import Evaluator
 
@@ -36,7 +36,7 @@ def build_evaluator(name: str, values: Mapping[str, Any]) -> Evaluator:
     if missing:
         key = missing[0].removeprefix("evaluator.")
         raise UserError(f"evaluator {name} needs {key}; give {key}=VALUE")
-    return build(node)
+    return build(settle_arguments(settle(node, {})))
 
 
 def evaluator_names() -> list[str]:
@@ -51,17 +51,9 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         UserError: a word is not of the form key=value; the message names it.
     """
     values: dict[str, Any] = {}
-    for text in settings:
-        try:
-            override = OverridesParser.create().parse_overrides([text])[0]
-        except OverrideParseException:
-            override = None
-        if (
-            override is None
-            or override.type != OverrideType.CHANGE
-            or override.is_sweep_override()
-            or not override.key_or_group
-        ):
+    for text in with_home(settings):
+        override = parse_words([text])[0]
+        if override.type != OverrideType.CHANGE or override.is_sweep_override() or not override.key_or_group:
             raise UserError(f"{text!r} is not understood; expected key=value, as in source=FOLDER")
         *path, last = override.key_or_group.split(".")
         node = values

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from alignbench.text import plain
 
 FOLDER = Path(__file__).parent / "prompt_sets"
 HPDV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of the published list
-_PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PATH_SAFE = re.compile(r"[^\W_][\w.-]*")  # letters of any script
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     locations: dict[str, str] = {}
     prompts = []
     for number, row in enumerate(rows):
-        prompt_id = row.text("prompt_id") if "prompt_id" in columns else f"{number:05d}"
+        prompt_id = row.identifier("prompt_id") if "prompt_id" in columns else f"{number:05d}"
         check_prompt_id(prompt_id, row.location)
         if prompt_id in locations:
             raise UserError(f"{row.location} has the prompt_id {prompt_id}, which {locations[prompt_id]} has too")
@@ -231,8 +232,11 @@ def check_prompt_id(prompt_id: str, location: str) -> None:
 
 
 def path_safe(name: str) -> str:
-    """Return a name whose characters can all be in the name of a file; others become `_`. The result may be empty."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
+    """Return a name whose characters can all be in the name of a file; others become `_`. The result may be empty.
+
+    Letters of all scripts stay. Two systems may spell an accented letter differently; here it has one form.
+    """
+    return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")
 
 
 def _tsv(path: Path) -> list[dict[str, str]]:

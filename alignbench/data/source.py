@@ -168,6 +168,15 @@ class DataSource(ABC):
         height, width, _ = image.pixels.shape
         return height, width
 
+    def note_damaged(self, keys: Sequence[str]) -> bool:
+        """Leave images that could not be decoded out from now on, where this source is built anew; say whether it can.
+
+        Args:
+            keys: of these images.
+        """
+        del keys
+        return False
+
     @abstractmethod
     def view(self, kind: Kind) -> Sequence[PromptSample]:
         """Return all samples of one of the kinds that this source `provides`.

@@ -83,6 +83,22 @@ def as_ddim(scheduler: Any, **changes: Any) -> DDIMScheduler:
     return ddim
 
 
+def check_timesteps(scheduler: Any, num_inference_steps: int) -> None:
+    """Refuse more steps than a scheduler with discrete timesteps can visit.
+
+    Raises:
+        UserError: with the largest number.
+    """
+    config = scheduler.config
+    offset = config.get("steps_offset", 0) if config.get("timestep_spacing") == "leading" else 0
+    most = config.num_train_timesteps - offset
+    if num_inference_steps > most:
+        raise UserError(
+            f"{num_inference_steps} sampling steps are too many for {type(scheduler).__name__}, which has {most} "
+            "timesteps to visit; choose fewer"
+        )
+
+
 def ddim_levels(scheduler: Any, schedule: NoiseSchedule) -> NoiseLevels:
     """Return the levels that a DDIM visits whose timesteps are set."""
     visited, end = schedule.level(scheduler.timesteps), scheduler.final_alpha_cumprod.double()
@@ -92,7 +108,12 @@ def ddim_levels(scheduler: Any, schedule: NoiseSchedule) -> NoiseLevels:
 
 
 def ddim_ladder(scheduler: Any, schedule: NoiseSchedule, num_inference_steps: int) -> NoiseLevels:
-    """Return the levels that DDIM visits in so many steps."""
+    """Return the levels that DDIM visits in so many steps.
+
+    Raises:
+        UserError: the noise process has fewer timesteps.
+    """
+    check_timesteps(scheduler, num_inference_steps)
     scheduler = DDIMScheduler.from_config(scheduler.config)  # set_timesteps changes it
     scheduler.set_timesteps(num_inference_steps)
     return ddim_levels(scheduler, schedule)

@@ -75,7 +75,7 @@ class Sampler:
         if scheduler is not None:
             self.pipeline = copy.copy(model.pipeline)
             self.pipeline.scheduler = make_scheduler(scheduler, model.pipeline.scheduler, model.schedulers)
-            check_num_steps(self.pipeline.scheduler, num_inference_steps)
+        check_num_steps(self.pipeline.scheduler, num_inference_steps)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

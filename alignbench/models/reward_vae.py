@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.component import CONFIG, check_part
+from alignbench.models.weights.variants import only_variant
 
 
 def check_reward_vae(path: str) -> None:
@@ -33,7 +34,9 @@ def load_reward_vae(path: str, model: ModelAdapter) -> AutoencoderTiny:
     Raises:
         UserError: if it was made for other latents.
     """
-    vae: Any = AutoencoderTiny.from_pretrained(path, torch_dtype=model.pipeline.vae.dtype)
+    vae: Any = AutoencoderTiny.from_pretrained(
+        path, torch_dtype=model.pipeline.vae.dtype, variant=only_variant(Path(path))
+    )
     channels, side, _ = model.latent_shape
     found = (vae.config.latent_channels, side * 2 ** (len(vae.config.decoder_block_out_channels) - 1))
     if found != (channels, model.resolution):

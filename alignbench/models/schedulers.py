@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alignbench.context import keyed_generator
-from alignbench.diffusion.ddim import as_ddim
+from alignbench.diffusion.ddim import as_ddim, check_timesteps
 from alignbench.errors import UserError, did_you_mean
 
 # Names are those of diffusers without the word Scheduler. What is not set here comes from the checkpoint: its noise
@@ -91,7 +91,7 @@ def check_few_step(published: str, chosen: str | None) -> None:
 
 
 def check_num_steps(scheduler: Any, num_inference_steps: int) -> None:
-    """Refuse more steps than a scheduler of distilled weights knows.
+    """Refuse more steps than a scheduler of distilled weights knows, or than there are timesteps.
 
     Raises:
         UserError: with the largest number.
@@ -102,6 +102,8 @@ def check_num_steps(scheduler: Any, num_inference_steps: int) -> None:
             f"sampling.num_inference_steps={num_inference_steps} is too many for sampling.scheduler="
             f"{scheduler_name(type(scheduler).__name__)}, which knows {most}; choose 4 to 8, at most {most}"
         )
+    if scheduler.config.get("timestep_spacing") is not None and not scheduler.config.get("use_flow_sigmas"):
+        check_timesteps(scheduler, num_inference_steps)
 
 
 def step_generators(scheduler: Any, noise: Tensor) -> list[torch.Generator] | None:

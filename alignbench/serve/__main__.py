@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from alignbench.configuration.find_evaluator import build_evaluator, read_settin
 from alignbench.errors import UserError
 from alignbench.serve.access import TOKEN_VARIABLE
 from alignbench.serve.server import ScoreServer
+from alignbench.terminal.endings import one_sentence
 
 
 def usable(device: str) -> str:
@@ -29,19 +29,16 @@ def usable(device: str) -> str:
 
 
 def main() -> None:
-    """Serve until a signal ends it. Exit status 2 means: the command must be changed."""
+    """Serve until a signal ends it. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
     transformers_logging.set_verbosity_error()  # long prompts would fill the screen with warnings
     transformers_logging.disable_progress_bar()
-    try:
+    with one_sentence():
         check_neighbours()
         evaluator = build_evaluator(args.evaluator, read_settings(args.settings))
         evaluator.to(usable(args.device))
         token = args.token or os.environ.get(TOKEN_VARIABLE)
         server = ScoreServer(evaluator, args.host, args.port, token, args.batch_size, args.max_request_mb)
-    except UserError as error:
-        print(f"alignbench: {error}", file=sys.stderr)
-        sys.exit(2)
     server.run(f"serving {server.info.name}@{server.info.version} on {server.url}")
     server.lock.acquire()  # the interpreter must not end under a network at work
 

@@ -77,7 +77,7 @@ class Info:
 
 def is_name(value: Any) -> bool:
     """Say whether a value can name an evaluator or a version: letters, digits, and _ . + - but at the start."""
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[^\W_][\w.+-]{0,99}", value) is not None
 
 
 def _is_number(value: Any) -> bool:

@@ -52,6 +52,9 @@ class Model(Section):
     sampling_resolution: Count | None = setting(
         None, "Height and width of evaluation images in pixels. null: model.resolution."
     )
+    folders: list[str] = setting(
+        REQUIRED, "model=images: folders of images or lists of them, of one prompt set. The first one is the base."
+    )
     resolution: Count = setting(REQUIRED, "Height and width of training images in pixels.")
 
 

@@ -106,6 +106,12 @@ def sentence(name: str, value: Any, schema: Mapping[str, Any], inner: list[int |
     if (known := choices(schema)) and "expected" not in schema:
         return f"{name}={shown(value)} is unknown;{did_you_mean(shown(value), known)}"
     quoted = isinstance(value, int | float) and _only(schema).get("type") == "string"
+    is_list = "array" in {option.get("type") for option in schema.get("anyOf", [schema])}
+    if isinstance(value, list) and value and not is_list:
+        return (
+            f"{name}={shown(value)} must be {expected(schema)}; for one run with each, add -m and type "
+            f"{name}={','.join(map(shown, value))}"
+        )
     hint = f"; text in quotes is kept as it is: {name}=\"'{shown(value)}'\"" if quoted else ""
     return f"{name}={shown(value)} must be {expected(schema)}{hint}"
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from alignbench.data.existing_images.folders import ImageFolder, read_compared_folders
+from alignbench.data.existing_images.folders import ImageFolder, is_by_text, read_compared_folders
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
@@ -22,6 +22,7 @@ from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import data_of_run, write_training_data
+from alignbench.terminal.console import headed
 
 SAMPLING = "existing"  # in the place of a sampling's hash: how these images were made is not ours to know
 
@@ -41,8 +42,10 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     runs = [RunFolder(Path(cfg.results) / name) for name in names]
     _refuse_other_base(runs[0], model)
     num_prompts = len({record.prompt_id for folder in folders for record in folder.records})
-    console.print(f"[bold]{model}[/bold]  images that exist already")
+    console.print(headed(model, "images that exist already"))
     console.print(f"  prompts     {first.prompt_set}, {num_prompts} of {first.sampling.full_size}")
+    if all(is_by_text(folder) for folder in folders) and len(folders) > 1:
+        console.print("  pairs       by the texts of the prompts, since the folders have no ids in common or lack them")
     for folder, run, method in zip(folders, runs, methods, strict=True):
         console.print(f"  {method:10}  {folder.path}, {len(folder.images)} images")
         if accelerator.is_main_process:
@@ -84,7 +87,8 @@ def _identity(folder: ImageFolder) -> str:
 
 def _name_of(folder: ImageFolder) -> str:
     """Return how tables call a comparison with this folder, unlike any model that runs here."""
-    return f"{folder.model or re.sub(r'[^A-Za-z0-9_.]', '_', folder.label)}_images"
+    label = re.sub(r"[^\w.]", "_", folder.label)
+    return f"{folder.model or label}_images"
 
 
 def _texts(folders: list[ImageFolder]) -> list[str]:

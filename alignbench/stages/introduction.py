@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator
 from omegaconf import DictConfig
+from rich.text import Text
 
 from alignbench.configuration.build import trains
 from alignbench.data.prompts import PromptSet
 from alignbench.generation.generate import Sampling
 from alignbench.store.run_folder import RunFolder
+from alignbench.terminal.console import headed
 
 
 def introduction(
@@ -18,10 +20,10 @@ def introduction(
     accelerator: Accelerator,
     prompts: PromptSet | None,
     sampling: Sampling,
-) -> Iterator[str]:
-    """Yield the lines, with the markup of rich."""
+) -> Iterator[str | Text]:
+    """Yield the lines."""
     settings = cfg.train
-    yield f"[bold]{folder.name}[/bold]  {' > '.join(stages)}"
+    yield headed(folder.name, " > ".join(stages))
     yield f"  folder      {folder.path}"
     yield f"  model       {cfg.model.name}, {cfg.model.resolution} px, {accelerator.device}"
     if "train" in stages and trains(cfg):

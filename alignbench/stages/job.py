@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,7 +30,7 @@ from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
-from alignbench.errors import UserError
+from alignbench.errors import DivergedError, UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
@@ -41,6 +40,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction
+from alignbench.stages.kept import last_checkpoint
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.open_run import open_run
@@ -58,6 +58,7 @@ from alignbench.stages.training_terms import (
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
+from alignbench.terminal.console import open_console
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -82,8 +83,7 @@ def run(cfg: DictConfig) -> list[RunFolder]:
         mixed_precision=cfg.train.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    width = None if sys.stdout.isatty() else 110  # what is kept in a file is not cut
-    console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
+    console = open_console(quiet=not accelerator.is_main_process)
     try:
         if has_images(cfg):
             return compare_existing(cfg, accelerator, console)
@@ -164,7 +164,8 @@ class Job:
         if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
             return
         with float32_products(self.cfg.train.tf32):
-            self._preparation(build_terms(self.cfg)).run(self.work_share, self.console)
+            while not self._preparation(build_terms(self.cfg)).run(self.work_share, self.console):
+                self.accelerator.wait_for_everyone()  # then once more with the rows that are left
 
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
@@ -219,9 +220,12 @@ class Job:
             )
             note_shared_data(self.folder, reward_models_in(self.root))
         with float32_products(self.cfg.train.tf32):
-            trained = train(
-                self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
-            )
+            try:
+                trained = train(
+                    self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
+                )
+            except FloatingPointError as error:
+                raise self._diverged(error) from None
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
@@ -297,6 +301,14 @@ class Job:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 
     # ---- parts
+
+    def _diverged(self, error: FloatingPointError) -> DivergedError:
+        """Return the sentence about a run whose numbers are no longer finite: what is kept, and what can be done."""
+        told = f"{error}; lower train.learning_rate or train.max_grad_norm. {self.folder.path} keeps "
+        told += last_checkpoint(self.folder)
+        if self.folder.checkpoints.exists():
+            told += f"; model.policy={self.folder.path} model.policy_step=last starts a new run from it"
+        return DivergedError(told)
 
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -17,8 +18,10 @@ from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
 from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
 from alignbench.data.batches.scorer_scores import add_scores
-from alignbench.data.source import PairSource
+from alignbench.data.source import DataSource, PairSource
+from alignbench.data.storage.image_store import UnusableImageError
 from alignbench.data.storage.tensor_store import num_bytes
+from alignbench.files import write_text
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
 from alignbench.stages.training_terms import Term
@@ -90,8 +93,15 @@ class Preparation:
             model.pretrained_model_name_or_path, model.revision
         )
 
-    def run(self, work_share: WorkShare, console: Console) -> None:
-        """Make this process's share of what is missing, after a look at what is there."""
+    def run(self, work_share: WorkShare, console: Console) -> bool:
+        """Make this process's share of what is missing, after a look at what is there.
+
+        Returns:
+            Whether all is done. Otherwise some images could not be decoded: their sources, built anew, leave them out.
+
+        Raises:
+            UnusableImageError: a source without a place to note such images has one.
+        """
         caches = self.open()
         for one in caches:
             for store in (one.prompts, one.latents):
@@ -110,8 +120,8 @@ class Preparation:
                     else f"{len(required.crops)} images of data={data.name} ({len(required.crops) - pictures} there)"
                 )
             )
-        if lacking:
-            self._encode(work_share, caches, console)
+        if lacking and self._encode(work_share, caches, console):
+            return False
         for method, data in self.terms:
             if method.scorer is not None:
                 method.scorer.to(self.device)
@@ -123,8 +133,10 @@ class Preparation:
         else:
             folders = {store.folder: store.num_bytes for one in caches for store in (one.prompts, one.latents)}
             console.print(f"prepare: all is there, {sum(folders.values()) / 2**20:,.1f} MiB in {self.cache}")
+        return True
 
-    def _encode(self, work_share: WorkShare, caches: Sequence[Caches], console: Console) -> None:
+    def _encode(self, work_share: WorkShare, caches: Sequence[Caches], console: Console) -> bool:
+        """Encode what is missing; return whether any process came upon images that cannot be decoded."""
         model = build_adapter(self.cfg.model, without=[self.denoiser])
         for helper in model.frozen_networks:
             helper.to(self.device)
@@ -138,11 +150,32 @@ class Preparation:
             wanted += len(required.missing_crops(kept)) * latents_bytes(model, encoder)
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)
-        for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
+        num_unusable = 0
+        for (_, data), required, encoder, kept in zip(self.terms, self.required, encoders, caches, strict=True):
             if work_share.is_main:
                 kept.describe()
-            prepare(required, encoder, kept, work_share, self.cfg.train.dataloader_num_workers, work_share.is_main)
+            workers = self.cfg.train.dataloader_num_workers
+            unusable = prepare(required, encoder, kept, work_share, workers, work_share.is_main)
             kept.prompts.refresh()
+            if work_share.num_processes > 1:
+                unusable = [one for of_process in gather_object([unusable]) for one in of_process]
+            if unusable and work_share.is_main:
+                self._leave_out(data, unusable, console)
+            num_unusable += len(unusable)
+        return num_unusable > 0
+
+    def _leave_out(self, data: DataSource, unusable: Sequence[UnusableImageError], console: Console) -> None:
+        """Note images that cannot be decoded, name them, and write the file that leaves them out elsewhere."""
+        if not data.note_damaged([one.key for one in unusable]):
+            raise unusable[0]
+        rules = getattr(data, "rules", None)
+        lines = dict.fromkeys([*(rules.excluded if rules else ()), *(one.key for one in unusable)])
+        file = self.cache / f"exclude-{data.name}.txt"
+        write_text(file, "".join(f"{line}\n" for line in lines))
+        console.print(f"prepare: {len(unusable)} images of data={data.name} cannot be used, and are left out:")
+        for one in unusable:
+            console.print(f"  {one.key} {one.fault}")
+        console.print(f"  listed in {file}; data.exclude={file} leaves them out on other machines, too")
 
     def _lacking(self, caches: Sequence[Caches]) -> int:
         return sum(

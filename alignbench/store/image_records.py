@@ -71,7 +71,7 @@ class SamplingRecord:
 
 def image_name(prompt_id: str, number: int) -> str:
     """Return the file name of one image; ids must be safe as file names on any system."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", prompt_id):
+    if not re.fullmatch(r"\w[\w.-]*", prompt_id):
         raise ResultsError(f"prompt id {prompt_id!r} is not path-safe; expected letters, digits, '_', '.' and '-'")
     return f"{prompt_id}-{number}.png"
 

@@ -6,26 +6,22 @@ python -m alignbench.study results results/studies/NAME                     coun
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from alignbench.errors import UserError
+from alignbench.files import home_path
 from alignbench.serve.access import TOKEN_VARIABLE, check_reach, checked_token
+from alignbench.terminal.endings import one_sentence
 from alignbench.votes.presets import PRESETS
 
 
 def main() -> None:
-    """Do as the command line says. Exit status 2 means: the command must be changed."""
+    """Do as the command line says. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    try:
+    with one_sentence():
         if args.command == "vote":
             vote(args)
         else:
             results(args)
-    except UserError as error:
-        print(f"alignbench: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def vote(args: argparse.Namespace) -> None:
@@ -37,7 +33,7 @@ def vote(args: argparse.Namespace) -> None:
     token = checked_token(args.token or os.environ.get(TOKEN_VARIABLE))
     check_reach(args.host, token)  # before anything is made
     folder = open_study(
-        [Path(run) for run in args.runs],
+        args.runs,
         args.preset,
         name=args.name,
         prompt_set=args.prompt_set,
@@ -62,13 +58,12 @@ def vote(args: argparse.Namespace) -> None:
 
 def results(args: argparse.Namespace) -> None:
     """Count the votes of studies, print the figures and write them beside the votes."""
-    from rich.console import Console
-
     from alignbench.study.results import print_results, write_results
+    from alignbench.terminal.console import open_console
     from alignbench.votes.record import StudyFolder
 
     for path in args.studies:
-        print_results(write_results(StudyFolder(Path(path).resolve())), Console())
+        print_results(write_results(StudyFolder(path.resolve())), open_console())
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +73,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     asking = commands.add_parser("vote", help="begin a study, or go on with the one that the same settings began")
-    asking.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one model and one results folder")
+    asking.add_argument(
+        "runs", nargs="+", type=home_path, metavar="RUN", help="run folders of one model and one results folder"
+    )
     asking.add_argument("--preset", required=True, choices=sorted(PRESETS), help="smpo: pairs; srpo: four grades")
     asking.add_argument("--name", help="of the study; by default made of its settings")
     asking.add_argument("--prompt-set", metavar="SET", help="where the runs have images of several")
@@ -95,7 +92,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     asking.add_argument("--port", type=int, default=8080, help="0 for any that is free")
     asking.add_argument("--token", help=f"what raters must bring; by default that of {TOKEN_VARIABLE}, if set")
     counting = commands.add_parser("results", help="count the votes")
-    counting.add_argument("studies", nargs="+", metavar="STUDY", help="folders of studies")
+    counting.add_argument("studies", nargs="+", type=home_path, metavar="STUDY", help="folders of studies")
     return parser.parse_args(words)
 
 

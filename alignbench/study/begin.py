@@ -170,7 +170,7 @@ def _num_pairs(num_runs: int, pairs: str) -> int:
 
 
 def _checked_name(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+    if name is not None and not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise UserError(f"--name {name} becomes a folder; give letters, digits, '_', '.' and '-'")
     return name
 

@@ -12,19 +12,21 @@ docs/configuration.md and conf/judge explain every key; docs/judges.md says how 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from alignbench.cli import check_neighbours, stop
+from alignbench.cli import check_neighbours
 from alignbench.configuration.compose import composed
-from alignbench.errors import UserError
+from alignbench.errors import DivergedError
+from alignbench.terminal.endings import one_sentence, stop_by_hand
 
 
 def main() -> None:
-    """Fit a judge as the command line says. Exit status 2 means: the command must be changed."""
+    """Fit a judge as the command line says; see `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    try:
+    with one_sentence():
         check_neighbours()
         cfg = composed(args.overrides, "train_reward")
         if args.cfg:
@@ -34,9 +36,15 @@ def main() -> None:
         from alignbench.train_reward.run import train_reward
 
         check(cfg)
-        train_reward(cfg)
-    except UserError as error:
-        stop(error)
+        try:
+            train_reward(cfg)
+        except FloatingPointError as error:
+            raise DivergedError(
+                f"{error}; lower train.learning_rate or train.max_grad_norm. {cfg.results}/judges keeps the last "
+                "checkpoint"
+            ) from None
+        except KeyboardInterrupt:
+            stop_by_hand(f"{cfg.results}/judges keeps what was finished", sys.argv[1:], "alignbench.train_reward")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

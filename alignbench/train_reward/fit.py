@@ -1,5 +1,6 @@
 """The loop that fits a judge to pairs: one function, read from top to bottom, the same for every kind of judge."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,9 +154,7 @@ def fit(
                     winner, loser = network(batch.images, batch.texts).float().chunk(2)
                 losses = F.binary_cross_entropy_with_logits(winner - loser, batch.probability, reduction="none")
                 if not torch.isfinite(losses).all():
-                    raise FloatingPointError(
-                        f"the loss is not finite at update {progress.step + 1}; lower train.learning_rate"
-                    )
+                    raise FloatingPointError(f"the loss is not finite at update {progress.step + 1}")
                 parallel.backward(losses.sum())
             ones = torch.ones_like(losses)
             seen = torch.stack([losses.detach(), (winner > loser).float(), ones]).double()
@@ -164,6 +163,8 @@ def fit(
         parallel.collect(parameters, accelerator.num_processes / settings.total_batch_size)
         metrics = {"lr": float(lr_scheduler.get_last_lr()[0])}
         metrics["grad_norm"] = parallel.step(optimizer, parameters, [], settings.max_grad_norm)
+        if not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16":  # which skips such updates
+            raise FloatingPointError(f"the gradient is not finite at update {progress.step + 1}")
         lr_scheduler.step()
         progress.step += 1
         bar.update()

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from alignbench.store.reward_model_folder import (
     write_reward_model,
 )
 from alignbench.store.training_data import digests, encoded, union
+from alignbench.terminal.console import headed, open_console
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, pooled_features, predict
@@ -68,8 +68,7 @@ def train_reward(cfg: DictConfig) -> RewardModelRecord:
         mixed_precision=cfg.train.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    width = None if sys.stdout.isatty() else 110
-    console = Console(quiet=not accelerator.is_main_process, highlight=False, width=width)
+    console = open_console(quiet=not accelerator.is_main_process)
     try:
         return _train_reward(cfg, accelerator, console)
     finally:
@@ -84,7 +83,7 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     name = reward_model_name(cfg)
     folder = Path(cfg.results) / "judges" / name
     work = folder.with_name(f".{name}-{_hash(cfg)}.unfinished")  # another configuration may have left one of this name
-    console.print(f"[bold]{name}[/bold]  {folder}")
+    console.print(headed(name, str(folder)))
     if (folder / CONFIG).exists():
         return _found(folder, cfg, console)
 

@@ -264,12 +264,15 @@ def refuse_what_cannot_fit(cfg: DictConfig, capacity: float, left_out: Collectio
     """Refuse training whose estimate is above `capacity` bytes, where some networks are not loaded.
 
     Returns:
-        A sentence where a part is unknown, in which case nothing is refused; empty otherwise.
+        A sentence where a part or the architecture is unknown, in which case nothing is refused; empty otherwise.
 
     Raises:
         UserError: with the estimate and with what would fit.
     """
-    parts = estimate(cfg, left_out=left_out)
+    try:
+        parts = estimate(cfg, left_out=left_out)
+    except UserError as error:
+        return f"what training needs is unknown: {error}"
     needed = total(parts)
     told = f"training needs about {needed / GIB:.1f} GiB{_without(parts)} and {capacity / GIB:.1f} GiB are free"
     if any(part.unknown for part in parts):

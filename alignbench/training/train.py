@@ -304,6 +304,12 @@ def train(
                 accelerator.clip_grad_value_(parameters, settings.max_grad_value)
             metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
             metrics["grad_norm"] = parallel.step(optimizer, policy_parameters, own_parameters, settings.max_grad_norm)
+            if (
+                not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16"
+            ):  # which skips such updates
+                raise FloatingPointError(
+                    f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
+                )
             lr_scheduler.step()
             if ema is not None:
                 ema.step(policy_parameters)

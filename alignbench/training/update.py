@@ -55,10 +55,7 @@ def update(
             with accelerator.autocast():
                 loss = method.loss(model, micro_batch, context)
             if not torch.isfinite(loss.values).all():
-                raise FloatingPointError(
-                    f"the loss of method={method.name} is not finite at update {context.step + 1}; "
-                    "lower train.learning_rate or train.max_grad_norm"
-                )
+                raise FloatingPointError(f"the loss of method={method.name} is not finite at update {context.step + 1}")
             parallel.backward((loss.values * loss.weights).sum())
         for name, values in {"loss": loss.values, **loss.metrics}.items():
             known = loss.weights.double() * ~values.isnan()

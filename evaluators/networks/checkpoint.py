@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.state_dicts import misfits, shapes
+from alignbench.models.weights.missing import MissingWeightsError, going_on
+from alignbench.models.weights.state_dicts import check_whole, misfits, shapes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -27,7 +28,7 @@ def checkpoint_file(source: str, filename: str, revision: str | None = None) -> 
     Raises:
         UserError: as `check_checkpoint` does.
     """
-    check_checkpoint(source, filename, revision)
+    _check(source, filename, revision)
     return _local_file(source, filename, revision) or Path(hf_hub_download(source, filename, revision=revision))
 
 
@@ -36,11 +37,21 @@ def check_checkpoint(source: str, filename: str, revision: str | None = None) ->
 
     Raises:
         UserError: if the folder lacks the file, or if it is neither here nor in the hub cache and the hub cannot help.
+            Within `alignbench.models.weights.missing.all_missing` it is raised in the end, together with others.
     """
-    if _local_file(source, filename, revision) is None:
+    with going_on():
+        _check(source, filename, revision)
+
+
+def _check(source: str, filename: str, revision: str | None) -> None:
+    if (file := _local_file(source, filename, revision)) is not None:
+        check_whole(file)
+    else:
         expected = f"{filename} or its folder"
         if Path(source).is_dir():
-            raise UserError(f"{source} lacks {filename}; give {expected}, or an id of the hub such as owner/name")
+            raise MissingWeightsError(
+                f"{source} lacks {filename}; give {expected}, or an id of the hub such as owner/name"
+            )
         ask_hub(source, filename, revision, f"{source} ({filename})", expected, download=f"{source} {filename}")
 
 

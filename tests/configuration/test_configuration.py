@@ -125,7 +125,7 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("method=dpoo", "method=dpoo is unknown", "did you mean dpo"),
         ("model=flux_min", "model=flux_min is unknown", "did you mean flux_mini"),
         ("prompts=hpd", "prompts=hpd is unknown", "available: drawbench"),
-        ("train.learning_rat=1", "train.learning_rat is unknown", "did you mean learning_rate"),
+        ("train.learning_rat=1", "train.learning_rat is unknown", "did you mean train.learning_rate?"),
         ("methods=dpo", "methods is unknown", "did you mean method"),
         ("stages=[scor]", "stages=scor is unknown", "did you mean score"),
         ("stages=[]", "stages=[] must be a list", "one or more of prepare, train, generate, score, report"),

@@ -46,7 +46,7 @@ def test_a_setting_that_follows_one_which_is_not_declared_is_named():
 
 def test_a_setting_that_follows_nothing_is_refused():
     (line,) = lines("train.learning_rate=${nowhere}")
-    assert "Interpolation key 'nowhere' not found" in line
+    assert line == "train.learning_rate=${nowhere} refers to nowhere, which the configuration has not"
 
 
 def test_auxiliary_losses_are_a_section_each():
@@ -66,7 +66,7 @@ def test_every_declared_setting_of_a_command_is_checked(command, section):
                 check_settings(cfg)
 
 
-@pytest.mark.parametrize("wrong", ["shard=3", "stages=report", "dry_run=2", "stages=[generate]"])
+@pytest.mark.parametrize("wrong", ["shard=3", "stages=repor", "dry_run=2", "stages=[generate]"])
 def test_images_that_exist_are_checked_by_the_same_declarations(wrong):
     with pytest.raises(UserError, match=wrong.split("=")[0]):
         check_command_line(["model=images", "model.folders=[a]", wrong], False)

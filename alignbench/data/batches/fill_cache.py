@@ -16,6 +16,7 @@ from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
 from alignbench.data.source import DataSource, PromptSample, TrainingImage, images_of, kind_of
+from alignbench.data.storage.image_store import UnusableImageError
 from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
@@ -117,7 +118,7 @@ def prepare(
     work_share: WorkShare,
     num_workers: int = 0,
     progress: bool = True,
-) -> None:
+) -> list[UnusableImageError]:
     """Encode this process's share of the prompts and images that are missing from the caches.
 
     Groups of entries depend on `required` alone, and each missing group becomes one shard. So a killed pass that is
@@ -125,6 +126,9 @@ def prepare(
 
     Args:
         num_workers: number of further processes that decode images.
+
+    Returns:
+        The images that cannot be decoded, each once. All others are encoded.
     """
     size = num_bytes(encoder.encode_prompt(""))
     todo = _groups(required.prompts, prompt_key, caches.prompts, size, work_share)
@@ -140,7 +144,8 @@ def prepare(
         collate_fn=_unchanged,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
-        _fill(caches.latents, todo, _key, map(encoder.encode_image, images), bar)
+        entries = (one if isinstance(one, UnusableImageError) else encoder.encode_image(one) for one in images)
+        return _fill(caches.latents, todo, _key, entries, bar)
 
 
 def _groups(
@@ -154,14 +159,26 @@ def _groups(
 
 
 def _fill(
-    store: TensorStore, todo: list[list[T]], key: Callable[[T], bytes], entries: Iterator[Entry], bar: tqdm
-) -> None:
+    store: TensorStore,
+    todo: list[list[T]],
+    key: Callable[[T], bytes],
+    entries: Iterator[Entry | UnusableImageError],
+    bar: tqdm,
+) -> list[UnusableImageError]:
+    """Store the entries, and return the images that have none, each once."""
+    unusable: dict[str, UnusableImageError] = {}
     for group in todo:
         made: dict[bytes, Entry] = {}
         for item in group:
-            made[key(item)] = next(entries)
+            entry = next(entries)
+            if isinstance(entry, UnusableImageError):
+                unusable[entry.key] = entry
+            else:
+                made[key(item)] = entry
             bar.update()
-        store.add(made)
+        if made:
+            store.add(made)
+    return list(unusable.values())
 
 
 def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:
@@ -179,10 +196,13 @@ class _Decoded(Dataset):
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, index: int) -> TrainingImage:
+    def __getitem__(self, index: int) -> TrainingImage | UnusableImageError:
         _, position, number, crop = self.crops[index]
         image = images_of(self.view[position])[number].with_crop(crop)
-        _ = image.pixels
+        try:
+            _ = image.pixels
+        except UnusableImageError as error:
+            return error
         return image
 
 

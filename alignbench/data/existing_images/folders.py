@@ -99,28 +99,28 @@ class _Found:
     labels: tuple[str, ...] = ()
 
 
-def read_compared_folders(paths: Sequence[str]) -> list[ImageFolder]:
+def read_compared_folders(paths: Sequence[str] | str) -> list[ImageFolder]:
     """Read the folders to compare; the first one is the base.
 
     Folders of one prompt set are paired by the ids of its prompts. All others, such as a run and a list of photographs,
-    are paired by the texts of their prompts.
+    are paired by the texts of their prompts, as are folders whose ids are written differently (00000 and 0).
 
     Raises:
         UserError: there are no folders, one cannot be read, or they share no prompt.
     """
     if not paths:
         raise UserError("model.folders is empty; give folders of images, as in model.folders=[FOLDER_A,FOLDER_B]")
-    folders = _read_all([str(path) for path in paths])
-    same_set = len({folder.prompt_set for folder in folders}) == 1
-    if not same_set or not all(folders[0].images & folder.images for folder in folders[1:]):
-        folders = [_by_text(folder) for folder in folders]
+    folders = _read_all([paths] if isinstance(paths, str) else [str(path) for path in paths])
+    by_text = [_by_text(folder) for folder in folders]
+    if len({folder.prompt_set for folder in folders}) > 1 or _num_paired(by_text) > _num_paired(folders):
+        folders = by_text
     _refuse_different_texts(folders)
     first, *others = folders
     for folder in others:
         if not first.images & folder.images:
             raise UserError(
                 f"{first.path} and {folder.path} share no prompt, neither by its id nor by its text; give images of "
-                "the same prompts"
+                f"the same prompts (the first of each: {first.records[0].prompt!r} and {folder.records[0].prompt!r})"
             )
         if folder.label == BASE:
             raise UserError(f"{folder.path} is the base, with which others are compared; give it as the first folder")
@@ -329,6 +329,17 @@ def _of_set(folder: Path, whole: PromptSet, images: dict[str, list[str]]) -> Ima
 
 
 # ---- comparison of folders
+
+
+def is_by_text(folder: ImageFolder) -> bool:
+    """Say whether the prompts of a folder have ids that were made from their texts."""
+    return all(record.prompt_id == id_of_text(record.prompt) for record in folder.records)
+
+
+def _num_paired(folders: Sequence[ImageFolder]) -> int:
+    """Return how many prompts of the first folder the others have under the same id, the fewest of all."""
+    prompts = [{(record.prompt_id, record.prompt) for record in folder.records} for folder in folders]
+    return min((len(prompts[0] & others) for others in prompts[1:]), default=0)
 
 
 def _by_text(folder: ImageFolder) -> ImageFolder:

@@ -47,7 +47,7 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
     texts = [row.prompt(prompt_column) for row in rows]
     images = _images(path, rows, file_column)
     if "prompt_id" in columns:
-        ids = [row.text("prompt_id") for row in rows]
+        ids = [row.identifier("prompt_id") for row in rows]
         for row, prompt_id in zip(rows, ids, strict=True):
             check_prompt_id(prompt_id, row.location)
     else:

@@ -9,10 +9,12 @@ from typing import Self, TypedDict
 import numpy as np
 
 from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.storage.damaged_images import damaged_images
 from alignbench.data.storage.image_headers import CODES, image_headers
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.text_tables import lines_of, read_text
 from alignbench.errors import UserError, did_you_mean
+from alignbench.images import UNREADABLE
 from alignbench.settings.data import RowSettings, Split
 from alignbench.text import is_held_out, plain
 
@@ -91,6 +93,10 @@ class Rules:
         """
         named = [number for line in self.excluded if (number := store.number(line)) is not None]
         table = table.without(np.isin(table.images, named).max(1, initial=False), "excluded", num_filtered)
+        damaged = [number for key in damaged_images(store) if (number := store.number(key)) is not None]
+        if (wrong := np.isin(table.images, damaged)).any():
+            first_filtered[UNREADABLE] = store.image(int(table.images[wrong][0])).location
+            table = table.without(wrong.max(1, initial=False), UNREADABLE, num_filtered)
         if not self.check_images:
             return table
         sides = image_headers(store, table.images)[..., :2].min(-1)  # [N, images in a row]
@@ -100,7 +106,9 @@ class Rules:
         for reason, wrong in reasons.items():
             if wrong.any():
                 row = int(wrong.argmax())
-                first_filtered[reason] = store.image(int(table.images[row, sides[row].argmin()])).location
+                first_filtered[reason] = (
+                    first_filtered.get(reason) or store.image(int(table.images[row, sides[row].argmin()])).location
+                )
                 num_filtered[reason] += int(wrong.sum())
         return table.rows(~np.logical_or.reduce(list(reasons.values())))
 

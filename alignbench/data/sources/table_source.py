@@ -25,6 +25,7 @@ from alignbench.data.source import (
 from alignbench.data.sources.labels import Noise, groups, without_repeats
 from alignbench.data.sources.row_filters import RuleOptions, Rules
 from alignbench.data.sources.sample_table import SampleTable
+from alignbench.data.storage.damaged_images import note_damaged
 from alignbench.data.storage.image_headers import image_headers
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
@@ -128,6 +129,10 @@ class TableSource(DataSource):
         if self._converted.any():
             digest.update(np.packbits(self._converted).tobytes())
         return digest.hexdigest()
+
+    def note_damaged(self, keys: Sequence[str]) -> bool:
+        note_damaged(self.contents.store, keys)
+        return True
 
     def image(self, key: str) -> TrainingImage:
         """Return an image by its key."""

@@ -19,6 +19,26 @@ REMEMBERED_BYTES = 16 * 2**20  # the digests of files above this size are kept i
 SHA256_DIGITS = 64  # the cache of huggingface_hub names large files by sha256, small ones by a shorter digest
 
 
+class UnusableImageError(UserError):
+    """A training image that cannot be decoded.
+
+    Attributes:
+        key: its key.
+        fault: what is wrong with it.
+    """
+
+    def __init__(self, key: str, fault: str) -> None:
+        super().__init__(
+            f"the training image {key} {fault}; to leave it out, write this name on a line of a text file, and "
+            "set data.exclude to the path of that file; the same command with stages=[prepare] finds all such images "
+            "at once"
+        )
+        self.key, self.fault = key, fault
+
+    def __reduce__(self) -> tuple[type["UnusableImageError"], tuple[str, str]]:
+        return type(self), (self.key, self.fault)
+
+
 @dataclass(frozen=True)
 class EncodedImage(ABC):
     """One encoded image and how to read it. It is small, so that it can be sent to other processes.
@@ -42,24 +62,18 @@ class EncodedImage(ABC):
         """Return the pixels, uint8, [H, W, 3], as `alignbench.images` decodes them.
 
         Raises:
-            UserError: the image is missing or refused. The number of samples is fixed by then, so the image cannot be
-                left out.
+            UnusableImageError: the image is missing or refused. The number of samples is fixed by then, so the image
+                cannot be left out.
         """
         file = self.open()
         if file is None:
-            raise self._unusable("is missing")
+            raise UnusableImageError(self.key, "is missing")
         with file:
             content = file.read()
         try:
             return np.array(decoded(content))
         except ImageError as error:
-            raise self._unusable(str(error)) from None
-
-    def _unusable(self, fault: str) -> UserError:
-        return UserError(
-            f"the training image {self.key} {fault}; to leave it out, write this name on a line of a text file, and "
-            "set data.exclude to the path of that file"
-        )
+            raise UnusableImageError(self.key, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class Files(ImageStore):
     def address(self, key: str) -> str:
         """Return the digest of the file if `identity` hashes files, because other data may hold the same file."""
         if key not in self._addresses:
-            known = self.identity.startswith("sha256:")
+            known = self.identity.startswith("sha256:") and (self.folder / key).is_file()
             self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
         return self._addresses[key]
 

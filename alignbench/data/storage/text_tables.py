@@ -34,6 +34,17 @@ class TextRow:
             raise UserError(f'{self.location} has no text in column "{column}"')
         return value
 
+    def identifier(self, column: str) -> str:
+        """Return the text in a column, or the whole number in it as text; some programs write 3 as 3.0.
+
+        Raises:
+            UserError: the column has neither.
+        """
+        value = self.values.get(column)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+            return f"{value:.0f}"
+        return self.text(column)
+
     def prompt(self, column: str) -> str:
         """Return the prompt in a column, byte for byte.
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.families import FAMILIES
 from alignbench.models.weights.component import check_part
+from alignbench.models.weights.variants import only_variant
 
 
 def check_family(family: type[ModelAdapter], model: str, scheduler: str | None) -> None:
@@ -65,7 +67,9 @@ def load_controlnet(path: str, model: ModelAdapter, revision: str | None = None)
 
     support = model.controlnet
     assert support is not None
-    network = getattr(diffusers, support.network).from_pretrained(path, revision=revision, torch_dtype=model.dtype)
+    network = getattr(diffusers, support.network).from_pretrained(
+        path, revision=revision, torch_dtype=model.dtype, variant=only_variant(Path(path))
+    )
     width, needed = (part.config[support.width] for part in (network, model.denoiser))
     if width != needed:
         raise UserError(

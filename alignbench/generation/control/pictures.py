@@ -54,7 +54,7 @@ def _listed(path: Path, key: str) -> list[tuple[str, Path]]:
             f"{key}={path} must have the column prompt_id and one of {', '.join(FILE_COLUMNS)}; its columns are "
             f"{', '.join(columns) or 'none'}"
         )
-    found = [(row.text("prompt_id"), path.parent / row.text(names[0])) for row in rows]
+    found = [(row.identifier("prompt_id"), path.parent / row.text(names[0])) for row in rows]
     if missing := [file for _, file in found if not file.is_file()]:
         raise UserError(f"{len(missing)} of {len(found)} files in {path} do not exist, the first being {missing[0]}")
     return found

@@ -8,24 +8,26 @@ called again, it resumes from its last checkpoint.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
+from alignbench.files import home_path
 from alignbench.miniature.pretrain import stages
+from alignbench.terminal.endings import one_sentence
 
 
 def main() -> None:
     """Run one stage, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m alignbench.miniature.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=[*stages.STAGES, "all"])
-    parser.add_argument("--work", type=Path, required=True, help="folder of data, checkpoints and results")
+    parser.add_argument("--work", type=home_path, required=True, help="folder of data, checkpoints and results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of this process")
     parser.add_argument("--updates", type=int, help="number of updates of this stage, in place of its default")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for name in stages.STAGES if arguments.stage == "all" else [arguments.stage]:
-        stages.STAGES[name](arguments.work, arguments.updates)
+    with one_sentence(arguments.work):
+        for name in stages.STAGES if arguments.stage == "all" else [arguments.stage]:
+            stages.STAGES[name](arguments.work, arguments.updates)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.state_dicts import TENSOR_FILES, check_pickles
+from alignbench.models.weights.state_dicts import TENSOR_FILES, check_pickles, check_whole
 
 CONFIG = "config.json"
 
@@ -32,6 +32,9 @@ def check_part(path: str, named: str, kinds: Sequence[str], revision: str | None
         file = Path(path) / CONFIG
         if not file.is_file() or not any(other.name.endswith(TENSOR_FILES) for other in Path(path).iterdir()):
             raise UserError(f"{named} lacks {'its weights' if file.is_file() else CONFIG}; give {expected}")
+        for other in Path(path).iterdir():
+            if other.name.endswith(TENSOR_FILES):
+                check_whole(other)
         if not any(Path(path).glob("*.safetensors")):
             check_pickles(Path(path).iterdir())
     else:

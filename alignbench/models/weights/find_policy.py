@@ -17,7 +17,7 @@ from huggingface_hub.utils import HFValidationError
 from alignbench.errors import UserError
 from alignbench.files import file_digest
 from alignbench.models.weights.hub import TIMEOUT_SECONDS, hub_answer
-from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES
+from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES, check_whole
 
 DenoiserName = Literal["unet", "transformer"]  # attribute of a diffusers pipeline
 
@@ -93,8 +93,12 @@ def check_policy(path: str, denoiser: DenoiserName, revision: str | None = None)
     Raises:
         UserError: saying what was found, what was expected and what to do.
     """
-    if _here(path, denoiser, revision) is None:
+    policy = _here(path, denoiser, revision)
+    if policy is None:
         _ask(path, denoiser, revision)
+    else:
+        for file in policy.files:
+            check_whole(file)
 
 
 def find_policy(path: str, denoiser: DenoiserName, revision: str | None = None) -> Policy:

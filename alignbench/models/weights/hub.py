@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.utils import HFValidationError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from alignbench.errors import UserError
+from alignbench.models.weights.missing import MissingWeightsError, no_answer
 
 TIMEOUT_SECONDS = 5.0
 
@@ -56,11 +57,14 @@ def hub_answer(
         kind: of the repository.
 
     Raises:
-        UserError: if there is no such repository, or it or the hub cannot be reached.
+        MissingWeightsError: if there is no such repository, or it or the hub cannot be reached.
     """
     at = f" at revision {revision}" if revision else ""
+    unreachable, reason = no_answer(), ""
     try:
-        return ask()
+        if not unreachable:
+            return ask()
+        validate_repo_id(path)
     except HFValidationError:
         reason = f"{named} is neither here nor a hub id; give {expected}, or an id such as owner/name"
     except errors.GatedRepoError:
@@ -73,8 +77,12 @@ def hub_answer(
         raise
     # offline mode, no connection, a timeout, a hub in trouble; the HTTP library behind the hub's differs by version
     except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
+        unreachable = type(error).__name__
+    if unreachable:
+        words = f"{download} --revision {revision}" if revision else download
         reason = (
             f"{named}{at} is neither here nor whole in the local hub cache, and the hub cannot be reached "
-            f"({type(error).__name__}); run `hf download {download}` while connected, or give {expected}"
+            f"({unreachable}); run `hf download {words}` while connected, or give {expected}"
         )
-    raise UserError(reason)
+        raise MissingWeightsError(reason, words, unreachable)
+    raise MissingWeightsError(reason)

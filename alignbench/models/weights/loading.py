@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from huggingface_hub.utils import HFValidationError
 
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.state_dicts import check_pickles, safetensors_header
+from alignbench.models.weights.missing import MissingWeightsError
+from alignbench.models.weights.state_dicts import check_pickles, check_whole, safetensors_header
+from alignbench.models.weights.variants import missing_shards, only_variant, variants
 
 INDEX = "model_index.json"
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
@@ -44,10 +46,9 @@ def load_pipeline(
     Raises:
         UserError: as `check_weights` does.
     """
-    index = check_weights(pretrained_model_name_or_path, revision, pipeline_class, config)
+    index = check_weights(pretrained_model_name_or_path, revision, pipeline_class, config, variant)
     import diffusers
     import torch
-    import transformers
 
     from alignbench.models.weights.without_weights import note_files
 
@@ -73,6 +74,8 @@ def load_pipeline(
         if folder is not None:
             for name in networks - set(without):
                 check_pickles(_files(folder / name, variant))
+                if variant is None and (own := only_variant(folder / name)) is not None:  # diffusers asks to be told
+                    left_out[name] = _network(folder / name, index[name], dtype, own)
         pipeline = kind.from_pretrained(
             folder or pretrained_model_name_or_path,
             revision=revision,
@@ -90,14 +93,11 @@ def load_pipeline(
     folder = _complete_folder(config, None, lacking) or Path(
         snapshot_download(config, allow_patterns=[*CONFIG_FILES, *(f"{part}/*" for part in lacking)])
     )
-    libraries = {"diffusers": diffusers, "transformers": transformers}
     # from_single_file looks for weights beside `config` under the names of diffusers alone, not of transformers
     for part in lacking:
-        library, name = index[part]
-        arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
         if part not in without:
             check_pickles(_files(folder / part, None))
-            absent[part] = getattr(libraries[library], name).from_pretrained(folder / part, **arguments)
+            absent[part] = _network(folder / part, index[part], dtype, only_variant(folder / part))
     for name in _networks(index) & set(without):
         absent[name] = _without_weights(folder, None, name, index[name][1], dtype)
     unused = dict.fromkeys(UNUSED_PARTS & index.keys())
@@ -158,6 +158,22 @@ def _is_network(class_name: str) -> bool:
     return not any(kind in class_name for kind in ("Tokenizer", "Scheduler"))
 
 
+def _network(folder: Path, entry: Sequence[str], dtype: Any, variant: str | None) -> Any:
+    """Return a network of a pipeline from its own folder.
+
+    Args:
+        entry: library and class, as model_index.json has them.
+        variant: of its weight files.
+    """
+    import diffusers
+    import transformers
+
+    library, name = entry
+    arguments = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
+    kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
+    return kind.from_pretrained(folder, variant=variant, **arguments)
+
+
 def _without_weights(source: Path | str, revision: str | None, part: str, class_name: str, dtype: Any) -> Any:
     """Return a network of a pipeline, of which only the configuration was read."""
     from alignbench.models.weights.without_weights import drop, on_meta
@@ -194,7 +210,11 @@ def is_here(path: str, revision: str | None) -> bool:
 
 
 def check_weights(
-    path: str, revision: str | None = None, pipeline_class: str = "auto", config: str | None = None
+    path: str,
+    revision: str | None = None,
+    pipeline_class: str = "auto",
+    config: str | None = None,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Return the model_index.json of a model whose weights are at hand or can be fetched; nothing heavy is loaded.
 
@@ -212,10 +232,24 @@ def check_weights(
             f"{named} holds a {index['_class_name']}, but this model needs a {pipeline_class}; "
             "choose the `model` of that family or other weights"
         )
+    parts = _networks(index)
     if file.is_file():
         assert config is not None
-        _index(config, None, f"{named}, which has to have what {file.name} lacks,", parts=_lacking(file, index))
+        check_whole(file)
+        path, revision, parts = config, None, _lacking(file, index)
+        _index(path, revision, f"{named}, which has to have what {file.name} lacks,", parts=parts)
+    if (folder := _complete_folder(path, revision, parts)) is not None:
+        _check_files(folder, parts, variant)
     return index
+
+
+def _check_files(folder: Path, parts: Collection[str], variant: str | None) -> None:
+    """Refuse weights that are cut, and several kinds of them of which none is asked for."""
+    for name in parts:
+        for weights in _files(folder / name, variant):
+            check_whole(weights)
+        if variant is None:
+            only_variant(folder / name)
 
 
 def _index(path: str, revision: str | None, named: str, parts: Collection[str] | None = None) -> dict[str, Any]:
@@ -229,7 +263,7 @@ def _index(path: str, revision: str | None, named: str, parts: Collection[str] |
         return read_index(folder / INDEX)
     if Path(path).is_dir():
         lacks = ", ".join(_missing(Path(path), parts))
-        raise UserError(f"{named} lacks {lacks}; give a whole diffusers folder or a hub id")
+        raise MissingWeightsError(f"{named} lacks {lacks}; give a whole diffusers folder or a hub id")
     return _index_from_hub(path, revision, named)
 
 
@@ -304,18 +338,20 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
         if name in UNUSED_PARTS or not isinstance(part, list) or part[0] is None:
             continue
         files = {file.name for file in (folder / name).glob("*") if file.is_file()}
-        shards = [
-            shard
-            for file in files
-            if file.endswith(".index.json")
-            for shard in json.loads((folder / name / file).read_text())["weight_map"].values()
-        ]
         has_weights = _is_network(part[1]) and (parts is None or name in parts)
-        if not files or (has_weights and not files.issuperset(shards)):
+        if not files:
             missing.append(f"{name}/")
+        elif has_weights and (shards := _missing_shards(folder / name)):
+            missing.append(f"{name}/ ({shards[0]}{f' and {len(shards) - 1} more' if len(shards) > 1 else ''})")
         elif has_weights and not any(file.endswith((".safetensors", ".bin")) for file in files):
             missing.append(f"the weights of {name}/")
     return missing
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Return what one kind of the weights in a folder lacks; nothing if another is whole."""
+    found = [missing_shards(folder, variant) for variant in (variants(folder) or [None])]
+    return min(found, key=len)
 
 
 def _index_from_hub(path: str, revision: str | None, named: str) -> dict[str, Any]:

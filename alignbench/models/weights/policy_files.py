@@ -259,7 +259,7 @@ def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Te
     state = dict(state)
     for key in [key for key in state if key.endswith(".alpha")]:
         name, alpha = key.removesuffix(".alpha"), float(state.pop(key))
-        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("lora.up", "lora.down")):
+        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("lora.up", "lora.down"), ("up", "down")):
             if f"{name}.{up}.weight" in state and f"{name}.{down}.weight" in state:
                 rank = state[f"{name}.{down}.weight"].shape[0]
                 state[f"{name}.{up}.weight"] = state[f"{name}.{up}.weight"] * (alpha / rank)
@@ -279,7 +279,8 @@ def _in_keys_of_peft(
     prefix, layers = f"{denoiser_name}.", dict(network.named_modules())
     if all(key.startswith(PEFT_PREFIX) for key in state):
         state = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
-    elif all(key.partition(".lora_")[0] in layers for key in state):
+    elif all(key.partition(".lora_")[0] in layers for key in convert_unet_state_dict_to_peft(state)):
+        # as save_attn_procs of diffusers wrote them, too: <module>.processor.to_q_lora.down.weight
         state = {prefix + key: tensor for key, tensor in state.items()}
     if not all(key.startswith(prefix) for key in state):
         settings = {"unet_config": network.config} if denoiser_name == "unet" else {}

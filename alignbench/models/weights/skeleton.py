@@ -21,8 +21,9 @@ from alignbench.models.weights.without_weights import on_meta
 def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAdapter:
     """Return the adapter of a model whose tensors have shape and dtype, and on a real device arbitrary values.
 
-    The architecture is that of the folder, else the published one that ships with the program, else that of the hub,
-    of which only the configuration files are fetched. Tokenizers are left out. The miniatures are loaded, being small.
+    The architecture is that of the folder, for a single file that of `model.config`, else the published one that ships
+    with the program, else that of the hub, of which only the configuration files are fetched. Tokenizers are left out.
+    The miniatures are loaded, being small.
 
     Args:
         model: the `model` node of a configuration.
@@ -34,7 +35,10 @@ def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAda
     node: Any = OmegaConf.to_container(model.adapter, resolve=True)
     pipeline_node = node.pop("pipeline")
     if "pretrained_model_name_or_path" in pipeline_node:
-        architecture = _architecture(model.pretrained_model_name_or_path, model.revision)
+        path, revision = model.pretrained_model_name_or_path, model.revision
+        if Path(path).is_file() and model.config is not None:  # which is of the architecture of its folder
+            path, revision = model.config, None
+        architecture = _architecture(path, revision)
         pipeline = build_pipeline(architecture, getattr(torch, pipeline_node["torch_dtype"]), device)
     else:
         pipeline = instantiate(pipeline_node)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")  # what torch.save writes
 TENSOR_FILES = (".safetensors", *PICKLED)
 SHARD_INDEX = ".index.json"
+LFS = b"version https://git-lfs"  # how a pointer begins that stands for a file until `git lfs pull`
+ARCHIVE, PICKLE = b"PK\x03\x04", b"\x80"  # how files of torch.save begin, since version 1.6 and before
 
 
 def safetensors_header(path: Path) -> dict[str, dict]:
@@ -23,13 +25,47 @@ def safetensors_header(path: Path) -> dict[str, dict]:
     Raises:
         UserError: if the file is cut or of another format.
     """
+    num_bytes = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        text = file.read(size) if size < path.stat().st_size else b""
+        text = file.read(size) if size < num_bytes else b""
     try:
-        return json.loads(text)
-    except ValueError:
+        header = json.loads(text)
+        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+        expected = 8 + size + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError):
         raise UserError(f"{path} is no whole safetensors file; fetch it again") from None
+    if num_bytes < expected:
+        raise UserError(f"{path} is cut, at {num_bytes:,} of {expected:,} bytes; fetch it again")
+    return header
+
+
+def check_whole(path: Path) -> None:
+    """Refuse a file that is empty or cut, or that is no file of weights although its name says so; little is read.
+
+    Args:
+        path: of any name; what it holds is looked at where the name is that of a file of tensors.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    with path.open("rb") as file:
+        begin = file.read(len(LFS))
+    if not begin:
+        raise UserError(f"{path} is empty; fetch it again")
+    if begin == LFS:
+        raise UserError(
+            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull`, or fetch the file"
+        )
+    if path.suffix == ".safetensors":
+        safetensors_header(path)
+    if path.suffix not in PICKLED:
+        return
+    if begin.startswith(ARCHIVE):
+        if not zipfile.is_zipfile(path):  # whose list of contents lies at its end
+            raise UserError(f"{path} is cut, at {path.stat().st_size:,} bytes; fetch it again")
+    elif not begin.startswith(PICKLE):
+        raise UserError(f"{path} is no file of weights: it begins with {begin[:12]!r}; fetch it again")
 
 
 def sort_notes(path: Path) -> None:
@@ -52,11 +88,13 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
     tensors in their entry `state_dict`.
 
     Raises:
-        UserError: if a file of torch.save holds something other than tensors, such as a whole network with its code.
+        UserError: if the file is cut or damaged, or one of torch.save holds something other than named tensors, such as
+            a whole network with its code.
     """
     import torch
     from safetensors.torch import load_file
 
+    check_whole(path)
     if path.suffix == ".safetensors":
         return load_file(path)
     # files of torch before 1.6 are no archives and cannot be mapped
@@ -64,6 +102,10 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than tensors, which could run code; save its state_dict alone") from None
+    except (RuntimeError, EOFError, ValueError) as error:  # as torch tells that an archive or a pickle is damaged
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]:.100}); fetch it again") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__} and no tensors by name; save a state_dict")
     return dict(content.get("state_dict", content))
 
 

@@ -392,7 +392,7 @@ def test_a_list_of_shipped_prompts_pairs_with_the_hpsv2_layout(tmp_path):
             '{"file": "a.png", "prompt": "x"}\n{"file": "b.png"}',
             'line 2 of {folder}/x.jsonl has no text in column "p',
         ),
-        ("x.jsonl", '{"file": "a.png", "prompt": "x", "prompt_id": 5}', 'x.jsonl has no text in column "prompt_id"'),
+        ("x.jsonl", '{"file": "a.png", "prompt": "x", "prompt_id": 5.5}', 'x.jsonl has no text in column "prompt_id"'),
         ("manifest.json", "{", "manifest.json is not JSON"),
         ("manifest.json", "[]", "manifest.json lists no images"),
         ("manifest.json", '["a.png"]', "manifest.json is not a list of images; expected a list of objects"),

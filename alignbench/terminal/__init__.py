@@ -1,0 +1,1 @@
+"""What programs print at a terminal, and how they end."""
