@@ -199,7 +199,7 @@ def test_back_closes_the_settings_of_a_run_and_a_link_opens_them(to, page, expec
 def test_a_closed_dialog_leaves_no_step_behind_for_the_back_button(to, page, expect):
     to("overview")
     page.get_by_role("link", name="Runs").click()
-    page.get_by_role("button", name="srpo", exact=True).click()
+    page.locator("tbody").get_by_role("button", name="srpo", exact=True).click()
     expect(page.locator("dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).not_to_be_visible()
