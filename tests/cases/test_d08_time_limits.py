@@ -137,4 +137,4 @@ def test_a_limit_is_a_positive_number(value):
 def test_the_head_of_a_run_names_the_limits(tmp_path, limits, told):
     cfg = composed(["method=dpo", "model=sd15_mini", "train.max_train_steps=7", *limits])
     lines = introduction(cfg, RunFolder(tmp_path), ["train"], Accelerator(cpu=True), None, None)
-    assert f"; {told}" in "".join(itertools.islice(lines, 4))
+    assert f"; {told}" in "".join(map(str, itertools.islice(lines, 4)))

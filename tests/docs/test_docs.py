@@ -37,6 +37,7 @@ from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
 from alignbench.files import write_json
 from alignbench.models.tiny_random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
+from alignbench.models.weights import component, find_policy, loading
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
 from alignbench.serve.__main__ import arguments as arguments_of_serve
@@ -52,6 +53,7 @@ from alignbench.train_reward.__main__ import arguments as arguments_of_train_rew
 from alignbench.train_reward.checks import check as check_reward_model
 from alignbench.train_reward.run import reward_model_name, train_reward
 from evaluators import load
+from evaluators.networks import checkpoint
 from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, command_lines, name, tables
 from tests.program import alignbench
 
@@ -170,7 +172,12 @@ def placeholders(tmp_path_factory):
     pairs, scorer = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("scorer")
     Image.new("RGB", (64, 64)).save(pairs / "1.png")
     (pairs / "pairs.jsonl").write_text('{"prompt": "a red circle", "image_w": "1.png", "image_l": "1.png"}\n')
-    for needed in ("model.safetensors", "tokenizer.json", "HPS_v2.1_compressed.pt"):  # checked, not loaded
+    for needed in (
+        "model.safetensors",
+        "tokenizer.json",
+        "HPS_v2.1_compressed.pt",
+        "aesthetic_predictor_v2_5.pth",
+    ):  # checked, not loaded
         (scorer / needed).write_bytes(b"")
     own = tmp_path_factory.mktemp("own")
     for number in (1, 2):
@@ -196,6 +203,15 @@ def placeholders(tmp_path_factory):
     return {**weights, "FILE": str(file), "LIST": str(labels), "PICTURES": str(pictures), **images}
 
 
+@pytest.fixture
+def scorers_at_hand(monkeypatch):
+    """Published scorers count as fetched, and the files of placeholders as whole."""
+    monkeypatch.setattr(checkpoint, "_local_file", lambda source, filename, _: Path(source) / filename)
+    for module in (checkpoint, loading, find_policy, component):
+        monkeypatch.setattr(module, "check_whole", lambda _: None)
+
+
+@pytest.mark.usefixtures("scorers_at_hand")
 @pytest.mark.parametrize("words", list(commands("alignbench.train_reward")))
 def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders):
     overrides = [
@@ -205,6 +221,7 @@ def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders
     check_reward_model(composed(overrides, "train_reward"))
 
 
+@pytest.mark.usefixtures("scorers_at_hand")
 @pytest.mark.parametrize("given", list(commands()))
 def test_every_command_passes_the_checks(given, placeholders):
     args = get_args_parser().parse_args(given)
