@@ -27,7 +27,7 @@ def print_sweep(root: Path, console: Console) -> None:
         for shown in _tables(": ".join(section), [row for row in rows if (row["model"], row["prompt_set"]) == section]):
             console.print(shown)
     if rows:
-        console.print(Text("\n".join(notes(rows)), style="dim"), width=WIDTH)
+        console.print(Text("\n".join(notes(rows).values()), style="dim"), width=WIDTH)
     for name, file in (("tables", "leaderboard.md"), ("report", "index.html")):
         console.print(Text(f"{name:>12}  {root / file}"), soft_wrap=True)
 
