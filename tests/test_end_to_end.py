@@ -341,6 +341,7 @@ def test_adapters_of_a_quantised_base_are_sampled_on_the_base_as_it_is_or_quanti
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_aligned_weights_generate_under_control_and_are_scored_against_their_base(tmp_path):
     model = StableDiffusion(load_pipeline("sd15_mini"), 64, ["to_q"])
     tiny_controlnet(model).save_pretrained(tmp_path / "controlnet")

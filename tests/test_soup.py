@@ -1,6 +1,7 @@
 """An average of trained policies adds the average of what they learned, and is a policy like any other."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,7 +238,7 @@ def test_shares_that_make_no_average_are_refused(text, sentence):
 
 def test_shares_are_read_and_all_the_same_without_any():
     args = arguments(["A", "B", "--weights", "0.25,0.75", "--to", "C"])
-    assert (args.runs, read_shares(args.weights, 2), args.to) == (["A", "B"], [0.25, 0.75], "C")
+    assert (args.runs, read_shares(args.weights, 2), args.to) == (["A", "B"], [0.25, 0.75], Path("C"))
     assert read_shares(None, 4) == [0.25] * 4
 
 

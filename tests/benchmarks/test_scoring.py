@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks import scoring, scoring_ways
 from benchmarks.scorer_weights import SCORERS, image_reward_weights, make_evaluator, weights_file, write_weights
@@ -85,8 +86,11 @@ def test_a_scorer_of_the_published_size_is_that_of_the_configuration(tmp_path):
     for name in SCORERS:
         file = weights_file(tmp_path, name, reduced=False)
         file.parent.mkdir(parents=True)
-        file.touch()
-    (weights_file(tmp_path, "pickscore", reduced=False).parent / "tokenizer.json").touch()
+        if file.suffix == ".safetensors":
+            save_file({"weight": torch.zeros(1)}, file)
+        else:
+            torch.save({}, file)
+    (weights_file(tmp_path, "pickscore", reduced=False).parent / "tokenizer.json").write_text("{}")
     for name in SCORERS:
         assert make_evaluator(tmp_path, name, reduced=False).name == name
 

@@ -91,6 +91,7 @@ def test_the_programs_end_with_a_sentence(tmp_path, judge, node):
         assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.matrix
 def test_a_server_of_such_a_judge_does_not_start(tmp_path, judge):
     plant(judge, NODES["an alias"](judge))
     command = [sys.executable, "-m", "alignbench.serve", "judge", f"path={judge}", "--port", "0", "--device", "cpu"]

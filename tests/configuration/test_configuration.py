@@ -302,6 +302,7 @@ def test_rates_that_a_method_has_by_default_are_those_the_table_was_tuned_to():
             assert composed(f"method={method}", f"model={model}").train.learning_rate == rates[method], (method, model)
 
 
+@pytest.mark.matrix
 def test_every_experiment_passes_the_checks():
     experiments = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
     assert experiments

@@ -224,7 +224,7 @@ def test_a_table_of_tokens_without_the_reward_is_refused(tmp_path, arguments, ch
 )
 def test_what_is_not_there_is_refused_in_one_sentence_before_anything_loads(tmp_path, arguments, argument, file):
     if file == "tokenizer.json":
-        (tmp_path / "config.json").touch()
+        (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=f"lacks {file}") as refused:
         HPSv3(**(arguments | {argument: str(tmp_path)}))
     assert "\n" not in str(refused.value)

@@ -56,7 +56,7 @@ class Example(Section):
         ("bits", 3, "example.bits=3 is unknown; available: null, 8, 4"),
         ("steps", ["train", "scor"], "example.steps=scor is unknown; did you mean score? available: train, score"),
         ("steps", "train", "example.steps=train must be a list of train, score"),
-        ("folder", ["a"], "example.folder=[a] must be text, or null"),
+        ("folder", ["a"], "must be text, or null; for one run with each, add -m and type example.folder=a"),
         ("folder", 7, "must be text, or null; text in quotes is kept as it is: example.folder=\"'7'\""),
         ("options", [], "example.options=[] must be a mapping of names to values"),
         ("sizes", [8, 0], "example.sizes=[8,0] must be auto or a list of pixels"),

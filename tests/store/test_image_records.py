@@ -12,10 +12,14 @@ from alignbench.store.image_records import (
 from alignbench.store.manifest import ResultsError
 
 
-@pytest.mark.parametrize("prompt_id", ["a/b", "..", "", "a b", ".hidden", "é"])
+@pytest.mark.parametrize("prompt_id", ["a/b", "..", "", "a b", ".hidden", "a\\b"])
 def test_prompt_ids_that_are_no_file_names_are_refused(prompt_id):
     with pytest.raises(ResultsError, match="is not path-safe"):
         image_name(prompt_id, 0)
+
+
+def test_letters_of_all_scripts_are_kept_in_file_names():
+    assert image_name("é-基线", 2) == "é-基线-2.png"
 
 
 def test_prompts_and_sampling_come_back_in_order_and_to_the_byte(tmp_path):

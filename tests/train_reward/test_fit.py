@@ -110,6 +110,7 @@ def run(folder, dies_at=None, accelerator=None, data=None, **changes):
     return reward_model, used, (data, split, reader, probability, accelerator)
 
 
+@pytest.mark.matrix
 def test_soft_labels_are_recovered_as_probabilities(tmp_path):
     reward_model, _, (_, split, reader, probability, accelerator) = run(
         tmp_path, data=Grays(400), max_train_steps=400, total_batch_size=64, micro_batch_size=64, evaluation_steps=100

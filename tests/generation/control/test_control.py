@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from alignbench.data.prompts import Prompt, PromptSet
@@ -181,7 +182,7 @@ def test_a_network_that_is_no_estimator_or_gives_metres_is_refused(controlnet, e
         Depth(str(controlnet)).check()
     config = json.loads((estimator / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric"}))
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="returns depth in metres"):
         Depth(str(tmp_path)).check()
 
