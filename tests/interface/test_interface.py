@@ -78,7 +78,7 @@ def test_the_pipeline_has_the_trained_weights(done):
         (["-m", "method=sft,dpo"], "run.. takes key=value, not -m; for a sweep call run"),
         (
             ["experiment=mini_table", "method=dpo", "model=sd15_mini"],
-            "these words are a sweep of 3 jobs; give one value",
+            "these words are a sweep of 3 jobs",
         ),
         (["dry_run=true"], "dry_run=true prints an estimate and makes nothing"),
         ([{"method": "sft"}], "run.. takes the words of a command"),
