@@ -1,6 +1,7 @@
-"""Print what a run achieved, at the end of it, within 100 columns."""
+"""Print what a run achieved, at the end of it, within 100 columns, or within 80 in a narrow window."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.text import duration
 
+WIDE, NARROW = 100, 80  # columns of the two forms of a table
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on
 
 
@@ -33,27 +35,28 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
     Of a run without figures, as where the stage `report` alone was asked for, the verdicts on all others are printed.
     """
     console = console or Console()
-    manifest = folder.manifest
+    manifest, width = folder.manifest, max(NARROW, console.width)
+    console.width = width  # rich would cut cells off in a window that is narrower still; the terminal wraps them
     parts = sections(tables)
     is_measured = any(_methods(manifest, section) for section in parts)
     for section in parts:
         methods = _methods(manifest, section)
         for method in methods:
-            for shown in _tables(method, section):
-                console.print(shown, width=max(100, console.width), crop=False)  # a narrow window cuts nothing off
+            for shown in _tables(method, section, is_narrow=width < WIDE):
+                console.print(shown, width=width, crop=False)  # a narrower window cuts nothing off
         told = [one for one in verdicts(tables, section) if one.method in methods or not is_measured]
         if told and not is_measured:
             console.print(Text(f"{section.model}, {section.prompt_set}", style="bold"))
             doubtful = below_base(tables, section.model, section.prompt_set)
             console.print(Text(f"{summary(told, doubtful)}\n{LEGEND}"))
         for one in told:
-            console.print(Text(str(one), style="bold" if is_measured else ""), width=max(100, console.width))
+            console.print(Text(str(one), style="bold" if is_measured else ""), width=width)
     for finding in findings(tables, manifest.model):
         if manifest.run in _runs_of(tables, finding):
-            console.print(Text(str(finding), style="bold red"), width=max(100, console.width))
+            console.print(Text(str(finding), style="bold red"), width=width)
     for warning in warnings(tables, manifest.model):
         if is_data(warning.method) or manifest.run in _runs_of(tables, warning):
-            console.print(Text(str(warning), style="yellow"), width=max(100, console.width))
+            console.print(Text(str(warning), style="yellow"), width=width)
     for name, value in _facts(folder, manifest):
         console.print(Text(f"{name:>12}  {value}"), soft_wrap=True)
 
@@ -63,15 +66,18 @@ def _methods(manifest: Manifest, section: TableSection) -> list[str]:
     return sorted({method for (method, _), row in section.rows.items() if manifest.run in row["run"].split()})
 
 
-def _tables(method: str, section: TableSection) -> Iterator[Table | Text]:
+def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Table | Text]:
+    """Yield the table of a method; a narrow one has no borders, and its medians no intervals."""
     rows = {evaluator: row for (other, evaluator), row in section.rows.items() if other == method}
     first = next(iter(rows.values()))
     seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
     everywhere = [mark for mark in marks(first) if all(mark in marks(row) for row in rows.values())]
     title = f"{first['method']} on {section.model}: {section.prompt_set}, {first['n']} images{seeds}"
-    table = Table(title=" ".join([title, *filter(None, [",".join(everywhere)])]), title_justify="left", width=100)
+    title = " ".join([title, *filter(None, [",".join(everywhere)])])
+    form: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)} if is_narrow else {"width": WIDE}
+    table = Table(title=title, title_justify="left", **form)
     table.add_column("evaluator", no_wrap=True)
-    for head in ("median [95 %]", "base", "% won [95 %]"):
+    for head in ("median" if is_narrow else "median [95 %]", "base", "% won [95 %]"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, min_width=4)
     trainable = sorted(evaluator for evaluator in rows if not evaluator[0].startswith(ORACLE))
@@ -81,7 +87,7 @@ def _tables(method: str, section: TableSection) -> Iterator[Table | Text]:
         row, info, base = rows[evaluator], section.infos[evaluator], section.rows.get((BASE, evaluator))
         table.add_row(
             " ".join([section.head(evaluator), *letters]),
-            median_text(row, info),
+            median_text(row, info).split(" ")[0] if is_narrow else median_text(row, info),
             median_text(base, info).split(" ")[0] if base else "",
             win_text(row),
             significance(row),
@@ -90,7 +96,7 @@ def _tables(method: str, section: TableSection) -> Iterator[Table | Text]:
     yield table
     over_start = {evaluator: section.over_start.get((first["method"], evaluator)) for evaluator in rows}
     if start := next((row["method_b"] for row in over_start.values() if row), None):
-        table = Table(title=f"{first['method']} over its start, {start}", title_justify="left", width=100)
+        table = Table(title=f"{first['method']} over its start, {start}", title_justify="left", **form)
         table.add_column("evaluator", no_wrap=True)
         table.add_column("% won over the start [95 %]", justify="right", no_wrap=True)
         for evaluator in [*trainable, *oracle]:
