@@ -93,16 +93,19 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """
     if not trains(cfg):  # trains on nothing, so it needs no data
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
-    return resolve_all(cfg)
+    return resolve_all(cfg, not_needed="data." if cfg.dry_run else "")  # an estimate reads no data
 
 
-def resolve_all(cfg: DictConfig) -> dict[str, Any]:
+def resolve_all(cfg: DictConfig, not_needed: str = "") -> dict[str, Any]:
     """Return a configuration, of any program, as plain values.
+
+    Args:
+        not_needed: beginning of the keys that may be missing; empty if none may.
 
     Raises:
         UserError: if a required value is missing.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not (not_needed and key.startswith(not_needed)))
     if missing:
         raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
     try:

@@ -92,13 +92,15 @@ def _check_existing_images(cfg: DictConfig) -> None:
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
-    from alignbench.configuration.data_checks import check_crop_settings, check_samples
+    from alignbench.configuration.data_checks import check_crop_settings, check_rewards, check_samples
 
     train, auxiliary = values["train"], values["auxiliary"]
     check_gradients(train)
     check_quantised_base(train)
     for term in ({"term": values["method"], "data": values["data"]}, *auxiliary.values()):
-        check_samples(term["term"], term["data"])
+        check_rewards(term["term"])
+        if not cfg.dry_run:  # an estimate reads no data
+            check_samples(term["term"], term["data"])
     check_crop_settings(values)
     if cfg.dry_run:
         return

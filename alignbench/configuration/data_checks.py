@@ -21,13 +21,18 @@ from alignbench.store.reward_model_folder import RewardModelRecord
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
 
 
-def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
-    """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
+def check_rewards(method: dict[str, Any]) -> None:
+    """Refuse a method without the reward that it needs, or with one that it cannot follow."""
     name = f"method={method['name']}"
     for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
         if method.get(key) is not None and not method[key].get("_target_"):
             raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', choices('reward'))}")
     _check_reward(method)
+
+
+def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
+    name = f"method={method['name']}"
     kind, provided = kind_of(get_class(method["_target_"]).batch_type), get_class(data["_target_"]).provides
     if kind not in provided:
         able = " or ".join(f"data={source}" for source in choices("data") if kind in _provides(source))

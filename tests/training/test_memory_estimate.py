@@ -325,7 +325,10 @@ def test_published_rewards_count_without_their_weights(reward):
     assert _reward(cfg.method.reward).num_bytes == 4 * 986_109_441 + 8 * (257 + 77)  # position ids of both towers
 
 
-def test_a_dry_run_needs_no_weights():
+def test_a_dry_run_needs_neither_weights_nor_data():
+    check_command_line(["dry_run=true", "method=dpo", "model=flux"], False)
+    with pytest.raises(UserError, match=r"data\.path must be set"):
+        check_command_line(["method=dpo", "model=flux", "model.pretrained_model_name_or_path=."], False)
     check_command_line(["dry_run=true", "model=flux", "data=shapes", "reward=hpsv2_1"], False)
     with pytest.raises(UserError, match="does not train"):
         check_command_line(["dry_run=true", "method=base"], False)
