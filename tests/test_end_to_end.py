@@ -189,6 +189,7 @@ def test_two_processes_make_the_update_and_the_images_of_one_whether_they_copy_o
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_that_is_looked_at_says_which_weights_it_kept_and_who_chose_them(tmp_path):
     command = ["method=sft", "model=flux_mini", "validation=shapes", "validation.every=1", "validation.prompts.limit=4"]
     command += ["prompts.limit=4", f"results={tmp_path}", *FEW]

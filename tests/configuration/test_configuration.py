@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from alignbench.configuration.build import base_of, conf_folder, config_hash, recipe_hash, run_name
+from alignbench.configuration.build import base_of, build, conf_folder, config_hash, recipe_hash, run_name
 from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
 from tests.processes import DEEPSPEED, FSDP2
@@ -441,3 +441,10 @@ def test_prompt_files_that_are_missing_or_empty_are_refused(tmp_path):
 def test_a_sweep_is_checked_whole_before_its_first_job():
     assert "method=dpi is unknown" in refusal("method=sft,dpi", multirun=True)
     assert "train.max_train_steps=0" in refusal("train.max_train_steps=5,0", "seed=0,1", multirun=True)
+
+
+def test_the_online_experiment_validates_on_prompts_that_it_does_not_report():
+    cfg = composed("experiment=mini_online_table", "method=nft", "model=flux_mini")
+    reported, validated = build(cfg.prompts), build(cfg.validation.prompts)
+    assert (len(reported), len(validated)) == (256, 64)
+    assert not set(reported.texts) & set(validated.texts)

@@ -169,6 +169,7 @@ def program(weights, architecture, monkeypatch):
     process.communicate()
 
 
+@pytest.mark.matrix
 def test_the_program_serves_the_score_stage_and_ends_when_told(program, make_clip, photos, tmp_path):
     line = program.stdout.readline()
     assert line.startswith("serving clip_score@1 on http://127.0.0.1:"), program.communicate()[1]

@@ -288,6 +288,7 @@ def test_the_decoder_is_close_to_a_real_backward_pass(checkpointing):
     assert 0.95 < ratio < 1.35
 
 
+@pytest.mark.matrix
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     def tiny(cfg):
         return on_meta("flux")
