@@ -12,7 +12,7 @@ from typing import Literal
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
-from alignbench.report.display import SIGNIFICANT, is_data, listed, number, percent, significance, turned
+from alignbench.report.figures import SIGNIFICANT, is_data, listed, number, percent, significance, turned
 from alignbench.report.tables import Tables
 from alignbench.statistics.intervals import Estimate
 from alignbench.store.manifest import BASE

@@ -12,7 +12,7 @@ from alignbench.images import read_picture
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import read_curves, read_validation
 from alignbench.report.curves.turning_points import ValidationCurve
-from alignbench.report.display import significance
+from alignbench.report.figures import significance
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import BASE, ResultsError

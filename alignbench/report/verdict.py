@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignbench.report.columns import TableRow
-from alignbench.report.display import (
-    TableSection,
-    is_data,
-    listed,
-    percent,
-    significance,
-    significant_distance,
-)
+from alignbench.report.display import TableSection, significant_distance
+from alignbench.report.figures import is_data, listed, percent, significance
 from alignbench.report.hacking import BelowBase, Change, changes
 from alignbench.report.human import HUMAN, of_people
 from alignbench.report.tables import Tables

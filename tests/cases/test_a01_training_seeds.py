@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from alignbench.report.display import sections, significance
+from alignbench.report.display import sections
+from alignbench.report.figures import significance
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
 from alignbench.statistics.intervals import Resampling, compare

@@ -2,8 +2,10 @@ import math
 
 import pytest
 
-from alignbench.report.display import duration, mean_ranks, number, sections, significance
+from alignbench.report.display import mean_ranks, sections
+from alignbench.report.figures import number, significance
 from alignbench.report.tables import build
+from alignbench.text import duration
 
 
 @pytest.mark.parametrize(

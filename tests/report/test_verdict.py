@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alignbench.report import verdict as module
-from alignbench.report.display import cost_text, grids, hours_text, section_notes, sections
+from alignbench.report.display import grids, section_notes, sections
+from alignbench.report.figures import cost_text, hours_text
 from alignbench.report.hacking import below_base
 from alignbench.report.tables import build
 from alignbench.report.verdict import summary, verdicts

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
-from alignbench.report.display import Grid, TableSection, number, stars
+from alignbench.report.display import Grid, TableSection
+from alignbench.report.figures import number, stars
 from alignbench.report.hacking import all_clear, findings, warnings
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables

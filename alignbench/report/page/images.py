@@ -14,7 +14,8 @@ import numpy as np
 
 from alignbench.files import sha256
 from alignbench.report.comparison import Measurement
-from alignbench.report.display import TableSection, listed, ranking_evaluators
+from alignbench.report.display import TableSection, ranking_evaluators
+from alignbench.report.figures import listed
 from alignbench.report.human import of_people
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, ThumbnailSource, sprite_names
 from alignbench.report.page.store import PageData, Store

@@ -1,6 +1,7 @@
 """Tell the page what each method did, in words, and what it cost."""
 
-from alignbench.report.display import TableSection, cost_text
+from alignbench.report.display import TableSection
+from alignbench.report.figures import cost_text
 from alignbench.report.hacking import below_base
 from alignbench.report.page.store import PageData
 from alignbench.report.tables import Tables

@@ -6,7 +6,7 @@ from typing import Any
 
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import Curve, read_curves
-from alignbench.report.display import hours_text
+from alignbench.report.figures import hours_text
 from alignbench.report.page.hacking import validation_entry
 from alignbench.report.page.store import Store
 from alignbench.store.manifest import Manifest

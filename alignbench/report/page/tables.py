@@ -9,20 +9,22 @@ import numpy as np
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.display import (
-    MARKS,
     Grid,
     TableSection,
     cost_grid,
+    mean_ranks,
+    published_grid,
+    section_notes,
+    start_grid,
+)
+from alignbench.report.figures import (
+    MARKS,
     is_data,
     marks,
-    mean_ranks,
     mean_text,
     median_text,
     percent,
-    published_grid,
-    section_notes,
     significance,
-    start_grid,
     strength_text,
     win_text,
 )

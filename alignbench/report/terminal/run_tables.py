@@ -7,17 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.report.display import (
-    TableSection,
-    is_data,
-    marks,
-    median_text,
-    notes,
-    over_text,
-    sections,
-    significance,
-    win_text,
-)
+from alignbench.report.display import TableSection, sections
+from alignbench.report.figures import is_data, marks, median_text, notes, over_text, significance, win_text
 from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND, summary, verdicts

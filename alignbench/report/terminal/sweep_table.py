@@ -10,7 +10,7 @@ from rich.text import Text
 
 from alignbench.report.columns import TableRow, read_table
 from alignbench.report.comparison import ALL
-from alignbench.report.display import MARKS, SIGNIFICANT, marks, notes, significance
+from alignbench.report.figures import MARKS, SIGNIFICANT, marks, notes, significance
 from alignbench.store.manifest import BASE
 from alignbench.text import shortened
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from alignbench.report.display import NOTES
+from alignbench.report.figures import NOTES
 from alignbench.report.terminal.sweep_table import print_sweep
 from alignbench.report.write import write_report
 
