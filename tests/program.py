@@ -11,6 +11,12 @@ from unittest.mock import patch
 
 from alignbench import cli
 
+# What makes a command of a miniature end within seconds; four images a run.
+SMALL_RUN = (
+    "train.max_train_steps=2", "train.total_batch_size=4", "train.micro_batch_size=4", "data.num_pairs=12",
+    "data.num_prompts=12", "prompts.limit=4", "sampling.num_inference_steps=2",
+)  # fmt: skip
+
 
 def alignbench(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `python -m alignbench` with arguments; return its exit status and what it printed.

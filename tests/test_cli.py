@@ -9,6 +9,7 @@ from alignbench.cli import _rewrite_words, _time_left
 from alignbench.errors import UserError
 from alignbench.terminal import endings
 from alignbench.terminal.endings import stop
+from tests.program import SMALL_RUN
 from tests.program import alignbench as program
 
 
@@ -60,9 +61,7 @@ def test_the_version_is_that_of_the_package(monkeypatch, capsys):
 
 def test_a_sweep_ends_with_a_table_of_all_its_methods(tmp_path):
     (tmp_path / "leaderboard.csv").write_text("")
-    told = program("-m", "method=sft,mapo", "model=sd15_mini", "train.max_train_steps=1", "train.total_batch_size=2",
-                   "train.micro_batch_size=2", "data.num_pairs=12", "data.num_prompts=12", "prompts.limit=2",
-                   "sampling.num_inference_steps=1", f"results={tmp_path}").stdout  # fmt: skip
+    told = program("-m", "method=sft,mapo", "model=sd15_mini", *SMALL_RUN, f"results={tmp_path}").stdout
     assert told.startswith("alignbench 0")
     last = told[told.rindex("wins over base in %") :]
     assert last.splitlines()[2].split() == ["evaluator", "mapo", "sft"]

@@ -11,12 +11,9 @@ from alignbench.configuration.build import run_name
 from alignbench.configuration.compose import unchecked
 from alignbench.stages.last_command import FILE, recall
 from alignbench.store.run_folder import RunFolder
-from tests.program import alignbench
+from tests.program import SMALL_RUN, alignbench
 
-WORDS = [
-    "method=sft", "model=sd15_mini", "train.max_train_steps=1", "train.total_batch_size=2", "train.micro_batch_size=2",
-    "data.num_pairs=12", "data.num_prompts=12", "prompts.limit=2", "sampling.num_inference_steps=1",
-]  # fmt: skip
+WORDS = ["method=sft", "model=sd15_mini", *SMALL_RUN]
 
 
 @pytest.fixture(scope="module")

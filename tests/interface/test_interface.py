@@ -13,12 +13,9 @@ from alignbench.files import read_json_lines, write_text
 from alignbench.interface.results import RUN_COLUMNS, SCORE_COLUMNS
 from alignbench.report.columns import LEADERBOARD_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS
 from alignbench.store.manifest import ResultsError
-from tests.program import rows
+from tests.program import SMALL_RUN, rows
 
-WORDS = [
-    "method=sft", "model=sd15_mini", "train.max_train_steps=2", "train.total_batch_size=4", "train.micro_batch_size=4",
-    "data.num_pairs=12", "data.num_prompts=12", "prompts.limit=4", "sampling.num_inference_steps=2",
-]  # fmt: skip
+WORDS = ["method=sft", "model=sd15_mini", *SMALL_RUN]
 
 
 @pytest.fixture(scope="module")

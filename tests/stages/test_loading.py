@@ -9,11 +9,9 @@ from alignbench import run
 from alignbench.configuration.compose import composed
 from alignbench.stages.loading import policy_lines
 from alignbench.store.run_folder import RunFolder
+from tests.program import SMALL_RUN
 
-WORDS = [
-    "method=sft", "train.max_train_steps=2", "train.total_batch_size=4", "train.micro_batch_size=4",
-    "train.learning_rate=1e-2", "data.num_pairs=12", "data.num_prompts=12", "stages=[train]",
-]  # fmt: skip
+WORDS = ["method=sft", "train.learning_rate=1e-2", "stages=[train]", *SMALL_RUN]
 
 
 @pytest.mark.parametrize(
