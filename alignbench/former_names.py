@@ -26,6 +26,14 @@ FORMER = {
     "alignbench.generation.control.control.Control": "alignbench.control.control.Control",
     "alignbench.generation.control.makers.Canny": "alignbench.control.makers.Canny",
     "alignbench.generation.control.makers.Depth": "alignbench.control.makers.Depth",
+    "alignbench.models.families.flux.Flux": "alignbench.models.flux.Flux",
+    "alignbench.models.families.stable_diffusion.StableDiffusion": "alignbench.models.stable_diffusion.StableDiffusion",
+    "alignbench.models.families.stable_diffusion_3.StableDiffusion3": (
+        "alignbench.models.stable_diffusion_3.StableDiffusion3"
+    ),
+    "alignbench.models.families.stable_diffusion_xl.StableDiffusionXL": (
+        "alignbench.models.stable_diffusion_xl.StableDiffusionXL"
+    ),
     "alignbench.models.weights.loading.load_pipeline": "alignbench.models.loading.load_pipeline",
     "alignbench.objectives.inversion_path.InversionSettings": "alignbench.ascent.InversionSettings",
     "evaluators.judge.TrainedRewardModel": "evaluators.judge.TrainedJudge",

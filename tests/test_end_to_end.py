@@ -16,8 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alignbench.miniature.weights import load_pipeline
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet, tiny_flux, tiny_stable_diffusion
+from alignbench.models.families.stable_diffusion import StableDiffusion
+from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from tests.processes import FSDP2
 from tests.program import alignbench, manifests, rows
 

@@ -10,7 +10,8 @@ from alignbench.configuration.compose import composed
 from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling
-from alignbench.models.tiny_random import tiny_flux, tiny_stable_diffusion
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from tests.program import alignbench, manifests
 
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.prompt_length import CutPrompts
-from alignbench.models.tiny_random import tiny_adapter, tiny_stable_diffusion
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.store.manifest import Manifest
 from tests.program import alignbench, manifests
 

@@ -11,7 +11,7 @@ from alignbench.batch import PromptBatch
 from alignbench.configuration.compose import composed
 from alignbench.context import Context
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
 from alignbench.objectives.inversion import invert
 from alignbench.objectives.inversion_path import InversionSettings

@@ -11,18 +11,15 @@ from alignbench.configuration.checks import check
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.families import FAMILIES
-from alignbench.models.flux import Flux
+from alignbench.models.families.flux import Flux
+from alignbench.models.families.stable_diffusion import StableDiffusion
+from alignbench.models.families.stable_diffusion_xl import StableDiffusionXL
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.schedulers import FEW_STEP, OF_DIFFUSION, OF_FLOW, scheduler_name
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.stable_diffusion_xl import StableDiffusionXL
-from alignbench.models.tiny_random import (
-    RESOLUTION,
-    tiny_adapter,
-    tiny_flux,
-    tiny_stable_diffusion,
-    tiny_stable_diffusion_xl,
-)
+from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 
 PROCESS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PROMPTS = ["a red circle", "a blue square"]

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.models.weights.state_dicts import check_whole, read_state_dict
 
 STATE = {"weight": torch.arange(40_000.0)}

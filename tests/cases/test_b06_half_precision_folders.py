@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 
 from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.models.weights.loading import check_weights, load_pipeline
 from alignbench.models.weights.variants import only_variant
 

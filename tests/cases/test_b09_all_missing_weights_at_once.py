@@ -4,7 +4,7 @@ import pytest
 
 from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 
 PAPERS = [
     "hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K tokenizer.json",

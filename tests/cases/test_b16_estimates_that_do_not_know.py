@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.training import memory_estimate
 from alignbench.training.memory_estimate import estimate, refuse_what_cannot_fit
 

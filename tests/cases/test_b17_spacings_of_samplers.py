@@ -4,8 +4,9 @@ import pytest
 from diffusers import DDIMScheduler
 
 from alignbench.errors import UserError
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.tiny_random import RESOLUTION, tiny_stable_diffusion
+from alignbench.models.families.stable_diffusion import StableDiffusion
+from alignbench.models.tiny_random import RESOLUTION
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from tests.program import alignbench, manifests
 
 PROCESS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}

@@ -17,7 +17,8 @@ from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.export import export, find_source
 from alignbench.files import sha256, write_json
-from alignbench.models.tiny_random import TINY, tiny_adapter, tiny_stable_diffusion
+from alignbench.models.tiny_random import TINY, tiny_adapter
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.models.weights.policy_files import Adapters
 from alignbench.stages.job import run
 from alignbench.stages.prepare import build_adapter

@@ -55,7 +55,7 @@ PIPELINE = ("model", "adapter", "pipeline")
 VARIANTS = {
     "the adapter": (ADAPTER, hub),
     "the target of the adapter": ((*ADAPTER, "_target_"), lambda run: "torch.hub.load"),
-    "an alias": ((*ADAPTER, "_target_"), lambda run: "alignbench.models.stable_diffusion.torch.hub.load"),
+    "an alias": ((*ADAPTER, "_target_"), lambda run: "alignbench.models.families.stable_diffusion.torch.hub.load"),
     "the pipeline": (PIPELINE, hub),
     "an argument": ((*ADAPTER, "resolution"), hub),
     "an entry of a list": ((*ADAPTER, "lora_targets"), lambda run: [hub(run)]),
@@ -106,7 +106,7 @@ def test_plain_values_of_the_run_are_kept(run):
     change(run, "model", "resolution", value=32)
     cfg = find_source(str(run), []).cfg
     assert (cfg.model.adapter.lora_targets, cfg.model.resolution) == (["to_q"], 32)
-    assert cfg.model.adapter._target_ == "alignbench.models.stable_diffusion.StableDiffusion"
+    assert cfg.model.adapter._target_ == "alignbench.models.families.stable_diffusion.StableDiffusion"
 
 
 def test_a_model_that_was_given_another_name_is_found_by_its_classes(run):

@@ -13,7 +13,7 @@ from PIL import Image
 from alignbench.configuration.compose import check_command_line
 from alignbench.configuration.find_evaluator import build_evaluator
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.models.weights.loading import check_weights, load_pipeline, read_index
 from alignbench.models.weights.state_dicts import read_state_dict
 from tests.program import alignbench

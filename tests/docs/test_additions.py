@@ -19,10 +19,10 @@ FILES = [  # of each its page, its language and how it begins
     (DOCS / "adding_a_method.md", "python", "# tests/methods/test_likelihood_gap.py"),
     (DOCS / "adding_a_method.md", "python", "# methods/ram.py"),
     (DOCS / "adding_a_method.md", "yaml", "# conf/method/ram.yaml"),
-    (DOCS / "adding_a_model.md", "python", "# alignbench/models/aura_flow.py"),
+    (DOCS / "adding_a_model.md", "python", "# alignbench/models/families/aura_flow.py"),
     (DOCS / "adding_a_model.md", "yaml", "# conf/model/aura_flow.yaml"),
+    (DOCS / "adding_a_model.md", "python", "# alignbench/models/tiny_random/aura_flow.py"),
 ]
-ENTRY = '"aura_flow": Tiny(AuraFlow, tiny_aura_flow),'
 QUIETLY = ("-n0", "-q", "-p", "no:cacheprovider")
 FEW = [
     "train.max_train_steps=2", "train.total_batch_size=2", "train.micro_batch_size=2", "sampling.num_inference_steps=2",
@@ -42,11 +42,6 @@ def copy(tmp_path_factory) -> Path:
         file = root / start.removeprefix("# ")
         assert not file.exists()
         file.write_text(block_that_begins(page, language, start))
-    page, tiny = DOCS / "adding_a_model.md", root / "alignbench" / "models" / "tiny_random.py"
-    assert f"`{ENTRY}`" in page.read_text()
-    before, table, after = tiny.read_text().partition("TINY: Mapping[str, Tiny] = {")
-    function = block_that_begins(page, "python", "# alignbench/models/tiny_random.py")
-    tiny.write_text(f"{before}{function}\n\n{table}{ENTRY}{after}")
     return root
 
 
@@ -61,7 +56,7 @@ def call(copy: Path, *arguments: str) -> str:
 
 @pytest.mark.matrix
 def test_the_example_of_a_method_trains_the_example_of_a_model_and_its_images_are_ranked(copy):
-    save = "from alignbench.models.tiny_random import tiny_aura_flow; tiny_aura_flow().save_pretrained('weights')"
+    save = "from alignbench.models.tiny_random import TINY; TINY['aura_flow'].pipeline().save_pretrained('weights')"
     environment = os.environ | {"PYTHONPATH": str(copy)}
     subprocess.run([sys.executable, "-c", save], cwd=copy, env=environment, check=True, capture_output=True)
     call(

@@ -36,7 +36,9 @@ from alignbench.data.hub.columns import USUAL_NAMES
 from alignbench.evaluator import Reward
 from alignbench.export import arguments as arguments_of_export
 from alignbench.files import write_json
-from alignbench.models.tiny_random import tiny_adapter, tiny_flux, tiny_stable_diffusion_xl
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.models.weights import component, find_policy, loading
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion

@@ -19,7 +19,6 @@ from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import composed, group_choices
 from alignbench.configuration.page import TABLES, with_tables
 from alignbench.files import write_csv
-from alignbench.models import tiny_random
 from alignbench.models.tiny_random import RESOLUTION
 from alignbench.report.columns import (
     BUDGET_COLUMNS,
@@ -192,8 +191,8 @@ def test_every_example_in_python_is_run_by_a_test():
         "# evaluators/saturation.py", "# brightness_server.py", "from evaluators import load", "# my_rewards.py",
         "# length.py",
         "from diffusers import FluxPipeline", "from diffusers import FluxPipeline, FluxTransformer2DModel",
-        "import pandas as pd", "# alignbench/models/aura_flow.py",
-        "# alignbench/models/tiny_random.py", "from alignbench import load_results, run",  # here
+        "import pandas as pd", "# alignbench/models/families/aura_flow.py",
+        "# alignbench/models/tiny_random/aura_flow.py", "from alignbench import load_results, run",  # here
         "from alignbench.miniature.weights import load_pipeline",  # stages/test_loading.py
     }  # fmt: skip
     pages = [page for page in PAGES if page != DOCS / "python.md"]  # whose cells test_python_page.py runs
@@ -217,11 +216,11 @@ def test_the_example_from_python_prints_both_tables(tmp_path, monkeypatch, capsy
 @pytest.fixture(scope="module")
 def aura_flow():
     """The adapter of the page around its tiny random pipeline, which is one of diffusers."""
-    adapter = ModuleType("alignbench.models.aura_flow")
-    tiny: dict[str, Any] = dict(vars(tiny_random))
+    adapter = ModuleType("alignbench.models.families.aura_flow")
+    tiny: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, adapter.__name__, adapter)
-        for names, file in ((vars(adapter), "aura_flow"), (tiny, "tiny_random")):
+        for names, file in ((vars(adapter), "families/aura_flow"), (tiny, "tiny_random/aura_flow")):
             exec(block_that_begins(ADDING_A_MODEL, "python", f"# alignbench/models/{file}.py"), names)
     return tiny["AuraFlow"](tiny["tiny_aura_flow"](), RESOLUTION, ["to_q", "to_k", "to_v", "to_out.0"])
 

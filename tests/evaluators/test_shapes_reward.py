@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from alignbench.miniature.scenes import render, sample_scene
-from alignbench.models.tiny_random import clip_tokenizer
+from alignbench.models.tiny_random.parts import clip_tokenizer
 from evaluators.shapes_reward import ShapesReward
 
 PROMPTS = ["a red circle in the center, black background", "a photo of a cat", "shaded. ", ""]

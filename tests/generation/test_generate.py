@@ -14,7 +14,7 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.image_records import read_prompts, read_sampling
 from alignbench.store.manifest import Manifest

@@ -10,7 +10,7 @@ import torch
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.schedulers import (
     DIFFUSION,
     FEW_STEP,

@@ -16,7 +16,7 @@ from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling
 from alignbench.generation.pipeline_sampler import Sampler, extrapolated
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.policy import Policy
 from alignbench.models.tiny_random import tiny_adapter
 from tests.program import alignbench, manifests, rows

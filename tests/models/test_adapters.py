@@ -15,20 +15,16 @@ from alignbench.diffusion.flow_matching import shift_exponent
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.families import FAMILIES
-from alignbench.models.flux import Flux
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.stable_diffusion_3 import StableDiffusion3
-from alignbench.models.stable_diffusion_xl import StableDiffusionXL
-from alignbench.models.tiny_random import (
-    RESOLUTION,
-    TINY,
-    tiny_adapter,
-    tiny_flux,
-    tiny_stable_diffusion,
-    tiny_stable_diffusion_3,
-    tiny_stable_diffusion_xl,
-)
+from alignbench.models.families.flux import Flux
+from alignbench.models.families.stable_diffusion import StableDiffusion
+from alignbench.models.families.stable_diffusion_3 import StableDiffusion3
+from alignbench.models.families.stable_diffusion_xl import StableDiffusionXL
+from alignbench.models.find_families import FAMILIES
+from alignbench.models.tiny_random import RESOLUTION, TINY, tiny_adapter
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion_3 import tiny_stable_diffusion_3
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.policy_files import LORA_FILE
 
@@ -93,7 +89,7 @@ def train_a_little(model: ModelAdapter, updates: int = 2) -> None:
 
 
 def test_every_family_has_a_tiny_pipeline():
-    assert {name: tiny.adapter for name, tiny in TINY.items()} == FAMILIES, "add an entry to TINY of tiny_random.py"
+    assert {name: tiny.adapter for name, tiny in TINY.items()} == FAMILIES
 
 
 # ---- the pipeline's own numbers

@@ -9,7 +9,7 @@ from alignbench.configuration.build import _recipe, run_name
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.reward_vae import load_reward_vae, reward_vae_skeleton
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.training.memory_estimate import estimate

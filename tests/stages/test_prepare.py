@@ -13,7 +13,8 @@ from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
 from alignbench.data.batches.feature_cache import Caches
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import tiny_flux, tiny_stable_diffusion_xl
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.memory_estimate import estimate

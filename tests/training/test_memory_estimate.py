@@ -17,7 +17,7 @@ from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.models.architectures import FOLDER
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.models.weights.skeleton import skeleton

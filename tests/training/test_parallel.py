@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from alignbench.configuration.build import build, conf_folder
 from alignbench.errors import UserError
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.parallel import check_sharded

@@ -12,7 +12,7 @@ from alignbench.context import keyed_generator
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.weights.component import check_part
 from alignbench.models.weights.variants import only_variant
 

@@ -284,7 +284,7 @@ def _lacking(file: Path, index: dict[str, Any]) -> list[str]:
     Raises:
         UserError: if it has not even the denoiser, or the family is known in no such layout.
     """
-    from alignbench.models.families import FAMILIES  # loads torch and diffusers, which folders are checked without
+    from alignbench.models.find_families import FAMILIES  # loads torch and diffusers, which folders are checked without
 
     kind = index["_class_name"]
     layouts = {family.pipeline_class: family.single_file_keys for family in FAMILIES.values()}

@@ -7,7 +7,7 @@ import torch
 
 from alignbench.crop import CropSpec
 from alignbench.data.batches.feature_cache import Caches, image_identity, picture_key, prompt_key, text_identity
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.without_weights import drop

@@ -19,7 +19,7 @@ from alignbench.data.batches.feature_cache import Caches
 from alignbench.data.batches.fill_cache import RequiredFeatures, prepare, refuse_too_little_space
 from alignbench.data.source import LazyTrainingImage, Pair, PairSource
 from alignbench.errors import UserError
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.without_weights import drop
 from alignbench.work_share import WorkShare

@@ -16,9 +16,9 @@ from alignbench.generation.control.controlnet import check_family
 from alignbench.generation.control.makers import Canny, Depth
 from alignbench.generation.control.pictures import digest, pictures_by_prompt, refuse_prompts_without
 from alignbench.generation.generate import Sampling
-from alignbench.models.flux import Flux
-from alignbench.models.stable_diffusion import StableDiffusion
-from alignbench.models.stable_diffusion_3 import StableDiffusion3
+from alignbench.models.families.flux import Flux
+from alignbench.models.families.stable_diffusion import StableDiffusion
+from alignbench.models.families.stable_diffusion_3 import StableDiffusion3
 from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet
 
 CPU = torch.device("cpu")

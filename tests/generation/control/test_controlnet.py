@@ -12,7 +12,7 @@ from alignbench.context import keyed_generator
 from alignbench.errors import UserError
 from alignbench.generation.control.controlnet import ControlNetSampler, load_controlnet
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet
 
 CONTROLLED = [name for name, family in FAMILIES.items() if family.controlnet is not None]

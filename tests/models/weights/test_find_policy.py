@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import find_policy as policies
 from alignbench.models.weights.find_policy import check_policy, find_policy, policy_label

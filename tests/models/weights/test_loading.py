@@ -10,12 +10,10 @@ import pytest
 from huggingface_hub import constants, errors
 
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import (
-    tiny_flux,
-    tiny_stable_diffusion,
-    tiny_stable_diffusion_3,
-    tiny_stable_diffusion_xl,
-)
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
+from alignbench.models.tiny_random.stable_diffusion_3 import tiny_stable_diffusion_3
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.models.weights import hub
 from alignbench.models.weights.loading import check_weights, load_pipeline
 

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.families import FAMILIES
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import quantised
 from alignbench.models.weights.quantised import BITS, BLOCK, NF4, QuantisedLinear, pack, quantise_blocks, unpack

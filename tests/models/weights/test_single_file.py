@@ -8,7 +8,9 @@ from huggingface_hub import constants, errors
 from safetensors.torch import save_file
 
 from alignbench.errors import UserError
-from alignbench.models.tiny_random import TINY, tiny_flux, tiny_stable_diffusion
+from alignbench.models.tiny_random import TINY
+from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.models.weights import hub
 from alignbench.models.weights.loading import check_weights, load_pipeline
 from alignbench.models.weights.without_weights import is_without_weights, weights_digest

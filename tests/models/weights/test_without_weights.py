@@ -6,8 +6,9 @@ import torch
 from alignbench.errors import UserError
 from alignbench.miniature.weights import PIPELINES
 from alignbench.miniature.weights import load_pipeline as load_miniature
-from alignbench.models.stable_diffusion_xl import StableDiffusionXL
-from alignbench.models.tiny_random import tiny_adapter, tiny_stable_diffusion_xl
+from alignbench.models.families.stable_diffusion_xl import StableDiffusionXL
+from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.models.weights import loading
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.without_weights import drop, is_without_weights, weights_digest

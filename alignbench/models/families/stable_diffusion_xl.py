@@ -14,8 +14,8 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
 from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
+from alignbench.models.families.stable_diffusion import refuse_guidance_input
 from alignbench.models.schedulers import check_few_step
-from alignbench.models.stable_diffusion import refuse_guidance_input
 from alignbench.models.weights.low_rank import adapters_of, kohya_keys
 
 

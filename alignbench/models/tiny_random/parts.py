@@ -1,0 +1,86 @@
+"""What the tiny random pipelines of several families have in common: tokenizers, text encoders and a VAE."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from alignbench.models.adapter import ModelAdapter
+
+WIDTH = 16  # of the text features
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny random models of one family.
+
+    Attributes:
+        adapter: the family.
+        pipeline: makes its pipeline from `seed=0` and settings of its own.
+        settings: arguments of the adapter beside pipeline, resolution and layers for adapters.
+        controlnet: makes a ControlNet that fits a network; None where the family is not sampled under control.
+        lora_targets: layers that get adapters.
+    """
+
+    adapter: type[ModelAdapter]
+    pipeline: Callable[..., Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    controlnet: Callable[[ModelAdapter], Any] | None = None
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's byte-level tokenizer without any merge: each byte of a text is a token."""
+    alphabet = list(bytes_to_unicode().values())
+    pieces = [*alphabet, *(piece + "</w>" for piece in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """Return T5's tokenizer over the printable ASCII characters; every other one is unknown to it."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(0x21, 0x7F))]
+    scores = [(piece, 0.0 if piece.startswith("<") and len(piece) > 1 else -1.0) for piece in pieces]
+    return T5Tokenizer(vocab=scores, extra_ids=0, model_max_length=512)
+
+
+def clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "projection_dim": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return CLIPTextConfig(**config)
+
+
+def t5_encoder(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)
+
+
+def autoencoder(scaling_factor: float, **settings: Any) -> AutoencoderKL:
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 16),
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "scaling_factor": scaling_factor,
+    }
+    return AutoencoderKL(**config, **settings)
