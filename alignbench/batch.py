@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -76,11 +77,47 @@ class Conditioning(Batch):
         prompt_embeds: text features, [B, tokens, width].
         pooled_prompt_embeds: one vector for each prompt, [B, width]; None if the family has none.
         time_ids: original size, crop and target size of each image, [B, 6]; None for families other than SDXL.
+        text_mask: which tokens are those of the prompt, [B, tokens], bool; the others are padding after them. None
+            where all are.
     """
 
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor | None = None
     time_ids: Tensor | None = None
+    text_mask: Tensor | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Tensor]) -> Self:
+        """Return the features of prompts of unlike length, [tokens, width] each, padded with zeros."""
+        return cls.cat([cls(row[None]) for row in rows])
+
+    @classmethod
+    def cat(cls, batches: Sequence[Self]) -> Self:
+        """Concatenate along the first axis; where the prompts are of unlike length, all are padded to the longest."""
+        num_tokens = max(one.prompt_embeds.shape[1] for one in batches)
+        if any(one.text_mask is not None or one.prompt_embeds.shape[1] < num_tokens for one in batches):
+            batches = [one._padded(num_tokens) for one in batches]
+        return super().cat(batches)
+
+    @property
+    def known_mask(self) -> Tensor:
+        """`text_mask`, or true everywhere where that is None."""
+        if self.text_mask is not None:
+            return self.text_mask
+        return torch.ones(self.prompt_embeds.shape[:2], dtype=torch.bool, device=self.prompt_embeds.device)
+
+    @property
+    def text_rows(self) -> list[Tensor]:
+        """The features of each prompt without padding, [tokens, width] each."""
+        return [row[mask] for row, mask in zip(self.prompt_embeds, self.known_mask, strict=True)]
+
+    def _padded(self, num_tokens: int) -> Self:
+        missing = num_tokens - self.prompt_embeds.shape[1]
+        return replace(
+            self,
+            prompt_embeds=pad(self.prompt_embeds, (0, 0, 0, missing)),
+            text_mask=pad(self.known_mask, (0, missing)),
+        )
 
     def repeat(self, num: int) -> Self:
         """Concatenate `num` copies: rows 0..B-1, then rows 0..B-1 again."""

@@ -80,14 +80,16 @@ def flow_levels(scheduler: Any) -> NoiseLevels:
 
 
 def logit_normal_timesteps(
-    schedule: NoiseSchedule, scheduler: Any, num_tokens: int, batch_size: int, generator: torch.Generator
+    schedule: NoiseSchedule, scheduler: Any, mu: float | None, batch_size: int, generator: torch.Generator
 ) -> Tensor:
     """Draw continuous timesteps, [B], float64: logit-normal(0, 1) sigmas under the shift that sampling uses.
+
+    Args:
+        mu: strength of a shift that depends on the size, as `shift_exponent` returns it; None for the fixed shift.
 
     Source: sigmas as in Esser et al. 2024 (SD3), section 3.1; the shift is the scheduler's own.
     """
     sigma = torch.randn(batch_size, generator=generator, dtype=torch.float64).sigmoid()
-    mu = shift_exponent(scheduler, num_tokens)
     if mu is not None:
         return schedule.timesteps_at(scheduler.time_shift(mu, 1.0, sigma))
     return schedule.timesteps_at(shift_time(sigma, scheduler.shift))

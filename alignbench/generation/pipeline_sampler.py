@@ -95,14 +95,15 @@ class Sampler:
         with self._away_from_start():
             packed = pipeline(
                 prompt=list(prompts),
-                latents=model.pack(noise).to(model.device, model.dtype),
+                latents=model.pack(noise).to(model.device, model.sampling_dtype),
                 num_inference_steps=self.num_inference_steps,
                 height=self.resolution,
                 width=self.resolution,
                 output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
                 **model.generation_arguments(len(prompts), *self.guidance),
                 **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
-            ).images
+                return_dict=False,
+            )[0]
         self.passes_per_image = pipeline.num_timesteps * self.passes_per_step
         pixels = model.decode_latents(model.unpack(packed, noise.shape[-2:]), vae=pipeline.vae)
         processor = pipeline.image_processor

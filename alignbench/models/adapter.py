@@ -44,7 +44,7 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
         train_guidance_scale: guidance given to a guidance-distilled network in training; None for other families.
-        empty_prompt: features of the empty prompt, one row; encoded when first needed, unless they are given.
+        no_prompt: what `encode_no_prompt` returns; encoded when first needed, unless it is given.
         network_passes: forward passes of the network so far, counted in samples, the reference's included.
     """
 
@@ -85,7 +85,7 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.policy: nn.Module = self.denoiser
         self.reference_network: nn.Module | None = None
-        self.empty_prompt: Conditioning | None = None
+        self.no_prompt: Conditioning | None = None
         self.reward_vae: Any = None
         self.network_passes = 0
         for part in (*self.frozen_networks, self.denoiser):
@@ -143,6 +143,10 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the features of each prompt, without a gradient."""
 
+    def encode_no_prompt(self) -> Conditioning:
+        """Return what the network is given in place of a prompt, one row, without a gradient."""
+        return self.encode_prompts([""])
+
     @property
     def prompt_limits(self) -> dict[str, int]:
         """Tokens of a prompt that are read, by the tokenizer's name in the pipeline."""
@@ -176,10 +180,10 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
 
     def without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """Return what the family's pipeline guides away from: each row without its prompt, all else as it was."""
-        if self.empty_prompt is None:
+        if self.no_prompt is None:
             with torch.autocast(self.device.type, enabled=False):  # as the features of all other prompts
-                self.empty_prompt = self.encode_prompts([""])
-        return self.empty_prompt.to(self.device).repeat(len(conditioning))
+                self.no_prompt = self.encode_no_prompt()
+        return self.no_prompt.to(self.device).repeat(len(conditioning))
 
     # ---- noise levels
 
@@ -268,6 +272,11 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
             arguments["negative_prompt"] = [negative_prompt] * num_prompts
         return arguments
 
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        """What the family's pipeline holds latents in from step to step."""
+        return self.dtype
+
     def pack(self, latents: Tensor) -> Tensor:
         """Return latents in the layout that the family's pipeline takes."""
         return latents
@@ -280,5 +289,6 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         """Compute activations of the network or the VAE's decoder anew in the backward pass, not keeping them."""
         if network:
             self.denoiser.enable_gradient_checkpointing()
-        if decoder:
+        if decoder and self.loss_vae._supports_gradient_checkpointing:
             self.loss_vae.enable_gradient_checkpointing()
+        self.checkpoints_decoding = decoder and not self.loss_vae._supports_gradient_checkpointing

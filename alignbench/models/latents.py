@@ -1,11 +1,16 @@
-"""Pixels to latents and back, by a pipeline's VAE or a smaller one, and how large latents are."""
+"""Pixels to latents and back, by a pipeline's VAE or a smaller one, and how large latents are.
+
+A VAE has codes; latents are codes that were shifted and scaled, as the denoiser expects them. What a family does in
+another way than most it says in `posterior_of`, `normalise`, `denormalise` and `decode`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from alignbench.errors import UserError
 from alignbench.models.weights.without_weights import is_without_weights
@@ -19,12 +24,16 @@ class LatentSpace(ABC):
         reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
         patch_size: latent pixels along the side of one network token.
+        checkpoints_decoding: whether decoding keeps no activations and computes them anew in the backward pass, for
+            VAEs that cannot do so block by block.
     """
 
     pipeline: Any
     reward_vae: Any
     resolution: int
     patch_size: ClassVar[int]
+    takes_reward_vae: ClassVar[bool] = True  # whether tiny VAEs of diffusers decode the family's latents
+    checkpoints_decoding: bool = False
 
     @property
     @abstractmethod
@@ -37,7 +46,11 @@ class LatentSpace(ABC):
         vae = self.pipeline.vae
         self._refuse_dropped(vae)
         with self._vae_precision():
-            posterior = vae.encode(pixels.to(vae.dtype) * 2 - 1).latent_dist
+            return self.posterior_of(pixels.to(vae.dtype) * 2 - 1)
+
+    def posterior_of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the codes of pixels in -1..1, [B, C, h, w] each."""
+        posterior = self.pipeline.vae.encode(pixels).latent_dist
         return posterior.mean, posterior.std
 
     def latents_of(self, mean: Tensor, std: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
@@ -49,8 +62,16 @@ class LatentSpace(ABC):
         if noise is not None:
             assert std is not None
             codes = mean + std * noise
+        return self.normalise(codes.float())
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        """Return the latents of codes."""
         config = self.pipeline.vae.config
-        return (codes.float() - (config.shift_factor or 0.0)) * config.scaling_factor
+        return (codes - (config.shift_factor or 0.0)) * config.scaling_factor
+
+    def denormalise(self, latents: Tensor, vae: Any) -> Tensor:
+        """Return the codes of latents for a VAE, which says itself how its codes are scaled."""
+        return latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
 
     @property
     def loss_vae(self) -> Any:
@@ -61,14 +82,31 @@ class LatentSpace(ABC):
         """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable.
 
         Args:
-            vae: which one decodes; that for losses by default. It says itself how its codes are scaled.
+            vae: which one decodes; that for losses by default.
         """
         vae = self.loss_vae if vae is None else vae
         self._refuse_dropped(vae)
         with self._vae_precision():
-            codes = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-            pixels = vae.decode(codes, return_dict=False)[0]
+            latents = latents.to(vae.dtype)
+            if self.checkpoints_decoding:
+                pixels = cast(Tensor, checkpoint(self.decode, latents, vae, use_reentrant=False))
+            else:
+                pixels = self.decode(latents, vae)
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def decode(self, latents: Tensor, vae: Any) -> Tensor:
+        """Return what a VAE makes of latents of its dtype: pixels in -1..1, [B, 3, H, W]."""
+        return vae.decode(self.denormalise(latents, vae), return_dict=False)[0]
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.pipeline.vae.config.latent_channels
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels along the side of one latent pixel."""
+        return self.pipeline.vae_scale_factor
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -77,13 +115,13 @@ class LatentSpace(ABC):
 
     def latent_shape_at(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         """Return channels, height and width of the latents of an image of so many pixels, by default a square."""
-        factor = self.pipeline.vae_scale_factor
-        return self.pipeline.vae.config.latent_channels, height // factor, (width or height) // factor
+        factor = self.latent_factor
+        return self.latent_channels, height // factor, (width or height) // factor
 
     @property
     def side_multiple(self) -> int:
         """What sides in pixels are multiples of, so that they make whole tokens."""
-        return self.pipeline.vae_scale_factor * self.patch_size
+        return self.latent_factor * self.patch_size
 
     @property
     def longest_side(self) -> int | None:

@@ -61,8 +61,29 @@ class Predictor(ABC):
         return False
 
     def is_guided(self, guidance_scale: float | None) -> bool:
-        """Say whether the family's pipeline makes a second call without the prompt: above 1, and never if distilled."""
-        return not self.guidance_is_distilled and guidance_scale is not None and guidance_scale > 1
+        """Say whether the family's pipeline makes a second call without the prompt, which distilled guidance spares."""
+        return (
+            not self.guidance_is_distilled and guidance_scale is not None and self.guidance_weight(guidance_scale) > 1
+        )
+
+    def guidance_weight(self, guidance_scale: float) -> float:
+        """Return the weight that the conditional prediction has in classifier-free guidance at a scale.
+
+        Args:
+            guidance_scale: in the family's own sense.
+
+        Returns:
+            1 for the conditional prediction alone, 0 for the unconditional one.
+        """
+        return guidance_scale
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+        """Return what the family's pipeline makes of both predictions, [B, C, h, w] each.
+
+        Args:
+            weight: as `guidance_weight` returns it.
+        """
+        return unconditional + weight * (conditional - unconditional)
 
     def predict(
         self,
@@ -80,8 +101,9 @@ class Predictor(ABC):
             timesteps: [B], 0..1000.
             conditioning: B rows.
             guidance_scale: for a guidance-distilled family the input of the network (default: `train_guidance_scale`);
-                for others the weight of classifier-free guidance, which needs `unconditional`. A weight of 1 or less is
-                no guidance, as in the pipelines: the conditional call alone.
+                for others that of classifier-free guidance, in the family's own sense, which needs `unconditional`.
+                Where it is no guidance (for most families a scale of 1 or less) the conditional call is made alone, as
+                in the pipelines.
             unconditional: features of the empty or negative prompt, B rows.
             detach_unconditional: whether to send no gradient through the unconditional call.
 
@@ -112,12 +134,12 @@ class Predictor(ABC):
             return self._call(noisy_latents, timesteps, conditioning)
         if unconditional is None:
             raise ValueError("classifier-free guidance needs the unconditional prompt")
+        weight = self.guidance_weight(guidance_scale)
         if detach_unconditional:
             with torch.no_grad():
                 empty = self._call(noisy_latents, timesteps, unconditional)
-            full = self._call(noisy_latents, timesteps, conditioning)
-            return empty + guidance_scale * (full - empty)
-        return self.predict_guided(noisy_latents, timesteps, conditioning, unconditional, guidance_scale)
+            return self.guide(self._call(noisy_latents, timesteps, conditioning), empty, weight)
+        return self.predict_guided(noisy_latents, timesteps, conditioning, unconditional, weight)
 
     def predict_guided(
         self,
@@ -127,15 +149,15 @@ class Predictor(ABC):
         unconditional: Conditioning,
         weight: float,
     ) -> Tensor:
-        """Return unconditional + weight * (conditional - unconditional), at any weight, of both calls in one.
+        """Return the guided prediction at any weight, of both calls in one.
 
         `predict` comes here where the family's pipeline would guide. Inversion has weights that no pipeline has: below
-        1 and negative ones. Arguments are those of `predict`.
+        1 and negative ones. Arguments are those of `predict`, and the weight is that of `guide`.
         """
         both = Conditioning.cat([unconditional, conditioning])
         timesteps = timesteps.to(noisy_latents.device)
-        empty, full = self._call(noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
-        return empty + weight * (full - empty)
+        empty, full = self._call(torch.cat([noisy_latents] * 2), timesteps.repeat(2), both).chunk(2)
+        return self.guide(full, empty, weight)
 
     def _call(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None = None

@@ -34,6 +34,11 @@ def load_reward_vae(path: str, model: ModelAdapter) -> AutoencoderTiny:
     Raises:
         UserError: if it was made for other latents.
     """
+    if not model.takes_reward_vae:
+        raise UserError(
+            f"train.reward_vae={path} is for another model: no tiny VAE of diffusers decodes the latents of a "
+            f"{model.pipeline_class}; set train.reward_vae=null"
+        )
     vae: Any = AutoencoderTiny.from_pretrained(
         path, torch_dtype=model.pipeline.vae.dtype, variant=only_variant(Path(path))
     )

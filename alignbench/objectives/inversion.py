@@ -212,7 +212,7 @@ def _asking(model: ModelAdapter, conditioning: Conditioning, settings: Inversion
     def ask(noisy_latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
         full = conditioning.map(lambda value: value[rows])
         if scale is None or empty is None:
-            return model.predict(noisy_latents, timesteps, full, scale)
+            return model.predict(noisy_latents, timesteps, full, scale if model.guidance_is_distilled else None)
         without = empty.map(lambda value: value[rows])
         if scale == 0:
             return model.predict(noisy_latents, timesteps, without)

@@ -35,8 +35,9 @@ class InversionSettings:
         renoise_at: at `every` step (code), or at the `last` one only (the text of SmPO).
         average: whether a step takes the mean of what all its iterations saw, or the last alone.
         eta: share of fresh noise that is added at each step.
-        guidance_scale: None for the conditional call alone, with the model's own guidance where that is distilled. 1 is
-            the same for other families, 0 the call with the empty prompt alone, and any other number costs both.
+        guidance_scale: None for the conditional call alone, with the model's own guidance where that is distilled. For
+            other families it is the weight of classifier-free guidance as `ModelAdapter.guide` takes it: 1 is the
+            conditional call alone, 0 the call with the empty prompt alone, and any other number costs both.
         inverter: the network that inverts: the `policy` being trained, or its `reference`.
         eval_mode: whether that network is in evaluation mode meanwhile, whatever it is for training.
     """

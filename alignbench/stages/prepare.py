@@ -16,11 +16,16 @@ from alignbench.configuration.build import build
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
-from alignbench.data.batches.fill_cache import RequiredFeatures, latents_bytes, prepare, refuse_too_little_space
+from alignbench.data.batches.fill_cache import (
+    RequiredFeatures,
+    latents_bytes,
+    prepare,
+    prompt_bytes,
+    refuse_too_little_space,
+)
 from alignbench.data.batches.scorer_scores import add_scores
 from alignbench.data.source import DataSource, PairSource
 from alignbench.data.storage.image_store import UnusableImageError
-from alignbench.data.storage.tensor_store import num_bytes
 from alignbench.files import write_text
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
@@ -146,7 +151,7 @@ class Preparation:
         ]
         wanted = 0
         for required, encoder, kept in zip(self.required, encoders, caches, strict=True):
-            wanted += len(required.missing_prompts(kept)) * num_bytes(encoder.encode_prompt(""))
+            wanted += len(required.missing_prompts(kept)) * prompt_bytes(required.prompts, encoder)
             wanted += len(required.missing_crops(kept)) * latents_bytes(model, encoder)
         console.print(f"  size        {wanted / 2**20:,.1f} MiB more in {self.cache}")
         refuse_too_little_space(self.cache, wanted)

@@ -371,12 +371,15 @@ def _network_activations(model: ModelAdapter, rows: int, size: Size, checkpointi
 def _decode_activations(model: ModelAdapter, rows: int, checkpointing: bool) -> Saved:
     saved, vae = Saved(), model.loss_vae
     saved.ignore(vae)
-    if checkpointing:
+    decode = partial(model.decode, vae=vae)
+    if checkpointing and not vae._supports_gradient_checkpointing:
+        decode = partial(saved.checkpoint, decode)
+    elif checkpointing:
         vae.enable_gradient_checkpointing()
         for module in vae.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module._gradient_checkpointing_func = saved.checkpoint
     latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=vae.dtype, requires_grad=True)
     with _Fused(), saved.counting():
-        vae.decode(latents, return_dict=False)
+        decode(latents)
     return saved

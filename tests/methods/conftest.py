@@ -29,7 +29,7 @@ class ToyModel(ModelAdapter):
         table = None if prediction_type == "velocity" else (1 - betas).cumprod(0)
         self.schedule = NoiseSchedule(prediction_type, 1000, table)
         self.network = self.policy = network
-        self.reference_network = self.empty_prompt = None
+        self.reference_network = self.no_prompt = None
         self.train_guidance_scale = None
         self.network_passes = 0
         self.shape = shape

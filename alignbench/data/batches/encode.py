@@ -64,7 +64,8 @@ class Encoder:
             text: entry or self._prompts.get(text, self.encode_prompt, text)
             for text, entry in zip(distinct, cached, strict=True)
         }
-        return Conditioning(**_stacked([entries[text] for text in texts]))
+        rows = {text: Conditioning(**{name: value[None] for name, value in entries[text].items()}) for text in entries}
+        return Conditioning.cat([rows[text] for text in texts])
 
     def images(self, images: Sequence[TrainingImage]) -> list[Entry]:
         """Return what `encode_image` returns for each image; all cached entries are read together."""
@@ -114,9 +115,12 @@ class Encoder:
 
     @torch.no_grad()
     def encode_prompt(self, text: str) -> Entry:
-        """Return the features of a prompt by their names in `Conditioning`, without a batch axis."""
+        """Return the features of a prompt by their names in `Conditioning`, without a batch axis.
+
+        An empty prompt is none: it has what guidance goes away from.
+        """
         self._refuse_missing_encoder(f"the prompt {text!r}", self.model.encodes_prompts)
-        features = self.model.encode_prompts([text]).to("cpu")
+        features = (self.model.encode_prompts([text]) if text else self.model.encode_no_prompt()).to("cpu")
         return {name: tensor[0] for name, tensor in vars(features).items() if tensor is not None}
 
     @torch.no_grad()
@@ -180,11 +184,6 @@ def fit(image: TrainingImage, crop: CropSpec) -> Tensor:
         pixels = pixels.flip(-1)
     (top, left), (height, width) = box.corner, box.size
     return pixels[..., top : top + height, left : left + width]
-
-
-def _stacked(entries: Sequence[Entry]) -> Entry:
-    """Stack entries that have the same names and shapes along a new batch axis."""
-    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
 class _Memory:

@@ -74,7 +74,8 @@ def picture_key(address: str, cut: CropSpec) -> bytes:
 def text_identity(model: ModelAdapter, device: torch.device) -> dict[str, Any]:
     """Return all that decides what the model makes of a prompt."""
     pipeline = model.pipeline
-    tokenizers = {name: part for name, part in pipeline.components.items() if name.startswith("tokenizer")}
+    kinds = ("tokenizer", "processor")  # a processor is a tokenizer with what it does to images
+    tokenizers = {name: part for name, part in pipeline.components.items() if name.startswith(kinds)}
     return {
         "format": FORMAT,
         "adapter": former_class_name(type(model)),
@@ -103,9 +104,12 @@ def _network(network: Any) -> dict[str, str] | None:
 def _tokenizer(tokenizer: Any) -> str | None:
     if tokenizer is None:
         return None
+    template = getattr(tokenizer, "chat_template", None)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     del state["truncation"], state["padding"]  # these follow its last call
     beside = [type(tokenizer).__name__, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.pad_token]
+    beside += [] if template is None else [template]
     return hashlib.sha256(json.dumps([state, beside]).encode()).hexdigest()
 
 

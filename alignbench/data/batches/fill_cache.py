@@ -25,6 +25,7 @@ from alignbench.work_share import WorkShare
 
 SHARD_BYTES = 64 * 2**20
 MAX_ENTRIES = 1024  # entries in a shard: a killed process loses at most these
+NUM_MEASURED = 8  # prompts that are encoded to see how large they are
 
 T = TypeVar("T")
 
@@ -91,6 +92,12 @@ class RequiredFeatures:
         return [crop for crop in self.crops if crop.key not in caches.latents]
 
 
+def prompt_bytes(prompts: Sequence[str], encoder: Encoder) -> int:
+    """Return the bytes that one encoded prompt takes: the mean over a few of them, as their lengths may differ."""
+    few = prompts[:: -(-len(prompts) // NUM_MEASURED)]
+    return sum(num_bytes(encoder.encode_prompt(text)) for text in few) // len(few)
+
+
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
     """Return the bytes that one encoded image takes; with aspect buckets, the most that it takes."""
     return prod(model.latent_shape) * model.pipeline.vae.dtype.itemsize * (2 if encoder.posterior == "sample" else 1)
@@ -130,7 +137,7 @@ def prepare(
     Returns:
         The images that cannot be decoded, each once. All others are encoded.
     """
-    size = num_bytes(encoder.encode_prompt(""))
+    size = prompt_bytes(required.prompts, encoder)
     todo = _groups(required.prompts, prompt_key, caches.prompts, size, work_share)
     with _bar("prepare prompts", "prompt", todo, progress) as bar:
         _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for group in todo for text in group), bar)

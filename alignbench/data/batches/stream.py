@@ -93,7 +93,7 @@ class Stream:
         caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
         self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=policy.true_size)
         if caches is not None:
-            model.empty_prompt = self.encoder.prompts([""])
+            model.no_prompt = self.encoder.prompts([""])
         self.scores = None
         if method.scorer is not None:
             method.scorer.to(model.device)

@@ -1,21 +1,16 @@
 """FLUX.1: a transformer over packed latents with CLIP and T5 features, rectified flow, distilled guidance."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
-from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.errors import UserError
-from alignbench.models.adapter import ModelAdapter
 from alignbench.models.controlnet import ControlNetSupport
-from alignbench.models.schedulers import FLOW, OF_FLOW
+from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.settings.section import Count
 
 DISTILLED = (
@@ -24,7 +19,7 @@ DISTILLED = (
 )
 
 
-class Flux(ModelAdapter):
+class Flux(FlowAdapter):
     """FLUX.1-dev (guidance is an input) and networks without that input (true classifier-free guidance).
 
     Args:
@@ -35,8 +30,6 @@ class Flux(ModelAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
-    schedulers = FLOW
-    published_schedulers = OF_FLOW
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
         "vae": ("first_stage_model.", "vae."),
@@ -76,26 +69,6 @@ class Flux(ModelAdapter):
         config = self.denoiser.config
         embeds = self._zeros(num_prompts, self.max_sequence_length, config.joint_attention_dim)
         return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
-
-    # ---- noise levels
-
-    def sampler_of(self, scheduler: Any) -> Any:
-        """Return the scheduler itself, which takes Euler steps."""
-        return check_flow_euler(scheduler)
-
-    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
-        """Return the levels of FluxPipeline: evenly spaced sigmas from 1 to 1/n, shifted by the scheduler, then 0."""
-        scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
-        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=sigmas, mu=shift_exponent(scheduler, self.num_tokens()))
-        return flow_levels(scheduler)
-
-    def sample_timesteps(
-        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
-    ) -> Tensor:
-        """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        tokens = self.num_tokens(latent_size)
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, tokens, batch_size, generator)
 
     # ---- the network
 

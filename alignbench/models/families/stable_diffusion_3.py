@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and 3.5: a transformer with two CLIPs and T5, rectified flow, classifier-free guidance."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,14 +7,12 @@ import torch
 from torch import Tensor
 
 from alignbench.batch import Conditioning
-from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, logit_normal_timesteps, shift_exponent
-from alignbench.diffusion.noise_levels import NoiseLevels
-from alignbench.models.adapter import CLIP_TOKENS, ModelAdapter
-from alignbench.models.schedulers import FLOW, OF_FLOW
+from alignbench.models.adapter import CLIP_TOKENS
+from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.settings.section import Count
 
 
-class StableDiffusion3(ModelAdapter):
+class StableDiffusion3(FlowAdapter):
     """Stable Diffusion 3 and 3.5; a checkpoint without T5 has zeros in place of its features, as in diffusers.
 
     Args:
@@ -26,8 +23,6 @@ class StableDiffusion3(ModelAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     patch_size = 2
-    schedulers = FLOW
-    published_schedulers = OF_FLOW
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
         "vae": ("first_stage_model.", "vae."),
@@ -77,22 +72,8 @@ class StableDiffusion3(ModelAdapter):
         embeds = self._zeros(num_prompts, CLIP_TOKENS + self.max_sequence_length, config.joint_attention_dim)
         return Conditioning(embeds, self._zeros(num_prompts, config.pooled_projection_dim))
 
-    def sampler_of(self, scheduler: Any) -> Any:
-        """Return the scheduler itself, which takes Euler steps."""
-        return check_flow_euler(scheduler)
-
-    def noise_levels(self, num_inference_steps: int) -> NoiseLevels:
-        """Return the levels of StableDiffusion3Pipeline: the scheduler's own, then 0."""
-        scheduler = copy.deepcopy(self.pipeline.scheduler)  # set_timesteps changes it
-        scheduler.set_timesteps(num_inference_steps, mu=shift_exponent(scheduler, self.num_tokens()))
-        return flow_levels(scheduler)
-
-    def sample_timesteps(
-        self, batch_size: int, generator: torch.Generator, latent_size: Sequence[int] | None = None
-    ) -> Tensor:
-        """Draw logit-normal timesteps, as `logit_normal_timesteps` does."""
-        tokens = self.num_tokens(latent_size)
-        return logit_normal_timesteps(self.schedule, self.pipeline.scheduler, tokens, batch_size, generator)
+    def start_sigmas(self, num_inference_steps: int) -> None:
+        """Leave the levels to the scheduler, as the family's pipeline does."""
 
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None

@@ -155,7 +155,7 @@ def _networks(index: dict[str, Any]) -> set[str]:
 
 
 def _is_network(class_name: str) -> bool:
-    return not any(kind in class_name for kind in ("Tokenizer", "Scheduler"))
+    return not any(kind in class_name for kind in ("Tokenizer", "Processor", "Scheduler"))
 
 
 def _network(folder: Path, entry: Sequence[str], dtype: Any, variant: str | None) -> Any:

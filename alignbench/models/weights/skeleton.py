@@ -79,7 +79,12 @@ def _architecture(path: str, revision: str | None) -> dict[str, Any]:
     index = read_index(_file(path, INDEX, revision))
     parts = {}
     for name, value in index.items():
-        if not isinstance(value, list) or value[0] is None or "Tokenizer" in value[1] or name in UNUSED_PARTS:
+        if (
+            not isinstance(value, list)
+            or value[0] is None
+            or any(kind in value[1] for kind in ("Tokenizer", "Processor"))
+            or name in UNUSED_PARTS
+        ):
             continue
         filename = "scheduler_config.json" if "Scheduler" in value[1] else "config.json"
         parts[name] = json.loads(_file(path, f"{name}/{filename}", revision).read_text()) | {"_class_name": value[1]}
