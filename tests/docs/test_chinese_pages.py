@@ -48,7 +48,7 @@ def code_blocks(page):
 
 
 def table_rows(page):
-    """Return of each row the names in its first cell, and what a translation keeps of every cell; row 0 are the heads."""
+    """Return of each row the names in its first cell, and what a translation keeps of every cell; heads are row 0."""
     return [
         (f"row {row} of table {number}", (NAME.findall(cells[0]), [facts(page, cell) for cell in cells]))
         for number, (heads, rows) in enumerate(tables(page), 1)
