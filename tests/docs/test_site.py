@@ -33,11 +33,14 @@ class Html(HTMLParser):
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.ids: set[str] = set()
+        self.language: str | None = None
         self.feed(file.read_text())
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.ids.add(attributes.get("id") or "")
+        if tag == "html":
+            self.language = attributes.get("lang")
         if tag == "a" and attributes.get("href"):
             self.links.append(attributes["href"])
         if tag in LOADED and attributes.get(LOADED[tag]):
@@ -63,6 +66,12 @@ def test_every_link_leads_to_a_place_on_the_site(pages):
             fragment = unquote(parts.fragment)
             assert not fragment or fragment in pages[target].ids, f"{file.name} links to {link}"
     assert elsewhere == {"https://hydra.cc"}
+
+
+def test_every_page_says_its_language(pages, site):
+    """Han characters look different in Chinese and Japanese; a browser chooses by the language of the page."""
+    for file, page in pages.items():
+        assert page.language == ("zh-Hans" if site / "zh" in file.parents else "en"), file
 
 
 def test_code_that_pages_link_to_is_shown_whole(site):
