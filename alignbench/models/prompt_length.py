@@ -44,3 +44,14 @@ def count_cut(prompts: Sequence[str], tokenizers: Iterable[tuple[Any, int]]) -> 
                 cut, len(lengths), limit, max(lengths)
             )
     return found
+
+
+def template_tokens(tokenizer: Any, **settings: Any) -> int:
+    """Return how many tokens a chat template adds to a prompt.
+
+    Args:
+        settings: what the template is told besides.
+    """
+    messages = [{"role": "user", "content": ""}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
+    return len(tokenizer(text)["input_ids"])

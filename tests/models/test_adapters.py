@@ -29,12 +29,13 @@ from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.policy_files import LORA_FILE
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAMILIES} | {
-    "flux_undistilled": ("flux", {"guidance_embeds": False})
+    "flux_undistilled": ("flux", {"guidance_embeds": False}),
 }
 VARIANTS = KINDS | {  # which sample in another way, and are the same to all else
     "stable_diffusion_xl_with_empty_prompt": ("stable_diffusion_xl", {"force_zeros_for_empty_prompt": False}),
     "stable_diffusion_3_dynamic": ("stable_diffusion_3", {"use_dynamic_shifting": True}),
     "stable_diffusion_3_without_t5": ("stable_diffusion_3", {"with_t5": False}),
+    "flux2_klein_distilled": ("flux2_klein", {"is_distilled": True}),
 }
 PROMPTS = ["a red circle", "", "Ünïcode 你好, a far longer caption that asks for a blue square left of a green cross"]
 KEYS = [("p0", 0), ("p1", 0), ("p2", 0)]
@@ -116,7 +117,8 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
 
 def test_wide_images_are_those_of_the_pipeline(variant):
     """16 x 64 pixels make as many tokens as 32 x 32, so the noise_levels is the same."""
-    noise = torch.randn(3, 4, 4, 16, generator=torch.Generator().manual_seed(0))
+    shape = variant.latent_shape_at(16, 64)
+    noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     conditioning = variant.with_crops(variant.encode_prompts(PROMPTS), [CropBox.uncropped((16, 64))] * 3)
     unconditional = variant.unconditional(4.0, conditioning)
     ours = variant.sample(noise, conditioning, variant.noise_levels(NUM_STEPS), 4.0, unconditional).latents
@@ -129,7 +131,7 @@ def test_wide_images_are_those_of_the_pipeline(variant):
         output_type="latent",
         **variant.generation_arguments(len(PROMPTS), 4.0),
     ).images
-    torch.testing.assert_close(ours, variant.unpack(theirs, (4, 16)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, variant.unpack(theirs, shape[-2:]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -149,13 +151,15 @@ def test_pictures_show_what_sample_computes(model, scale):
 @pytest.mark.parametrize("num_steps", [1, 7, 20])
 def test_the_ladder_is_what_the_pipeline_visits(variant, num_steps):
     visited = []
+    num_steps = max(num_steps, 2 if variant.published.config.get("shift_terminal") else 1)
     variant.pipeline(
-        prompt="",
+        prompt=[""],
         num_inference_steps=num_steps,
         height=RESOLUTION,
         width=RESOLUTION,
         output_type="latent",
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: visited.append(float(timestep)) or kwargs,
+        **variant.generation_arguments(1, 1.0),
     )
     noise_levels = variant.noise_levels(num_steps)
     assert noise_levels.timesteps.tolist() == visited
@@ -264,19 +268,27 @@ def test_latents_are_packed_as_flux_packs_them(size):
 # ---- pixels and latents
 
 
-def test_latents_carry_the_scale_and_shift_of_the_vae(model):
-    pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
+def test_latents_are_codes_of_the_vae_in_another_scale(model):
+    mean, _ = model.encode_posterior(torch.rand(3, 3, RESOLUTION, RESOLUTION))
+    latents = model.latents_of(mean)
+    assert latents.shape == (3, *model.latent_shape)
+    torch.testing.assert_close(model.denormalise(latents, model.pipeline.vae), mean, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "z_image"])
+def test_latents_carry_the_scale_and_shift_of_the_vae(name):
+    model, pixels = make(name), torch.rand(3, 3, RESOLUTION, RESOLUTION)
     vae = model.pipeline.vae
     mode = vae.encode(pixels * 2 - 1).latent_dist.mode()
     expected = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
     mean, _ = model.encode_posterior(pixels)
     torch.testing.assert_close(model.latents_of(mean), expected)
-    assert model.latents_of(mean).shape[1:] == model.latent_shape
 
 
 def test_posterior_samples_depend_on_their_own_noise_alone(model):
-    pixels, noise = torch.rand(3, 3, RESOLUTION, RESOLUTION), torch.randn(3, *model.latent_shape)
+    pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION)
     mean, std = model.encode_posterior(pixels)
+    noise = torch.randn_like(mean)
     together = model.latents_of(mean, std, noise)
     alone = model.latents_of(*model.encode_posterior(pixels[1:2]), noise[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-5)
@@ -358,7 +370,7 @@ def test_a_batch_equals_its_samples_one_by_one(model):
 
 
 @pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if "train_guidance_scale" not in tiny.settings])
-def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_gradient(name):
+def test_classifier_free_guidance_is_the_familys_formula_with_or_without_its_gradient(name):
     model = make(name)
     model.prepare_training("full", rank=0, alpha=0)
     noisy_latents, timesteps = noise_for(model), torch.full((3,), 500)
@@ -366,13 +378,16 @@ def test_classifier_free_guidance_is_the_published_formula_with_or_without_its_g
     empty = model.without_prompts(full)
     conditional = model.predict(noisy_latents, timesteps, full)
     unconditional = model.predict(noisy_latents, timesteps, empty)
-    expected = unconditional + 3 * (conditional - unconditional)
+    weight = model.guidance_weight(3.0)
+    expected = model.guide(conditional, unconditional, weight)
     for detach in (False, True):
         guided = model.predict(noisy_latents, timesteps, full, 3.0, empty, detach_unconditional=detach)
         torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
-    weight = getattr(model.denoiser, "conv_out" if model.denoiser_name == "unet" else "proj_out").weight
-    (gradient,) = torch.autograd.grad(guided.sum(), weight)
-    (conditional_gradient,) = torch.autograd.grad(3 * conditional.sum(), weight)
+    parameter = list(model.denoiser.parameters())[-1]
+    (gradient,) = torch.autograd.grad(guided.sum(), parameter)
+    detached = model.guide(conditional, unconditional.detach(), weight)
+    (conditional_gradient,) = torch.autograd.grad(detached.sum(), parameter)
+    assert gradient.abs().max() > 0
     torch.testing.assert_close(gradient, conditional_gradient, rtol=1e-4, atol=1e-4)
 
 
@@ -430,10 +445,11 @@ def test_prompts_are_encoded_without_a_gradient_as_the_pipeline_does(model):
 
 def test_guidance_asks_for_no_features_where_it_needs_none(variant):
     conditioning = variant.encode_prompts(PROMPTS)
-    for scale in (None, 1, 1.0):
+    off = next(scale for scale in (0, 1) if variant.guidance_weight(scale) == 1)
+    for scale in (None, off, float(off)):
         assert variant.unconditional(scale, conditioning) is None
     without = variant.unconditional(4.0, conditioning)
-    assert (without is None) == variant.guidance_is_distilled
+    assert (without is None) == (variant.guidance_is_distilled or variant.guidance_weight(4.0) == 1)
     if without is not None:
         assert len(without) == len(conditioning)
         assert not torch.equal(without.prompt_embeds[0], conditioning.prompt_embeds[0])

@@ -11,6 +11,7 @@ from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.flow_adapter import FlowAdapter
+from alignbench.models.latents import from_tokens, to_tokens
 from alignbench.settings.section import Count
 
 DISTILLED = (
@@ -128,9 +129,8 @@ class Flux(FlowAdapter):
 
     def pack(self, latents: Tensor) -> Tensor:
         """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
-        return functional.pixel_unshuffle(latents, self.patch_size).flatten(2).transpose(1, 2)
+        return to_tokens(latents, self.patch_size)
 
     def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
         """Return the tokens of latents of this height and width as [B, C, h, w]."""
-        rows = latent_size[0] // self.patch_size
-        return functional.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (rows, -1)), self.patch_size)
+        return from_tokens(packed, latent_size, self.patch_size)

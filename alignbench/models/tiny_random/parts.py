@@ -5,12 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from transformers import CLIPTextConfig, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from alignbench.models.adapter import ModelAdapter
 
 WIDTH = 16  # of the text features
+QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,34 @@ def t5_tokenizer() -> T5Tokenizer:
     pieces = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(0x21, 0x7F))]
     scores = [(piece, 0.0 if piece.startswith("<") and len(piece) > 1 else -1.0) for piece in pieces]
     return T5Tokenizer(vocab=scores, extra_ids=0, model_max_length=512)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """Return Qwen's byte-level tokenizer without any merge, with a chat template in the form of Qwen3's."""
+    alphabet = list(bytes_to_unicode().values())
+    vocab = {piece: index for index, piece in enumerate([*alphabet, *QWEN_MARKS])}
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=4096)
+    tokenizer.add_tokens(list(QWEN_MARKS), special_tokens=True)  # or they would be read letter by letter
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    return tokenizer
+
+
+def qwen3_config(tokenizer: Qwen2Tokenizer, num_layers: int) -> Qwen3Config:
+    """Return the configuration of a tiny Qwen3."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

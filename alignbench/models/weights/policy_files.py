@@ -213,8 +213,19 @@ def add_adapters(network: Any, adapters: Adapters) -> None:
     from peft import LoraConfig
 
     settings: dict[str, Any] = {"r": adapters.rank, "lora_alpha": adapters.alpha}
-    network.add_adapter(LoraConfig(**settings, target_modules=list(adapters.targets)))
+    targets = [name for target in adapters.targets for name in _linear_layers(network, target)]
+    network.add_adapter(LoraConfig(**settings, target_modules=targets))
     widen_adapters(network)
+
+
+def _linear_layers(network: Any, target: str) -> list[str]:
+    """Return the name that PEFT finds layers by: as given, or where it ends the names of other modules as well, whole.
+
+    In FLUX.2 `attn.to_out` is a layer of one kind of block, and in the other kind a list of a layer and its dropout.
+    """
+    found = {name: one for name, one in network.named_modules() if name == target or name.endswith(f".{target}")}
+    lists = [name for name, one in found.items() if isinstance(one, nn.ModuleList | nn.Sequential)]
+    return [name for name in found if name not in lists] if lists else [target]
 
 
 def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> None:

@@ -1,0 +1,108 @@
+"""Qwen-Image: a transformer over packed latents with features of Qwen2.5-VL, rectified flow, rescaled guidance."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from alignbench.batch import Conditioning
+from alignbench.models.flow_adapter import FlowAdapter
+from alignbench.models.frame_latents import FrameLatents
+from alignbench.models.latents import from_tokens, to_tokens
+from alignbench.settings.section import Count
+
+NO_PROMPT = " "  # what the network was trained to take for no prompt
+
+
+class QwenImage(FrameLatents, FlowAdapter):
+    """Qwen-Image and Qwen-Image-2512, guided by two calls.
+
+    Args:
+        max_sequence_length: tokens of a prompt, those that end its template included.
+    """
+
+    pipeline_class = "QwenImagePipeline"
+    denoiser_name = "transformer"
+    frozen_parts = ("vae", "text_encoder")
+    patch_size = 2
+    no_controlnet = "its ControlNets are not read here"
+    single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
+
+    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_sequence_length = max_sequence_length
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the last hidden states of the tokens that each prompt has, without those of the system's text."""
+        embeds, mask = self.pipeline.encode_prompt(
+            list(prompts), device=self.device, max_sequence_length=self.max_sequence_length
+        )
+        return Conditioning(embeds, text_mask=None if mask is None else mask.bool())
+
+    def encode_no_prompt(self) -> Conditioning:
+        """Return the features of a blank."""
+        return self.encode_prompts([NO_PROMPT])
+
+    @property
+    def prompt_limits(self) -> dict[str, int]:
+        ends = self.pipeline.prompt_template_encode.rpartition("{}")[2]
+        return {"tokenizer": self.max_sequence_length - len(self.pipeline.tokenizer(ends)["input_ids"])}
+
+    @property
+    def text_settings(self) -> dict[str, int]:
+        return {"max_sequence_length": self.max_sequence_length}
+
+    def blank_conditioning(self, num_prompts: int) -> Conditioning:
+        """Return zeros of the largest shapes that `encode_prompts` returns."""
+        width = self.denoiser.config.joint_attention_dim
+        return Conditioning(self._zeros(num_prompts, self.max_sequence_length, width))
+
+    def guide(self, conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+        """Return the usual guidance, of which each token has the length of the conditional prediction's."""
+        guided = super().guide(conditional, unconditional, weight)
+        length, given = (
+            vector_norm(to_tokens(one, self.patch_size), dim=-1, keepdim=True) for one in (conditional, guided)
+        )
+        tokens = to_tokens(guided, self.patch_size) * (length / given)
+        return from_tokens(tokens, guided.shape[-2:], self.patch_size)
+
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
+    ) -> Tensor:
+        """Call the transformer on packed latents; it attends to no padding of the text."""
+        size = [side // self.patch_size for side in noisy_latents.shape[-2:]]
+        prediction = self.policy(
+            hidden_states=self.pack(noisy_latents).to(self.dtype),
+            # rounded to the network's dtype before the division, as the pipeline does
+            timestep=timesteps.to(self.dtype) / self.schedule.num_train_timesteps,
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+            encoder_hidden_states_mask=conditioning.text_mask,
+            img_shapes=[[(1, *size)]] * len(noisy_latents),
+            return_dict=False,
+        )[0]
+        return self.unpack(prediction, noisy_latents.shape[-2:])
+
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Guide away from a blank or from the prompt that is given; the pipeline calls the scale true_cfg_scale."""
+        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
+        arguments = {"true_cfg_scale": arguments.pop("guidance_scale"), **arguments}
+        if self.is_guided(guidance_scale):
+            arguments.setdefault("negative_prompt", [NO_PROMPT] * num_prompts)
+        return arguments | {"max_sequence_length": self.max_sequence_length}
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
+        return to_tokens(latents, self.patch_size)
+
+    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
+        """Return the tokens of latents of this height and width as [B, C, h, w]."""
+        return from_tokens(packed, latent_size, self.patch_size)
