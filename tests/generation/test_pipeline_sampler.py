@@ -43,7 +43,7 @@ def levels(pictures) -> np.ndarray:
 
 
 def by_hand(pipeline: Any, noise: torch.Tensor, **arguments: Any) -> np.ndarray:
-    pictures = pipeline(prompt=PROMPTS, latents=noise, output_type="pil", **arguments).images
+    pictures = pipeline(prompt=list(PROMPTS), latents=noise, output_type="pil", **arguments).images
     return levels(pictures)
 
 
@@ -84,7 +84,7 @@ def test_all_schedulers_end_where_many_small_steps_do(family: str):
         pipeline = Sampler(model, num_steps, model.no_guidance_scale, name).pipeline
         extra = model.generation_arguments(2, model.no_guidance_scale) | model.size_arguments(32, 32)
         arguments = {"num_inference_steps": num_steps, "output_type": "latent"}
-        return pipeline(prompt=PROMPTS, latents=model.pack(noise), **arguments, **extra).images
+        return pipeline(prompt=list(PROMPTS), latents=model.pack(noise), **arguments, **extra).images
 
     end = latents(300)
     for name in model.schedulers.keys() - STOCHASTIC:

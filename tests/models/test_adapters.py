@@ -104,7 +104,7 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
     )
     ours = variant.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
     theirs = variant.pipeline(
-        prompt=PROMPTS,
+        prompt=list(PROMPTS),
         latents=variant.pack(noise),
         num_inference_steps=NUM_STEPS,
         output_type="np",
@@ -122,7 +122,7 @@ def test_wide_images_are_those_of_the_pipeline(variant):
     unconditional = variant.unconditional(4.0, conditioning)
     ours = variant.sample(noise, conditioning, variant.noise_levels(NUM_STEPS), 4.0, unconditional).latents
     theirs = variant.pipeline(
-        prompt=PROMPTS,
+        prompt=list(PROMPTS),
         latents=variant.pack(noise),
         num_inference_steps=NUM_STEPS,
         output_type="latent",
