@@ -21,11 +21,16 @@ from alignbench.models.schedulers import (
     step_generators,
 )
 from alignbench.models.tiny_random import RESOLUTION, TINY, tiny_adapter
+from tests.families import EVERY, FIRST, marked
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 KEYS = [("p0", 0), ("p1", 0)]
 DENOISING = [name for name, family in FAMILIES.items() if family.schedulers is DIFFUSION]
-PAIRS = [(name, scheduler) for name, family in FAMILIES.items() for scheduler in family.schedulers]
+PAIRS = [
+    pytest.param(name, scheduler, marks=[] if name in FIRST else pytest.mark.matrix)
+    for name, family in FAMILIES.items()
+    for scheduler in family.schedulers
+]
 NEGATIVE = [
     name
     for name, tiny in TINY.items()
@@ -72,7 +77,7 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: st
 @pytest.mark.parametrize(
     "family",
     # SDXL samples as Stable Diffusion 1.5 does
-    [pytest.param(name, marks=pytest.mark.matrix) if name == "stable_diffusion_xl" else name for name in FAMILIES],
+    [pytest.param(name, marks=pytest.mark.matrix) if name == "stable_diffusion_xl" else name for name in EVERY],
 )
 def test_all_schedulers_end_where_many_small_steps_do(family: str):
     """They solve one equation from one noise: a wrong start level, noise scale or shift would lead elsewhere."""
@@ -142,7 +147,7 @@ def test_a_scheduler_that_does_not_fit_is_answered_with_those_that_do():
 # ---- guidance
 
 
-@pytest.mark.parametrize("family", NEGATIVE)
+@pytest.mark.parametrize("family", marked(NEGATIVE))
 def test_a_negative_prompt_is_that_of_the_pipeline(family: str):
     model = tiny_adapter(family)
     noise = noise_for(model)
@@ -193,7 +198,7 @@ def test_a_network_without_guidance_input_is_guided_by_either_scale():
 # ---- size
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_another_size_is_that_of_a_model_of_that_size(family: str):
     model = tiny_adapter(family)
     sampler = Sampler(model, 3, 3.0, resolution=48)

@@ -9,10 +9,10 @@ from alignbench.configuration.build import _recipe, run_name
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.reward_vae import load_reward_vae, reward_vae_skeleton
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.training.memory_estimate import estimate
+from tests.families import EVERY
 
 CPU_COMMAND = ["model=sd15_mini", "method=srpo", "data=shapes"]
 
@@ -36,7 +36,7 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_losses_see_the_pixels_of_the_tiny_vae_on_latents_as_they_are(family, folder):
     """TAESD was trained on latents after scaling and shifting, so neither of the full VAE's may be undone."""
     model = tiny_adapter(family)

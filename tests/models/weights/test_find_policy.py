@@ -16,6 +16,7 @@ from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import find_policy as policies
 from alignbench.models.weights.find_policy import check_policy, find_policy, policy_label
+from tests.families import EVERY
 
 UNETS = [name for name, family in FAMILIES.items() if family.denoiser_name == "unet"]
 FILE = "diffusion_pytorch_model.safetensors"
@@ -26,7 +27,7 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EVERY)
 def family(request) -> str:
     return request.param
 
