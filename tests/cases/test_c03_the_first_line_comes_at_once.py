@@ -1,7 +1,10 @@
-"""C3: a command answers before it loads what takes seconds, and steps that take seconds show how far they are."""
+"""C3: a command answers before it loads what takes seconds, and shows at a terminal that it goes on."""
 
+import io
 import subprocess
 import sys
+
+from alignbench import cli
 
 CODE = """
 import sys
@@ -24,3 +27,20 @@ def test_the_command_is_repeated_before_any_library_is_loaded():
     assert head.startswith("alignbench ")
     assert head.endswith("  method=dpo model=sd15_mini")
     assert loaded == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_while_libraries_load_a_terminal_shows_it_and_a_file_does_not(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    shown = {}
+    for kind in (Terminal, io.StringIO):
+        monkeypatch.setattr(sys, "stderr", kind())
+        with cli._waiting("loading libraries"):
+            pass
+        shown[kind] = sys.stderr.getvalue()
+    assert "loading libraries" in shown[Terminal]
+    assert shown[io.StringIO] == ""
