@@ -12,7 +12,6 @@ from torch import Tensor
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
-
 Prediction = TypeVar("Prediction", Tensor, list[Tensor])
 
 

@@ -296,6 +296,16 @@ def test_every_step_with_a_gradient_keeps_its_activations_and_guidance_doubles_t
     assert random == one + 22 * (two - one)
 
 
+@pytest.mark.parametrize(("method", "guidance"), [("grpo", "rollout"), ("spo", "rollout"), ("srpo", "train")])
+def test_guidance_with_a_gradient_through_both_calls_counts_twice(method, guidance):
+    def activations(scale, detached, micro_batch_size):
+        changes = [f"method.{guidance}_guidance_scale={scale}", f"method.detach_unconditional={detached}"]
+        changes += [f"method={method}", "model=sd15_mini", f"train.micro_batch_size={micro_batch_size}"]
+        return sizes(*changes, model=on_meta("stable_diffusion"))["activations"]
+
+    assert activations(4, "false", 2) == activations(1, "false", 4) == activations(4, "true", 4)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_decoder_is_close_to_a_real_backward_pass(checkpointing):
     model = tiny_adapter("flux")
