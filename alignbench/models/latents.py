@@ -61,7 +61,7 @@ class LatentSpace(ABC):
             return self.posterior_of(pixels.to(vae.dtype) * 2 - 1)
 
     def posterior_of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the codes of pixels in -1..1, [B, C, h, w] each."""
+        """Return mean and standard deviation of what `normalise` takes for pixels in -1..1, [B, C, h, w] each."""
         posterior = self.pipeline.vae.encode(pixels).latent_dist
         return posterior.mean, posterior.std
 

@@ -129,8 +129,9 @@ def test_linear_layers_of_the_blocks_are_quantised_and_nothing_else(family):
     layers = dict(model.denoiser.named_modules())
     found = {name.replace(".base_layer", "") for name, one in layers.items() if isinstance(one, QuantisedLinear)}
     left = linear - found
-    assert all("blocks." in name or name.startswith("mid_block.") for name in found)
-    assert not any("blocks." in name or name.startswith("mid_block.") for name in left)
+    blocks = ("blocks.", "mid_block.", "layers.", "noise_refiner.", "context_refiner.")
+    assert all(any(part in name for part in blocks) for name in found)
+    assert not any(part in name for part in blocks for name in left)
     assert left  # the time embedding at least
     assert {p.dtype for name, p in model.denoiser.named_parameters() if "lora_" in name} == {torch.float32}
 
