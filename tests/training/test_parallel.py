@@ -1,6 +1,7 @@
 """Processes: whatever shares the work, the update is that of one process, and its checkpoints are whole."""
 
 from importlib.util import find_spec
+from math import isfinite
 
 import pytest
 import torch
@@ -162,6 +163,18 @@ def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_pa
     ddp, fsdp2 = (policy(tmp_path / engine, "stable_diffusion") for engine in ("ddp", "fsdp2"))
     assert (ddp - start).norm() > 0
     assert (fsdp2 - ddp).norm() / (ddp - start).norm() < 1e-5
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", [one.values[0] for one in METHODS if not one.marks])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_trains_every_family(tmp_path, family, name):
+    run(tmp_path, family, composed(name), engine=None, **GRADIENT)
+    (line,) = log_of(tmp_path)
+    assert isfinite(line["loss"])
+    moved = policy(tmp_path, family) - policy(None, family, start=True)
+    assert moved.isfinite().all()
+    assert moved.norm() > 0
 
 
 EVERYTHING = {
