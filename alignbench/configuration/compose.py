@@ -58,6 +58,33 @@ def as_composed(words: Sequence[str]) -> list[str]:
     return with_reward_sums(with_home(words))
 
 
+def for_sweep(words: Sequence[str], multirun: bool) -> list[str]:
+    """Return the words of a sweep so that `method.beta=100` is read with each job's method, not with the default one.
+
+    Hydra first composes the words that are the same in all jobs, without those that differ. A word `KEY=choice(VALUE)`
+    is one of those that differ, with one value. Words of a command that is no sweep stay as they are.
+
+    Raises:
+        UserError: a word is not understood.
+    """
+    with _hydra():
+        parsed = _parse(words)
+        if not (multirun or _sweep_of_experiment(parsed)[1]):
+            return list(words)
+        return [_as_choice(override) for override in parsed]
+
+
+def _as_choice(override: Override) -> str:
+    word, key = str(override.input_line), override.key_or_group
+    _, _, value = word.partition("=")
+    is_addition = override.is_add() or override.is_force_add()
+    is_same_for_all = not (is_addition or override.is_delete() or override.is_sweep_override())
+    is_setting = "." in key and not key.startswith("hydra.") and not group_choices(key)
+    if not (is_same_for_all and is_setting and value) or "=" in value:  # choice(a=b) would name an argument
+        return word
+    return f"{key}=choice({value})"
+
+
 def composed(overrides: list[str], program: str = "config") -> DictConfig:
     """Return the configuration of one command.
 
