@@ -1,3 +1,4 @@
+import io
 import sys
 
 import pytest
@@ -75,6 +76,14 @@ def test_a_flag_that_is_none_is_refused_in_a_sentence(word, hint):
     assert hint in str(refused.value)
     with pytest.raises(UserError, match="--cfg"):
         read_flags(["--cfg", "everything"])
+
+
+def test_a_sign_that_the_locale_has_not_is_replaced(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with endings.one_sentence():
+        print("shapes_clip \N{UPWARDS ARROW} b", flush=True)
+    assert written.getvalue() == b"shapes_clip ? b\n"
 
 
 def test_the_version_is_that_of_the_package(monkeypatch, capsys):

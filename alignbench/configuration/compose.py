@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
-from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS
+from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS, refuse_undeclared_root
 from alignbench.configuration.targets import check_overrides, check_targets
 from alignbench.configuration.typed.plain_values import settle
 from alignbench.configuration.typed.unknown_keys import unknown_key
@@ -36,6 +36,7 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
+        _check_additions(parsed)
         params, is_sweep = _sweep_of_experiment(parsed)
         if multirun or is_sweep:
             jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
@@ -101,6 +102,7 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
+        _check_additions(parsed, program)
         return _compose(overrides, program=program)
 
 
@@ -209,6 +211,14 @@ def _check_choice(override: Override) -> None:
                 f"{override.key_or_group}={name} is unknown;{did_you_mean(name, available)}"
                 + _added(override.key_or_group, name)
             )
+
+
+def _check_additions(parsed: Sequence[Override], program: str = "config") -> None:
+    if any(override.key_or_group == "experiment" for override in parsed):  # which may have keys of its own at the root
+        return
+    adding = [one.key_or_group for one in parsed if one.is_add() or one.is_force_add()]
+    settings = [key for key in adding if not (group_choices(key) or key.startswith(("hydra.", "hydra/")))]
+    refuse_undeclared_root(settings, (REWARD_SECTIONS if program == "train_reward" else SECTIONS)[""])
 
 
 def _added(group: str, name: str) -> str:

@@ -1,6 +1,6 @@
 """Which class declares which section of the configuration: Hydra takes the defaults from it, a command its checks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -32,7 +32,7 @@ SECTIONS: Mapping[str, type[Section]] = {
 # of train_reward
 REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": DataSettings}
 # what is at the root beside the settings declared for it
-NODES = {
+NODES: Mapping[type[Section], Sequence[str]] = {
     Command: ("auxiliary", "train", "sampling", "validation", "tracker", "data", "prompts", "reward", "evaluators",
               "model", "method"),
     RewardCommand: ("train", "data", "judge"),
@@ -80,11 +80,31 @@ def _refuse_undeclared(cfg: DictConfig, sections: Mapping[str, type[Section]]) -
         if not OmegaConf.is_dict(term):
             raise UserError(f"auxiliary.{name}={term} is no loss; add one by auxiliary=NAME, as auxiliary=denoising")
     for key, section in sections.items():
-        known = [*section.model_fields, *NODES.get(section, ())]
-        for name in OmegaConf.select(cfg, key) if key else cfg:
-            if name not in known and section not in OPEN:
-                full = f"{key}.{name}".lstrip(".")
-                raise UserError(f"{full} is unknown, and nothing would read it;{did_you_mean(str(name), known)}")
+        if key and section not in OPEN:  # at the root, an experiment has keys of its own
+            for name in OmegaConf.select(cfg, key):
+                if name not in section.model_fields:
+                    raise unread(f"{key}.{name}", list(section.model_fields))
+
+
+def refuse_undeclared_root(keys: Sequence[str], command: type[Section]) -> None:
+    """Refuse keys that words of a command add to the root, where they mean nothing.
+
+    Args:
+        keys: as typed, with dots.
+        command: `Command` or `RewardCommand`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    known = [*command.model_fields, *NODES[command]]
+    for key in keys:
+        if (root := key.partition(".")[0]) not in known:
+            raise unread(root, known)
+
+
+def unread(key: str, known: Sequence[str]) -> UserError:
+    """Return the sentence about a setting that is not declared."""
+    return UserError(f"{key} is unknown, and nothing would read it;{did_you_mean(key.rpartition('.')[2], known)}")
 
 
 def _plain(node: DictConfig, section: type[Section]) -> dict[str, Any]:
