@@ -60,6 +60,8 @@ def main() -> None:
                 num_jobs = check_command_line(args.overrides, args.multirun)
             _rewrite_words(args, for_sweep(args.overrides, args.multirun))
             found = found or unchecked(args.overrides)
+            if found is not None:
+                make_folder(Path(found[0].results).expanduser())
     ends = [time.monotonic()]  # of the jobs of a sweep
     failures: list[Exception] = []
 
@@ -159,6 +161,18 @@ def read_flags(words: list[str]) -> argparse.Namespace:
         hint = f"did you mean {close[0]}" if close else f"keys have no dashes, as in {typed}"
         raise UserError(f"{flag} is no flag; {hint}? --help lists flags and keys")
     return args
+
+
+def make_folder(results: Path) -> None:
+    """Make the results folder, where Hydra would only give its own error.
+
+    Raises:
+        UserError: there can be none.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"results={results} cannot be made ({error.strerror}); give another folder") from None
 
 
 def _rewrite_words(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -6,7 +6,7 @@ from hydra._internal.utils import get_args_parser
 
 import alignbench
 from alignbench import cli
-from alignbench.cli import _rewrite_words, _time_left, read_flags
+from alignbench.cli import _rewrite_words, _time_left, make_folder, read_flags
 from alignbench.configuration.compose import as_composed, for_sweep
 from alignbench.errors import UserError
 from alignbench.terminal import endings
@@ -76,6 +76,13 @@ def test_a_flag_that_is_none_is_refused_in_a_sentence(word, hint):
     assert hint in str(refused.value)
     with pytest.raises(UserError, match="--cfg"):
         read_flags(["--cfg", "everything"])
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UserError, match=f"^results={folder} cannot be made"):
+            make_folder(folder)
 
 
 def test_a_sign_that_the_locale_has_not_is_replaced(monkeypatch):
