@@ -1,6 +1,7 @@
 """The command line: check the whole command, then run the requested stages of each job."""
 
 import argparse
+import difflib
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
-from alignbench.configuration.compose import as_composed, check_command_line, unchecked
+from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, unchecked
 from alignbench.errors import DivergedError, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
@@ -40,14 +41,15 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(usage())
         return
-    args = get_args_parser().parse_args()
     typed = sys.argv[1:]
+    with one_sentence():
+        args = read_flags(typed)
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
     num_jobs, found = 1, None
     with one_sentence(_results(args.overrides)):
         check_neighbours()
         _refuse_other_configurations(args)
-        _rewrite_words(args)
+        _rewrite_words(args, as_composed(args.overrides))
         if not asks_for_text:
             if is_main():
                 print(f"alignbench {alignbench.__version__}  {' '.join(typed)}".rstrip(), flush=True)
@@ -56,6 +58,10 @@ def main() -> None:
                 return
             with _waiting("loading libraries, checking the command"):
                 num_jobs = check_command_line(args.overrides, args.multirun)
+            _rewrite_words(args, for_sweep(args.overrides, args.multirun))
+            found = found or unchecked(args.overrides)
+            if found is not None:
+                make_folder(Path(found[0].results).expanduser())
     ends = [time.monotonic()]  # of the jobs of a sweep
     failures: list[Exception] = []
 
@@ -135,9 +141,42 @@ def _results(words: list[str]) -> Path:
     return Path(named[-1].strip("'\"") if named else "results").expanduser()
 
 
-def _rewrite_words(args: argparse.Namespace) -> None:
-    """Replace `reward=[NAME,NAME]` and `~` by what Hydra understands, where it will read the command anew, too."""
-    overrides = as_composed(args.overrides)
+def read_flags(words: list[str]) -> argparse.Namespace:
+    """Return the flags and the words of a command.
+
+    Raises:
+        UserError: a flag is unknown, or has a value that it cannot have.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help lists the flags") from None
+    for flag in unknown:
+        name, equal, value = flag.lstrip("-").partition("=")
+        known = [option for option in parser._option_string_actions if option.startswith("--")]
+        close = difflib.get_close_matches(flag, known, n=1)
+        typed = f"{name}={value}" if equal else f"{name}=VALUE"
+        hint = f"did you mean {close[0]}" if close else f"keys have no dashes, as in {typed}"
+        raise UserError(f"{flag} is no flag; {hint}? --help lists flags and keys")
+    return args
+
+
+def make_folder(results: Path) -> None:
+    """Make the results folder, where Hydra would only give its own error.
+
+    Raises:
+        UserError: there can be none.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"results={results} cannot be made ({error.strerror}); give another folder") from None
+
+
+def _rewrite_words(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Give a command other words, where Hydra will read it anew, too: those of `as_composed` or `for_sweep`."""
     if overrides != args.overrides:
         options = [word for word in sys.argv[1:] if word not in args.overrides]
         args.overrides, sys.argv[1:] = overrides, [*overrides, *options]

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging as transformers_logging
+
 from alignbench.configuration.build import build, trains
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
 from alignbench.exports.dataset import export_dataset
-from alignbench.exports.model_card import loading_lines, model_card
+from alignbench.exports.model_card import PLACE, loading_lines, model_card
 from alignbench.files import home_path, replacing_folder, write_text
 from alignbench.stages.start import load_weights, start_run
 from alignbench.stages.trained_weights import Source, find_source
@@ -35,6 +37,7 @@ COMFYUI_FILE = "{name}_comfyui.safetensors"
 def main() -> None:
     """Export as the command line says. See `alignbench.terminal.endings` for its exit status."""
     args = arguments()
+    transformers_logging.disable_progress_bar()
     with one_sentence():
         if args.format == DATASET:
             if args.rank is not None or args.settings:
@@ -91,10 +94,14 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
 
             file = "merged" if kind == "merged" else LORA_FILE
             model.save_policy(partial)
-        place = {} if repository is None else {"place": repository}
-        lines = loading_lines(source.cfg, model.denoiser_name, file, model.pipeline_class, **place)
-        write_text(partial / "README.md", model_card(source.cfg, source.name, lines, facts, source.run))
-    for fact in [*facts, f"written to {out}; load it with", *lines.splitlines()]:
+
+        def lines(place: str) -> str:
+            return loading_lines(source.cfg, model.denoiser_name, file, model.pipeline_class, place)
+
+        write_text(
+            partial / "README.md", model_card(source.cfg, source.name, lines(repository or PLACE), facts, source.run)
+        )
+    for fact in [*facts, f"written to {out}; load it with", *lines(repository or str(out.absolute())).splitlines()]:
         print(fact)
     return facts
 

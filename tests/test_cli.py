@@ -1,9 +1,11 @@
+import io
 import sys
 
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from alignbench.cli import _rewrite_words, _time_left
+from alignbench.cli import _rewrite_words, _time_left, make_folder, read_flags
+from alignbench.configuration.compose import as_composed, for_sweep
 from alignbench.errors import UserError
 from alignbench.terminal import endings
 from alignbench.terminal.endings import stop
@@ -32,7 +34,7 @@ def test_what_one_process_finds_wrong_is_told_by_it_if_the_main_one_does_not(mon
 def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["alignbench", "-m", "method=nft,awm", "reward=[clip_score,hpsv3]", "seed=1"])
     args = get_args_parser().parse_args()
-    _rewrite_words(args)
+    _rewrite_words(args, as_composed(args.overrides))
     again = get_args_parser().parse_args()
     assert again.multirun
     assert again.overrides == args.overrides
@@ -45,5 +47,43 @@ def test_hydra_reads_a_sum_of_rewards_in_the_words_that_compose_it(monkeypatch):
 def test_a_command_without_a_sum_is_left_as_it_was_typed(monkeypatch):
     words = ["alignbench", "--cfg", "job", "reward=clip_score", "memory=[offload,checkpointing]"]
     monkeypatch.setattr(sys, "argv", list(words))
-    _rewrite_words(get_args_parser().parse_args())
+    args = get_args_parser().parse_args()
+    _rewrite_words(args, as_composed(args.overrides))
     assert sys.argv == words
+
+
+def test_what_all_jobs_of_a_sweep_have_in_common_is_read_with_the_method_of_each():
+    words = ["method=nft,awm", "method.group_size=4", "train.optimizer={lr:[1,2]}", "results=a/b", "+method.x=1"]
+    assert for_sweep(words, multirun=True) == [
+        "method=nft,awm", "method.group_size=choice(4)", "train.optimizer=choice({lr:[1,2]})", "results=a/b",
+        "+method.x=1",
+    ]  # fmt: skip
+    assert for_sweep(words, multirun=False) == words
+    assert for_sweep(["experiment=mini_table", "train.ema_decay=null"], multirun=False)[1].endswith("=choice(null)")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("--method=dpo", "method=dpo?"), ("--method", "method=VALUE?"), ("--hlep", "did you mean --help?")],
+)
+def test_a_flag_that_is_none_is_refused_in_a_sentence(word, hint):
+    with pytest.raises(UserError, match="is no flag") as refused:
+        read_flags([word, "model=sd15_mini"])
+    assert hint in str(refused.value)
+    with pytest.raises(UserError, match="--cfg"):
+        read_flags(["--cfg", "everything"])
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UserError, match=f"^results={folder} cannot be made"):
+            make_folder(folder)
+
+
+def test_a_sign_that_the_locale_has_not_is_replaced(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with endings.one_sentence():
+        print("shapes_clip \N{UPWARDS ARROW} b", flush=True)
+    assert written.getvalue() == b"shapes_clip ? b\n"

@@ -29,6 +29,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from alignbench.calibrate.environments import Requirements, environment
 from alignbench.calibrate.samples import SAMPLES, write_samples
@@ -308,6 +309,7 @@ def main() -> None:
         parser.error(f"--official compares one package; {arguments.overrides[0]} has no part in it")
     if arguments.reduced and arguments.weights is not None:
         parser.error("--reduced is for random weights; published ones have the published architecture")
+    transformers_logging.disable_progress_bar()
     with one_sentence():
         if arguments.official is None:
             passed = calibrate_all(arguments.overrides, arguments.precision, arguments.store)

@@ -34,6 +34,9 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
     "model": {"policy_step": None},
 }
 
+# the extra of pyproject.toml that has a package
+EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking"}
+
 
 def conf_folder() -> Path:
     """Return the configuration tree: inside the package when installed, beside it in a clone."""
@@ -81,8 +84,15 @@ def check_package(target: str, needed_by: str, instead: str = "") -> None:
     package = target.split(".")[0]
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{needed_by} needs the package {package}, which is not installed: pip install {package}{instead}"
+            f"{needed_by} needs the package {package}, which is not installed: {installation(package)}{instead}"
         )
+
+
+def installation(package: str) -> str:
+    """Return the command that installs a package, by the extra of pyproject.toml that has it."""
+    if package not in EXTRAS:
+        return f"pip install {package}"
+    return f'pip install "alignbench[{EXTRAS[package]}]", or in the clone: uv sync --extra {EXTRAS[package]}'
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
-from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS
+from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS, refuse_undeclared_root
 from alignbench.configuration.targets import check_overrides, check_targets
 from alignbench.configuration.typed.plain_values import settle
 from alignbench.configuration.typed.unknown_keys import unknown_key
@@ -36,6 +36,7 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
+        _check_additions(parsed)
         params, is_sweep = _sweep_of_experiment(parsed)
         if multirun or is_sweep:
             jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
@@ -58,6 +59,33 @@ def as_composed(words: Sequence[str]) -> list[str]:
     return with_reward_sums(with_home(words))
 
 
+def for_sweep(words: Sequence[str], multirun: bool) -> list[str]:
+    """Return the words of a sweep so that `method.beta=100` is read with each job's method, not with the default one.
+
+    Hydra first composes the words that are the same in all jobs, without those that differ. A word `KEY=choice(VALUE)`
+    is one of those that differ, with one value. Words of a command that is no sweep stay as they are.
+
+    Raises:
+        UserError: a word is not understood.
+    """
+    with _hydra():
+        parsed = _parse(words)
+        if not (multirun or _sweep_of_experiment(parsed)[1]):
+            return list(words)
+        return [_as_choice(override) for override in parsed]
+
+
+def _as_choice(override: Override) -> str:
+    word, key = str(override.input_line), override.key_or_group
+    _, _, value = word.partition("=")
+    is_addition = override.is_add() or override.is_force_add()
+    is_same_for_all = not (is_addition or override.is_delete() or override.is_sweep_override())
+    is_setting = "." in key and not key.startswith("hydra.") and not group_choices(key)
+    if not (is_same_for_all and is_setting and value) or "=" in value:  # choice(a=b) would name an argument
+        return word
+    return f"{key}=choice({value})"
+
+
 def composed(overrides: list[str], program: str = "config") -> DictConfig:
     """Return the configuration of one command.
 
@@ -74,6 +102,7 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
             _check_choice(override)
+        _check_additions(parsed, program)
         return _compose(overrides, program=program)
 
 
@@ -182,6 +211,14 @@ def _check_choice(override: Override) -> None:
                 f"{override.key_or_group}={name} is unknown;{did_you_mean(name, available)}"
                 + _added(override.key_or_group, name)
             )
+
+
+def _check_additions(parsed: Sequence[Override], program: str = "config") -> None:
+    if any(override.key_or_group == "experiment" for override in parsed):  # which may have keys of its own at the root
+        return
+    adding = [one.key_or_group for one in parsed if one.is_add() or one.is_force_add()]
+    settings = [key for key in adding if not (group_choices(key) or key.startswith(("hydra.", "hydra/")))]
+    refuse_undeclared_root(settings, (REWARD_SECTIONS if program == "train_reward" else SECTIONS)[""])
 
 
 def _added(group: str, name: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from alignbench.configuration.build import installation
 from alignbench.configuration.optimizers import needs_whole_weights
 from alignbench.errors import UserError
 
@@ -79,7 +80,7 @@ def _deepspeed(environment: Mapping[str, str]) -> Engine:
             "DeepSpeed is supported with zero_stage 1 or 2; to shard whole networks, use conf/accelerate/fsdp2.yaml"
         )
     if find_spec("deepspeed") is None:
-        raise UserError("the launcher asks for DeepSpeed, which is not installed: pip install deepspeed")
+        raise UserError(f"the launcher asks for DeepSpeed, which is not installed: {installation('deepspeed')}")
     _refuse_one_process("DeepSpeed", environment)
     return "deepspeed"
 

@@ -54,6 +54,21 @@ def read_named_config(file: Path) -> DictConfig:
     return cfg
 
 
+def read_plain_config(file: Path) -> dict[str, Any]:
+    """Read the `config.yaml` of any run as plain values, also of one without a model that can be built.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        values = with_present_names(yaml.safe_load(file.read_bytes()))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is not the configuration of a run; put the right file back")
+    return values
+
+
 def _shipped_model(file: Path, model: dict[str, Any], targets: tuple[Any, Any]) -> dict[str, Any]:
     """Return the model of the shipped configuration that a run's model is: of its name, else of its classes."""
     known = [name for name in choices("model") if name != "images"]

@@ -1,13 +1,13 @@
 """Which class declares which section of the configuration: Hydra takes the defaults from it, a command its checks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignbench.errors import UserError
+from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
 from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings
@@ -31,6 +31,13 @@ SECTIONS: Mapping[str, type[Section]] = {
 }
 # of train_reward
 REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": DataSettings}
+# what is at the root beside the settings declared for it
+NODES: Mapping[type[Section], Sequence[str]] = {
+    Command: ("auxiliary", "train", "sampling", "validation", "tracker", "data", "prompts", "reward", "evaluators",
+              "model", "method"),
+    RewardCommand: ("train", "data", "judge"),
+}  # fmt: skip
+OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
 
 def offer_defaults() -> None:
@@ -52,11 +59,12 @@ def offer_defaults() -> None:
 
 
 def check_settings(cfg: DictConfig, sections: Mapping[str, type[Section]] = SECTIONS) -> None:
-    """Refuse values of declared settings that their declaration does not allow.
+    """Refuse settings that are not declared, as `+train.foo=3` adds, and values that a declaration does not allow.
 
     Raises:
         UserError: one line for each wrong setting.
     """
+    _refuse_undeclared(cfg, sections)
     typed, followed = [], []
     terms = {f"auxiliary.{name}": AuxiliaryLoss for name in cfg.get("auxiliary", ())}
     for key, section in {**sections, **terms}.items():
@@ -65,6 +73,38 @@ def check_settings(cfg: DictConfig, sections: Mapping[str, type[Section]] = SECT
             (followed if OmegaConf.is_interpolation(node, name) else typed).append(sentence)
     if wrong := typed or followed:  # a setting that follows another is not to blame for it
         raise UserError("\n".join(wrong))
+
+
+def _refuse_undeclared(cfg: DictConfig, sections: Mapping[str, type[Section]]) -> None:
+    for name, term in (cfg.get("auxiliary") or {}).items():
+        if not OmegaConf.is_dict(term):
+            raise UserError(f"auxiliary.{name}={term} is no loss; add one by auxiliary=NAME, as auxiliary=denoising")
+    for key, section in sections.items():
+        if key and section not in OPEN:  # at the root, an experiment has keys of its own
+            for name in OmegaConf.select(cfg, key):
+                if name not in section.model_fields:
+                    raise unread(f"{key}.{name}", list(section.model_fields))
+
+
+def refuse_undeclared_root(keys: Sequence[str], command: type[Section]) -> None:
+    """Refuse keys that words of a command add to the root, where they mean nothing.
+
+    Args:
+        keys: as typed, with dots.
+        command: `Command` or `RewardCommand`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    known = [*command.model_fields, *NODES[command]]
+    for key in keys:
+        if (root := key.partition(".")[0]) not in known:
+            raise unread(root, known)
+
+
+def unread(key: str, known: Sequence[str]) -> UserError:
+    """Return the sentence about a setting that is not declared."""
+    return UserError(f"{key} is unknown, and nothing would read it;{did_you_mean(key.rpartition('.')[2], known)}")
 
 
 def _plain(node: DictConfig, section: type[Section]) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.compose import composed
-from alignbench.former_names import with_present_names
+from alignbench.configuration.run_config import read_plain_config
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
@@ -42,10 +41,13 @@ def command_of(run: RunFolder) -> Command | None:
 
     Absolute paths are replaced by the last part of their key in capitals. None for images that existed already, and for
     a configuration whose method or model is not known here.
+
+    Raises:
+        UserError: the configuration of the run is damaged.
     """
     if not run.config_file.is_file():
         return None
-    values = with_present_names(yaml.safe_load(run.config_file.read_bytes()))
+    values = read_plain_config(run.config_file)
     found = _leaves({key: values.get(key) for key in (*SECTIONS, "seed")})
     if found.get("method.name") == BASE:  # which reads no data, and is trained by nothing
         found = {key: value for key, value in found.items() if not key.startswith(("data.", "train.", "validation."))}

@@ -18,6 +18,7 @@ from alignbench.scoring.score import finish, score
 from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data
+from alignbench.terminal.console import print_fact
 from alignbench.work_share import WorkShare
 
 
@@ -71,7 +72,7 @@ class Scoring:
         self.network_pool.clear()  # training may need the memory
         news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
         if news:
-            self.console.print(f"  calibrated  {', '.join(news)}")
+            print_fact(self.console, "calibrated", ", ".join(news))
         self.calibration = {
             key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
             for key, entry in found.items()

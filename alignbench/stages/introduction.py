@@ -1,41 +1,36 @@
-"""The first lines of a job: what runs, on what, and where the results are."""
+"""The first facts of a job: what runs, on what, and where the results are."""
 
 from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator
 from omegaconf import DictConfig
-from rich.text import Text
 
 from alignbench.configuration.build import trains
 from alignbench.data.prompts import PromptSet
 from alignbench.generation.generate import Sampling
-from alignbench.store.run_folder import RunFolder
-from alignbench.terminal.console import headed
 
 
 def introduction(
     cfg: DictConfig,
-    folder: RunFolder,
     stages: Sequence[str],
     accelerator: Accelerator,
     prompts: PromptSet | None,
     sampling: Sampling,
-) -> Iterator[str | Text]:
-    """Yield the lines."""
+) -> Iterator[tuple[str, str]]:
+    """Yield the name of each fact, and what is said of it."""
     settings = cfg.train
-    yield headed(folder.name, " > ".join(stages))
-    yield f"  folder      {folder.path}"
-    yield f"  model       {cfg.model.name}, {cfg.model.resolution} px, {accelerator.device}"
+    yield "model", f"{cfg.model.name}, {cfg.model.resolution} px, {accelerator.device}"
     if "train" in stages and trains(cfg):
         rest = -(-settings.total_batch_size // (settings.micro_batch_size * accelerator.num_processes))
         yield (
-            f"  batch       {settings.total_batch_size} samples an update = {accelerator.num_processes} process(es) x "
-            f"{rest} micro-batch(es) of {settings.micro_batch_size}; {_length(settings)}, {settings.tuning} tuning"
+            "batch",
+            f"{settings.total_batch_size} samples an update = {accelerator.num_processes} process(es) x "
+            f"{rest} micro-batch(es) of {settings.micro_batch_size}; {_length(settings)}, {settings.tuning} tuning",
         )
     if prompts is not None:
         part = f" of {prompts.full_size} (subset)" if prompts.is_subset else ""
-        yield f"  prompts     {prompts.name}, {len(prompts)}{part}"
-        yield f"  sampling    {sampling}"
+        yield "prompts", f"{prompts.name}, {len(prompts)}{part}"
+        yield "sampling", str(sampling)
 
 
 def _length(settings: DictConfig) -> str:

@@ -58,7 +58,7 @@ from alignbench.stages.training_terms import (
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
-from alignbench.terminal.console import open_console
+from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
@@ -147,8 +147,10 @@ class Job:
         self._open()
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
-        for line in introduction(self.cfg, self.folder, stages, self.accelerator, self.prompts, self.sampling):
-            self.console.print(line)
+        self.console.print(headed(self.folder.name, " > ".join(stages)))
+        self.console.print(f"  folder      {self.folder.path}", soft_wrap=True)  # a path is never cut
+        for name, told in introduction(self.cfg, stages, self.accelerator, self.prompts, self.sampling):
+            print_fact(self.console, name, told)
         for remark in self.sampling_remarks if self.prompts is not None else ():
             self.console.print(f"  {remark}")
         if self.scoring is not None and "score" in stages:
@@ -183,7 +185,7 @@ class Job:
         method, data = terms[0]
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
-        self.console.print(f"  data        {data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        print_fact(self.console, "data", f"{data.name}, {size} {kind}{dropped and f'; {dropped}'}")
         left_out: Sequence[str] = ()
         if self.cfg.validation.every is None:  # images need all networks
             with float32_products(self.cfg.train.tf32):

@@ -11,7 +11,7 @@ from alignbench.configuration.checks import check_start
 from alignbench.configuration.compose import composed
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, run_folders
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def find_source(path: str, settings: Sequence[str]) -> Source:
         UserError: if there are no trained weights, or nothing says what they were made of.
     """
     run = RunFolder(Path(path))
+    if not run.manifest_file.exists() and (runs := run_folders(Path(path))):
+        raise UserError(f"{path} holds runs; give one of them: {', '.join(str(one.path) for one in runs)}")
     if not run.manifest_file.exists():
         if not any(word.startswith("model=") for word in settings):
             raise UserError(f"{path} is not a run and does not say what it was made of; add model=NAME and its weights")

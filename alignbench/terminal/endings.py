@@ -5,6 +5,7 @@ file.
 """
 
 import errno
+import io
 import os
 import platform
 import shlex
@@ -31,6 +32,7 @@ def one_sentence(results: Path = Path("results")) -> Iterator[None]:
     Args:
         results: the folder that the file about a defect goes to.
     """
+    _replace_what_cannot_be_encoded()
     try:
         yield
     except UserError as error:
@@ -40,6 +42,13 @@ def one_sentence(results: Path = Path("results")) -> Iterator[None]:
     except Exception as error:
         tell_failure(error, results)
         sys.exit(REFUSED if of_the_machine(error) else DEFECT)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Print `?` for arrows and other signs that the locale of a terminal or file has not, as LANG=C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def stop(error: Exception) -> NoReturn:

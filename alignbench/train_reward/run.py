@@ -36,7 +36,7 @@ from alignbench.store.reward_model_folder import (
     write_reward_model,
 )
 from alignbench.store.training_data import digests, encoded, union
-from alignbench.terminal.console import headed, open_console
+from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, pooled_features, predict
@@ -96,7 +96,7 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     split = PairSplit.of(prompts, cfg.heldout_share, cfg.validation_share)
     dropped = data.summary()
     sizes = f"{len(split.train)} to train on, {len(split.validation)} to validate, {len(split.heldout)} held out"
-    console.print(f"  data        {data.name}, {len(pairs)} pairs: {sizes}{dropped and f'; {dropped}'}")
+    print_fact(console, "data", f"{data.name}, {len(pairs)} pairs: {sizes}{dropped and f'; {dropped}'}")
     if cfg.train.total_batch_size % accelerator.num_processes:
         raise UserError(
             f"train.total_batch_size={cfg.train.total_batch_size} cannot be split evenly over "

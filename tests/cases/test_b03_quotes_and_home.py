@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from alignbench.cli import _rewrite_words
-from alignbench.configuration.compose import check_command_line, composed
+from alignbench.configuration.compose import as_composed, check_command_line, composed
 from alignbench.configuration.find_evaluator import read_settings
 from alignbench.configuration.typed.plain_values import settle
 from alignbench.configuration.typed.words import parse_words, with_home
@@ -81,7 +81,7 @@ def test_it_is_in_lists_and_in_every_setting(home):
 def test_hydra_is_given_it_too(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["alignbench", "results=~/r", "-m"])
     args = get_args_parser().parse_args()
-    _rewrite_words(args)
+    _rewrite_words(args, as_composed(args.overrides))
     assert args.overrides == get_args_parser().parse_args().overrides == [f"results={home}/r"]
 
 

@@ -1,6 +1,8 @@
 """Configurations: what files name exists, names follow the weights, and bad input ends in one sentence."""
 
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,16 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from alignbench.configuration.build import base_of, build, conf_folder, config_hash, recipe_hash, run_name
+from alignbench.configuration.build import (
+    EXTRAS,
+    base_of,
+    build,
+    conf_folder,
+    config_hash,
+    installation,
+    recipe_hash,
+    run_name,
+)
 from alignbench.configuration.compose import check_command_line
 from alignbench.errors import UserError
 from tests.processes import DEEPSPEED, FSDP2
@@ -376,6 +387,13 @@ def test_validation_is_part_of_a_runs_name_only_where_it_chooses():
 def test_an_optimizer_whose_package_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     assert "needs the package prodigyopt, which is not installed: pip install" in refusal("optimizer=prodigy")
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for package, extra in EXTRAS.items():
+        assert any(entry.startswith(package) for entry in extras[extra])
+        assert f'"alignbench[{extra}]"' in installation(package)
+    assert installation("mlflow") == "pip install mlflow"
 
 
 def test_optimizers_and_auxiliary_losses_combine_with_any_method_and_change_the_name():

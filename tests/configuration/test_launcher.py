@@ -49,7 +49,7 @@ def test_what_the_program_cannot_do_is_refused(environment, message, deepspeed_i
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(launcher, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install deepspeed"):
+    with pytest.raises(UserError, match=r"""pip install "alignbench\[gpu\]\""""):
         engine_asked_for(TWO | DEEPSPEED)
 
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from alignbench.configuration.compose import check_command_line, composed
-from alignbench.configuration.sections import SECTIONS, check_settings
+from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS, check_settings
 from alignbench.errors import UserError
 
 
@@ -25,6 +25,24 @@ def test_hydra_takes_the_defaults_of_a_section_from_its_declaration(name):
     assert node.keys() == SECTIONS[name].model_fields.keys()
     declared = {key: value for key, value in SECTIONS[name].defaults().items() if value != "???"}
     assert {key: node[key] for key in declared} == declared
+
+
+@pytest.mark.parametrize("word", ["+train.foo=3", "+foo=3", "++sampling.foo=3", "+tracker.foo=3", "+metod=dpo"])
+def test_a_setting_that_nothing_reads_is_refused(word):
+    (line,) = lines(word)
+    assert line.startswith(f"{word.partition('=')[0].lstrip('+')} is unknown")
+    assert "available: " in line
+
+
+def test_a_setting_that_no_training_of_a_reward_model_reads_is_refused():
+    with pytest.raises(UserError, match=r"^train\.foo is unknown"):
+        check_settings(composed(["+train.foo=3"], program="train_reward"), REWARD_SECTIONS)
+
+
+def test_an_auxiliary_loss_that_is_none_is_refused():
+    assert lines("+auxiliary.foo=1") == [
+        "auxiliary.foo=1 is no loss; add one by auxiliary=NAME, as auxiliary=denoising"
+    ]
 
 
 def test_all_wrong_settings_of_a_command_are_told_together():

@@ -7,6 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from alignbench.configuration.compose import composed
+from alignbench.errors import UserError
 from alignbench.exports.command import command_of
 from alignbench.store.run_folder import RunFolder
 
@@ -70,3 +71,12 @@ def test_what_no_word_sets_is_said(told, tmp_path):
     del values["method"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     assert command_of(RunFolder(tmp_path)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"name: x\n  : [bad", b"\xff", b"[1]"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="put the right file back") as refused:
+        command_of(RunFolder(tmp_path))
+    assert str(file) in str(refused.value)
