@@ -50,6 +50,7 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
     return {
         "model": section.model,
         "promptSet": section.prompt_set,
+        "promptName": tables.prompt_names[section.prompt_set],
         "marks": everywhere,
         "sampling": _sampling(tables.samplings[key]),
         "evaluators": [_evaluator(tables, section, evaluator) for evaluator in section.evaluators],

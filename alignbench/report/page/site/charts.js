@@ -31,5 +31,22 @@ const charts = (() => {
     return [low - margin, high + margin];
   }
 
-  return { ticks, logarithmicTicks, label, extent };
+  const LETTER = 6.6; // mean width of one, in the units of a drawing
+
+  /** Return the width that names need left of a drawing, and the width that is left to it. */
+  function besideNames(names) {
+    const left = Math.max(60, 14 + LETTER * Math.max(...names.map((name) => name.length)));
+    return [left, Math.max(130, 310 - left)];
+  }
+
+  /** Move heights apart, so that texts at them do not lie on one another; none below the lowest that is allowed. */
+  function apart(heights, gap, bottom) {
+    const order = [...heights.keys()].sort((a, b) => heights[a] - heights[b]);
+    const moved = [...heights];
+    let highest = bottom + gap;
+    for (const i of order.toReversed()) highest = moved[i] = Math.min(moved[i], highest - gap);
+    return moved;
+  }
+
+  return { ticks, logarithmicTicks, label, extent, besideNames, apart };
 })();
