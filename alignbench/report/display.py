@@ -326,7 +326,7 @@ def _win_cell(row: TableRow | None) -> str:
 
 def _cost_cells(method: str, row: TableRow) -> list[str]:
     counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
-    memory = f"{row['peak_memory_gib']:.2f}"
+    memory = f"{row['peak_memory_gib']:.2f}" if row["optimizer_steps"] else ""  # nothing was trained, nor measured
     return [
         method,
         str(row["num_seeds"]),

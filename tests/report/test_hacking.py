@@ -139,7 +139,7 @@ def test_the_flag_stands_in_the_leaderboard_at_the_terminal_and_in_the_diagnosti
     add(world, "sft", reward=0.03, truth=0.03)
     tables = build(world.root)
     [finding] = findings(tables)
-    escaped = str(finding).replace("_", r"\_")
+    escaped = str(finding).replace("_", r"\_").replace("*", r"\*")
     assert f"> **{escaped}**" in markdown.markdown(tables)
     assert f"% {finding}" in markdown.latex(tables)
     for method, is_told in (("srpo", True), ("sft", False)):

@@ -152,6 +152,7 @@ def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) 
         "n": row["n"],
         "marks": [mark for mark in marks(row) if mark not in everywhere],
         "trainedOn": row["trained_on"],
+        "isData": is_data(row["method"]),
         "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
         "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),
         "win": {

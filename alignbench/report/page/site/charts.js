@@ -31,7 +31,7 @@ const charts = (() => {
     return [low - margin, high + margin];
   }
 
-  const LETTER = 6.6; // mean width of one, in the units of a drawing
+  const LETTER = 7; // mean width of one, in the units of a drawing
 
   /** Return the width that names need left of a drawing, and the width that is left to it. */
   function besideNames(names) {
@@ -39,12 +39,14 @@ const charts = (() => {
     return [left, Math.max(130, 310 - left)];
   }
 
-  /** Move heights apart, so that texts at them do not lie on one another; none below the lowest that is allowed. */
-  function apart(heights, gap, bottom) {
+  /** Move heights apart, so that texts at them do not lie on one another, within `top` and `bottom` if there is room. */
+  function apart(heights, gap, top, bottom) {
     const order = [...heights.keys()].sort((a, b) => heights[a] - heights[b]);
     const moved = [...heights];
-    let highest = bottom + gap;
-    for (const i of order.toReversed()) highest = moved[i] = Math.min(moved[i], highest - gap);
+    let before = top - gap;
+    for (const i of order) before = moved[i] = Math.max(moved[i], before + gap);
+    let after = bottom + gap;
+    for (const i of order.toReversed()) after = moved[i] = Math.min(moved[i], after - gap);
     return moved;
   }
 

@@ -77,13 +77,17 @@ function plainTable({ title, heads, rows }) {
     h(
       "tr",
       {},
-      cells.map((text, i) => (i === 0 ? h("th", { scope: "row", title: text }, short(text)) : h("td", {}, text))),
+      cells.map((text, i) =>
+        i === 0
+          ? h("th", { scope: "row", title: text }, short(text))
+          : h("td", {}, text.includes(" [") ? figure(text) : text),
+      ),
     ),
   );
   const head = h(
     "tr",
     {},
-    heads.map((text) => h("th", { scope: "col" }, text)),
+    heads.map((text) => h("th", { scope: "col" }, breakable(text))),
   );
   return h(
     "div",

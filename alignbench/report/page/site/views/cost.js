@@ -23,7 +23,7 @@ const cost = (() => {
     const legend = h(
       "p",
       {},
-      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line.",
+      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.",
     );
     main.replaceChildren(legend, ...parts, noteList(sections, ["trained_on"]));
   }
@@ -138,7 +138,7 @@ const cost = (() => {
   function labels(points, x, y, bottom) {
     const end = WIDTH - EDGE.right;
     const heights = points.map((point) => y(point.row.median.value));
-    const moved = charts.apart(heights, LABEL, bottom);
+    const moved = charts.apart(heights, LABEL, EDGE.top, bottom);
     return points.map((point, i) => {
       const from = point.isBase ? end : x(point.deviceHours);
       return s(

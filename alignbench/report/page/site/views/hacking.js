@@ -113,7 +113,7 @@ const hacking = (() => {
       h(
         "section",
         { class: "over-training" },
-        h("h2", {}, run.run, h("small", {}, about)),
+        h("h2", {}, run.method, h("span", { title: run.run }, short(run.run, 40)), h("small", {}, about)),
         h("div", { class: "charts" }, judged),
         h("div", { class: "charts small" }, statistics),
       ),
