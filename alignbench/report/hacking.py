@@ -279,7 +279,9 @@ class FarFromTraining:
 def far_from_training(tables: Tables, model: str | None = None, prompt_set: str | None = None) -> list[FarFromTraining]:
     """Return whose images are unlike those that a reward model learned from; arguments as of `findings`."""
     return [
-        FarFromTraining(row["model"], row["prompt_set"], row["method"], tables.where(row["model"], row["prompt_set"]), row)
+        FarFromTraining(
+            row["model"], row["prompt_set"], row["method"], tables.where(row["model"], row["prompt_set"]), row
+        )
         for row in tables.leaderboard
         if row["group"] == ALL
         and row["evaluator"].endswith(DISTANCE)

@@ -146,9 +146,7 @@ def prompt_set_names(folders: Iterable[RunFolder], prompt_sets: Iterable[str]) -
     files = _prompt_files(folders) if hashed else {}
     called = {name: files[match[1]] for name, match in hashed.items() if match[1] in files}
     same = Counter(called.values())
-    return found | {
-        name: file if same[file] == 1 else f"{file} ({hashed[name][2]})" for name, file in called.items()
-    }
+    return found | {name: file if same[file] == 1 else f"{file} ({hashed[name][2]})" for name, file in called.items()}
 
 
 def _prompt_files(folders: Iterable[RunFolder]) -> dict[str, str]:

@@ -132,7 +132,9 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         )
         panel.set_yticks(range(len(methods)), _short(methods))
         panel.title.set_fontsize(9)
-    figure.supxlabel(f"win rate over base in %, 95 % interval; {tables.where(model, prompt_set)}; filled: significant", fontsize=9)
+    figure.supxlabel(
+        f"win rate over base in %, 95 % interval; {tables.where(model, prompt_set)}; filled: significant", fontsize=9
+    )
     _save(figure, path)
 
 

@@ -158,12 +158,13 @@ def _moved(
 
 
 def _of_real_images(section: TableSection, rows: Sequence[TableRow]) -> Iterator[str]:
-    """Yield who prefers real images to base's; a loss by them is one of the evaluator, as they are what is asked for."""
+    """Yield who prefers real images to base's, and who does not: that is a doubt about the evaluator, and no price."""
     above, below = ([_figure(section, row) for row in rows if direction(row) == sign] for sign in (1, -1))
     if above:
         yield f"preferred to base's images by {listed(above)}"
     if below:
-        yield f"less preferred by {listed(below)}: a doubt about {'these evaluators' if below[1:] else 'this evaluator'}"
+        doubted = "these evaluators" if len(below) > 1 else "this evaluator"
+        yield f"less preferred by {listed(below)}: a doubt about {doubted}"
     if num_left := len(rows) - len(above) - len(below):
         yield f"{num_left} evaluator{'s' * (num_left > 1)} cannot tell"
 

@@ -101,8 +101,16 @@ def test_the_worst_comes_first_and_each_says_how_bad_it_is(world):
 @pytest.mark.parametrize(
     ("of_start", "of_policy", "expected"),
     [
-        (-0.03, -0.0301, "at shapes_oracle_agreement 0.0 % (***) already, and over this start it loses on none of these"),
-        (0.0, -0.03, "at shapes_oracle_agreement 50.0 % n.s. already, and over this start it loses on shapes_oracle_agre"),
+        (
+            -0.03,
+            -0.0301,
+            "at shapes_oracle_agreement 0.0 % (***) already, and over this start it loses on none of these",
+        ),
+        (
+            0.0,
+            -0.03,
+            "at shapes_oracle_agreement 50.0 % n.s. already, and over this start it loses on shapes_oracle_agre",
+        ),
     ],
 )
 def test_a_loss_that_the_start_had_already_is_told_as_the_start_s(world, of_start, of_policy, expected):

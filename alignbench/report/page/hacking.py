@@ -42,7 +42,9 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
         "warnings": [str(one) for one in warnings(tables, *key)],
         "allClear": all_clear(tables, *key),
         "diagnostics": [plot for plot in plots if plot],
-        "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["method", "run", "%"], weights)),
+        "weights": vars(
+            Grid("Distance of the weights from the start, % of their norm", ["method", "run", "%"], weights)
+        ),
     }
 
 
