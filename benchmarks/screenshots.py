@@ -334,8 +334,11 @@ def draw_marks(page: "Page", name: str, picture: Picture) -> None:
     for selector, locator in zip(picture.marks, found, strict=True):
         box = locator.evaluate("it => it.getBoundingClientRect().toJSON()") if locator.count() else None
         # of what is hidden the box has neither width nor height; a straight line has one of them
-        is_shown = box and (box["width"] or box["height"])
-        if not is_shown or not (0 <= box["left"] < width and 0 <= box["top"] < height - 20):
+        if (
+            not box
+            or not (box["width"] or box["height"])
+            or not (0 <= box["left"] < width and 0 <= box["top"] < height - 20)
+        ):
             raise MissingMarkError(f"{name}: {selector!r} finds nothing in the picture; its box is {box}")
     for number, locator in enumerate(found, start=1):
         locator.evaluate(DRAW, [number, number in picture.after])

@@ -152,17 +152,17 @@ def changes(tables: Tables) -> dict[tuple[str, str, str], list[Change]]:
         if row["group"] == ALL
     }
     found: dict[tuple[str, str, str], list[Change]] = defaultdict(list)
-    for (model, prompt_set, method, *evaluator), row in rows.items():
+    for (model, prompt_set, method, evaluator, version), row in rows.items():
         if method == BASE or is_data(method):
             continue
-        if row["evaluator"].endswith(DISTANCE):  # no quality; see `far_from_training`
+        if evaluator.endswith(DISTANCE):  # no quality; see `far_from_training`
             continue
-        comparison = tables.over_base[model, prompt_set, *evaluator].get(method)
+        comparison = tables.over_base[model, prompt_set, evaluator, version].get(method)
         if comparison is None:
             continue
-        scale = tables.evaluators[row["evaluator"], row["version"]].display_scale
-        start = rows.get((model, prompt_set, row["start"], row["evaluator"], row["version"]))
-        change = Change(*evaluator, role_of(tables, row), row, comparison.gain, scale, start)
+        scale = tables.evaluators[evaluator, version].display_scale
+        start = rows.get((model, prompt_set, row["start"], evaluator, version))
+        change = Change(evaluator, version, role_of(tables, row), row, comparison.gain, scale, start)
         found[model, prompt_set, method].append(change)
     return found
 

@@ -68,6 +68,7 @@ const hacking = (() => {
         row.low !== null && s("line", { class: "interval-line", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         s("circle", { cx: x(row.value), cy: y, r: 4.5 }),
         s("text", { class: "figure", x: left + width + 12, y: y + 4 }, [row.text, row.stars].join(" ")),
+        s("title", {}, row.method),
       );
     });
     return h(

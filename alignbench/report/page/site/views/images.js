@@ -89,7 +89,7 @@ const images = (() => {
       "div",
       { class: "line line-head" },
       h("span", {}, `${section.model}, ${section.promptName}`),
-      columns.map((column) => h("b", { title: column.name }, breakable(column.name))),
+      columns.map((column) => h("b", { title: column.name }, breakable(short(column.name)))),
     );
     browser.list = h("div", { class: "browser" }, head, browser.lineBox);
     browser.list.style.setProperty("--methods", columns.length);

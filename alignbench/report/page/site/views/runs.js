@@ -114,7 +114,7 @@ const runs = (() => {
     const rows = shown.map((run) => {
       const cells = {
         method: { value: run.method, content: runButton(run) },
-        run: { value: run.run, content: h("span", { title: run.run }, breakable(run.run, "-")), class: "words" },
+        run: { value: run.run, content: h("span", { title: run.run }, breakable(short(run.run, 32), "-")), class: "words" },
         model: { value: run.model, content: run.model },
         seed: { value: run.seed, content: run.seed === null ? "" : String(run.seed) },
         started: { value: run.started, content: run.started ?? "not recorded", class: run.started ? null : "unknown" },

@@ -66,6 +66,7 @@ const wins = (() => {
           { class: "figure", x: left + width + 12, y: y + 4 },
           [text, stars, row.marks.join(",")].filter(Boolean).join(" "),
         ),
+        s("title", {}, row.method),
       );
     });
     return h(
