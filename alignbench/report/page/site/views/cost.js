@@ -145,8 +145,7 @@ const cost = (() => {
         "g",
         { class: point.isBase ? "base" : null },
         s("path", { class: "leader", d: `M${from},${heights[i]}L${end + 4},${heights[i]}L${end + 14},${moved[i]}` }),
-        s("title", {}, point.method),
-        s("text", { x: end + 17, y: moved[i] + 4 }, short(point.method, 22)),
+        s("text", { x: end + 17, y: moved[i] + 4 }, short(point.method, 22), s("title", {}, point.method)),
       );
     });
   }
