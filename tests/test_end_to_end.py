@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -406,9 +407,10 @@ def test_a_run_that_ruins_images_for_its_reward_is_flagged_in_words_and_a_mild_o
     ruined = alignbench(*command, "train.max_train_steps=10", "train.learning_rate=3e-4")
     mild = alignbench(*command, "train.max_train_steps=2", "train.learning_rate=1e-6")
     text = " ".join(ruined.stdout.split())
-    assert (
-        "shapes_preference, which it trained on (reward, labels or shared data), rose by"
-        in text[text.index("reward hacking: direct_align") :]
+    assert re.search(
+        r"reward hacking: direct_align on sd15_mini, shapes: better on shapes_preference .*, "
+        r"which it trained on \(reward, labels or shared data\), but worse on shapes_",
+        text,
     )
     assert "reward hacking" not in mild.stdout
     table = rows(tmp_path / "diagnostics.csv")

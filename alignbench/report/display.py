@@ -47,18 +47,25 @@ class TableSection:
     """What is shown of one model and prompt set: the rows of group `all`, by method and evaluator.
 
     Attributes:
+        prompt_name: how texts call the prompt set.
         over_start: rows of `win_rates.csv` of methods over what their training started from, where that is not base.
         limits: sentences on what the figures cannot tell.
     """
 
     model: str
     prompt_set: str
+    prompt_name: str
     rows: dict[tuple[str, tuple[str, str]], TableRow]
     infos: dict[tuple[str, str], ScoreInfo]
     ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
     over_start: dict[tuple[str, tuple[str, str]], TableRow]
     limits: list[str]
+
+    @property
+    def where(self) -> str:
+        """The model and the prompt set in words."""
+        return f"{self.model}, {self.prompt_name}"
 
     @property
     def evaluators(self) -> list[tuple[str, str]]:
@@ -92,6 +99,7 @@ def sections(tables: Tables) -> list[TableSection]:
     return [
         TableSection(
             *key,
+            tables.prompt_names[key[1]],
             rows,
             tables.evaluators,
             ranking[key],
@@ -164,10 +172,9 @@ def grids(section: TableSection) -> list[Grid]:
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
         medians.append([method, *(_median_cell(row, section) for row in cells), rank])
         wins.append([method, *(_win_cell(row) for row in cells)])
-    heading = f"{section.model}, {section.prompt_set}"
     return [
-        Grid(f"Median score, {heading}", [*heads, "mean rank"], medians),
-        Grid(f"Win rate over base, {heading}", heads, wins),
+        Grid(f"Median score, {section.where}", [*heads, "mean rank"], medians),
+        Grid(f"Win rate over base, {section.where}", heads, wins),
         *([start_grid(section)] if section.over_start else []),
         *([_strength_grid(section)] if section.ranking else []),
         *([published_grid(section)] if section.matches else []),
@@ -256,7 +263,7 @@ def _strength_grid(section: TableSection) -> Grid:
         circles.append(CIRCLES.join(sorted(told)) or "none")
     rows += [["largest gap to observed win rates, %", *gaps], ["beat each other in a circle", *circles]]
     heads = ["method", *map(section.head, section.evaluators)]
-    return Grid(f"Strength and rank, {section.model}, {section.prompt_set}", heads, rows)
+    return Grid(f"Strength and rank, {section.where}", heads, rows)
 
 
 def _strength_cell(row: TableRow | None, section: TableSection) -> str:
@@ -277,7 +284,7 @@ def published_grid(section: TableSection) -> Grid:
         cells = [number(own.value, (own.low, own.high)), f"{entry.value:g}", gap, match.verdict, source]
         rows.append([match.method, entry.evaluator, statistic, *cells])
     heads = ["method", "evaluator", "figure", "here", "published", "gap", "verdict", "source"]
-    return Grid(f"Published values, {section.model}, {section.prompt_set}", heads, rows)
+    return Grid(f"Published values, {section.where}", heads, rows)
 
 
 def start_grid(section: TableSection) -> Grid:
@@ -288,7 +295,7 @@ def start_grid(section: TableSection) -> Grid:
         if start := next((row["method_b"] for row in found if row), None):
             rows.append([method, start, *("" if row is None else over_text(row) for row in found)])
     heads = ["method", "start", *map(section.head, section.evaluators)]
-    return Grid(f"Win rate over the start, {section.model}, {section.prompt_set}", heads, rows)
+    return Grid(f"Win rate over the start, {section.where}", heads, rows)
 
 
 def cost_grid(section: TableSection) -> Grid:
@@ -299,7 +306,7 @@ def cost_grid(section: TableSection) -> Grid:
     ]
     counts = ["network passes", "updates", "samples", "reward calls"]
     heads = ["method", "seeds", *counts, "train time", "device hours", "peak GiB"]
-    return Grid(f"Cost, {section.model}, {section.prompt_set}", heads, rows)
+    return Grid(f"Cost, {section.where}", heads, rows)
 
 
 def _median_cell(row: TableRow | None, section: TableSection) -> str:
@@ -319,7 +326,7 @@ def _win_cell(row: TableRow | None) -> str:
 
 def _cost_cells(method: str, row: TableRow) -> list[str]:
     counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
-    memory = f"{row['peak_memory_gib']:.2f}"
+    memory = f"{row['peak_memory_gib']:.2f}" if row["optimizer_steps"] else ""  # nothing was trained, nor measured
     return [
         method,
         str(row["num_seeds"]),

@@ -82,6 +82,25 @@ def significance(row: TableRow, p_value: str = "p_win") -> str:
     return f"({given})" if "*" in given else given
 
 
+def direction(row: TableRow) -> int:
+    """Return 1 where a win rate is significantly above one half, -1 where it is below, else 0.
+
+    Args:
+        row: of the leaderboard, or of `win_rates.csv`.
+    """
+    share = _win_rate(row)
+    return (share > 0.5) - (share < 0.5) if "*" in significance(row) else 0
+
+
+def share_text(row: TableRow) -> str:
+    """Write the win rate of a row of either table in percent with its stars, as in `95.0 % (***)`."""
+    return f"{percent(_win_rate(row), (math.nan, math.nan))} % {significance(row)}"
+
+
+def _win_rate(row: TableRow) -> float:
+    return row["win_rate_vs_base"] if "win_rate_vs_base" in row else row["win_rate"]
+
+
 def stars(p: float) -> str:
     """Return the stars of an adjusted p-value, `n.s.`, or nothing for NaN."""
     return "" if math.isnan(p) else next((text for limit, text in STARS.items() if p < limit), "n.s.")

@@ -1,12 +1,18 @@
-"""How tables call a run: by its name or method, and by what differs where there are several recipes of one."""
+"""How tables call a run: by its name or method, and by what differs where there are several recipes of one.
 
-from collections import defaultdict
+And how texts call a prompt set: a list of one's own by its file.
+"""
+
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
+from alignbench.data.prompts import path_safe
 from alignbench.store.manifest import BASE, Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.text import shortened
@@ -127,3 +133,28 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_text, value))
     return shortened(str(value).rstrip("/").rpartition("/")[2].replace(" ", "_"), MAX_VALUE)
+
+
+def prompt_set_names(folders: Iterable[RunFolder], prompt_sets: Iterable[str]) -> dict[str, str]:
+    """Return how texts call each prompt set: by its name, or by the file of `prompts=file`, as in `prompts.txt`.
+
+    Such a set is stored as `prompts-a8b2dc88`, under a hash of its content. The hash is shown only where two sets come
+    from files of one name.
+    """
+    found = {name: name for name in prompt_sets}
+    hashed = {name: match for name in found if (match := re.fullmatch(r"(.+)-([0-9a-f]{8})", name))}
+    files = _prompt_files(folders) if hashed else {}
+    called = {name: files[match[1]] for name, match in hashed.items() if match[1] in files}
+    same = Counter(called.values())
+    return found | {name: file if same[file] == 1 else f"{file} ({hashed[name][2]})" for name, file in called.items()}
+
+
+def _prompt_files(folders: Iterable[RunFolder]) -> dict[str, str]:
+    """Return the names of the files that runs took their prompts from, by what their sets begin with."""
+    files = {}
+    for folder in folders:
+        if folder.config_file.exists():
+            path = OmegaConf.select(OmegaConf.load(folder.config_file), "prompts.path")
+            if path:
+                files[path_safe(PurePath(path).stem)] = PurePath(path).name
+    return files

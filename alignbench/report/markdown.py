@@ -22,7 +22,7 @@ def markdown(tables: Tables) -> str:
     """Return the leaderboard as GitHub Markdown."""
     lines = ["# Leaderboard", ""]
     for section in sections(tables):
-        lines += [f"## {section.model}, {section.prompt_set}", ""]
+        lines += [f"## {section.where}", ""]
         told = verdicts(tables, section)
         if text := summary(told, below_base(tables, section.model, section.prompt_set)):
             lines += [_escaped(text), ""]

@@ -132,7 +132,9 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         )
         panel.set_yticks(range(len(methods)), _short(methods))
         panel.title.set_fontsize(9)
-    figure.supxlabel(f"win rate over base in %, 95 % interval; {model}, {prompt_set}; filled: significant", fontsize=9)
+    figure.supxlabel(
+        f"win rate over base in %, 95 % interval; {tables.where(model, prompt_set)}; filled: significant", fontsize=9
+    )
     _save(figure, path)
 
 
@@ -179,7 +181,8 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
     figure.suptitle(
-        f"win rate of row over column in %; {model}, {prompt_set}; *: significant, (*) for these weights", fontsize=10
+        f"win rate of row over column in %; {tables.where(model, prompt_set)}; *: significant, (*) for these weights",
+        fontsize=10,
     )
     _save(figure, path)
 

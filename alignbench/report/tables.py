@@ -23,7 +23,7 @@ from alignbench.report.columns import (
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.human import VoteComparison, read_polls, uncounted_studies
-from alignbench.report.labels import recipe_labels, strength_label
+from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
@@ -47,6 +47,7 @@ class Tables:
         over_base: (model, prompt set, evaluator, version) -> how each method compares with base on all prompts, its
             p-values as tested.
         labels: how each run is called in the tables, by the name of its folder.
+        prompt_names: how each prompt set is called in texts, by its name in the tables.
         uncounted_studies: (model, prompt set) -> what is said of studies of which no vote counts.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
@@ -61,8 +62,13 @@ class Tables:
     contenders: dict[tuple[str, str, str, str], list[Contender]]
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
     labels: dict[str, str]
+    prompt_names: dict[str, str]
     uncounted_studies: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     diagnostics: list[TableRow] = field(default_factory=list)
+
+    def where(self, model: str, prompt_set: str) -> str:
+        """Name a model and a prompt set in words."""
+        return f"{model}, {self.prompt_names[prompt_set]}"
 
     def write(self, root: Path) -> None:
         """Write the four tables under the results root."""
@@ -89,12 +95,15 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     for model, prompt_set, sampling_hash, *_ in cells:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
-    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, uncounted_studies(root))
+    names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, uncounted_studies(root))
     resamplings = Resamplings(num_resamples)
     for key, entries in sorted(cells.items()):
         model, prompt_set, sampling_hash, *_ = key
         sampled_once = len(sampling_hashes[model, prompt_set]) == 1
-        name = prompt_set if sampled_once else f"{prompt_set}@{sampling_hash}"
+        at = "" if sampled_once else f"@{sampling_hash}"
+        name = f"{prompt_set}{at}"
+        tables.prompt_names[name] = f"{names[prompt_set]}{at}"
         contenders = _contenders(entries, labels)
         if key in polls:
             methods = VoteComparison(name, contenders, resamplings, polls[key])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from alignbench.report.columns import TableRow
 from alignbench.report.display import TableSection, significant_distance
-from alignbench.report.figures import is_data, listed, percent, significance
+from alignbench.report.figures import direction, is_data, listed, share_text
 from alignbench.report.hacking import BelowBase, Change, changes
 from alignbench.report.human import HUMAN, of_people
 from alignbench.report.tables import Tables
@@ -25,7 +25,9 @@ KINDS = {
     "undecided": "Cannot tell",
 }
 
-Kind = Literal["better", "mixed", "worse", "undecided"]
+REAL = "real"  # of real images, which are no method and of which the summary says nothing
+
+Kind = Literal["better", "mixed", "worse", "undecided", "real"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Verdict:
     """What is said of a method over base.
 
     Attributes:
-        kind: by the evaluators that it did not train on: it only gains, gains and loses, only loses, or neither.
+        kind: by the evaluators that it did not train on: it only gains, gains and loses, only loses, or neither; or it
+            is no method, but real images.
         of_weights: whether it was trained once, so that another training might have given something else.
         who: the method, and how often it was trained.
         text: the verdict itself.
@@ -96,13 +99,17 @@ def _verdict(
     means: dict[tuple[str, str], Change],
     distance: float | None,
 ) -> Verdict:
+    where = (section.model, section.prompt_set, method)
     judged = [row for row in rows if not of_people(row["evaluator"])]
+    if is_data(method):
+        text = "; ".join([*_of_real_images(section, judged), *_by_people(section, rows)])
+        return Verdict(*where, REAL, False, _who(method, rows[0]), text)
     held_out = [row for row in judged if not row["trained_on"]]
     trained = [row for row in judged if row["trained_on"]]
-    better = [_figure(section, row) for row in held_out if _direction(row) > 0]
-    worse = [told for row in held_out if (told := _loss(section, row, means))]
-    also_better = [_figure(section, row) for row in trained if _direction(row) > 0]
-    also_worse = [_figure(section, row) for row in trained if _direction(row) < 0]
+    better = [_figure(section, row) for row in held_out if direction(row) > 0]  # a gain by the mean alone is none
+    worse = _moved(section, held_out, means, -1)
+    also_better = _moved(section, trained, means, 1)
+    also_worse = _moved(section, trained, means, -1)
     num_decided = sum(map(len, (better, worse, also_better, also_worse)))
     parts = list(_lead(better, worse, also_better))
     if also_worse:
@@ -111,13 +118,12 @@ def _verdict(
         parts.append(_cannot_tell(judged, distance))
     elif num_left := len(judged) - num_decided:
         parts.append(f"{num_left} other{'s' * (num_left > 1)} cannot tell")
-    parts += [_people(section, row) for row in rows if of_people(row["evaluator"])]
+    parts += _by_people(section, rows)
     parts += filter(None, [_over_start(section, method)])
     if any(_is_of_weights(row) for row in rows) and any("*" in part for part in parts):
         parts.append("this holds for these weights alone")
     kind: Kind = "mixed" if better and worse else "better" if better else "worse" if worse else "undecided"
     of_weights = any(_is_of_weights(row) for row in rows)
-    where = (section.model, section.prompt_set, method)
     return Verdict(*where, kind, of_weights, _who(method, rows[0]), "; ".join(parts))
 
 
@@ -139,25 +145,39 @@ def _cannot_tell(rows: Sequence[TableRow], distance: float | None) -> str:
     if not math.isnan(rows[0]["p_win"]) and rows[0]["num_seeds"] > 1 and distance is not None and distance >= 50:
         return f"cannot tell: with {rows[0]['num_seeds']} training seeds no win rate can be significant here"
     if len(rows) == 1:
-        return f"cannot tell: the win rate, {_share(rows[0])}, does not differ significantly from 50 %"
+        return f"cannot tell: the win rate, {share_text(rows[0])}, does not differ significantly from 50 %"
     return f"cannot tell: none of {len(rows)} win rates differs significantly from 50 %"
 
 
-def _loss(section: TableSection, row: TableRow, means: dict[tuple[str, str], Change]) -> str:
-    """Tell of a loss by the win rate, or by the mean score where the win rate does not show it; else return nothing."""
-    if _direction(row) < 0:
-        return _figure(section, row)
-    change = means.get((row["evaluator"], row["version"]))
-    if change is None or change.direction >= 0 or _direction(row) > 0:
-        return ""
-    return f"{_name(section, row)} (mean worse by {change} {significance(row, 'p_gain')})"
+def _moved(
+    section: TableSection, rows: Sequence[TableRow], means: dict[tuple[str, str], Change], sign: int
+) -> list[str]:
+    """Tell of gains or losses by the win rate, or by the mean score where the win rate does not show them."""
+    changes = ((row, means.get((row["evaluator"], row["version"]))) for row in rows)
+    return [f"{_name(section, row)} {change}" for row, change in changes if change and change.direction == sign]
+
+
+def _of_real_images(section: TableSection, rows: Sequence[TableRow]) -> Iterator[str]:
+    """Yield who prefers real images to base's, and who does not: that is a doubt about the evaluator, and no price."""
+    above, below = ([_figure(section, row) for row in rows if direction(row) == sign] for sign in (1, -1))
+    if above:
+        yield f"preferred to base's images by {listed(above)}"
+    if below:
+        doubted = "these evaluators" if len(below) > 1 else "this evaluator"
+        yield f"less preferred by {listed(below)}: a doubt about {doubted}"
+    if num_left := len(rows) - len(above) - len(below):
+        yield f"{num_left} evaluator{'s' * (num_left > 1)} cannot tell"
+
+
+def _by_people(section: TableSection, rows: Sequence[TableRow]) -> list[str]:
+    return [_people(section, row) for row in rows if of_people(row["evaluator"])]
 
 
 def _people(section: TableSection, row: TableRow) -> str:
     question = row["evaluator"].removeprefix(HUMAN).removeprefix("_")
     asked = f"people, {question}" if question else "people"
-    verdict = {1: "better", -1: "worse", 0: "cannot tell"}[_direction(row)]
-    return f"{asked}: {verdict}, {_share(row)}"
+    verdict = {1: "better", -1: "worse", 0: "cannot tell"}[direction(row)]
+    return f"{asked}: {verdict}, {share_text(row)}"
 
 
 def _over_start(section: TableSection, method: str) -> str:
@@ -169,7 +189,7 @@ def _over_start(section: TableSection, method: str) -> str:
     ]
     if not rows:
         return ""
-    better, worse = ([_figure(section, row) for row in rows if _direction(row) == sign] for sign in (1, -1))
+    better, worse = ([_figure(section, row) for row in rows if direction(row) == sign] for sign in (1, -1))
     told = [f"{word} on {listed(of)}" for word, of in (("better", better), ("worse", worse)) if of]
     return f"over its start ({rows[0]['method_b']}): {' and '.join(told) or 'cannot tell'}"
 
@@ -187,23 +207,8 @@ def _is_of_weights(row: TableRow) -> bool:
     return math.isnan(row["p_win"]) and not math.isnan(row["p_win_weights"])
 
 
-def _direction(row: TableRow) -> int:
-    """Return 1 where a win rate is significantly above one half, -1 where it is below, else 0."""
-    share = _win_rate(row)
-    return (share > 0.5) - (share < 0.5) if "*" in significance(row) else 0
-
-
-def _win_rate(row: TableRow) -> float:
-    """Return the win rate of a row of the leaderboard or of one of `win_rates.csv`."""
-    return row["win_rate_vs_base"] if "win_rate_vs_base" in row else row["win_rate"]
-
-
-def _share(row: TableRow) -> str:
-    return f"{percent(_win_rate(row), (math.nan, math.nan))} % {significance(row)}"
-
-
 def _figure(section: TableSection, row: TableRow) -> str:
-    return f"{_name(section, row)} {_share(row)}"
+    return f"{_name(section, row)} {share_text(row)}"
 
 
 def _name(section: TableSection, row: TableRow) -> str:

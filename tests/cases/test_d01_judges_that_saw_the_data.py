@@ -59,10 +59,8 @@ def test_a_judge_of_version_0_1_0_is_matched_by_the_fingerprint_of_its_data(worl
     tables = write_report(world.root)
     assert hacked.manifest.trained_on == ["anna"]
     [finding] = findings(tables)
-    assert (
-        "dpo on sd15_mini, shapes: the mean score by anna, which it trained on (reward, labels or shared data), rose"
-        in str(finding)
-    )
+    trained_on = "anna 100.0 % (***), which it trained on (reward, labels or shared data)"
+    assert f"dpo on sd15_mini, shapes: better on {trained_on}, but worse on aesthetic 0.0 % (***)" in str(finding)
 
 
 def test_a_judge_with_other_pairs_of_the_same_images_is_matched_by_its_images(world, hacked):

@@ -120,6 +120,19 @@ def test_real_images_are_named_so_and_are_no_method_of_the_summary(compared):
     )
 
 
+def test_real_images_pay_no_price(compared):
+    """Where an evaluator prefers base to real images, the doubt is about the evaluator."""
+    add(compared, "data", "realism", 0.1, seed=None)
+    add(compared, "data", "clip", -0.1, seed=None)
+    add(compared, "data", "reward", 0.1, num_lost=20, seed=None)
+    found = told(compared)["data"]
+    assert found.kind == "real"
+    assert found.text == (
+        "preferred to base's images by realism 100.0 % ***; less preferred by clip 0.0 % ***: a doubt about this "
+        "evaluator; 1 evaluator cannot tell"
+    )
+
+
 def test_the_summary_doubts_evaluators_that_prefer_base_to_real_images(compared):
     add(compared, "data", "realism", -0.1, seed=None)
     add(compared, "sft", "realism", -0.1)

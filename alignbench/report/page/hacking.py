@@ -1,5 +1,6 @@
 """Tell the page who hacks the reward, how images differ from base's, and what the looks at a run said."""
 
+import math
 from collections.abc import Iterable
 
 from alignbench.report.columns import TableRow
@@ -31,14 +32,19 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     rows = [row for row in tables.diagnostics if row["step"] is None and row["model"] == section.model]
     here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in ("image", "diversity")]
     moved = [row for row in rows if row["measure"] == WEIGHT_DISTANCE and row["method"] in section.methods]
-    weights = [[row["run"], number(100 * row["value"], (float("nan"), float("nan")))] for row in moved]
+    weights = [[row["method"], row["run"], number(100 * row["value"], (math.nan, math.nan))] for row in moved]
     plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
     return {
-        "flags": [str(finding) for finding in findings(tables, *key)],
+        "flags": [
+            {"method": one.method, "text": str(one), "isHacking": one.is_hacking, "lowest": f"{100 * one.lowest:.1f} %"}
+            for one in findings(tables, *key)
+        ],
         "warnings": [str(one) for one in warnings(tables, *key)],
         "allClear": all_clear(tables, *key),
         "diagnostics": [plot for plot in plots if plot],
-        "weights": vars(Grid("Distance of the weights from the start, % of their norm", ["run", "%"], weights)),
+        "weights": vars(
+            Grid("Distance of the weights from the start, % of their norm", ["method", "run", "%"], weights)
+        ),
     }
 
 

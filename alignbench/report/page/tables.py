@@ -50,6 +50,7 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
     return {
         "model": section.model,
         "promptSet": section.prompt_set,
+        "promptName": tables.prompt_names[section.prompt_set],
         "marks": everywhere,
         "sampling": _sampling(tables.samplings[key]),
         "evaluators": [_evaluator(tables, section, evaluator) for evaluator in section.evaluators],
@@ -151,6 +152,7 @@ def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) 
         "n": row["n"],
         "marks": [mark for mark in marks(row) if mark not in everywhere],
         "trainedOn": row["trained_on"],
+        "isData": is_data(row["method"]),
         "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
         "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),
         "win": {

@@ -37,7 +37,7 @@ def print_run(folder: RunFolder, tables: Tables, console: Console | None = None)
                 console.print(shown, width=width, crop=False)  # a narrower window cuts nothing off
         told = [one for one in verdicts(tables, section) if one.method in methods or not is_measured]
         if told and not is_measured:
-            console.print(Text(f"{section.model}, {section.prompt_set}", style="bold"))
+            console.print(Text(section.where, style="bold"))
             doubtful = below_base(tables, section.model, section.prompt_set)
             console.print(Text(f"{summary(told, doubtful)}\n{LEGEND}"))
         for one in told:
@@ -63,7 +63,7 @@ def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Tab
     first = next(iter(rows.values()))
     seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
     everywhere = [mark for mark in marks(first) if all(mark in marks(row) for row in rows.values())]
-    title = f"{first['method']} on {section.model}: {section.prompt_set}, {first['n']} images{seeds}"
+    title = f"{first['method']} on {section.model}: {section.prompt_name}, {first['n']} images{seeds}"
     title = " ".join([title, *filter(None, [",".join(everywhere)])])
     form: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)} if is_narrow else {"width": WIDE}
     table = Table(title=title, title_justify="left", **form)

@@ -261,8 +261,9 @@ def test_reward_hacking_is_said_and_drawn_and_validation_has_its_curves(small_ta
     tables = build(small_table.root, 200)
     path = write_page(small_table.root, replace(tables, diagnostics=diagnose(small_table.root, tables, 200)))
     page = opened(window, path)
-    words = "the mean score by clip, which it trained on (reward, labels or shared data), rose by 3.00 ["
+    words = "better on clip 100.0 % (***), which it trained on (reward, labels or shared data), but worse on"
     expect(page.locator(".flag")).to_contain_text(words)
+    expect(page.locator(".flag .lowest")).to_have_text("0.0 % lowest held-out win rate")
     page.get_by_role("link", name="Reward hacking").click()
     expect(page.locator(".flag")).to_contain_text(words)
     expect(page.locator("figcaption b").first).to_have_text("colour saturation, %")

@@ -31,5 +31,24 @@ const charts = (() => {
     return [low - margin, high + margin];
   }
 
-  return { ticks, logarithmicTicks, label, extent };
+  const LETTER = 7; // mean width of one, in the units of a drawing
+
+  /** Return the width that names need left of a drawing, and the width that is left to it. */
+  function besideNames(names) {
+    const left = Math.max(60, 14 + LETTER * Math.max(...names.map((name) => name.length)));
+    return [left, Math.max(130, 310 - left)];
+  }
+
+  /** Move heights apart, so that texts at them do not lie on one another, within `top` and `bottom` if there is room. */
+  function apart(heights, gap, top, bottom) {
+    const order = [...heights.keys()].sort((a, b) => heights[a] - heights[b]);
+    const moved = [...heights];
+    let before = top - gap;
+    for (const i of order) before = moved[i] = Math.max(moved[i], before + gap);
+    let after = bottom + gap;
+    for (const i of order.toReversed()) after = moved[i] = Math.min(moved[i], after - gap);
+    return moved;
+  }
+
+  return { ticks, logarithmicTicks, label, extent, besideNames, apart };
 })();

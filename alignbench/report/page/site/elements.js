@@ -75,9 +75,10 @@ function thumbnail(sprite, place, label) {
   return element;
 }
 
-/** Return a name that may be broken after its underscores. */
-function breakable(name) {
-  return name.split(/(?<=_)/).flatMap((part, i) => (i === 0 ? [part] : [h("wbr"), part]));
+/** Return a name that may be broken after a sign. */
+function breakable(name, sign = "_") {
+  const parts = name.split(sign);
+  return parts.flatMap((part, i) => (i < parts.length - 1 ? [part + sign, h("wbr")] : [part]));
 }
 
 /** Return the parts of a figure as the tables write it, `21.40 [21.27, 21.53]`, with the interval on its own. */

@@ -34,7 +34,8 @@ function drawHeader(now) {
   document.getElementById("views").replaceChildren(...tabs);
   const fixed = now.view === "images" ? images.resolved(now) : null; // the one view of a single section
   const filter = (label, key, values) => {
-    const choices = values.map((value) => [value, short(key === "evaluator" ? report.evaluatorName(value) : value)]);
+    const nameOf = { evaluator: report.evaluatorName, prompts: report.promptName }[key] ?? ((value) => value);
+    const choices = values.map((value) => [value, short(nameOf(value))]);
     const choose = (value) => state.change({ [key]: value, sort: "", open: "", run: "" });
     return (
       viewOf(now)[3].includes(key) &&

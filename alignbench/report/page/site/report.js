@@ -46,6 +46,8 @@ const report = (() => {
       const name = key.slice(0, key.lastIndexOf("@"));
       return new Set(all.filter((other) => other.slice(0, other.lastIndexOf("@")) === name)).size > 1 ? key : name;
     },
+    /** Name a prompt set: a list of prompts by its file. */
+    promptName: (promptSet) => content.sections.find((section) => section.promptSet === promptSet).promptName,
     run: (name) => content.runs.find((run) => run.run === name),
   };
 })();

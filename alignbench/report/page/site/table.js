@@ -5,8 +5,8 @@
  *
  * @param {object} table
  * @param {string} table.caption
- * @param {{key: string, head: string, title?: string, ascendingFirst?: boolean}[]} table.columns the first names the
- *   row; a title tells what the head cuts short
+ * @param {{key: string, head: string, title?: string, class?: string, ascendingFirst?: boolean}[]} table.columns the
+ *   first names the row; a title tells what the head cuts short
  * @param {{cells: object, below?: Node[]}[]} table.rows by column key, cells of `{content, value, class}`, those without
  *   a value sorted last; and rows that stay below theirs
  * @param {object} now the state, whose `sort` and `direction` order the rows; without a sort they stay as given
@@ -23,7 +23,7 @@ function sortableTable({ caption, columns, rows }, now) {
         : "descending";
     return h(
       "th",
-      { scope: "col", title: column.title, "aria-sort": isSorted ? now.direction : "none" },
+      { scope: "col", title: column.title, class: column.class, "aria-sort": isSorted ? now.direction : "none" },
       h(
         "button",
         {
@@ -77,13 +77,17 @@ function plainTable({ title, heads, rows }) {
     h(
       "tr",
       {},
-      cells.map((text, i) => (i === 0 ? h("th", { scope: "row", title: text }, short(text)) : h("td", {}, text))),
+      cells.map((text, i) =>
+        i === 0
+          ? h("th", { scope: "row", title: text }, short(text))
+          : h("td", {}, text.includes(" [") ? figure(text) : text),
+      ),
     ),
   );
   const head = h(
     "tr",
     {},
-    heads.map((text) => h("th", { scope: "col" }, text)),
+    heads.map((text) => h("th", { scope: "col" }, breakable(text))),
   );
   return h(
     "div",
@@ -98,7 +102,7 @@ function noteList(sections, kinds) {
   const all = sections.flatMap((section) =>
     section.notes
       .filter(({ kind }) => kinds.includes(kind))
-      .map(({ kind, text }) => (isOfSection(kind) ? `${section.model}, ${section.promptSet}: ${text}` : text)),
+      .map(({ kind, text }) => (isOfSection(kind) ? `${section.model}, ${section.promptName}: ${text}` : text)),
   );
   const notes = new Set(all);
   return h(
@@ -111,15 +115,28 @@ function noteList(sections, kinds) {
 /** Make the heading of a section, with the letters of the notes that hold for all of it where the view has these notes. */
 function sectionHeading(section, letters = section.marks) {
   const marks = letters.length > 0 && h("sup", {}, letters.join(","));
-  const prompts = h("span", { title: section.promptSet }, short(section.promptSet, 40), marks);
+  const prompts = h("span", { title: section.promptSet }, short(section.promptName, 40), marks);
+  const stored = section.promptName !== section.promptSet && h("small", {}, `${section.promptSet} in the files`);
   const model = h("span", { class: "model", title: section.model }, short(section.model, 40));
-  return h("h2", {}, model, prompts, h("small", {}, section.sampling));
+  return h("h2", {}, model, prompts, stored, h("small", {}, section.sampling));
 }
 
-/** Say which methods of a section hack their reward, and what else warns of its figures. */
-function flagList(section) {
+const MANY_FLAGS = 3; // more than these are folded
+
+/** Say which methods of a section hack their reward, the worst first, and what else warns of its figures. */
+function flagList(section, isFolded = section.flags.length > MANY_FLAGS) {
+  const flags = section.flags.map(({ text, lowest }) =>
+    h(
+      "p",
+      { class: "flag" },
+      h("span", { class: "lowest" }, h("b", {}, lowest), " lowest held-out win rate"),
+      h("span", {}, text),
+    ),
+  );
+  const names = section.flags.map(({ method, lowest }) => `${method} (${lowest})`).join(", ");
+  const about = `${flags.length} methods are flagged; in parentheses the lowest held-out win rate of each: ${names}`;
   return [
-    section.flags.map((text) => h("p", { class: "flag" }, text)),
+    isFolded ? h("details", { class: "flags" }, h("summary", { class: "flag" }, about), flags) : flags,
     section.warnings.map((text) => h("p", { class: "warning" }, text)),
   ];
 }

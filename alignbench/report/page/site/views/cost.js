@@ -1,8 +1,9 @@
 // What it costs: the median score against the device-hours of training, and who is beaten by nobody cheaper.
 
 const cost = (() => {
-  const [WIDTH, HEIGHT] = [460, 300];
-  const EDGE = { left: 58, right: 96, top: 14, bottom: 40 };
+  const WIDTH = 500;
+  const EDGE = { left: 52, right: 168, top: 14, bottom: 40 };
+  const LABEL = 13; // height of one
 
   function view(main, now) {
     const sections = report.chosen(now);
@@ -22,7 +23,7 @@ const cost = (() => {
     const legend = h(
       "p",
       {},
-      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line.",
+      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.",
     );
     main.replaceChildren(legend, ...parts, noteList(sections, ["trained_on"]));
   }
@@ -51,14 +52,16 @@ const cost = (() => {
     const inner = isLogarithmic ? Math.log10 : (value) => value;
     const [left, right] = isLogarithmic ? charts.extent(hours.map(inner)) : [0, 1.12 * Math.max(...hours)];
     const figures = [...points, ...(base ? [base] : [])].map((point) => point.row.median);
+    const height = Math.max(290, EDGE.top + EDGE.bottom + LABEL * (points.length + 1));
     const [bottom, top] = charts.extent(figures.flatMap((one) => [one.value, one.low, one.high]));
     const x = (value) => EDGE.left + ((inner(value) - left) / (right - left)) * (WIDTH - EDGE.left - EDGE.right);
-    const y = (value) => HEIGHT - EDGE.bottom - ((value - bottom) / (top - bottom)) * (HEIGHT - EDGE.top - EDGE.bottom);
+    const y = (value) => height - EDGE.bottom - ((value - bottom) / (top - bottom)) * (height - EDGE.top - EDGE.bottom);
+    const named = [...points, ...(base ? [base] : [])];
     const xTicks = isLogarithmic ? charts.logarithmicTicks(10 ** left, 10 ** right) : charts.ticks(left, right);
     return s(
       "svg",
       {
-        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        viewBox: `0 0 ${WIDTH} ${height}`,
         role: "img",
         "aria-label": `Median by ${evaluator.head} against device-hours; the tables have both`,
       },
@@ -71,19 +74,19 @@ const cost = (() => {
       xTicks.map((value) =>
         s(
           "text",
-          { class: "tick", x: x(value), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" },
+          { class: "tick", x: x(value), y: height - EDGE.bottom + 18, "text-anchor": "middle" },
           charts.label(value),
         ),
       ),
       s(
         "text",
-        { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" },
+        { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: height - 6, "text-anchor": "middle" },
         `device-hours${isLogarithmic ? ", logarithmic" : ""}`,
       ),
       base && baseLine(base, y),
       front(points, evaluator, x, y),
+      labels(named, x, y, height - EDGE.bottom),
       points.map((point) => mark(point, x, y)),
-      labels(points, x, y),
     );
   }
 
@@ -96,7 +99,6 @@ const cost = (() => {
       { class: "base" },
       low !== null && s("rect", { x: x1, width: x2 - x1, y: y(high), height: Math.max(y(low) - y(high), 0) }),
       s("line", { x1, x2, y1: y(value), y2: y(value) }),
-      s("text", { x: x2 + 8, y: y(value) + 4 }, "base"),
     );
   }
 
@@ -132,18 +134,19 @@ const cost = (() => {
     );
   }
 
-  /** Write the methods' names right of their marks, moved down where they would lie on one another. */
-  function labels(points, x, y) {
-    const placed = [];
-    const byHeight = [...points].sort((one, other) => y(one.row.median.value) - y(other.row.median.value));
-    return byHeight.map((point) => {
-      const left = x(point.deviceHours) + 9;
-      let top = y(point.row.median.value) + 4;
-      for (const other of placed) {
-        if (Math.abs(other.left - left) < 60 && top - other.top < 13) top = other.top + 13;
-      }
-      placed.push({ left, top });
-      return s("text", { class: "halo", x: left, y: top }, short(point.method));
+  /** Write the names in a column right of the drawing, moved where they would lie on one another, each led to its mark. */
+  function labels(points, x, y, bottom) {
+    const end = WIDTH - EDGE.right;
+    const heights = points.map((point) => y(point.row.median.value));
+    const moved = charts.apart(heights, LABEL, EDGE.top, bottom);
+    return points.map((point, i) => {
+      const from = point.isBase ? end : x(point.deviceHours);
+      return s(
+        "g",
+        { class: point.isBase ? "base" : null },
+        s("path", { class: "leader", d: `M${from},${heights[i]}L${end + 4},${heights[i]}L${end + 14},${moved[i]}` }),
+        s("text", { x: end + 17, y: moved[i] + 4 }, short(point.method, 22), s("title", {}, point.method)),
+      );
     });
   }
 

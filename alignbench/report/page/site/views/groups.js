@@ -35,6 +35,7 @@ const groups = (() => {
     const methods = section.methods.filter((one) => measure !== "win" || !one.isBase).map((one) => one.method);
     const all = { group: "all", rows: section.rows };
     const rows = [all, ...parts].map(({ group, rows: inside }) => {
+      const counts = []; // of scores; a method with several seeds has more
       const cells = { group: { value: group, content: h("bdi", {}, group) } };
       for (const method of methods) {
         const row = inside.find((one) => one.method === method && one.evaluator === number);
@@ -45,8 +46,11 @@ const groups = (() => {
           content: figure(text, stars, row.marks),
           heat: measure === "win" ? row.win : null,
         };
-        cells.n ??= { value: row.n, content: row.n.toLocaleString("en") };
+        counts.push(row.n);
       }
+      const [fewest, most] = [Math.min(...counts), Math.max(...counts)];
+      const range = [...new Set([fewest, most])].map((count) => count.toLocaleString("en")).join(" to ");
+      if (counts.length > 0) cells.n = { value: most, content: range };
       return { cells };
     });
     const columns = [

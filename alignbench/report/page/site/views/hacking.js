@@ -12,7 +12,7 @@ const hacking = (() => {
     const legend = h(
       "p",
       {},
-      "Flagged: a method whose mean score by an evaluator that it trained on differs significantly from base's, while that by a held-out evaluator falls significantly. Differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
+      "Flagged: a method that is significantly better than base by an evaluator that it trained on (reward hacking), or worse (collapse), while it is significantly worse by one that it did not train on (held out). Flags and verdicts rest on the same tests: the win rate, or the mean score where that alone shows a difference. The lowest held-out win rate says how bad it is: 50 % is no loss. Charts: differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
     );
     main.replaceChildren(
       legend,
@@ -21,7 +21,7 @@ const hacking = (() => {
           "section",
           {},
           sectionHeading(section, []),
-          flagList(section),
+          flagList(section, false),
           section.allClear && h("p", { class: "calm" }, section.allClear),
           sideEffects(section),
           h("div", { class: "charts" }, section.diagnostics.map(differences)),
@@ -48,7 +48,8 @@ const hacking = (() => {
 
   /** Draw how much a statistic of each method differs from base. */
   function differences({ title, base, rows }) {
-    const [left, width, right] = [110, 200, 190];
+    const names = rows.map((row) => short(row.method));
+    const [[left, width], right] = [charts.besideNames(names), 190];
     const height = rows.length * ROW + 26;
     const [low, high] = charts.extent([0, ...rows.flatMap((row) => [row.value, row.low, row.high])]);
     const x = (value) => left + (width * (value - low)) / (high - low);
@@ -63,10 +64,11 @@ const hacking = (() => {
       return s(
         "g",
         { class: row.stars.startsWith("*") ? "significant" : "undecided" },
-        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, short(row.method, 14)),
+        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, names[i]),
         row.low !== null && s("line", { class: "interval-line", x1: x(row.low), x2: x(row.high), y1: y, y2: y }),
         s("circle", { cx: x(row.value), cy: y, r: 4.5 }),
         s("text", { class: "figure", x: left + width + 12, y: y + 4 }, [row.text, row.stars].join(" ")),
+        s("title", {}, row.method),
       );
     });
     return h(
@@ -112,7 +114,7 @@ const hacking = (() => {
       h(
         "section",
         { class: "over-training" },
-        h("h2", {}, run.run, h("small", {}, about)),
+        h("h2", {}, run.method, h("span", { title: run.run }, short(run.run, 40)), h("small", {}, about)),
         h("div", { class: "charts" }, judged),
         h("div", { class: "charts small" }, statistics),
       ),

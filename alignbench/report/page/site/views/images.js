@@ -88,8 +88,8 @@ const images = (() => {
     const head = h(
       "div",
       { class: "line line-head" },
-      h("span", {}, `${section.model}, ${section.promptSet}`),
-      columns.map((column) => h("b", { title: column.name }, short(column.name))),
+      h("span", {}, `${section.model}, ${section.promptName}`),
+      columns.map((column) => h("b", { title: column.name }, breakable(short(column.name)))),
     );
     browser.list = h("div", { class: "browser" }, head, browser.lineBox);
     browser.list.style.setProperty("--methods", columns.length);

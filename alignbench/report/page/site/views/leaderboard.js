@@ -41,7 +41,7 @@ const leaderboard = (() => {
     const legend = h(
       "p",
       {},
-      "Brackets: 95 % intervals. Bold: the best among those that did not train on the evaluator. Press a method for its settings.",
+      "Brackets: 95 % intervals. Bold: the best among the models that did not train on the evaluator, even if others are within its interval. Press a method for its settings.",
     );
     const shownMeasures = now.evaluator ? MEASURES.map(([key]) => key) : [measure];
     const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "limits"];
@@ -100,7 +100,7 @@ const leaderboard = (() => {
 
   function cellOf(row, column, best) {
     const { value, text, stars } = row[column.measure];
-    const isBest = value === best && !row.trainedOn;
+    const isBest = value === best && !row.trainedOn && !row.isData;
     const cell = { value, content: figure(text, stars, row.marks), class: isBest ? "best" : null };
     return column.measure === "win" ? { ...cell, heat: row.win } : cell;
   }
@@ -108,7 +108,7 @@ const leaderboard = (() => {
   /** Return the best figure of a column among the methods that did not train on its evaluator. */
   function bestOf(section, column) {
     const values = section.rows
-      .filter((row) => row.evaluator === column.number && !row.trainedOn && Number.isFinite(row[column.measure]?.value))
+      .filter((row) => row.evaluator === column.number && !row.trainedOn && !row.isData && Number.isFinite(row[column.measure]?.value))
       .map((row) => row[column.measure].value);
     return (column.ascendingFirst ? Math.min : Math.max)(...values);
   }

@@ -87,6 +87,7 @@ const overview = (() => {
       open: image.key,
     });
     const names = ["base", chosen.method];
+    for (const src of image.sprites) new Image().src = src; // or paper would show none of those out of sight
     const sign = image.gain < 0 ? "−" : "+";
     return h(
       "figure",

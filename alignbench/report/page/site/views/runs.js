@@ -108,13 +108,13 @@ const runs = (() => {
       { key: "seed", head: "training seed", ascendingFirst: true },
       { key: "started", head: "started, UTC" },
       ...evaluators.map(([, evaluator]) => ({ key: `score ${evaluator.key}`, head: evaluator.head })),
-      { key: "run", head: "run folder", ascendingFirst: true },
-      { key: "command", head: "command", ascendingFirst: true },
+      { key: "run", head: "run folder", class: "words", ascendingFirst: true },
+      { key: "command", head: "command", class: "words", ascendingFirst: true },
     ];
     const rows = shown.map((run) => {
       const cells = {
         method: { value: run.method, content: runButton(run) },
-        run: { value: run.run, content: h("span", { title: run.run }, short(run.run, 32)) },
+        run: { value: run.run, content: h("span", { title: run.run }, breakable(short(run.run, 32), "-")), class: "words" },
         model: { value: run.model, content: run.model },
         seed: { value: run.seed, content: run.seed === null ? "" : String(run.seed) },
         started: { value: run.started, content: run.started ?? "not recorded", class: run.started ? null : "unknown" },

@@ -19,7 +19,7 @@ const wins = (() => {
     const legend = h(
       "p",
       {},
-      `Left: ${LEGEND[0].toLowerCase()}${LEGEND.slice(1)} Right: win rate of the row's method over the column's in %; stars: significant, those over base as in the leaderboard.`,
+      `Chart: ${LEGEND[0].toLowerCase()}${LEGEND.slice(1)} Table: win rate of the row's method over the column's in %; stars: significant, those over base as in the leaderboard.`,
     );
     const notes = noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]);
     const none = h("p", {}, "Nothing is compared here yet.");
@@ -43,7 +43,8 @@ const wins = (() => {
 
   /** Draw win rates over base with their intervals; filled where significant, grey where trained on the evaluator. */
   function forest(rows, evaluator) {
-    const [left, width, right] = [110, 200, 170];
+    const names = rows.map((row) => short(row.method));
+    const [[left, width], right] = [charts.besideNames(names), 170];
     const height = rows.length * ROW + 26;
     const x = (percent) => left + (width * percent) / 100;
     const ticks = [0, 25, 50, 75, 100].map((percent) => [
@@ -57,7 +58,7 @@ const wins = (() => {
       return s(
         "g",
         { class: kind },
-        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, short(row.method, 14)),
+        s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, names[i]),
         low !== null && s("line", { class: "interval-line", x1: x(low), x2: x(high), y1: y, y2: y }),
         s("circle", { cx: x(value), cy: y, r: 4.5 }),
         s(
@@ -65,6 +66,7 @@ const wins = (() => {
           { class: "figure", x: left + width + 12, y: y + 4 },
           [text, stars, row.marks.join(",")].filter(Boolean).join(" "),
         ),
+        s("title", {}, row.method),
       );
     });
     return h(
@@ -91,7 +93,7 @@ const wins = (() => {
       "tr",
       {},
       h("td", {}),
-      methods.map((method) => h("th", { scope: "col", title: method }, short(method))),
+      methods.map((method) => h("th", { scope: "col", title: method }, breakable(short(method)))),
     );
     const body = methods.map((a) =>
       h(
