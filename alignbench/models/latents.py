@@ -10,10 +10,22 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.checkpoint import checkpoint
 
 from alignbench.errors import UserError
 from alignbench.models.weights.without_weights import is_without_weights
+
+
+def to_tokens(latents: Tensor, patch_size: int) -> Tensor:
+    """Return [B, C, h, w] as tokens, one for each patch: [B, h/p * w/p, C * p * p]."""
+    return pixel_unshuffle(latents, patch_size).flatten(2).transpose(1, 2)
+
+
+def from_tokens(tokens: Tensor, latent_size: Sequence[int], patch_size: int) -> Tensor:
+    """Return the tokens of latents of this height and width as [B, C, h, w]."""
+    rows = latent_size[0] // patch_size
+    return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), patch_size)
 
 
 class LatentSpace(ABC):

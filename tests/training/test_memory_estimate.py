@@ -52,7 +52,14 @@ def sizes(*overrides, model=None):
 
 @pytest.mark.parametrize(
     ("name", "num_parameters"),
-    [("flux", 11_901_408_320), ("sdxl", 2_567_463_684), ("sd15", 859_520_964), ("sd3", 2_243_171_520)],
+    [
+        ("flux", 11_901_408_320),
+        ("sdxl", 2_567_463_684),
+        ("sd15", 859_520_964),
+        ("sd3", 2_243_171_520),
+        ("qwen_image_21", 7_115_124_736),
+        ("wan", 1_418_996_800),
+    ],
 )
 def test_the_published_architectures_have_as_many_weights_as_the_published_models(name, num_parameters):
     cfg = composed([f"model={name}", "data=shapes", "method=sft"])
@@ -65,7 +72,8 @@ def test_the_published_architectures_have_as_many_weights_as_the_published_model
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blank_conditioning_has_the_shapes_of_encoded_prompts(family):
     model = tiny_adapter(family)
-    blank, real = model.blank_conditioning(2), model.encode_prompts(["a circle", "a square"])
+    longest = "word " * 300  # where prompts are of unlike length, zeros are of the largest
+    blank, real = model.blank_conditioning(2), model.encode_prompts([longest, longest])
     for name in ("prompt_embeds", "pooled_prompt_embeds", "time_ids"):
         parts = getattr(blank, name), getattr(real, name)
         assert [None if part is None else part.shape for part in parts[:1]] == [
