@@ -108,7 +108,7 @@ class QwenImage21(FrameLatents, FlowAdapter):
                 f"{num_inference_steps}; set model.num_inference_steps={len(own)}, and steps of a method likewise"
             )
 
-    def start_sigmas(self, num_inference_steps: int) -> Sequence[float]:
+    def start_sigmas(self, num_inference_steps: int) -> Sequence[float] | None:
         """Return those that come with the weights, else evenly spaced ones from 1 to 1/n."""
         self.check_num_steps(num_inference_steps)
         own = self.pipeline.config.sample_sigmas

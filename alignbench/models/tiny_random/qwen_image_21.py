@@ -90,15 +90,11 @@ def _text_config(tokenizer: Qwen2Tokenizer) -> Qwen3VLConfig:
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0],
     }
-    start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in MARKS)
-    return Qwen3VLConfig(
-        text_config=text,
-        vision_config=vision,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        image_token_id=image,
-        video_token_id=video,
-    )
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    marks: dict[str, Any] = {
+        name: tokenizer.convert_tokens_to_ids(mark) for name, mark in zip(names, MARKS, strict=True)
+    }
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **marks)
 
 
 TINY = Tiny(

@@ -40,14 +40,16 @@ def tiny_wan(seed: int = 0, **settings: Any) -> WanPipeline:
         text_encoder = UMT5EncoderModel(
             UMT5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
         )
-        return WanPipeline(
-            transformer=transformer,
-            vae=vae,
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-            **settings,
-        )
+        parts: dict[str, Any] = {
+            "transformer": transformer,
+            "vae": vae,
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder,
+            "scheduler": UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+        }
+    return WanPipeline(**parts, **settings)
 
 
 TINY = Tiny(Wan, tiny_wan, {"max_sequence_length": 32})

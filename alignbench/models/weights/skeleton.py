@@ -72,7 +72,9 @@ def build_pipeline(architecture: dict[str, Any], dtype: torch.dtype, device: tor
     parts = {name: _part(dict(config), dtype, device) for name, config in architecture["parts"].items()}
     pipeline_class = getattr(diffusers, architecture["pipeline"])
     arguments = inspect.signature(pipeline_class).parameters.values()
-    absent = {one.name: None for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts}
+    absent: dict[str, Any] = {
+        one.name: None for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts
+    }
     if "processor" in absent:
         absent["processor"] = NoProcessor()
     without_filter = {"requires_safety_checker": False} if "safety_checker" in absent else {}
