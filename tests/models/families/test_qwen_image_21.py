@@ -142,8 +142,26 @@ def test_steps_that_come_with_the_weights_are_taken_and_others_are_refused():
             refused()
 
 
-def test_start_and_policy_do_not_share_keys_and_values(model):
-    assert model.generation_arguments(1, 1.0) == {"true_cfg_scale": 1.0, "use_kv_cache": False}
+def test_predictions_beyond_the_policy_are_those_of_policy_and_start_each_with_its_own_text(model):
+    """The pipeline's cache would hand keys and values that one of both made of the text to the other."""
+    model.prepare_training("lora", rank=2, alpha=8)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.denoiser.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    noise = latents = noise_for(model, 1)
+    conditioning, levels = model.encode_prompts(PROMPTS[:1]), model.noise_levels(3)
+    with torch.no_grad():
+        for number, timestep in enumerate(levels.timesteps):
+            prediction = model.predict(latents, timestep[None], conditioning)
+            with model.reference():
+                start = model.predict(latents, timestep[None], conditioning)
+            beyond = start + 2 * (prediction - start)
+            latents = model.schedule.step(latents, beyond, levels.level[number], levels.level[number + 1])
+    sampler = Sampler(model, 3, 1.0, strength=2.0)
+    with sampler._away_from_start(), torch.no_grad():
+        shown = sampler._latents(KEYS[:1], PROMPTS[:1], noise)
+    torch.testing.assert_close(shown, latents, rtol=1e-4, atol=1e-5)
 
 
 def test_sides_make_whole_slots():
