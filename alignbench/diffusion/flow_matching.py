@@ -64,6 +64,31 @@ def check_flow_euler(scheduler: Any) -> Any:
     return scheduler
 
 
+def as_flow_euler(scheduler: Any) -> Any:
+    """Return the scheduler that takes Euler steps on the noise levels of another, FlowMatchEulerDiscreteScheduler.
+
+    Args:
+        scheduler: one for diffusion that is set to the sigmas of flow matching (`use_flow_sigmas`), as the multistep
+            ones of diffusers can be, or one for flow matching itself.
+
+    Raises:
+        UserError: if it is not set so, or `check_flow_euler` refuses it.
+    """
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return check_flow_euler(scheduler)
+    config = scheduler.config
+    if not config.get("use_flow_sigmas") or config.get("prediction_type") != "flow_prediction":
+        raise UserError(
+            f"the weights come with a {type(scheduler).__name__} without use_flow_sigmas and "
+            "prediction_type=flow_prediction, which is no scheduler of flow matching; set both in their "
+            "scheduler_config.json"
+        )
+    # what only the other scheduler has is kept in the configuration, so that `make_scheduler` gives it back
+    return check_flow_euler(FlowMatchEulerDiscreteScheduler.from_config(config, shift=config.flow_shift))
+
+
 def flow_levels(scheduler: Any) -> NoiseLevels:
     """Return the levels of a flow-matching scheduler whose timesteps are set.
 

@@ -199,12 +199,13 @@ def generate(
         total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
-        num_batches = math.ceil(len(todo) / sampling.batch_size)
+        batch_size = 1 if model.samples_alone else sampling.batch_size
+        num_batches = math.ceil(len(todo) / batch_size)
         seconds = 0.0
         if in_step:
             num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
         for number in range(num_batches):
-            batch = todo[number * sampling.batch_size : (number + 1) * sampling.batch_size]
+            batch = todo[number * batch_size : (number + 1) * batch_size]
             is_filler = not batch  # the other processes need this one's shards of the weights; its image is not kept
             batch = batch or wanted[:1]
             keys = [(p.prompt_id, k) for p, k in batch]

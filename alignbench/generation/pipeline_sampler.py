@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
@@ -81,6 +82,7 @@ class Sampler:
             self.pipeline = copy.copy(model.pipeline)
             self.pipeline.scheduler = make_scheduler(scheduler, model.pipeline.scheduler, model.schedulers)
         check_num_steps(self.pipeline.scheduler, num_inference_steps)
+        model.check_num_steps(num_inference_steps)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -96,22 +98,30 @@ class Sampler:
             noise: [B, C, h, w], unit Gaussian.
         """
         model, pipeline = self.model, self.pipeline
-        generators = step_generators(pipeline.scheduler, noise)
+        calls = [(keys, prompts, noise)]
+        if model.samples_alone:
+            calls = [(keys[row : row + 1], prompts[row : row + 1], noise[row : row + 1]) for row in range(len(keys))]
         with self._away_from_start():
-            packed = pipeline(
-                prompt=list(prompts),
-                latents=model.pack(noise).to(model.device, model.sampling_dtype),
-                num_inference_steps=self.num_inference_steps,
-                output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
-                **model.size_arguments(self.resolution, self.resolution),
-                **model.generation_arguments(len(prompts), *self.guidance),
-                **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
-                return_dict=False,
-            )[0]
+            latents = torch.cat([self._latents(*call) for call in calls])
         self.passes_per_image = pipeline.num_timesteps * self.passes_per_step
-        pixels = model.decode_latents(model.unpack(packed, noise.shape[-2:]), vae=pipeline.vae)
-        processor = pipeline.image_processor
-        return processor.numpy_to_pil(processor.pt_to_numpy(pixels))
+        pixels = model.decode_latents(latents, vae=pipeline.vae)
+        return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(pixels))
+
+    def _latents(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> Tensor:
+        """Return what one call of the pipeline makes, [B, C, h, w]."""
+        model = self.model
+        generators = step_generators(self.pipeline.scheduler, noise)
+        packed = self.pipeline(
+            prompt=model.shortened(prompts),
+            latents=model.pack(noise).to(model.device, model.sampling_dtype),
+            num_inference_steps=self.num_inference_steps,
+            output_type="latent",  # pipelines cannot decode by a float32 VAE with a 16-bit network
+            **model.size_arguments(self.resolution, self.resolution),
+            **model.generation_arguments(len(prompts), *self.guidance),
+            **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
+            return_dict=False,
+        )[0]
+        return model.unpack(packed, noise.shape[-2:])
 
     @property
     def passes_per_step(self) -> int:

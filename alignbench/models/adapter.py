@@ -54,6 +54,7 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     no_guidance_scale: ClassVar[float] = 1.0  # the largest scale that is no guidance, in the family's own sense
     takes_negative_prompt: ClassVar[bool] = True  # whether its pipeline guides away from a prompt that is given
+    samples_alone: ClassVar[bool] = False  # whether other prompts of a call change the image that its pipeline makes
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
     schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
     published_schedulers: ClassVar[frozenset[str]] = OF_DIFFUSION  # that weights of the family may come with
@@ -156,11 +157,15 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         found = {name: getattr(self.pipeline, name, None) for name in names}
         return {name: tokenizer.model_max_length for name, tokenizer in found.items() if tokenizer is not None}
 
+    def shortened(self, prompts: Sequence[str]) -> list[str]:
+        """Return prompts as the family's pipeline is given them, which cuts most of them itself."""
+        return list(prompts)
+
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
         """Return how prompts are cut, by the kind of the tokenizers that cut any."""
-        found = [(getattr(self.pipeline, name), limit) for name, limit in self.prompt_limits.items()]
-        # a processor, which reads images too, has a tokenizer inside
-        return count_cut(prompts, [(getattr(part, "tokenizer", part), limit) for part, limit in found])
+        parts = {name: getattr(self.pipeline, name) for name in self.prompt_limits}
+        tokenizers = {name: getattr(part, "tokenizer", part) for name, part in parts.items()}  # of a processor, its own
+        return count_cut(prompts, [(tokenizers[name], limit) for name, limit in self.prompt_limits.items()])
 
     @property
     def text_settings(self) -> dict[str, int]:
@@ -234,6 +239,9 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
             scheduler: the scheduler_config.json that they come with.
         """
         return scheduler_name(scheduler["_class_name"]) in FEW_STEP
+
+    def check_num_steps(self, num_inference_steps: int) -> None:
+        """Refuse a number of steps in which the family's pipeline would not sample these weights."""
 
     @abstractmethod
     def noise_levels(self, num_inference_steps: int) -> NoiseLevels:

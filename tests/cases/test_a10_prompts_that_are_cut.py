@@ -13,6 +13,12 @@ from alignbench.store.manifest import Manifest
 from tests.families import marked
 from tests.program import alignbench, manifests
 
+KINDS = {  # of tokenizers, where a family has others than CLIP's alone
+    "flux": {"CLIP", "T5"},
+    "stable_diffusion_3": {"CLIP", "T5"},
+    "qwen_image_21": {"Qwen2"},
+    "wan": {"T5"},
+}
 LONG = " ".join(["word"] * 300)
 SHORT = "a red circle"
 
@@ -25,11 +31,10 @@ def test_every_family_counts_what_each_kind_of_its_text_encoders_does_not_read(f
     model = tiny_adapter(family)
     assert not model.cut_prompts([SHORT, ""])
     cut = model.cut_prompts([SHORT, LONG, LONG + " more"])
-    expected = {"CLIP", "T5"} if family in ("flux", "stable_diffusion_3") else {"CLIP"}
-    assert cut.keys() == expected
+    assert cut.keys() == KINDS.get(family, {"CLIP"})
     for kind, one in cut.items():
         assert (one.cut, one.prompts) == (2, 3)
-        assert one.limit == (77 if kind == "CLIP" else model.max_sequence_length)
+        assert one.limit == (77 if kind == "CLIP" else [*model.prompt_limits.values()][-1])
         assert one.longest > 300
 
 
@@ -52,10 +57,14 @@ def test_what_a_template_adds_leaves_less_for_a_prompt(family):
 @pytest.mark.parametrize("family", OF_CLIP)
 def test_a_prompt_that_just_fits_is_not_cut(family):
     model = tiny_adapter(family)
-    length = 77 - 2  # without the marks of begin and end
-    cut = [model.cut_prompts(["a" * count]).get("CLIP") for count in (length, length + 1)]
-    lengths = [len(model.pipeline.tokenizer("a" * count)["input_ids"]) for count in (length, length + 1)]
-    assert [one is not None for one in cut] == [found > 77 for found in lengths]
+    name, limit = next(iter(model.prompt_limits.items()))
+    part = getattr(model.pipeline, name)
+    tokenizer = getattr(part, "tokenizer", part)
+    kind = type(tokenizer).__name__.partition("Tokenizer")[0]
+    prompts = ["a" * count for count in range(limit - 3, limit + 2)]  # with and without marks of begin and end
+    longer = [len(tokenizer(prompt)["input_ids"]) > limit for prompt in prompts]
+    assert [kind in model.cut_prompts([prompt]) for prompt in prompts] == longer
+    assert set(longer) == {True, False}
 
 
 def test_the_line_has_the_number_the_limit_and_the_longest():

@@ -11,9 +11,10 @@ from alignbench.batch import PromptBatch
 from alignbench.configuration.compose import composed
 from alignbench.context import Context
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
+from alignbench.models.tiny_random import tiny_adapter
 from alignbench.objectives.inversion import invert
 from alignbench.objectives.inversion_path import InversionSettings
+from tests.of_the_pipeline import latents_of
 
 FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux")  # whose pipelines have one sense
 KINDS = {name: (name, {}) for name in FAMILIES} | {"flux_undistilled": ("flux", {"guidance_embeds": False})}
@@ -36,23 +37,14 @@ def sampled(model, noise, scale):
     return model.sample(noise, conditioning, model.noise_levels(STEPS), scale, unconditional).latents
 
 
-def of_the_pipeline(model, noise, **arguments):
-    """Return the latents that diffusers' own pipeline makes, whose arguments are spelled out in the tests."""
-    packed = model.pipeline(
-        prompt=PROMPTS,
-        latents=model.pack(noise),
-        num_inference_steps=STEPS,
-        height=RESOLUTION,
-        width=RESOLUTION,
-        output_type="latent",
-        **arguments,
-    ).images
-    return model.unpack(packed, noise.shape[-2:])
-
-
 def guidance_of_the_pipeline(kind, scale):
+    """Return the arguments of diffusers' own pipeline."""
     if kind == "flux_undistilled":
         return {"true_cfg_scale": scale, "negative_prompt": ["", ""], "max_sequence_length": 32}
+    if kind == "qwen_image_21":
+        return {"true_cfg_scale": scale, "negative_prompt": ["", ""]}
+    if kind == "wan":
+        return {"guidance_scale": scale, "max_sequence_length": 32, "num_frames": 1}
     lengths = {} if kind in ("stable_diffusion", "stable_diffusion_xl") else {"max_sequence_length": 32}
     return {"guidance_scale": scale, **lengths}
 
@@ -61,7 +53,7 @@ def guidance_of_the_pipeline(kind, scale):
 @pytest.mark.parametrize("kind", KINDS)
 def test_sampling_at_a_guidance_ends_where_the_pipeline_does(kind, scale):
     model, noise = make(kind)
-    theirs = of_the_pipeline(model, noise, **guidance_of_the_pipeline(kind, scale))
+    theirs = latents_of(model, PROMPTS, noise, num_inference_steps=STEPS, **guidance_of_the_pipeline(kind, scale))
     torch.testing.assert_close(sampled(model, noise, scale), theirs, rtol=1e-4, atol=1e-5)
 
 

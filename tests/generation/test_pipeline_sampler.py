@@ -10,7 +10,9 @@ import torch
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
+from alignbench.models.families.flux2_klein import Flux2Klein
 from alignbench.models.find_families import FAMILIES
+from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.schedulers import (
     DIFFUSION,
     FEW_STEP,
@@ -22,6 +24,7 @@ from alignbench.models.schedulers import (
 )
 from alignbench.models.tiny_random import RESOLUTION, TINY, tiny_adapter
 from tests.families import EVERY, FIRST, marked
+from tests.of_the_pipeline import levels_of
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 KEYS = [("p0", 0), ("p1", 0)]
@@ -36,7 +39,11 @@ NEGATIVE = [
     for name, tiny in TINY.items()
     if "train_guidance_scale" not in tiny.settings and tiny.adapter.takes_negative_prompt
 ]
-SCALE = {"qwen_image": "true_cfg_scale"}  # what pipelines call the guidance scale, where they call it otherwise
+ARGUMENTS = {  # of a call at guidance 4, where they are others than `guidance_scale` and the settings of the adapter
+    "qwen_image": {"true_cfg_scale": 4.0, **TINY["qwen_image"].settings},
+    "qwen_image_21": {"true_cfg_scale": 4.0, "use_kv_cache": False},
+    "wan": {"guidance_scale": 4.0, "num_frames": 1, "max_sequence_length": 32},
+}
 
 
 def noise_for(model: ModelAdapter, resolution: int = RESOLUTION) -> torch.Tensor:
@@ -47,9 +54,14 @@ def levels(pictures) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def by_hand(pipeline: Any, noise: torch.Tensor, **arguments: Any) -> np.ndarray:
-    pictures = pipeline(prompt=list(PROMPTS), latents=noise, output_type="pil", **arguments).images
-    return levels(pictures)
+def by_hand(model: ModelAdapter, noise: torch.Tensor, **arguments: Any) -> np.ndarray:
+    return levels_of(model, PROMPTS, noise, **arguments)
+
+
+def are_same(model: ModelAdapter, ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Say whether images are equal, where pipelines scale codes by other operations but for some that round apart."""
+    apart = np.abs(ours.astype(int) - theirs)
+    return apart.max() <= 1 and apart.mean() < 1e-3 if isinstance(model, FrameLatents | Flux2Klein) else not apart.any()
 
 
 # ---- schedulers
@@ -68,8 +80,8 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: st
     assert type(pipeline.scheduler).__name__ == f"{name}Scheduler"
     if generators := step_generators(pipeline.scheduler, noise):
         extra["generator"] = generators
-    theirs = by_hand(pipeline, other.pack(noise), num_inference_steps=5, **extra)
-    assert np.array_equal(ours, theirs)
+    theirs = by_hand(other, noise, num_inference_steps=5, **extra)
+    assert are_same(model, ours, theirs)
     assert ours.std() > 1
 
 
@@ -86,10 +98,8 @@ def test_all_schedulers_end_where_many_small_steps_do(family: str):
     noise = noise_for(model)
 
     def latents(num_steps: int, name: str | None = None) -> torch.Tensor:
-        pipeline = Sampler(model, num_steps, model.no_guidance_scale, name).pipeline
-        extra = model.generation_arguments(2, model.no_guidance_scale) | model.size_arguments(32, 32)
-        arguments = {"num_inference_steps": num_steps, "output_type": "latent"}
-        return pipeline(prompt=list(PROMPTS), latents=model.pack(noise), **arguments, **extra).images
+        sampler = Sampler(model, num_steps, model.no_guidance_scale, name)
+        return torch.cat([sampler._latents(KEYS[i : i + 1], PROMPTS[i : i + 1], noise[i : i + 1]) for i in range(2)])
 
     end = latents(300)
     for name in model.schedulers.keys() - STOCHASTIC:
@@ -131,9 +141,7 @@ def test_the_published_recipes_are_what_their_names_stand_for():
     for family, scheduler in published:
         model = tiny_adapter(family)
         model.pipeline.scheduler = scheduler
-        theirs = by_hand(
-            model.pipeline, noise_for(model), num_inference_steps=6, guidance_scale=5.0, height=32, width=32
-        )
+        theirs = by_hand(model, noise_for(model), num_inference_steps=6, guidance_scale=5.0)
         model = tiny_adapter(family)
         name = type(scheduler).__name__.removesuffix("Scheduler")
         assert np.array_equal(levels(Sampler(model, 6, 5.0, scheduler=name)(KEYS, PROMPTS, noise_for(model))), theirs)
@@ -152,10 +160,8 @@ def test_a_negative_prompt_is_that_of_the_pipeline(family: str):
     model = tiny_adapter(family)
     noise = noise_for(model)
     ours = levels(Sampler(model, 3, 4.0, negative_prompt="dull")(KEYS, PROMPTS, noise))
-    scale = SCALE.get(family, "guidance_scale")
-    arguments = {"num_inference_steps": 3, scale: 4.0, "height": 32, "width": 32, **TINY[family].settings}
-    theirs = by_hand(model.pipeline, model.pack(noise), negative_prompt=["dull"] * 2, **arguments)
-    assert np.array_equal(ours, theirs)
+    arguments = {"num_inference_steps": 3, **ARGUMENTS.get(family, {"guidance_scale": 4.0, **TINY[family].settings})}
+    assert are_same(model, ours, by_hand(model, noise, negative_prompt=["dull"] * 2, **arguments))
     assert not np.array_equal(ours, levels(Sampler(model, 3, 4.0)(KEYS, PROMPTS, noise)))
 
 
@@ -170,12 +176,10 @@ def test_sdxl_guided_away_from_an_empty_text_is_not_guided_away_from_nothing():
 def test_flux_has_true_guidance_beside_its_own_only_where_that_is_asked_for():
     model = tiny_adapter("flux")
     noise = noise_for(model)
-    arguments = {"num_inference_steps": 3, "guidance_scale": 3.5, "height": 32, "width": 32, "max_sequence_length": 32}
+    arguments = {"num_inference_steps": 3, "guidance_scale": 3.5, "max_sequence_length": 32}
     for negative in ("dull", None):
         ours = Sampler(model, 3, 3.5, negative_prompt=negative, true_cfg_scale=4.0)(KEYS, PROMPTS, noise)
-        theirs = by_hand(
-            model.pipeline, model.pack(noise), true_cfg_scale=4.0, negative_prompt=[negative or ""] * 2, **arguments
-        )
+        theirs = by_hand(model, noise, true_cfg_scale=4.0, negative_prompt=[negative or ""] * 2, **arguments)
         assert np.array_equal(levels(ours), theirs)
     with pytest.raises(UserError, match="negative_prompt has no effect on guidance that is an input"):
         Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
@@ -185,8 +189,8 @@ def test_a_network_without_guidance_input_is_guided_by_either_scale():
     model = tiny_adapter("flux", guidance_embeds=False)
     noise = noise_for(model)
     ours = Sampler(model, 3, 3.5, negative_prompt="dull")(KEYS, PROMPTS, noise)
-    arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "max_sequence_length": 32}
-    theirs = by_hand(model.pipeline, model.pack(noise), true_cfg_scale=3.5, negative_prompt=["dull"] * 2, **arguments)
+    arguments = {"num_inference_steps": 3, "max_sequence_length": 32}
+    theirs = by_hand(model, noise, true_cfg_scale=3.5, negative_prompt=["dull"] * 2, **arguments)
     assert np.array_equal(levels(ours), theirs)
     ours = Sampler(model, 3, 1.0, negative_prompt="dull", true_cfg_scale=3.5)(KEYS, PROMPTS, noise)
     assert np.array_equal(levels(ours), theirs)
@@ -201,22 +205,15 @@ def test_a_network_without_guidance_input_is_guided_by_either_scale():
 @pytest.mark.parametrize("family", EVERY)
 def test_another_size_is_that_of_a_model_of_that_size(family: str):
     model = tiny_adapter(family)
-    sampler = Sampler(model, 3, 3.0, resolution=48)
-    noise = noise_for(model, 48)
+    size = RESOLUTION + max(16, model.side_multiple)
+    sampler = Sampler(model, 3, 3.0, resolution=size)
+    noise = noise_for(model, size)
     assert sampler.latent_shape == noise.shape[1:]
     pictures = sampler(KEYS, PROMPTS, noise)
-    assert pictures[0].size == (48, 48)
+    assert pictures[0].size == (size, size)
     assert model.resolution == RESOLUTION
-    theirs = by_hand(
-        model.pipeline,
-        model.pack(noise),
-        num_inference_steps=3,
-        **model.size_arguments(48, 48),
-        **model.generation_arguments(2, 3.0),
-    )
-    # FLUX.2-klein ends with codes of the VAE, which become latents and codes again before they are decoded
-    tolerance = 1 if family == "flux2_klein" else 0
-    assert abs(levels(pictures).astype(int) - theirs).max() <= tolerance
+    theirs = by_hand(model, noise, num_inference_steps=3, **model.generation_arguments(2, 3.0))
+    assert are_same(model, levels(pictures), theirs)
 
 
 def test_a_size_that_does_not_fit_is_refused():

@@ -48,6 +48,23 @@ def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAda
     return instantiate(node, _partial_=True)(pipeline)
 
 
+class NoProcessor:
+    """What a pipeline without a processor has in its place, where it counts the tokens of its own text at once."""
+
+    @property
+    def tokenizer(self) -> "NoProcessor":
+        """The same."""
+        return self
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        """Return one text without any token."""
+        return [[]]
+
+    def encode(self, text: str) -> list[int]:
+        """Return one token, whatever the text."""
+        return [0]
+
+
 def build_pipeline(architecture: dict[str, Any], dtype: torch.dtype, device: torch.device | str) -> Any:
     """Return the diffusers pipeline of an architecture, without tokenizers."""
     import diffusers
@@ -55,7 +72,11 @@ def build_pipeline(architecture: dict[str, Any], dtype: torch.dtype, device: tor
     parts = {name: _part(dict(config), dtype, device) for name, config in architecture["parts"].items()}
     pipeline_class = getattr(diffusers, architecture["pipeline"])
     arguments = inspect.signature(pipeline_class).parameters.values()
-    absent = {one.name: None for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts}
+    absent: dict[str, Any] = {
+        one.name: None for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts
+    }
+    if "processor" in absent:
+        absent["processor"] = NoProcessor()
     without_filter = {"requires_safety_checker": False} if "safety_checker" in absent else {}
     return pipeline_class(**parts, **absent, **without_filter)
 
