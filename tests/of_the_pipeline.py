@@ -40,10 +40,7 @@ def _called(model: ModelAdapter, prompts: list[str], noise: Tensor, **arguments:
     made = []
     for rows in (slice(start, start + size) for start in range(0, len(prompts), size)):
         of_rows = {key: value[rows] if isinstance(value, list) else value for key, value in arguments.items()}
-        call = {
-            "prompt": list(prompts[rows]),
-            "latents": model.pack(noise[rows]),
-            **model.size_arguments(height, width),
-        }
+        call = {"prompt": list(prompts[rows]), "latents": model.pack(noise[rows])}
+        call |= model.size_arguments(height, width)
         made.append(model.pipeline(**call, **of_rows, return_dict=False)[0])
     return made
