@@ -4,6 +4,7 @@ from typing import Any, overload
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from alignbench.diffusion.noise_levels import NoiseLevels
@@ -62,6 +63,27 @@ def check_flow_euler(scheduler: Any) -> Any:
                 "to false in their scheduler_config.json"
             )
     return scheduler
+
+
+def as_flow_euler(scheduler: Any) -> Any:
+    """Return Euler's steps on the flow of whatever sampler a checkpoint came with, under the same shift.
+
+    Args:
+        scheduler: FlowMatchEulerDiscreteScheduler, which stays as it is, or a multistep solver set to flow matching.
+
+    Raises:
+        UserError: if it is set to another noise process, or as `check_flow_euler` says.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return check_flow_euler(scheduler)
+    config, name = scheduler.config, type(scheduler).__name__
+    if not config.get("use_flow_sigmas") or config.prediction_type != "flow_prediction":
+        raise UserError(
+            f"the weights come with a {name} that has use_flow_sigmas={config.get('use_flow_sigmas')} and "
+            f"prediction_type={config.prediction_type}, which is no flow matching; expected true and flow_prediction "
+            "in their scheduler_config.json"
+        )
+    return FlowMatchEulerDiscreteScheduler.from_config(config, shift=config.flow_shift)
 
 
 def flow_levels(scheduler: Any) -> NoiseLevels:

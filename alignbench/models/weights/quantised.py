@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 BITS = (8, 4)
+IN_BLOCKS = r"(^|_)blocks?\.|^(layers|\w+_refiner)\."  # names of what is inside of a network's blocks
 BLOCK = 64  # consecutive weights that share a scale
 CHUNK = 2**22 // BLOCK  # blocks unpacked at once: what lies between is small beside a layer, and stays in fast memory
 
@@ -37,7 +38,7 @@ def quantise_blocks(network: nn.Module, bits: int, device: torch.device | str | 
     for name, parent in list(network.named_modules()):
         for child, layer in list(parent.named_children()):
             path = f"{name}.{child}"
-            if type(layer) is nn.Linear and re.search(r"(^|_)blocks?\.", path) and "lora_" not in path:
+            if type(layer) is nn.Linear and re.search(IN_BLOCKS, path) and "lora_" not in path:
                 setattr(parent, child, QuantisedLinear(layer, bits, device))
 
 
