@@ -109,7 +109,9 @@ class Conditioning(Batch):
     @property
     def text_rows(self) -> list[Tensor]:
         """The features of each prompt without padding, [tokens, width] each."""
-        return [row[mask] for row, mask in zip(self.prompt_embeds, self.known_mask, strict=True)]
+        if self.text_mask is None:
+            return list(self.prompt_embeds)
+        return [row[mask] for row, mask in zip(self.prompt_embeds, self.text_mask, strict=True)]
 
     def _padded(self, num_tokens: int) -> Self:
         missing = num_tokens - self.prompt_embeds.shape[1]

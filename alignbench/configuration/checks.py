@@ -143,7 +143,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     if cfg.sampling.scheduler is not None:
         check_scheduler(cfg.sampling.scheduler, family.schedulers, cfg.model.name)
     distilled = cfg.model.adapter.get("train_guidance_scale") is not None
-    check_guidance(cfg.model.name, distilled, values["sampling"])
+    check_guidance(cfg.model.name, family, distilled, values["sampling"])
     if cfg.sampling.control is not None:
         check_family(family, cfg.model.name, cfg.sampling.scheduler)
         build(cfg.sampling.control).check(family, prompts)

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.models.adapter import ModelAdapter
+from alignbench.data.source import kind_of
 
 NO_GUIDANCE = 1.0
 
@@ -27,11 +27,14 @@ def follow_distilled_weights(cfg: DictConfig) -> list[str]:
         part_config(model.pretrained_model_name_or_path, part, model.revision, model.config)
         for part in (family.denoiser_name, "scheduler")
     )
-    lines = (_drop_missing_guidance(cfg, family, denoiser), _take_few_steps(cfg, family, denoiser, scheduler))
+    lines = [_drop_missing_guidance(cfg, family, denoiser)]
+    if family.takes_few_steps(denoiser, scheduler):
+        lines += [_take_few(cfg, "steps", "num_inference_steps"), _take_few(cfg, "guidance", "guidance_scale")]
+        lines.append(_of_many_steps(cfg))
     return [line for line in lines if line is not None]
 
 
-def _drop_missing_guidance(cfg: DictConfig, family: type[ModelAdapter], denoiser: Mapping[str, Any]) -> str | None:
+def _drop_missing_guidance(cfg: DictConfig, family: Any, denoiser: Mapping[str, Any]) -> str | None:
     """Set `sampling.guidance_scale` to no guidance if the network of the weights has no input for it.
 
     The scale of the model's file is meant for that input. As the weight of classifier-free guidance it would be another
@@ -46,18 +49,30 @@ def _drop_missing_guidance(cfg: DictConfig, family: type[ModelAdapter], denoiser
     )
 
 
-def _take_few_steps(
-    cfg: DictConfig, family: type[ModelAdapter], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
-) -> str | None:
-    """Set `model.num_inference_steps` to `model.steps.few` for weights of few steps, unless another number was typed.
+def _take_few(cfg: DictConfig, name: str, key: str) -> str | None:
+    """Set a value of the model's file to that for weights of few steps, if there is one and no other was typed.
 
-    A number that was typed stands in the place of the interpolation that refers to the model's file.
+    A value that was typed stands in the place of the interpolation that refers to the model's file.
+
+    Args:
+        name: of the group that has both values, such as `steps`.
+        key: of the value under `sampling` and `model`.
     """
-    typed = [node for node in (cfg.sampling, cfg.model) if not OmegaConf.is_interpolation(node, "num_inference_steps")]
-    if typed or "steps" not in cfg.model or not family.takes_few_steps(denoiser, scheduler):
+    typed = [node for node in (cfg.sampling, cfg.model) if not OmegaConf.is_interpolation(node, key)]
+    if typed or name not in cfg.model:
         return None
-    cfg.model.num_inference_steps = cfg.model.steps.few
+    cfg.model[key] = cfg.model[name].few
     return (
-        f"steps       {cfg.model.steps.few}: weights of this kind were distilled for few steps; "
-        "sampling.num_inference_steps=NUMBER takes others"
+        f"{name:<12}{cfg.model[name].few}: weights of this kind were distilled for few steps; "
+        f"sampling.{key}=NUMBER takes {'others' if name == 'steps' else 'another'}"
+    )
+
+
+def _of_many_steps(cfg: DictConfig) -> str | None:
+    """Return a warning if a loss on given images trains weights that were distilled for few steps."""
+    if "train" not in cfg.stages or kind_of(get_class(cfg.method._target_).batch_type) == "prompts":
+        return None
+    return (
+        f"warning     method={cfg.method.name} trains on noise levels that weights of few steps were not distilled for; "
+        "images may blur. Train the model that they were distilled from"
     )

@@ -97,9 +97,8 @@ class Sampler:
                 prompt=list(prompts),
                 latents=model.pack(noise).to(model.device, model.sampling_dtype),
                 num_inference_steps=self.num_inference_steps,
-                height=self.resolution,
-                width=self.resolution,
                 output_type="latent",  # decoded below: pipelines cannot use a float32 VAE with a 16-bit network
+                **model.size_arguments(self.resolution, self.resolution),
                 **model.generation_arguments(len(prompts), *self.guidance),
                 **self.inputs(keys) | ({} if generators is None else {"generator": generators}),
                 return_dict=False,

@@ -52,6 +52,8 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     denoiser_name: ClassVar[DenoiserName]
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
+    no_guidance_scale: ClassVar[float] = 1.0  # the largest scale that is no guidance, in the family's own sense
+    takes_negative_prompt: ClassVar[bool] = True  # whether its pipeline guides away from a prompt that is given
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
     schedulers: ClassVar[Mapping[str, Mapping[str, Any]]] = DIFFUSION  # that may generate in place of the model's own
     published_schedulers: ClassVar[frozenset[str]] = OF_DIFFUSION  # that weights of the family may come with
@@ -271,6 +273,10 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         if negative_prompt is not None:
             arguments["negative_prompt"] = [negative_prompt] * num_prompts
         return arguments
+
+    def size_arguments(self, height: int, width: int) -> dict[str, Any]:
+        """Return the arguments of the family's pipeline call by which images have so many pixels."""
+        return {"height": height, "width": width}
 
     @property
     def sampling_dtype(self) -> torch.dtype:

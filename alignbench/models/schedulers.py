@@ -38,6 +38,8 @@ FLOW: Mapping[str, Mapping[str, Any]] = {
     "DPMSolverMultistep": _FLOW_SIGMAS,
     "UniPCMultistep": _FLOW_SIGMAS,
 }
+# for pipelines that give their scheduler the levels whatever it is, which the others do not take
+FLOW_EULER: Mapping[str, Mapping[str, Any]] = {"FlowMatchEulerDiscrete": {}}
 
 STOCHASTIC = {"EulerAncestralDiscrete", "LCM", "TCD"}
 
@@ -124,7 +126,7 @@ def check_scheduler(name: str, known: Mapping[str, Mapping[str, Any]], model: st
     """Refuse a scheduler that does not fit a family.
 
     Args:
-        known: `DIFFUSION` or `FLOW`.
+        known: `DIFFUSION`, `FLOW` or `FLOW_EULER`.
         model: the model's name, for the sentence.
 
     Raises:

@@ -46,6 +46,6 @@ def test_euler_itself_stays_as_it_is():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_solver_of_another_noise_process_is_refused(solver, change):
     settings = SETTINGS | change
-    told = rf"{solver.__name__} that has use_flow_sigmas={settings['use_flow_sigmas']} and prediction_type={settings['prediction_type']}"
-    with pytest.raises(UserError, match=re.escape(told)):
+    values = f"use_flow_sigmas={settings['use_flow_sigmas']} and prediction_type={settings['prediction_type']}"
+    with pytest.raises(UserError, match=re.escape(f"{solver.__name__} that has {values}")):
         as_flow_euler(solver(**settings))

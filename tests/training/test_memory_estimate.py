@@ -52,7 +52,20 @@ def sizes(*overrides, model=None):
 
 @pytest.mark.parametrize(
     ("name", "num_parameters"),
-    [("flux", 11_901_408_320), ("sdxl", 2_567_463_684), ("sd15", 859_520_964), ("sd3", 2_243_171_520)],
+    [
+        ("flux", 11_901_408_320),
+        ("sdxl", 2_567_463_684),
+        ("sd15", 859_520_964),
+        ("sd3", 2_243_171_520),
+        ("sd21", 865_910_724),
+        ("sd35_large", 8_056_627_520),
+        ("flux_schnell", 11_891_178_560),
+        ("z_image", 6_154_908_736),
+        ("qwen_image", 20_430_401_088),
+        ("flux2_klein", 3_875_544_576),
+        ("flux2_klein_9b", 9_078_581_248),
+        ("flux2", 32_223_281_152),
+    ],
 )
 def test_the_published_architectures_have_as_many_weights_as_the_published_models(name, num_parameters):
     cfg = composed([f"model={name}", "data=shapes", "method=sft"])
@@ -66,11 +79,16 @@ def test_the_published_architectures_have_as_many_weights_as_the_published_model
 def test_blank_conditioning_has_the_shapes_of_encoded_prompts(family):
     model = tiny_adapter(family)
     blank, real = model.blank_conditioning(2), model.encode_prompts(["a circle", "a square"])
-    for name in ("prompt_embeds", "pooled_prompt_embeds", "time_ids"):
+    for name in ("pooled_prompt_embeds", "time_ids"):
         parts = getattr(blank, name), getattr(real, name)
         assert [None if part is None else part.shape for part in parts[:1]] == [
             None if part is None else part.shape for part in parts[1:]
         ]
+    (rows, tokens, width), (num, most, size) = real.prompt_embeds.shape, blank.prompt_embeds.shape
+    assert (rows, width) == (num, size)
+    assert tokens <= most
+    longest = model.encode_prompts(["a word " * 1000]).prompt_embeds
+    assert longest.shape[1] == most
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])

@@ -50,8 +50,8 @@ class Encoder:
     ) -> None:
         if posterior == "sample" and not model.has_posterior:
             raise UserError(
-                f"data.posterior=sample draws from the posterior of the VAE, and that of a {model.pipeline_class} has none; "
-                "set data.posterior=mode"
+                "data.posterior=sample draws from the posterior of the VAE, and that of a "
+                f"{model.pipeline_class} has none; set data.posterior=mode"
             )
         self.model = model
         self.posterior = posterior

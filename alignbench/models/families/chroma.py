@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.latents import from_tokens, to_tokens
+from alignbench.models.schedulers import FLOW_EULER
 from alignbench.settings.section import Count
 
 ADDED_MASK = (
@@ -35,6 +36,7 @@ class Chroma(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
+    schedulers = FLOW_EULER
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
         "vae": ("first_stage_model.", "vae."),

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from alignbench.batch import Conditioning
-from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.latents import from_tokens, to_tokens
 from alignbench.settings.section import Count
@@ -34,6 +33,7 @@ class Flux2(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     takes_reward_vae = False
+    takes_negative_prompt = False
     no_controlnet = "its ControlNets are not read here"
     single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
 
@@ -159,9 +159,8 @@ class Flux2(FlowAdapter):
         true_cfg_scale: float | None = None,
     ) -> dict[str, Any]:
         """Guide by the network's input or away from the empty prompt: the family's pipelines take no other."""
-        if negative_prompt is not None:
-            raise UserError(f"sampling.negative_prompt is not taken by a {self.pipeline_class}; leave it out")
-        return super().generation_arguments(num_prompts, guidance_scale, None, true_cfg_scale) | self.text_arguments
+        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
+        return arguments | self.text_arguments
 
     def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
         """Return the tokens that the pipeline ends with as latents of this height and width."""

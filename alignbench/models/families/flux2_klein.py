@@ -26,11 +26,6 @@ class Flux2Klein(Flux2):
         """Return the scale; distilled weights are guided whatever it is, and the pipeline does not add to that."""
         return 1.0 if self.pipeline.config.is_distilled else guidance_scale
 
-    @property
-    def remarks(self) -> list[str]:
-        distilled = "weights      distilled for 4 steps without guidance; offline losses assume the base's many steps"
-        return super().remarks + ([distilled] if self.pipeline.config.is_distilled else [])
-
     def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
         """Return the codes that the pipeline ends with as latents."""
         return self.normalise(packed)

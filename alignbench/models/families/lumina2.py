@@ -9,6 +9,7 @@ from torch.linalg import vector_norm
 
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
+from alignbench.models.schedulers import FLOW_EULER
 from alignbench.settings.section import Count
 
 PROMPT_BEGINS = " <Prompt Start> "  # between the pipeline's system prompt and a prompt
@@ -25,6 +26,7 @@ class Lumina2(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
+    schedulers = FLOW_EULER
 
     def __init__(self, *args: Any, max_sequence_length: Count = 256, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

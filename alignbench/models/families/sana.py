@@ -125,6 +125,10 @@ class Sana(FlowAdapter):
         negative_prompt: str | None = None,
         true_cfg_scale: float | None = None,
     ) -> dict[str, Any]:
-        """Guide away from the empty prompt or the one that is given, at the very size that is asked for."""
+        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
         arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length, "use_resolution_binning": False}
+        return arguments | {"max_sequence_length": self.max_sequence_length}
+
+    def size_arguments(self, height: int, width: int) -> dict[str, Any]:
+        """Return the size that is asked for, which the pipeline would round to one of a list."""
+        return super().size_arguments(height, width) | {"use_resolution_binning": False}

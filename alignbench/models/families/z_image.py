@@ -25,6 +25,7 @@ class ZImage(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
+    no_guidance_scale = 0.0
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.x_embedder.", "x_embedder."),
         "vae": ("first_stage_model.", "vae."),

@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0: a system prompt before each prompt but the empty one, rescaled guidance, time from noise to images."""
+"""Lumina-Image 2.0: a system prompt before each prompt but the empty one, rescaled guidance, reversed time."""
 
 from dataclasses import replace
 

@@ -101,7 +101,7 @@ def test_codes_are_scaled_and_have_no_spread(model):
 def test_draws_from_a_posterior_are_refused(model):
     Encoder(model, "mode")
     with pytest.raises(
-        UserError, match="data.posterior=sample draws from the posterior of the VAE.* SanaPipeline has none"
+        UserError, match=r"data.posterior=sample draws from the posterior of the VAE.* SanaPipeline has none"
     ):
         Encoder(model, "sample")
 
