@@ -12,7 +12,7 @@ leaves the grid; branches are named, never inferred from the number of accumulat
 one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -24,7 +24,7 @@ from alignbench.context import Context
 from alignbench.diffusion.flow_matching import shifted_levels
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.evaluator import Reward
-from alignbench.method import Loss, Method
+from alignbench.method import Loss, Method, TrainedCalls
 from alignbench.models.adapter import ModelAdapter
 from alignbench.settings.section import Count, NotNegative, Positive
 from methods.recovery import GainPolicy, RecoveryWindow, output_coefficient, recover
@@ -141,6 +141,11 @@ class SRPO(Method[RecoveryBatch]):
             for value in values:
                 if value not in available:
                     raise ValueError(f"method.{key}={value} is unknown; available: {', '.join(available)}")
+
+    @classmethod
+    def trained_calls(cls, settings: Mapping[str, Any], model: ModelAdapter) -> TrainedCalls:
+        guided = model.is_guided(settings["train_guidance_scale"])
+        return TrainedCalls(rows=2 if guided and not settings["detach_unconditional"] else 1)
 
     def rollout(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> Iterable[list[RecoveryBatch]]:
         chunks = batch.split(context.micro_batch_size)

@@ -3,14 +3,10 @@ import sys
 import pytest
 from hydra._internal.utils import get_args_parser
 
-import alignbench
-from alignbench import cli
 from alignbench.cli import _rewrite_words, _time_left
 from alignbench.errors import UserError
 from alignbench.terminal import endings
 from alignbench.terminal.endings import stop
-from tests.program import SMALL_RUN
-from tests.program import alignbench as program
 
 
 def test_the_time_left_of_a_sweep_follows_its_last_jobs():
@@ -51,18 +47,3 @@ def test_a_command_without_a_sum_is_left_as_it_was_typed(monkeypatch):
     monkeypatch.setattr(sys, "argv", list(words))
     _rewrite_words(get_args_parser().parse_args())
     assert sys.argv == words
-
-
-def test_the_version_is_that_of_the_package(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["alignbench", "--version"])
-    cli.main()
-    assert capsys.readouterr().out == f"alignbench {alignbench.__version__}\n"
-
-
-def test_a_sweep_ends_with_a_table_of_all_its_methods(tmp_path):
-    (tmp_path / "leaderboard.csv").write_text("")
-    told = program("-m", "method=sft,mapo", "model=sd15_mini", *SMALL_RUN, f"results={tmp_path}").stdout
-    assert told.startswith("alignbench 0")
-    last = told[told.rindex("wins over base in %") :]
-    assert last.splitlines()[2].split() == ["evaluator", "mapo", "sft"]
-    assert str(tmp_path / "index.html") in last

@@ -73,6 +73,6 @@ def _of_many_steps(cfg: DictConfig) -> str | None:
     if "train" not in cfg.stages or kind_of(get_class(cfg.method._target_).batch_type) == "prompts":
         return None
     return (
-        f"warning     method={cfg.method.name} trains on noise levels that weights of few steps were not distilled for; "
-        "images may blur. Train the model that they were distilled from"
+        f"warning     method={cfg.method.name} trains on noise levels that weights of few steps were not distilled "
+        "for; images may blur. Train the model that they were distilled from"
     )

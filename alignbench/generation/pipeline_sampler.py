@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -12,19 +12,24 @@ from torch import Tensor
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
+Prediction = TypeVar("Prediction", Tensor, list[Tensor])
 
-def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tensor:
+
+def extrapolated(reference: Prediction, prediction: Prediction, strength: float) -> Prediction:
     """Return reference + strength * (prediction - reference), computed in float32 at least, in the dtype of both.
 
-    With classifier-free guidance the two calls of a step can each be extrapolated before they are combined: guidance is
-    linear, so that equals guiding policy and start first, each by its own two calls, and extrapolating then.
+    With classifier-free guidance the two calls of a step are each extrapolated before they are combined. Where guidance
+    is linear, that equals guiding policy and start first, each by its own two calls, and extrapolating then.
 
     Args:
-        reference, prediction: of the start and of the policy, for the same noisy latents, timestep and prompt.
+        reference, prediction: of the start and of the policy, for the same noisy latents, timestep and prompt; of some
+            networks a list of rows.
         strength: >= 0; 0 gives the reference bit for bit.
 
     Source: Reinforcement Learning Guidance (arXiv 2508.21016).
     """
+    if isinstance(prediction, list):
+        return [extrapolated(*rows, strength) for rows in zip(reference, prediction, strict=True)]
     wide = torch.promote_types(prediction.dtype, torch.float32)
     start = reference.to(wide)
     return (start + strength * (prediction.to(wide) - start)).to(prediction.dtype)

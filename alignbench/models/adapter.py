@@ -158,7 +158,9 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, CutPrompts]:
         """Return how prompts are cut, by the kind of the tokenizers that cut any."""
-        return count_cut(prompts, [(getattr(self.pipeline, name), limit) for name, limit in self.prompt_limits.items()])
+        found = [(getattr(self.pipeline, name), limit) for name, limit in self.prompt_limits.items()]
+        # a processor, which reads images too, has a tokenizer inside
+        return count_cut(prompts, [(getattr(part, "tokenizer", part), limit) for part, limit in found])
 
     @property
     def text_settings(self) -> dict[str, int]:

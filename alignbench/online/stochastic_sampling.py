@@ -4,10 +4,10 @@ Policy and reference are asked again at the latents before such a step. What the
 the latents after it is what the methods compare.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from alignbench.diffusion.flow_matching import shifted_levels
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.samplers import LogProbScale, Reduction, Transition, TransitionKernel, log_prob
 from alignbench.diffusion.schedule import Level
+from alignbench.method import TrainedCalls
 from alignbench.models.adapter import ModelAdapter
 from alignbench.online.online_method import RolloutMethod
 from alignbench.online.step_window import StepWindow
@@ -70,6 +71,11 @@ class StochasticSampling(RolloutMethod[StateT]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.window.check(self.num_rollout_steps)
+
+    @classmethod
+    def trained_calls(cls, settings: Mapping[str, Any], model: ModelAdapter) -> TrainedCalls:
+        guided = model.is_guided(settings["rollout_guidance_scale"])
+        return TrainedCalls(rows=2 if guided and not settings["detach_unconditional"] else 1)
 
     # ---- the steps of a sampling
 

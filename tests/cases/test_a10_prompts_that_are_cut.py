@@ -3,19 +3,24 @@
 import json
 
 import pytest
+import torch
 
 from alignbench.models.find_families import FAMILIES
 from alignbench.models.prompt_length import CutPrompts
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
 from alignbench.store.manifest import Manifest
+from tests.families import marked
 from tests.program import alignbench, manifests
 
 LONG = " ".join(["word"] * 300)
 SHORT = "a red circle"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+OF_CLIP = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+
+
+@pytest.mark.parametrize("family", OF_CLIP)
 def test_every_family_counts_what_each_kind_of_its_text_encoders_does_not_read(family):
     model = tiny_adapter(family)
     assert not model.cut_prompts([SHORT, ""])
@@ -28,7 +33,23 @@ def test_every_family_counts_what_each_kind_of_its_text_encoders_does_not_read(f
         assert one.longest > 300
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked(sorted(FAMILIES.keys() - {*OF_CLIP})))
+def test_what_a_template_adds_leaves_less_for_a_prompt(family):
+    """The last letter of the longest prompt that is not cut is read: two prompts that differ there are told apart."""
+    model = tiny_adapter(family)
+    (limit,) = model.prompt_limits.values()
+    longest = next(n for n in range(limit, 0, -1) if not model.cut_prompts(["x" * n]))
+
+    def differ(length):
+        first, second = (model.encode_prompts(["x" * (length - 1) + letter]).prompt_embeds for letter in "ab")
+        return not torch.equal(first, second)
+
+    assert differ(longest)
+    assert longest > 20
+    assert model.cut_prompts(["x" * (longest + 1)])
+
+
+@pytest.mark.parametrize("family", OF_CLIP)
 def test_a_prompt_that_just_fits_is_not_cut(family):
     model = tiny_adapter(family)
     length = 77 - 2  # without the marks of begin and end

@@ -11,11 +11,11 @@ from alignbench.batch import PromptBatch
 from alignbench.configuration.compose import composed
 from alignbench.context import Context
 from alignbench.generation.pipeline_sampler import Sampler
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
 from alignbench.objectives.inversion import invert
 from alignbench.objectives.inversion_path import InversionSettings
 
+FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux")  # whose pipelines have one sense
 KINDS = {name: (name, {}) for name in FAMILIES} | {"flux_undistilled": ("flux", {"guidance_embeds": False})}
 UNDISTILLED = [kind for kind in KINDS if kind != "flux"]
 PROMPTS = ["a red circle", "a blue square left of a green cross"]

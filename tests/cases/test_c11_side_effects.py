@@ -1,4 +1,4 @@
-"""Whoever reads of a gain reads of the loss that came with it."""
+"""C11: whoever reads of a gain reads of the loss that came with it."""
 
 import io
 

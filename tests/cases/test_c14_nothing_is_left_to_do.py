@@ -1,4 +1,4 @@
-"""A finished command tells again what it told, and loads nothing heavy; whatever has changed makes it look anew."""
+"""C14: a finished command tells again what it told, and loads nothing heavy; what has changed makes it look anew."""
 
 import json
 import shutil

@@ -14,12 +14,12 @@ from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.image_records import read_prompts, read_sampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.work_share import WorkShare
+from tests.families import EVERY
 
 SHAPE = (4, 8, 8)
 
@@ -135,7 +135,7 @@ def test_noise_is_equal_bit_for_bit_whatever_batch_order_or_number_of_processes(
 # ---- images
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_images_agree_within_one_level_whatever_the_batch(tmp_path, family: str):
     model = tiny_adapter(family)
     folders = []

@@ -16,9 +16,9 @@ from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling
 from alignbench.generation.pipeline_sampler import Sampler, extrapolated
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.policy import Policy
 from alignbench.models.tiny_random import tiny_adapter
+from tests.families import EVERY
 from tests.program import alignbench, manifests, rows
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
@@ -55,7 +55,9 @@ def images(model, strength=1.0, **settings):
 
 
 # SDXL is sampled as Stable Diffusion 1.5 is
-EACH_FAMILY = [pytest.param(name, marks=[pytest.mark.matrix] if name.endswith("xl") else []) for name in FAMILIES]
+EACH_FAMILY = [
+    pytest.param(name, marks=pytest.mark.matrix) if name == "stable_diffusion_xl" else name for name in EVERY
+]
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

@@ -197,6 +197,27 @@ def narrow_flux(monkeypatch):
     monkeypatch.setitem(entry, "checkpoint_mapping_fn", names[convert.__name__])
 
 
+def z_image(network):
+    """Return the keys of Z-Image, whose query, key and value are one."""
+    names = {
+        "all_final_layer.2-1.": "final_layer.",
+        "all_x_embedder.2-1.": "x_embedder.",
+        ".attention.to_out.0.": ".attention.out.",
+        ".attention.norm_k.": ".attention.k_norm.",
+        ".attention.norm_q.": ".attention.q_norm.",
+    }
+    state, original = network.state_dict(), {}
+    for key, tensor in state.items():
+        if ".attention.to_q." in key:
+            fused = [state[key.replace("to_q", name)] for name in ("to_q", "to_k", "to_v")]
+            original[key.replace("to_q", "qkv")] = torch.cat(fused)
+        elif ".attention.to_k." not in key and ".attention.to_v." not in key:
+            for new, old in names.items():
+                key = key.replace(new, old)
+            original[key] = tensor
+    return original
+
+
 @pytest.fixture
 def to_original():
     """The original keys of a denoiser or VAE, without the prefix that they have in a file of a whole pipeline."""
@@ -205,5 +226,6 @@ def to_original():
         "AutoencoderKL": vae,
         "SD3Transformer2DModel": sd3,
         "FluxTransformer2DModel": flux,
+        "ZImageTransformer2DModel": z_image,
     }
     return lambda network: {key: t.clone() for key, t in kinds[type(network).__name__](network).items()}

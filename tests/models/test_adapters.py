@@ -27,6 +27,7 @@ from alignbench.models.tiny_random.stable_diffusion_3 import tiny_stable_diffusi
 from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.policy_files import LORA_FILE
+from tests.families import marked
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAMILIES} | {
     "flux_undistilled": ("flux", {"guidance_embeds": False}),
@@ -47,7 +48,7 @@ def make(name: str, **arguments) -> ModelAdapter:
     return tiny_adapter(family, **settings, **arguments)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=marked(KINDS))
 def kind(request) -> str:
     return request.param
 
@@ -59,6 +60,13 @@ def model(kind) -> ModelAdapter:
 
 @pytest.fixture(params=VARIANTS)
 def variant(request) -> ModelAdapter:
+    """Any model, in the first step of CI too: for what finds nearly every mistake."""
+    return make(request.param)
+
+
+@pytest.fixture(params=marked(VARIANTS))
+def spread(request) -> ModelAdapter:
+    """Any model, spread over both steps of CI."""
     return make(request.param)
 
 
@@ -104,7 +112,7 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
     )
     ours = variant.decode_latents(trajectory.latents).permute(0, 2, 3, 1).detach().numpy()
     theirs = variant.pipeline(
-        prompt=PROMPTS,
+        prompt=list(PROMPTS),
         latents=variant.pack(noise),
         num_inference_steps=NUM_STEPS,
         output_type="np",
@@ -114,23 +122,23 @@ def test_sampling_and_decoding_give_the_images_of_the_pipeline(variant, scale):
     assert abs(ours - theirs).max() < 5e-6
 
 
-def test_wide_images_are_those_of_the_pipeline(variant):
+def test_wide_images_are_those_of_the_pipeline(spread):
     """16 x 64 pixels make as many tokens as 32 x 32, so the noise_levels is the same, as a fixed shift has for all."""
-    height, width = max(16, variant.side_multiple), 64
-    shape = variant.latent_shape_at(height, width)
+    height, width = max(16, spread.side_multiple), 64
+    shape = spread.latent_shape_at(height, width)
     noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    conditioning = variant.with_crops(variant.encode_prompts(PROMPTS), [CropBox.uncropped((height, width))] * 3)
-    unconditional = variant.unconditional(4.0, conditioning)
-    ours = variant.sample(noise, conditioning, variant.noise_levels(NUM_STEPS), 4.0, unconditional).latents
-    theirs = variant.pipeline(
-        prompt=PROMPTS,
-        latents=variant.pack(noise),
+    conditioning = spread.with_crops(spread.encode_prompts(PROMPTS), [CropBox.uncropped((height, width))] * 3)
+    unconditional = spread.unconditional(4.0, conditioning)
+    ours = spread.sample(noise, conditioning, spread.noise_levels(NUM_STEPS), 4.0, unconditional).latents
+    theirs = spread.pipeline(
+        prompt=list(PROMPTS),
+        latents=spread.pack(noise),
         num_inference_steps=NUM_STEPS,
         output_type="latent",
-        **variant.size_arguments(height, width),
-        **variant.generation_arguments(len(PROMPTS), 4.0),
+        **spread.size_arguments(height, width),
+        **spread.generation_arguments(len(PROMPTS), 4.0),
     ).images
-    torch.testing.assert_close(ours, variant.unpack(theirs, shape[-2:]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, spread.unpack(theirs, shape[-2:]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -148,18 +156,18 @@ def test_pictures_show_what_sample_computes(model, scale):
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 20])
-def test_the_ladder_is_what_the_pipeline_visits(variant, num_steps):
+def test_the_ladder_is_what_the_pipeline_visits(spread, num_steps):
     visited = []
-    num_steps = max(num_steps, 2 if variant.published.config.get("shift_terminal") else 1)
-    variant.pipeline(
+    num_steps = max(num_steps, 2 if spread.published.config.get("shift_terminal") else 1)
+    spread.pipeline(
         prompt=[""],
         num_inference_steps=num_steps,
         output_type="latent",
-        **variant.size_arguments(RESOLUTION, RESOLUTION),
+        **spread.size_arguments(RESOLUTION, RESOLUTION),
         callback_on_step_end=lambda pipeline, step, timestep, kwargs: visited.append(float(timestep)) or kwargs,
-        **variant.generation_arguments(1, 1.0),
+        **spread.generation_arguments(1, 1.0),
     )
-    noise_levels = variant.noise_levels(num_steps)
+    noise_levels = spread.noise_levels(num_steps)
     assert noise_levels.timesteps.tolist() == visited
     assert len(noise_levels.level) == num_steps + 1
 
@@ -369,7 +377,7 @@ def test_a_batch_equals_its_samples_one_by_one(model):
         torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if "train_guidance_scale" not in tiny.settings])
+@pytest.mark.parametrize("name", marked(n for n, tiny in TINY.items() if "train_guidance_scale" not in tiny.settings))
 def test_classifier_free_guidance_is_the_familys_formula_with_or_without_its_gradient(name):
     model = make(name)
     model.prepare_training("full", rank=0, alpha=0)
@@ -443,12 +451,12 @@ def test_prompts_are_encoded_without_a_gradient_as_the_pipeline_does(model):
     assert not torch.equal(conditioning.prompt_embeds[0], conditioning.prompt_embeds[2])
 
 
-def test_guidance_asks_for_no_features_where_it_needs_none(variant):
-    conditioning = variant.encode_prompts(PROMPTS)
-    for scale in (None, variant.no_guidance_scale, 0):
-        assert variant.unconditional(scale, conditioning) is None
-    without = variant.unconditional(4.0, conditioning)
-    assert (without is None) == (variant.guidance_is_distilled or variant.guidance_weight(4.0) == 1)
+def test_guidance_asks_for_no_features_where_it_needs_none(spread):
+    conditioning = spread.encode_prompts(PROMPTS)
+    for scale in (None, spread.no_guidance_scale, 0):
+        assert spread.unconditional(scale, conditioning) is None
+    without = spread.unconditional(4.0, conditioning)
+    assert (without is None) == (spread.guidance_is_distilled or spread.guidance_weight(4.0) == 1)
     if without is not None:
         assert len(without) == len(conditioning)
         assert not torch.equal(without.prompt_embeds[0], conditioning.prompt_embeds[0])
@@ -669,9 +677,9 @@ def test_a_resolution_that_does_not_fit_is_refused():
         Flux(tiny_flux(), 36, ["to_q"])
 
 
-def test_a_saved_tiny_pipeline_loads_and_computes_the_same(variant, tmp_path):
-    variant.pipeline.save_pretrained(tmp_path)
-    pipeline = load_pipeline(str(tmp_path), variant.pipeline_class)
-    (settings,) = (tiny.settings for tiny in TINY.values() if tiny.adapter is type(variant))
-    loaded = type(variant)(pipeline, RESOLUTION, ["to_q"], **settings)
-    assert torch.equal(predictions(loaded), predictions(variant))
+def test_a_saved_tiny_pipeline_loads_and_computes_the_same(spread, tmp_path):
+    spread.pipeline.save_pretrained(tmp_path)
+    pipeline = load_pipeline(str(tmp_path), spread.pipeline_class)
+    (settings,) = (tiny.settings for tiny in TINY.values() if tiny.adapter is type(spread))
+    loaded = type(spread)(pipeline, RESOLUTION, ["to_q"], **settings)
+    assert torch.equal(predictions(loaded), predictions(spread))

@@ -13,6 +13,7 @@ from alignbench.models.find_families import FAMILIES
 from alignbench.models.reward_vae import load_reward_vae, reward_vae_skeleton
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.training.memory_estimate import estimate
+from tests.families import marked
 
 CPU_COMMAND = ["model=sd15_mini", "method=srpo", "data=shapes"]
 
@@ -36,7 +37,13 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked(name for name, family in FAMILIES.items() if not family.takes_reward_vae))
+def test_latents_that_no_tiny_vae_decodes_are_refused(family, folder):
+    with pytest.raises(UserError, match="is for another model: no tiny VAE of diffusers decodes the latents of a"):
+        load_reward_vae(folder, tiny_adapter(family))
+
+
+@pytest.mark.parametrize("family", marked(name for name, family in FAMILIES.items() if family.takes_reward_vae))
 def test_losses_see_the_pixels_of_the_tiny_vae_on_latents_as_they_are(family, folder):
     """TAESD was trained on latents after scaling and shifting, so neither of the full VAE's may be undone."""
     model = tiny_adapter(family)

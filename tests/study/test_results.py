@@ -7,7 +7,6 @@ import pytest
 
 from alignbench.study.__main__ import main
 from alignbench.study.results import write_results
-from alignbench.votes.ballots import Ballots
 from tests.studies import cast
 
 
@@ -49,22 +48,6 @@ def test_the_program_counts_and_prints(pairs, monkeypatch, capsys):
     ][:2] == [("clip", "1", "7", f"{6 / 7:.9g}"), ("human", "another rater", "3", f"{2 / 3:.9g}")]
     assert read(pairs, "rater_agreement")[0]["equal"] == "0.5"
     assert not (pairs.path / "grades.csv").exists()
-
-
-def test_where_all_raters_are_left_out_the_program_says_so_and_prints_no_empty_rows(world, monkeypatch, capsys):
-    study = world.study("base", "dpo")
-    base, dpo = study.study.runs
-    cast(study, 0, "p0", base, dpo, "left")
-    cast(study, 0, "p0", base, base, "left", check="same", passed=False)
-    ballots = Ballots(study.ballots)
-    ballots.join("a rater who only opened the page")
-    ballots.close()
-    monkeypatch.setattr(sys, "argv", ["study", "results", str(study.path)])
-    main()
-    said = capsys.readouterr().out
-    assert "2 votes of 1 raters" in said
-    assert "no vote counts, as all raters are left out" in said
-    assert "Agreement" not in said
 
 
 def test_votes_are_exported_by_code_and_method_with_those_that_do_not_count(pairs):

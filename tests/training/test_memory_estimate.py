@@ -17,7 +17,6 @@ from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.models.architectures import FOLDER
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.models.weights.skeleton import skeleton
@@ -33,6 +32,7 @@ from alignbench.training.memory_estimate import (
     total,
 )
 from alignbench.training.optimizer_memory import state_bytes
+from tests.families import EVERY
 
 COMMAND = ["model=flux_mini", "data=shapes", "method=dpo"]
 ONE = "train.micro_batch_size=1"
@@ -75,7 +75,7 @@ def test_the_published_architectures_have_as_many_weights_as_the_published_model
     assert all(p.is_meta for part in (*model.frozen_networks, model.denoiser) for p in part.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_blank_conditioning_has_the_shapes_of_encoded_prompts(family):
     model = tiny_adapter(family)
     blank, real = model.blank_conditioning(2), model.encode_prompts(["a circle", "a square"])
@@ -112,7 +112,7 @@ def test_weights_gradients_and_states_are_what_is_really_allocated(optimizer, mo
     assert estimated["optimizer"] == kept(chosen.state_dict())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantised_base_takes_what_is_estimated(family, bits):
     changes = [f"memory=base_{bits}bit", "train.tuning=lora", "method=sft"]
@@ -265,7 +265,7 @@ def measured(call, network, *inputs):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_activations_are_close_to_those_of_a_real_backward_pass(family, checkpointing):
     model = tiny_adapter(family)
     model.prepare_training("full", 0, 0)
@@ -294,6 +294,16 @@ def test_every_step_with_a_gradient_keeps_its_activations_and_guidance_doubles_t
     assert activations(*half_a_batch) == one
     random = activations(*plain, "method.truncation.draw=gaussian", "method.num_rollout_steps=50")
     assert random == one + 22 * (two - one)
+
+
+@pytest.mark.parametrize(("method", "guidance"), [("grpo", "rollout"), ("spo", "rollout"), ("srpo", "train")])
+def test_guidance_with_a_gradient_through_both_calls_counts_twice(method, guidance):
+    def activations(scale, detached, micro_batch_size):
+        changes = [f"method.{guidance}_guidance_scale={scale}", f"method.detach_unconditional={detached}"]
+        changes += [f"method={method}", "model=sd15_mini", f"train.micro_batch_size={micro_batch_size}"]
+        return sizes(*changes, model=on_meta("stable_diffusion"))["activations"]
+
+    assert activations(4, "false", 2) == activations(1, "false", 4) == activations(4, "true", 4)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -3,12 +3,14 @@
 from typing import Any
 
 from alignbench.models.families.flux import Flux
+from alignbench.models.schedulers import FLOW_EULER
 
 
 class FluxKontext(Flux):
     """FLUX.1-Kontext-dev, which has the networks of FLUX.1-dev."""
 
     pipeline_class = "FluxKontextPipeline"
+    schedulers = FLOW_EULER
     controlnet = None
     no_controlnet = "it takes an image itself, and no ControlNet of FLUX.1-dev was made for it"
 

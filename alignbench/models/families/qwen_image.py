@@ -11,6 +11,7 @@ from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.latents import from_tokens, to_tokens
+from alignbench.models.schedulers import FLOW_EULER
 from alignbench.settings.section import Count
 
 NO_PROMPT = " "  # what the network was trained to take for no prompt
@@ -27,6 +28,7 @@ class QwenImage(FrameLatents, FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
+    schedulers = FLOW_EULER
     no_controlnet = "its ControlNets are not read here"
     single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
 

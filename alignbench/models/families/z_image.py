@@ -9,6 +9,7 @@ from torch import Tensor
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.prompt_length import template_tokens
+from alignbench.models.schedulers import FLOW_EULER
 from alignbench.settings.section import Count
 
 
@@ -25,6 +26,7 @@ class ZImage(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
+    schedulers = FLOW_EULER
     no_guidance_scale = 0.0
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.x_embedder.", "x_embedder."),

@@ -47,6 +47,8 @@ def flux2_vae() -> AutoencoderKLFlux2:
         norm_num_groups=4,
         latent_channels=4,
     )
+    assert vae.bn.running_mean is not None
+    assert vae.bn.running_var is not None
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
     return vae
@@ -84,9 +86,8 @@ def tiny_flux2(seed: int = 0) -> Flux2Pipeline:
             "image_size": 28,
             "patch_size": 14,
         }
-        config = Mistral3Config(
-            text_config=text, vision_config=vision, image_token_index=tokenizer.convert_tokens_to_ids("[IMG]")
-        )
+        image: Any = tokenizer.convert_tokens_to_ids("[IMG]")
+        config = Mistral3Config(text_config=text, vision_config=vision, image_token_index=image)
         parts: dict[str, Any] = {
             "transformer": flux2_transformer(guidance_embeds=True),
             "vae": flux2_vae(),

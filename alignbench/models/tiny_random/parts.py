@@ -74,6 +74,7 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
 
 def qwen3_config(tokenizer: Qwen2Tokenizer, num_layers: int) -> Qwen3Config:
     """Return the configuration of a tiny Qwen3."""
+    padding: Any = tokenizer.pad_token_id
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -82,7 +83,7 @@ def qwen3_config(tokenizer: Qwen2Tokenizer, num_layers: int) -> Qwen3Config:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding,
     )
 
 

@@ -7,10 +7,10 @@ import torch
 
 from alignbench.crop import CropSpec
 from alignbench.data.batches.feature_cache import Caches, image_identity, picture_key, prompt_key, text_identity
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.loading import load_pipeline
 from alignbench.models.weights.without_weights import drop
+from tests.families import EVERY
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def image(model, posterior="mode", device=CPU):
     return json.dumps(image_identity(model, posterior, device))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_equal_models_share_a_folder_after_use_and_with_their_networks_left_out(family):
     model, other = tiny_adapter(family), tiny_adapter(family)
     before = text(model), image(model)
@@ -33,7 +33,7 @@ def test_equal_models_share_a_folder_after_use_and_with_their_networks_left_out(
     assert (text(other), image(other)) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_folder_of_weights_is_told_by_its_files_whether_or_not_they_are_loaded(family, tmp_path):
     model = tiny_adapter(family)
     model.pipeline.save_pretrained(tmp_path)
@@ -46,7 +46,7 @@ def test_a_folder_of_weights_is_told_by_its_files_whether_or_not_they_are_loaded
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_one_changed_weight_of_a_text_encoder_or_the_vae_leads_to_another_folder(family):
     for name in tiny_adapter(family).frozen_parts:
         model = tiny_adapter(family)

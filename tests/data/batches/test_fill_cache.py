@@ -19,10 +19,10 @@ from alignbench.data.batches.feature_cache import Caches
 from alignbench.data.batches.fill_cache import RequiredFeatures, prepare, refuse_too_little_space
 from alignbench.data.source import LazyTrainingImage, Pair, PairSource
 from alignbench.errors import UserError
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.without_weights import drop
 from alignbench.work_share import WorkShare
+from tests.families import EVERY
 
 CPU = torch.device("cpu")
 CONTEXT = Context(step=0, seed=3, micro_batch_size=2)
@@ -97,7 +97,7 @@ def small_shards(monkeypatch):
 
 
 @pytest.mark.parametrize("posterior", ["mode", "sample"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_batches_from_the_cache_are_those_without_it_bit_for_bit(tmp_path, family, posterior):
     model, data = tiny_adapter(family), Pairs(posterior)
     expected = tensors(batch(model, data))

@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from alignbench.configuration.build import build, conf_folder
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.train import train
+from tests.families import EVERY
 from tests.processes import FSDP2, together
 from tests.tiny_runs import DiesAt, Interrupted, files_of, log_of, settings
 
@@ -61,7 +61,7 @@ def trained(folder, path, method="dpo", family="flux", step=None, **changes):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_every_family_trains_on_every_kind_of_batch_in_buckets(folder, tmp_path, family, kind):
     start = tiny_adapter(family).denoiser.state_dict()
     weights, met = trained(folder, tmp_path, METHODS[kind], family)

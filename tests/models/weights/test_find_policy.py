@@ -16,6 +16,7 @@ from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import find_policy as policies
 from alignbench.models.weights.find_policy import check_policy, find_policy, policy_label
+from tests.families import EVERY, marked
 
 UNETS = [name for name, family in FAMILIES.items() if family.denoiser_name == "unet"]
 FILE = "diffusion_pytorch_model.safetensors"
@@ -26,8 +27,13 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EVERY)
 def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=marked(name for name, family in FAMILIES.items() if family.single_file_keys))
+def original_family(request) -> str:
     return request.param
 
 
@@ -118,20 +124,29 @@ def test_half_precision_weights_are_widened_and_plain_ones_preferred(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_the_original_layout_is_converted(donor, model, prefix, to_original, tmp_path):
+def test_the_original_layout_is_converted(original_family, prefix, to_original, tmp_path):
+    donor, model = tiny_adapter(original_family, seed=5), tiny_adapter(original_family)
     save_file({prefix + key: t for key, t in to_original(donor.denoiser).items()}, tmp_path / "model.safetensors")
     model.load_policy(tmp_path / "model.safetensors")
     assert_same(model, weights(donor))
 
 
-@pytest.mark.parametrize("original", [False, True])
-def test_what_is_missing_or_left_over_is_named(donor, model, original, to_original, tmp_path):
-    state = to_original(donor.denoiser) if original else weights(donor)
-    ours, theirs = {
+def test_what_is_missing_or_left_over_is_named(donor, model, tmp_path):
+    state = weights(donor)
+    lost = max(state)
+    save_file({key: tensor for key, tensor in state.items() if key != lost}, tmp_path / "a.safetensors")
+    refusal(model, tmp_path / "a.safetensors", f"missing: {lost}")
+    save_file(state | {"extra.weight": torch.zeros(1)}, tmp_path / "b.safetensors")
+    refusal(model, tmp_path / "b.safetensors", "left over: ", "extra.weight")
+
+
+@pytest.mark.parametrize("family", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"])
+def test_what_is_missing_or_left_over_in_the_original_layout_is_named(donor, model, to_original, tmp_path):
+    state = to_original(donor.denoiser)
+    ours, lost = {
         "unet": ("conv_out.weight", "out.2.weight"),
         "transformer": ("proj_out.weight", "final_layer.linear.weight"),
     }[model.denoiser_name]
-    lost = theirs if original else ours
     save_file({key: tensor for key, tensor in state.items() if key != lost}, tmp_path / "a.safetensors")
     # diffusers' converter of UNets goes on without it, so it is missed under its new name
     refusal(model, tmp_path / "a.safetensors", f"missing: {ours if model.denoiser_name == 'unet' else lost}")

@@ -7,10 +7,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights import quantised
 from alignbench.models.weights.quantised import BITS, BLOCK, NF4, QuantisedLinear, pack, quantise_blocks, unpack
+from tests.families import EVERY
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -121,7 +121,7 @@ def test_a_layer_follows_autocast_and_a_change_of_dtype_leaves_its_scales_alone(
     assert layer.to("meta").scales.is_meta
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_linear_layers_of_the_blocks_are_quantised_and_nothing_else(family):
     model = tiny_adapter(family)
     linear = {name for name, layer in model.denoiser.named_modules() if isinstance(layer, nn.Linear)}
@@ -139,7 +139,7 @@ def test_linear_layers_of_the_blocks_are_quantised_and_nothing_else(family):
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.02), (4, 0.3)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_adapters_learn_on_a_base_that_stays_and_is_the_reference(family, bits, bound, tmp_path):
     model = tiny_adapter(family)
     untouched = predictions(model)
@@ -176,7 +176,7 @@ def test_adapters_learn_on_a_base_that_stays_and_is_the_reference(family, bits, 
     assert torch.equal(predictions(fresh), ours)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_gradient_checkpointing_changes_no_gradient_of_adapters(family):
     def gradients(checkpointing):
         torch.manual_seed(0)

@@ -8,9 +8,9 @@ from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, run_folders
 
 
-def printed(world, method, width=100):
+def printed(world, method):
     [folder] = [folder for folder in run_folders(world.root) if folder.manifest.method == method]
-    console = Console(file=io.StringIO(), width=width)
+    console = Console(file=io.StringIO(), width=100)
     print_run(folder, build(world.root), console)
     return console.file.getvalue()
 
@@ -31,20 +31,6 @@ def test_a_finished_run_is_summed_up_within_100_columns(small_table):
         assert expected in text
     assert "…" not in "".join(tables), "nothing is cut"
     assert str(small_table.root / "index.html") in text
-
-
-def test_a_narrow_window_gets_80_columns_without_borders(world):
-    options = {"evaluator": "shapes_oracle_cleanliness", "full_size": 100}
-    world.run("base", [-0.12345, -0.2, -0.3, -0.1], **options)
-    world.run("srpo_paper", [-0.1, -0.15, -0.2, -0.05], trained_on=[options["evaluator"]], **options)
-    world.run("srpo_paper", [1, 2, 3, 4], trained_on=[options["evaluator"]], full_size=100)
-    for width in (80, 60):
-        lines = [line for line in printed(world, "srpo_paper", width).splitlines() if str(world.root) not in line]
-        assert max(map(len, lines)) <= 80
-        assert "│" not in "".join(lines)
-        (row,) = (line for line in lines if line.lstrip().startswith("shapes_oracle_cleanliness"))
-        assert row.split()[:4] == ["shapes_oracle_cleanliness", "↑", "b", "-0.125"]
-        assert "100.0 [" in row
 
 
 def test_the_longest_names_and_figures_fit(world):

@@ -1,4 +1,4 @@
-"""The program from Python: one small run, its result, and the tables of its folder."""
+"""C9: the program from Python: one small run, its result, and the tables of its folder."""
 
 import subprocess
 import sys

@@ -1,14 +1,17 @@
-"""The lines that a run prints and keeps put its trained weights into a pipeline of diffusers."""
+"""C1: the lines that a run prints and keeps put its trained weights into a pipeline of diffusers, whole or adapters."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from alignbench import run
 from alignbench.configuration.compose import composed
+from alignbench.models.weights.policy_files import LORA_FILE
 from alignbench.stages.loading import policy_lines
 from alignbench.store.run_folder import RunFolder
+from tests.pages import README, blocks
 from tests.program import SMALL_RUN
 
 WORDS = ["method=sft", "train.learning_rate=1e-2", "stages=[train]", *SMALL_RUN]
@@ -37,3 +40,14 @@ def test_adapters_on_top_of_another_policy_are_merged_with_it_first(tmp_path):
     cfg = composed(["method=sft", "model=sd15_mini", "train.tuning=lora", f"model.policy={tmp_path}"])
     told = policy_lines(cfg, RunFolder(tmp_path / "run"))
     assert f"python -m alignbench.export {tmp_path / 'run'} --format merged --out FOLDER" in told
+
+
+OF_FLUX = ["model=flux", "model.pretrained_model_name_or_path=BASE", "reward=hpsv2_1", "data=shapes"]
+
+
+@pytest.mark.parametrize("words", [[], OF_FLUX], ids=["the default run", "adapters of FLUX"])
+def test_the_first_page_shows_the_lines_of_both(words):
+    run_folder = RunFolder(Path("RUN"))
+    told = policy_lines(composed(words), run_folder).replace(str(run_folder.policy.absolute()), "RUN/policy")
+    told = told.replace(f', weight_name="{LORA_FILE}"', "")  # diffusers finds it by itself
+    assert f"{told}\n" in blocks(README, "python")

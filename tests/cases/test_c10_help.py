@@ -1,8 +1,14 @@
-import importlib.util
+"""C10: help on two screens, our own version, and completion of the shell for `alignbench`."""
 
+import importlib.util
+import sys
+
+import alignbench
+from alignbench import cli
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.compose import unchecked
-from alignbench.usage import EXAMPLES, GROUPS, PROGRAMS, usage
+from alignbench.usage import EXAMPLES, FLAGS, GROUPS, PROGRAMS, usage
+from tests.program import alignbench as program
 
 BELOW_ANOTHER = {  # read through the choice of another group, or by other programs
     "accelerate", "evaluator", "judge", "online", "preset", "recipe", "trained_as", "train", "train_reward", "world",
@@ -29,3 +35,18 @@ def test_its_examples_are_understood_and_its_programs_exist():
         assert found[1] == ("-m" in words)
     for name in PROGRAMS:
         assert importlib.util.find_spec(f"alignbench.{name}")
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alignbench", "--version"])
+    cli.main()
+    assert capsys.readouterr().out == f"alignbench {alignbench.__version__}\n"
+
+
+def test_the_shell_completes_as_the_help_says(monkeypatch):
+    assert 'eval "$(alignbench -sc install=bash)"' in FLAGS["-sc install=bash"]
+    assert "-F hydra_bash_completion alignbench" in program("-sc", "install=bash").stdout
+    for typed, completed in {"method=srp": ["srpo", "srpo_paper", "srpo_released"], "memory=off": ["offload"]}.items():
+        monkeypatch.setenv("COMP_LINE", f"alignbench {typed}")
+        found = program("-sc", "query=bash").stdout.split()
+        assert found == [f"{typed.partition('=')[0]}={name}" for name in completed]

@@ -1,4 +1,4 @@
-"""What is imported is declared, and what is declared is imported or has a reason beside it in pyproject.toml.
+"""C13: what is imported is declared, and what is declared is imported or has a reason beside it in pyproject.toml.
 
 What a setting asks for is an extra, and says so in a sentence where it is missing.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OURS = {"alignbench", "methods", "evaluators"}
 NOT_WITH_OURS = {"mlflow", "swanlab"}  # no version of them takes all the versions that were tested
 OPTIONAL = {"deepspeed", *NOT_WITH_OURS}

@@ -1,4 +1,8 @@
-"""The start page of the report and what all views share, in a real browser: one page is opened for most tests."""
+"""C5 and C6: the start page of the report and what all views share, in a real browser.
+
+C5: the page begins with what happened, in words and images. C6: narrow windows, paper, and dialogs in the address.
+One page is opened for most tests.
+"""
 
 import re
 from dataclasses import replace

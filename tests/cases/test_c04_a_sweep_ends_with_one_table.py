@@ -1,4 +1,4 @@
-"""The table at the end of a sweep: every method, its letters and stars, and nothing wider than 80 columns."""
+"""C4: a sweep ends with one table: every method, its letters and stars, and nothing wider than 80 columns."""
 
 import io
 
@@ -7,6 +7,7 @@ from rich.console import Console
 from alignbench.report.figures import NOTES
 from alignbench.report.terminal.sweep_table import print_sweep
 from alignbench.report.write import write_report
+from tests.program import SMALL_RUN, alignbench
 
 
 def printed(root):
@@ -37,3 +38,12 @@ def test_stars_are_bold_only_over_training_seeds(world):
     world.run("once", [1] * 40, prompts=prompts, groups=groups)
     write_report(world.root, num_resamples=50)
     assert "100.0(***)" in printed(world.root)
+
+
+def test_a_sweep_ends_with_a_table_of_all_its_methods(tmp_path):
+    (tmp_path / "leaderboard.csv").write_text("")
+    told = alignbench("-m", "method=sft,mapo", "model=sd15_mini", *SMALL_RUN, f"results={tmp_path}").stdout
+    assert told.startswith("alignbench 0")
+    last = told[told.rindex("wins over base in %") :]
+    assert last.splitlines()[2].split() == ["evaluator", "mapo", "sft"]
+    assert str(tmp_path / "index.html") in last
