@@ -44,7 +44,7 @@ class LatentSpace(ABC):
     reward_vae: Any
     resolution: int
     patch_size: ClassVar[int]
-    has_posterior: ClassVar[bool] = True  # whether the VAE has a distribution of codes, not a single code
+    has_posterior: ClassVar[bool] = True  # whether the VAE has a distribution of codes; if not, its deviation is 0
     takes_reward_vae: ClassVar[bool] = True  # whether tiny VAEs of diffusers decode the family's latents
     checkpoints_decoding: bool = False
 
@@ -62,7 +62,7 @@ class LatentSpace(ABC):
             return self.posterior_of(pixels.to(vae.dtype) * 2 - 1)
 
     def posterior_of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation, 0 without a posterior, of the codes of pixels in -1..1, [B, C, h, w]."""
+        """Return mean and standard deviation of what `normalise` takes for pixels in -1..1, [B, C, h, w] each."""
         posterior = self.pipeline.vae.encode(pixels).latent_dist
         return posterior.mean, posterior.std
 

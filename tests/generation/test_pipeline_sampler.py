@@ -153,7 +153,7 @@ def test_a_negative_prompt_is_that_of_the_pipeline(family: str):
     noise = noise_for(model)
     ours = levels(Sampler(model, 3, 4.0, negative_prompt="dull")(KEYS, PROMPTS, noise))
     scale = SCALE.get(family, "guidance_scale")
-    arguments = {"num_inference_steps": 3, scale: 4.0, "height": 32, "width": 32, **TINY[family].settings}
+    arguments = {"num_inference_steps": 3, scale: 4.0, **model.size_arguments(32, 32), **TINY[family].settings}
     theirs = by_hand(model.pipeline, model.pack(noise), negative_prompt=["dull"] * 2, **arguments)
     assert np.array_equal(ours, theirs)
     assert not np.array_equal(ours, levels(Sampler(model, 3, 4.0)(KEYS, PROMPTS, noise)))
@@ -201,17 +201,18 @@ def test_a_network_without_guidance_input_is_guided_by_either_scale():
 @pytest.mark.parametrize("family", EVERY)
 def test_another_size_is_that_of_a_model_of_that_size(family: str):
     model = tiny_adapter(family)
-    sampler = Sampler(model, 3, 3.0, resolution=48)
-    noise = noise_for(model, 48)
+    side = RESOLUTION + max(16, model.side_multiple)
+    sampler = Sampler(model, 3, 3.0, resolution=side)
+    noise = noise_for(model, side)
     assert sampler.latent_shape == noise.shape[1:]
     pictures = sampler(KEYS, PROMPTS, noise)
-    assert pictures[0].size == (48, 48)
+    assert pictures[0].size == (side, side)
     assert model.resolution == RESOLUTION
     theirs = by_hand(
         model.pipeline,
         model.pack(noise),
         num_inference_steps=3,
-        **model.size_arguments(48, 48),
+        **model.size_arguments(side, side),
         **model.generation_arguments(2, 3.0),
     )
     # FLUX.2-klein ends with codes of the VAE, which become latents and codes again before they are decoded

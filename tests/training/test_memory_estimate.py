@@ -65,6 +65,9 @@ def sizes(*overrides, model=None):
         ("flux2_klein", 3_875_544_576),
         ("flux2_klein_9b", 9_078_581_248),
         ("flux2", 32_223_281_152),
+        ("sana", 1_604_462_752),
+        ("lumina2", 2_609_769_152),
+        ("chroma", 8_899_983_424),
     ],
 )
 def test_the_published_architectures_have_as_many_weights_as_the_published_models(name, num_parameters):

@@ -19,8 +19,9 @@ PATCH = 2  # codes along the side of one latent pixel
 class Flux2(FlowAdapter):
     """FLUX.2-dev.
 
-    Latents are 2 x 2 patches of the VAE's codes, normalised by the statistics of its batch norm. Padding of a prompt
-    is part of its features, so that its length is part of the result.
+    Latents are 2 x 2 patches of the VAE's codes, normalised by the statistics of its batch norm. That is done as soon
+    as an image is encoded, so that no VAE is needed once all are. Padding of a prompt is part of its features, so that
+    its length is part of the result.
 
     Args:
         max_sequence_length: tokens that each prompt is padded to, those of the chat template included.
@@ -88,13 +89,22 @@ class Flux2(FlowAdapter):
 
     # ---- latents
 
+    def posterior_of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of normalised patches, [B, 4 C, h, w] each."""
+        mean, std = super().posterior_of(pixels)
+        return self.patches(mean), pixel_unshuffle(std, PATCH) / self._statistics(std)[1]
+
     def normalise(self, codes: Tensor) -> Tensor:
-        """Return the 2 x 2 patches of codes [B, C, 2 h, 2 w] as latents [B, 4 C, h, w]."""
+        """Return patches as they are, which are normalised already."""
+        return codes
+
+    def patches(self, codes: Tensor) -> Tensor:
+        """Return the normalised 2 x 2 patches of codes [B, C, 2 h, 2 w] as latents [B, 4 C, h, w]."""
         mean, std = self._statistics(codes)
         return (pixel_unshuffle(codes, PATCH) - mean) / std
 
     def denormalise(self, latents: Tensor, vae: Any) -> Tensor:
-        """Undo `normalise`."""
+        """Undo `patches`."""
         mean, std = self._statistics(latents)
         return pixel_shuffle(latents * std + mean, PATCH)
 

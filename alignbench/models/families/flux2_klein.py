@@ -28,4 +28,4 @@ class Flux2Klein(Flux2):
 
     def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
         """Return the codes that the pipeline ends with as latents."""
-        return self.normalise(packed)
+        return self.patches(packed)

@@ -50,8 +50,10 @@ class QwenImage(FrameLatents, FlowAdapter):
 
     @property
     def prompt_limits(self) -> dict[str, int]:
-        ends = self.pipeline.prompt_template_encode.rpartition("{}")[2]
-        return {"tokenizer": self.max_sequence_length - len(self.pipeline.tokenizer(ends)["input_ids"])}
+        # the pipeline leaves out the system's text by a number of tokens, which is that of the published tokenizer
+        template = self.pipeline.tokenizer(self.pipeline.prompt_template_encode.format(""))["input_ids"]
+        others = len(template) - self.pipeline.prompt_template_encode_start_idx
+        return {"tokenizer": self.max_sequence_length - others}
 
     @property
     def text_settings(self) -> dict[str, int]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 BITS = (8, 4)
-IN_BLOCKS = r"(^|_)blocks?\.|^(layers|\w+_refiner)\."  # names of what is inside of a network's blocks
+# what networks call their blocks; some transformers have plain layers, and refiners before them
+BLOCKS = re.compile(r"(^|_)blocks?\.|^layers\.|_refiner\.")
 BLOCK = 64  # consecutive weights that share a scale
 CHUNK = 2**22 // BLOCK  # blocks unpacked at once: what lies between is small beside a layer, and stays in fast memory
 
@@ -38,7 +39,7 @@ def quantise_blocks(network: nn.Module, bits: int, device: torch.device | str | 
     for name, parent in list(network.named_modules()):
         for child, layer in list(parent.named_children()):
             path = f"{name}.{child}"
-            if type(layer) is nn.Linear and re.search(IN_BLOCKS, path) and "lora_" not in path:
+            if type(layer) is nn.Linear and BLOCKS.search(path) and "lora_" not in path:
                 setattr(parent, child, QuantisedLinear(layer, bits, device))
 
 

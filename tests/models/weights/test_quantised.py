@@ -1,5 +1,7 @@
 """Layers in 8 and 4 bits: what they hold, what they compute and pass back, and adapters that are trained on them."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -129,8 +131,9 @@ def test_linear_layers_of_the_blocks_are_quantised_and_nothing_else(family):
     layers = dict(model.denoiser.named_modules())
     found = {name.replace(".base_layer", "") for name, one in layers.items() if isinstance(one, QuantisedLinear)}
     left = linear - found
-    assert all("blocks." in name or name.startswith("mid_block.") for name in found)
-    assert not any("blocks." in name or name.startswith("mid_block.") for name in left)
+    blocks = re.compile(r".*blocks\.|mid_block\.|layers\.|noise_refiner\.|context_refiner\.")
+    assert all(blocks.match(name) for name in found)
+    assert not any(blocks.match(name) for name in left)
     assert left  # the time embedding at least
     assert {p.dtype for name, p in model.denoiser.named_parameters() if "lora_" in name} == {torch.float32}
 
