@@ -4,6 +4,7 @@ from typing import Any, overload
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from alignbench.diffusion.noise_levels import NoiseLevels
@@ -74,8 +75,6 @@ def as_flow_euler(scheduler: Any) -> Any:
     Raises:
         UserError: if it is not set so, or `check_flow_euler` refuses it.
     """
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return check_flow_euler(scheduler)
     config = scheduler.config

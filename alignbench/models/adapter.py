@@ -224,7 +224,7 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
                 f"sampler     {own} in place of the {published} that the weights come with, in rollouts and, unless "
                 f"{way} is set, in evaluation"
             )
-        if before not in (None, spacing):
+        if None not in (before, spacing) and before != spacing:
             remarks.append(
                 f"sampler     timestep_spacing={spacing} in place of {before}, as the noise process ends in noise alone"
             )

@@ -44,6 +44,7 @@ class LatentSpace(ABC):
     reward_vae: Any
     resolution: int
     patch_size: ClassVar[int]
+    has_posterior: ClassVar[bool] = True  # whether the VAE has a distribution of codes; if not, its deviation is 0
     takes_reward_vae: ClassVar[bool] = True  # whether tiny VAEs of diffusers decode the family's latents
     checkpoints_decoding: bool = False
 

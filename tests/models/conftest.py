@@ -181,20 +181,33 @@ def flux(network):
     return transformer(network, names, joined, [r"norm_out"])
 
 
+def chroma(network):
+    """Return the keys of a Chroma: those of FLUX.1, but for a network of its own that makes all modulations."""
+    names = {".linear_1.": ".in_layer.", ".linear_2.": ".out_layer."}
+    state = flux(network)
+    for key in [key for key in state if key.startswith("distilled_guidance_layer.")]:
+        new = re.sub(r"norms\.(\d+)\.weight", r"norms.\1.scale", key)
+        for ours, theirs in names.items():
+            new = new.replace(ours, theirs)
+        state[new] = state.pop(key)
+    return state
+
+
 @pytest.fixture(autouse=True)
 def narrow_flux(monkeypatch):
-    """Let diffusers' converter of FLUX.1, which knows the real width alone, read the tiny ones: 32 instead of 3072."""
+    """Let diffusers' converters of FLUX.1's layout, which know the real width alone, read the tiny networks of 32."""
     import inspect
 
     from diffusers.loaders import single_file_model, single_file_utils
 
-    convert = single_file_utils.convert_flux_transformer_checkpoint_to_diffusers
-    source = inspect.getsource(convert)
-    assert "inner_dim = 3072" in source
-    names = dict(vars(single_file_utils))
-    exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)
-    entry = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
-    monkeypatch.setitem(entry, "checkpoint_mapping_fn", names[convert.__name__])
+    for kind in ("Flux", "Chroma"):
+        entry = single_file_model.SINGLE_FILE_LOADABLE_CLASSES[f"{kind}Transformer2DModel"]
+        convert = entry["checkpoint_mapping_fn"]
+        source = inspect.getsource(convert)
+        assert "inner_dim = 3072" in source
+        names = dict(vars(single_file_utils))
+        exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)
+        monkeypatch.setitem(entry, "checkpoint_mapping_fn", names[convert.__name__])
 
 
 def z_image(network):
@@ -226,6 +239,7 @@ def to_original():
         "AutoencoderKL": vae,
         "SD3Transformer2DModel": sd3,
         "FluxTransformer2DModel": flux,
+        "ChromaTransformer2DModel": chroma,
         "ZImageTransformer2DModel": z_image,
     }
     return lambda network: {key: t.clone() for key, t in kinds[type(network).__name__](network).items()}

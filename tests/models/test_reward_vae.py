@@ -44,12 +44,13 @@ def test_latents_that_no_tiny_vae_decodes_are_refused(family, folder):
 
 
 @pytest.mark.parametrize("family", marked(name for name, family in FAMILIES.items() if family.takes_reward_vae))
-def test_losses_see_the_pixels_of_the_tiny_vae_on_latents_as_they_are(family, folder):
+def test_losses_see_the_pixels_of_the_tiny_vae_on_latents_as_they_are(family, tmp_path):
     """TAESD was trained on latents after scaling and shifting, so neither of the full VAE's may be undone."""
     model = tiny_adapter(family)
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
     full = model.decode_latents(latents)
-    model.reward_vae = load_reward_vae(folder, model)
+    tiny_vae(levels=model.latent_factor.bit_length()).save_pretrained(tmp_path)
+    model.reward_vae = load_reward_vae(str(tmp_path), model)
     pixels = model.decode_latents(latents)
     expected = (model.reward_vae.decoder(latents) / 2 + 0.5).clamp(0, 1)
     assert torch.equal(pixels, expected)

@@ -67,6 +67,9 @@ def sizes(*overrides, model=None):
         ("flux2", 32_223_281_152),
         ("qwen_image_21", 7_115_124_736),
         ("wan", 1_418_996_800),
+        ("sana", 1_604_462_752),
+        ("lumina2", 2_609_769_152),
+        ("chroma", 8_899_983_424),
     ],
 )
 def test_the_published_architectures_have_as_many_weights_as_the_published_models(name, num_parameters):

@@ -34,6 +34,9 @@ class Encoder:
         caches: encoded prompts and images on disk. They are read each time and never written here.
         address: returns a name of an image, given its key, that is unique over all data sources.
         true_size: whether the conditioning holds the original size and the crop of each image.
+
+    Raises:
+        UserError: if draws are asked for and the VAE has no posterior.
     """
 
     def __init__(
@@ -45,6 +48,11 @@ class Encoder:
         address: Callable[[str], str] = str,
         true_size: bool = False,
     ) -> None:
+        if posterior == "sample" and not model.has_posterior:
+            raise UserError(
+                "data.posterior=sample draws from the posterior of the VAE, and that of a "
+                f"{model.pipeline_class} has none; set data.posterior=mode"
+            )
         self.model = model
         self.posterior = posterior
         self.true_size = true_size

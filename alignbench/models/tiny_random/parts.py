@@ -1,6 +1,6 @@
 """What the tiny random pipelines of several families have in common: tokenizers, text encoders and a VAE."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
     T5Config,
@@ -112,11 +115,37 @@ def t5_encoder(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def autoencoder(scaling_factor: float, **settings: Any) -> AutoencoderKL:
+def gemma_tokenizer(texts: Sequence[str] = ()) -> GemmaTokenizer:
+    """Return Gemma's tokenizer over the printable ASCII characters; every other one is the bytes of its UTF-8.
+
+    Args:
+        texts: long ones that a pipeline puts before every prompt; each is a single token.
+    """
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *(chr(code) for code in range(0x21, 0x7F))]
+    tokenizer = GemmaTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, add_bos_token=True)
+    tokenizer.add_tokens(list(texts))
+    return tokenizer
+
+
+def gemma2_encoder(tokenizer: GemmaTokenizer) -> Gemma2Model:
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return Gemma2Model(config)
+
+
+def autoencoder(scaling_factor: float, num_blocks: int = 3, **settings: Any) -> AutoencoderKL:
     config: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * num_blocks,
+        "up_block_types": ("UpDecoderBlock2D",) * num_blocks,
+        "block_out_channels": (*(8,) * (num_blocks - 1), 16),
         "norm_num_groups": 4,
         "latent_channels": 4,
         "scaling_factor": scaling_factor,
