@@ -30,7 +30,8 @@ def extrapolated(reference: Prediction, prediction: Prediction, strength: float)
     Source: Reinforcement Learning Guidance (arXiv 2508.21016).
     """
     if isinstance(prediction, list):
-        return [extrapolated(*rows, strength) for rows in zip(reference, prediction, strict=True)]
+        return [extrapolated(start, row, strength) for start, row in zip(reference, prediction, strict=True)]
+    assert isinstance(reference, Tensor)
     wide = torch.promote_types(prediction.dtype, torch.float32)
     start = reference.to(wide)
     return (start + strength * (prediction.to(wide) - start)).to(prediction.dtype)

@@ -1,6 +1,7 @@
 """A tiny random Sana."""
 
 import inspect
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
@@ -28,11 +29,12 @@ def tiny_sana(seed: int = 0) -> SanaPipeline:
             caption_channels=WIDTH,
             sample_size=8,
         )
+        blocks: Any = ("ResBlock", "ResBlock", "EfficientViTBlock")
         vae = AutoencoderDC(
             latent_channels=4,
             attention_head_dim=4,
-            encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
-            decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+            encoder_block_types=blocks,
+            decoder_block_types=blocks,
             encoder_block_out_channels=(8, 8, 16),
             decoder_block_out_channels=(8, 8, 16),
             encoder_layers_per_block=(1, 1, 1),
