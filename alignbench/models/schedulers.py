@@ -50,7 +50,6 @@ OF_DIFFUSION = frozenset(DIFFUSION) | {
     "DPMSolverSinglestep", "SASolver",
 }  # fmt: skip
 OF_FLOW = frozenset({"FlowMatchEulerDiscrete"})
-OF_FLOW_SIGMAS = frozenset(FLOW)  # of families that are published with a multistep solver
 
 
 def scheduler_name(class_name: str) -> str:

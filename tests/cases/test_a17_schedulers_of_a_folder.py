@@ -15,7 +15,7 @@ from alignbench.models.families.flux import Flux
 from alignbench.models.families.stable_diffusion import StableDiffusion
 from alignbench.models.families.stable_diffusion_xl import StableDiffusionXL
 from alignbench.models.find_families import FAMILIES
-from alignbench.models.schedulers import FEW_STEP, OF_DIFFUSION, OF_FLOW, OF_FLOW_SIGMAS, scheduler_name
+from alignbench.models.schedulers import FEW_STEP, OF_DIFFUSION, OF_FLOW, scheduler_name
 from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
 from alignbench.models.tiny_random.flux import tiny_flux
 from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
@@ -107,7 +107,8 @@ def test_a_folder_of_flux_is_sampled_by_flow_euler_or_refused_by_class(name):
 
 
 def test_every_family_says_what_its_weights_may_come_with():
-    assert {family.published_schedulers for family in FAMILIES.values()} == {OF_DIFFUSION, OF_FLOW, OF_FLOW_SIGMAS}
+    of_solvers = {OF_FLOW | {"DPMSolverMultistep"}, OF_FLOW | {"UniPCMultistep"}}
+    assert {family.published_schedulers for family in FAMILIES.values()} == {OF_DIFFUSION, OF_FLOW, *of_solvers}
 
 
 # ---- the sampler that SDXL folders are published with

@@ -1,6 +1,5 @@
 """Whatever flow sampler weights come with, Euler takes its steps on the same flow, or they are refused by name."""
 
-import re
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ def test_euler_has_the_shift_of_the_solver(solver):
     expected = FlowMatchEulerDiscreteScheduler(shift=3.0)
     for scheduler in (euler, expected):
         scheduler.set_timesteps(7)
-    assert torch.equal(euler.sigmas, expected.sigmas)
+    assert torch.equal(torch.as_tensor(euler.sigmas), torch.as_tensor(expected.sigmas))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -45,7 +44,6 @@ def test_euler_itself_stays_as_it_is():
 @pytest.mark.parametrize("change", [{"use_flow_sigmas": False}, {"prediction_type": "epsilon"}])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_solver_of_another_noise_process_is_refused(solver, change):
-    settings = SETTINGS | change
-    values = f"use_flow_sigmas={settings['use_flow_sigmas']} and prediction_type={settings['prediction_type']}"
-    with pytest.raises(UserError, match=re.escape(f"{solver.__name__} that has {values}")):
-        as_flow_euler(solver(**settings))
+    told = f"{solver.__name__} without use_flow_sigmas and prediction_type=flow_prediction"
+    with pytest.raises(UserError, match=told):
+        as_flow_euler(solver(**SETTINGS | change))

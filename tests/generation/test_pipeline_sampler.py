@@ -75,7 +75,7 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: st
     ours = levels(Sampler(model, 5, 3.0, scheduler=name)(KEYS, PROMPTS, noise))
     assert model.pipeline.scheduler is own
 
-    pipeline, extra = other.pipeline, other.generation_arguments(2, 3.0) | other.size_arguments(32, 32)
+    pipeline, extra = other.pipeline, other.generation_arguments(2, 3.0)
     pipeline.scheduler = make_scheduler(name, pipeline.scheduler, other.schedulers)
     assert type(pipeline.scheduler).__name__ == f"{name}Scheduler"
     if generators := step_generators(pipeline.scheduler, noise):

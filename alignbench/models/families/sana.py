@@ -10,7 +10,7 @@ from torch import Tensor
 from alignbench.batch import Conditioning
 from alignbench.diffusion.flow_matching import as_flow_euler
 from alignbench.models.flow_adapter import FlowAdapter
-from alignbench.models.schedulers import OF_FLOW_SIGMAS
+from alignbench.models.schedulers import OF_FLOW
 from alignbench.settings.section import Count
 
 SIDE_MULTIPLE = 32  # of images in pixels, whatever the VAE
@@ -26,7 +26,7 @@ class Sana(FlowAdapter):
     pipeline_class = "SanaPipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
-    published_schedulers = OF_FLOW_SIGMAS
+    published_schedulers = OF_FLOW | {"DPMSolverMultistep"}
     has_posterior = False
     takes_reward_vae = False
 
