@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -13,25 +13,18 @@ from torch import Tensor
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
-Prediction = TypeVar("Prediction", Tensor, list[Tensor])
-
-
-def extrapolated(reference: Prediction, prediction: Prediction, strength: float) -> Prediction:
+def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tensor:
     """Return reference + strength * (prediction - reference), computed in float32 at least, in the dtype of both.
 
     With classifier-free guidance the two calls of a step are each extrapolated before they are combined. Where guidance
     is linear, that equals guiding policy and start first, each by its own two calls, and extrapolating then.
 
     Args:
-        reference, prediction: of the start and of the policy, for the same noisy latents, timestep and prompt; of some
-            networks a list of rows.
+        reference, prediction: of the start and of the policy, for the same noisy latents, timestep and prompt.
         strength: >= 0; 0 gives the reference bit for bit.
 
     Source: Reinforcement Learning Guidance (arXiv 2508.21016).
     """
-    if isinstance(prediction, list):
-        return [extrapolated(start, row, strength) for start, row in zip(reference, prediction, strict=True)]
-    assert isinstance(reference, Tensor)
     wide = torch.promote_types(prediction.dtype, torch.float32)
     start = reference.to(wide)
     return (start + strength * (prediction.to(wide) - start)).to(prediction.dtype)
@@ -138,10 +131,14 @@ class Sampler:
             yield
             return
 
-        def at_strength(network: Any, args: Any, kwargs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def at_strength(network: Any, args: Any, kwargs: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
             with self.model.reference():
                 reference, *_ = self.model.policy.forward(*args, **kwargs)  # past this hook
-            return (extrapolated(reference, output[0], self.strength), *output[1:])
+            prediction, *others = output
+            if isinstance(prediction, list):  # of one row each, as Z-Image's network returns them
+                rows = zip(reference, prediction, strict=True)
+                return ([extrapolated(*row, self.strength) for row in rows], *others)
+            return (extrapolated(reference, prediction, self.strength), *others)
 
         handle = self.model.denoiser.register_forward_hook(at_strength, with_kwargs=True)
         try:

@@ -1,0 +1,33 @@
+"""The page of models: what it says of the memory of other families is what the program estimates."""
+
+import re
+
+import pytest
+
+from alignbench.configuration.build import conf_folder
+from alignbench.configuration.compose import composed
+from alignbench.training.memory_estimate import CARDS, GIB, estimate, total
+from tests.pages import ROOT, tables
+
+(TABLE,) = (rows for heads, rows in tables(ROOT / "docs" / "models.md") if "24 GB" in heads)
+ROWS = {name: row for row in TABLE for name in re.findall(r"`(\w+)`", row[0])}
+OWN_PAGES = {"flux", "sd15", "sdxl", "sd3", "sd35_medium", "images"}
+
+
+def test_the_page_has_every_model_that_needs_weights():
+    files = {file.stem for file in (conf_folder() / "model").glob("*.yaml")}
+    assert ROWS.keys() == {name for name in files if not name.endswith("_mini")} - OWN_PAGES
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ROWS)
+def test_what_the_page_says_of_memory_is_what_is_estimated(name):
+    _, _, memory, *cards = ROWS[name]
+    needed = total(estimate(composed(["method=dpo", f"model={name}", "data=shapes"]))) / GIB
+    assert f"{needed:.1f}" == memory
+    for said, (card, size) in zip(cards, CARDS.items(), strict=True):
+        assert (said == "fits") == (needed <= size), card
+        if found := re.fullmatch(r"([\d.]+): `(.*)`", said):
+            saved = total(estimate(composed(["method=dpo", f"model={name}", "data=shapes", *found[2].split()]))) / GIB
+            assert f"{saved:.1f}" == found[1]
+            assert saved <= size
