@@ -196,7 +196,7 @@ def generate(
     todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
 
     with tqdm(
-        total=len(share), initial=len(share) - len(todo), desc=f"generate {prompt_set.name}", unit="image",
+        total=len(share), initial=len(share) - len(todo), desc=f"generate {folder.short_name}", unit="image",
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
         batch_size = 1 if model.samples_alone else sampling.batch_size

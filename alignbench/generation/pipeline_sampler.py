@@ -13,6 +13,7 @@ from torch import Tensor
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
+
 def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tensor:
     """Return reference + strength * (prediction - reference), computed in float32 at least, in the dtype of both.
 

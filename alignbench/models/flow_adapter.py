@@ -12,13 +12,38 @@ from alignbench.diffusion.flow_matching import check_flow_euler, flow_levels, lo
 from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import FLOW, OF_FLOW
+from alignbench.settings.section import Count
 
 
 class FlowAdapter(ModelAdapter):
-    """A model that predicts noise - latents and comes with FlowMatchEulerDiscreteScheduler."""
+    """A model that predicts noise - latents and comes with FlowMatchEulerDiscreteScheduler.
+
+    Args:
+        max_sequence_length: tokens that the largest text encoder reads of a prompt, or that it is padded to; where a
+            family puts a template around prompts, as its pipeline counts them.
+    """
 
     schedulers = FLOW
     published_schedulers = OF_FLOW
+
+    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_sequence_length = max_sequence_length
+
+    @property
+    def text_settings(self) -> dict[str, Any]:
+        return {"max_sequence_length": self.max_sequence_length}
+
+    def generation_arguments(
+        self,
+        num_prompts: int,
+        guidance_scale: float,
+        negative_prompt: str | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """Guide away from the empty prompt, which is the pipelines' default, or from the one that is given."""
+        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
+        return arguments | {"max_sequence_length": self.max_sequence_length}
 
     def sampler_of(self, scheduler: Any) -> Any:
         """Return the scheduler itself, which takes Euler steps."""

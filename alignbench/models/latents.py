@@ -28,6 +28,20 @@ def from_tokens(tokens: Tensor, latent_size: Sequence[int], patch_size: int) -> 
     return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), patch_size)
 
 
+class PackedLatents:
+    """Latents of a family whose pipeline takes tokens; `patch_size` is that of the latent space."""
+
+    patch_size: ClassVar[int]
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """Return [B, C, h, w] as one token for each patch."""
+        return to_tokens(latents, self.patch_size)
+
+    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
+        """Return the tokens of latents of this height and width as [B, C, h, w]."""
+        return from_tokens(packed, latent_size, self.patch_size)
+
+
 class LatentSpace(ABC):
     """The latents of a model adapter, which sets the attributes.
 

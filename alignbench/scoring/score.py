@@ -106,7 +106,7 @@ def score(
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
     faults: list[str] = []
     with tqdm(
-        total=len(pictures), desc=f"score {images.prompt_set}", unit="image", bar_format=BAR, dynamic_ncols=True,
+        total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
         leave=None, disable=not (progress and work_share.is_main and pictures),
     ) as bar:  # fmt: skip
         for chunk in _prepared(pictures, preprocesses, images.size, num_workers, work_share.num_processes):

@@ -6,6 +6,7 @@ first, by `RunFolder.verified` or `checked`, also where its content goes on into
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,11 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def short_name(self) -> str:
+        """Method and model, without the hash that ends the name of a run."""
+        return re.sub(r"-[0-9a-f]{10}$", "", self.name)
 
     @property
     def manifest_file(self) -> Path:

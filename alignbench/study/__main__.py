@@ -71,7 +71,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m alignbench.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="vote|results")
     asking = commands.add_parser("vote", help="begin a study, or go on with the one that the same settings began")
     asking.add_argument(
         "runs", nargs="+", type=home_path, metavar="RUN", help="run folders of one model and one results folder"

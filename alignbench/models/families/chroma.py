@@ -11,9 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
-from alignbench.models.latents import from_tokens, to_tokens
+from alignbench.models.latents import PackedLatents
 from alignbench.models.schedulers import FLOW_EULER
-from alignbench.settings.section import Count
 
 ADDED_MASK = (
     "attention   to the padding of prompts as diffusers' ChromaPipeline computes it: it adds 1 to the scores of what "
@@ -21,7 +20,7 @@ ADDED_MASK = (
 )
 
 
-class Chroma(FlowAdapter):
+class Chroma(PackedLatents, FlowAdapter):
     """Chroma, guided by two calls.
 
     Its mask is to leave out the padding of a prompt but for one token. The pipeline of diffusers hands attention this
@@ -43,9 +42,8 @@ class Chroma(FlowAdapter):
         "text_encoder": (),  # diffusers reads none from a file of this family
     }
 
-    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
         self._mask: Tensor | None = None  # of the call that runs
 
     @property
@@ -69,10 +67,6 @@ class Chroma(FlowAdapter):
     @property
     def prompt_limits(self) -> dict[str, int]:
         return {"tokenizer": self.max_sequence_length}
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
@@ -109,22 +103,3 @@ class Chroma(FlowAdapter):
         if isinstance(block, ChromaSingleTransformerBlock):
             args = (*args, self._mask)
         return checkpoint(block, *args, use_reentrant=False)
-
-    def generation_arguments(
-        self,
-        num_prompts: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
-        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length}
-
-    def pack(self, latents: Tensor) -> Tensor:
-        """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
-        return to_tokens(latents, self.patch_size)
-
-    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
-        """Return the tokens of latents of this height and width as [B, C, h, w]."""
-        return from_tokens(packed, latent_size, self.patch_size)

@@ -11,8 +11,7 @@ from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
 from alignbench.models.flow_adapter import FlowAdapter
-from alignbench.models.latents import from_tokens, to_tokens
-from alignbench.settings.section import Count
+from alignbench.models.latents import PackedLatents
 
 DISTILLED = (
     "sampling.negative_prompt has no effect on guidance that is an input of the network; set sampling.true_cfg_scale "
@@ -20,7 +19,7 @@ DISTILLED = (
 )
 
 
-class Flux(FlowAdapter):
+class Flux(PackedLatents, FlowAdapter):
     """FLUX.1-dev (guidance is an input) and networks without that input (true classifier-free guidance).
 
     Args:
@@ -45,10 +44,6 @@ class Flux(FlowAdapter):
         scheduler="FlowMatchEulerDiscrete",  # the pipeline gives the scheduler its levels, which others do not take
     )
 
-    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
-
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return T5's hidden states and CLIP's pooled vector."""
@@ -60,10 +55,6 @@ class Flux(FlowAdapter):
     @property
     def prompt_limits(self) -> dict[str, int]:
         return super().prompt_limits | {"tokenizer_2": self.max_sequence_length}
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
@@ -126,11 +117,3 @@ class Flux(FlowAdapter):
                     raise UserError(DISTILLED)
                 return arguments
         return arguments | {"true_cfg_scale": true_cfg_scale, "negative_prompt": [negative_prompt or ""] * num_prompts}
-
-    def pack(self, latents: Tensor) -> Tensor:
-        """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
-        return to_tokens(latents, self.patch_size)
-
-    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
-        """Return the tokens of latents of this height and width as [B, C, h, w]."""
-        return from_tokens(packed, latent_size, self.patch_size)

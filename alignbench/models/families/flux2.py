@@ -24,7 +24,6 @@ class Flux2(FlowAdapter):
     its length is part of the result.
 
     Args:
-        max_sequence_length: tokens that each prompt is padded to, those of the chat template included.
         text_encoder_out_layers: layers of the text encoder whose hidden states are the features.
         shift_steps: sampling steps under whose shift training timesteps are drawn. The family's shift depends on the
             size of the image and on the number of steps.
@@ -41,13 +40,11 @@ class Flux2(FlowAdapter):
     def __init__(
         self,
         *args: Any,
-        max_sequence_length: Count = 512,
         text_encoder_out_layers: Sequence[int] = (10, 20, 30),
         shift_steps: Count = 50,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
         self.text_encoder_out_layers = tuple(text_encoder_out_layers)
         self.shift_steps = shift_steps
 
@@ -80,7 +77,7 @@ class Flux2(FlowAdapter):
 
     @property
     def text_settings(self) -> dict[str, Any]:
-        return {"max_sequence_length": self.max_sequence_length, "layers": list(self.text_encoder_out_layers)}
+        return super().text_settings | {"layers": list(self.text_encoder_out_layers)}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""

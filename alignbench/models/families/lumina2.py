@@ -1,7 +1,6 @@
 """Lumina-Image 2.0: a transformer over one sequence of text and image, with features of Gemma 2, rectified flow."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch.linalg import vector_norm
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.schedulers import FLOW_EULER
-from alignbench.settings.section import Count
 
 PROMPT_BEGINS = " <Prompt Start> "  # between the pipeline's system prompt and a prompt
 
@@ -27,10 +25,6 @@ class Lumina2(FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
     schedulers = FLOW_EULER
-
-    def __init__(self, *args: Any, max_sequence_length: Count = 256, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
 
     # ---- text
 
@@ -57,10 +51,6 @@ class Lumina2(FlowAdapter):
     def prompt_limits(self) -> dict[str, int]:
         before = self.pipeline.tokenizer(self.pipeline.system_prompt + PROMPT_BEGINS)["input_ids"]
         return {"tokenizer": self.max_sequence_length - len(before) + 1}  # the mark of the beginning counts once
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the largest shapes that `encode_prompts` returns."""
@@ -97,17 +87,6 @@ class Lumina2(FlowAdapter):
             return_dict=False,
         )[0]
         return -prediction
-
-    def generation_arguments(
-        self,
-        num_prompts: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
-        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length}
 
 
 def _without_padding(embeds: Tensor, mask: Tensor) -> Conditioning:

@@ -10,14 +10,13 @@ from torch.linalg import vector_norm
 from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
-from alignbench.models.latents import from_tokens, to_tokens
+from alignbench.models.latents import PackedLatents, from_tokens, to_tokens
 from alignbench.models.schedulers import FLOW_EULER
-from alignbench.settings.section import Count
 
 NO_PROMPT = " "  # what the network was trained to take for no prompt
 
 
-class QwenImage(FrameLatents, FlowAdapter):
+class QwenImage(FrameLatents, PackedLatents, FlowAdapter):
     """Qwen-Image and Qwen-Image-2512, guided by two calls.
 
     Args:
@@ -31,10 +30,6 @@ class QwenImage(FrameLatents, FlowAdapter):
     schedulers = FLOW_EULER
     no_controlnet = "its ControlNets are not read here"
     single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
-
-    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -54,10 +49,6 @@ class QwenImage(FrameLatents, FlowAdapter):
         template = self.pipeline.tokenizer(self.pipeline.prompt_template_encode.format(""))["input_ids"]
         others = len(template) - self.pipeline.prompt_template_encode_start_idx
         return {"tokenizer": self.max_sequence_length - others}
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the largest shapes that `encode_prompts` returns."""
@@ -101,12 +92,4 @@ class QwenImage(FrameLatents, FlowAdapter):
         arguments = {"true_cfg_scale": arguments.pop("guidance_scale"), **arguments}
         if self.is_guided(guidance_scale):
             arguments.setdefault("negative_prompt", [NO_PROMPT] * num_prompts)
-        return arguments | {"max_sequence_length": self.max_sequence_length}
-
-    def pack(self, latents: Tensor) -> Tensor:
-        """Return [B, C, h, w] as tokens [B, h/2 * w/2, 4 C], one for each 2 x 2 patch."""
-        return to_tokens(latents, self.patch_size)
-
-    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
-        """Return the tokens of latents of this height and width as [B, C, h, w]."""
-        return from_tokens(packed, latent_size, self.patch_size)
+        return arguments

@@ -10,8 +10,7 @@ from alignbench.batch import Conditioning
 from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
-from alignbench.models.latents import from_tokens, to_tokens
-from alignbench.settings.section import Count
+from alignbench.models.latents import PackedLatents
 
 SLOT = 2  # latent pixels along the side of what one slot of the text encoder stands for
 
@@ -27,7 +26,7 @@ def rows_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
     return [[row for row, own in enumerate(lengths) if own == length] for length in dict.fromkeys(lengths)]
 
 
-class QwenImage21(FrameLatents, FlowAdapter):
+class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
     """Qwen-Image 2.1 from text, guided by two calls where the scale is above 1.
 
     The position of an image counts the text before it, padding included, so prompts are never padded: the network and
@@ -45,10 +44,6 @@ class QwenImage21(FrameLatents, FlowAdapter):
     samples_alone = True
     # the pipeline hands its noise levels to the scheduler, which most others do not take
     schedulers: ClassVar = {"FlowMatchEulerDiscrete": {}}
-
-    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
 
     # ---- text
 
@@ -71,10 +66,6 @@ class QwenImage21(FrameLatents, FlowAdapter):
             places = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
             short.append(prompt[: places[limit][0]] if len(places) > limit else prompt)
         return short
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the largest shapes that `encode_prompts` returns."""
@@ -171,11 +162,3 @@ class QwenImage21(FrameLatents, FlowAdapter):
     def comfyui_keys(self) -> dict[str, Tensor]:
         """Refuse: nobody has tried under which keys ComfyUI reads adapters of the family."""
         raise UserError("the keys of ComfyUI for adapters of this family are not known here; take --format lora")
-
-    def pack(self, latents: Tensor) -> Tensor:
-        """Return [B, C, h, w] as tokens [B, h * w, C]."""
-        return to_tokens(latents, self.patch_size)
-
-    def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
-        """Return the tokens of latents of this height and width as [B, C, h, w]."""
-        return from_tokens(packed, latent_size, self.patch_size)

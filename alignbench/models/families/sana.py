@@ -11,7 +11,6 @@ from alignbench.batch import Conditioning
 from alignbench.diffusion.flow_matching import as_flow_euler
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.schedulers import OF_FLOW
-from alignbench.settings.section import Count
 
 SIDE_MULTIPLE = 32  # of images in pixels, whatever the VAE
 
@@ -30,9 +29,8 @@ class Sana(FlowAdapter):
     has_posterior = False
     takes_reward_vae = False
 
-    def __init__(self, *args: Any, max_sequence_length: Count = 300, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
         if self.pipeline.tokenizer is not None:  # the pipeline does so too, but only when it encodes
             self.pipeline.tokenizer.padding_side = "right"
 
@@ -62,10 +60,6 @@ class Sana(FlowAdapter):
     @property
     def prompt_limits(self) -> dict[str, int]:
         return {"tokenizer": self.max_sequence_length - 1}  # one place goes to the last token of the instruction
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the largest shapes that `encode_prompts` returns."""
@@ -117,17 +111,6 @@ class Sana(FlowAdapter):
             timestep=timesteps * self.denoiser.config.timestep_scale,
             return_dict=False,
         )[0]
-
-    def generation_arguments(
-        self,
-        num_prompts: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
-        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length}
 
     def size_arguments(self, height: int, width: int) -> dict[str, Any]:
         """Return the size that is asked for, which the pipeline would round to one of a list."""

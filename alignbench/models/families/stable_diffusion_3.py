@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: a transformer with two CLIPs and T5, rectified flow, classifier-free guidance."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from alignbench.batch import Conditioning
 from alignbench.models.adapter import CLIP_TOKENS
 from alignbench.models.flow_adapter import FlowAdapter
-from alignbench.settings.section import Count
 
 
 class StableDiffusion3(FlowAdapter):
@@ -35,10 +34,6 @@ class StableDiffusion3(FlowAdapter):
         "again"
     )
 
-    def __init__(self, *args: Any, max_sequence_length: Count = 256, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
-
     @property
     def longest_side(self) -> int:
         """Pixels along the longest side: the network has positions for no more."""
@@ -62,10 +57,6 @@ class StableDiffusion3(FlowAdapter):
         limits = super().prompt_limits
         return {name: self.max_sequence_length if name == "tokenizer_3" else limit for name, limit in limits.items()}
 
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
-
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
         config = self.denoiser.config
@@ -87,14 +78,3 @@ class StableDiffusion3(FlowAdapter):
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             return_dict=False,
         )[0]
-
-    def generation_arguments(
-        self,
-        num_prompts: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
-        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length}

@@ -13,7 +13,6 @@ from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.schedulers import OF_FLOW
-from alignbench.settings.section import Count
 
 
 class Wan(FrameLatents, FlowAdapter):
@@ -29,7 +28,7 @@ class Wan(FrameLatents, FlowAdapter):
     patch_size = 2
     published_schedulers = OF_FLOW | {"UniPCMultistep"}
 
-    def __init__(self, pipeline: Any, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
+    def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(pipeline, *args, **kwargs)
         config = pipeline.config
         if pipeline.transformer_2 is not None or config.boundary_ratio is not None or config.expand_timesteps:
@@ -39,7 +38,6 @@ class Wan(FrameLatents, FlowAdapter):
             )
         if not is_ftfy_available():
             raise UserError("the pipeline of Wan cleans prompts with ftfy, which is not installed; pip install ftfy")
-        self.max_sequence_length = max_sequence_length
 
     def sampler_of(self, scheduler: Any) -> Any:
         """Return the scheduler of Euler's steps on the noise levels of UniPC, with which the weights come."""
@@ -75,10 +73,6 @@ class Wan(FrameLatents, FlowAdapter):
     def prompt_limits(self) -> dict[str, int]:
         return {"tokenizer": self.max_sequence_length}
 
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
-
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the shapes that `encode_prompts` returns."""
         return Conditioning(self._zeros(num_prompts, self.max_sequence_length, self.denoiser.config.text_dim))
@@ -107,7 +101,7 @@ class Wan(FrameLatents, FlowAdapter):
     ) -> dict[str, Any]:
         """Make one frame, guided away from the empty prompt, the pipeline's default, or from the one that is given."""
         arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length, "num_frames": 1}
+        return arguments | {"num_frames": 1}
 
     def comfyui_keys(self) -> dict[str, Tensor]:
         """Refuse: nobody has tried under which keys ComfyUI reads adapters of the family."""

@@ -10,7 +10,6 @@ from alignbench.batch import Conditioning
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.prompt_length import template_tokens
 from alignbench.models.schedulers import FLOW_EULER
-from alignbench.settings.section import Count
 
 
 class ZImage(FlowAdapter):
@@ -35,10 +34,6 @@ class ZImage(FlowAdapter):
     }
     no_controlnet = "its ControlNets are not read here"
 
-    def __init__(self, *args: Any, max_sequence_length: Count = 512, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.max_sequence_length = max_sequence_length
-
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the last but one hidden states of the tokens that each prompt has."""
@@ -53,10 +48,6 @@ class ZImage(FlowAdapter):
     @property
     def prompt_limits(self) -> dict[str, int]:
         return {"tokenizer": self.max_sequence_length - template_tokens(self.pipeline.tokenizer, enable_thinking=True)}
-
-    @property
-    def text_settings(self) -> dict[str, int]:
-        return {"max_sequence_length": self.max_sequence_length}
 
     def blank_conditioning(self, num_prompts: int) -> Conditioning:
         """Return zeros of the largest shapes that `encode_prompts` returns."""
@@ -100,14 +91,3 @@ class ZImage(FlowAdapter):
             return_dict=False,
         )[0]
         return -torch.stack(predictions)[:, :, 0]
-
-    def generation_arguments(
-        self,
-        num_prompts: int,
-        guidance_scale: float,
-        negative_prompt: str | None = None,
-        true_cfg_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
-        arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"max_sequence_length": self.max_sequence_length}
