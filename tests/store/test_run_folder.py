@@ -157,3 +157,8 @@ def test_all_run_folders_of_a_root_are_found_by_name(folder, tmp_path):
     (tmp_path / "report").mkdir()
     RunFolder(tmp_path / "base-sd15_mini-00").open(replace(MANIFEST, run="base-sd15_mini-00"))
     assert [run.name for run in run_folders(tmp_path)] == ["base-sd15_mini-00", "sft-sd15_mini-ab12"]
+
+
+def test_the_short_name_is_without_the_hash(tmp_path):
+    assert RunFolder(tmp_path / "srpo-flux_mini-75b0c1490a").short_name == "srpo-flux_mini"
+    assert RunFolder(tmp_path / "step-30").short_name == "step-30"
