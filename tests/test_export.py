@@ -21,12 +21,13 @@ from alignbench.report.columns import LEADERBOARD_COLUMNS
 from alignbench.stages.trained_weights import find_source
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
+from tests.families import FIRST
 
 CONFIGURATIONS = {file.stem: OmegaConf.load(file) for file in (conf_folder() / "model").glob("*.yaml")}
 MODELS: dict[str, Any] = {  # those with weights of their own, and the name of their family
     name: cfg.adapter._target_.split(".")[-2]
     for name, cfg in sorted(CONFIGURATIONS.items())
-    if "pretrained_model_name_or_path" in cfg
+    if "pretrained_model_name_or_path" in cfg and OmegaConf.select(cfg, "adapter._target_")  # others are like another
 }
 
 
@@ -59,7 +60,11 @@ def change(network, seed=0, only=("weight",)):
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(
+    params=[
+        name if family in FIRST else pytest.param(name, marks=pytest.mark.matrix) for name, family in MODELS.items()
+    ]
+)
 def name(request):
     return request.param
 

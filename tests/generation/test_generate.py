@@ -39,6 +39,7 @@ class Painter:
 
     latent_shape = (3, 4, 4)
     passes_per_image = 2
+    samples_alone = False
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -34,6 +34,7 @@ class FakeModel:
 
     resolution = 8
     device = torch.device("cpu")
+    has_posterior = True
 
     def __init__(self):
         self.num_prompts = self.num_images = 0
@@ -42,6 +43,9 @@ class FakeModel:
         self.num_prompts += len(prompts)
         rows = [torch.tensor([[len(prompt), sum(map(ord, prompt))]], dtype=torch.float32) for prompt in prompts]
         return Conditioning(torch.stack(rows), torch.stack([row[0] for row in rows]))
+
+    def encode_no_prompt(self):
+        return self.encode_prompts([""])
 
     encodes_prompts = encodes_pixels = True
 

@@ -47,7 +47,7 @@ def configuration(folder, method, **changes):
 def trained(folder, path, method="dpo", family="flux", step=None, **changes):
     """Train a tiny model; return its weights and the sizes of the latents that its network met."""
     cfg, model, met = configuration(folder, method, **changes), tiny_adapter(family), []
-    model.resolution *= model.side_multiple // 8  # as many sizes for larger tokens
+    model.resolution *= max(1, model.side_multiple // 8)  # as many sizes for larger tokens
     forward = model.forward
 
     def watched(noisy_latents, *others):
