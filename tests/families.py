@@ -7,7 +7,7 @@ import pytest
 
 from alignbench.models.find_families import FAMILIES
 
-FIRST = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "z_image"}
+FIRST = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"}
 
 
 def marked(names: Iterable[str]) -> list[Any]:
