@@ -32,6 +32,13 @@ MODELS: dict[str, Any] = {  # those with weights of their own, and the name of t
 
 
 WITHOUT_COMFYUI = ("qwen_image_21", "wan")  # whose keys there are not known
+OWN_ARGUMENTS: dict[str, Any] = {  # of pipelines, beside those that all have
+    "WanPipeline": {"num_frames": 1},
+    "FluxKontextPipeline": {"max_area": 32 * 32},
+    "Flux2Pipeline": {"text_encoder_out_layers": (1, 2, 3)},
+    "Flux2KleinPipeline": {"text_encoder_out_layers": (1, 2, 3)},
+    "SanaPipeline": {"use_resolution_binning": False},
+}
 
 
 def images(pipeline):
@@ -43,13 +50,10 @@ def images(pipeline):
         call = {"true_cfg_scale": 2.0, "negative_prompt": ""}
     elif hasattr(pipeline, "transformer"):
         call["max_sequence_length"] = 32
-    if kind == "WanPipeline":
-        call["num_frames"] = 1
+    call |= OWN_ARGUMENTS.get(kind, {})
     generator = torch.Generator().manual_seed(0)
-    return torch.from_numpy(
-        pipeline("a red circle", num_inference_steps=2, height=32, width=32, output_type="np", generator=generator,
-                 return_dict=False, **call)[0]
-    )  # fmt: skip
+    call |= {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "np", "generator": generator}
+    return torch.from_numpy(pipeline(prompt="a red circle", return_dict=False, **call)[0])
 
 
 def change(network, seed=0, only=("weight",)):

@@ -51,6 +51,6 @@ def test_a_folder_is_trained_by_methods_of_each_kind_and_measured_to_a_table(fam
             f"results={tmp_path / 'results'}", *settings, *FEW, *short,
         )  # fmt: skip
     assert {one["method"] for one in manifests(tmp_path / "results").values()} == {"base", *SHORT}
-    table = rows(tmp_path / "results" / "win_rates.csv")
-    assert {row["method"] for row in table} == {*SHORT}
+    table = rows(tmp_path / "results" / "leaderboard.csv")
+    assert {row["method"] for row in table} == {"base", *SHORT}
     assert {row["model"] for row in table} == {name}

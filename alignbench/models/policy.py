@@ -71,6 +71,15 @@ class Policy(ABC):
             self.denoiser.requires_grad_(True)
         else:
             policy_files.add_adapters(self.denoiser, Adapters(rank, alpha, self.lora_targets))
+        # processes that share a gradient wait for one of each parameter that is trained
+        for name, parameter in self.denoiser.named_parameters():
+            if name.startswith(tuple(f"{layer}." for layer in self.unread_layers)):
+                parameter.requires_grad_(False)
+
+    @property
+    def unread_layers(self) -> Sequence[str]:
+        """Names of the denoiser's layers on which no prediction depends, so that they get no gradient."""
+        return ()
 
     @property
     def is_lora(self) -> bool:

@@ -15,6 +15,7 @@ from tests.program import alignbench, manifests
 
 KINDS = {  # of tokenizers, where a family has others than CLIP's alone
     "flux": {"CLIP", "T5"},
+    "flux_kontext": {"CLIP", "T5"},
     "stable_diffusion_3": {"CLIP", "T5"},
     "qwen_image_21": {"Qwen2"},
     "wan": {"T5"},
@@ -23,7 +24,7 @@ LONG = " ".join(["word"] * 300)
 SHORT = "a red circle"
 
 
-OF_CLIP = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+OF_CLIP = ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "flux_kontext"]
 
 
 @pytest.mark.parametrize("family", OF_CLIP)

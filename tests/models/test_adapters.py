@@ -542,6 +542,15 @@ def test_flow_models_draw_shifted_logit_normal_timesteps(tiny, dynamic):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_every_trained_weight_has_a_gradient(model, tuning):
+    """Processes that share a gradient would wait for the others in vain, or not share it at all."""
+    model.prepare_training(tuning, rank=2, alpha=2)
+    model.predict(noise_for(model), torch.full((3,), 500.0), model.encode_prompts(PROMPTS)).square().mean().backward()
+    named = model.denoiser.named_parameters()
+    assert [name for name, parameter in named if parameter.requires_grad and parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_the_reference_is_exactly_the_start_after_the_policy_moved(model, tuning):
     untouched = predictions(model)
     model.prepare_training(tuning, rank=4, alpha=8)

@@ -55,6 +55,12 @@ class QwenImage(FrameLatents, PackedLatents, FlowAdapter):
         width = self.denoiser.config.joint_attention_dim
         return Conditioning(self._zeros(num_prompts, self.max_sequence_length, width))
 
+    @property
+    def unread_layers(self) -> list[str]:
+        """What the last block makes of the text, which is not read after it."""
+        last = f"transformer_blocks.{self.denoiser.config.num_layers - 1}"
+        return [f"{last}.{name}" for name in ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "txt_mlp")]
+
     def guide(self, conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
         """Return the usual guidance, of which each token has the length of the conditional prediction's."""
         guided = super().guide(conditional, unconditional, weight)

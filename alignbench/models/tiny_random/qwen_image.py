@@ -70,5 +70,6 @@ def _text_config(vocab_size: int) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
 
 
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 # the first tokens that the pipeline leaves out are letters here, and most of the system's text stays
-TINY = Tiny(QwenImage, tiny_qwen_image, {"max_sequence_length": 320})
+TINY = Tiny(QwenImage, tiny_qwen_image, {"max_sequence_length": 320}, lora_targets=LORA_TARGETS)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from alignbench.configuration.build import build, conf_folder
-from alignbench.models.tiny_random import tiny_adapter
+from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.train import train
 from tests.families import EVERY
@@ -47,6 +47,7 @@ def configuration(folder, method, **changes):
 def trained(folder, path, method="dpo", family="flux", step=None, **changes):
     """Train a tiny model; return its weights and the sizes of the latents that its network met."""
     cfg, model, met = configuration(folder, method, **changes), tiny_adapter(family), []
+    cfg.data.posterior = cfg.data.posterior if model.has_posterior else "mode"
     model.resolution *= max(1, model.side_multiple // 8)  # as many sizes for larger tokens
     forward = model.forward
 
@@ -64,11 +65,12 @@ def trained(folder, path, method="dpo", family="flux", step=None, **changes):
 @pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize("family", EVERY)
 def test_every_family_trains_on_every_kind_of_batch_in_buckets(folder, tmp_path, family, kind):
-    start = tiny_adapter(family).denoiser.state_dict()
+    model = tiny_adapter(family)
+    start, side = model.denoiser.state_dict(), RESOLUTION * max(1, model.side_multiple // 8) // model.latent_factor
     weights, met = trained(folder, tmp_path, METHODS[kind], family)
     assert len(set(met)) == 3
     assert {(width, height) for height, width in met} == set(met)
-    assert all(height * width <= 64 for height, width in met)  # of 32 x 32 pixels
+    assert all(height * width <= side**2 for height, width in met)
     assert all(np.isfinite(line["loss"]) for line in log_of(tmp_path))
     assert any(not torch.equal(weights[name], start[name]) for name in weights)
 
