@@ -15,6 +15,7 @@ from alignbench.configuration.build import conf_folder, config_hash, recipe_hash
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.export import arguments, export, push
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.low_rank import extract
 from alignbench.report.columns import LEADERBOARD_COLUMNS
@@ -31,7 +32,7 @@ MODELS: dict[str, Any] = {  # those with weights of their own, and the name of t
 }
 
 
-WITHOUT_COMFYUI = ("qwen_image_21", "wan")  # whose keys there are not known
+WITHOUT_COMFYUI = [name for name, family in MODELS.items() if not FAMILIES[family].has_comfyui_keys]
 OWN_ARGUMENTS: dict[str, Any] = {  # of pipelines, beside those that all have
     "WanPipeline": {"num_frames": 1},
     "FluxKontextPipeline": {"max_area": 32 * 32},
@@ -118,7 +119,11 @@ def test_what_a_lora_run_exports_makes_its_images(make_run, name, tmp_path, monk
         assert len(list((tmp_path / kind).rglob("*.safetensors"))) == 1
 
 
-@pytest.mark.parametrize("name", WITHOUT_COMFYUI, indirect=True)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "wan" else pytest.param(name, marks=pytest.mark.matrix) for name in WITHOUT_COMFYUI],
+    indirect=True,
+)
 def test_no_keys_are_made_up_for_comfyui(make_run, tmp_path):
     run, _ = make_run("lora")
     with pytest.raises(UserError, match=r"ComfyUI.*--format lora"):

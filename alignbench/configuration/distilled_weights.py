@@ -7,6 +7,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.data.source import kind_of
+from alignbench.models.adapter import ModelAdapter
 
 NO_GUIDANCE = 1.0
 
@@ -34,7 +35,7 @@ def follow_distilled_weights(cfg: DictConfig) -> list[str]:
     return [line for line in lines if line is not None]
 
 
-def _drop_missing_guidance(cfg: DictConfig, family: Any, denoiser: Mapping[str, Any]) -> str | None:
+def _drop_missing_guidance(cfg: DictConfig, family: type[ModelAdapter], denoiser: Mapping[str, Any]) -> str | None:
     """Set `sampling.guidance_scale` to no guidance if the network of the weights has no input for it.
 
     The scale of the model's file is meant for that input. As the weight of classifier-free guidance it would be another

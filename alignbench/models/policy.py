@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from alignbench.errors import UserError
 from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.weights import policy_files
 from alignbench.models.weights.find_policy import DenoiserName
@@ -32,6 +33,7 @@ class Policy(ABC):
 
     denoiser_name: ClassVar[DenoiserName]
     single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]]
+    has_comfyui_keys: ClassVar[bool] = False  # whether it is known which keys ComfyUI reads adapters under
     pipeline: Any
     policy: nn.Module
     reference_network: nn.Module | None
@@ -158,7 +160,15 @@ class Policy(ABC):
         policy_files.save_policy(self.pipeline, self.denoiser_name, folder, weights)
 
     def comfyui_keys(self) -> dict[str, Tensor]:
-        """Return the policy's adapters under keys that ComfyUI reads, and diffusers too."""
+        """Return the policy's adapters under keys that ComfyUI reads, and diffusers too.
+
+        Raises:
+            UserError: nobody has tried which keys ComfyUI reads for the family.
+        """
+        if not self.has_comfyui_keys:
+            raise UserError(
+                "nobody has tried under which keys ComfyUI reads adapters of this family; export with --format lora"
+            )
         return diffusers_keys(self.denoiser_name, adapters_of(self.denoiser))
 
     def load_policy(self, path: Path | str, revision: str | None = None, keep_start: bool = False) -> None:

@@ -354,7 +354,8 @@ class _Fused(TorchFunctionMode):
             inputs = [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
             return _FusedAttention.apply(*inputs[:3])
         if func is torch.where and any(isinstance(value, Tensor) and value.is_meta for value in args[1:]):
-            args = (args[0].to("meta"), *args[1:])  # a mask that a network counts with has numbers
+            # a network that reads numbers from its mask gets that in main memory
+            args = (args[0].to("meta"), *args[1:])
         return func(*args, **kwargs)
 
 

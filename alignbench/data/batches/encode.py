@@ -68,12 +68,13 @@ class Encoder:
         cached: Sequence[Entry | None] = [None] * len(distinct)
         if self.caches is not None:
             cached = self.caches.prompts.read([prompt_key(text) for text in distinct])
-        entries = {
-            text: entry or self._prompts.get(text, self.encode_prompt, text)
-            for text, entry in zip(distinct, cached, strict=True)
-        }
+        entries = {text: entry or self.prompt(text) for text, entry in zip(distinct, cached, strict=True)}
         rows = {text: Conditioning(**{name: value[None] for name, value in entries[text].items()}) for text in entries}
         return Conditioning.cat([rows[text] for text in texts])
+
+    def prompt(self, text: str) -> Entry:
+        """Return what `encode_prompt` returns, from memory if it is there."""
+        return self._prompts.get(text, self.encode_prompt, text)
 
     def images(self, images: Sequence[TrainingImage]) -> list[Entry]:
         """Return what `encode_image` returns for each image; all cached entries are read together."""

@@ -30,6 +30,7 @@ class Flux(PackedLatents, FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     patch_size = 2
+    has_comfyui_keys = True
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.double_blocks.", "double_blocks."),
         "vae": ("first_stage_model.", "vae."),

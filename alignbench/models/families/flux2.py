@@ -1,7 +1,7 @@
 """FLUX.2-dev: a transformer over batch-normalised latents with features of Mistral, flow, distilled guidance."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
@@ -34,8 +34,6 @@ class Flux2(FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     takes_reward_vae = False
     takes_negative_prompt = False
-    no_controlnet = "its ControlNets are not read here"
-    single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
 
     def __init__(
         self,

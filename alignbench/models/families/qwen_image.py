@@ -1,7 +1,7 @@
 """Qwen-Image: a transformer over packed latents with features of Qwen2.5-VL, rectified flow, rescaled guidance."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ class QwenImage(FrameLatents, PackedLatents, FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
     schedulers = FLOW_EULER
-    no_controlnet = "its ControlNets are not read here"
-    single_file_keys: ClassVar = {}  # diffusers has no reader for whole files of this family
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

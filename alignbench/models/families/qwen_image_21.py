@@ -1,7 +1,7 @@
 """Qwen-Image 2.1: a block-causal transformer with features of Qwen3-VL, rectified flow, pictures with transparency."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -11,6 +11,7 @@ from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.latents import PackedLatents
+from alignbench.models.schedulers import FLOW_EULER
 
 SLOT = 2  # latent pixels along the side of what one slot of the text encoder stands for
 
@@ -42,8 +43,7 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
     samples_alone = True
-    # the pipeline hands its noise levels to the scheduler, which most others do not take
-    schedulers: ClassVar = {"FlowMatchEulerDiscrete": {}}
+    schedulers = FLOW_EULER
 
     # ---- text
 
@@ -158,7 +158,3 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
         if self.is_guided(guidance_scale):
             arguments["negative_prompt"] = self.shortened([negative_prompt or ""]) * num_prompts
         return arguments
-
-    def comfyui_keys(self) -> dict[str, Tensor]:
-        """Refuse: nobody has tried under which keys ComfyUI reads adapters of the family."""
-        raise UserError("the keys of ComfyUI for adapters of this family are not known here; take --format lora")

@@ -39,6 +39,7 @@ class StableDiffusion(ModelAdapter):
     pipeline_class = "StableDiffusionPipeline"
     denoiser_name = "unet"
     frozen_parts = ("vae", "text_encoder")
+    has_comfyui_keys = True
     single_file_keys: ClassVar = {
         "unet": ("model.diffusion_model.input_blocks.",),
         "vae": ("first_stage_model.",),

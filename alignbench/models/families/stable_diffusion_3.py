@@ -22,6 +22,7 @@ class StableDiffusion3(FlowAdapter):
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     patch_size = 2
+    has_comfyui_keys = True
     single_file_keys: ClassVar = {
         "transformer": ("model.diffusion_model.joint_blocks.", "joint_blocks."),
         "vae": ("first_stage_model.", "vae."),

@@ -37,6 +37,7 @@ class StableDiffusionXL(ModelAdapter):
     denoiser_name = "unet"
     frozen_parts = ("vae", "text_encoder", "text_encoder_2")
     is_told_sizes = True
+    has_comfyui_keys = True
     single_file_keys: ClassVar = {
         "unet": ("model.diffusion_model.input_blocks.",),
         "vae": ("first_stage_model.",),

@@ -103,10 +103,6 @@ class Wan(FrameLatents, FlowAdapter):
         arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
         return arguments | {"num_frames": 1}
 
-    def comfyui_keys(self) -> dict[str, Tensor]:
-        """Refuse: nobody has tried under which keys ComfyUI reads adapters of the family."""
-        raise UserError("the keys of ComfyUI for adapters of this family are not known here; take --format lora")
-
     def pack(self, latents: Tensor) -> Tensor:
         """Return [B, C, h, w] as a video of one frame, [B, C, 1, h, w]."""
         return latents[:, :, None]

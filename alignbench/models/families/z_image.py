@@ -32,7 +32,6 @@ class ZImage(FlowAdapter):
         "vae": ("first_stage_model.", "vae."),
         "text_encoder": (),
     }
-    no_controlnet = "its ControlNets are not read here"
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

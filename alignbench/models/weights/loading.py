@@ -150,11 +150,12 @@ def _networks(index: dict[str, Any]) -> set[str]:
     return {
         name
         for name, part in index.items()
-        if isinstance(part, list) and part[0] is not None and name not in UNUSED_PARTS and _is_network(part[1])
+        if isinstance(part, list) and part[0] is not None and name not in UNUSED_PARTS and is_network(part[1])
     }
 
 
-def _is_network(class_name: str) -> bool:
+def is_network(class_name: str) -> bool:
+    """Say whether a part of a pipeline is a network, by its class."""
     return not any(kind in class_name for kind in ("Tokenizer", "Processor", "Scheduler"))
 
 
@@ -338,7 +339,7 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
         if name in UNUSED_PARTS or not isinstance(part, list) or part[0] is None:
             continue
         files = {file.name for file in (folder / name).glob("*") if file.is_file()}
-        has_weights = _is_network(part[1]) and (parts is None or name in parts)
+        has_weights = is_network(part[1]) and (parts is None or name in parts)
         if not files:
             missing.append(f"{name}/")
         elif has_weights and (shards := _missing_shards(folder / name)):

@@ -219,9 +219,10 @@ def add_adapters(network: Any, adapters: Adapters) -> None:
 
 
 def _linear_layers(network: Any, target: str) -> list[str]:
-    """Return the name that PEFT finds layers by: as given, or where it ends the names of other modules as well, whole.
+    """Return the names under which PEFT is to look for the layers whose names end in `target`.
 
-    In FLUX.2 `attn.to_out` is a layer of one kind of block, and in the other kind a list of a layer and its dropout.
+    That is `target` itself, unless it is also the end of the name of a list of layers, which PEFT would refuse; then
+    the whole names of the layers. In FLUX.2 `attn.to_out` is a layer in one kind of block, and a list in the other.
     """
     found = {name: one for name, one in network.named_modules() if name == target or name.endswith(f".{target}")}
     lists = [name for name, one in found.items() if isinstance(one, nn.ModuleList | nn.Sequential)]

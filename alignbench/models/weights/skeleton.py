@@ -14,7 +14,7 @@ from torch import nn
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.architectures import published
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, read_index
+from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, is_network, read_index
 from alignbench.models.weights.without_weights import on_meta
 
 
@@ -100,12 +100,9 @@ def _architecture(path: str, revision: str | None) -> dict[str, Any]:
     index = read_index(_file(path, INDEX, revision))
     parts = {}
     for name, value in index.items():
-        if (
-            not isinstance(value, list)
-            or value[0] is None
-            or any(kind in value[1] for kind in ("Tokenizer", "Processor"))
-            or name in UNUSED_PARTS
-        ):
+        if not isinstance(value, list) or value[0] is None or name in UNUSED_PARTS:
+            continue
+        if not (is_network(value[1]) or "Scheduler" in value[1]):
             continue
         filename = "scheduler_config.json" if "Scheduler" in value[1] else "config.json"
         parts[name] = json.loads(_file(path, f"{name}/{filename}", revision).read_text()) | {"_class_name": value[1]}
