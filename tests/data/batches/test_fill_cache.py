@@ -161,6 +161,10 @@ class DyingEncoder:
         if self.calls < 0:
             raise InterruptedError
 
+    def prompt(self, text):
+        self._count()
+        return self.encoder.prompt(text)
+
     def encode_prompt(self, text):
         self._count()
         return self.encoder.encode_prompt(text)

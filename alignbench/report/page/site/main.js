@@ -72,7 +72,7 @@ async function drawPage() {
   const main = document.getElementById("main");
   document.body.dataset.view = now.view;
   const dialog = document.getElementById("dialog");
-  if (now.view !== "images" && dialog.className === "one-prompt") dialog.close();
+  if (now.view !== "images" && dialog.className === "one-prompt") state.closeByAddress(dialog);
   drawHeader(now);
   drawn = "";
   const { hash } = location;
@@ -117,9 +117,9 @@ window.addEventListener("keydown", answerKey);
 window.addEventListener("resize", images.redraw);
 window.addEventListener("beforeprint", images.print);
 window.addEventListener("afterprint", images.printed);
-document.getElementById("dialog").addEventListener("close", () => {
+document.getElementById("dialog").addEventListener("close", ({ target }) => {
   const { view, open } = state.read();
-  state.closeDialog();
+  state.dialogClosed(target);
   if (view === "images") images.closed(open);
 });
 drawPage();

@@ -46,15 +46,29 @@ const state = (() => {
     change(changes);
   }
 
-  /** Take the open dialog out of the address: as the back button would, or in place where a link opened it. */
-  function closeDialog() {
+  const BY_ADDRESS = "by address";
+
+  /** Close a dialog that the address no longer asks for. */
+  function closeByAddress(dialog) {
+    dialog.close(BY_ADDRESS);
+  }
+
+  /**
+   * Take a dialog that was closed out of the address: as the back button would, or in place where a link opened it.
+   *
+   * Browsers tell later that a dialog was closed; by then the address may have asked for it again.
+   */
+  function dialogClosed(dialog) {
+    const wasByAddress = dialog.returnValue === BY_ADDRESS;
+    dialog.returnValue = "";
+    if (dialog.open) return;
     const { open, run } = read();
-    if (open || run) {
+    if ((open || run) && !wasByAddress) {
       if (isOwnEntry) history.back();
       else change({ open: "", run: "" }, { replace: true });
     }
     isOwnEntry = false;
   }
 
-  return { read, change, address, openDialog, closeDialog };
+  return { read, change, address, openDialog, closeByAddress, dialogClosed };
 })();

@@ -300,7 +300,7 @@ const images = (() => {
     const dialog = document.getElementById("dialog");
     const image = now.open && browser.all.find((one) => one.key === now.open);
     if (!image) {
-      if (dialog.className === "one-prompt" && dialog.open) dialog.close();
+      if (dialog.className === "one-prompt" && dialog.open) state.closeByAddress(dialog);
       return;
     }
     const row = browser.shown.indexOf(image);

@@ -22,7 +22,7 @@ const runs = (() => {
     const dialog = document.getElementById("dialog");
     const run = report.run(now.run);
     if (!run) {
-      if (dialog.className === "settings" && dialog.open) dialog.close();
+      if (dialog.className === "settings" && dialog.open) state.closeByAddress(dialog);
       return;
     }
     const body = h("div", {});
