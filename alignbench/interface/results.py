@@ -8,6 +8,7 @@ import pandas as pd
 from alignbench.files import read_json_lines
 from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
+    GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
     TURNING_POINT_COLUMNS,
@@ -55,6 +56,11 @@ class Results:
     def diagnostics(self) -> pd.DataFrame:
         """Signs of reward hacking: the columns of `diagnostics.csv`."""
         return self._table("diagnostics.csv", DIAGNOSTIC_COLUMNS)
+
+    @cached_property
+    def guidance(self) -> pd.DataFrame:
+        """Win rates over base at other guidance: the columns of `guidance.csv`."""
+        return self._table("guidance.csv", GUIDANCE_COLUMNS)
 
     @cached_property
     def turning_points(self) -> pd.DataFrame:

@@ -36,6 +36,10 @@ TURNING_POINT_COLUMNS = (
     "peak_passes", "peak_passes_low", "peak_passes_high", "end_passes", "peak_win_rate", "end_win_rate",
     "drop", "drop_ci_low", "drop_ci_high", "turned",
 )  # fmt: skip
+GUIDANCE_COLUMNS = (
+    "model", "method", "run", "num_seeds", "prompt_set", "evaluator", "version", "trained_on", "guidance_scale",
+    "base_guidance_scale", "best", "n", "win_rate", "ci_low", "ci_high",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (
@@ -43,7 +47,7 @@ TEXT_COLUMNS = frozenset(
         "intransitive", "kind", "measure", "role", "flag",
     )
 )  # fmt: skip
-TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned"))
+TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))
 
 
 def read_table(path: Path) -> "pd.DataFrame":

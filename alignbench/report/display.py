@@ -19,6 +19,7 @@ from alignbench.report.figures import (
     notes,
     number,
     over_text,
+    percent,
     significance,
     strength_text,
     turned,
@@ -49,6 +50,7 @@ class TableSection:
     Attributes:
         prompt_name: how texts call the prompt set.
         over_start: rows of `win_rates.csv` of methods over what their training started from, where that is not base.
+        guidance: rows of `guidance.csv`.
         limits: sentences on what the figures cannot tell.
     """
 
@@ -60,6 +62,7 @@ class TableSection:
     ranking: dict[tuple[str, tuple[str, str]], TableRow]
     matches: list[Match]
     over_start: dict[tuple[str, tuple[str, str]], TableRow]
+    guidance: list[TableRow]
     limits: list[str]
 
     @property
@@ -105,6 +108,7 @@ def sections(tables: Tables) -> list[TableSection]:
             ranking[key],
             matches(tables, *key, published),
             _over_start(tables, rows),
+            [row for row in tables.guidance if (row["model"], row["prompt_set"]) == key],
             _limits(tables, *key),
         )
         for key, rows in sorted(parts.items())
@@ -163,7 +167,7 @@ def mean_ranks(section: TableSection) -> dict[str, float]:
 
 
 def grids(section: TableSection) -> list[Grid]:
-    """Return the tables of medians, win rates over base, strengths, published values, and of what the runs cost."""
+    """Return the tables of medians, win rates over base, strengths, published values, guidance, and of costs."""
     ranks = mean_ranks(section)
     heads = ["method", *map(section.head, section.evaluators)]
     medians, wins = [], []
@@ -178,6 +182,7 @@ def grids(section: TableSection) -> list[Grid]:
         *([start_grid(section)] if section.over_start else []),
         *([_strength_grid(section)] if section.ranking else []),
         *([published_grid(section)] if section.matches else []),
+        *guidance_grids(section),
         cost_grid(section),
     ]
 
@@ -188,6 +193,7 @@ def section_notes(section: TableSection) -> list[tuple[str, str]]:
         "win": True,
         "strength": bool(section.ranking),
         "published": bool(section.matches),
+        "guidance": bool(section.guidance),
         "data": any(is_data(method) for method, _ in section.rows),
     }
     found = [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]).items()]
@@ -296,6 +302,33 @@ def start_grid(section: TableSection) -> Grid:
             rows.append([method, start, *("" if row is None else over_text(row) for row in found)])
     heads = ["method", "start", *map(section.head, section.evaluators)]
     return Grid(f"Win rate over the start, {section.where}", heads, rows)
+
+
+def guidance_grids(section: TableSection) -> list[Grid]:
+    """Return, for each evaluator, the win rates over base at each of its scales of guidance; the best is marked."""
+    found = []
+    for evaluator in section.evaluators:
+        rows = [row for row in section.guidance if (row["evaluator"], row["version"]) == evaluator]
+        scales = sorted({row["base_guidance_scale"] for row in rows})
+        best = {row["base_guidance_scale"] for row in rows if row["best"]}
+        over = {(row["method"], row["base_guidance_scale"]): row for row in rows}
+        cells = [
+            [method, *(_over_base_at(scale, method, over) for scale in scales)]
+            for method in section.methods
+            if any(name == method for name, _ in over)
+        ]
+        if cells:
+            heads = ["method", *(f"base at {scale:g}{' (best)' if scale in best else ''}" for scale in scales)]
+            title = f"Win rate over base at other guidance, {section.head(evaluator)}, {section.where}"
+            found.append(Grid(title, heads, cells))
+    return found
+
+
+def _over_base_at(scale: float, method: str, over: dict[tuple[str, float], TableRow]) -> str:
+    row = over.get((method, scale))
+    if row is None:
+        return "50" if method == BASE else ""
+    return percent(row["win_rate"], (row["ci_low"], row["ci_high"]))
 
 
 def cost_grid(section: TableSection) -> Grid:

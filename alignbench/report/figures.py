@@ -18,6 +18,9 @@ NOTES = {
     "parentheses the rank, 1 + the number of methods whose difference in strength has a 95 % interval above 0",
     "published": "gap to published values in half-widths of our interval; "
     "see alignbench/report/published_tables/README.md",
+    "guidance": "guidance: each method as it was sampled, over base at each scale of guidance; best is the scale at "
+    "which base itself wins most, by this evaluator and on these prompts. What a method gains only over base at its "
+    "own scale, guidance gains without training",
     "seed": "a: one training seed, which cannot tell whether another training would differ from base as well; interval "
     "and stars in parentheses hold for these weights alone",
     "trained_on": "b: the method trained on this evaluator: on its scores or labels, or on data that it learned from; "

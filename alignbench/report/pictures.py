@@ -303,6 +303,44 @@ def turning_curves(curves: Sequence[tuple[ValidationCurve, TableRow]], path: Pat
     _save(figure, path)
 
 
+def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> None:
+    """Write a panel for each evaluator: how often base wins over itself by its guidance, and how often methods do.
+
+    Args:
+        rows: of `guidance.csv`, of one model and prompt set.
+    """
+    evaluators = sorted({(row["evaluator"], row["version"]) for row in rows})
+    methods = sorted({row["method"] for row in rows} - {BASE})
+    columns = min(len(evaluators), 3)
+    lines = -(-len(evaluators) // columns)
+    figure = _figure(3.2 * columns, 1.3 + 2.3 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for panel, evaluator in zip(panels, evaluators, strict=False):
+        own = [row for row in rows if (row["evaluator"], row["version"]) == evaluator]
+        scale = own[0]["guidance_scale"]
+        # the table has what base wins at its own scale over another one
+        of_base = {row["base_guidance_scale"]: 100 * (1 - row["win_rate"]) for row in own if row["method"] == BASE}
+        scales, rates = zip(*sorted({**of_base, scale: 50.0}.items()), strict=True)
+        panel.plot(scales, rates, color="black", linewidth=1.2, marker=".", label=BASE)
+        over_own = {row["method"]: row for row in own if row["base_guidance_scale"] == scale}
+        for number, method in enumerate(methods):
+            if method in over_own:
+                marker = "os^vDP*"[number // 10 % 7]
+                height = 100 * over_own[method]["win_rate"]
+                panel.plot([scale], [height], marker, color=f"C{number % 10}", markersize=4, alpha=0.8, label=method)
+        panel.axhline(50, color="gray", linewidth=0.5)
+        panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
+        panel.set_ylim(0, 100)
+        panel.tick_params(labelsize=8)
+    for panel in panels[len(evaluators) :]:
+        panel.set_axis_off()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
+    figure.supxlabel("guidance scale", fontsize=9)
+    figure.supylabel("% won over base", fontsize=9)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

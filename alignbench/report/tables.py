@@ -15,6 +15,7 @@ import numpy as np
 from alignbench.files import write_csv
 from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
+    GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     P_VALUES,
     RANKING_COLUMNS,
@@ -22,6 +23,7 @@ from alignbench.report.columns import (
     TableRow,
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
+from alignbench.report.guidance import guidance_rows, of_base_at_other_guidance
 from alignbench.report.human import VoteComparison, read_polls, uncounted_studies
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
 from alignbench.statistics import intervals
@@ -49,6 +51,7 @@ class Tables:
         labels: how each run is called in the tables, by the name of its folder.
         prompt_names: how each prompt set is called in texts, by its name in the tables.
         uncounted_studies: (model, prompt set) -> what is said of studies of which no vote counts.
+        guidance: rows with the columns of `columns.GUIDANCE_COLUMNS`; none where base has images at one scale only.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
@@ -64,6 +67,7 @@ class Tables:
     labels: dict[str, str]
     prompt_names: dict[str, str]
     uncounted_studies: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    guidance: list[TableRow] = field(default_factory=list)
     diagnostics: list[TableRow] = field(default_factory=list)
 
     def where(self, model: str, prompt_set: str) -> str:
@@ -71,11 +75,13 @@ class Tables:
         return f"{model}, {self.prompt_names[prompt_set]}"
 
     def write(self, root: Path) -> None:
-        """Write the four tables under the results root."""
+        """Write the tables under the results root; that of guidance only if base has images at several scales."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
+        if self.guidance:
+            write_csv(Path(root) / "guidance.csv", GUIDANCE_COLUMNS, self.guidance)
 
 
 def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
@@ -91,20 +97,25 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
     polls = {poll.key: poll for poll in read_polls(root)}
     for key, poll in polls.items():
         cells[key] += poll.measurements
+    contenders_of = {key: _contenders(entries, labels) for key, entries in sorted(cells.items())}
+    unvoted = {key: contenders for key, contenders in contenders_of.items() if key not in polls}
+    shown_by_guidance = of_base_at_other_guidance(unvoted)
+    compared = [key for key in contenders_of if key not in shown_by_guidance]
     sampling_hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for model, prompt_set, sampling_hash, *_ in cells:
+    for model, prompt_set, sampling_hash, *_ in compared:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
     names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
     tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, uncounted_studies(root))
     resamplings = Resamplings(num_resamples)
-    for key, entries in sorted(cells.items()):
+    at_sampling = {}
+    for key in compared:
         model, prompt_set, sampling_hash, *_ = key
         sampled_once = len(sampling_hashes[model, prompt_set]) == 1
         at = "" if sampled_once else f"@{sampling_hash}"
-        name = f"{prompt_set}{at}"
+        name = at_sampling[key[:3]] = f"{prompt_set}{at}"
         tables.prompt_names[name] = f"{names[prompt_set]}{at}"
-        contenders = _contenders(entries, labels)
+        contenders, entries = contenders_of[key], cells[key]
         if key in polls:
             methods = VoteComparison(name, contenders, resamplings, polls[key])
         else:
@@ -120,6 +131,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
         for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), methods.rows(), strict=True):
             table.extend(rows)
         tables.over_base[model, name, methods.info.evaluator, methods.info.version] = methods.over_base
+    tables.guidance.extend(guidance_rows(unvoted, at_sampling, resamplings))
     _adjust(tables.leaderboard)
     _adjust(tables.win_rates)
     return tables

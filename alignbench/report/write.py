@@ -39,6 +39,8 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
             folder = Path(root) / "report"
             pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{key}")
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
+            if section.guidance:
+                pictures.guidance_curves(section.guidance, folder / f"guidance-{key}", title=section.where)
     write_page(root, tables)
     return tables
 

@@ -23,6 +23,7 @@ from alignbench.files import write_csv
 from alignbench.models.tiny_random import RESOLUTION
 from alignbench.report.columns import (
     BUDGET_COLUMNS,
+    GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
     TURNING_POINT_COLUMNS,
@@ -150,6 +151,7 @@ def explained(section, level=2):
     [
         ("win_rates.csv", WIN_RATE_COLUMNS),
         ("ranking.csv", RANKING_COLUMNS),
+        ("guidance.csv", GUIDANCE_COLUMNS),
         ("turning_points.csv", TURNING_POINT_COLUMNS),
     ],
 )

@@ -50,6 +50,7 @@ class World:
         trained_on=(),
         picture=None,
         strength=1.0,
+        guidance_scale=4.0,
         **info,
     ):
         """Add a run, or another evaluator or strength to it; scores are listed by prompt, then image."""
@@ -74,6 +75,8 @@ class World:
         if strength != 1:
             scaled = {"strength": strength, "strength_kind": "prediction", "base_sampling": sampling_hash}
             sampling_hash = f"{sampling_hash}{round(10 * strength):02d}"
+        if guidance_scale != 4:
+            sampling_hash = f"{sampling_hash}{round(10 * guidance_scale):03d}"
         images = folder.images(prompt_set, sampling_hash)
         names = {prompt_id: [image_name(prompt_id, k) for k in range(num_images)] for prompt_id in prompts}
         write_prompts(
@@ -81,11 +84,11 @@ class World:
         )
         full = full_size or len(prompts)
         subset = len(prompts) < full
-        sampling = SamplingRecord(prompt_set, 20, 4.0, "per_prompt", 0, num_images, full, subset, **scaled)
+        sampling = SamplingRecord(prompt_set, 20, guidance_scale, "per_prompt", 0, num_images, full, subset, **scaled)
         write_sampling(images, sampling)
         digests = []
         for name in [name for files in names.values() for name in files]:
-            content = png(picture or "white", f"{folder.name}/{name}")
+            content = png(picture or "white", f"{folder.name}/{name}/{guidance_scale}")
             digests.append(hashlib.sha256(content).hexdigest()[:32])
             if picture:
                 (images / name).write_bytes(content)

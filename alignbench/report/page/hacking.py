@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import read_validation
 from alignbench.report.diagnostics import WEIGHT_DISTANCE
-from alignbench.report.display import Grid, TableSection
+from alignbench.report.display import Grid, TableSection, guidance_grids
 from alignbench.report.figures import number, stars
 from alignbench.report.hacking import all_clear, findings, warnings
 from alignbench.report.page.store import PageData
@@ -42,6 +42,7 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
         "warnings": [str(one) for one in warnings(tables, *key)],
         "allClear": all_clear(tables, *key),
         "diagnostics": [plot for plot in plots if plot],
+        "guidance": [vars(grid) for grid in guidance_grids(section)],
         "weights": vars(
             Grid("Distance of the weights from the start, % of their norm", ["method", "run", "%"], weights)
         ),

@@ -26,6 +26,7 @@ const hacking = (() => {
           sideEffects(section),
           h("div", { class: "charts" }, section.diagnostics.map(differences)),
           section.weights.rows.length > 0 && plainTable(section.weights),
+          section.guidance.map(plainTable),
         ),
       ),
       ...shown.flatMap((run, i) => overTraining(run, loaded[i])),
