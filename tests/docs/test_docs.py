@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import methods
+from alignbench import plan as planning
 from alignbench.batch import PairBatch
 from alignbench.calibrate.__main__ import calibrate_all
 from alignbench.configuration.build import conf_folder
@@ -90,7 +91,7 @@ def commands(program="alignbench"):
 def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
-        f"alignbench.{one}" for one in ("calibrate", "export", "serve", "soup", "study", "train_reward")
+        f"alignbench.{one}" for one in ("calibrate", "export", "plan", "serve", "soup", "study", "train_reward")
     }
     others = (
         "#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[', "uv run pytest",
@@ -592,6 +593,11 @@ def test_every_command_that_exports_is_understood(words, placeholders):
     if args.settings:
         settings = [word.replace("FOLDER", placeholders["FOLDER"]) for word in args.settings]
         assert find_source(placeholders["POLICY"], [w.replace("sdxl", "flux") for w in settings]).run is None
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.plan")))
+def test_every_plan_has_lines(words):
+    assert len(list(planning.plan(planning.read_settings(words)))) > 5
 
 
 @pytest.mark.parametrize("words", list(commands("alignbench.soup")))
