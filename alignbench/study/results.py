@@ -6,6 +6,7 @@
     grades.csv                of graded images: mean grade and share of excellent ones, by method and question
     rater_agreement.csv       how far raters agree, by question
     evaluator_agreement.csv   how often each evaluator prefers what raters prefer, by question
+    powered_win_rates.csv     the win rates with the help of evaluators, from 50 prompts with votes on
 
 The report joins the same win rates to its tables; see `alignbench.report.human`.
 """
@@ -25,6 +26,7 @@ from alignbench.statistics import intervals
 from alignbench.statistics.intervals import Estimate
 from alignbench.statistics.significance import holm
 from alignbench.store.run_folder import run_folders
+from alignbench.study.powered import POWERED_COLUMNS, WORTH, EvaluatorScores, powered_rows
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
 from alignbench.votes.preferences import Count, count
 from alignbench.votes.presets import TOP_GRADE
@@ -68,6 +70,7 @@ class StudyResults:
     grades: list[TableRow]
     rater_agreement: list[TableRow]
     evaluator_agreement: list[TableRow]
+    powered: list[TableRow]
 
 
 def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
@@ -79,6 +82,7 @@ def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
         ("win_rates", WIN_COLUMNS, results.win_rates),
         ("rater_agreement", RATER_AGREEMENT_COLUMNS, results.rater_agreement),
         ("evaluator_agreement", EVALUATOR_AGREEMENT_COLUMNS, results.evaluator_agreement),
+        *([("powered_win_rates", POWERED_COLUMNS, results.powered)] if results.powered else []),
         *([("grades", GRADE_COLUMNS, results.grades)] if folder.study.protocol.kind == "grades" else []),
     ):
         write_csv(folder.path / f"{name}.csv", columns, rows)
@@ -109,6 +113,8 @@ def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
         for row, adjusted in zip(win_rates, holm([row[name] for row in win_rates]), strict=True):
             row[name] = float(adjusted)
     graded = folder.study.protocol.kind == "grades"
+    scores = _scores(folder)
+    trained_on = {name for manifest in folder.manifests.values() for name in manifest.trained_on}
     return StudyResults(
         folder,
         votes,
@@ -116,7 +122,8 @@ def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
         win_rates,
         [row for question in questions for row in _grades(counted, question, methods, num_resamples)] if graded else [],
         [_rater_row(counted, question, num_resamples) for question in questions],
-        [row for question in questions for row in _evaluator_rows(counted, question, num_resamples)],
+        [row for q in questions for row in _evaluator_rows(counted, q, scores, trained_on, num_resamples)],
+        [row for q in questions for row in powered_rows(counted, q, methods, scores, trained_on)],
     )
 
 
@@ -169,18 +176,24 @@ def _rater_row(counted: Count, question: str, num_resamples: int) -> TableRow:
     return counts | _estimate("equal", "equal_ci", found.share) | _estimate("alpha", "alpha_ci", found.alpha)
 
 
-def _evaluator_rows(counted: Count, question: str, num_resamples: int) -> list[TableRow]:
-    """Return a row an evaluator that scored at least two of the runs, and one for the raters themselves."""
-    study = counted.folder.study
+def _scores(folder: StudyFolder) -> EvaluatorScores:
+    """Return what evaluators gave the images of a study's runs, the higher the better."""
+    study = folder.study
     scores: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for run in study.runs:
-        for one in measurements(counted.folder.run(run)):
+        for one in measurements(folder.run(run)):
             if (one.sampling.prompt_set, one.sampling_hash) == (study.prompt_set, study.sampling_hash):
                 info = one.scores.info
                 sign = 1 if info.higher_is_better else -1
                 first = {prompt_id: sign * score for (prompt_id, image), score in one.by_image.items() if image == 0}
                 scores.setdefault((info.evaluator, info.version), {})[run] = first
-    trained_on = {name for manifest in counted.folder.manifests.values() for name in manifest.trained_on}
+    return scores
+
+
+def _evaluator_rows(
+    counted: Count, question: str, scores: EvaluatorScores, trained_on: set[str], num_resamples: int
+) -> list[TableRow]:
+    """Return a row an evaluator that scored at least two of the runs, and one for the raters themselves."""
     found = {key: with_evaluator(counted, question, of, num_resamples) for key, of in sorted(scores.items())}
     found["human", ANOTHER_RATER] = with_another_rater(counted, question, num_resamples)
     return [
@@ -235,9 +248,19 @@ def print_results(results: StudyResults, console: "Console") -> None:
         name = ANOTHER_RATER if row["version"] == ANOTHER_RATER else f"{row['evaluator']}@{row['version']}"
         cells = (str(row["n"]), str(row["evaluator_ties"]), _percent(row, "agreement", "ci"))
         judges.add_row(row["question"], name + (" (trained on)" if row["trained_on"] else ""), *cells)
-    for table in (wins, grades, agreement, judges):
+    powered = Table("question", "method", "over", "with", "prompts", "% won [95 %]", "% votes saved",
+                    title="Human win rates with the help of evaluators")  # fmt: skip
+    for row in (row for row in results.powered if row["saved"] >= WORTH):
+        name = f"{row['evaluator']}{'@' * bool(row['version'])}{row['version']}"
+        prompts = f"{row['n']} of {row['n_all']}"
+        cells = (prompts, _percent(row, "win_rate", "ci"), f"{100 * row['saved']:.0f}")
+        powered.add_row(row["question"], row["method_a"], row["method_b"], name, *cells)
+    for table in (wins, grades, agreement, judges, powered):
         if table.row_count:
             console.print(table)
+    if results.powered and not powered.row_count:
+        told = f"no evaluator would save {100 * WORTH:.0f} % of the votes: their help is hardly worth it"
+        console.print(told, soft_wrap=True, markup=False)
     console.print(
         f"tables in {results.folder.path}; stages=[report] joins them to the others", soft_wrap=True, markup=False
     )
