@@ -26,7 +26,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import methods
-from alignbench import plan as planning
 from alignbench.batch import PairBatch
 from alignbench.calibrate.__main__ import calibrate_all
 from alignbench.configuration.build import conf_folder
@@ -42,6 +41,7 @@ from alignbench.models.tiny_random.flux import tiny_flux
 from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
+from alignbench.plan import __main__ as planning
 from alignbench.serve.__main__ import arguments as arguments_of_serve
 from alignbench.soup import arguments as arguments_of_soup
 from alignbench.soup import read_shares

@@ -1,7 +1,8 @@
 import pytest
 
 from alignbench.errors import UserError
-from alignbench.plan import plan, read_settings, shipped_sets
+from alignbench.plan.__main__ import read_settings
+from alignbench.plan.lines import plan, shipped_sets
 
 
 def lines(*words):

@@ -1,26 +1,16 @@
-"""How many prompts, images and training seeds show a win rate, before anything is made.
+"""The lines of a plan: what a win rate needs, and what the prompt sets that ship can show."""
 
-    python -m alignbench.plan win_rate=0.53 images=4 rho=0.3 ties=0.1 comparisons=6
-    python -m alignbench.plan results=results win_rate=0.55 seeds=5
-
-Without `results` the variances are assumed; with it they are those of the finished runs of a folder, method by method
-over base. docs/statistics.md explains the figures.
-"""
-
-import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from pydantic import Field
 
-from alignbench.errors import UserError, did_you_mean
+from alignbench.errors import UserError
 from alignbench.settings.section import Count, NotNegative, Positive, Section, Share, ShareBelowOne, setting
 from alignbench.statistics.power import POWER, Spread
-from alignbench.terminal.endings import one_sentence
 from alignbench.text import duration
 
 WinRate = Annotated[
@@ -57,39 +47,6 @@ class Measured:
     evaluator: str
     spread: Spread
     seconds: float | None
-
-
-def main() -> None:
-    """Plan as the command line says. See `alignbench.terminal.endings` for its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alignbench.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    told = "; ".join(f"{name}: {field.description}" for name, field in PlanSettings.model_fields.items())
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=told.replace("%", "%%"))
-    args = parser.parse_args()
-    with one_sentence():
-        print("\n".join(plan(read_settings(args.settings))))
-
-
-def read_settings(words: Sequence[str]) -> PlanSettings:
-    """Return the settings of `key=value` words.
-
-    Raises:
-        UserError: a key is unknown, or a value is not allowed.
-    """
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise UserError(f"{word} is not understood; expected key=value, as in win_rate=0.55")
-        if key not in PlanSettings.model_fields:
-            raise UserError(f"{key} is unknown;{did_you_mean(key, list(PlanSettings.model_fields))}")
-        try:
-            values[key] = text if key == "results" else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{word} is not understood; expected a number") from None
-    PlanSettings.check(values)
-    return PlanSettings(**values)
 
 
 def plan(settings: PlanSettings) -> Iterator[str]:
@@ -201,7 +158,3 @@ def _filled(spread: Spread, settings: PlanSettings) -> Spread:
         spread.ties,
         settings.seed_deviation if math.isnan(spread.seed_deviation) else spread.seed_deviation,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Say before anything is made what a win rate needs to be seen."""
