@@ -331,12 +331,12 @@ def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> No
         panel.axhline(50, color="gray", linewidth=0.5)
         panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
         panel.set_ylim(0, 100)
+        panel.set_xlabel("guidance scale", fontsize=8)
         panel.tick_params(labelsize=8)
     for panel in panels[len(evaluators) :]:
         panel.set_axis_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
-    figure.supxlabel("guidance scale", fontsize=9)
     figure.supylabel("% won over base", fontsize=9)
     _save(figure, path)
 
