@@ -57,4 +57,9 @@ class RewardTrain(Section):
         "Updates between two checkpoints; there is one after each evaluation as well. A killed command loses at most "
         "that many. Does not change the weights.",
     )
+    checkpointing_minutes: Positive | None = setting(
+        15.0,
+        "Minutes of training between two checkpoints, if they pass before train.checkpointing_steps updates. Does not "
+        "change the weights. null: count updates only.",
+    )
     dataloader_num_workers: CountOrZero = setting(0, "Processes that read images. Does not change the weights.")

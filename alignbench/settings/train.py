@@ -146,6 +146,11 @@ class Train(Section):
     checkpointing_steps: Count = setting(
         20, "Updates between two checkpoints. A killed run loses at most that many. Does not change the weights."
     )
+    checkpointing_minutes: Positive | None = setting(
+        15.0,
+        "Minutes of training between two checkpoints, if they pass before train.checkpointing_steps updates. Does not "
+        "change the weights. null: count updates only.",
+    )
     offload: bool = setting(
         False, "Keep text encoders and VAE in main memory while they are not used. Set by memory=NAME."
     )
