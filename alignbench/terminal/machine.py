@@ -32,8 +32,8 @@ def of_the_machine(error: BaseException, kept: str = "what was finished is kept"
     """
     if ran_out_of_memory(error):
         return (
-            f"memory ran out ({first_line(error) or OF_THE_MACHINE}); lower train.micro_batch_size or sampling.batch_size, or add "
-            f"memory=checkpointing; dry_run=true estimates training; {kept}"
+            f"memory ran out ({first_line(error) or OF_THE_MACHINE}); lower train.micro_batch_size or "
+            f"sampling.batch_size, or add memory=checkpointing; dry_run=true estimates training; {kept}"
         )
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, OSError) and number in REMEDIES:
