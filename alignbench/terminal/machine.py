@@ -69,12 +69,11 @@ def memory_advice(where: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-        return
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
         told = f"memory ran out {where} ({first_line(error) or OF_THE_MACHINE}); {advice}"
-    raise MemoryRanOutError(told)  # not in the handler: the first error holds on to all that fills the memory
+        raise MemoryRanOutError(told) from None
 
 
 def first_line(error: BaseException) -> str:
