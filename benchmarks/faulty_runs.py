@@ -23,7 +23,6 @@ from typing import Any
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-BEHIND = "ended"  # the file in which a process leaves its number of changes
 # figures of a run that are other each time
 VOLATILE = {"started", "command", "commit", "train_seconds", "device_hours", "peak_memory_gib", "seconds", "duration"}
 UNLIKE = {"last_command.json"}  # files that hold times of others
@@ -108,11 +107,7 @@ class Started:
         As launchers do: where one process fails, the others are asked to end, and killed if they do not within 30 s.
         """
         deadline, asked = time.monotonic() + seconds, None
-        while len(self.statuses) < len(self.pids):
-            for pid in [one for one in self.pids if one not in self.statuses]:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    self.statuses[pid] = os.waitstatus_to_exitcode(status)
+        while not self.poll():
             if asked is None and any(self.statuses.values()):
                 asked = time.monotonic()
                 self.send(signal.SIGTERM)
@@ -121,6 +116,14 @@ class Started:
                 self.send(signal.SIGKILL)
             time.sleep(0.02)
         return [self.statuses[pid] for pid in self.pids]
+
+    def poll(self) -> bool:
+        """Say whether all processes have ended."""
+        for pid in [one for one in self.pids if one not in self.statuses]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self.statuses[pid] = os.waitstatus_to_exitcode(status)
+        return len(self.statuses) == len(self.pids)
 
     def send(self, signum: int, rank: int | None = None) -> None:
         """Send a signal to the processes that live, or to one of them."""
@@ -227,7 +230,7 @@ def contents(root: Path) -> dict[str, str]:
             continue
         if file.suffix in (".html", ".md", ".tex") or parts[0].startswith("."):
             continue
-        found[name] = hashlib.sha256(_comparable(file)).hexdigest()
+        found[name] = hashlib.sha256(_comparable(file).replace(str(root).encode(), b"RESULTS")).hexdigest()
     return found
 
 
