@@ -83,6 +83,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     _flush(path.parent)
 
 
+def remove_unfinished_folders(parent: Path) -> None:
+    """Take away what kills in `replacing_folder` have left in a folder that nobody else writes to now."""
+    for left in parent.glob(".*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time in; `path` is a file for this alone."""

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from alignbench.errors import RunInUseError
+from alignbench.files import remove_unfinished_folders
 from alignbench.settings.command import Stage
 from alignbench.store.training_lock import training_lock
 from alignbench.work_share import WorkShare
@@ -31,6 +32,7 @@ def training_alone(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         if accelerator.is_main_process:
             try:
                 held.enter_context(training_lock(folder))
+                remove_unfinished_folders(folder)
             except RunInUseError as error:
                 told = str(error)
         (told,) = broadcast_object_list([told])
