@@ -62,7 +62,7 @@ def _main(typed: list[str]) -> None:
             found = found or unchecked(args.overrides)
             if found is not None:
                 make_folder(Path(found[0].results).expanduser())
-    failures = _run_jobs(typed, jobs)
+    failures = _run_jobs(typed, jobs, requeues=found is not None and found[0].requeue)
     with one_sentence(_results(args.overrides), "all jobs are done"):
         if len(jobs) > 1 and found is not None and is_main():
             _tell_all(found[0])
@@ -72,11 +72,12 @@ def _main(typed: list[str]) -> None:
         sys.exit(DEFECT if DEFECT in failures else REFUSED)
 
 
-def _run_jobs(typed: list[str], jobs: list[str]) -> list[int]:
+def _run_jobs(typed: list[str], jobs: list[str], requeues: bool) -> list[int]:
     """Run the jobs of a checked command; return the exit status of those that failed.
 
     Args:
         jobs: what tells each from the others.
+        requeues: whether Slurm is asked to start the command again where it announces its end.
     """
     ends = [time.monotonic()]  # of the jobs of a sweep
     failures: list[int] = []
@@ -90,7 +91,7 @@ def _run_jobs(typed: list[str], jobs: list[str]) -> list[int]:
             with handled():  # a launcher of Hydra may have started a process of its own for this job
                 _job(cfg)
         except KeyboardInterrupt as error:
-            _stop(error, cfg, name, jobs[number:], typed)
+            _stop(error, cfg, name, jobs[number:], typed, requeues)
         except RunError as error:
             told = f"{error}; {_kept(cfg)}" if isinstance(error, MemoryRanOutError) else str(error)
             if not name:
@@ -102,7 +103,7 @@ def _run_jobs(typed: list[str], jobs: list[str]) -> list[int]:
         except Exception as error:  # the other jobs of a sweep need not fail
             is_refusal = of_the_machine(error) is not None
             if not is_refusal and (signum := asked_to_end()) is not None:  # it may have ended what the job waits for
-                _stop(StopRequested(signum), cfg, name, jobs[number:], typed)
+                _stop(StopRequested(signum), cfg, name, jobs[number:], typed, requeues)
             failures.append(REFUSED if is_refusal else DEFECT)
             tell_failure(error, Path(cfg.results), name, _kept(cfg))
         finally:
@@ -111,14 +112,17 @@ def _run_jobs(typed: list[str], jobs: list[str]) -> list[int]:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
     except KeyboardInterrupt as error:  # between two jobs, or while others run them
-        stop_by_signal(error, "finished jobs are kept" + _left(jobs[len(ends) - 1 :]), typed)
+        told = "finished jobs are kept" + _left(jobs[len(ends) - 1 :])
+        stop_by_signal(error, told, typed, requeues=requeues)
     return failures
 
 
-def _stop(error: KeyboardInterrupt, cfg: DictConfig, name: str, left: list[str], typed: list[str]) -> NoReturn:
+def _stop(
+    error: KeyboardInterrupt, cfg: DictConfig, name: str, left: list[str], typed: list[str], requeues: bool
+) -> NoReturn:
     """End a command in whose job a signal came, with all the jobs that are left."""
     told = f"{name}: {_kept(cfg)}{_left(left)}" if name else _kept(cfg)
-    stop_by_signal(error, told, typed, requeues=cfg.requeue)
+    stop_by_signal(error, told, typed, requeues=requeues)
 
 
 def _left(jobs: list[str]) -> str:

@@ -99,6 +99,8 @@ def fit(
     # resume from the last checkpoint, if a fit was killed
     progress, best = Counters(), BestWeights(reward_model)
     parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "best": best}
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
     checkpoints = Checkpoints(folder / "checkpoints", accelerator, progress, {"judge": reward_model}, parts)
     checkpoints.load_last()
     log = folder / LOG

@@ -19,6 +19,7 @@ from alignbench.errors import UserError
 from alignbench.files import flush_files, sha256, stored_in, write_json
 from alignbench.store.checkpoint_files import DIGESTS, STATE, checkpoint_steps, damaged_file, read_state
 
+LATER = {"scaler"}  # parts that checkpoints of version 0.1.0 lack
 NUM_KEPT = 2  # checkpoints of a run: the newest, and the one before, in case the newest is damaged
 
 
@@ -184,7 +185,8 @@ class Checkpoints:
                     parameter.copy_(loaded[key])
         state = read_state(folder / STATE)
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            if name in state or name not in LATER:
+                part.load_state_dict(state[name])
         if self.shards:
             state = read_state(self._shards_file(folder))
             for name, part in self.shards.items():

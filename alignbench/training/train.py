@@ -154,6 +154,8 @@ def train(
     (shards if parallel.shares_optimizer else parts)["optimizer"] = optimizer
     if ema is not None:
         (shards if parallel.shards else parts)["ema"] = ema
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
     if model.lagged_weights is not None:
         (shards if parallel.shards else parts)["old_policy"] = model.lagged_weights
     if parallel.shards:

@@ -226,6 +226,21 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path):
     assert names(tmp_path) == ["step-3"]
 
 
+def test_a_learning_rate_beyond_all_numbers_ends_in_the_sentence_about_it(tmp_path):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fit(tmp_path, sft(), learning_rate=1e38, checkpointing_steps=1)
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_the_scale_of_half_precision_losses_goes_on_where_it_was(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    checkpoints = Checkpoints(tmp_path, Accelerator(cpu=True), Counters(step=1), {}, {"scaler": scaler})
+    checkpoints.save()
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
+    checkpoints.load_last()
+    assert scaler.get_scale() == 8.0
+
+
 # ---- processes
 
 
