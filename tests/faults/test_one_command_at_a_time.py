@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 import pytest
 from accelerate import Accelerator
 
+from alignbench.configuration.build import run_name
+from alignbench.configuration.compose import composed
 from alignbench.errors import RunInUseError
 from alignbench.stages.turns import turn
 from alignbench.store import training_lock as module
@@ -17,7 +19,6 @@ from alignbench.store.training_lock import Holder, lock_file, training_lock
 from alignbench.terminal.console import open_console
 from alignbench.work_share import WorkShare
 from benchmarks.faulty_runs import start
-from methods.sft import SFT
 from tests.processes import together
 from tests.program import alignbench, manifests
 
@@ -146,22 +147,27 @@ def test_of_many_that_start_together_over_a_stale_lock_one_trains(tmp_path):
 # ---- commands
 
 
-def test_the_second_command_is_refused_with_status_2(tmp_path, other, monkeypatch):
-    monkeypatch.setattr(SFT, "loss", lambda *_: pytest.fail("it trains"))
-    names = []
-    monkeypatch.setattr("alignbench.stages.job.training_alone", lambda folder, _: names.append(folder) or 1 / 0)
-    alignbench(*FIT, f"results={tmp_path}", check=False)
-    monkeypatch.undo()
-    (run,) = names
+@pytest.fixture
+def held(tmp_path, other):
+    """The folder of the run of `FIT`, which another process trains."""
+    run = tmp_path / run_name(composed(FIT))
     hold(run, other)
+    return run
+
+
+def test_the_second_command_is_refused_with_status_2(tmp_path, other, held):
     before = snapshot(tmp_path)
     done = alignbench(*FIT, f"results={tmp_path}", check=False)
     assert done.returncode == 2
-    assert f"alignbench: {run} is being trained by process {other.pid} on" in done.stderr
+    assert f"alignbench: {held} is being trained by process {other.pid} on" in done.stderr
     assert snapshot(tmp_path) == before
-    done = alignbench("-m", *FIT, "seed=0,1", f"results={tmp_path}", check=False)  # another run of a sweep goes on
+
+
+@pytest.mark.matrix
+def test_other_runs_of_a_sweep_go_on(tmp_path, held):
+    done = alignbench("-m", *FIT, "seed=0,1", f"results={tmp_path}", check=False)
     assert done.returncode == 2
-    assert "job 1 of 2 failed: " in done.stderr
+    assert f"job 1 of 2 failed: {held} is being trained" in done.stderr
     assert ["train" in one["completed"] for one in manifests(tmp_path).values()] == [True]
 
 

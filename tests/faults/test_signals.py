@@ -182,6 +182,7 @@ def test_many_jobs_that_are_left_are_counted():
     assert _left([]) == ""
 
 
+@pytest.mark.matrix
 def test_images_that_are_made_stay_and_the_rest_follows(tmp_path, monkeypatch):
     command = [
         "method=base", "model=sd15_mini", "prompts.limit=4", "sampling.num_inference_steps=1", "sampling.batch_size=1",

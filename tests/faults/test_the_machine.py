@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from alignbench.configuration.compose import composed
-from alignbench.errors import MemoryRanOutError
+from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS, check_settings
+from alignbench.errors import MemoryRanOutError, UserError
 from alignbench.files import replacing, replacing_folder, write_text
 from alignbench.settings.command import STAGES
 from alignbench.stages.early_end import advice_in
@@ -62,7 +63,7 @@ def names(folder):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one_and_nothing_half_done(tmp_path, limit):
-    with pytest.raises(OSError, match="and a checkpoint takes 0 MiB") as full:
+    with pytest.raises(OSError, match="and a checkpoint takes 1 MiB") as full:
         fit(tmp_path, AtUpdate(sft(), 2, lambda: limit(20_000)), checkpointing_steps=2, max_train_steps=6)
     limit(resource.RLIM_INFINITY)
     assert full.value.errno == errno.EFBIG
@@ -202,6 +203,7 @@ def test_every_stage_has_advice_and_other_errors_pass():
             raise KeyError
 
 
+@pytest.mark.matrix
 def test_memory_that_runs_out_in_one_run_of_a_sweep_leaves_the_others(tmp_path, monkeypatch):
     loss, runs = SFT.loss, iter([allocate])
     monkeypatch.setattr(SFT, "loss", lambda *given: next(runs, lambda: None)() or loss(*given))
@@ -226,9 +228,18 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path):
     assert names(tmp_path) == ["step-3"]
 
 
-def test_a_learning_rate_beyond_all_numbers_ends_in_the_sentence_about_it(tmp_path):
+@pytest.mark.parametrize("program", ["config", "train_reward"])
+def test_a_learning_rate_that_optimizers_cannot_compute_with_is_refused(program):
+    """AdamW divides it by a tenth at first, which overflows."""
+    with pytest.raises(UserError, match=r"train.learning_rate=1e\+38 must be a number above 0 and of at most 1e\+06"):
+        check_settings(
+            composed(["train.learning_rate=1e38"], program), SECTIONS if program == "config" else REWARD_SECTIONS
+        )
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_before_a_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="not finite"):
-        fit(tmp_path, sft(), learning_rate=1e38, checkpointing_steps=1)
+        fit(tmp_path, sft(), learning_rate=1e6, checkpointing_steps=3)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
