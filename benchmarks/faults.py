@@ -97,13 +97,16 @@ SCENARIOS = {
     "smpo, prepared": Scenario(
         ("method=smpo", "model=sd15_mini", "stages=[prepare,train,generate,score]", "method.inversion.num_steps=2")
     ),
-    "nft, flux_mini": Scenario(("method=nft", "model=flux_mini", "method.num_rollout_steps=2")),
+    "nft, flux_mini": Scenario(
+        ("method=nft", "model=flux_mini", "method.num_rollout_steps=2", "method.levels.stop=2", "method.levels.num=1",
+         "method.group_size=2")
+    ),
     "srpo, flux_mini": Scenario(("method=srpo", "model=flux_mini", "method.num_rollout_steps=2")),
     "dpo, two processes": Scenario(("method=dpo", "model=sd15_mini"), 2),
     "sft, two processes, FSDP2": Scenario(("method=sft", "model=sd15_mini"), 2, FSDP2),
     "a reward model": Scenario(
         (
-            "judge=head", "data.num_pairs=64", "data.num_prompts=64", "train.max_train_steps=6", "name=judge",
+            "judge=head", "data.num_pairs=64", "data.num_prompts=64", "train.max_train_steps=6", "name=fitted",
             "train.evaluation_steps=3", "train.checkpointing_steps=2", "heldout_share=0.3", "validation_share=0.3",
             "train.total_batch_size=8", "train.micro_batch_size=8",
         ),
