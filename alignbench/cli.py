@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -14,23 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
-from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, unchecked
-from alignbench.errors import DivergedError, UserError
+from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, sweep_jobs, unchecked
+from alignbench.errors import MemoryRanOutError, RunError, StopRequested, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
-from alignbench.terminal.endings import (
-    DEFECT,
-    REFUSED,
-    is_main,
-    of_the_machine,
-    one_sentence,
-    stop,
-    stop_by_hand,
-    tell_failure,
-)
+from alignbench.terminal.endings import DEFECT, REFUSED, is_main, one_sentence, stop, stop_by_signal, tell_failure
+from alignbench.terminal.machine import of_the_machine
+from alignbench.terminal.signals import asked_to_end, handled
 from alignbench.usage import usage
 
 PACE_OF = 4  # jobs by which the time left is estimated
+NUM_NAMED = 6  # jobs of a sweep that are named when it ends early
 
 
 def main() -> None:
@@ -41,11 +36,15 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(usage())
         return
-    typed = sys.argv[1:]
+    with handled():
+        _main(sys.argv[1:])
+
+
+def _main(typed: list[str]) -> None:
     with one_sentence():
         args = read_flags(typed)
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
-    num_jobs, found = 1, None
+    jobs, found = [""], None
     with one_sentence(_results(args.overrides)):
         check_neighbours()
         _refuse_other_configurations(args)
@@ -57,44 +56,87 @@ def main() -> None:
             if found is not None and not (args.multirun or found[1]) and _tell_what_is_done(found[0]):
                 return
             with _waiting("loading libraries, checking the command"):
-                num_jobs = check_command_line(args.overrides, args.multirun)
+                if check_command_line(args.overrides, args.multirun) > 1:
+                    jobs = sweep_jobs(args.overrides, args.multirun)
             _rewrite_words(args, for_sweep(args.overrides, args.multirun))
             found = found or unchecked(args.overrides)
             if found is not None:
                 make_folder(Path(found[0].results).expanduser())
+    failures = _run_jobs(typed, jobs, requeues=found is not None and found[0].requeue)
+    with one_sentence(_results(args.overrides), "all jobs are done"):
+        if len(jobs) > 1 and found is not None and is_main():
+            _tell_all(found[0])
+    if failures:
+        if len(jobs) > 1 and is_main():
+            print(f"alignbench: {len(failures)} of {len(jobs)} jobs failed, as told above", file=sys.stderr, flush=True)
+        sys.exit(DEFECT if DEFECT in failures else REFUSED)
+
+
+def _run_jobs(typed: list[str], jobs: list[str], requeues: bool) -> list[int]:
+    """Run the jobs of a checked command; return the exit status of those that failed.
+
+    Args:
+        jobs: what tells each from the others.
+        requeues: whether Slurm is asked to start the command again where it announces its end.
+    """
     ends = [time.monotonic()]  # of the jobs of a sweep
-    failures: list[Exception] = []
+    failures: list[int] = []
 
     def job(cfg: DictConfig) -> None:
-        name = f"job {len(ends)} of {num_jobs}" if num_jobs > 1 else ""
+        number = len(ends)
+        name = f"job {number} of {len(jobs)}" if len(jobs) > 1 else ""
         if name and is_main():
-            print(f"{name}{_time_left(ends, num_jobs)}", flush=True)
+            print(f"{name}{_time_left(ends, len(jobs))}", flush=True)
         try:
-            _job(cfg)
-        except KeyboardInterrupt:
-            from alignbench.stages.kept import kept
-
-            stop_by_hand(f"{name and f'{name}: '}{kept(cfg)}", typed)
-        except DivergedError as error:
+            with handled():  # a launcher of Hydra may have started a process of its own for this job
+                _job(cfg)
+        except KeyboardInterrupt as error:
+            _stop(error, cfg, name, jobs[number:], typed, requeues)
+        except RunError as error:
+            told = f"{error}; {_kept(cfg)}" if isinstance(error, MemoryRanOutError) else str(error)
             if not name:
-                stop(error)
-            failures.append(error)
-            print(f"alignbench: {name} failed: {error}", file=sys.stderr, flush=True)
+                stop(UserError(told))
+            failures.append(REFUSED)
+            print(f"alignbench: {name} failed: {told}", file=sys.stderr, flush=True)
         except UserError as error:
             stop(error)
         except Exception as error:  # the other jobs of a sweep need not fail
-            failures.append(error)
-            tell_failure(error, Path(cfg.results), name)
+            is_refusal = of_the_machine(error) is not None
+            if not is_refusal and (signum := asked_to_end()) is not None:  # it may have ended what the job waits for
+                _stop(StopRequested(signum), cfg, name, jobs[number:], typed, requeues)
+            failures.append(REFUSED if is_refusal else DEFECT)
+            tell_failure(error, Path(cfg.results), name, _kept(cfg))
         finally:
             ends.append(time.monotonic())
 
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-    if num_jobs > 1 and found is not None and is_main():
-        _tell_all(found[0])
-    if failures:
-        if num_jobs > 1 and is_main():
-            print(f"alignbench: {len(failures)} of {num_jobs} jobs failed, as told above", file=sys.stderr, flush=True)
-        sys.exit(REFUSED if all(map(_is_refusal, failures)) else DEFECT)
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+    except KeyboardInterrupt as error:  # between two jobs, or while others run them
+        told = "finished jobs are kept" + _left(jobs[len(ends) - 1 :])
+        stop_by_signal(error, told, typed, requeues=requeues)
+    return failures
+
+
+def _stop(
+    error: KeyboardInterrupt, cfg: DictConfig, name: str, left: list[str], typed: list[str], requeues: bool
+) -> NoReturn:
+    """End a command in whose job a signal came, with all the jobs that are left."""
+    told = f"{name}: {_kept(cfg)}{_left(left)}" if name else _kept(cfg)
+    stop_by_signal(error, told, typed, requeues=requeues)
+
+
+def _left(jobs: list[str]) -> str:
+    """Say which jobs of a sweep were not begun."""
+    if not jobs:
+        return ""
+    more = f" and {len(jobs) - NUM_NAMED} more" if len(jobs) > NUM_NAMED else ""
+    return f"; not begun: {', '.join(jobs[:NUM_NAMED])}{more}"
+
+
+def _kept(cfg: DictConfig) -> str:
+    from alignbench.stages.early_end import kept
+
+    return kept(cfg)
 
 
 def _tell_what_is_done(cfg: DictConfig) -> bool:
@@ -129,10 +171,6 @@ def _waiting(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
-
-
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, UserError) or of_the_machine(error) is not None
 
 
 def _results(words: list[str]) -> Path:
@@ -223,7 +261,8 @@ def check_neighbours() -> None:
 
 def _job(cfg: DictConfig) -> None:
     from alignbench.configuration.typed.plain_values import settle, settle_arguments
-    from alignbench.stages.job import dry_run, run
+    from alignbench.stages.dry_run import dry_run
+    from alignbench.stages.job import run
 
     settle_arguments(settle(cfg))
     (dry_run if cfg.dry_run else run)(cfg)

@@ -5,10 +5,12 @@ leaves the old file or the new one, never half of one. What cannot be stored rai
 """
 
 import csv
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +21,33 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from PIL import Image
 
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 CHECK = "check"  # key of the digest of a JSON record in itself
+
+
+@contextmanager
+def stored_in(path: Path) -> Iterator[None]:
+    """Raise what libraries make of a full or broken disk as the OSError that it is, naming `path`."""
+    try:
+        yield
+    except Exception as error:
+        number = _number_of(error)
+        if number is None or (isinstance(error, OSError) and error.filename):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _number_of(error: BaseException) -> int | None:
+    """Return the number of the system's error that an error came of: its own, in its text, or of one before it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number = seen.errno if isinstance(seen, OSError) else None
+        if number is None and (match := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(seen))):
+            number = int(match[1] or match[2])
+        if number in OF_THE_DISK:
+            return number
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 @contextmanager
@@ -29,9 +57,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
+        with stored_in(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
@@ -44,13 +73,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     partial = _temporary(path)
     partial.mkdir(parents=True)
     try:
-        yield partial
-        flush_files(partial)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        with stored_in(path):
+            yield partial
+            flush_files(partial)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _flush(path.parent)
+
+
+def remove_unfinished_folders(parent: Path) -> None:
+    """Take away what kills in `replacing_folder` have left in a folder that nobody else writes to now."""
+    for left in parent.glob(".*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left)
 
 
 @contextmanager

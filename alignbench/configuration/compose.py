@@ -37,10 +37,8 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
         for override in parsed:
             _check_choice(override)
         _check_additions(parsed)
-        params, is_sweep = _sweep_of_experiment(parsed)
-        if multirun or is_sweep:
-            jobs = _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
-        else:
+        jobs = _jobs(parsed, multirun)
+        if jobs is None:
             for override in parsed:
                 if override.is_sweep_override():
                     raise needs_multirun(override, bool(group_choices(override.key_or_group)))
@@ -48,6 +46,22 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
         for job in jobs:
             check(_compose(job))
     return len(jobs)
+
+
+def sweep_jobs(overrides: list[str], multirun: bool) -> list[str]:
+    """Return what tells each job of a checked command from the others, as words; one empty text if it is no sweep."""
+    with _hydra():
+        jobs = _jobs(_parse(as_composed(overrides)), multirun) or [[]]
+    in_all = set.intersection(*map(set, jobs))
+    return [" ".join(word for word in job if word not in in_all) for job in jobs]
+
+
+def _jobs(parsed: list[Override], multirun: bool) -> list[list[str]] | None:
+    """Return the words of each job of a sweep in its order; None if the command is no sweep."""
+    params, is_sweep = _sweep_of_experiment(parsed)
+    if not (multirun or is_sweep):
+        return None
+    return _sweep([*_parse([f"{key}={value}" for key, value in params.items()]), *parsed])
 
 
 def as_composed(words: Sequence[str]) -> list[str]:

@@ -200,7 +200,7 @@ def generate(
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
         batch_size = 1 if model.samples_alone else sampling.batch_size
-        num_batches = math.ceil(len(todo) / batch_size)
+        num_own = num_batches = math.ceil(len(todo) / batch_size)
         seconds = 0.0
         if in_step:
             num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
@@ -215,15 +215,17 @@ def generate(
             seconds += time.perf_counter() - before
             if is_filler:
                 continue
-            for (p, k), picture in zip(batch, pictures, strict=True):
+            for (p, _), picture in zip(batch, pictures, strict=True):
                 if refuse_black:
                     _refuse_black(picture, p)
+            is_last = number == num_own - 1
+            if work_share.is_main and (number == 0 or is_last):  # before the images, which a kill may leave without
+                num_made = len(todo) if is_last else batch_size
+                cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / num_made}
+                folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
+            for (p, k), picture in zip(batch, pictures, strict=True):
                 write_png(images / image_name(p.prompt_id, k), picture)
             bar.update(len(batch))
-
-    if work_share.is_main and todo:
-        cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / len(todo)}
-        folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
     if work_share.num_processes > 1:
         PartialState().wait_for_everyone()
     left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)

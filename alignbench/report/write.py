@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from alignbench.files import write_csv
+from alignbench.files import locked, write_csv
 from alignbench.report import markdown, pictures
 from alignbench.report.columns import TURNING_POINT_COLUMNS
 from alignbench.report.curves.turning_points import turning_points, validation_curves
@@ -25,6 +25,11 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     Statistics of images that have none yet are measured on the way. Runs that share training data with a reward model
     of this root are noted as trained on it.
     """
+    with locked(Path(root) / ".report.lock"):  # all tables are of one writer
+        return _write_report(root, num_resamples)
+
+
+def _write_report(root: Path, num_resamples: int) -> Tables:
     reward_models = reward_models_in(root)
     for folder in run_folders(root):
         note_shared_data(folder, reward_models)

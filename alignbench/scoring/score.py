@@ -1,6 +1,7 @@
 """Scores of evaluation images: one pass over the images for all evaluators."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,10 @@ from alignbench.scoring.prompt_cache import TextCache
 from alignbench.store.image_records import ImageKey, ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
+from alignbench.terminal.signals import leave_signals_to_the_program
 from alignbench.work_share import WorkShare
 
-CHUNK = 512  # images kept preprocessed, so that one network after another can see them: about 600 MB
+CHUNK = 512  # at most so many images are kept preprocessed, for one network after another: about 600 MB
 TASK = 8  # images that a worker prepares at a time
 MIN_IMAGES_FOR_WORKERS = 64  # fewer are prepared sooner than processes start
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -109,7 +111,7 @@ def score(
         total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
         leave=None, disable=not (progress and work_share.is_main and pictures),
     ) as bar:  # fmt: skip
-        for chunk in _prepared(pictures, preprocesses, images.size, num_workers, work_share.num_processes):
+        for chunk in _prepared(pictures, preprocesses, images.size, batch_size, num_workers, work_share.num_processes):
             faults += chunk.faults
             bar.update(len(chunk.faults))
             for sharing in passes:
@@ -246,10 +248,16 @@ def _prepared(
     pictures: Sequence[ImageToScore],
     preprocesses: Sequence[Preprocess],
     size: tuple[int, int] | None,
+    batch_size: int,
     num_workers: int | None,
     num_processes: int,
 ) -> Iterator[Prepared]:
-    """Yield the images in their order, a chunk at a time, while workers are at the next."""
+    """Yield the images in their order, a chunk at a time, while workers are at the next.
+
+    A chunk holds whole batches where it can. So after a kill the same images make a batch, and their scores are equal
+    to the last bit.
+    """
+    num_tasks = (CHUNK - CHUNK % math.lcm(TASK, batch_size) or CHUNK) // TASK
     if num_workers is None:
         cores = len(os.sched_getaffinity(0))
         num_workers = 0 if len(pictures) < MIN_IMAGES_FOR_WORKERS else min(8, max(1, cores // num_processes))
@@ -259,10 +267,11 @@ def _prepared(
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_unchanged,
-            prefetch_factor=max(2, CHUNK // TASK // num_workers) if num_workers else None,
+            worker_init_fn=leave_signals_to_the_program,
+            prefetch_factor=max(2, num_tasks // num_workers) if num_workers else None,
         )
     )
-    while some := list(islice(tasks, CHUNK // TASK)):
+    while some := list(islice(tasks, num_tasks)):
         chunk = _chunk(some, preprocesses)
         del some  # or memory would hold these images twice
         yield chunk

@@ -43,4 +43,9 @@ class Command(Section):
         "Folder of real images with captions, or a list of them, as for model.folders. Those whose caption is an "
         "evaluation prompt are scored as the row data of the tables. null: none.",
     )
+    requeue: bool = setting(
+        False,
+        "Under Slurm: put the job back into the queue when SIGUSR1 announces its end, as `--signal=USR1@300` asks for. "
+        "false: only write a checkpoint and end.",
+    )
     results: str = setting("results", "Folder of runs and tables.")

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from alignbench.settings.section import REQUIRED, Count, CountOrZero, Positive, ProperShare, Section, Seed, setting
+from alignbench.settings.section import (
+    REQUIRED,
+    Count,
+    CountOrZero,
+    LearningRate,
+    Positive,
+    ProperShare,
+    Section,
+    Seed,
+    setting,
+)
 from alignbench.settings.train import Precision, Schedule
 
 
@@ -41,7 +51,7 @@ class RewardTrain(Section):
     micro_batch_size: Count = setting(
         64, "Pairs that one process passes through the network at once. Gradient accumulation is derived from it."
     )
-    learning_rate: Positive = setting(3.0e-4, "Learning rate of the optimizer. Set by judge=NAME, too.")
+    learning_rate: LearningRate = setting(3.0e-4, "Learning rate of the optimizer. Set by judge=NAME, too.")
     lr_scheduler: Schedule = setting("cosine", "Learning-rate schedule, by the name that diffusers gives it.")
     lr_warmup_steps: CountOrZero = setting(50, "Updates over which the learning rate rises from 0.")
     max_grad_norm: Positive = setting(
@@ -56,5 +66,10 @@ class RewardTrain(Section):
         20,
         "Updates between two checkpoints; there is one after each evaluation as well. A killed command loses at most "
         "that many. Does not change the weights.",
+    )
+    checkpointing_minutes: Positive | None = setting(
+        15.0,
+        "Minutes of training between two checkpoints, if they pass before train.checkpointing_steps updates. Does not "
+        "change the weights. null: count updates only.",
     )
     dataloader_num_workers: CountOrZero = setting(0, "Processes that read images. Does not change the weights.")

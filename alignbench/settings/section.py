@@ -15,6 +15,7 @@ from alignbench.errors import UserError, did_you_mean
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1e6)]  # far beyond any that works; optimizers overflow near 1e38
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ProperShare = Annotated[float, Field(gt=0, lt=1)]
@@ -167,7 +168,7 @@ def _range(schema: Mapping[str, Any]) -> str:
     if above is not None and below is not None:
         return f" between {above:g} and {below:g}, both excluded"
     ends = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
-    return "".join(f" {word} {end:g}" for word, end in ends if end is not None)
+    return " and".join(f" {word} {end:g}" for word, end in ends if end is not None)
 
 
 def _only(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from alignbench.settings.section import (
     REQUIRED,
     Count,
     CountOrZero,
+    LearningRate,
     NotNegative,
     Positive,
     ProperShare,
@@ -42,7 +43,7 @@ class Train(Section):
     micro_batch_size: Count = setting(
         16, "Samples that one process passes through the network at once. Gradient accumulation is derived from it."
     )
-    learning_rate: Positive = setting(1.0e-5, "Learning rate of the optimizer.")
+    learning_rate: LearningRate = setting(1.0e-5, "Learning rate of the optimizer.")
     lr_scheduler: Schedule = setting("constant", "Learning-rate schedule, by the name that diffusers gives it.")
     lr_warmup_steps: CountOrZero = setting(0, "Updates over which the learning rate rises from 0.")
     max_grad_norm: Positive = setting(
@@ -145,6 +146,11 @@ class Train(Section):
     logging_steps: Count = setting(1, "Updates between two log lines. Does not change the weights.")
     checkpointing_steps: Count = setting(
         20, "Updates between two checkpoints. A killed run loses at most that many. Does not change the weights."
+    )
+    checkpointing_minutes: Positive | None = setting(
+        15.0,
+        "Minutes of training between two checkpoints, if they pass before train.checkpointing_steps updates. Does not "
+        "change the weights. null: count updates only.",
     )
     offload: bool = setting(
         False, "Keep text encoders and VAE in main memory while they are not used. Set by memory=NAME."

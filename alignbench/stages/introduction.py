@@ -1,13 +1,17 @@
 """The first facts of a job: what runs, on what, and where the results are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 from accelerate import Accelerator
 from omegaconf import DictConfig
+from rich.console import Console
 
 from alignbench.configuration.build import trains
 from alignbench.data.prompts import PromptSet
 from alignbench.generation.generate import Sampling
+from alignbench.models.prompt_length import CutPrompts
+from alignbench.store.run_folder import RunFolder
 
 
 def introduction(
@@ -31,6 +35,22 @@ def introduction(
         part = f" of {prompts.full_size} (subset)" if prompts.is_subset else ""
         yield "prompts", f"{prompts.name}, {len(prompts)}{part}"
         yield "sampling", str(sampling)
+
+
+def tell_cut_prompts(
+    cut: Mapping[str, CutPrompts], of: str, run: RunFolder, accelerator: Accelerator, console: Console
+) -> None:
+    """Say and record how many prompts are longer than the text encoders read.
+
+    Args:
+        cut: what is cut, by the kind of the tokenizer.
+        of: the prompt set or data that has them.
+    """
+    for kind, one in cut.items():
+        console.print(f"  {one.told(kind, of)}")
+    if accelerator.is_main_process and cut:
+        told = {kind: asdict(one) for kind, one in cut.items()}
+        run.update(cut_prompts={**run.manifest.cut_prompts, of: told})
 
 
 def _length(settings: DictConfig) -> str:

@@ -3,8 +3,8 @@
 import io
 import shutil
 import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,17 +30,17 @@ from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
-from alignbench.errors import DivergedError, UserError
+from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.report.terminal.run_tables import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
-from alignbench.settings.command import STAGES
+from alignbench.settings.command import STAGES, Stage
+from alignbench.stages.early_end import advice_in, diverged
 from alignbench.stages.existing import compare_existing
-from alignbench.stages.introduction import introduction
-from alignbench.stages.kept import last_checkpoint
+from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.open_run import open_run
@@ -55,14 +55,17 @@ from alignbench.stages.training_terms import (
     trained_on,
     training_data,
 )
+from alignbench.stages.turns import training_alone, turn
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
 from alignbench.terminal.console import headed, open_console, print_fact
-from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
+from alignbench.training.memory_estimate import refuse_what_cannot_fit
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
 from alignbench.work_share import WorkShare
+
+BEFORE_IMAGES: Sequence[Stage] = ("prepare", "train")
 
 
 def run(cfg: DictConfig) -> list[RunFolder]:
@@ -102,19 +105,6 @@ def run(cfg: DictConfig) -> list[RunFolder]:
         GradientState._reset_state()
 
 
-def dry_run(cfg: DictConfig) -> None:
-    """Print what training by `cfg` would take of a device's memory; nothing is loaded or written.
-
-    Raises:
-        UserError: if the architecture is neither here nor on the hub.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}", flush=True)
-    with Console(stderr=True).status("estimating the memory, and what would save some"):
-        told = table(cfg, free_memory(device) if device.type == "cuda" else None)
-    print(told)
-
-
 class Job:
     """The stages of one configuration."""
 
@@ -144,6 +134,18 @@ class Job:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
         seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
+        trains = self.trains and "train" in stages and not self.folder.completed("train")
+        with training_alone(self.folder.path, self.accelerator) if trains else nullcontext():
+            self._begin(stages, seen)
+            self._do(stage for stage in stages if stage in BEFORE_IMAGES)
+        self._do(stage for stage in stages if stage not in BEFORE_IMAGES)
+
+    def _begin(self, stages: Sequence[Stage], seen: str | None) -> None:
+        """Open the run folder, say what will be done, and calibrate the evaluators.
+
+        Args:
+            seen: the prompt set of the evaluation, if training sees prompts of it.
+        """
         self._open()
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
@@ -155,9 +157,12 @@ class Job:
             self.console.print(f"  {remark}")
         if self.scoring is not None and "score" in stages:
             self.scoring.calibrate()
+
+    def _do(self, stages: Iterable[Stage]) -> None:
         for stage in stages:
-            getattr(self, stage)()
-            self.accelerator.wait_for_everyone()
+            with advice_in(stage, self.cfg):
+                getattr(self, stage)()
+                self.accelerator.wait_for_everyone()
 
     # ---- stages
 
@@ -198,7 +203,7 @@ class Job:
                 self.console.print(f"  memory      {told}")
         model = self._model(self.cfg, left_out)
         for _, source in terms:
-            self._tell_cut_prompts(model, f"data={source.name}", sorted({*source.prompts}))
+            self._tell_cut(model, f"data={source.name}", sorted({*source.prompts}))
         if self.cfg.train.reward_vae is not None:
             from alignbench.models.reward_vae import load_reward_vae
 
@@ -227,7 +232,7 @@ class Job:
                     self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
                 )
             except FloatingPointError as error:
-                raise self._diverged(error) from None
+                raise diverged(error, self.folder) from None
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
             self.folder.update(
@@ -250,6 +255,12 @@ class Job:
         if self._generated():
             self.console.print(f"generate: done before, {self._images}")
             return
+        with turn("generate", self._images, self.work_share, self.accelerator, self.console):
+            if not self._generated():  # by another command, meanwhile
+                self._make_images()
+
+    def _make_images(self) -> None:
+        assert self.prompts is not None
         if self.trains and not self.folder.completed("train"):
             told = f"{self.folder.path} holds no trained policy; add train to stages"
             if self.folder.checkpoints.exists():
@@ -267,7 +278,7 @@ class Job:
                 if network is not None:
                     quantise_blocks(network, self.sampling.base_bits, self.accelerator.device)
         model.to(self.accelerator.device)
-        self._tell_cut_prompts(model, self.prompts.name, self.prompts.texts)
+        self._tell_cut(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
 
     def score(self) -> None:
@@ -280,7 +291,9 @@ class Job:
         if not self.trains and not self._generated():
             self.generate()
         images = image_set(self.prompts, self.sampling, self.cfg.model.resolution)
-        self._leave(self.scoring.score(self.folder, images), "score")
+        scores = self.folder.scores(self.prompts.name, self.sampling.hash)
+        with turn("score", scores, self.work_share, self.accelerator, self.console):
+            self._leave(self.scoring.score(self.folder, images), "score")
         if self.is_base and self.cfg.real_images is not None:
             self._score_real_images()
 
@@ -304,26 +317,12 @@ class Job:
 
     # ---- parts
 
-    def _diverged(self, error: FloatingPointError) -> DivergedError:
-        """Return the sentence about a run whose numbers are no longer finite: what is kept, and what can be done."""
-        told = f"{error}; lower train.learning_rate or train.max_grad_norm. {self.folder.path} keeps "
-        told += last_checkpoint(self.folder)
-        if self.folder.checkpoints.exists():
-            told += f"; model.policy={self.folder.path} model.policy_step=last starts a new run from it"
-        return DivergedError(told)
-
     def _also_base(self, stage: str) -> None:
         """Do a stage of the base run first."""
         getattr(self._base(), stage)()
 
-    def _tell_cut_prompts(self, model: ModelAdapter, of: str, prompts: Sequence[str]) -> None:
-        """Say and record how many prompts are longer than the text encoders read."""
-        cut = model.cut_prompts(prompts)
-        for kind, one in cut.items():
-            self.console.print(f"  {one.told(kind, of)}")
-        if self.accelerator.is_main_process and cut:
-            told = {kind: asdict(one) for kind, one in cut.items()}
-            self.folder.update(cut_prompts={**self.folder.manifest.cut_prompts, of: told})
+    def _tell_cut(self, model: ModelAdapter, of: str, prompts: Sequence[str]) -> None:
+        tell_cut_prompts(model.cut_prompts(prompts), of, self.folder, self.accelerator, self.console)
 
     def _also_start(self, stage: str) -> None:
         """Do a stage of the run that measures `model.policy` first, where training started from it."""

@@ -66,7 +66,7 @@ def _state(cfg: DictConfig, runs: Iterable[RunFolder]) -> str | None:
 def _files_under(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        yield from (Path(parent) / name for name in names if name not in (FILE, ".lock"))
+        yield from (Path(parent) / name for name in names if name != FILE and not name.endswith(".lock"))
 
 
 def _texts(value: Any) -> Iterator[str]:

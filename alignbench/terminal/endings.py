@@ -1,44 +1,46 @@
 """How a program ends before its work is done: one sentence on stderr in place of a traceback.
 
-Exit status 2: the command must be changed. 130: stopped by Ctrl-C. 1: a defect of the program, whose traceback is in a
-file.
+Exit status 2: the command must be changed, or the machine lacks something. 128 and the number of a signal, 130 for
+Ctrl-C: a signal asked to end. 1: a defect of the program, whose traceback is in a file.
 """
 
-import errno
 import io
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from alignbench.errors import UserError
+from alignbench.errors import StopRequested, UserError
+from alignbench.terminal import slurm
+from alignbench.terminal.machine import of_the_machine
 
 PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
-STOPPED, DEFECT, REFUSED = 130, 1, 2
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE}
+DEFECT, REFUSED = 1, 2
 
 
 @contextmanager
-def one_sentence(results: Path = Path("results")) -> Iterator[None]:
+def one_sentence(results: Path = Path("results"), kept: str = "nothing was begun") -> Iterator[None]:
     """End the program with a sentence where what is within cannot go on.
 
     Args:
         results: the folder that the file about a defect goes to.
+        kept: what lies on the disk when a signal ends it.
     """
     _replace_what_cannot_be_encoded()
     try:
         yield
     except UserError as error:
         stop(error)
-    except KeyboardInterrupt:
-        stop_by_hand("nothing was begun")
+    except KeyboardInterrupt as error:
+        stop_by_signal(error, kept)
     except Exception as error:
         tell_failure(error, results)
         sys.exit(REFUSED if of_the_machine(error) else DEFECT)
@@ -57,50 +59,52 @@ def stop(error: Exception) -> NoReturn:
     sys.exit(REFUSED)
 
 
-def stop_by_hand(kept: str, command: Sequence[str] = (), program: str = "alignbench") -> NoReturn:
-    """Say what Ctrl-C has left, and end.
+def stop_by_signal(
+    error: KeyboardInterrupt,
+    kept: str,
+    command: Sequence[str] = (),
+    program: str = "alignbench",
+    requeues: bool = False,
+) -> NoReturn:
+    """Say what a signal has left, and end.
 
     Args:
+        error: what the signal raised; a plain KeyboardInterrupt is Ctrl-C.
         kept: what lies on the disk.
         command: the words after `python -m PROGRAM` that go on from there; empty where nothing does.
         program: the module that was run.
+        requeues: whether Slurm is asked to start the job again if SIGUSR1 has announced its end.
     """
-    _close_bars()
-    if is_main():
-        told = f"stopped by Ctrl-C; {kept}"
-        if command and os.environ.get("WORLD_SIZE", "1") == "1":
-            told += f"; go on by: python -m {program} {shlex.join(command)}"
-        elif command:
-            told += "; repeat the command to go on"
-        print(f"\nalignbench: {told}", file=sys.stderr, flush=True)
-    sys.exit(STOPPED)
+    stopped = error if isinstance(error, StopRequested) else StopRequested(signal.SIGINT)
+    job = slurm.job_id() if requeues and stopped.signum == signal.SIGUSR1 else None
+    told = f"stopped by {stopped.told}; {kept}"
+    if job is not None:
+        told += f"; Slurm is asked to put job {job} back into its queue"
+    elif command and os.environ.get("WORLD_SIZE", "1") == "1":
+        told += f"; go on by: python -m {program} {shlex.join(command)}"
+    elif command:
+        told += "; repeat the command to go on"
+    with suppress(OSError):  # after SIGHUP nobody reads it
+        _close_bars()
+        if is_main():
+            print(f"\nalignbench: {told}", file=sys.stderr, flush=True)
+    if job is not None and is_main() and (refused := slurm.requeue(job)) is not None:
+        _tell(f"Slurm does not start job {job} again: {refused}; submit it once more")
+    sys.exit(stopped.exit_status)
 
 
-def tell_failure(error: Exception, results: Path, job: str = "") -> None:
+def tell_failure(error: Exception, results: Path, job: str = "", kept: str = "what was finished is kept") -> None:
     """Say in a sentence why a program or a job of it ended: the machine lacks something, or the program has a defect.
 
     Args:
         results: the folder that the file about a defect goes to.
         job: which of several, as in `job 2 of 3`.
+        kept: what lies on the disk, in words.
     """
-    reason = of_the_machine(error)
+    reason = of_the_machine(error, kept)
     if reason is None:
         reason = _defect(error, results)
     _tell(f"{job} failed: {reason}" if job else reason)
-
-
-def of_the_machine(error: BaseException) -> str | None:
-    """Return a sentence about an error that the machine is the reason of, and not the program; None for others."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"memory ran out ({first.rstrip('.') or 'of the machine'}); lower train.micro_batch_size or "
-            "sampling.batch_size, or add memory=checkpointing; dry_run=true estimates training"
-        )
-    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}; what was finished is kept, so repeat the command when that is mended"
-    return None
 
 
 def _defect(error: Exception, results: Path) -> str:

@@ -20,13 +20,14 @@ from omegaconf import OmegaConf
 from alignbench.cli import check_neighbours
 from alignbench.configuration.compose import composed
 from alignbench.errors import DivergedError
-from alignbench.terminal.endings import one_sentence, stop_by_hand
+from alignbench.terminal.endings import one_sentence, stop_by_signal
+from alignbench.terminal.signals import handled
 
 
 def main() -> None:
     """Fit a judge as the command line says; see `alignbench.terminal.endings` for its exit status."""
     args = arguments()
-    with one_sentence():
+    with handled(), one_sentence():
         check_neighbours()
         cfg = composed(args.overrides, "train_reward")
         if args.cfg:
@@ -43,8 +44,9 @@ def main() -> None:
                 f"{error}; lower train.learning_rate or train.max_grad_norm. {cfg.results}/judges keeps the last "
                 "checkpoint"
             ) from None
-        except KeyboardInterrupt:
-            stop_by_hand(f"{cfg.results}/judges keeps what was finished", sys.argv[1:], "alignbench.train_reward")
+        except KeyboardInterrupt as error:
+            kept = f"{cfg.results}/judges keeps what was finished"
+            stop_by_signal(error, kept, sys.argv[1:], "alignbench.train_reward")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,18 +22,11 @@ from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, read_json_lines, write_json_lines
 from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import LOG, pooled
+from alignbench.terminal.signals import noted
 from alignbench.train_reward.measure import log_loss
 from alignbench.train_reward.pairs import PairSplit, Reader
 from alignbench.training.checkpoint import Checkpoints, Counters
 from alignbench.training.parallel import Replicated
-
-
-@dataclass
-class FitProgress(Counters):
-    """Where training stands; part of every checkpoint."""
-
-    step: int = 0
-    train_seconds: float = 0.0
 
 
 class BestWeights:
@@ -80,7 +72,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train a judge in place, on the device; it ends with the weights that predict the validation pairs best.
 
-    A fit that was killed continues from its last checkpoint. The order of the pairs depends on `seed` alone.
+    A fit that was killed continues from its last checkpoint, and a signal writes one after the update in which it
+    comes. The order of the pairs depends on `seed` alone.
 
     Args:
         probability: that the winner is preferred, by the data, of each pair.
@@ -104,9 +97,11 @@ def fit(
     network, optimizer = parallel.wrap(reward_model, optimizer, settings.max_grad_norm)
 
     # resume from the last checkpoint, if a fit was killed
-    progress, best = FitProgress(), BestWeights(reward_model)
-    parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "progress": progress, "best": best}
-    checkpoints = Checkpoints(folder / "checkpoints", accelerator, {"judge": reward_model}, parts)
+    progress, best = Counters(), BestWeights(reward_model)
+    parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "best": best}
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
+    checkpoints = Checkpoints(folder / "checkpoints", accelerator, progress, {"judge": reward_model}, parts)
     checkpoints.load_last()
     log = folder / LOG
     if accelerator.is_main_process and log.exists():
@@ -145,47 +140,56 @@ def fit(
     def has_patience() -> bool:
         return settings.patience_steps is None or progress.step - best.step < settings.patience_steps
 
-    while progress.step < settings.max_train_steps and has_patience():
-        sums = torch.zeros(3, device=device, dtype=torch.float64)  # of losses, of wins, of pairs
-        for number in range(num_micro_batches):
-            batch = next(batches).to(device)
-            with parallel.micro_batch(network, is_last=number + 1 == num_micro_batches):
-                with accelerator.autocast():
-                    winner, loser = network(batch.images, batch.texts).float().chunk(2)
-                losses = F.binary_cross_entropy_with_logits(winner - loser, batch.probability, reduction="none")
-                if not torch.isfinite(losses).all():
-                    raise FloatingPointError(f"the loss is not finite at update {progress.step + 1}")
-                parallel.backward(losses.sum())
-            ones = torch.ones_like(losses)
-            seen = torch.stack([losses.detach(), (winner > loser).float(), ones]).double()
-            sums += seen.sum(dim=1)
-        # distributed training averages over processes what should be a sum over pairs
-        parallel.collect(parameters, accelerator.num_processes / settings.total_batch_size)
-        metrics = {"lr": float(lr_scheduler.get_last_lr()[0])}
-        metrics["grad_norm"] = parallel.step(optimizer, parameters, [], settings.max_grad_norm)
-        if not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16":  # which skips such updates
-            raise FloatingPointError(f"the gradient is not finite at update {progress.step + 1}")
-        lr_scheduler.step()
-        progress.step += 1
-        bar.update()
+    with noted() as stop:
+        while progress.step < settings.max_train_steps and has_patience():
+            sums = torch.zeros(3, device=device, dtype=torch.float64)  # of losses, of wins, of pairs
+            for number in range(num_micro_batches):
+                batch = next(batches).to(device)
+                with parallel.micro_batch(network, is_last=number + 1 == num_micro_batches):
+                    with accelerator.autocast():
+                        winner, loser = network(batch.images, batch.texts).float().chunk(2)
+                    losses = F.binary_cross_entropy_with_logits(winner - loser, batch.probability, reduction="none")
+                    if not torch.isfinite(losses).all():
+                        raise FloatingPointError(f"the loss is not finite at update {progress.step + 1}")
+                    parallel.backward(losses.sum())
+                ones = torch.ones_like(losses)
+                seen = torch.stack([losses.detach(), (winner > loser).float(), ones]).double()
+                sums += seen.sum(dim=1)
+            # distributed training averages over processes what should be a sum over pairs
+            parallel.collect(parameters, accelerator.num_processes / settings.total_batch_size)
+            metrics = {"lr": float(lr_scheduler.get_last_lr()[0])}
+            metrics["grad_norm"] = parallel.step(optimizer, parameters, [], settings.max_grad_norm)
+            if (
+                not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16"
+            ):  # which skips such updates
+                raise FloatingPointError(f"the gradient is not finite at update {progress.step + 1}")
+            lr_scheduler.step()
+            progress.step += 1
+            bar.update()
 
-        is_last = progress.step == settings.max_train_steps
-        if progress.step % settings.evaluation_steps == 0 or is_last:
-            margins = predict(reward_model, reader, split.validation, settings.micro_batch_size, accelerator)
-            loss = log_loss(margins, probability[split.validation])
-            best.offer(progress.step, loss)
-            metrics["validation_loss"] = loss
-            bar.set_postfix({"validation": f"{loss:.4f}", "best": f"{best.loss:.4f} at {best.step}"})
-        if progress.step % settings.logging_steps == 0 or "validation_loss" in metrics:
-            loss_sum, wins, num_pairs = cast(Tensor, accelerator.reduce(sums, reduction="sum")).tolist()
-            metrics |= {"loss": loss_sum / num_pairs, "accuracy": wins / num_pairs}
-            if accelerator.is_main_process:
-                append_json_lines(log, [{"step": progress.step, **metrics}])
-        progress.train_seconds = time.monotonic() - began
-        # the best weights are a part of the checkpoint: what was found best is never lost
-        is_due = "validation_loss" in metrics or checkpoints.due(progress.step, settings.checkpointing_steps)
-        if is_due and not is_last:
-            checkpoints.save(progress.step)
+            is_last = progress.step == settings.max_train_steps
+            if progress.step % settings.evaluation_steps == 0 or is_last:
+                margins = predict(reward_model, reader, split.validation, settings.micro_batch_size, accelerator)
+                loss = log_loss(margins, probability[split.validation])
+                best.offer(progress.step, loss)
+                metrics["validation_loss"] = loss
+                bar.set_postfix({"validation": f"{loss:.4f}", "best": f"{best.loss:.4f} at {best.step}"})
+            if progress.step % settings.logging_steps == 0 or "validation_loss" in metrics:
+                loss_sum, wins, num_pairs = cast(Tensor, accelerator.reduce(sums, reduction="sum")).tolist()
+                metrics |= {"loss": loss_sum / num_pairs, "accuracy": wins / num_pairs}
+                if accelerator.is_main_process:
+                    append_json_lines(log, [{"step": progress.step, **metrics}])
+            # the main process's clock is that of all, and a signal to one is one to all
+            seconds = time.monotonic() - began if accelerator.is_main_process else 0.0
+            shared = torch.tensor([seconds, *stop.counts], device=device, dtype=torch.float64)
+            progress.train_seconds, *signals = cast(Tensor, accelerator.reduce(shared, reduction="sum")).tolist()
+            is_due = checkpoints.due(settings.checkpointing_steps, settings.checkpointing_minutes)
+            if stop.agree(signals):
+                checkpoints.save()
+                stop.act()
+            # the best weights are a part of the checkpoint: what was found best is never lost
+            elif (is_due or "validation_loss" in metrics) and not is_last:
+                checkpoints.save()
     bar.close()
     best.give_back()
     return {

@@ -19,6 +19,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Preprocess
 from alignbench.files import replacing
 from alignbench.reward_model import RewardModel
+from alignbench.terminal.signals import leave_signals_to_the_program
 from alignbench.text import is_held_out
 
 CHUNK = 64  # images whose features are computed, and kept, together
@@ -107,7 +108,13 @@ class Decoder:
         self.num_workers = num_workers
 
     def read(self, batches: Iterable[list[int]]) -> Iterator[PairInputs]:
-        loader = DataLoader(self.pairs, batch_sampler=cast(Any, batches), collate_fn=list, num_workers=self.num_workers)
+        loader = DataLoader(
+            self.pairs,
+            batch_sampler=cast(Any, batches),
+            collate_fn=list,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_program,
+        )
         for items in loader:
             images, prompts, probability = zip(*items, strict=True)
             winners, losers = zip(*images, strict=True)

@@ -24,6 +24,7 @@ from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
 from alignbench.reward_model import RewardModelRecipe
+from alignbench.stages.turns import training_alone
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.reward_model_folder import (
     CONFIG,
@@ -44,7 +45,7 @@ from alignbench.train_reward.measure import Figures, best_scale, calibration, me
 from alignbench.train_reward.pairs import PairSplit, make_reader
 from alignbench.train_reward.picture import reliability
 
-NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "dataloader_num_workers"}
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers"}
 
 
 def reward_model_name(cfg: DictConfig) -> str:
@@ -86,7 +87,13 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     console.print(headed(name, str(folder)))
     if (folder / CONFIG).exists():
         return _found(folder, cfg, console)
+    with training_alone(folder, accelerator):
+        return _fit_and_measure(name, folder, work, cfg, accelerator, console)
 
+
+def _fit_and_measure(
+    name: str, folder: Path, work: Path, cfg: DictConfig, accelerator: Accelerator, console: Console
+) -> RewardModelRecord:
     # the pairs
     data = build(cfg.data)
     assert isinstance(data, PairSource)

@@ -2,23 +2,24 @@
 
 import random
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
-from alignbench.files import flush_files, sha256, write_json
+from alignbench.files import flush_files, sha256, stored_in, write_json
 from alignbench.store.checkpoint_files import DIGESTS, STATE, checkpoint_steps, damaged_file, read_state
 
+LATER = {"scaler"}  # parts that checkpoints of version 0.1.0 lack
 NUM_KEPT = 2  # checkpoints of a run: the newest, and the one before, in case the newest is damaged
 
 
@@ -32,7 +33,15 @@ class Stateful(Protocol):
 
 @dataclass
 class Counters:
-    """A dataclass that is its own state to keep: what it has counted so far."""
+    """Where training stands: a dataclass that is its own state to keep.
+
+    Attributes:
+        step: number of updates made.
+        train_seconds: that they took, the same on all processes.
+    """
+
+    step: int = 0
+    train_seconds: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,6 +59,7 @@ class Checkpoints:
 
     Args:
         folder: where they lie.
+        progress: where training stands.
         networks: the unwrapped networks whose trainable parameters are kept.
         parts: what is alike on all processes: counters, schedulers, statistics, by name.
         shards: what each process has a part of its own of, by name.
@@ -59,49 +69,102 @@ class Checkpoints:
         self,
         folder: Path,
         accelerator: Accelerator,
+        progress: Counters,
         networks: dict[str, nn.Module],
         parts: dict[str, Stateful],
         shards: dict[str, Stateful] | None = None,
     ) -> None:
         self.folder = folder
         self.accelerator = accelerator
+        self.progress = progress
         self.networks = networks
-        self.parts = parts
+        self.parts = {**parts, "progress": progress}
         self.shards = shards or {}
-        self._last = 0
+        self._last = replace(progress)
 
-    def due(self, step: int, interval: int) -> bool:
-        """Return whether `interval` updates have passed since the last checkpoint."""
-        return step // interval > self._last // interval
+    @property
+    def is_current(self) -> bool:
+        """Whether no update was made since the last checkpoint, or the start."""
+        return self.progress.step == self._last.step
 
-    def save(self, step: int) -> None:
-        """Keep the present state as that after `step` updates."""
-        main = self.accelerator.is_main_process
+    def due(self, steps: int, minutes: float | None) -> bool:
+        """Return whether so many updates or so much time of training have passed since the last checkpoint."""
+        now, last = self.progress, self._last
+        is_late = minutes is not None and now.train_seconds - last.train_seconds >= 60 * minutes
+        return now.step // steps > last.step // steps or is_late
+
+    def save(self) -> None:
+        """Keep the present state.
+
+        Raises:
+            FloatingPointError: on all processes, if a weight is not finite: a checkpoint is always good to go on from.
+            OSError: on all processes, if it cannot be stored; then nothing of it is left, and the last one is.
+        """
+        if not self._is_finite():
+            raise FloatingPointError(f"some weights are not finite after update {self.progress.step}")
+        main, place = self.accelerator.is_main_process, self._place(self.progress.step)
         partial = self.folder / "partial"
-        if main:
+        try:
+            self._together(self._make_room, partial)
+            self._together(self._write, partial)
+            self._together(self._finish, partial, place)
+        finally:
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+        self._last = replace(self.progress)
+
+    def _is_finite(self) -> bool:
+        """Say whether all trained weights are finite, those of other processes included."""
+        own = [*map(_trainable, self.networks.values())]
+        own += [part.state_dict() for part in self.shards.values() if isinstance(part, Weights)]
+        wrong = [not weights.isfinite().all() for state in own for weights in state.values()]
+        total = torch.tensor(sum(wrong), device=self.accelerator.device)
+        return int(cast(torch.Tensor, self.accelerator.reduce(total, reduction="sum"))) == 0
+
+    def _together(self, do: Callable[..., None], *places: Path) -> None:
+        """Do a part of the work on each process, and fail on all if one fails: none waits for another in vain."""
+        error = None
+        try:
+            with stored_in(self.folder):
+                do(*places)
+        except OSError as failed:
+            error = failed
+        told = [(error.errno, error.strerror, error.filename)] if error is not None else []
+        if self.accelerator.num_processes > 1:
+            told = gather_object(told)
+        if told:
+            number, reason, file = told[0]
+            raise OSError(number, f"{reason}, and a checkpoint takes {self._num_bytes() / 2**20:,.0f} MiB", file)
+
+    def _num_bytes(self) -> int:
+        """Return the size of the tensors that the checkpoint of this process holds."""
+        states = [part.state_dict() for part in (*self.parts.values(), *self.shards.values())]
+        return _num_bytes([*map(_trainable, self.networks.values()), *states])
+
+    def _make_room(self, partial: Path) -> None:
+        if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
-            for older in checkpoint_steps(self.folder)[
-                : 1 - NUM_KEPT
-            ]:  # first, so that the disk never holds more than NUM_KEPT
-                shutil.rmtree(self._place(older))
+            older = checkpoint_steps(self.folder)[: 1 - NUM_KEPT]
+            for step in older:  # first, so that the disk never holds more than NUM_KEPT
+                shutil.rmtree(self._place(step))
             partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        torch.save(_generator_states(), partial / f"generators-{self.accelerator.process_index}.pt")
+
+    def _write(self, partial: Path) -> None:
+        _save(_generator_states(), partial / f"generators-{self.accelerator.process_index}.pt")
         if self.shards:
-            torch.save({name: part.state_dict() for name, part in self.shards.items()}, self._shards_file(partial))
-        if main:
+            _save({name: part.state_dict() for name, part in self.shards.items()}, self._shards_file(partial))
+        if self.accelerator.is_main_process:
             for name, network in self.networks.items():
                 save_file(_trainable(network), partial / f"{name}.safetensors")
-            torch.save({name: part.state_dict() for name, part in self.parts.items()}, partial / STATE)
-        self.accelerator.wait_for_everyone()
-        if main:
+            _save({name: part.state_dict() for name, part in self.parts.items()}, partial / STATE)
+
+    def _finish(self, partial: Path, place: Path) -> None:
+        if self.accelerator.is_main_process:
             write_json(partial / DIGESTS, {file.name: sha256(file) for file in sorted(partial.iterdir())})
             flush_files(partial)
-            shutil.rmtree(self._place(step), ignore_errors=True)  # a damaged one that was passed over
-            partial.replace(self._place(step))
-            flush_files(self._place(step))
-        self.accelerator.wait_for_everyone()
-        self._last = step
+            shutil.rmtree(place, ignore_errors=True)  # a damaged one that was passed over
+            partial.replace(place)
+            flush_files(place)
 
     def load_last(self) -> None:
         """Take back the newest undamaged state, if there are checkpoints. Damaged ones are named and passed over.
@@ -113,7 +176,6 @@ class Checkpoints:
         last = self._newest_undamaged()
         if last is None:
             return
-        self._last = last
         folder = self._place(last)
         self._check_shards(folder)
         for name, network in self.networks.items():
@@ -123,7 +185,8 @@ class Checkpoints:
                     parameter.copy_(loaded[key])
         state = read_state(folder / STATE)
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            if name in state or name not in LATER:
+                part.load_state_dict(state[name])
         if self.shards:
             state = read_state(self._shards_file(folder))
             for name, part in self.shards.items():
@@ -131,6 +194,7 @@ class Checkpoints:
         generators = folder / f"generators-{self.accelerator.process_index}.pt"
         if generators.is_file():  # absent when the run goes on with more processes: draws are keyed, nothing is lost
             _set_generator_states(read_state(generators))
+        self._last = replace(self.progress)
 
     def _newest_undamaged(self) -> int | None:
         """Return the step to go on from, the same on all processes; None where there are no checkpoints."""
@@ -193,6 +257,19 @@ class Weights:
 
 def _trainable(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _num_bytes(state: Any) -> int:
+    if isinstance(state, dict):
+        return sum(map(_num_bytes, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(_num_bytes, state))
+    return state.nbytes if isinstance(state, torch.Tensor) else 0
+
+
+def _save(state: dict[str, Any], file: Path) -> None:
+    with file.open("wb") as opened:  # by its name, torch would not say why a write fails
+        torch.save(state, opened)
 
 
 def _generator_states() -> dict[str, Any]:

@@ -30,69 +30,19 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.policy import gather_anew
 from alignbench.store.run_folder import RunFolder
+from alignbench.terminal.signals import noted
 from alignbench.training.bfloat16_updates import make_optimizer
-from alignbench.training.checkpoint import Checkpoints, Counters, Stateful, Weights
+from alignbench.training.checkpoint import Checkpoints, Stateful, Weights
 from alignbench.training.compile_and_attention import compile_networks, set_attention_backend
 from alignbench.training.cpu_offload import CpuOffload
 from alignbench.training.parallel import join
+from alignbench.training.progress import Limits, Progress
 from alignbench.training.tracking import Tracking
-from alignbench.training.update import add_gradients, autocast, rollout, take_gradients, update
+from alignbench.training.update import add_gradients, autocast, of_samples, rollout, take_gradients, update
 from alignbench.training.validation import Validation
 from alignbench.training.weight_distance import WeightDistance, weight_norm
 
 SHOWN = ("loss", "reward", "accuracy")  # metrics beside the progress bar
-
-
-@dataclass
-class Progress(Counters):
-    """Where a run stands and what all its processes have used; part of every checkpoint."""
-
-    step: int = 0
-    rollouts: int = 0
-    samples_seen: int = 0
-    network_passes: int = 0
-    reward_calls: int = 0
-    train_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ends training: the first of these that is reached, after the rollout that reaches it.
-
-    Attributes:
-        steps: optimizer updates.
-        network_passes: of all processes; infinite for no limit.
-        seconds: of `Progress.train_seconds`; infinite for no limit.
-    """
-
-    steps: int
-    network_passes: float = math.inf
-    seconds: float = math.inf
-
-    @classmethod
-    def of(cls, settings: DictConfig) -> "Limits":
-        """Return those that `train` sets."""
-        passes, minutes = settings.max_network_passes, settings.max_train_minutes
-        return cls(
-            settings.max_train_steps,
-            math.inf if passes is None else passes,
-            math.inf if minutes is None else 60 * minutes,
-        )
-
-    def reached(self, progress: Progress) -> bool:
-        """Say whether training ends here."""
-        return (
-            progress.step >= self.steps
-            or progress.network_passes >= self.network_passes
-            or progress.train_seconds >= self.seconds
-        )
-
-    def expected_steps(self, progress: Progress) -> int:
-        """Return the number of updates that training will have made in the end if it goes on as so far."""
-        if self.reached(progress):
-            return progress.step
-        used = max(progress.network_passes / self.network_passes, progress.train_seconds / self.seconds)
-        return self.steps if used == 0 else min(self.steps, math.ceil(progress.step / used))
 
 
 @dataclass(frozen=True)
@@ -136,8 +86,9 @@ def train(
 
     The losses of `auxiliary` terms are added to that of the method in every update.
 
-    A run that was killed continues from its last checkpoint. Draws are keyed by the sample's place in the run, so they
-    do not depend on the number of processes, the micro-batches or an interruption.
+    A run that was killed continues from its last checkpoint, and a signal writes one after the rollout in which it
+    comes. Draws are keyed by the sample's place in the run, so they do not depend on the number of processes, the
+    micro-batches or an interruption.
 
     Training ends after `train.max_train_steps` updates, after the rollout that reaches `train.max_network_passes` or
     `train.max_train_minutes`, or when `validation` has lost its patience. What is written is the last weights, or those
@@ -198,11 +149,13 @@ def train(
 
     # resume from the last checkpoint, if a run was killed
     progress = Progress()
-    parts: dict[str, Stateful] = {"lr_scheduler": lr_scheduler, "progress": progress, "method": method}
+    parts: dict[str, Stateful] = {"lr_scheduler": lr_scheduler, "method": method}
     shards: dict[str, Stateful] = {}
     (shards if parallel.shares_optimizer else parts)["optimizer"] = optimizer
     if ema is not None:
         (shards if parallel.shards else parts)["ema"] = ema
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
     if model.lagged_weights is not None:
         (shards if parallel.shards else parts)["old_policy"] = model.lagged_weights
     if parallel.shards:
@@ -210,18 +163,17 @@ def train(
     if validation is not None:
         parts["validation"] = validation
     networks = own if parallel.shards else {"policy": model.denoiser, **own}
-    checkpoints = Checkpoints(folder.checkpoints, accelerator, networks, parts, shards)
+    checkpoints = Checkpoints(folder.checkpoints, accelerator, progress, networks, parts, shards)
     checkpoints.load_last()
     log = Log(folder.train_log, progress.step, accelerator.is_main_process, tracking)
     began = time.monotonic() - progress.train_seconds
 
-    def calls() -> tuple[int, int]:
-        """Return the network passes and reward calls of all processes since they started; they need not be alike."""
-        own = torch.tensor([model.network_passes, method.reward_calls], device=device)
-        passes, rewards = cast(Tensor, accelerator.reduce(own, reduction="sum")).tolist()
-        return passes, rewards
+    def totals(signals: Sequence[int] = ()) -> list[int]:
+        """Return the network passes and reward calls of all processes since they started, and the sums of `signals`."""
+        own = torch.tensor([model.network_passes, method.reward_calls, *signals], device=device)
+        return cast(Tensor, accelerator.reduce(own, reduction="sum")).tolist()
 
-    passes_before, rewards_before = calls()
+    passes_before, rewards_before = totals()
     passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
 
     crop_policy = CropPolicy.of(settings, model)
@@ -256,10 +208,6 @@ def train(
             )
         frozen_networks.offload()
 
-    if validation is not None and validation.last_step < 0:
-        evaluate(validation)
-        began = time.monotonic()
-
     limits = Limits.of(settings)
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
@@ -275,66 +223,74 @@ def train(
         dynamic_ncols=True,
     )
 
-    while not limits.reached(progress):
-        context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
-        share = batches.next(context)
-        frozen_networks.offload()  # its prompts and pictures are encoded
-        progress.rollouts += 1
-        progress.samples_seen += settings.total_batch_size
-
-        for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
-            context = replace(context, step=progress.step, update=number)
-            gradients, metrics = [], {}
-            for term, its_batches in zip(auxiliary, streams, strict=True):
-                its_context = replace(context, seed=term.seed(cfg.seed), update=0)
-                its_share = its_batches.next(its_context)
-                frozen_networks.offload()
-                (its_micro_batches,) = autocast(rollout(term.method, model, its_share, its_context), accelerator)
-                figures = update(term.method, model, its_micro_batches, its_context, parallel, policy_parameters, [])
-                metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
-                gradients.append((term.weight, take_gradients(policy_parameters)))
-            metrics |= update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
-            for weight, gradient in gradients:
-                add_gradients(policy_parameters, gradient, weight)
-            if start is not None:
-                moved = torch._foreach_sub([p.detach() for p in policy_parameters], start)
-                add_gradients(policy_parameters, moved, settings.weight_distance)
-                metrics["weight_distance"] = float(parallel.norm(moved))
-            if settings.max_grad_value is not None:
-                accelerator.clip_grad_value_(parameters, settings.max_grad_value)
-            metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
-            metrics["grad_norm"] = parallel.step(optimizer, policy_parameters, own_parameters, settings.max_grad_norm)
-            if (
-                not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16"
-            ):  # which skips such updates
-                raise FloatingPointError(
-                    f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
-                )
-            lr_scheduler.step()
-            if ema is not None:
-                ema.step(policy_parameters)
-            progress.step += 1
-            bar.update()
-            bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
-            if progress.step % settings.logging_steps == 0:
-                log.write({"step": progress.step, **metrics})
-            if progress.step == settings.max_train_steps:
+    with noted() as stop:
+        while True:
+            is_end = limits.reached(progress)
+            if validation is not None and validation.due(progress.step, progress.network_passes, is_end):
+                if not checkpoints.is_current:  # a look takes long, and a signal ends it at once
+                    checkpoints.save()
+                with stop.at_once():
+                    evaluate(validation)
+                began = time.monotonic() - progress.train_seconds
+            if is_end or (validation is not None and validation.exhausted):
                 break
 
-        # the main process's clock decides for all: by their own, a time limit would end each at another update
-        (progress.train_seconds,) = broadcast_object_list([time.monotonic() - began])
-        passes, rewards = calls()
-        progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
-        is_end = limits.reached(progress)
-        bar.total = limits.expected_steps(progress)
-        seen = validation is not None and validation.due(progress.step, progress.network_passes)
-        if validation is not None and (seen or is_end):
-            evaluate(validation)
-            began = time.monotonic() - progress.train_seconds
-            if validation.exhausted:
-                break
-        if checkpoints.due(progress.step, settings.checkpointing_steps) and not is_end:
-            checkpoints.save(progress.step)
+            context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
+            share = batches.next(context)
+            frozen_networks.offload()  # its prompts and pictures are encoded
+            progress.rollouts += 1
+            progress.samples_seen += settings.total_batch_size
+
+            for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
+                context = replace(context, step=progress.step, update=number)
+                gradients, metrics = [], {}
+                for term, its_batches in zip(auxiliary, streams, strict=True):
+                    its_context = replace(context, seed=term.seed(cfg.seed), update=0)
+                    its_share = its_batches.next(its_context)
+                    frozen_networks.offload()
+                    (its_micro_batches,) = autocast(rollout(term.method, model, its_share, its_context), accelerator)
+                    figures = update(
+                        term.method, model, its_micro_batches, its_context, parallel, policy_parameters, []
+                    )
+                    metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
+                    gradients.append((term.weight, take_gradients(policy_parameters)))
+                metrics |= update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
+                for weight, gradient in gradients:
+                    add_gradients(policy_parameters, gradient, weight)
+                if start is not None:
+                    moved = torch._foreach_sub([p.detach() for p in policy_parameters], start)
+                    add_gradients(policy_parameters, moved, settings.weight_distance)
+                    metrics["weight_distance"] = float(parallel.norm(moved))
+                if settings.max_grad_value is not None:
+                    accelerator.clip_grad_value_(parameters, settings.max_grad_value)
+                metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
+                norm = parallel.step(optimizer, policy_parameters, own_parameters, settings.max_grad_norm)
+                if not math.isfinite(norm) and settings.mixed_precision != "fp16":  # which skips such updates
+                    told = f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
+                    raise FloatingPointError(f"{told}, {of_samples(micro_batches, accelerator)}")
+                metrics["grad_norm"] = norm
+                lr_scheduler.step()
+                if ema is not None:
+                    ema.step(policy_parameters)
+                progress.step += 1
+                bar.update()
+                bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
+                if progress.step % settings.logging_steps == 0:
+                    log.write({"step": progress.step, **metrics})
+                if progress.step == settings.max_train_steps:
+                    break
+
+            # the main process's clock decides for all: by their own, a time limit would end each at another update
+            (progress.train_seconds,) = broadcast_object_list([time.monotonic() - began])
+            passes, rewards, *signals = totals(stop.counts)
+            progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
+            bar.total = limits.expected_steps(progress)
+            is_due = checkpoints.due(settings.checkpointing_steps, settings.checkpointing_minutes)
+            if stop.agree(signals):
+                checkpoints.save()
+                stop.act()
+            elif is_due and not limits.reached(progress):
+                checkpoints.save()
     bar.close()
 
     # the result, as diffusers loads it

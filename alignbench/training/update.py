@@ -1,10 +1,12 @@
 """What one update is: its micro-batches, and the gradient that they and all processes make together."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import shorten
 from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from alignbench.batch import Batch, PromptBatch
@@ -13,6 +15,9 @@ from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.training.parallel import Replicated
+
+NUM_NAMED = 4  # samples that a sentence names
+PROMPT_WIDTH = 60  # letters of their prompts
 
 
 def rollout(
@@ -47,23 +52,32 @@ def update(
 
     Returns:
         The weighted averages of the loss and of the method's metrics, each over the samples that have one.
+
+    Raises:
+        FloatingPointError: on all processes, if the loss of a sample on any of them is not finite.
+        UserError: if every sample has weight 0.
     """
     accelerator = parallel.accelerator
     sums: dict[str, Tensor] = {}  # of values times weights, and of weights
+    not_finite: list[Batch] = []
     for number, micro_batch in enumerate(micro_batches):
         with parallel.micro_batch(model.policy, is_last=number + 1 == len(micro_batches)):
             with accelerator.autocast():
                 loss = method.loss(model, micro_batch, context)
-            if not torch.isfinite(loss.values).all():
-                raise FloatingPointError(f"the loss of method={method.name} is not finite at update {context.step + 1}")
+            if rows := (~torch.isfinite(loss.values)).nonzero().flatten().tolist():
+                not_finite.append(micro_batch.take(rows))
             parallel.backward((loss.values * loss.weights).sum())
         for name, values in {"loss": loss.values, **loss.metrics}.items():
             known = loss.weights.double() * ~values.isnan()
             total = (values.detach().double().nan_to_num() * known).sum()
             sums[name] = sums.get(name, 0.0) + torch.stack([total, known.sum()])
 
-    totals = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
-    weight = float(totals[0, 1])
+    num_not_finite = sums["loss"].new_tensor([len(not_finite), 0])
+    *totals, wrong = accelerator.reduce(torch.stack([*sums.values(), num_not_finite]), reduction="sum")
+    if float(wrong[0]):
+        told = f"the loss of method={method.name} is not finite at update {context.step + 1}"
+        raise FloatingPointError(f"{told}, {of_samples(not_finite, accelerator)}")
+    weight = float(totals[0][1])
     if weight == 0:
         raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
     for parameter in own_parameters:  # methods call their networks as they are, so nothing exchanged these gradients
@@ -72,6 +86,21 @@ def update(
     # distributed training averages over processes what should be a sum over samples
     parallel.collect(policy_parameters + own_parameters, accelerator.num_processes / weight)
     return {name: float(total / known) for name, (total, known) in zip(sums, totals, strict=True) if known > 0}
+
+
+def of_samples(batches: Sequence[Batch], accelerator: Accelerator) -> str:
+    """Name the samples of some batches of all processes, as in `of sample 12 ('a red circle')`.
+
+    The number is the sample's place in the run.
+    """
+    samples = cast(Sequence[PromptBatch], batches)
+    found = [(int(i), prompt) for batch in samples for i, prompt in zip(batch.index, batch.prompts, strict=True)]
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    found = sorted(dict.fromkeys(found))
+    names = [f"{index} ({shorten(prompt, PROMPT_WIDTH, placeholder='...')!r})" for index, prompt in found[:NUM_NAMED]]
+    more = f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else ""
+    return f"of sample{'s' * (len(found) > 1)} {', '.join(names)}{more}"
 
 
 def take_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:

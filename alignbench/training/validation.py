@@ -23,7 +23,7 @@ from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import DataSource
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.files import write_text
+from alignbench.files import sha256, write_text
 from alignbench.generation.generate import Sampling, generate, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.scoring.network_pool import NetworkPool
@@ -35,6 +35,7 @@ from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
 from alignbench.store.scores import Scores
 from alignbench.store.training_data import share_data
+from alignbench.terminal.machine import memory_advice
 from alignbench.training.tracking import Tracking
 from alignbench.work_share import WorkShare
 
@@ -130,8 +131,10 @@ class Validation:
         """The step of the last look, -1 before the first."""
         return self.findings[-1].step if self.findings else -1
 
-    def due(self, step: int, network_passes: int) -> bool:
-        """Return whether a multiple of `every` has been reached since the last look."""
+    def due(self, step: int, network_passes: int, is_end: bool = False) -> bool:
+        """Return whether a multiple of `every` has been reached since the last look; at the end one is always due."""
+        if is_end:
+            return step > self.last_step
         now, last = step, self.last_step
         if self.unit == "network_passes":
             now, last = network_passes, self.findings[-1].network_passes if self.findings else -1
@@ -163,15 +166,10 @@ class Validation:
         if self.accelerator.is_main_process:
             folder.open(self._manifest(step, weight_distance))
         self.accelerator.wait_for_everyone()
-        sampling, device = self.sampling, self.accelerator.device
-        generate(
-            model, self.prompts, sampling, folder, self.work_share, in_step=in_step, refuse_black=False
-        )  # a collapsed policy may well be black, and is to be found out, not to end the run
-        images = image_set(self.prompts, sampling, model.resolution)
-        score(folder, images, self.evaluators, sampling.batch_size, self.network_pool, self.work_share)
-        if device.type != "cpu":
-            self.network_pool.clear()  # training needs the memory
-        self.accelerator.wait_for_everyone()
+        with memory_advice(
+            "while images validate the training", "lower validation.batch_size, or leave validation out"
+        ):
+            self._make_images(folder, model, in_step)
         found = []
         if self.work_share.is_main:
             found = [self._compare(step, network_passes, evaluator) for evaluator in self.evaluators]
@@ -182,6 +180,17 @@ class Validation:
         if self.work_share.is_main:
             self._write()
             self._track(step, found)
+
+    def _make_images(self, folder: RunFolder, model: ModelAdapter, in_step: bool) -> None:
+        """Make and score the images of a look."""
+        sampling, device = self.sampling, self.accelerator.device
+        # a collapsed policy may well give black images, and is to be found out, not to end the run
+        generate(model, self.prompts, sampling, folder, self.work_share, in_step=in_step, refuse_black=False)
+        images = image_set(self.prompts, sampling, model.resolution)
+        score(folder, images, self.evaluators, sampling.batch_size, self.network_pool, self.work_share)
+        if device.type != "cpu":
+            self.network_pool.clear()  # training needs the memory
+        self.accelerator.wait_for_everyone()
 
     def _track(self, step: int, found: Sequence[EvaluationResult]) -> None:
         if self.tracking is None:
@@ -215,9 +224,12 @@ class Validation:
     def finish(self, policy: Path) -> None:
         """Put the best weights in the place of the policy."""
         if self.work_share.is_main:
-            best = checked(self.best_policy)
-            shutil.rmtree(policy, ignore_errors=True)
-            best.replace(policy)
+            recorded = self.folder.recorded(self.best_policy)
+            # a kill after this may let the last updates be made again, when the best weights are there already
+            if self.best_policy.exists() or not policy.exists() or sha256(policy) != recorded:
+                best = checked(self.best_policy)
+                shutil.rmtree(policy, ignore_errors=True)
+                best.replace(policy)
         self.accelerator.wait_for_everyone()
 
     # ---- parts

@@ -85,7 +85,7 @@ def test_ctrl_c_in_a_sweep_says_at_which_job(breaks, tmp_path):
     done = alignbench("-m", *FIT, "seed=0,1", f"results={tmp_path}", check=False)
     assert done.returncode == 130
     assert "stopped by Ctrl-C; job 1 of 2: " in last_line(done)
-    assert "keeps no checkpoint yet; go on by: python -m alignbench -m method=sft" in last_line(done)
+    assert "keeps no checkpoint yet; not begun: seed=1; go on by: python -m alignbench -m method=sft" in last_line(done)
 
 
 def test_a_loss_that_is_not_finite_is_told_with_the_update_and_what_is_kept(breaks, tmp_path):
@@ -93,10 +93,12 @@ def test_a_loss_that_is_not_finite_is_told_with_the_update_and_what_is_kept(brea
     done = alignbench(*FIT, f"results={tmp_path}", check=False)
     assert done.returncode == 2
     run = the_run(tmp_path)
-    assert last_line(done) == (
-        "alignbench: the loss of method=sft is not finite at update 4; lower train.learning_rate or "
-        f"train.max_grad_norm. {run} keeps the checkpoint of update 2; model.policy={run} model.policy_step=last "
-        "starts a new run from it"
+    told = last_line(done)
+    assert told.startswith("alignbench: the loss of method=sft is not finite at update 4, of samples 6 ('")
+    assert "'), 7 ('" in told
+    assert told.endswith(
+        f"'); lower train.learning_rate or train.max_grad_norm. {run} keeps the checkpoint of update 2; "
+        f"model.policy={run} model.policy_step=last starts a new run from it"
     )
 
 
@@ -104,7 +106,7 @@ def test_a_gradient_that_is_not_finite_never_becomes_weights(breaks, tmp_path):
     breaks(3, Overflow.apply)
     done = alignbench(*FIT, f"results={tmp_path}", check=False)
     assert done.returncode == 2
-    assert "the gradient of method=sft is not finite at update 4" in last_line(done)
+    assert "the gradient of method=sft is not finite at update 4, of samples 6 ('" in last_line(done)
     assert not (the_run(tmp_path) / "policy").exists()
 
 
@@ -139,7 +141,7 @@ def test_a_defect_is_a_file_and_a_sentence(breaks, tmp_path):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/x/a"), "/x/a: No space left on device; what was finished"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/a"), "/x/a: No space left on device ("),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out (CUDA out of memory"),
         (MemoryError(), "memory ran out (of the machine); lower train.micro_batch_size"),
@@ -166,5 +168,5 @@ def test_a_defect_without_a_place_for_its_file_is_printed(capsys, tmp_path):
 def test_a_process_among_several_does_not_name_a_command_that_is_not_its_own(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
-        endings.stop_by_hand("x keeps y", ["method=sft"])
+        endings.stop_by_signal(KeyboardInterrupt(), "x keeps y", ["method=sft"])
     assert capsys.readouterr().err.strip() == "alignbench: stopped by Ctrl-C; x keeps y; repeat the command to go on"

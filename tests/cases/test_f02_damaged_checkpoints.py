@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from alignbench.errors import UserError
 from alignbench.files import sha256, write_json
 from alignbench.store.checkpoint_files import DIGESTS
+from alignbench.training.checkpoint import Checkpoints, Counters
 from tests.cases.killed_runs import fit
 from tests.program import alignbench
 from tests.tiny_runs import files_of, log_of, sft
@@ -86,10 +87,8 @@ def test_the_command_ends_with_status_2(tmp_path):
 
 
 def test_all_generators_go_on_where_they_were(tmp_path, killed):
-    from alignbench.training.checkpoint import Checkpoints
-
-    checkpoints = Checkpoints(tmp_path / "own", Accelerator(cpu=True), {}, {})
-    checkpoints.save(1)
+    checkpoints = Checkpoints(tmp_path / "own", Accelerator(cpu=True), Counters(step=1), {}, {})
+    checkpoints.save()
     drawn = (random.random(), np.random.random(), torch.rand(()).item())
     checkpoints.load_last()
     assert (random.random(), np.random.random(), torch.rand(()).item()) == drawn

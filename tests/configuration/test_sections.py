@@ -59,7 +59,9 @@ def test_a_setting_that_follows_a_wrong_one_is_not_blamed():
 
 
 def test_a_setting_that_follows_one_which_is_not_declared_is_named():
-    assert lines("train.learning_rate=${method.name}") == ["train.learning_rate=dpo must be a number above 0"]
+    assert lines("train.learning_rate=${method.name}") == [
+        "train.learning_rate=dpo must be a number above 0 and of at most 1e+06"
+    ]
 
 
 def test_a_setting_that_follows_nothing_is_refused():

@@ -21,6 +21,7 @@ from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.terminal.signals import leave_signals_to_the_program
 from alignbench.work_share import WorkShare
 
 SHARD_BYTES = 64 * 2**20
@@ -149,6 +150,7 @@ def prepare(
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
+        worker_init_fn=leave_signals_to_the_program,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
         entries = (one if isinstance(one, UnusableImageError) else encoder.encode_image(one) for one in images)

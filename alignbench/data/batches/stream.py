@@ -24,6 +24,7 @@ from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
+from alignbench.terminal.signals import leave_signals_to_the_program
 
 
 class Stream:
@@ -102,7 +103,14 @@ class Stream:
             method.fit(torch.tensor(list(self.scores.values())))
         decodes = self.encoder.cached_latents.is_missing if num_workers else None
         dataset = Indexed(view, decodes, _CropOf(policy, self.buckets, seed))
-        self.samples = iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=num_workers))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=list,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_the_program,
+        )
+        self.samples = iter(loader)
 
     def next(self, context: Context) -> list[PromptBatch]:
         """Return the next share, in the method's `batch_type`, on the model's device.
