@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,

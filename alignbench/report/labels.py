@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
 from alignbench.data.prompts import path_safe
+from alignbench.reading import read_yaml
 from alignbench.store.manifest import BASE, Manifest, ResultsError
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, checked
 from alignbench.text import shortened
 
 PARTS = ("train", "method", "data", "auxiliary", "validation", "model")  # of a configuration, the telling first
@@ -94,8 +93,8 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     """Return the settings of a run that change its weights, by their full keys; none where they are unknown."""
     if not folder.config_file.exists():
         return {}
-    config = OmegaConf.to_container(OmegaConf.load(folder.config_file))
-    if not isinstance(config, dict) or "train" not in config:
+    config = read_yaml(checked(folder.config_file))
+    if "train" not in config:
         return {}  # of images that existed already
     if not (config.get("validation") or {}).get("every"):
         config["validation"] = None  # nobody looks, so nobody chooses among weights
@@ -109,7 +108,7 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the full key and the value of each leaf, the learning rate first."""
-    for key, value in sorted(values.items(), key=lambda item: (item[0] != "learning_rate", item[0])):
+    for key, value in sorted(values.items(), key=lambda item: (item[0] != "learning_rate", str(item[0]))):
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
@@ -154,7 +153,8 @@ def _prompt_files(folders: Iterable[RunFolder]) -> dict[str, str]:
     files = {}
     for folder in folders:
         if folder.config_file.exists():
-            path = OmegaConf.select(OmegaConf.load(folder.config_file), "prompts.path")
-            if path:
+            prompts = read_yaml(checked(folder.config_file)).get("prompts")
+            path = prompts.get("path") if isinstance(prompts, dict) else None
+            if isinstance(path, str):
                 files[path_safe(PurePath(path).stem)] = PurePath(path).name
     return files

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignbench.errors import UserError
-from alignbench.files import append_json_lines, is_intact, locked, read_json_lines, with_check, without_check
+from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
+from alignbench.reading import read_json_lines
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder

@@ -113,6 +113,7 @@ def _open(
         commit=commit(),
         devices=[device_name(accelerator.device)] * accelerator.num_processes,
     )
+    learned = None
     if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
         maker = RunFolder(folder.path.resolve().parents[2])
         made_by = maker.manifest
@@ -120,9 +121,12 @@ def _open(
         kept = (*seen, "budget", "selected_step", "selected_by", "weights_kind", "weight_distance")
         manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
         manifest.start_weights.update(made_by.start_weights)
-        write_training_data(run, data_of_run(maker))
+        learned = data_of_run(maker)
     run.open(manifest)
-    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
+    if learned is not None:
+        write_training_data(run, learned)
+    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"]))
+    run.store(run.config_file, lambda file: write_text(file, settings))
     images = run.images(folder.prompt_set, SAMPLING)
     store_records(run, images, folder.records, folder.sampling)
     run.complete("generate", f"{folder.prompt_set}/{SAMPLING}")

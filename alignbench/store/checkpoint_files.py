@@ -4,7 +4,6 @@ A checkpoint is a folder `step-N`. It holds the trained parameters of each netwo
 states in `state.pt`, and the sha256 of every file.
 """
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttribu
 
 from alignbench.errors import UserError
 from alignbench.files import sha256
+from alignbench.reading import read_json_object
+from alignbench.store.run_folder import STEP
 
 DIGESTS = "digests.json"  # the sha256 of each other file of a checkpoint, by its name
 STATE = "state.pt"
@@ -30,7 +31,7 @@ ARRAY_PARTS = [
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in a folder, the newest last."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    return sorted(int(path.name[5:]) for path in folder.glob("step-*") if STEP.fullmatch(path.name))
 
 
 def damaged_file(folder: Path, *names: str) -> Path | None:
@@ -43,8 +44,8 @@ def damaged_file(folder: Path, *names: str) -> Path | None:
     if not note.exists():  # a checkpoint of version 0.1.0
         return None
     try:
-        digests = json.loads(note.read_bytes())
-    except ValueError:
+        digests = read_json_object(note)
+    except UserError:
         return note
     files = (folder / name for name in names or digests)
     return next((file for file in files if not file.is_file() or sha256(file) != digests.get(file.name)), None)

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
-from alignbench.files import append_json_lines, read_json_lines, write_json_lines
+from alignbench.files import append_json_lines, write_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import LOG, pooled
 from alignbench.train_reward.measure import log_loss

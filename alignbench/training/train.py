@@ -24,11 +24,12 @@ from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.stream import Stream
 from alignbench.data.source import DataSource
 from alignbench.devices import peak_memory_gib
-from alignbench.files import append_json_lines, read_json_lines, replacing_folder, write_json_lines
+from alignbench.files import append_json_lines, replacing_folder, write_json_lines
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.policy import gather_anew
+from alignbench.reading import read_json_lines
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.bfloat16_updates import make_optimizer
 from alignbench.training.checkpoint import Checkpoints, Counters, Stateful, Weights

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alignbench.files import read_json_lines, write_json_lines, write_text
+from alignbench.files import write_json_lines, write_text
 from alignbench.generation.generate import Sampling
+from alignbench.reading import read_json_lines
 from alignbench.scoring.partial_scores import Entry, ScoreTable
 from alignbench.store.image_records import read_prompts, read_sampling
 from alignbench.store.manifest import Manifest, ResultsError

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignbench.errors import UserError
+from alignbench.reading import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +31,30 @@ def safetensors_header(path: Path) -> dict[str, dict]:
         size = int.from_bytes(file.read(8), "little")
         text = file.read(size) if size < num_bytes else b""
     try:
-        header = json.loads(text)
+        header = parse_json(text, str(path))
         tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
         expected = 8 + size + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):  # whatever a damaged header leads to
         raise UserError(f"{path} is no whole safetensors file; fetch it again") from None
     if num_bytes < expected:
         raise UserError(f"{path} is cut, at {num_bytes:,} of {expected:,} bytes; fetch it again")
     return header
+
+
+def load_tensors(path: Path) -> dict[str, "Tensor"]:
+    """Return the tensors of a safetensors file, on the CPU and mapped from the disk.
+
+    Raises:
+        UserError: if it is cut or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    safetensors_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]:.100}); fetch it again") from None
 
 
 def check_whole(path: Path) -> None:
@@ -92,11 +109,10 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
             a whole network with its code.
     """
     import torch
-    from safetensors.torch import load_file
 
     check_whole(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return load_tensors(path)
     # files of torch before 1.6 are no archives and cannot be mapped
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

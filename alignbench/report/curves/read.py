@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 
 Curve = list[tuple[int, float]]  # optimizer step and figure, in the order of the steps
 

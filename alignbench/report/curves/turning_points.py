@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.report.columns import TableRow
 from alignbench.report.labels import recipe_labels
 from alignbench.statistics.turning_point import turning_point
