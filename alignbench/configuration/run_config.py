@@ -32,9 +32,7 @@ def read_run_config(file: Path) -> DictConfig:
         targets = with_present_names(model["adapter"])["_target_"], with_present_names(model["adapter"]["pipeline"])
         pipeline_target = targets[1].get("_target_")
     except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{file} is not the configuration of a run; {PUT_BACK_OR_NAME}"
-        ) from None
+        raise UserError(f"{file} is not the configuration of a run; {PUT_BACK_OR_NAME}") from None
     if "${" in file.read_text(encoding="utf-8"):
         raise UserError(f"{file} refers to other values by ${{...}}, which no run writes; put the right file back")
     shipped = _shipped_model(file, model, (targets[0], pipeline_target))

@@ -76,20 +76,20 @@ def _name(manifests: list[Manifest]) -> str:
 
 def _differences(folders: list[RunFolder]) -> list[str]:
     """Return what differs between recipes, one text a recipe: ends in ` ...` where it is not all, empty if unknown."""
-    found = [_settings(folder) for folder in folders]
+    found = [settings(folder) for folder in folders]
     if not all(found):
         return [""] * len(found)
-    keys = list(dict.fromkeys(key for settings in found for key in settings))
-    differing = [key for key in keys if any(settings.get(key) != found[0].get(key) for settings in found)]
+    keys = list(dict.fromkeys(key for one in found for key in one))
+    differing = [key for key in keys if any(one.get(key) != found[0].get(key) for one in found)]
     # data of another name differ in all else, too: the name stands for all of it
     named = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
     told = [key for key in differing if key.removesuffix("name") in named or not key.startswith(named)]
     shown = told[:MAX_DIFFERENCES]
     ends = " ..." if len(told) > len(shown) else ""
-    return [" ".join(_told(key, settings[key]) for key in shown if key in settings) + ends for settings in found]
+    return [" ".join(_told(key, one[key]) for key in shown if key in one) + ends for one in found]
 
 
-def _settings(folder: RunFolder) -> dict[str, Any]:
+def settings(folder: RunFolder) -> dict[str, Any]:
     """Return the settings of a run that change its weights, by their full keys; none where they are unknown."""
     if not folder.config_file.exists():
         return {}

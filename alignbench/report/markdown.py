@@ -20,7 +20,7 @@ def write(root: Path, tables: Tables) -> None:
 
 def markdown(tables: Tables) -> str:
     """Return the leaderboard as GitHub Markdown."""
-    lines = ["# Leaderboard", ""]
+    lines = ["# Leaderboard", "", *(f"> {_escaped(text)}\n" for text in tables.left_out_told)]
     for section in sections(tables):
         lines += [f"## {section.where}", ""]
         told = verdicts(tables, section)

@@ -14,13 +14,13 @@ from alignbench.data.existing_images.folders import ImageFolder, is_by_text, rea
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
-from alignbench.report.terminal.run_tables import print_run
+from alignbench.report.terminal.run_tables import print_left_out, print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.training_data import data_of_run, write_training_data
 from alignbench.terminal.console import headed
 
@@ -61,8 +61,11 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         console.print(f"score: {left} images are left for the other shards")
     elif "report" in cfg.stages:
         tables = write_report(Path(cfg.results))
+        for run in runs:
+            print_left_out(tables, run, console)
+        shown = [RunFolder(Path(cfg.results) / name) for name in tables.labels]
         for run in runs[1:] or runs:
-            pictures = write_run_pictures(run)
+            pictures = write_run_pictures(run, shown)
             print_run(run, tables, console)
             for picture in pictures:
                 console.print(f"     picture  {picture}")
@@ -71,9 +74,9 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
 
 def _refuse_other_base(run: RunFolder, model: str) -> None:
     """Refuse a second base of one model, between which tables could not choose, before hours of scoring."""
-    for other in run_folders(run.path.parent):
-        if other.name != run.name and (other.manifest.method, other.manifest.model) == (BASE, model):
-            images = other.manifest.start_weights.get("images", "other images")
+    for other, manifest in readable_manifests(run.path.parent):
+        if other.name != run.name and (manifest.method, manifest.model) == (BASE, model):
+            images = manifest.start_weights.get("images", "other images")
             raise UserError(
                 f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
                 "have changed, or it is another folder: give model.name=NAME or another results folder, or delete it"

@@ -34,7 +34,7 @@ from alignbench.errors import DivergedError, UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
-from alignbench.report.terminal.run_tables import print_run
+from alignbench.report.terminal.run_tables import print_left_out, print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
@@ -57,7 +57,7 @@ from alignbench.stages.training_terms import (
 )
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
+from alignbench.store.training_data import note_shared_data, readable_reward_models, write_training_data
 from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.training.memory_estimate import refuse_what_cannot_fit, table
 from alignbench.training.tracking import Tracking
@@ -220,7 +220,7 @@ class Job:
                 fingerprints={"data": data.fingerprint}
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
-            note_shared_data(self.folder, reward_models_in(self.root))
+            note_shared_data(self.folder, readable_reward_models(self.root))
         with float32_products(self.cfg.train.tf32):
             try:
                 trained = train(
@@ -237,7 +237,8 @@ class Job:
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
             )
-            self.folder.complete("train", files=[self.folder.policy])
+            logs = [file for file in (self.folder.train_log, self.folder.validation_table) if file.exists()]
+            self.folder.complete("train", files=[self.folder.policy, *logs])
             write_policy_lines(self.cfg, self.folder)
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -289,7 +290,8 @@ class Job:
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
-        pictures = write_run_pictures(self.folder)
+        print_left_out(tables, self.folder, self.console)
+        pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
         recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
         for console in (self.console, recorded):
             print_run(self.folder, tables, console)

@@ -111,7 +111,7 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ResultsError: when it is absent, unreadable, or of another schema version.
+            UserError: when it is absent, damaged, or of another schema version.
         """
         if not Path(path).exists():
             raise ResultsError(f"{path} is missing; {path.parent} is not a run folder")

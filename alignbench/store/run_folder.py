@@ -7,11 +7,12 @@ first, by `RunFolder.verified` or `checked`, also where its content goes on into
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignbench.errors import UserError
 from alignbench.files import flush_files, locked, quick_sha256, sha256
 from alignbench.store.manifest import Manifest, ResultsError
 
@@ -223,3 +224,13 @@ def _waiting(path: Path) -> Path:
 def run_folders(root: Path) -> list[RunFolder]:
     """Return all run folders under a results root, sorted by name."""
     return [RunFolder(file.parent) for file in sorted(Path(root).glob("*/manifest.json"))]
+
+
+def readable_manifests(root: Path) -> Iterator[tuple[RunFolder, Manifest]]:
+    """Yield the run folders under a results root with their manifests; those that are damaged are passed over."""
+    for folder in run_folders(root):
+        try:
+            manifest = folder.manifest
+        except UserError:  # the report names it
+            continue
+        yield folder, manifest

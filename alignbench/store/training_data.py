@@ -96,18 +96,20 @@ def data_of_reward_model(folder: Path, fingerprint: str) -> np.ndarray:
     return read_digests(file) if file.exists() else digests([fingerprint])
 
 
-def reward_models_in(root: Path) -> list[RewardModelData]:
-    """Return the reward models under a results root.
+def readable_reward_models(root: Path, left_out: dict[Path, str] | None = None) -> list[RewardModelData]:
+    """Return the reward models under a results root, but for those that are damaged.
 
-    Raises:
-        UserError: one cannot be read.
+    Args:
+        left_out: receives a sentence about each damaged one, by its folder.
     """
-    return [read_reward_model_data(folder) for folder in reward_model_folders(root)]
-
-
-def reward_model_folders(root: Path) -> list[Path]:
-    """Return the folders of the reward models under a results root."""
-    return [file.parent for file in sorted(Path(root).glob(f"judges/*/{CONFIG}"))]
+    found = []
+    for file in sorted(Path(root).glob(f"judges/*/{CONFIG}")):
+        try:
+            found.append(read_reward_model_data(file.parent))
+        except UserError as error:
+            if left_out is not None:
+                left_out[file.parent] = str(error)
+    return found
 
 
 def read_reward_model_data(folder: Path) -> RewardModelData:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignbench.errors import UserError
-from alignbench.reading import parse_json
+from alignbench.reading import parse_json, read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,18 @@ def safetensors_header(path: Path) -> dict[str, dict]:
     if num_bytes < expected:
         raise UserError(f"{path} is cut, at {num_bytes:,} of {expected:,} bytes; fetch it again")
     return header
+
+
+def listed_shards(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights lists, sorted.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    names = read_json_object(index, "fetch it again").get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(one, str) and Path(one).name == one for one in names.values()):
+        raise UserError(f"{index} is no index of weights; fetch it again")
+    return sorted(set(names.values()))
 
 
 def load_tensors(path: Path) -> dict[str, "Tensor"]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignbench.errors import UserError
 from alignbench.report.display import TableSection, sections
 from alignbench.report.figures import is_data, marks, median_text, notes, over_text, significance, win_text
 from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
@@ -18,6 +19,19 @@ from alignbench.text import duration
 
 WIDE, NARROW = 100, 80  # columns of the two forms of a table
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on
+
+
+def print_left_out(tables: Tables, folder: RunFolder, console: Console) -> None:
+    """Say which folders are left out of a report, and why.
+
+    Raises:
+        UserError: the run that the report is asked for is one of them.
+    """
+    others = [told for name, told in zip(tables.left_out, tables.left_out_told, strict=True) if name != folder.name]
+    for told in others:
+        console.print(Text(told, style="yellow"), soft_wrap=True)
+    if folder.name in tables.left_out:
+        raise UserError(f"{tables.left_out[folder.name]}; the report of all others is written")
 
 
 def print_run(folder: RunFolder, tables: Tables, console: Console | None = None) -> None:
