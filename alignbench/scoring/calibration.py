@@ -85,12 +85,7 @@ def calibrate(
     here = {"device": network_pool.device.type, **{name: version(name) for name in PACKAGES}}
     for evaluator in evaluators:
         key, how = f"{evaluator.name}@{evaluator.version}", asdict(info(evaluator))
-        before = read_values(record).get(key)
-        if before is not None and not _is_whole(before):
-            raise UserError(
-                f"the entry {key} of {record} has changed since it was written; put the right file back, or delete it "
-                "to calibrate all evaluators again"
-            )
+        before = read_entry(record, key)
         if before is not None and before["info"] != how:
             different = [name for name in how if before["info"].get(name) != how[name]]
             raise UserError(
@@ -108,7 +103,7 @@ def calibrate(
                 if before is not None:  # the first values stay: each could differ a little more than the one before
                     entry["values"] = before["values"]
                 entry = with_check({"info": how, "libraries": here, **entry})
-                write_json(record, read_values(record) | {key: entry})
+                write_json(record, with_check(read_values(record) | {key: entry}))
     return done
 
 
@@ -184,19 +179,31 @@ def stored_values(how: ScoreInfo) -> list[float] | None:
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Return stored values by `<evaluator>@<version>`; nothing where there is no file."""
-    return read_json_object(path, REMEDY) if path.exists() else {}
+    """Return stored values by `<evaluator>@<version>`; nothing where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    values = read_json_object(path, REMEDY) if path.exists() else {}
+    if not is_intact(values):
+        raise UserError(f"{path} has changed since it was written; {REMEDY}")
+    return without_check(values)
 
 
-def _is_whole(entry: Any) -> bool:
-    """Say whether an entry of the record is as it was written."""
+def read_entry(record: Path, key: str) -> dict[str, Any] | None:
+    """Return what the record of a results folder keeps of an evaluator; None where it was not calibrated there.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    entry = read_values(record).get(key)
+    if entry is None:
+        return None
+    named = f"the entry {key} of {record}"
     if not isinstance(entry, dict) or not is_intact(entry):
-        return False
-    try:
-        check_record(_Entry, without_check(entry), "")
-    except UserError:
-        return False
-    return True
+        raise UserError(f"{named} has changed since it was written; {REMEDY}")
+    check_record(_Entry, without_check(entry), named, REMEDY)
+    return entry
 
 
 def store(found: Mapping[str, tuple[ScoreInfo, Calibration]]) -> None:

@@ -8,6 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import FiniteFloat
+
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
 from alignbench.reading import check_record, read_json_lines
@@ -33,7 +35,7 @@ class _Row:
 
     prompt_id: str
     image: int
-    score: float
+    score: FiniteFloat
     digest: str
 
 

@@ -4,8 +4,6 @@ A checkpoint is a folder `step-N`. It holds the trained parameters of each netwo
 states in `state.pt`, and the sha256 of every file.
 """
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttribu
 
 from alignbench.errors import UserError
 from alignbench.files import sha256
+from alignbench.models.weights.state_dicts import load_pickled, pickle_errors
 from alignbench.reading import read_json_object
 from alignbench.store.run_folder import STEP
 
@@ -62,11 +61,7 @@ def read_state(file: Path, mmap: bool = False) -> Any:
     """
     import torch
 
-    try:
-        with torch.serialization.safe_globals(ARRAY_PARTS):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(file))
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} holds more than tensors and numbers, which could run code, and is not read; delete "
-            f"{file.parent} to go on without it"
-        ) from None
+    remedy = f"delete {file.parent} to go on without it"
+    foreign = f"holds more than tensors and numbers, which could run code, and is not read; {remedy}"
+    with pickle_errors(file, foreign, remedy), torch.serialization.safe_globals(ARRAY_PARTS):
+        return load_pickled(file, mmap)

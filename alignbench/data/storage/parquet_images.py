@@ -113,11 +113,14 @@ def _group_bytes(file: Path) -> list[int]:
 
 @cache
 def _mapped(file: Path) -> "list[pyarrow.RecordBatch]":
-    """Return the batches of an arrow file, mapped into memory; only their offsets are read."""
+    """Return the batches of an arrow file, mapped into memory; only their offsets and texts are read."""
     import pyarrow
 
     with parquet_errors(file, FETCH_AGAIN):
-        return list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))))
+        batches = list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))))
+        for batch in batches:
+            batch.validate(full=True)  # or a damaged offset would lead anywhere in memory
+    return batches
 
 
 def find_tables(path: Path, part: str | None) -> list[Path]:
