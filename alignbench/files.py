@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from alignbench.errors import UserError
-from alignbench.reading import read_json_object
+from alignbench.reading import read_json_lines, read_json_object
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,6 +115,11 @@ def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
         file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+
+
+def forget_later_steps(path: Path, step: int) -> None:
+    """Take the lines of later steps out of a log, which a resumed run writes again."""
+    write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step])
 
 
 def _last_byte(file: BinaryIO) -> bytes:

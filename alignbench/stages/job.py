@@ -34,7 +34,7 @@ from alignbench.errors import DivergedError, UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
-from alignbench.report.terminal.run_tables import print_left_out, print_run
+from alignbench.report.terminal.run_tables import print_run
 from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES
@@ -237,8 +237,7 @@ class Job:
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
             )
-            logs = [file for file in (self.folder.train_log, self.folder.validation_table) if file.exists()]
-            self.folder.complete("train", files=[self.folder.policy, *logs])
+            self.folder.complete("train", files=[self.folder.policy, *self.folder.logs])
             write_policy_lines(self.cfg, self.folder)
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -290,7 +289,6 @@ class Job:
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
-        print_left_out(tables, self.folder, self.console)
         pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
         recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
         for console in (self.console, recorded):

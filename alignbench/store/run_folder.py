@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "validation.csv"
 
     @property
+    def logs(self) -> list[Path]:
+        """What was logged while the run trained, those that are there; complete once it has."""
+        return [file for file in (self.train_log, self.validation_table) if file.exists()]
+
+    @property
     def validation_folders(self) -> list[Path]:
         """The run folders of the looks at this run while it trained, those that are still there, by step."""
         found = (file.parent for file in self.path.glob("validation/step-*/manifest.json"))

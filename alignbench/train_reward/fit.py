@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 
 from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
-from alignbench.files import append_json_lines, write_json_lines
-from alignbench.reading import read_json_lines
+from alignbench.files import append_json_lines, forget_later_steps
 from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import LOG, pooled
 from alignbench.train_reward.measure import log_loss
@@ -111,7 +110,7 @@ def fit(
     checkpoints.load_last()
     log = folder / LOG
     if accelerator.is_main_process and log.exists():
-        write_json_lines(log, [line for line in read_json_lines(log) if line["step"] <= progress.step])
+        forget_later_steps(log, progress.step)
     began = time.monotonic() - progress.train_seconds
 
     sampler = StepSampler(

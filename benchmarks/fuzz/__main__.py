@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="readers whose names have this in them")
     parser.add_argument("--again", type=int, help="do one input of `--only` again, and let it fail")
     arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a made-up name of a model is asked for nowhere
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
         os.environ["XDG_CACHE_HOME"] = f"{place}/cache"
         os.fsync = lambda _: None  # whether files survive a power cut is no question here
@@ -41,19 +43,19 @@ def _all(arguments: argparse.Namespace, place: Path) -> bool:
     from benchmarks.fuzz.configurations import configuration
     from benchmarks.fuzz.damage import changed_bytes
     from benchmarks.fuzz.readers import readers
-    from benchmarks.fuzz.worker import Count, run
+    from benchmarks.fuzz.worker import run
 
     until = time.monotonic() + 60 * arguments.minutes
     chosen = [one for one in readers() if arguments.only in one.name]
     if arguments.again is not None:
         (reader,) = (one for one in chosen if one.name == arguments.only)
-        _attempt(reader, place, arguments.seed)(arguments.again)()
+        changed_file(reader, place, arguments.seed)(arguments.again)()
         return False
     counts: list[Count] = []
     if arguments.inputs:
         share = -(-arguments.inputs // len(chosen))
         for number, reader in enumerate(chosen):
-            attempt = _attempt(reader, place, arguments.seed)
+            attempt = changed_file(reader, place, arguments.seed)
             deadline = time.monotonic() + (until - time.monotonic()) / (len(chosen) - number)
             counts.append(run(reader.name, attempt, range(share), deadline))
             _print_row(counts[-1], first=number == 0)
@@ -66,7 +68,7 @@ def _all(arguments: argparse.Namespace, place: Path) -> bool:
     return any(one.tracebacks or one.hangs for one in counts)
 
 
-def _attempt(reader, place: Path, seed: int):
+def changed_file(reader: "Reader", place: Path, seed: int) -> "Callable[[int], Callable[[], object]]":
     """Return what reads the changed file of each number."""
     from benchmarks.fuzz.mutations import mutated
 
@@ -77,7 +79,7 @@ def _attempt(reader, place: Path, seed: int):
     original = file.read_bytes()
     reader.read(folder)  # what is valid is read
 
-    def attempt(number: int):
+    def attempt(number: int) -> Callable[[], object]:
         draw = random.Random(f"{seed}/{reader.name}/{number}")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(mutated(original, draw))
@@ -89,7 +91,7 @@ def _attempt(reader, place: Path, seed: int):
 HEADS = ("reader", "tried", "refused", "read", "tracebacks", "hangs", "a second")
 
 
-def _print_row(count, first: bool) -> None:
+def _print_row(count: "Count", first: bool) -> None:
     if first:
         print(f"| {' | '.join(HEADS)} |\n|---|{'---:|' * (len(HEADS) - 1)}", flush=True)
     rate = count.tried / count.seconds if count.seconds else 0
@@ -99,7 +101,7 @@ def _print_row(count, first: bool) -> None:
         print(f"  {count.reader} {number}: {text}", flush=True)
 
 
-def _sum(counts):
+def _sum(counts: Sequence["Count"]) -> "Count":
     from benchmarks.fuzz.worker import Count
 
     names = ("tried", "refused", "read", "tracebacks", "hangs", "seconds")

@@ -35,9 +35,7 @@ from benchmarks.fuzz.worker import FAILED, MAX_KEPT, Count, outcome
 
 SMALL = (
     "model=sd15_mini data.num_pairs=8 data.num_prompts=8 prompts.limit=8 sampling.num_inference_steps=2 tracker=none "
-    "train.tuning=lora train.lora_rank=2 train.total_batch_size=4 train.micro_batch_size=2 train.max_train_steps=2 "
-    "evaluators=none +evaluator@evaluators.shapes_oracle_realism=shapes_oracle_realism "
-    "+evaluator@evaluators.shapes_preference=shapes_preference "
+    "train.tuning=lora train.lora_rank=2 train.total_batch_size=4 train.micro_batch_size=2 train.max_train_steps=2"
 )
 RUNS = (
     f"method=dpo {SMALL} validation=shapes validation.prompts.limit=4 validation.every=1",

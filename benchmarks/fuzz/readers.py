@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,8 @@ def _all_of(contents: Contents) -> None:
     assert contents.store.identity
     assert contents.store.state
     for number in set(contents.table.images.ravel().tolist()):
-        try:
+        with suppress(UnusableImageError):
             contents.store.image(number).decode()
-        except UnusableImageError:
-            pass
 
 
 # ---- tables and archives

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from typing import Any
 
 from alignbench.errors import UserError
@@ -116,7 +117,7 @@ def _work(
     tallies: "list[Synchronized[int]]",
     told: Any,
 ) -> None:
-    used = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+    used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, resource.RLIM_INFINITY))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff tells of every damaged picture
     kept = 0
