@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128  # the processes of a run all ask at once
+    request_queue_size = 1024  # the processes of a run all ask at once, or a class of voters
 
     def __init__(self, handler: "type[Handler]", host: str, port: int, token: str | None, max_bytes: int) -> None:
         self.token = checked_token(token)

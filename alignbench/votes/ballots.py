@@ -81,6 +81,14 @@ class Ballots:
         with self._errors():
             # autocommit: transactions begin and end where `_transaction` says
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._begin()
+        except ResultsError:
+            self.close()  # or it would keep others waiting
+            raise
+
+    def _begin(self) -> None:
+        with self._errors():
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
@@ -91,7 +99,9 @@ class Ballots:
                     cursor.execute(statement)
                 cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         if version not in (0, SCHEMA_VERSION):
-            raise ResultsError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; use what wrote it")
+            raise ResultsError(
+                f"{self.path} has schema version {version}, expected {SCHEMA_VERSION}; use what wrote it"
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, pairwise
@@ -87,9 +88,8 @@ def count(folder: StudyFolder) -> Count:
     """Read the votes of a study."""
     if not folder.ballots.exists():
         return Count(folder, [], [], [], [])
-    ballots = Ballots(folder.ballots)
-    raters, votes = ballots.raters(), ballots.votes()
-    ballots.close()
+    with closing(Ballots(folder.ballots)) as ballots:
+        raters, votes = ballots.raters(), ballots.votes()
     _check_votes(folder, raters, votes)
     attention = [_attention(rater, votes, folder.study.leave_out_below) for rater in raters]
     found = Count(folder, raters, votes, attention, [])

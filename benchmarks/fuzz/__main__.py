@@ -10,14 +10,17 @@ and one that takes longer than 20 s are failures, whose numbers are told. Ends w
 
 import argparse
 import os
-import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # a made-up name of a model is asked for nowhere
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if TYPE_CHECKING:
+    from benchmarks.fuzz.worker import Count
+
+HEADS = ("reader", "tried", "refused", "read", "tracebacks", "hangs", "a second")
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
 def _all(arguments: argparse.Namespace, place: Path) -> bool:
     from benchmarks.fuzz.configurations import configuration
     from benchmarks.fuzz.damage import changed_bytes
-    from benchmarks.fuzz.readers import readers
+    from benchmarks.fuzz.readers import changed_file, readers
     from benchmarks.fuzz.worker import run
 
     until = time.monotonic() + 60 * arguments.minutes
@@ -66,29 +69,6 @@ def _all(arguments: argparse.Namespace, place: Path) -> bool:
         counts += changed_bytes(place, arguments.bytes, arguments.seed, until, _print_row)
     _print_row(_sum(counts), first=False)
     return any(one.tracebacks or one.hangs for one in counts)
-
-
-def changed_file(reader: "Reader", place: Path, seed: int) -> "Callable[[int], Callable[[], object]]":
-    """Return what reads the changed file of each number."""
-    from benchmarks.fuzz.mutations import mutated
-
-    folder = place / reader.name.replace(" ", "_").replace("/", "_")
-    folder.mkdir(exist_ok=True)
-    reader.make(folder)
-    file = folder / reader.file
-    original = file.read_bytes()
-    reader.read(folder)  # what is valid is read
-
-    def attempt(number: int) -> Callable[[], object]:
-        draw = random.Random(f"{seed}/{reader.name}/{number}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(mutated(original, draw))
-        return lambda: reader.read(folder)
-
-    return attempt
-
-
-HEADS = ("reader", "tried", "refused", "read", "tracebacks", "hangs", "a second")
 
 
 def _print_row(count: "Count", first: bool) -> None:

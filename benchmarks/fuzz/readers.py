@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ from alignbench.store.training_data import digests, encoded, read_digests
 from alignbench.votes.ballots import Ballots, Vote
 from alignbench.votes.preferences import count
 from alignbench.votes.record import Study, StudyFolder
+from benchmarks.fuzz.mutations import mutated
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,24 @@ class Reader:
 def readers() -> list[Reader]:
     """Return all readers, those of users' files first."""
     return [*_texts(), *_tables(), *_pictures(), *_weights(), *_of_runs(), *_of_studies()]
+
+
+def changed_file(reader: Reader, place: Path, seed: int) -> Callable[[int], Callable[[], Any]]:
+    """Return what reads the changed file of each number."""
+    folder = place / reader.name.replace(" ", "_").replace("/", "_")
+    folder.mkdir(exist_ok=True)
+    reader.make(folder)
+    file = folder / reader.file
+    original = file.read_bytes()
+    reader.read(folder)  # what is valid is read
+
+    def attempt(number: int) -> Callable[[], Any]:
+        draw = random.Random(f"{seed}/{reader.name}/{number}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(mutated(original, draw))
+        return lambda: reader.read(folder)
+
+    return attempt
 
 
 # ---- lists of text
@@ -433,6 +453,9 @@ def _leaderboard(folder: Path) -> None:
     write_text(folder / "leaderboard.csv", f"{','.join(cells)}\n{','.join(cells.values())}\n")
 
 
+EXPORTED = "config.yaml of an exported run"  # takes seconds, as the shipped configuration is composed
+
+
 def _config(folder: Path) -> None:
     from omegaconf import OmegaConf
 
@@ -442,11 +465,6 @@ def _config(folder: Path) -> None:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def _read_config(folder: Path) -> None:
-    read_plain_config(folder / "config.yaml")
-    read_run_config(folder / "config.yaml")
-
-
 def _of_runs() -> Iterator[Reader]:
     logged = [{"step": i, "train/loss": 1.0 / (i + 1), "lr": 1e-4, "name": "x"} for i in range(5)]
     looks = "step,evaluator,version,win_rate,ci_low,ci_high,network_passes\n0,clip,1,0.5,0.4,0.6,10\n20,clip,1,0.6,0.5,0.7,\n"
@@ -454,7 +472,8 @@ def _of_runs() -> Iterator[Reader]:
     values = {"clip@1": with_check({"info": asdict(SCORE_INFO), "libraries": {"torch": "2"}, "outcome": "as before",
                                     "largest_difference": 0.0, "values": [0.5, 0.25]})}  # fmt: skip
     yield Reader("manifest.json", "run/manifest.json", _manifest, lambda folder: RunFolder(folder / "run").manifest)
-    yield Reader("config.yaml", "config.yaml", _config, _read_config)
+    yield Reader("config.yaml", "config.yaml", _config, lambda folder: read_plain_config(folder / "config.yaml"))
+    yield Reader(EXPORTED, "config.yaml", _config, lambda folder: read_run_config(folder / "config.yaml"))
     yield Reader(
         "prompts of images",
         "prompts.jsonl",
