@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
-from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, unchecked
+from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, is_plausible, unchecked
 from alignbench.errors import DivergedError, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
@@ -54,7 +54,8 @@ def main() -> None:
             if is_main():
                 print(f"alignbench {alignbench.__version__}  {' '.join(typed)}".rstrip(), flush=True)
             found = unchecked(args.overrides)
-            if found is not None and not (args.multirun or found[1]) and _tell_what_is_done(found[0]):
+            is_one_run = found is not None and not (args.multirun or found[1])
+            if found is not None and is_one_run and is_plausible(found[0]) and _tell_what_is_done(found[0]):
                 return
             with _waiting("loading libraries, checking the command"):
                 num_jobs = check_command_line(args.overrides, args.multirun)

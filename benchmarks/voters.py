@@ -38,12 +38,20 @@ def main() -> None:
         study = made(Path(place) / "results", arguments.prompts, arguments.side)
         waits, seconds, num_votes, num_expected = load(study, arguments.voters)
     milliseconds = 1000 * np.array(waits)
-    print("| voters | requests | a second | median wait, ms | 99 % wait, ms | longest wait, ms | votes | votes lost |")
-    print(f"|{'---:|' * 8}")
-    print(
-        f"| {arguments.voters} | {len(waits):,} | {len(waits) / seconds:,.0f} | {np.median(milliseconds):.0f} | "
-        f"{np.quantile(milliseconds, 0.99):.0f} | {milliseconds.max():.0f} | {num_votes:,} | {num_expected - num_votes} |"
+    heads = (
+        "voters",
+        "requests",
+        "a second",
+        "median wait, ms",
+        "99 % wait, ms",
+        "longest wait, ms",
+        "votes",
+        "votes lost",
     )
+    print(f"| {' | '.join(heads)} |\n|{'---:|' * len(heads)}")
+    times = (np.median(milliseconds), np.quantile(milliseconds, 0.99), milliseconds.max())
+    counts = (arguments.voters, len(waits), round(len(waits) / seconds), *map(round, times))
+    print(f"| {' | '.join(f'{one:,}' for one in (*counts, num_votes, num_expected - num_votes))} |")
 
 
 def made(root: Path, num_prompts: int, side: int) -> StudyFolder:

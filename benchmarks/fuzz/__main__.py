@@ -63,7 +63,8 @@ def _all(arguments: argparse.Namespace, place: Path) -> bool:
             counts.append(run(reader.name, attempt, range(share), deadline))
             _print_row(counts[-1], first=number == 0)
     if arguments.configurations:
-        counts.append(run("configuration", configuration(arguments.seed), range(arguments.configurations), until))
+        numbers = range(arguments.configurations)
+        counts.append(run("configuration", configuration(arguments.seed), numbers, until, lines=4))
         _print_row(counts[-1], first=True)
     if arguments.bytes:
         counts += changed_bytes(place, arguments.bytes, arguments.seed, until, _print_row)

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alignbench.cli import _tell_what_is_done, read_flags
-from alignbench.configuration.compose import check_command_line, composed, for_sweep, unchecked
+from alignbench.configuration.compose import check_command_line, composed, for_sweep, is_plausible, unchecked
 
 STARTS = (
     ["method=dpo", "model=sd15_mini"],
@@ -20,14 +20,15 @@ STARTS = (
     ["method=dpo", "model=flux_mini", "sampling=controlnet"],
 )
 VALUES = (
-    "${nope}", "${train}", "${oc.env:NOPE}", "true", "false", "null", "nan", "inf", "-inf", "1e400", "1e38", "-1", "0", "5",
-    "0.5", "2", "99999999999999999999", "-99999999999999999999999", "[]", "[1]", "[nan]", "[null]", "[[]]", "{}", "{a:1}",
-    "''", "' '", "a", "'5'", "'nan'", "\ud800", "'a\0b'", "x" * 300, "漢字", "'é\u202e'", "???", "~", "/no/such/place",
-    "/etc/passwd", "..", "'../..'", "a/b", "'a b'", "'<b>'", "'%s'", "'{x}'", "1,2", "'1,2'", "glob(*)", "range(3)", "choice()",
-    "interval(0,1)", "[a,b,c]", "{_target_: os.system}", "torch.hub.load", "0x10", "1_000", "1e-400", "'\\n'", "!!",
+    "${nope}", "${train}", "${oc.env:NOPE}", "true", "false", "null", "nan", "inf", "-inf", "1e400", "1e38", "-1",
+    "0", "5", "0.5", "2", "99999999999999999999", "-99999999999999999999999", "[]", "[1]", "[nan]", "[null]",
+    "[[]]", "{}", "{a:1}", "''", "' '", "a", "'5'", "'nan'", "\ud800", "'a\x00b'", "x" * 300, "漢字", "'é\u202e'",
+    "???", "~", "/no/such/place", "/etc/passwd", "..", "'../..'", "a/b", "'a b'", "'<b>'", "'%s'", "'{x}'", "1,2",
+    "'1,2'", "glob(*)", "range(3)", "choice()", "interval(0,1)", "[a,b,c]", "{_target_: os.system}",
+    "torch.hub.load", "0x10", "1_000", "1e-400", "'\\n'", "!!",
 )  # fmt: skip
-GROUPS = ("method", "model", "data", "validation", "sampling", "optimizer", "tracker", "memory", "evaluators", "prompts",
-          "auxiliary", "reward", "experiment", "stages")  # fmt: skip
+GROUPS = ("method", "model", "data", "validation", "sampling", "optimizer", "tracker", "memory", "evaluators",
+          "prompts", "auxiliary", "reward", "experiment", "stages")  # fmt: skip
 
 
 def configuration(seed: int) -> Callable[[int], Callable[[], Any]]:
@@ -47,7 +48,7 @@ def check_words(words: list[str]) -> None:
     """Do with the words of a command what the program does before it loads anything."""
     args = read_flags(words)
     found = unchecked(args.overrides)
-    if found is not None and not (args.multirun or found[1]):
+    if found is not None and not (args.multirun or found[1]) and is_plausible(found[0]):
         _tell_what_is_done(found[0])
     check_command_line(args.overrides, args.multirun)
     for_sweep(args.overrides, args.multirun)

@@ -14,8 +14,8 @@ ODD_VALUES: list[Any] = [
 ODD_BYTES = [
     b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\r\n", b'"', b"'", b",", b"\t", b"{", b"}", b"[",
     b"]", b":", b"\\", b"\\ud800", b"\\u0000", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b"null",
-    b"true", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"*a", b"&a ", b"!!python/object:os.system ", b"${a}", b"-1", b"\x1f\x8b",
-    b"PK\x03\x04", b"version https://git-lfs",
+    b"true", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"*a", b"&a ", b"!!python/object:os.system ", b"${a}", b"-1",
+    b"\x1f\x8b",     b"PK\x03\x04", b"version https://git-lfs",
 ]  # fmt: skip
 
 

@@ -137,6 +137,7 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 def _texts() -> Iterator[Reader]:
     prompts = [{"prompt_id": f"p{i}", "prompt": f"a cat {i}", "group": "animals"} for i in range(4)]
     table = 'prompt_id,prompt,group\np0,"a cat, red",animals\np1,a dog,animals\n'
+    label_table = 'file_name,caption,label\n0.png,a,1\n1.png,"b, c",exclusive_lose\n'
     pairs = 'prompt,image_w,image_l,probability_w\na cat,0.png,1.png,0.9\n"a, dog",1.png,2.png,\n'
     labels = [
         {"file_name": "0.png", "caption": "a", "label": 1},
@@ -153,8 +154,8 @@ def _texts() -> Iterator[Reader]:
         ("pairs.jsonl", _lines(ROWS), lambda file: _all_of(read_pairs(file))),
         ("pairs.csv", pairs, lambda file: _all_of(read_pairs(file))),
         ("labels.jsonl", _lines(labels), lambda file: _all_of(read_labels(file))),
-        ("labels.csv", "file_name,caption,label\n0.png,a,1\n1.png,\"b, c\",exclusive_lose\n", lambda file: _all_of(read_labels(file))),
-        ("labels.tsv", "file_name\tcaption\tlabel\n0.png\ta\t1\n1.png\tb\t0\n", lambda file: _all_of(read_labels(file))),
+        ("labels.csv", label_table, lambda file: _all_of(read_labels(file))),
+        ("labels.tsv", label_table.replace('"b, c"', "b").replace(",", "\t"), lambda file: _all_of(read_labels(file))),
         ("metadata.jsonl", _lines(captions), lambda file: _all_of(read_captions(file))),
         ("images.jsonl", _lines(listed), read_image_list),
         ("images.json", json.dumps(listed), read_image_list),
@@ -294,7 +295,8 @@ def _pictures() -> Iterator[Reader]:
         ("png palette", "PNG", "P", {}), ("jpeg", "JPEG", "RGB", {}), ("jpeg cmyk", "JPEG", "CMYK", {}),
         ("webp", "WEBP", "RGBA", {}), ("gif", "GIF", "P", {}), ("bmp", "BMP", "RGB", {}), ("tiff", "TIFF", "RGB", {}),
         ("tiff lzw", "TIFF", "RGB", {"compression": "tiff_lzw"}), ("avif", "AVIF", "RGB", {}),
-        ("jpeg 2000", "JPEG2000", "RGB", {}), ("tga", "TGA", "RGB", {}), ("ppm", "PPM", "RGB", {}), ("qoi", "QOI", "RGB", {}),
+        ("jpeg 2000", "JPEG2000", "RGB", {}), ("tga", "TGA", "RGB", {}), ("ppm", "PPM", "RGB", {}),
+        ("qoi", "QOI", "RGB", {}),
     ):  # fmt: skip
         yield Reader(f"picture {name}", "picture", _picture(kind, mode, **options), _look)
 
@@ -340,7 +342,7 @@ def _index_of_shards(folder: Path) -> None:
 
 
 def _weights() -> Iterator[Reader]:
-    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30", "unet": ["diffusers", "UNet2DConditionModel"],
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
              "vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None]}  # fmt: skip
     yield Reader(
         "safetensors",
@@ -467,7 +469,8 @@ def _config(folder: Path) -> None:
 
 def _of_runs() -> Iterator[Reader]:
     logged = [{"step": i, "train/loss": 1.0 / (i + 1), "lr": 1e-4, "name": "x"} for i in range(5)]
-    looks = "step,evaluator,version,win_rate,ci_low,ci_high,network_passes\n0,clip,1,0.5,0.4,0.6,10\n20,clip,1,0.6,0.5,0.7,\n"
+    looks = "step,evaluator,version,win_rate,ci_low,ci_high,network_passes\n"
+    looks += "0,clip,1,0.5,0.4,0.6,10\n20,clip,1,0.6,0.5,0.7,\n"
     sampling = SamplingRecord("shapes", 20, 4.0, "per_prompt", 0, 1, 4, subset=False)
     values = {"clip@1": with_check({"info": asdict(SCORE_INFO), "libraries": {"torch": "2"}, "outcome": "as before",
                                     "largest_difference": 0.0, "values": [0.5, 0.25]})}  # fmt: skip

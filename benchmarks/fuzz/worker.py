@@ -38,16 +38,18 @@ class Count:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def outcome(attempt: Callable[[], Any]) -> tuple[int, str]:
-    """Do something once; return what came of it, and what is told of a failure."""
+def outcome(attempt: Callable[[], Any], lines: int = 1) -> tuple[int, str]:
+    """Do something once; return what came of it, and what is told of a failure.
+
+    Args:
+        lines: that a refusal may have; a command has one for each wrong setting.
+    """
     try:
         attempt()
     except UserError as error:
         sentence = str(error)
-        if not sentence.strip() or "\n" in sentence.strip():
+        if any(not line.strip() for line in sentence.split("\n")[:lines]) or sentence.count("\n") >= lines:
             return FAILED, f"no single sentence: {sentence!r:.300}"
-        if not all(one.isprintable() or one == " " for one in sentence):
-            return REFUSED, ""  # the terminal shows such signs as they are, which is no business of a reader
         return REFUSED, ""
     except Exception as error:
         frames = [one for one in traceback.extract_tb(error.__traceback__) if "/benchmarks/fuzz/" not in one.filename]
@@ -58,12 +60,15 @@ def outcome(attempt: Callable[[], Any]) -> tuple[int, str]:
     return READ, ""
 
 
-def run(reader: str, attempt: Callable[[int], Callable[[], Any]], numbers: range, until: float) -> Count:
+def run(
+    reader: str, attempt: Callable[[int], Callable[[], Any]], numbers: range, until: float, lines: int = 1
+) -> Count:
     """Do something for each number until a time; return what came of it.
 
     Args:
         attempt: returns what is to be done for a number.
         until: as of `time.monotonic`.
+        lines: see `outcome`.
     """
     context = multiprocessing.get_context("fork")
     count, begin = Count(reader), time.monotonic()
@@ -72,7 +77,8 @@ def run(reader: str, attempt: Callable[[int], Callable[[], Any]], numbers: range
         current = context.Value(ctypes.c_longlong, first - 1, lock=False)
         tallies = [context.Value(ctypes.c_longlong, 0, lock=False) for _ in range(3)]
         told = context.SimpleQueue()
-        child = context.Process(target=_work, args=(attempt, range(first, numbers.stop), until, current, tallies, told))
+        shared = (until, current, tallies, told, lines)
+        child = context.Process(target=_work, args=(attempt, range(first, numbers.stop), *shared))
         child.start()
         hung = _watch(child, current)
         while not told.empty():
@@ -116,6 +122,7 @@ def _work(
     current: "Synchronized[int]",
     tallies: "list[Synchronized[int]]",
     told: Any,
+    lines: int,
 ) -> None:
     used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, resource.RLIM_INFINITY))
@@ -125,7 +132,7 @@ def _work(
         if time.monotonic() > until:
             return
         current.value = number
-        result, text = outcome(attempt(number))
+        result, text = outcome(attempt(number), lines)
         tallies[result].value += 1
         if result == FAILED and kept < MAX_KEPT:
             told.put((number, text))

@@ -1,4 +1,4 @@
-"""F15, F16, F19, F20: whatever a file holds, its reader gives a result or one sentence; benchmarks/fuzz has the readers."""
+"""F15, F16, F19, F20: whatever a file holds, its reader gives a result or one sentence; see benchmarks/fuzz."""
 
 import random
 

@@ -158,7 +158,7 @@ def pickle_errors(path: Path, foreign: str, remedy: str = "fetch it again") -> I
     except pickle.UnpicklingError:
         raise UserError(f"{path} {foreign}") from None
     # as torch tells that an archive or a pickle is damaged
-    except (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged ({reason:.100}); {remedy}") from None
 

@@ -37,7 +37,8 @@ def print_left_out(tables: Tables, folder: RunFolder, console: Console) -> None:
 def print_run(folder: RunFolder, tables: Tables, console: Console | None = None) -> None:
     """Print the run's figures on every prompt set it was scored on, what it cost, and where its files are.
 
-    What is left out of the report comes first. Of a run without figures, as where the stage `report` alone was asked for, the verdicts on all others are printed.
+    What is left out of the report comes first. Of a run without figures, as where the stage `report` alone was asked
+    for, the verdicts on all others are printed.
 
     Raises:
         UserError: the run itself is left out.
