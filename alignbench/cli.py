@@ -15,7 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
-from alignbench.configuration.compose import as_composed, check_command_line, for_sweep, sweep_jobs, unchecked
+from alignbench.configuration.compose import (
+    as_composed,
+    check_command_line,
+    for_sweep,
+    is_plausible,
+    sweep_jobs,
+    unchecked,
+)
 from alignbench.errors import MemoryRanOutError, RunError, StopRequested, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
@@ -53,7 +60,8 @@ def _main(typed: list[str]) -> None:
             if is_main():
                 print(f"alignbench {alignbench.__version__}  {' '.join(typed)}".rstrip(), flush=True)
             found = unchecked(args.overrides)
-            if found is not None and not (args.multirun or found[1]) and _tell_what_is_done(found[0]):
+            is_one_run = found is not None and not (args.multirun or found[1])
+            if found is not None and is_one_run and is_plausible(found[0]) and _tell_what_is_done(found[0]):
                 return
             with _waiting("loading libraries, checking the command"):
                 if check_command_line(args.overrides, args.multirun) > 1:

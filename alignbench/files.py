@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from alignbench.errors import UserError
+from alignbench.reading import read_json_lines, read_json_object
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -120,10 +123,15 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, line ends as given."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -146,15 +154,14 @@ def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
 
 
+def forget_later_steps(path: Path, step: int) -> None:
+    """Take the lines of later steps out of a log, which a resumed run writes again."""
+    write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step])
+
+
 def _last_byte(file: BinaryIO) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; a last line without its newline was cut by a kill and is left out."""
-    text = Path(path).read_bytes().decode()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
 
 def with_check(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,13 +219,21 @@ def file_digest(path: Path) -> str:
     state = path.stat()
     seen = {"path": str(path), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
     note = cache_folder() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
-    if note.exists():
-        known = json.loads(note.read_bytes())
-        if seen.items() <= known.items():
-            return known["sha256"]
-    digest = sha256(path)
-    write_json(note, {**seen, "sha256": digest})
+    if (digest := _known_digest(note, seen)) is None:
+        digest = sha256(path)
+        write_json(note, with_check({**seen, "sha256": digest}))
     return digest
+
+
+def _known_digest(note: Path, seen: Mapping[str, Any]) -> str | None:
+    """Return the digest that was noted of a file in the state in which it was seen; None for a damaged note."""
+    if not note.exists():
+        return None
+    try:
+        known = read_json_object(note)
+    except UserError:
+        return None
+    return known.get("sha256") if is_intact(known) and seen.items() <= known.items() else None
 
 
 def sha256(path: Path) -> str:

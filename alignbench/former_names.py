@@ -66,5 +66,6 @@ def _renamed(values: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(values, dict):
         return values
     return {
-        key: names.get(value, value) if key == "_target_" else _renamed(value, names) for key, value in values.items()
+        key: names.get(value, value) if key == "_target_" and isinstance(value, str) else _renamed(value, names)
+        for key, value in values.items()
     }

@@ -32,9 +32,9 @@ TAIL = 4096  # the end mark must be in the last bytes of a file; some programs w
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 SIDEWAYS = range(5, 9)  # values of EXIF's orientation that swap width and height
 # What PIL raises of damaged files: a broken PNG chunk is a SyntaxError, a TIFF without size a TypeError, an unknown DDS
-# a NotImplementedError.
+# a NotImplementedError, a broken AVIF a RuntimeError.
 DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, struct.error,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error,
 )  # fmt: skip
 # Programs store whole workflows in a PNG. One compressed text may be as long as PIL lets all texts together be: 64 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY

@@ -1,6 +1,5 @@
 """Aesthetic predictors: how beautiful people find an image, an affine function of an image tower's unit features."""
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
 from alignbench.models.weights.state_dicts import read_state_dict
+from alignbench.reading import read_json_object
 from evaluators.clip_reward import unit
 from evaluators.networks.checkpoint import assign, bytes_on_meta, check_checkpoint, checkpoint_file
 from evaluators.networks.clip import (
@@ -230,8 +230,11 @@ def affine_head(file: Path) -> nn.Linear:
         UserError: the file holds something else.
     """
     if file.suffix == ".json":
-        content = json.loads(file.read_text())
-        weight, bias = torch.tensor([content["weight"]]), torch.tensor([content["bias"]])
+        content = read_json_object(file, "fetch it again")
+        try:
+            weight, bias = torch.tensor([content["weight"]]), torch.tensor([content["bias"]])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{file} has no weight and bias of one affine function; fetch it again") from None
     else:
         weight, bias = collapsed(read_state_dict(file), file.name)
     return assign(lambda: nn.Linear(weight.shape[1], 1), {"weight": weight.float(), "bias": bias.float()})

@@ -10,7 +10,6 @@ Prompts are read whole, of any length. Tokens after the one that is scored are l
 notice; nor can it notice padding.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Reward
 from alignbench.files import file_digest
 from alignbench.models.weights.state_dicts import read_state_dict
+from alignbench.reading import read_json_object
 from evaluators.networks.checkpoint import assign, bytes_on_meta, check_checkpoint, checkpoint_file
 from evaluators.networks.clip import checkpoint_layers
 from evaluators.networks.preprocess import QwenPixels
@@ -131,9 +131,9 @@ class HPSv3(Reward):
         Raises:
             UserError: the file lacks a parameter, or holds one that is unknown or of another shape.
         """
-        content = checkpoint_file(self.base, CONFIG_FILE, self.base_revision).read_text(encoding="utf-8")
+        content = read_json_object(checkpoint_file(self.base, CONFIG_FILE, self.base_revision), "fetch it again")
         # published as resized to the tokenizer: the base's table of embeddings has spare rows
-        config = Qwen2VLConfig.from_dict(json.loads(content))
+        config = Qwen2VLConfig.from_dict(content)
         config.get_text_config().vocab_size = self.tokenizer.get_vocab_size()
         network = assign(partial(HPSv3Network, config), from_published(read_state_dict(self.file)))
         network.trunk.to(getattr(torch, self.precision))

@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from alignbench.files import with_check, without_check
 from alignbench.miniature.weights import load_pipeline
 from alignbench.models.families.stable_diffusion import StableDiffusion
 from alignbench.models.tiny_random import tiny_adapter, tiny_controlnet
@@ -136,7 +137,7 @@ def test_a_run_folder_of_another_configuration_is_refused(real_prompts):
     manifest = runs(root)["srpo"] / "manifest.json"
     text = manifest.read_text()
     try:
-        manifest.write_text(json.dumps(json.loads(text) | {"config_hash": "other"}))
+        manifest.write_text(json.dumps(with_check(without_check(json.loads(text)) | {"config_hash": "other"})))
         done = alignbench(*command, check=False)
         assert done.returncode == 2
         assert "other" in done.stderr

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from alignbench import files
+from alignbench.reading import read_json_lines
 
 
 def test_a_kill_between_write_and_replace_leaves_the_old_file(tmp_path):
@@ -65,7 +66,7 @@ def test_a_log_line_cut_by_a_kill_is_skipped(tmp_path):
     files.append_json_lines(log, [{"step": 1, "prompt": "naïve"}])
     with log.open("a") as file:
         file.write('{"step": 2, "lo')
-    assert files.read_json_lines(log) == [{"step": 1, "prompt": "naïve"}]
+    assert read_json_lines(log) == [{"step": 1, "prompt": "naïve"}]
 
 
 def test_a_log_goes_on_after_a_cut_line(tmp_path):
@@ -74,13 +75,13 @@ def test_a_log_goes_on_after_a_cut_line(tmp_path):
     with log.open("a") as file:
         file.write('{"step": 2, "lo')
     files.append_json_lines(log, [{"step": 2}])
-    assert files.read_json_lines(log) == [{"step": 1}, {"step": 2}]
+    assert read_json_lines(log) == [{"step": 1}, {"step": 2}]
 
 
 def test_prompts_with_unusual_line_separators_stay_one_line(tmp_path):
     records = [{"prompt": "a\u2028b\x85c\nd"}, {"prompt": ""}]
     files.write_json_lines(tmp_path / "p.jsonl", records)
-    assert files.read_json_lines(tmp_path / "p.jsonl") == records
+    assert read_json_lines(tmp_path / "p.jsonl") == records
 
 
 def test_equal_pixels_give_equal_bytes(tmp_path):

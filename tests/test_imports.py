@@ -33,6 +33,7 @@ FLOORS = """
     models
     diffusion
     batch  context  crop  devices  files  former_names  images  settings  statistics  terminal  text  work_share
+    reading
     errors
 """
 FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}

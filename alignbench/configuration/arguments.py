@@ -25,4 +25,7 @@ def _wrong(values: Any, prefix: str) -> list[str]:
     found = [line for key, value in values.items() for line in _wrong(value, f"{prefix}.{key}".lstrip("."))]
     if values.get("_target_") is None:
         return found
+    if not isinstance(values.get("_partial_", True), bool):
+        found.append(f"{prefix}._partial_={values['_partial_']} must be true or false")
+    found += [f"{prefix}.{key} is no setting" for key in ("_recursive_", "_convert_", "_args_") if key in values]
     return found + wrong_arguments(target_object(values["_target_"]), values, f"{prefix}.".lstrip("."))

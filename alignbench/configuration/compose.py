@@ -15,7 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
-from alignbench.configuration.sections import REWARD_SECTIONS, SECTIONS, refuse_undeclared_root
+from alignbench.configuration.sections import (
+    REWARD_SECTIONS,
+    SECTIONS,
+    check_settings,
+    refuse_lost_nodes,
+    refuse_undeclared_root,
+)
 from alignbench.configuration.targets import check_overrides, check_targets
 from alignbench.configuration.typed.plain_values import settle
 from alignbench.configuration.typed.unknown_keys import unknown_key
@@ -131,10 +137,21 @@ def unchecked(overrides: list[str]) -> tuple[DictConfig, bool] | None:
             parsed = _parse(as_composed(overrides))
             words = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
             cfg = compose("config", words, return_hydra_config=True)
-        except (UserError, HydraException, OmegaConfBaseException):
+        except (UserError, HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError):
             return None
         is_sweep = cfg.hydra.mode == RunMode.MULTIRUN or len(words) < len(parsed)
         return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), is_sweep
+
+
+def is_plausible(cfg: DictConfig) -> bool:
+    """Say whether a configuration of `unchecked` is one that a run may have had; the check says why it is not."""
+    try:
+        check_targets(OmegaConf.to_container(cfg))
+        refuse_lost_nodes(cfg, SECTIONS[""])
+        check_settings(settle(cfg))
+    except UserError:
+        return False
+    return True
 
 
 def with_reward_sums(words: Sequence[str]) -> list[str]:
@@ -245,6 +262,10 @@ def _added(group: str, name: str) -> str:
 def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "config") -> DictConfig:
     try:
         cfg = compose(program, list(overrides), return_hydra_config=hydra)
+    except (ValueError, TypeError, AttributeError) as error:  # of a value that Hydra takes for that of another kind
+        raise UserError(
+            f"the command is not understood: {' '.join(str(error).split())}; leave out its odd words"
+        ) from None
     except MissingConfigException as error:
         raise UserError(f"{error.missing_cfg_file} is not part of the configuration;{did_you_mean('', [])}") from None
     except ConfigCompositionException as error:
@@ -252,7 +273,11 @@ def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "conf
         cause = error.__cause__ or error
         raise UserError(" ".join(str(cause).split())) from None
     check_targets(OmegaConf.to_container(cfg))
-    return cfg if hydra else settle(cfg, REWARD_SECTIONS if program == "train_reward" else SECTIONS)
+    if hydra:
+        return cfg
+    sections = REWARD_SECTIONS if program == "train_reward" else SECTIONS
+    refuse_lost_nodes(cfg, sections[""])
+    return settle(cfg, sections)
 
 
 def _refuse_unknown_keys(overrides: Sequence[str], program: str) -> None:

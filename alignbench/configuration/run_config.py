@@ -7,7 +7,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import choices
@@ -15,6 +14,10 @@ from alignbench.configuration.compose import composed
 from alignbench.configuration.targets import target_object
 from alignbench.errors import UserError, did_you_mean
 from alignbench.former_names import with_present_names
+from alignbench.reading import read_yaml
+from alignbench.store.run_folder import checked
+
+PUT_BACK_OR_NAME = "put the right file back, or give the weights themselves, with model=NAME"
 
 
 def read_run_config(file: Path) -> DictConfig:
@@ -23,18 +26,16 @@ def read_run_config(file: Path) -> DictConfig:
     Raises:
         UserError: the file is damaged, or its model is none of the shipped configuration with other plain values.
     """
+    values = read_yaml(checked(file), PUT_BACK_OR_NAME)
     try:
-        values = yaml.safe_load(file.read_bytes())
         model = values["model"]
         targets = with_present_names(model["adapter"])["_target_"], with_present_names(model["adapter"]["pipeline"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(
-            f"{file} is not the configuration of a run; put the right file back, or give the weights themselves, with "
-            "model=NAME"
-        ) from None
+        pipeline_target = targets[1].get("_target_")
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is not the configuration of a run; {PUT_BACK_OR_NAME}") from None
     if "${" in file.read_text(encoding="utf-8"):
         raise UserError(f"{file} refers to other values by ${{...}}, which no run writes; put the right file back")
-    shipped = _shipped_model(file, model, (targets[0], targets[1].get("_target_")))
+    shipped = _shipped_model(file, model, (targets[0], pipeline_target))
     values = _without_targets(values) | {"model": _with_values(shipped, with_present_names(model), file)}
     cfg = OmegaConf.create(values)
     assert isinstance(cfg, DictConfig)
@@ -48,7 +49,7 @@ def read_named_config(file: Path) -> DictConfig:
         UserError: as `read_run_config`.
     """
     model = read_run_config(file).model
-    cfg = OmegaConf.create(with_present_names(yaml.safe_load(file.read_bytes())))
+    cfg = OmegaConf.create(with_present_names(read_yaml(checked(file))))
     assert isinstance(cfg, DictConfig)
     cfg.model = model
     return cfg
@@ -60,13 +61,7 @@ def read_plain_config(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        values = with_present_names(yaml.safe_load(file.read_bytes()))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is not the configuration of a run; put the right file back")
-    return values
+    return with_present_names(read_yaml(checked(file)))
 
 
 def _shipped_model(file: Path, model: dict[str, Any], targets: tuple[Any, Any]) -> dict[str, Any]:

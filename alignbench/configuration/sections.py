@@ -14,7 +14,7 @@ from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, P
 from alignbench.settings.model import SHARED, Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
-from alignbench.settings.section import Section
+from alignbench.settings.section import Section, shown
 from alignbench.settings.tracker import Tracker
 from alignbench.settings.train import Train
 from alignbench.settings.validation import Validation
@@ -37,6 +37,8 @@ NODES: Mapping[type[Section], Sequence[str]] = {
               "model", "method"),
     RewardCommand: ("train", "data", "judge"),
 }  # fmt: skip
+# what else is built from settings, where it is there
+OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline")
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
 
@@ -84,6 +86,33 @@ def _refuse_undeclared(cfg: DictConfig, sections: Mapping[str, type[Section]]) -
             for name in OmegaConf.select(cfg, key):
                 if name not in section.model_fields:
                     raise unread(f"{key}.{name}", list(section.model_fields))
+
+
+def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
+    """Refuse single values, and nothing, in the place of many settings.
+
+    Args:
+        command: `Command` or `RewardCommand`.
+
+    Raises:
+        UserError: naming the key, and how its settings are typed.
+    """
+    for key in NODES[command]:
+        if key not in cfg:
+            raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
+    evaluators = cfg.get("evaluators")
+    names = [f"evaluators.{name}" for name in evaluators] if isinstance(evaluators, DictConfig) else []
+    for key in (*NODES[command], *OBJECTS, *names):
+        above, _, name = key.rpartition(".")
+        parent = OmegaConf.select(cfg, above) if above else cfg
+        if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
+            continue
+        node = parent[name]
+        if not isinstance(node, DictConfig):
+            told = f"{key}={shown(node)} stands in the place of many settings"
+            raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
+        if key not in NODES[command] and "_target_" not in node:
+            raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
 
 
 def refuse_undeclared_root(keys: Sequence[str], command: type[Section]) -> None:

@@ -67,6 +67,8 @@ def target_object(target: str) -> Any:
 
 def _targets(values: Any) -> Iterator[str]:
     if isinstance(values, dict):
+        if "_target_" in values and not isinstance(target := values["_target_"], str | None):
+            raise UserError(f"_target_={target} must be text, the name of a class or function")
         if isinstance(target := values.get("_target_"), str):
             yield target
         values = list(values.values())

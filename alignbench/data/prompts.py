@@ -17,6 +17,7 @@ from alignbench.text import plain
 
 FOLDER = Path(__file__).parent / "prompt_sets"
 HPDV2_STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of the published list
+MAX_ID = 200  # bytes of UTF-8: names of files have 255, and an id is not all of one
 _PATH_SAFE = re.compile(r"[^\W_][\w.-]*")  # letters of any script
 
 
@@ -224,6 +225,8 @@ def check_prompt_id(prompt_id: str, location: str) -> None:
     Raises:
         UserError: the id cannot name a file.
     """
+    if len(prompt_id.encode()) > MAX_ID:
+        raise UserError(f"{location} has a prompt_id of {len(prompt_id)} characters; at most {MAX_ID} can name a file")
     if not _PATH_SAFE.fullmatch(prompt_id):
         raise UserError(
             f"{location} has the prompt_id {prompt_id!r}, which cannot name a file; "

@@ -16,7 +16,9 @@ from alignbench.exports.dataset_card import dataset_card
 from alignbench.exports.model_card import PLACE
 from alignbench.files import replacing_folder, write_text
 from alignbench.images import ImageError, decoded
+from alignbench.reading import read_json_object
 from alignbench.report.comparison import Measurement
+from alignbench.report.readable import readable
 from alignbench.report.tables import build, measurements
 from alignbench.store.image_records import SAMPLING, ImageKey, read_prompts
 from alignbench.store.image_statistics_table import digest_of_content
@@ -47,9 +49,12 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
         raise UserError(f"--out {out} exists and is not empty; give a new folder")
     if RunFolder(root).manifest_file.exists():
         raise UserError(f"{root} is one run; give the results folder, here {Path(root).resolve().parent}")
-    folders = run_folders(root)
-    if not folders:
+    if not run_folders(root):
         raise UserError(f"{root} holds no runs; give a results folder")
+    found = readable(root, with_images=True)
+    folders = found.runs
+    for name, reason in found.left_out.items():
+        print(f"{name} is left out: {reason}")
     scores = sorted({column for folder in folders for column in score_columns(folder)})
     with replacing_folder(out) as partial:
         counts = {folder.name: 0 for folder in folders}
@@ -65,7 +70,8 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
         if not number:
             raise UserError(f"the runs of {root} have no images any more; add generate to stages to make them again")
         name, place = (out.resolve().name, PLACE) if repository is None else (repository, repository)
-        write_text(partial / "README.md", dataset_card(name, place, folders, counts, scores, build(root), FILES))
+        tables = build(root, folders=folders, studies=found.studies)
+        write_text(partial / "README.md", dataset_card(name, place, folders, counts, scores, tables, FILES))
     print(f"{number} images of {sum(map(bool, counts.values()))} runs written to {out}; load them with")
     print(f'datasets.load_dataset("{out}", split="train")')
     return number
@@ -138,7 +144,7 @@ def rows_of(folder: RunFolder) -> Iterator[Row]:
     measured = measurements(folder)
     for images in sorted(file.parent for file in folder.path.glob("images/*/*/prompts.jsonl")):
         prompt_set, sampling_hash = images.parts[-2:]
-        sampling = json.dumps(json.loads(checked(images / SAMPLING).read_bytes()))
+        sampling = json.dumps(read_json_object(checked(images / SAMPLING)))
         scored = ScoredImages.of(
             entry
             for entry in measured

@@ -1,11 +1,12 @@
 """Read a results folder into pandas tables."""
 
+import warnings
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.report.columns import (
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,
@@ -17,9 +18,10 @@ from alignbench.report.columns import (
 )
 from alignbench.report.comparison import ALL
 from alignbench.report.labels import recipe_labels, strength_label
+from alignbench.report.readable import readable
 from alignbench.report.tables import measurements
 from alignbench.store.manifest import ResultsError
-from alignbench.store.run_folder import run_folders
+from alignbench.store.run_folder import RunFolder, run_folders
 
 RUN_COLUMNS = ("model", "method", "run", "seed")
 SCORE_COLUMNS = (
@@ -131,8 +133,11 @@ class Results:
     # ---- parts
 
     @cached_property
-    def _folders(self) -> list:
-        return run_folders(self.folder)
+    def _folders(self) -> list[RunFolder]:
+        found = readable(self.folder)
+        for name, reason in found.left_out.items():
+            warnings.warn(f"{name} is left out: {reason}", stacklevel=2)
+        return found.runs
 
     @cached_property
     def _labels(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.errors import UserError
 from alignbench.store.manifest import Budget
 
 if TYPE_CHECKING:
@@ -51,7 +52,18 @@ TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))
 
 
 def read_table(path: Path) -> "pd.DataFrame":
-    """Return a table that a report wrote. Text stays text, also where a method is called "NA" and a version "1"."""
+    """Return a table that a report wrote. Text stays text, also where a method is called "NA" and a version "1".
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return _read_table(path)
+    except (OSError, ValueError, TypeError) as error:  # those of pandas' parser are ValueErrors
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}); write the report again") from None
+
+
+def _read_table(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     names = pd.read_csv(path, nrows=0).columns

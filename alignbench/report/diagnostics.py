@@ -25,7 +25,7 @@ from alignbench.statistics.significance import holm
 from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured, stacked
 from alignbench.store.manifest import BASE, Manifest
-from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
@@ -113,8 +113,9 @@ def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[TableRow]:
         manifests = {label: [one.scored[0].manifest for one in taken] for label, taken in runs.items()}
         rows += [_row(manifests[one.label], one.label, prompt_set, one) for one in figures]
         rows += _evaluator_rows(tables, model, prompt_set)
-    for folder in run_folders(root):
-        manifest, label = folder.manifest, tables.labels[folder.name]
+    for name, label in tables.labels.items():
+        folder = RunFolder(Path(root) / name)
+        manifest = folder.manifest
         rows += _weight_rows(manifest, label, None, manifest.weight_distance)
         rows += validation_rows(folder, manifest, label, resamplings)
     return sorted(rows, key=_sort_key)

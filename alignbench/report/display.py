@@ -25,7 +25,7 @@ from alignbench.report.figures import (
     turned,
     win_text,
 )
-from alignbench.report.reference import Match, load, matches
+from alignbench.report.published_tables.reference import Match, load, matches
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
 from alignbench.store.manifest import BASE

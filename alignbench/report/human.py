@@ -9,7 +9,6 @@ medians and means over prompts alone. P-values are over prompts and raters.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
 from alignbench.votes.preferences import Count, Preference, count
-from alignbench.votes.record import study_folders
+from alignbench.votes.record import StudyFolder
 
 HUMAN = "human"
 IMAGE = 0  # a study shows the first image of each prompt
@@ -74,10 +73,10 @@ class Poll:
         return found
 
 
-def read_polls(root: Path) -> list[Poll]:
-    """Read all studies under a results root that have votes which count."""
+def read_polls(studies: Sequence[StudyFolder]) -> list[Poll]:
+    """Read the studies that have votes which count."""
     polls = []
-    for folder in study_folders(root):
+    for folder in studies:
         counted = count(folder)
         for question in folder.study.protocol.questions:
             if any(one.question == question.name for one in counted.preferences):
@@ -89,10 +88,10 @@ def read_polls(root: Path) -> list[Poll]:
     ]
 
 
-def uncounted_studies(root: Path) -> dict[tuple[str, str], list[str]]:
+def uncounted_studies(studies: Sequence[StudyFolder]) -> dict[tuple[str, str], list[str]]:
     """Say of each study whose raters are all left out that no vote counts, by model and prompt set."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for folder in study_folders(root):
+    for folder in studies:
         counted = count(folder)
         if counted.nobody_counts:
             study, num = folder.study, len(counted.voters)

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
 from alignbench.data.prompts import path_safe
+from alignbench.reading import read_yaml
 from alignbench.store.manifest import BASE, Manifest, ResultsError
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, checked
 from alignbench.text import shortened
 
 PARTS = ("train", "method", "data", "auxiliary", "validation", "model")  # of a configuration, the telling first
@@ -77,25 +76,25 @@ def _name(manifests: list[Manifest]) -> str:
 
 def _differences(folders: list[RunFolder]) -> list[str]:
     """Return what differs between recipes, one text a recipe: ends in ` ...` where it is not all, empty if unknown."""
-    found = [_settings(folder) for folder in folders]
+    found = [settings(folder) for folder in folders]
     if not all(found):
         return [""] * len(found)
-    keys = list(dict.fromkeys(key for settings in found for key in settings))
-    differing = [key for key in keys if any(settings.get(key) != found[0].get(key) for settings in found)]
+    keys = list(dict.fromkeys(key for one in found for key in one))
+    differing = [key for key in keys if any(one.get(key) != found[0].get(key) for one in found)]
     # data of another name differ in all else, too: the name stands for all of it
     named = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
     told = [key for key in differing if key.removesuffix("name") in named or not key.startswith(named)]
     shown = told[:MAX_DIFFERENCES]
     ends = " ..." if len(told) > len(shown) else ""
-    return [" ".join(_told(key, settings[key]) for key in shown if key in settings) + ends for settings in found]
+    return [" ".join(_told(key, one[key]) for key in shown if key in one) + ends for one in found]
 
 
-def _settings(folder: RunFolder) -> dict[str, Any]:
+def settings(folder: RunFolder) -> dict[str, Any]:
     """Return the settings of a run that change its weights, by their full keys; none where they are unknown."""
     if not folder.config_file.exists():
         return {}
-    config = OmegaConf.to_container(OmegaConf.load(folder.config_file))
-    if not isinstance(config, dict) or "train" not in config:
+    config = read_yaml(checked(folder.config_file))
+    if "train" not in config:
         return {}  # of images that existed already
     if not (config.get("validation") or {}).get("every"):
         config["validation"] = None  # nobody looks, so nobody chooses among weights
@@ -109,7 +108,7 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the full key and the value of each leaf, the learning rate first."""
-    for key, value in sorted(values.items(), key=lambda item: (item[0] != "learning_rate", item[0])):
+    for key, value in sorted(values.items(), key=lambda item: (item[0] != "learning_rate", str(item[0]))):
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
@@ -154,7 +153,8 @@ def _prompt_files(folders: Iterable[RunFolder]) -> dict[str, str]:
     files = {}
     for folder in folders:
         if folder.config_file.exists():
-            path = OmegaConf.select(OmegaConf.load(folder.config_file), "prompts.path")
-            if path:
+            prompts = read_yaml(checked(folder.config_file)).get("prompts")
+            path = prompts.get("path") if isinstance(prompts, dict) else None
+            if isinstance(path, str):
                 files[path_safe(PurePath(path).stem)] = PurePath(path).name
     return files

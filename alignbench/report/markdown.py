@@ -20,9 +20,9 @@ def write(root: Path, tables: Tables) -> None:
 
 def markdown(tables: Tables) -> str:
     """Return the leaderboard as GitHub Markdown."""
-    lines = ["# Leaderboard", ""]
+    lines = ["# Leaderboard", "", *(f"> {_escaped(text)}\n" for text in tables.left_out_told)]
     for section in sections(tables):
-        lines += [f"## {section.where}", ""]
+        lines += [f"## {_without_html(section.where)}", ""]
         told = verdicts(tables, section)
         if text := summary(told, below_base(tables, section.model, section.prompt_set)):
             lines += [_escaped(text), ""]
@@ -34,7 +34,7 @@ def markdown(tables: Tables) -> str:
         if told:
             lines += [f"**Each method over base.** {LEGEND}", "", *(f"- {_escaped(str(one))}" for one in told), ""]
         for grid in grids(section):
-            lines += [f"**{grid.title}**", "", *_markdown_rows(grid), ""]
+            lines += [f"**{_without_html(grid.title)}**", "", *_markdown_rows(grid), ""]
         lines += [*(f"- {_escaped(note)}" for note in grid_notes(section)), ""]
     return "\n".join(lines)
 
@@ -46,7 +46,11 @@ def _markdown_rows(grid: Grid) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return "".join("\\" + sign if sign in "*_|" else sign for sign in text)
+    return "".join("\\" + sign if sign in "*_|" else sign for sign in _without_html(text))
+
+
+def _without_html(text: str) -> str:
+    return text.replace("<", "\\<").replace("\n", " ")
 
 
 def latex(tables: Tables) -> str:

@@ -70,6 +70,9 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
     for index, (file, title) in enumerate(zip(files, titles, strict=True)):
         left = index * (TILE + GAP)
         draw.text((left, 0), title, fill="gray", font=font)
+        if not file.exists():
+            draw.text((left, line), "the image is gone", fill="gray", font=font)
+            continue
         tile = fitted(read_picture(file), TILE)
         block.paste(tile, (left + (TILE - tile.width) // 2, line + (TILE - tile.height) // 2))
     letters = max(int(width / font.getlength("n")), 10)

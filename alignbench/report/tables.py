@@ -7,6 +7,7 @@ prompt set. The same inputs give the same bytes.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,7 @@ from alignbench.store.image_records import PromptRecord, SamplingRecord, read_pr
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.votes.record import StudyFolder, study_folders
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Tables:
         prompt_names: how each prompt set is called in texts, by its name in the tables.
         uncounted_studies: (model, prompt set) -> what is said of studies of which no vote counts.
         guidance: rows with the columns of `columns.GUIDANCE_COLUMNS`; none where base has images at one scale only.
+        left_out: why runs, studies and reward models are in no table, by the path of their folder in the results; see
+            `alignbench.report.readable`.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
     """
 
@@ -68,7 +72,13 @@ class Tables:
     prompt_names: dict[str, str]
     uncounted_studies: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     guidance: list[TableRow] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     diagnostics: list[TableRow] = field(default_factory=list)
+
+    @property
+    def left_out_told(self) -> list[str]:
+        """A sentence for each folder that is in no table."""
+        return [f"{name} is left out of this report: {reason}" for name, reason in self.left_out.items()]
 
     def where(self, model: str, prompt_set: str) -> str:
         """Name a model and a prompt set in words."""
@@ -84,9 +94,19 @@ class Tables:
             write_csv(Path(root) / "guidance.csv", GUIDANCE_COLUMNS, self.guidance)
 
 
-def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
-    """Build the tables of all runs under a results root; what a stage has not finished yet is left out."""
-    folders = run_folders(root)
+def build(
+    root: Path,
+    num_resamples: int = intervals.NUM_RESAMPLES,
+    folders: Sequence[RunFolder] | None = None,
+    studies: Sequence[StudyFolder] | None = None,
+) -> Tables:
+    """Build the tables of runs under a results root; what a stage has not finished yet is left out.
+
+    Args:
+        folders, studies: those that count; None for all.
+    """
+    folders = run_folders(root) if folders is None else folders
+    studies = study_folders(root) if studies is None else studies
     labels = recipe_labels(folders)
     cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
     for folder in folders:
@@ -94,7 +114,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
             info = entry.scores.info
             key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
             cells[(*key, info.evaluator, info.version)].append(entry)
-    polls = {poll.key: poll for poll in read_polls(root)}
+    polls = {poll.key: poll for poll in read_polls(studies)}
     for key, poll in polls.items():
         cells[key] += poll.measurements
     contenders_of = {key: _contenders(entries, labels) for key, entries in sorted(cells.items())}
@@ -106,7 +126,7 @@ def build(root: Path, num_resamples: int = intervals.NUM_RESAMPLES) -> Tables:
         sampling_hashes[model, prompt_set].add(sampling_hash)
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
     names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
-    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, uncounted_studies(root))
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, uncounted_studies(studies))
     resamplings = Resamplings(num_resamples)
     at_sampling = {}
     for key in compared:

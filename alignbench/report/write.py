@@ -1,5 +1,6 @@
 """Write everything the report consists of: tables and the page under the results root, the rest in its `report`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,32 +12,33 @@ from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
+from alignbench.report.readable import readable
 from alignbench.report.tables import Tables, build
 from alignbench.statistics.intervals import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
-from alignbench.store.training_data import note_shared_data, reward_models_in
+from alignbench.store.training_data import note_shared_data
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     """Write leaderboard, win rates, ranking and diagnostics, pictures, and the page; return the tables.
 
     Statistics of images that have none yet are measured on the way. Runs that share training data with a reward model
-    of this root are noted as trained on it.
+    of this root are noted as trained on it. What cannot be read is left out, and named in `Tables.left_out`.
     """
     with locked(Path(root) / ".report.lock"):  # all tables are of one writer
         return _write_report(root, num_resamples)
 
 
 def _write_report(root: Path, num_resamples: int) -> Tables:
-    reward_models = reward_models_in(root)
-    for folder in run_folders(root):
-        note_shared_data(folder, reward_models)
-    tables = build(root, num_resamples)
-    tables = replace(tables, diagnostics=diagnose(root, tables, num_resamples))
+    found = readable(Path(root), with_images=True)
+    for folder in found.runs:
+        note_shared_data(folder, found.reward_models)
+    tables = build(root, num_resamples, found.runs, found.studies)
+    tables = replace(tables, left_out=found.left_out, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)
-    _write_turning_points(root)
+    _write_turning_points(root, found.runs)
     markdown.write(root, tables)
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
@@ -50,9 +52,9 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     return tables
 
 
-def _write_turning_points(root: Path) -> None:
+def _write_turning_points(root: Path, folders: Sequence[RunFolder]) -> None:
     """Write where the curves of validation turn, if any run was validated often enough while it trained."""
-    curves = validation_curves(root)
+    curves = validation_curves(folders)
     if not curves:
         return
     rows = turning_points(curves)
@@ -62,8 +64,12 @@ def _write_turning_points(root: Path) -> None:
         pictures.turning_curves(own, Path(root) / "report" / f"turning_points-{model}.png", title=model)
 
 
-def write_run_pictures(folder: RunFolder) -> list[Path]:
-    """Write a run's training curve and its images beside base's; return the files, in `report/<run>/`."""
+def write_run_pictures(folder: RunFolder, folders: Sequence[RunFolder] | None = None) -> list[Path]:
+    """Write a run's training curve and its images beside base's; return the files, in `report/<run>/`.
+
+    Args:
+        folders: the runs among which base is; None for all beside this one.
+    """
     manifest = folder.manifest
     target = folder.path.parent / "report" / folder.name
     written = []
@@ -74,7 +80,7 @@ def write_run_pictures(folder: RunFolder) -> list[Path]:
         written.append(target / "validation.png")
         kept = manifest.selected_step if manifest.selected_by else None
         pictures.validation_curves(folder.validation_table, written[-1], title=folder.name, kept=kept)
-    for base in run_folders(folder.path.parent):
+    for base in run_folders(folder.path.parent) if folders is None else folders:
         if (base.manifest.method, base.manifest.model) != (BASE, manifest.model) or base.name == folder.name:
             continue
         for prompts in sorted(folder.path.glob("images/*/*/prompts.jsonl")):

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.files import is_intact, locked, with_check, write_json
+from alignbench.files import is_intact, locked, with_check, without_check, write_json
 from alignbench.images import opened
+from alignbench.reading import check_record, read_json_object
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import info
 from alignbench.store.scores import ScoreInfo
@@ -25,6 +26,7 @@ from alignbench.store.scores import ScoreInfo
 IMAGES = Path(__file__).with_name("calibration_images")
 STORED = Path(__file__).with_name("calibration_values.json")
 RECORD = "calibration.json"  # in the results folder
+REMEDY = "put the right file back, or delete it to calibrate all evaluators again"
 PACKAGES = ("torch", "transformers", "open_clip_torch", "pillow")  # that could move a score
 
 # Largest difference that means nothing, in displayed units: of cosines shown times 100, and of other scores.
@@ -52,6 +54,17 @@ class Calibration:
     known: bool = False
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What the record of a results folder keeps of an evaluator."""
+
+    info: dict[str, Any]
+    libraries: dict[str, str]
+    outcome: Outcome
+    largest_difference: float | None
+    values: list[float]
+
+
 def calibrate(
     evaluators: Sequence[Evaluator], root: Path, network_pool: NetworkPool, write: bool = True
 ) -> dict[str, Calibration]:
@@ -72,12 +85,7 @@ def calibrate(
     here = {"device": network_pool.device.type, **{name: version(name) for name in PACKAGES}}
     for evaluator in evaluators:
         key, how = f"{evaluator.name}@{evaluator.version}", asdict(info(evaluator))
-        before = read_values(record).get(key)
-        if before is not None and not is_intact(before):
-            raise UserError(
-                f"the entry {key} of {record} has changed since it was written; put the right file back, or delete it "
-                "to calibrate all evaluators again"
-            )
+        before = read_entry(record, key)
         if before is not None and before["info"] != how:
             different = [name for name in how if before["info"].get(name) != how[name]]
             raise UserError(
@@ -95,7 +103,7 @@ def calibrate(
                 if before is not None:  # the first values stay: each could differ a little more than the one before
                     entry["values"] = before["values"]
                 entry = with_check({"info": how, "libraries": here, **entry})
-                write_json(record, read_values(record) | {key: entry})
+                write_json(record, with_check(read_values(record) | {key: entry}))
     return done
 
 
@@ -171,8 +179,31 @@ def stored_values(how: ScoreInfo) -> list[float] | None:
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Return stored values by `<evaluator>@<version>`; nothing where there is no file."""
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    """Return stored values by `<evaluator>@<version>`; nothing where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    values = read_json_object(path, REMEDY) if path.exists() else {}
+    if not is_intact(values):
+        raise UserError(f"{path} has changed since it was written; {REMEDY}")
+    return without_check(values)
+
+
+def read_entry(record: Path, key: str) -> dict[str, Any] | None:
+    """Return what the record of a results folder keeps of an evaluator; None where it was not calibrated there.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    entry = read_values(record).get(key)
+    if entry is None:
+        return None
+    named = f"the entry {key} of {record}"
+    if not isinstance(entry, dict) or not is_intact(entry):
+        raise UserError(f"{named} has changed since it was written; {REMEDY}")
+    check_record(_Entry, without_check(entry), named, REMEDY)
+    return entry
 
 
 def store(found: Mapping[str, tuple[ScoreInfo, Calibration]]) -> None:

@@ -3,24 +3,39 @@
 import os
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import FiniteFloat
+
 from alignbench.errors import UserError
-from alignbench.files import append_json_lines, is_intact, locked, read_json_lines, with_check, without_check
+from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
+from alignbench.reading import check_record, read_json_lines
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.work_share import WorkShare
 
+DELETE_TO_SCORE = "delete it to score its images again"
+
 
 class Entry(NamedTuple):
     """A score, and the digest of the image file it was given to."""
 
     score: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of a part but for the first, which says how it was scored."""
+
+    prompt_id: str
+    image: int
+    score: FiniteFloat
     digest: str
 
 
@@ -124,10 +139,13 @@ def _read_part(part: Path) -> list[dict[str, Any]]:
     """
     try:
         records = read_json_lines(part)
-    except ValueError:  # no JSON, or no UTF-8
+    except UserError:
         records = None
     if records is None or not all(map(is_intact, records)):
-        raise ResultsError(f"{part} has changed since it was written; delete it to score its images again")
+        raise ResultsError(f"{part} has changed since it was written; {DELETE_TO_SCORE}")
+    for number, record in enumerate(records, start=1):
+        kind = ScoreInfo if number == 1 else _Row
+        check_record(kind, without_check(record), f"line {number} of {part}", DELETE_TO_SCORE)
     return [without_check(record) for record in records]
 
 

@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128  # the processes of a run all ask at once
+    request_queue_size = 1024  # the processes of a run all ask at once, or a class of voters
 
     def __init__(self, handler: "type[Handler]", host: str, port: int, token: str | None, max_bytes: int) -> None:
         self.token = checked_token(token)
@@ -137,6 +137,8 @@ class Handler(BaseHTTPRequestHandler, ABC):
 
     def _check_asker(self) -> None:
         """Refuse names that other sites gave this machine, and pages of other sites."""
+        if self.command == "POST" and self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise Refusal(403, "pages of other sites may not ask this server")  # whatever proxy the request came by
         if self.server.token is not None:
             return
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
@@ -152,8 +154,8 @@ class Handler(BaseHTTPRequestHandler, ABC):
     # ---- what goes in
 
     def _content_length(self) -> int:
-        text = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not (text.isascii() and text.isdigit()):
+        text, *others = self.headers.get_all("Content-Length", ["0"])
+        if others or "Transfer-Encoding" in self.headers or not (text.isascii() and text.isdigit()):
             raise Refusal(411, "a request must say its Content-Length")
         return int(text[:18])
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from alignbench.settings.section import sentence
+from alignbench.settings.section import sentence, shown
 
+OURS = ("alignbench", "methods", "evaluators")  # packages whose classes are built from settings by name
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -22,6 +23,9 @@ def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix:
         prefix: the key of the values in a configuration, with a dot behind it.
     """
     parameters, found = inspect.signature(kind).parameters, []
+    for key in values.keys() & parameters.keys():
+        if _is_object(parameters[key].annotation) and isinstance(values[key], str | int | float | list):
+            found.append(f"{prefix}{key}={shown(values[key])} must be settings by name, as in {prefix}{key}.NAME=VALUE")
     for key in (key for key in values if key in parameters and _is_plain(parameters[key].annotation)):
         declared = TypeAdapter(parameters[key].annotation, config=STRICT)
         try:
@@ -35,6 +39,16 @@ def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix:
             inner: list[int | str] = [one for one in place if isinstance(one, int)]
             found.append(sentence(f"{prefix}{key}", values[key], schema, inner))
     return found
+
+
+def _is_object(kind: Any) -> bool:
+    """Return whether an annotation allows nothing but an object of one class, or null."""
+    options = (
+        [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) in (Union, UnionType) else [kind]
+    )
+    return all(  # a name in quotes stands for a class that is imported later
+        isinstance(one, str) or (inspect.isclass(one) and one.__module__.split(".")[0] in OURS) for one in options
+    )
 
 
 def _is_plain(kind: Any) -> bool:

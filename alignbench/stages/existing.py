@@ -20,7 +20,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
-from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.training_data import data_of_run, write_training_data
 from alignbench.terminal.console import headed
 
@@ -61,8 +61,9 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         console.print(f"score: {left} images are left for the other shards")
     elif "report" in cfg.stages:
         tables = write_report(Path(cfg.results))
+        shown = [RunFolder(Path(cfg.results) / name) for name in tables.labels]
         for run in runs[1:] or runs:
-            pictures = write_run_pictures(run)
+            pictures = write_run_pictures(run, shown)
             print_run(run, tables, console)
             for picture in pictures:
                 console.print(f"     picture  {picture}")
@@ -71,9 +72,9 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
 
 def _refuse_other_base(run: RunFolder, model: str) -> None:
     """Refuse a second base of one model, between which tables could not choose, before hours of scoring."""
-    for other in run_folders(run.path.parent):
-        if other.name != run.name and (other.manifest.method, other.manifest.model) == (BASE, model):
-            images = other.manifest.start_weights.get("images", "other images")
+    for other, manifest in readable_manifests(run.path.parent):
+        if other.name != run.name and (manifest.method, manifest.model) == (BASE, model):
+            images = manifest.start_weights.get("images", "other images")
             raise UserError(
                 f"{other.path} holds a comparison with {images} under the name {model} already; its list or its files "
                 "have changed, or it is another folder: give model.name=NAME or another results folder, or delete it"
@@ -113,6 +114,7 @@ def _open(
         commit=commit(),
         devices=[device_name(accelerator.device)] * accelerator.num_processes,
     )
+    learned = None
     if folder.model is not None:  # a run of this program made them: what it cost and saw stays true
         maker = RunFolder(folder.path.resolve().parents[2])
         made_by = maker.manifest
@@ -120,9 +122,12 @@ def _open(
         kept = (*seen, "budget", "selected_step", "selected_by", "weights_kind", "weight_distance")
         manifest = replace(manifest, **{name: getattr(made_by, name) for name in kept})
         manifest.start_weights.update(made_by.start_weights)
-        write_training_data(run, data_of_run(maker))
+        learned = data_of_run(maker)
     run.open(manifest)
-    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"])))
+    if learned is not None:
+        write_training_data(run, learned)
+    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"]))
+    run.store(run.config_file, lambda file: write_text(file, settings))
     images = run.images(folder.prompt_set, SAMPLING)
     store_records(run, images, folder.records, folder.sampling)
     run.complete("generate", f"{folder.prompt_set}/{SAMPLING}")

@@ -58,7 +58,7 @@ from alignbench.stages.training_terms import (
 from alignbench.stages.turns import training_alone, turn
 from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.training_data import note_shared_data, reward_models_in, write_training_data
+from alignbench.store.training_data import note_shared_data, readable_reward_models, write_training_data
 from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.training.memory_estimate import refuse_what_cannot_fit
 from alignbench.training.tracking import Tracking
@@ -225,7 +225,7 @@ class Job:
                 fingerprints={"data": data.fingerprint}
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
-            note_shared_data(self.folder, reward_models_in(self.root))
+            note_shared_data(self.folder, readable_reward_models(self.root))
         with float32_products(self.cfg.train.tf32):
             try:
                 trained = train(
@@ -242,7 +242,7 @@ class Job:
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
             )
-            self.folder.complete("train", files=[self.folder.policy])
+            self.folder.complete("train", files=[self.folder.policy, *self.folder.logs])
             write_policy_lines(self.cfg, self.folder)
             shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
@@ -302,7 +302,7 @@ class Job:
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
-        pictures = write_run_pictures(self.folder)
+        pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
         recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
         for console in (self.console, recorded):
             print_run(self.folder, tables, console)

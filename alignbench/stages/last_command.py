@@ -11,7 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import conf_folder
+from alignbench.errors import UserError
 from alignbench.files import CHECK, is_intact, with_check, write_json
+from alignbench.reading import read_json_object
 from alignbench.store.run_folder import RunFolder
 
 FILE = "last_command.json"
@@ -38,10 +40,10 @@ def recall(cfg: DictConfig, own: RunFolder) -> str | None:
     if "RANK" in os.environ or not file.exists():
         return None
     try:
-        noted = json.loads(file.read_bytes())
-    except ValueError:  # damaged: the stages say what is there
+        noted = read_json_object(file)
+    except UserError:  # damaged: the stages say what is there
         return None
-    if not isinstance(noted, dict) or CHECK not in noted or not is_intact(noted):
+    if CHECK not in noted or not is_intact(noted):
         return None
     runs = [RunFolder(own.path.parent / name) for name in noted["runs"]]
     return noted["text"] if noted["state"] == _state(cfg, runs) else None

@@ -51,5 +51,5 @@ def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accele
         if (data := start_data(cfg, start)).size:
             write_training_data(folder, data)
     if is_main and not folder.config_file.exists():
-        write_text(folder.config_file, OmegaConf.to_yaml(cfg, resolve=True))
+        folder.store(folder.config_file, lambda file: write_text(file, OmegaConf.to_yaml(cfg, resolve=True)))
     folder.check_policy()  # also where its images are made already

@@ -74,7 +74,8 @@ def open_real_images(cfg: DictConfig, prompts: PromptSet, base_images: Path) -> 
             commit=commit(),
         )
     )
-    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["real_images"])))
+    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["real_images"]))
+    run.store(run.config_file, lambda file: write_text(file, settings))
     images, made = run.images(prompt_set, sampling_hash), read_sampling(base_images)
     found = real_records(cfg.real_images, prompts, made.num_images_per_prompt)
     before = read_prompts(images) if (images / "prompts.jsonl").exists() else []  # of a larger request

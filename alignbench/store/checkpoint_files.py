@@ -4,9 +4,6 @@ A checkpoint is a folder `step-N`. It holds the trained parameters of each netwo
 states in `state.pt`, and the sha256 of every file.
 """
 
-import json
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,9 @@ from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttribu
 
 from alignbench.errors import UserError
 from alignbench.files import sha256
+from alignbench.models.weights.state_dicts import load_pickled, pickle_errors
+from alignbench.reading import read_json_object
+from alignbench.store.run_folder import STEP
 
 DIGESTS = "digests.json"  # the sha256 of each other file of a checkpoint, by its name
 STATE = "state.pt"
@@ -30,7 +30,7 @@ ARRAY_PARTS = [
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in a folder, the newest last."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    return sorted(int(path.name[5:]) for path in folder.glob("step-*") if STEP.fullmatch(path.name))
 
 
 def damaged_file(folder: Path, *names: str) -> Path | None:
@@ -43,8 +43,8 @@ def damaged_file(folder: Path, *names: str) -> Path | None:
     if not note.exists():  # a checkpoint of version 0.1.0
         return None
     try:
-        digests = json.loads(note.read_bytes())
-    except ValueError:
+        digests = read_json_object(note)
+    except UserError:
         return note
     files = (folder / name for name in names or digests)
     return next((file for file in files if not file.is_file() or sha256(file) != digests.get(file.name)), None)
@@ -61,11 +61,7 @@ def read_state(file: Path, mmap: bool = False) -> Any:
     """
     import torch
 
-    try:
-        with torch.serialization.safe_globals(ARRAY_PARTS):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(file))
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} holds more than tensors and numbers, which could run code, and is not read; delete "
-            f"{file.parent} to go on without it"
-        ) from None
+    remedy = f"delete {file.parent} to go on without it"
+    foreign = f"holds more than tensors and numbers, which could run code, and is not read; {remedy}"
+    with pickle_errors(file, foreign, remedy), torch.serialization.safe_globals(ARRAY_PARTS):
+        return load_pickled(file, mmap)

@@ -1,18 +1,19 @@
 """What an image folder says of its images: their prompts, how they were made, and which of them are to be scored."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from alignbench.files import read_json_lines, write_json, write_json_lines
+from alignbench.files import write_json, write_json_lines
+from alignbench.reading import check_record, read_json_lines, read_json_object
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, checked
 
 ImageKey = tuple[str, int]  # prompt id and number of the image within its prompt
 PROMPTS, SAMPLING = "prompts.jsonl", "sampling.json"
+GENERATE_AGAIN = "put the right file back, or generate the images again"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,10 @@ def read_prompts(folder: Path) -> list[PromptRecord]:
     Raises:
         ResultsError: the folder is that of a run, and the file is not as it was written.
     """
-    records = read_json_lines(checked(Path(folder) / PROMPTS))
+    file = checked(Path(folder) / PROMPTS)
+    records = read_json_lines(file, GENERATE_AGAIN)
+    for number, record in enumerate(records, start=1):
+        check_record(PromptRecord, record, f"line {number} of {file}", GENERATE_AGAIN)
     return [PromptRecord(r["prompt_id"], r["prompt"], tuple(r["groups"]), tuple(r["images"])) for r in records]
 
 
@@ -135,4 +139,7 @@ def read_sampling(folder: Path) -> SamplingRecord:
     Raises:
         ResultsError: the folder is that of a run, and the file is not as it was written.
     """
-    return SamplingRecord(**json.loads(checked(Path(folder) / SAMPLING).read_bytes()))
+    file = checked(Path(folder) / SAMPLING)
+    values = read_json_object(file, GENERATE_AGAIN)
+    check_record(SamplingRecord, values, str(file), GENERATE_AGAIN)
+    return SamplingRecord(**values)

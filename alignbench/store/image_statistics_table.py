@@ -14,12 +14,18 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from alignbench.errors import UserError
 from alignbench.files import replacing
 from alignbench.images import decoded
+from alignbench.reading import read_parquet
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 
+COLUMNS = {  # and their Arrow types
+    "prompt_id": "string", "image": "int64", "digest": "string", **dict.fromkeys(MEASURES, "double"),
+    "thumbnail": "binary",
+}  # fmt: skip
 CHUNK = 256  # images measured between two writes; a kill loses no more
 THREADS = 16  # at most: each holds an image in float32 several times, 100 MB at 1024 pixels
 
@@ -115,16 +121,13 @@ def _write(path: Path, rows: StatisticsRows) -> None:
 
 def _read(path: Path) -> StatisticsRows:
     """Return what was measured before; nothing where it was measured in another way, or the table is damaged."""
-    import pyarrow
-    from pyarrow import parquet
-
     try:
-        table = parquet.read_table(path, page_checksum_verification=True)
-    except (OSError, pyarrow.ArrowException):  # the images are there, and are measured again
+        table = read_parquet(path, COLUMNS, check_pages=True)
+    except UserError:  # the images are there, and are measured again
         return {}
     if (table.schema.metadata or {}).get(b"alignbench") != VERSION.encode():
         return {}
-    columns = [table.column(name).to_pylist() for name in ("prompt_id", "image", "digest", *MEASURES, "thumbnail")]
+    columns = [table.column(name).to_pylist() for name in COLUMNS]
     return {
         (prompt_id, number): (digest, ImageStatistics(tuple(figures), np.frombuffer(thumbnail, np.uint8)))
         for prompt_id, number, digest, *figures, thumbnail in zip(*columns, strict=True)

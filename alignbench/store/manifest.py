@@ -1,13 +1,15 @@
 """What a later stage or reader must know of a run: its manifest, kept in `manifest.json`."""
 
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from alignbench.errors import UserError
+from alignbench.files import CHECK, is_intact, with_check, without_check, write_json
+from alignbench.reading import check_record, read_json
 
 SCHEMA_VERSION = 1
+RESTORE = "restore it or delete the run folder"
 # entries that may be absent
 YOUNGER = {
     "calibration", "cut_prompts", "selected_by", "weight_distance", "display_name", "start_run", "image_costs",
@@ -109,14 +111,11 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ResultsError: when it is absent, unreadable, or of another schema version.
+            UserError: when it is absent, damaged, or of another schema version.
         """
-        try:
-            values = json.loads(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise ResultsError(f"{path} is missing; {path.parent} is not a run folder") from None
-        except json.JSONDecodeError as error:
-            raise ResultsError(f"{path} is not JSON ({error}); restore it or delete the run folder") from None
+        if not Path(path).exists():
+            raise ResultsError(f"{path} is missing; {path.parent} is not a run folder")
+        values = read_json(path, RESTORE)
         found = values.get("schema_version") if isinstance(values, dict) else None
         if found != SCHEMA_VERSION:
             raise ResultsError(
@@ -124,9 +123,17 @@ class Manifest:
                 "use the alignbench that wrote it, or another results folder"
             )
         names = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(values) - names):
+        if unknown := sorted(set(values) - names - {CHECK}):
             raise ResultsError(f"{path} has unknown entries {unknown}; expected {sorted(names)}")
         needed = names - YOUNGER
         if missing := sorted(needed - set(values)):
             raise ResultsError(f"{path} lacks the entries {missing}; delete the run folder or restore the file")
+        if not is_intact(values):
+            raise ResultsError(f"{path} has changed since it was written; {RESTORE}")
+        values = without_check(values)
+        check_record(cls, values, str(path), RESTORE)
         return cls(**{**values, "budget": Budget(**values["budget"])})
+
+    def write(self, path: Path) -> None:
+        """Write `manifest.json` atomically, with a digest of itself."""
+        write_json(path, with_check(asdict(self)))

@@ -1,23 +1,33 @@
 """What lies in the folder of a trained judge: its tensors, what it is, and how it did on pairs it never saw."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.files import file_digest, replacing_folder, sha256, write_json
+from alignbench.files import (
+    CHECK,
+    file_digest,
+    is_intact,
+    replacing_folder,
+    sha256,
+    with_check,
+    without_check,
+    write_json,
+)
 from alignbench.former_names import with_present_names
-from alignbench.models.weights.state_dicts import safetensors_header
+from alignbench.models.weights.state_dicts import load_tensors, safetensors_header
+from alignbench.reading import check_record, read_json
 from alignbench.reward_model import RewardModel
 
 FORMAT = 1
+TRAIN_AGAIN = "restore the file, or train the judge again"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICTURE = "reliability.png"
@@ -75,16 +85,17 @@ class RewardModelRecord:
                     f"{folder} lacks {file}; expected a folder that `python -m alignbench.train_reward` wrote, as in "
                     "results/judges/NAME"
                 )
-        try:
-            values = json.loads((folder / CONFIG).read_bytes())
-        except ValueError:
-            raise UserError(f"{folder / CONFIG} is not JSON; restore the file, or train the judge again") from None
+        values = read_json(folder / CONFIG, TRAIN_AGAIN)
         names = {entry.name for entry in fields(cls)}
-        if not isinstance(values, dict) or values.get("format") != FORMAT or {*values, "files"} != names:
+        if not isinstance(values, dict) or values.get("format") != FORMAT or {*values, "files"} - {CHECK} != names:
             raise UserError(
                 f"{folder / CONFIG} describes no judge of format {FORMAT}; give a folder that this version of "
                 "`python -m alignbench.train_reward` wrote"
             )
+        if not is_intact(values):
+            raise UserError(f"{folder / CONFIG} has changed since it was written; {TRAIN_AGAIN}")
+        values = without_check(values)
+        check_record(cls, values, str(folder / CONFIG), TRAIN_AGAIN)
         record = cls(**with_present_names(values))
         for name, digest in record.files.items():
             if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
@@ -120,12 +131,12 @@ def write_reward_model(
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
         digests = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
-        write_json(unfinished / CONFIG, asdict(replace(record, files=digests)))
+        write_json(unfinished / CONFIG, with_check(asdict(replace(record, files=digests))))
 
 
 def read_tensors(folder: Path) -> Mapping[str, Any]:
     """Return the tensors of a trained judge."""
-    return load_file(Path(folder) / WEIGHTS)
+    return load_tensors(Path(folder) / WEIGHTS)
 
 
 def tensor_bytes(folder: Path) -> int:
@@ -178,4 +189,4 @@ def pooled(features: Tensor) -> Tensor:
 def read_range(folder: Path) -> FeatureRange | None:
     """Return where the features of a judge's training images lie; None for a judge of version 0.1.0."""
     file = Path(folder) / RANGE
-    return FeatureRange(**load_file(file)) if file.exists() else None
+    return FeatureRange(**load_tensors(file)) if file.exists() else None

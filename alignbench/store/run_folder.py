@@ -7,13 +7,16 @@ first, by `RunFolder.verified` or `checked`, also where its content goes on into
 
 import os
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignbench.files import flush_files, locked, quick_sha256, sha256, write_json
+from alignbench.errors import UserError
+from alignbench.files import flush_files, locked, quick_sha256, sha256
 from alignbench.store.manifest import Manifest, ResultsError
+
+STEP = re.compile(r"step-\d{1,18}")  # name of the folder of a look, or of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,15 @@ class RunFolder:
         return self.path / "validation.csv"
 
     @property
+    def logs(self) -> list[Path]:
+        """What was logged while the run trained, those that are there; complete once it has."""
+        return [file for file in (self.train_log, self.validation_table) if file.exists()]
+
+    @property
     def validation_folders(self) -> list[Path]:
         """The run folders of the looks at this run while it trained, those that are still there, by step."""
-        found = self.path.glob("validation/step-*/manifest.json")
-        return sorted((file.parent for file in found), key=lambda path: int(path.name.removeprefix("step-")))
+        found = (file.parent for file in self.path.glob("validation/step-*/manifest.json"))
+        return sorted((path for path in found if STEP.fullmatch(path.name)), key=lambda path: int(path.name[5:]))
 
     @property
     def checkpoints(self) -> Path:
@@ -92,7 +100,7 @@ class RunFolder:
         """
         with locked(self.path / ".lock"):  # or of two that start together, the second would undo what the first notes
             if not self.manifest_file.exists():
-                write_json(self.manifest_file, asdict(manifest))
+                manifest.write(self.manifest_file)
                 return manifest
         found = self.manifest
         if found.config_hash != manifest.config_hash:
@@ -109,7 +117,7 @@ class RunFolder:
             merged = {k: {**getattr(found, k), **v} if isinstance(v, dict) else v for k, v in changes.items()}
             manifest = replace(found, **merged)
             if manifest != found:
-                write_json(self.manifest_file, asdict(manifest))
+                manifest.write(self.manifest_file)
         return manifest
 
     def completed(self, stage: str, key: str = "") -> bool:
@@ -123,7 +131,7 @@ class RunFolder:
             found = self.manifest
             done = {**found.completed, stage: sorted({*found.completed.get(stage, []), key})}
             manifest = replace(found, completed=done, files={**found.files, **digests})
-            write_json(self.manifest_file, asdict(manifest))
+            manifest.write(self.manifest_file)
         return manifest
 
     def store(self, path: Path, write: Callable[[Path], None]) -> None:
@@ -140,7 +148,7 @@ class RunFolder:
             found = self.manifest
             manifest = replace(found, files={**found.files, self._key(path): sha256(waiting)})
             if manifest != found:
-                write_json(self.manifest_file, asdict(manifest))
+                manifest.write(self.manifest_file)
             os.replace(waiting, path)
         flush_files(path)
 
@@ -221,3 +229,13 @@ def _waiting(path: Path) -> Path:
 def run_folders(root: Path) -> list[RunFolder]:
     """Return all run folders under a results root, sorted by name."""
     return [RunFolder(file.parent) for file in sorted(Path(root).glob("*/manifest.json"))]
+
+
+def readable_manifests(root: Path) -> Iterator[tuple[RunFolder, Manifest]]:
+    """Yield the run folders under a results root with their manifests; those that are damaged are passed over."""
+    for folder in run_folders(root):
+        try:
+            manifest = folder.manifest
+        except UserError:  # the report names it
+            continue
+        yield folder, manifest

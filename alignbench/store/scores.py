@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from alignbench.files import replacing
+from alignbench.reading import check_record, parse_json, read_parquet
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import checked
 
 if TYPE_CHECKING:
     import numpy as np
+
+COLUMNS = {"prompt_id": "string", "image": "int64", "score": "float", "digest": "string"}  # and their Arrow types
+SCORE_AGAIN = "delete it and score again"
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,11 @@ class Scores:
         Raises:
             ResultsError: the file is not as its run wrote it, or lacks something, as those of earlier versions do.
         """
-        from pyarrow import parquet
-
-        table = parquet.read_table(checked(path))
+        table = read_parquet(checked(path), COLUMNS, SCORE_AGAIN)
         metadata = (table.schema.metadata or {}).get(b"alignbench")
-        names = ("prompt_id", "image", "score", "digest")
-        if metadata is None or not set(names) <= set(table.column_names):
-            raise ResultsError(f"{path} does not say how or of what it was scored; delete it and score again")
-        columns = (table.column(name).to_numpy() for name in names)
-        return cls(ScoreInfo(**json.loads(metadata)), *columns)
+        if metadata is None or any(table.column(name).null_count for name in COLUMNS):
+            raise ResultsError(f"{path} does not say how or of what it was scored; {SCORE_AGAIN}")
+        info = parse_json(metadata, f"what {path} says of its scores", SCORE_AGAIN)
+        check_record(ScoreInfo, info, str(path), SCORE_AGAIN)
+        columns = [table.column(name).to_numpy() for name in COLUMNS]
+        return cls(ScoreInfo(**info), *columns)

@@ -1,6 +1,5 @@
 """What a folder says of an average of trained policies: its parents, and what they were trained on."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from alignbench.errors import UserError
 from alignbench.files import write_json
+from alignbench.reading import read_json_object
 from alignbench.store.reward_model_folder import TRAINING_DATA
 from alignbench.store.training_data import encoded, read_digests
 
@@ -71,12 +71,12 @@ class SoupRecord:
             UserError: it is damaged.
         """
         file = folder / FILE
+        values = read_json_object(file)
         try:
-            values = json.loads(file.read_bytes())
             parents = [Parent(**parent) for parent in values["parents"]]
             trained_on = values["trained_on"]
             is_whole = values["format"] == FORMAT and _are_texts(trained_on) and all(map(_is_whole, parents))
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             is_whole = False
         if not is_whole or not parents:
             raise UserError(f"{file} is not what `python -m alignbench.soup` writes; put the right file back")

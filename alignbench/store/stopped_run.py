@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from alignbench.errors import UserError
 from alignbench.files import sha256
+from alignbench.models.weights.state_dicts import load_tensors
 from alignbench.store.checkpoint_files import DIGESTS, STATE, checkpoint_steps, damaged_file, read_state
 from alignbench.store.run_folder import RunFolder
 
@@ -80,9 +81,7 @@ class StoppedRun:
         Raises:
             UserError: if they have changed since they were written.
         """
-        from safetensors.torch import load_file
-
-        return load_file(self._verified(POLICY_FILE))
+        return load_tensors(self._verified(POLICY_FILE))
 
     def average(self) -> "list[Tensor]":
         """Return the moving average of the trained parameters, in their order, of a run that keeps one.

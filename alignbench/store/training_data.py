@@ -7,7 +7,6 @@ only the fingerprint of the data set.
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from alignbench.errors import UserError
-from alignbench.files import replacing
-from alignbench.store.reward_model_folder import CONFIG, TRAINING_DATA
-from alignbench.store.run_folder import RunFolder
+from alignbench.files import is_intact, write_bytes
+from alignbench.reading import read_array, read_json_object
+from alignbench.store.reward_model_folder import CONFIG, TRAIN_AGAIN, TRAINING_DATA
+from alignbench.store.run_folder import RunFolder, checked
 
 NOTHING = np.zeros(0, np.uint64)
 
@@ -68,8 +68,7 @@ def encoded(found: np.ndarray) -> bytes:
 
 def write_training_data(folder: RunFolder, found: np.ndarray) -> None:
     """Note the digests of what a run learned from."""
-    with replacing(folder.path / TRAINING_DATA) as unfinished:
-        unfinished.write_bytes(encoded(found))
+    folder.store(folder.path / TRAINING_DATA, lambda file: write_bytes(file, encoded(found)))
 
 
 def read_digests(file: Path) -> np.ndarray:
@@ -78,20 +77,13 @@ def read_digests(file: Path) -> np.ndarray:
     Raises:
         UserError: the file holds something else.
     """
-    try:
-        found = np.load(file, allow_pickle=False)
-        is_whole = found.dtype == np.uint64 and found.ndim == 1
-    except (OSError, ValueError, EOFError, AttributeError):
-        is_whole = False
-    if not is_whole:
-        raise UserError(f"{file} holds no digests of training data; put the right file back")
-    return found
+    return read_array(file, np.uint64)
 
 
 def data_of_run(folder: RunFolder) -> np.ndarray:
     """Return the digests of what a run learned from; of a run of version 0.1.0 those of its data sets alone."""
     file = folder.path / TRAINING_DATA
-    return np.load(file) if file.exists() else digests(folder.manifest.fingerprints.values())
+    return read_digests(checked(file)) if file.exists() else digests(folder.manifest.fingerprints.values())
 
 
 def data_of_reward_model(folder: Path, fingerprint: str) -> np.ndarray:
@@ -101,17 +93,37 @@ def data_of_reward_model(folder: Path, fingerprint: str) -> np.ndarray:
         fingerprint: of its data set, as its record has it.
     """
     file = Path(folder) / TRAINING_DATA
-    return np.load(file) if file.exists() else digests([fingerprint])
+    return read_digests(file) if file.exists() else digests([fingerprint])
 
 
-def reward_models_in(root: Path) -> list[RewardModelData]:
-    """Return the reward models under a results root."""
+def readable_reward_models(root: Path, left_out: dict[Path, str] | None = None) -> list[RewardModelData]:
+    """Return the reward models under a results root, but for those that are damaged.
+
+    Args:
+        left_out: receives a sentence about each damaged one, by its folder.
+    """
     found = []
     for file in sorted(Path(root).glob(f"judges/*/{CONFIG}")):
-        record = json.loads(file.read_bytes())
-        training_data = data_of_reward_model(file.parent, record["data"]["fingerprint"])
-        found.append(RewardModelData(record["name"], training_data))
+        try:
+            found.append(read_reward_model_data(file.parent))
+        except UserError as error:
+            if left_out is not None:
+                left_out[file.parent] = str(error)
     return found
+
+
+def read_reward_model_data(folder: Path) -> RewardModelData:
+    """Return the name of a reward model and what it learned from.
+
+    Raises:
+        UserError: its record is damaged.
+    """
+    record = read_json_object(folder / CONFIG, TRAIN_AGAIN)
+    name, data = record.get("name"), record.get("data")
+    fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
+    if not (is_intact(record) and isinstance(name, str) and isinstance(fingerprint, str)):
+        raise UserError(f"{folder / CONFIG} has changed since it was written; {TRAIN_AGAIN}")
+    return RewardModelData(name, data_of_reward_model(folder, fingerprint))
 
 
 def note_shared_data(folder: RunFolder, evaluators: Iterable[Learned]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignbench.errors import UserError, did_you_mean
-from alignbench.files import locked, write_json
+from alignbench.files import locked, with_check, write_json
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.run_folder import RunFolder
@@ -75,7 +75,7 @@ def open_study(
     found = StudyFolder(folders[0].path.parent / STUDIES / study.name)
     with locked(found.path / ".lock"):
         if not found.file.exists():
-            write_json(found.file, asdict(study))
+            write_json(found.file, with_check(asdict(study)))
     if found.study != study:
         differing = [
             entry.name for entry in fields(Study) if getattr(found.study, entry.name) != getattr(study, entry.name)

@@ -21,11 +21,11 @@ from alignbench.files import write_csv
 from alignbench.report.columns import TableRow
 from alignbench.report.human import compare_votes
 from alignbench.report.labels import recipe_labels
+from alignbench.report.readable import readable
 from alignbench.report.tables import measurements
 from alignbench.statistics import intervals
 from alignbench.statistics.intervals import Estimate
 from alignbench.statistics.significance import holm
-from alignbench.store.run_folder import run_folders
 from alignbench.study.powered import POWERED_COLUMNS, WORTH, EvaluatorScores, powered_rows
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
 from alignbench.votes.preferences import Count, count
@@ -93,7 +93,7 @@ def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
     """Count the votes of a study so far."""
     questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)
-    labels = recipe_labels(run_folders(folder.root))
+    labels = recipe_labels(readable(folder.root).runs)
     methods = {run: labels[one.model, one.recipe_hash] for run, one in folder.manifests.items()}
     left_out = {one.rater: one.left_out for one in counted.attention}
     code = {one.rater: one.code for one in counted.attention}

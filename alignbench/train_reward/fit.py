@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
-from alignbench.files import append_json_lines, read_json_lines, write_json_lines
+from alignbench.files import append_json_lines, forget_later_steps
 from alignbench.reward_model import RewardModel
 from alignbench.store.reward_model_folder import LOG, pooled
 from alignbench.terminal.signals import noted
@@ -105,7 +105,7 @@ def fit(
     checkpoints.load_last()
     log = folder / LOG
     if accelerator.is_main_process and log.exists():
-        write_json_lines(log, [line for line in read_json_lines(log) if line["step"] <= progress.step])
+        forget_later_steps(log, progress.step)
     began = time.monotonic() - progress.train_seconds
 
     sampler = StepSampler(

@@ -24,7 +24,7 @@ from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.stream import Stream
 from alignbench.data.source import DataSource
 from alignbench.devices import peak_memory_gib
-from alignbench.files import append_json_lines, read_json_lines, replacing_folder, write_json_lines
+from alignbench.files import append_json_lines, forget_later_steps, replacing_folder
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.lagged_weights import LaggedWeights
@@ -341,7 +341,7 @@ class Log:
         self.tracking = tracking
         self._last = (step, time.monotonic())
         if active and path.exists():
-            write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step])
+            forget_later_steps(path, step)
 
     def write(self, record: dict[str, float]) -> None:
         if not self.active:

@@ -78,26 +78,42 @@ class Ballots:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        try:
+        with self._errors():
             # autocommit: transactions begin and end where `_transaction` says
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._begin()
+        except ResultsError:
+            self.close()  # or it would keep others waiting
+            raise
+
+    def _begin(self) -> None:
+        with self._errors():
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
-            with self._transaction() as cursor:
-                version = cursor.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    for statement in _SCHEMA.split(";\n"):
-                        cursor.execute(statement)
-                    cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except sqlite3.DatabaseError as error:
-            raise ResultsError(f"{path} cannot be used ({error}); restore it or move it away") from None
+        with self._transaction() as cursor:
+            version = cursor.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    cursor.execute(statement)
+                cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         if version not in (0, SCHEMA_VERSION):
-            raise ResultsError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; use what wrote it")
+            raise ResultsError(
+                f"{self.path} has schema version {version}, expected {SCHEMA_VERSION}; use what wrote it"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what SQLite raises of a damaged file as the sentence about it."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise ResultsError(f"{self.path} cannot be used ({error}); restore it or move it away") from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock:
+        with self._lock, self._errors():
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, pairwise
 from statistics import median
 
+from alignbench.store.manifest import ResultsError
 from alignbench.votes.ballots import Ballots, Rater, Vote
 from alignbench.votes.record import StudyFolder
 
@@ -86,15 +88,41 @@ def count(folder: StudyFolder) -> Count:
     """Read the votes of a study."""
     if not folder.ballots.exists():
         return Count(folder, [], [], [], [])
-    ballots = Ballots(folder.ballots)
-    raters, votes = ballots.raters(), ballots.votes()
-    ballots.close()
+    with closing(Ballots(folder.ballots)) as ballots:
+        raters, votes = ballots.raters(), ballots.votes()
+    _check_votes(folder, raters, votes)
     attention = [_attention(rater, votes, folder.study.leave_out_below) for rater in raters]
     found = Count(folder, raters, votes, attention, [])
     order = {run: place for place, run in enumerate(folder.study.runs)}
     paired = folder.study.protocol.kind == "pairs"
     found.preferences.extend((_of_pairs if paired else _of_grades)(found.counting, order))
     return found
+
+
+def _check_votes(folder: StudyFolder, raters: Sequence[Rater], votes: Sequence[Vote]) -> None:
+    """Refuse votes that nobody can have cast.
+
+    Raises:
+        ResultsError: naming one.
+    """
+    study, known = folder.study, {one.rater for one in raters}
+    questions = {one.name for one in study.protocol.questions}
+    answers = {one.answer for one in study.protocol.choices}
+    for vote in votes:
+        shown = {vote.left_run, *([vote.right_run] if study.protocol.kind == "pairs" else [])}
+        is_known = vote.rater in known and vote.question in questions and vote.answer in answers
+        if not (is_known and shown <= set(study.runs) and vote.prompt_id in study.prompts and _is_time(vote.cast_at)):
+            raise ResultsError(
+                f"{folder.ballots} holds a vote that nobody can have cast, of rater {vote.rater} on {vote.prompt_id}; "
+                "restore it or move it away"
+            )
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text) is not None
+    except (ValueError, TypeError):
+        return False
 
 
 def _attention(rater: Rater, votes: Sequence[Vote], leave_out_below: float) -> Attention:

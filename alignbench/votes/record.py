@@ -12,13 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from alignbench.files import sha256
+from alignbench.errors import did_you_mean
+from alignbench.files import CHECK, is_intact, sha256, without_check
+from alignbench.reading import check_record, read_json_object
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.votes.presets import PRESETS, Preset
 
 SCHEMA_VERSION = 1
+NEW_STUDY = "put the right file back, or start a new study with --name NAME"
 STUDIES = "studies"
 
 
@@ -64,12 +67,20 @@ class Study:
         Raises:
             ResultsError: it is absent or was written by another version.
         """
-        try:
-            values = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            raise ResultsError(f"{file} is missing; {file.parent} is not a study") from None
-        if values.get("schema_version") != SCHEMA_VERSION or values.keys() != {entry.name for entry in fields(cls)}:
+        if not file.exists():
+            raise ResultsError(f"{file} is missing; {file.parent} is not a study")
+        values = read_json_object(file, NEW_STUDY)
+        names = {entry.name for entry in fields(cls)}
+        if values.get("schema_version") != SCHEMA_VERSION or values.keys() - {CHECK} != names:
             raise ResultsError(f"{file} was written by another version of alignbench; use that, or start a new study")
+        if not is_intact(values):
+            raise ResultsError(f"{file} has changed since it was written; {NEW_STUDY}")
+        values = without_check(values)
+        check_record(cls, values, str(file), NEW_STUDY)
+        if values["preset"] not in PRESETS:
+            raise ResultsError(f"{file} has preset={values['preset']};{did_you_mean(values['preset'], list(PRESETS))}")
+        if wrong := [run for run in values["runs"] if Path(run).name != run or run in ("", ".", "..")]:
+            raise ResultsError(f"{file} compares {wrong[0]!r}, which is no name of a run; {NEW_STUDY}")
         return cls(**{**values, **{name: tuple(values[name]) for name in ("runs", "prompts")}})
 
 

@@ -9,8 +9,9 @@ import pytest
 
 import alignbench
 from alignbench import UserError, load_results, run
-from alignbench.files import read_json_lines, write_text
+from alignbench.files import write_text
 from alignbench.interface.results import RUN_COLUMNS, SCORE_COLUMNS
+from alignbench.reading import read_json_lines
 from alignbench.report.columns import LEADERBOARD_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS
 from alignbench.store.manifest import ResultsError
 from tests.program import SMALL_RUN, rows

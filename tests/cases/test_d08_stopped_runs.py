@@ -1,8 +1,8 @@
 """D8: `model.policy_step=last` makes the last checkpoint of a stopped run a start, or a policy to be measured."""
 
-import json
 import os
 import shutil
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -291,7 +291,7 @@ def test_a_run_of_an_older_version_is_refused(command, folder, older):
     if older == "digests":
         (folder.checkpoint(2) / DIGESTS).unlink()
     else:
-        write_json(folder.manifest_file, json.loads(folder.manifest_file.read_text()) | {"fingerprints": {}})
+        replace(folder.manifest, fingerprints={}).write(folder.manifest_file)
     assert "was written by an older version" in refusal(command(start=folder, step="last"))
 
 

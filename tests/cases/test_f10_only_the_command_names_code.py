@@ -178,7 +178,7 @@ def test_a_pipeline_is_a_pipeline_of_diffusers(model, name):
 
 def test_what_is_no_index_is_told(model):
     (model / "model_index.json").write_text("[1, 2")
-    with pytest.raises(UserError, match="is no index of a diffusers folder"):
+    with pytest.raises(UserError, match="give another folder or fetch it again"):
         read_index(model / "model_index.json")
 
 

@@ -250,7 +250,7 @@ def test_a_file_set_is_named_after_file_and_content(tmp_path):
         ("a.jsonl", b'{"prompt": "x"}\n{"caption": "x"}\n', 'line 2 of .* has no text in column "prompt"'),
         ("a.jsonl", b'{"prompt": " "}\n', "line 1 of .* has an empty prompt"),
         ("a.jsonl", b'{"prompt": "a\\u0000"}\n', "line 1 of .* has a prompt with a NUL byte"),
-        ("a.jsonl", b'{"prompt": "a\\ud800"}\n', "line 1 of .* has a prompt with half a surrogate pair"),
+        ("a.jsonl", b'{"prompt": "a\\ud800"}\n', "line 1 of .* has half a surrogate pair"),
         ("a.jsonl", b'{"prompt": "x", "prompt": "y"}\n', "line 1 of .* gives 'prompt' twice in one object"),
         ("a.jsonl", b'{"prompt": "x", "prompt_id": "a"}\n{"prompt": "y"}\n', 'line 2 .* no text in column "prompt_id"'),
         ("a.jsonl", b'{"prompt": "x", "group": ["a"]}\n', 'line 1 of .* has no text in column "group"'),

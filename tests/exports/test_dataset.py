@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,21 +144,21 @@ def changed(tmp_path):
     return tmp_path / "results"
 
 
-def test_an_image_that_is_not_what_was_scored_is_refused(changed, tmp_path):
+def test_a_run_with_an_image_that_is_not_what_was_scored_is_left_out(changed, tmp_path, capsys):
     first, second, *_ = sorted(changed.glob(f"{DPO}/images/*/*/*.png"))
     shutil.copy(second, first)
-    with pytest.raises(ResultsError, match=rf"{first.name} has changed since it was scored"):
-        export_dataset(changed, tmp_path / "out")
-    assert not list(tmp_path.glob("*out*"))
+    assert export_dataset(changed, tmp_path / "out") == 8
+    assert f"{DPO} is left out: {first} has changed since it was scored" in capsys.readouterr().out
+    rows = parquet.read_table(tmp_path / "out" / "data").to_pylist()
+    assert {row["run"] for row in rows} == {BASE}
 
 
 def test_images_that_are_gone_are_left_out_and_those_without_scores_are_not(changed, tmp_path):
     first = min(changed.glob(f"{DPO}/images/*/*/*.png"))
     first.unlink()
     run = RunFolder(changed / BASE)
-    manifest = json.loads(run.manifest_file.read_text())
-    manifest["files"] = {name: value for name, value in manifest["files"].items() if not name.startswith("scores/")}
-    run.manifest_file.write_text(json.dumps(manifest))
+    kept = {name: value for name, value in run.manifest.files.items() if not name.startswith("scores/")}
+    replace(run.manifest, files=kept).write(run.manifest_file)
     assert export_dataset(changed, tmp_path / "out") == 15
     table = parquet.read_table(tmp_path / "out" / "data").to_pylist()
     of_base = [row for row in table if row["run"] == BASE]

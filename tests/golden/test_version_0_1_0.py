@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
 from alignbench.export import export
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.report.write import write_report
 from alignbench.stages.job import run
 from alignbench.stages.prepare import Preparation

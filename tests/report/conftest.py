@@ -119,6 +119,10 @@ def world(tmp_path):
 
 @pytest.fixture
 def small_table(world):
+    return filled(world)
+
+
+def filled(world):
     """Base and two methods, two evaluators, one of them the truth; sft gains a little, dpo much but not truly."""
     num = 40
     prompts = {f"p{i:02d}": f"prompt {i}" for i in range(num)}

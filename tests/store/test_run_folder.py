@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from alignbench.errors import UserError
 from alignbench.files import locked, write_json, write_text
 from alignbench.store.image_records import image_name
 from alignbench.store.manifest import SCHEMA_VERSION, Budget, Manifest, ResultsError
@@ -56,7 +57,7 @@ def test_what_is_not_a_manifest_is_refused(folder, tmp_path):
     with pytest.raises(ResultsError, match="is missing"):
         _ = RunFolder(tmp_path / "nothing").manifest
     folder.manifest_file.write_text("{")
-    with pytest.raises(ResultsError, match="is not JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         _ = folder.manifest
     folder.manifest_file.write_text("[]")
     with pytest.raises(ResultsError, match="has schema version None"):

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from alignbench.configuration.build import build, conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.store.reward_model_folder import RewardModelRecord
 from alignbench.store.run_folder import RunFolder
 from alignbench.train_reward.checks import check

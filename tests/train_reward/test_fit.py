@@ -13,7 +13,7 @@ from torch import nn
 from alignbench.configuration.build import conf_folder
 from alignbench.context import keyed_generator
 from alignbench.data.source import Pair, PairSource, TrainingImage
-from alignbench.files import read_json_lines
+from alignbench.reading import read_json_lines
 from alignbench.reward_model import RewardModel
 from alignbench.settings.reward_training import RewardTrain
 from alignbench.train_reward.fit import fit, predict

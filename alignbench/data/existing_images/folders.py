@@ -29,11 +29,11 @@ from alignbench.data.existing_images.lists import (
     id_of_text,
     is_run,
     read_image_list,
-    read_json,
 )
 from alignbench.data.prompts import HPDV2_STYLES, PromptSet, hpdv2
 from alignbench.errors import UserError
 from alignbench.images import SUFFIXES
+from alignbench.reading import read_json
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
@@ -225,13 +225,7 @@ def _read_run(run: Path) -> _Found:
 
 
 def _read_made_here(folder: Path) -> _Found:
-    try:
-        sampling, listed = read_sampling(folder), read_prompts(folder)
-    except (ValueError, KeyError, TypeError) as error:  # invalid JSON or UTF-8, or unknown fields
-        raise UserError(
-            f"prompts.jsonl or sampling.json of {folder} is damaged ({type(error).__name__}: {error}); generate the "
-            "images again"
-        ) from None
+    sampling, listed = read_sampling(folder), read_prompts(folder)
     if sampling.subset != (len(listed) < sampling.full_size) or not listed:
         raise UserError(
             f"prompts.jsonl of {folder} holds {len(listed)} prompts, which contradicts sampling.json (full_size "

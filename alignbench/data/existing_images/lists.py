@@ -9,8 +9,9 @@ from typing import Any
 
 from alignbench.data import prompts as prompt_sets
 from alignbench.data.prompts import Prompt, PromptSet, check_prompt_id
-from alignbench.data.storage.text_tables import TextRow, columns_of, parse_json, read_rows, read_text
+from alignbench.data.storage.text_tables import TextRow, columns_of, read_rows
 from alignbench.errors import UserError
+from alignbench.reading import read_json
 
 FILE_COLUMNS = ("file", "file_name", "filename", "file_path", "image", "path")
 PROMPT_COLUMNS = ("prompt", "caption", "text")
@@ -76,15 +77,6 @@ def read_image_list(path: Path) -> tuple[PromptSet, dict[str, list[str]]]:
 def id_of_text(prompt: str) -> str:
     """Return the id of a prompt that has no other: it depends on the text alone."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return parse_json(read_text(path), str(path))
 
 
 def is_run(content: Any) -> bool:

@@ -24,10 +24,10 @@ from alignbench.files import (
     append_json_lines,
     cache_folder,
     locked,
-    read_json_lines,
     write_json,
     write_json_lines,
 )
+from alignbench.reading import read_json_lines
 from alignbench.settings.data import HubSettings
 
 CHUNK = 200  # rows between two notes of how far the copy is

@@ -16,7 +16,7 @@ from alignbench.data.sources.row_filters import check_choice
 from alignbench.data.sources.sample_table import SampleTableBuilder
 from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
-from alignbench.data.storage.parquet_images import column_names, read_columns
+from alignbench.data.storage.parquet_images import check_texts, column_names, read_columns
 from alignbench.errors import UserError
 
 Grade = Literal["rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating"]
@@ -46,7 +46,9 @@ class ImageRewardDB(PairTableSource):
         needed = ["image_path", "prompt_id", "prompt", self.grade]
         if missing := [name for name in needed if name not in column_names(self.list)]:
             raise UserError(f"{self.list} lacks the columns {', '.join(missing)}")
-        columns = read_columns([self.list], needed).to_pydict()
+        table = read_columns([self.list], needed)
+        check_texts(table, ["image_path", "prompt_id", "prompt"], self.list)
+        columns = table.to_pydict()
         of_prompt: dict[str, list[int]] = defaultdict(list)
         for row, prompt_id in enumerate(columns["prompt_id"]):
             of_prompt[prompt_id].append(row)
@@ -54,8 +56,8 @@ class ImageRewardDB(PairTableSource):
         for of_one in of_prompt.values():
             grades = [self._grade(columns, row) for row in of_one]
             for pair, label in ranked(of_one, grades, low_is_best=self.grade == "rank"):
-                images = (store.add(columns["image_path"][row]) for row in pair)
-                rows.add(columns["prompt"][pair[0]] or "", images, label)
+                images = (store.add(str(columns["image_path"][row] or "")) for row in pair)
+                rows.add(str(columns["prompt"][pair[0]] or ""), images, label)
         return Contents(rows.table(), store)
 
     def _grade(self, columns: dict[str, list[Any]], row: int) -> float:

@@ -15,7 +15,15 @@ import numpy as np
 from alignbench.data.sources.pair_table_source import PairOptions, PairTableSource
 from alignbench.data.sources.sample_table import SampleTable
 from alignbench.data.sources.table_source import Contents
-from alignbench.data.storage.parquet_images import CellStore, column_names, distinct_texts, find_tables, read_columns
+from alignbench.data.storage.parquet_images import (
+    CellStore,
+    check_texts,
+    column_names,
+    distinct_texts,
+    find_tables,
+    read_columns,
+    read_numbers,
+)
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,10 +77,11 @@ class PickAPic(PairTableSource):
         columns = read_columns(files, light)
         store = CellStore(files, folder, IMAGES, self.window_bytes)
 
+        check_texts(columns, [name for name in ("caption", *UIDS) if name in light], files[0])
         texts, prompt = distinct_texts(columns["caption"])
-        label = columns["label_0"].to_numpy().astype(np.float64)
+        label = read_numbers(columns, "label_0", files[0])
         if "has_label" in light:
-            label[columns["has_label"].fill_null(False).to_numpy() == False] = np.nan  # noqa: E712
+            label = np.where(read_numbers(columns, "has_label", files[0]) == 1, label, np.nan)
         images = np.arange(len(store), dtype=np.int64).reshape(-1, 2)
         if set(UIDS) <= set(light):
             images = _first_with_uid([columns[name] for name in UIDS])
@@ -80,10 +89,12 @@ class PickAPic(PairTableSource):
 
 
 def _first_with_uid(columns: "list[pyarrow.ChunkedArray]") -> np.ndarray:
-    """Return, for each image, the number of the first image with the same uid, [N, 2], int64."""
+    """Return, for each image, the number of the first image with the same uid, [N, 2], int64; its own without one."""
     import pyarrow
 
     _, codes = distinct_texts(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
+    absent = np.concatenate([column.is_null().to_numpy() for column in columns])
+    codes = np.where(absent, -1 - np.arange(len(codes)), codes)
     codes = codes.reshape(2, -1).T  # in the order of image numbers: by row, then by column
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return first[group.reshape(-1)].reshape(-1, 2).astype(np.int64)

@@ -16,10 +16,10 @@ single images are read.
 
 import hashlib
 import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
@@ -37,6 +37,7 @@ from alignbench.data.storage.parquet_images import distinct_texts
 from alignbench.errors import UserError
 from alignbench.files import cache_folder, replacing
 from alignbench.images import SUFFIXES
+from alignbench.reading import parse_json, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,6 +47,10 @@ LABELS = ("label_0.txt", "label.txt", "cls")
 TEXTS = (".txt", ".json", ".cls")
 IN_JSON = {"prompt": ("caption", "prompt", "text"), "label": ("label_0", "label", "cls")}
 INDEX_VERSION = 2  # version of the kept index of a shard
+INDEX = {  # columns of it, and their Arrow types
+    "prompt": "string", "label": "double", "unread": "string", "offset_0": "int64", "size_0": "int64",
+    "offset_1": "int64", "size_1": "int64",
+}  # fmt: skip
 ABSENT = -1  # offset of an image that a sample does not have
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -162,27 +167,18 @@ def _index(shard: Path) -> "pyarrow.Table":
     known = f"{INDEX_VERSION}\0{shard.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
     kept = cache_folder() / "shards" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.parquet"
     if not kept.exists():
-        try:
-            rows = list(_samples(shard))
-        except tarfile.TarError as error:
-            raise UserError(f"{shard} is not a .tar file, or is incomplete: {error}") from None
-        schema = pyarrow.schema(
-            {"prompt": pyarrow.string(), "label": pyarrow.float64(), "unread": pyarrow.string()}
-            | {f"{name}_{side}": pyarrow.int64() for side in (0, 1) for name in ("offset", "size")}
-        )
+        rows = list(_samples(shard))
+        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in INDEX.items()])
         with replacing(kept) as temporary:
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary, write_page_checksum=True)
-    try:
-        return parquet.read_table(kept, page_checksum_verification=True)
-    except (OSError, pyarrow.ArrowException):
-        raise UserError(f"{kept}, the index of {shard}, is damaged; delete it to index the shard again") from None
+    return read_parquet(kept, INDEX, f"delete this index of {shard} to make it again", check_pages=True)
 
 
 def _samples(shard: Path) -> Iterator[dict[str, Any]]:
     name, fields = "", {}
-    with tarfile.open(shard, "r:") as tar, shard.open("rb") as file:
+    with _tar_errors(shard), tarfile.open(shard, "r:") as tar, shard.open("rb") as file:
         for member in tar:
-            folder, _, file_name = member.name.rpartition("/")
+            folder, _, file_name = member.name.encode(errors="replace").decode().rpartition("/")
             stem, _, field = file_name.partition(".")
             if not member.isfile() or not stem or not field:
                 continue
@@ -191,9 +187,23 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
                     yield _sample(fields, file, f"sample {name.strip('/')} of {shard}")
                 name, fields = sample, {}
             fields[field.lower()] = member
-    if fields:
-        with shard.open("rb") as file:
+        if fields:
             yield _sample(fields, file, f"sample {name.strip('/')} of {shard}")
+        file.seek(tar.offset)  # where the library stops without a word, at zeros or at a damaged header
+        while block := file.read(2**20):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(f"it is damaged at byte {tar.offset:,}")
+
+
+@contextmanager
+def _tar_errors(shard: Path) -> Iterator[None]:
+    """Raise what is raised of a damaged shard as the sentence about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # numbers in a header that cannot be
+        raise UserError(f"{shard} is not a .tar file, or is incomplete: {error}") from None
 
 
 def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -
             raise UserError(f"{field} of {location} is not UTF-8") from None
 
     try:
-        described = json.loads(content("json")) if "json" in fields else {}
+        described = parse_json(content("json"), f"json of {location}") if "json" in fields else {}
         fields_of = {"prompt": (PROMPTS, None), "label": (LABELS, float("nan"))}
         values = {}
         for what, (names, default) in fields_of.items():
@@ -217,7 +227,11 @@ def _sample(fields: dict[str, tarfile.TarInfo], file: BinaryIO, location: str) -
             texts += [described[name] for name in IN_JSON[what] if described.get(name) is not None]
             values[what] = texts[0] if texts else default
         values["label"] = number_or_nan(values["label"])
-    except (ValueError, TypeError) as error:
+        if not isinstance(values["prompt"], str | None):
+            raise TypeError(f"{values['prompt']!r} is no prompt")
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{location} has a label or json that cannot be read: {error}") from None
     unknown = [field for field in fields if not f".{field}".endswith((*SUFFIXES, *TEXTS))]
     values["unread"] = unread(f".{unknown[0]}") if unknown and not images else None

@@ -1,6 +1,7 @@
 """Where the encoded images of a data set are stored, and how one of them is read without reading the others."""
 
 import hashlib
+import os.path  # whose functions take names that no file can have, unlike those of pathlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ class FileImage(EncodedImage):
         return str(self.path)
 
     def open(self) -> BinaryIO | None:
-        return self.path.open("rb") if self.path.is_file() else None
+        return self.path.open("rb") if os.path.isfile(self.path) else None
 
 
 class ImageStore(ABC):
@@ -187,14 +188,14 @@ class Files(ImageStore):
     def address(self, key: str) -> str:
         """Return the digest of the file if `identity` hashes files, because other data may hold the same file."""
         if key not in self._addresses:
-            known = self.identity.startswith("sha256:") and (self.folder / key).is_file()
+            known = self.identity.startswith("sha256:") and os.path.isfile(self.folder / key)
             self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
         return self._addresses[key]
 
     def files(self) -> dict[str, Path]:
         files = {path: self.folder / path for path in self._paths}
-        return {path: file for path, file in files.items() if file.is_file()}
+        return {path: file for path, file in files.items() if os.path.isfile(file)}
 
     @property
     def missing(self) -> dict[int, str]:
-        return {number: path for number, path in enumerate(self._paths) if not (self.folder / path).is_file()}
+        return {number: path for number, path in enumerate(self._paths) if not os.path.isfile(self.folder / path)}

@@ -23,10 +23,12 @@ import numpy as np
 from alignbench.data.storage.image_store import EncodedImage, ImageStore
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
+from alignbench.reading import parquet_errors
 
 if TYPE_CHECKING:
     import pyarrow
 
+FETCH_AGAIN = "fetch it again"
 BATCH = 64  # rows read at a time
 BUFFER_BYTES = 2**20  # read at a time; without it, a whole column of a row group is read before decoding
 
@@ -52,8 +54,8 @@ class CellImage(EncodedImage):
             column = _kept.cells(self.file, self.chunk, self.column, self.max_bytes)
         value = column[self.row].as_py()
         if isinstance(value, dict):  # the image type of `datasets`
-            value = value["bytes"]
-        return None if value is None else io.BytesIO(value)
+            value = value.get("bytes")
+        return io.BytesIO(value) if isinstance(value, bytes) else None
 
 
 class _Kept:
@@ -90,7 +92,10 @@ def _read_column(file: Path, group: int, column: str) -> "pyarrow.ChunkedArray":
     from pyarrow import parquet
 
     # in batches: `read_row_group` would copy all cells once more
-    with parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as reader:
+    with (
+        parquet_errors(file, FETCH_AGAIN),
+        parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as reader,
+    ):
         batches = reader.iter_batches(BATCH, row_groups=[group], columns=[column], use_threads=False)
         cells = pyarrow.chunked_array([batch.column(0) for batch in batches])
     pyarrow.default_memory_pool().release_unused()
@@ -101,16 +106,21 @@ def _group_bytes(file: Path) -> list[int]:
     """Return the uncompressed size of each row group of a parquet file, in bytes."""
     from pyarrow import parquet
 
-    metadata = parquet.read_metadata(file)
+    with parquet_errors(file, FETCH_AGAIN):
+        metadata = parquet.read_metadata(file)
     return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
 
 
 @cache
 def _mapped(file: Path) -> "list[pyarrow.RecordBatch]":
-    """Return the batches of an arrow file, mapped into memory; only their offsets are read."""
+    """Return the batches of an arrow file, mapped into memory; only their offsets and texts are read."""
     import pyarrow
 
-    return list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))))
+    with parquet_errors(file, FETCH_AGAIN):
+        batches = list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))))
+        for batch in batches:
+            batch.validate(full=True)  # or a damaged offset would lead anywhere in memory
+    return batches
 
 
 def find_tables(path: Path, part: str | None) -> list[Path]:
@@ -213,7 +223,8 @@ def _sizes(file: Path) -> list[int]:
         return [len(batch) for batch in _mapped(file)]
     from pyarrow import parquet
 
-    metadata = parquet.read_metadata(file)
+    with parquet_errors(file, FETCH_AGAIN):
+        metadata = parquet.read_metadata(file)
     return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
 
@@ -226,25 +237,67 @@ def column_names(file: Path) -> list[str]:
     import pyarrow
     from pyarrow import parquet
 
-    try:
+    with parquet_errors(file, FETCH_AGAIN):
         if file.suffix == ".arrow":
             return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).schema.names
         return parquet.read_schema(file).names
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file} is not a {file.suffix} file, or is incomplete: {error}") from None
 
 
 def read_columns(files: Sequence[Path], columns: Sequence[str]) -> "pyarrow.Table":
-    """Return some columns of all files; for columns without images."""
+    """Return some columns of all files; for columns without images.
+
+    Raises:
+        UserError: a file is damaged, or lacks a column, or the files do not fit each other.
+    """
     import pyarrow
     from pyarrow import parquet
 
     def one(file: Path) -> "pyarrow.Table":
-        if file.suffix == ".arrow":
-            return pyarrow.Table.from_batches(_mapped(file)).select(columns)
-        return parquet.read_table(file, columns=list(columns), use_threads=False, partitioning="")
+        with parquet_errors(file, FETCH_AGAIN):
+            if file.suffix == ".arrow":
+                table = pyarrow.Table.from_batches(_mapped(file)).select(columns)
+            else:
+                with parquet.ParquetFile(file) as reader:
+                    table = reader.read(columns=list(columns), use_threads=False).select(columns)
+            table.validate(full=True)
+            return table
 
-    return pyarrow.concat_tables([one(file) for file in files], promote_options="permissive")
+    tables = [one(file) for file in files]
+    with parquet_errors(files[0].parent, "the columns of all files must be of the same types"):
+        return pyarrow.concat_tables(tables, promote_options="permissive")
+
+
+def read_numbers(columns: "pyarrow.Table", name: str, file: Path) -> np.ndarray:
+    """Return a column of numbers or truth values, [N], float64; NaN where it has none.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    from pyarrow import float64, types
+
+    column = columns[name]
+    kind = column.type
+    if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)):
+        raise UserError(f"{file} has {kind} in column {name}, expected numbers")
+    if types.is_boolean(kind):
+        column = column.cast("int8")
+    return column.cast(float64(), safe=False).to_numpy()
+
+
+def check_texts(columns: "pyarrow.Table", names: Sequence[str], file: Path) -> None:
+    """Refuse columns that hold something else than texts, or numbers that stand for them.
+
+    Raises:
+        UserError: naming the column.
+    """
+    from pyarrow import types
+
+    for name in names:
+        kind = columns[name].type
+        inner = kind.value_type if types.is_dictionary(kind) else kind
+        known = (types.is_string, types.is_large_string, types.is_string_view, types.is_integer, types.is_null)
+        if not any(one(inner) for one in known):
+            raise UserError(f"{file} has {kind} in column {name}, expected text")
 
 
 def distinct_texts(column: "pyarrow.ChunkedArray") -> tuple[list[str], np.ndarray]:

@@ -254,7 +254,8 @@ def _open(file: Path) -> list[tuple[_Layout, np.ndarray]]:
             if size != 8 + header_bytes + max(ends):
                 raise DamagedError
             return list(_layouts(content.fileno(), header, 8 + header_bytes))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):  # whatever a damaged header leads to
+        # whatever a damaged header leads to
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError):
             raise DamagedError from None
 
 
@@ -292,6 +293,8 @@ def _entry(descriptor: int, key: bytes, layout: _Layout, row: int) -> Entry:
 
 
 def _read(descriptor: int, start: int, size: int) -> bytearray:
+    if min(start, size) < 0 or start + size > os.fstat(descriptor).st_size:
+        raise DamagedError
     data = bytearray(size)
     if os.preadv(descriptor, [data], start) != size:
         raise DamagedError

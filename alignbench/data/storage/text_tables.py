@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import UserError
+from alignbench.reading import json_errors, parse_json, read_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class TextRow:
             UserError: the column has neither.
         """
         value = self.values.get(column)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, float) and value.is_integer():
             return f"{value:.0f}"
         return self.text(column)
 
@@ -74,10 +77,10 @@ def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file; line ends are kept as they are.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
@@ -130,12 +133,8 @@ def stream_json_list(path: Path) -> Iterator[TextRow]:
     while text[position : position + 1] != "]":
         number += 1
         location = f"entry {number} of {path}"
-        try:
+        with json_errors(location):
             values, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{location} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-            ) from None
         if not isinstance(values, dict):
             raise UserError(f"{location} is not a JSON object")
         yield TextRow(location, values)
@@ -144,27 +143,6 @@ def stream_json_list(path: Path) -> Iterator[TextRow]:
             position = after_blanks(position + 1)
         elif text[position : position + 1] != "]":
             raise UserError(f"{location} is followed by neither a comma nor the end of the list")
-
-
-def parse_json(text: str, location: str) -> Any:
-    """Parse JSON.
-
-    Raises:
-        UserError: it is damaged, or an object has a key twice; Python alone would keep the last value.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{location} gives {repeated!r} twice in one object")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text else ""
-        raise UserError(f"{location} is not JSON: {error.msg} ({line}column {error.colno})") from None
 
 
 def _jsonl(path: Path) -> Iterator[TextRow]:

@@ -1,6 +1,5 @@
 """Make maps from pictures: edges and depth."""
 
-import json
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.models.weights.component import check_part
+from alignbench.reading import read_json_object
 
 # These return relative depth that is larger for nearer points, as in the training of ControlNets; others return metres.
 DEPTH_NETWORKS = ("DPTForDepthEstimation", "DepthAnythingForDepthEstimation")
@@ -101,7 +101,7 @@ class Depth(MapMaker):
 
         assert self.estimator is not None
         processor_file = Path(self.estimator) / "preprocessor_config.json"
-        if processor_file.is_file() and "auto_map" in json.loads(processor_file.read_bytes()):
+        if processor_file.is_file() and "auto_map" in read_json_object(processor_file):
             raise UserError(f"{processor_file} names code to run as auto_map; take it out, or give another estimator")
         settings: Any = {"revision": self.revision, "trust_remote_code": False}  # else a folder's code would be offered
         processor = AutoImageProcessor.from_pretrained(self.estimator, **settings)

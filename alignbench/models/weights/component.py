@@ -1,6 +1,5 @@
 """Networks that are used beside a model, each a folder or a hub id with config.json and weights."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from huggingface_hub.utils import HFValidationError
 from alignbench.errors import UserError
 from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.state_dicts import TENSOR_FILES, check_pickles, check_whole
+from alignbench.reading import read_json_object
 
 CONFIG = "config.json"
 
@@ -39,7 +39,7 @@ def check_part(path: str, named: str, kinds: Sequence[str], revision: str | None
             check_pickles(Path(path).iterdir())
     else:
         file = _from_hub(path, named, expected, revision)
-    config = json.loads(file.read_text())
+    config = read_json_object(file, "fetch it again")
     found = config.get("_class_name") or (config.get("architectures") or ["network of unknown class"])[0]
     if found not in kinds:
         raise UserError(f"{named} holds a {found}; give {expected}")

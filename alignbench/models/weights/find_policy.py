@@ -5,7 +5,6 @@ than one. The layouts are those that aligned models were published in: see docs/
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from huggingface_hub.utils import HFValidationError
 from alignbench.errors import UserError
 from alignbench.files import file_digest
 from alignbench.models.weights.hub import TIMEOUT_SECONDS, hub_answer
-from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES, check_whole
+from alignbench.models.weights.state_dicts import SHARD_INDEX, TENSOR_FILES, check_whole, listed_shards
 
 DenoiserName = Literal["unet", "transformer"]  # attribute of a diffusers pipeline
 
@@ -111,7 +110,7 @@ def find_policy(path: str, denoiser: DenoiserName, revision: str | None = None) 
     names = [choice.file, *([choice.peft_config] if choice.peft_config else [])]
     if choice.file.endswith(SHARD_INDEX):
         index = Path(hf_hub_download(repository, choice.file, revision=revision))
-        names += [str(PurePosixPath(choice.file).with_name(shard)) for shard in _shards(index)]
+        names += [str(PurePosixPath(choice.file).with_name(shard)) for shard in listed_shards(index)]
     snapshot_download(repository, revision=revision, allow_patterns=names)
     policy = _here(path, denoiser, revision)
     assert policy is not None
@@ -240,11 +239,7 @@ def _whole(file: Path, named: str) -> tuple[Path, ...]:
     """Return the files behind one: itself, or the shards that it lists."""
     if not file.name.endswith(SHARD_INDEX):
         return (file,)
-    shards = [file.with_name(name) for name in _shards(file)]
+    shards = [file.with_name(name) for name in listed_shards(file)]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise UserError(f"{named} lacks {', '.join(missing)}, which {file.name} lists; fetch all of it")
     return tuple(shards)
-
-
-def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -1,7 +1,6 @@
 """Where the weights of a model come from, and a check within seconds that they are there."""
 
 import inspect
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.missing import MissingWeightsError
 from alignbench.models.weights.state_dicts import check_pickles, check_whole, safetensors_header
 from alignbench.models.weights.variants import missing_shards, only_variant, variants
+from alignbench.reading import read_json_object
 
 INDEX = "model_index.json"
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}  # of the pipelines that generate from text
@@ -118,11 +118,8 @@ def read_index(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it names other code, or is no index.
     """
-    try:
-        index = json.loads(file.read_bytes())
-        foreign = [name for name, value in index.items() if not _is_known_code(name, value)]
-    except (ValueError, AttributeError):
-        raise UserError(f"{file} is no index of a diffusers folder; give another folder or fetch it again") from None
+    index = read_json_object(file, "give another folder or fetch it again")
+    foreign = [name for name, value in index.items() if not _is_known_code(name, value)]
     if foreign or not isinstance(index.get("_class_name"), str):
         name = foreign[0] if foreign else "_class_name"
         raise UserError(
@@ -142,7 +139,8 @@ def _is_known_code(name: str, value: Any) -> bool:
     if value == [None, None]:
         return True
     known = LIBRARIES | ({"stable_diffusion"} if name == "safety_checker" else set())  # a filter that is left out
-    return len(value) == 2 and value[0] in known and re.fullmatch(r"(?!Auto[A-Z])[A-Z]\w*", str(value[1])) is not None
+    known_library = len(value) == 2 and isinstance(value[0], str) and value[0] in known
+    return known_library and re.fullmatch(r"(?!Auto[A-Z])[A-Z]\w*", str(value[1])) is not None
 
 
 def _networks(index: dict[str, Any]) -> set[str]:
@@ -202,7 +200,7 @@ def part_config(path: str, part: str, revision: str | None = None, config: str |
     name = f"{part}/scheduler_config.json" if part == "scheduler" else f"{part}/config.json"
     local = Path(path) / name
     file = local if local.is_file() else Path(hf_hub_download(path, name, revision=revision))
-    return json.loads(file.read_text())
+    return read_json_object(file, "fetch it again")
 
 
 def is_here(path: str, revision: str | None) -> bool:

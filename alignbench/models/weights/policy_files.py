@@ -1,6 +1,5 @@
 """Policies on disk: saved in the layouts that diffusers reads, loaded from those and from what others published."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from alignbench.models.weights.state_dicts import (
     shapes,
     sort_notes,
 )
+from alignbench.reading import parse_json, read_json_object
 
 LORA_FILE = LORA_FILES[0]
 # what programs put before all keys of a network, its name in a pipeline among it
@@ -247,13 +247,17 @@ def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] 
 def _adapter_config(policy: Policy, denoiser: str) -> dict[str, Any] | None:
     """Return rank, alpha and targets where PEFT or diffusers saved them along."""
     if policy.peft_config is not None:
-        return _kept(json.loads(policy.peft_config.read_bytes()))
+        return _kept(read_json_object(policy.peft_config, "fetch it again"))
     if policy.files[0].suffix != ".safetensors":
         return None
-    notes = safetensors_header(policy.files[0]).get("__metadata__", {}).get("lora_adapter_metadata")
+    file = policy.files[0]
+    kept = safetensors_header(file).get("__metadata__", {})
+    notes = kept.get("lora_adapter_metadata") if isinstance(kept, dict) else None
     if notes is None:
         return None
-    settings = json.loads(notes)
+    settings = parse_json(notes, f"lora_adapter_metadata of {file}", "fetch it again") if isinstance(notes, str) else 0
+    if not isinstance(settings, dict):
+        raise UserError(f"lora_adapter_metadata of {file} is no object; fetch it again")
     prefix = f"{denoiser}."
     return _kept({key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)})
 

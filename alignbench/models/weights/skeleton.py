@@ -1,7 +1,6 @@
 """A model of the right shapes without weights: built from its configuration files alone."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from alignbench.models.architectures import published
 from alignbench.models.weights.hub import ask_hub
 from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, is_network, read_index
 from alignbench.models.weights.without_weights import on_meta
+from alignbench.reading import read_json_object
 
 
 def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAdapter:
@@ -105,7 +105,8 @@ def _architecture(path: str, revision: str | None) -> dict[str, Any]:
         if not (is_network(value[1]) or "Scheduler" in value[1]):
             continue
         filename = "scheduler_config.json" if "Scheduler" in value[1] else "config.json"
-        parts[name] = json.loads(_file(path, f"{name}/{filename}", revision).read_text()) | {"_class_name": value[1]}
+        config = read_json_object(_file(path, f"{name}/{filename}", revision), "fetch it again")
+        parts[name] = config | {"_class_name": value[1]}
     return {"pipeline": index["_class_name"], "parts": parts}
 
 

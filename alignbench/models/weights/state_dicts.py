@@ -3,11 +3,13 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UserError
+from alignbench.reading import parse_json, read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +32,42 @@ def safetensors_header(path: Path) -> dict[str, dict]:
         size = int.from_bytes(file.read(8), "little")
         text = file.read(size) if size < num_bytes else b""
     try:
-        header = json.loads(text)
+        header = parse_json(text, str(path))
         tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
         expected = 8 + size + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):  # whatever a damaged header leads to
         raise UserError(f"{path} is no whole safetensors file; fetch it again") from None
     if num_bytes < expected:
         raise UserError(f"{path} is cut, at {num_bytes:,} of {expected:,} bytes; fetch it again")
     return header
+
+
+def listed_shards(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights lists, sorted.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    names = read_json_object(index, "fetch it again").get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(one, str) and Path(one).name == one for one in names.values()):
+        raise UserError(f"{index} is no index of weights; fetch it again")
+    return sorted(set(names.values()))
+
+
+def load_tensors(path: Path) -> dict[str, "Tensor"]:
+    """Return the tensors of a safetensors file, on the CPU and mapped from the disk.
+
+    Raises:
+        UserError: if it is cut or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    safetensors_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]:.100}); fetch it again") from None
 
 
 def check_whole(path: Path) -> None:
@@ -62,7 +92,7 @@ def check_whole(path: Path) -> None:
     if path.suffix not in PICKLED:
         return
     if begin.startswith(ARCHIVE):
-        if not zipfile.is_zipfile(path):  # whose list of contents lies at its end
+        if not is_archive(path):
             raise UserError(f"{path} is cut, at {path.stat().st_size:,} bytes; fetch it again")
     elif not begin.startswith(PICKLE):
         raise UserError(f"{path} is no file of weights: it begins with {begin[:12]!r}; fetch it again")
@@ -91,22 +121,54 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
         UserError: if the file is cut or damaged, or one of torch.save holds something other than named tensors, such as
             a whole network with its code.
     """
-    import torch
-    from safetensors.torch import load_file
-
     check_whole(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
-    # files of torch before 1.6 are no archives and cannot be mapped
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} holds more than tensors, which could run code; save its state_dict alone") from None
-    except (RuntimeError, EOFError, ValueError) as error:  # as torch tells that an archive or a pickle is damaged
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]:.100}); fetch it again") from None
+        return load_tensors(path)
+    with pickle_errors(path, "holds more than tensors, which could run code; save its state_dict alone"):
+        content = load_pickled(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} and no tensors by name; save a state_dict")
     return dict(content.get("state_dict", content))
+
+
+def load_pickled(path: Path, mmap: bool = True) -> Any:
+    """Return what torch.save wrote, on the CPU. Only tensors and plain values are read, and nothing is run.
+
+    Args:
+        mmap: leave tensors on the disk until they are used, where the format allows it: files of torch before 1.6 are
+            no archives and cannot be mapped.
+    """
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_archive(path))
+
+
+@contextmanager
+def pickle_errors(path: Path, foreign: str, remedy: str = "fetch it again") -> Iterator[None]:
+    """Raise what torch raises of files that it cannot read as the sentence about it.
+
+    Args:
+        foreign: what is said of a file that holds more than tensors and plain values.
+        remedy: what is to be done with a damaged one.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} {foreign}") from None
+    # as torch tells that an archive or a pickle is damaged
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged ({reason:.100}); {remedy}") from None
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a file is a ZIP archive with its list of contents, which lies at the end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def check_pickles(files: Iterable[Path]) -> None:

@@ -1,10 +1,10 @@
 """Which weight files in a folder of diffusers are read, where there are several kinds: plain, fp16 and others."""
 
-import json
 import re
 from pathlib import Path
 
 from alignbench.errors import UserError
+from alignbench.models.weights.state_dicts import listed_shards
 
 # diffusers and transformers: diffusion_pytorch_model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
 WEIGHTS = re.compile(
@@ -44,6 +44,6 @@ def missing_shards(folder: Path, variant: str | None) -> list[str]:
         shard
         for name in files
         if (match := INDEX.fullmatch(name)) and match["variant"] == variant
-        for shard in json.loads((folder / name).read_text())["weight_map"].values()
+        for shard in listed_shards(folder / name)
     ]
     return sorted({*listed} - files)

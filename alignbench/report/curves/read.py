@@ -2,8 +2,13 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
-from alignbench.files import read_json_lines
+from alignbench.errors import UserError
+from alignbench.reading import read_bytes, read_json_lines
+from alignbench.store.run_folder import checked
+
+TRAIN_AGAIN = "put the right file back, or delete the run folder and repeat its command"
 
 Curve = list[tuple[int, float]]  # optimizer step and figure, in the order of the steps
 
@@ -13,7 +18,10 @@ def read_curves(train_log: Path) -> dict[str, Curve]:
 
     A step that a resumed run made and logged again counts as it was logged last.
     """
-    records = read_json_lines(train_log)
+    records = read_json_lines(checked(train_log), TRAIN_AGAIN)
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"line {number} of {train_log} has no step; {TRAIN_AGAIN}")
     names = {name for record in records for name, value in record.items() if isinstance(value, int | float)} - {"step"}
     ordered = sorted(names, key=lambda name: ("loss" not in name, not name.startswith("train/"), name))
     return {
@@ -24,13 +32,31 @@ def read_curves(train_log: Path) -> dict[str, Curve]:
 
 def read_validation(table: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     """Return each evaluator's win rate over the start in %, from `validation.csv`: step, value and 95 % interval."""
-    with Path(table).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_validation_rows(table)
     return {
         name: [
-            (int(row["step"]), 100 * float(row["win_rate"]), 100 * float(row["ci_low"]), 100 * float(row["ci_high"]))
+            (int(row["step"]), *(100 * row[column] for column in ("win_rate", "ci_low", "ci_high")))
             for row in rows
             if row["evaluator"] == name
         ]
         for name in dict.fromkeys(row["evaluator"] for row in rows)
     }
+
+
+def read_validation_rows(table: Path) -> list[dict[str, Any]]:
+    """Return the rows of `validation.csv`: numbers but for the evaluator, `network_passes` None where it has none.
+
+    Raises:
+        UserError: it is not as its run wrote it, or no such table.
+    """
+    text = read_bytes(checked(table), TRAIN_AGAIN)
+    try:
+        rows: list[dict[str, Any]] = list(csv.DictReader(text.decode().splitlines(), strict=True))
+        for row in rows:
+            passes = row.get("network_passes")
+            row.update({name: float(row[name]) for name in ("step", "win_rate", "ci_low", "ci_high")})
+            row.update(network_passes=float(passes) if passes else None, evaluator=str(row["evaluator"]))
+            int(row["step"])
+    except (csv.Error, ValueError, KeyError, TypeError, OverflowError):
+        raise UserError(f"{table} is damaged; {TRAIN_AGAIN}") from None
+    return rows

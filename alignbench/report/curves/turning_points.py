@@ -1,6 +1,5 @@
 """`turning_points.csv`: after how much training the truth stops to follow the reward (Goodhart's law)."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.files import read_json_lines
 from alignbench.report.columns import TableRow
+from alignbench.report.curves.read import read_validation_rows
 from alignbench.report.labels import recipe_labels
 from alignbench.statistics.turning_point import turning_point
-from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.image_records import read_prompts
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import Scores
 
 MIN_POINTS = 3  # with the start; fewer show no turn
@@ -46,15 +46,14 @@ class ValidationCurve:
         return self.wins.mean(axis=(0, 2))
 
 
-def validation_curves(root: Path) -> list[ValidationCurve]:
-    """Return the curves of all recipes of a results folder that were validated at least twice while they trained.
+def validation_curves(folders: Sequence[RunFolder]) -> list[ValidationCurve]:
+    """Return the curves of the recipes of some runs that were validated at least twice while they trained.
 
     Seeds of a recipe count point by point; those beyond the shortest of them are left out.
 
     Raises:
         ResultsError: scores are not as their run wrote them.
     """
-    folders = run_folders(root)
     labels = recipe_labels(folders)
     recipes: dict[tuple[str, str], list[RunFolder]] = defaultdict(list)
     for folder in folders:
@@ -102,7 +101,7 @@ def _curves(model: str, label: str, runs: Sequence[RunFolder]) -> Iterator[Valid
         gain = sign * (scores - scores[:, :1])
         name, _, version = evaluator.rpartition("@")
         images = RunFolder(of_runs[0][0][1][key].parents[3]).images(prompt_set, key[1])
-        texts = {one["prompt_id"]: one["prompt"] for one in read_json_lines(images / "prompts.jsonl")}
+        texts = {one.prompt_id: one.prompt for one in read_prompts(images)}
         yield ValidationCurve(
             model=model,
             method=label,
@@ -122,9 +121,8 @@ def _scores(run: RunFolder) -> list[tuple[float, dict[tuple[str, str, str], Path
 
     None where the run was validated by a version that did not note the passes.
     """
-    with run.validation_table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("network_passes")]
-    passes = {int(row["step"]): float(row["network_passes"]) for row in rows}
+    rows = read_validation_rows(run.validation_table)
+    passes = {int(row["step"]): row["network_passes"] for row in rows if row["network_passes"] is not None}
     points = []
     for step, at in sorted(passes.items()):
         folder = run.path / "validation" / f"step-{step}" / "scores"

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from alignbench.files import replacing
-from alignbench.images import read_picture
+from alignbench.images import ImageError, read_picture
 from alignbench.report.page.store import Store
 from alignbench.report.pictures import fitted
 
@@ -68,8 +68,13 @@ def draw_all(store: Store, jobs: Jobs) -> None:
 
 
 def _write(path: Path, pictures: Sequence[ThumbnailSource | None]) -> int:
+    try:
+        sheet = draw(pictures)
+    except ImageError as error:  # damaged since it was scored, and nothing on the disk tells the time: drawn next time
+        tqdm.write(f"  thumbnails  {error}; put the right file back, or delete it and make it again")
+        return 0
     with replacing(path) as temporary:
-        draw(pictures).save(temporary, format="JPEG", quality=QUALITY)
+        sheet.save(temporary, format="JPEG", quality=QUALITY)
     return sum(picture is not None for picture in pictures)
 
 

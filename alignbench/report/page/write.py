@@ -14,7 +14,7 @@ from alignbench.report.page.store import PageData, Store, script_json
 from alignbench.report.page.tables import section_entry
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND
-from alignbench.store.run_folder import run_folders
+from alignbench.store.run_folder import RunFolder
 
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
@@ -36,10 +36,12 @@ def write_page(root: Path, tables: Tables) -> Path:
         content = {
             "sections": [_section(tables, section, store, jobs) for section in sections(tables)],
             "runs": [
-                run_entry(folder, store, tables.diagnostics, tables.labels[folder.name]) for folder in run_folders(root)
+                run_entry(RunFolder(root / name), store, tables.diagnostics, label)
+                for name, label in tables.labels.items()
             ],
             "sprite": {"columns": COLUMNS, "rows": ROWS},
             "legend": LEGEND,
+            "leftOut": tables.left_out_told,
         }
         draw_all(store, jobs)
         write_text(path, _page(content, title=root.resolve().name))

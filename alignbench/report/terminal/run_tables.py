@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignbench.errors import UserError
 from alignbench.report.display import TableSection, sections
 from alignbench.report.figures import is_data, marks, median_text, notes, over_text, significance, win_text
 from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
@@ -20,12 +21,30 @@ WIDE, NARROW = 100, 80  # columns of the two forms of a table
 ORACLE = "shapes_oracle"  # evaluators of this name know the truth and are never trained on
 
 
+def print_left_out(tables: Tables, folder: RunFolder, console: Console) -> None:
+    """Say which folders are left out of a report, and why.
+
+    Raises:
+        UserError: the run that the report is asked for is one of them.
+    """
+    others = [told for name, told in zip(tables.left_out, tables.left_out_told, strict=True) if name != folder.name]
+    for told in others:
+        console.print(Text(told, style="yellow"), soft_wrap=True)
+    if folder.name in tables.left_out:
+        raise UserError(f"{tables.left_out[folder.name]}; the report of all others is written")
+
+
 def print_run(folder: RunFolder, tables: Tables, console: Console | None = None) -> None:
     """Print the run's figures on every prompt set it was scored on, what it cost, and where its files are.
 
-    Of a run without figures, as where the stage `report` alone was asked for, the verdicts on all others are printed.
+    What is left out of the report comes first. Of a run without figures, as where the stage `report` alone was asked
+    for, the verdicts on all others are printed.
+
+    Raises:
+        UserError: the run itself is left out.
     """
     console = console or Console()
+    print_left_out(tables, folder, console)
     manifest, width = folder.manifest, max(NARROW, console.width)
     console.width = width  # rich would cut cells off in a window that is narrower still; the terminal wraps them
     parts = sections(tables)

@@ -241,7 +241,7 @@ def test_other_tables_and_paths_are_refused_in_a_sentence(tmp_path, source, enco
     with pytest.raises(UserError, match=r"no table of data.part=test: it has 1 other tables, such as data/train-00000"):
         _ = source("pickapic", path=str(tmp_path), part="test").prompts
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match=r"is not a .parquet file, or is incomplete"):
+    with pytest.raises(UserError, match=r"is damaged or no Parquet file"):
         _ = source("pickapic", path=str(tmp_path)).prompts
 
 

@@ -92,6 +92,18 @@ def test_damaged_shards_are_told_in_a_sentence(tmp_path, source, encoded):
         _ = source("webdataset", path=str(tmp_path)).prompts
 
 
+def test_a_shard_that_is_damaged_in_the_middle_is_refused(tmp_path, source, encoded):
+    """The library for tar files stops there without a word, and the rest of the samples would be missing."""
+    write(tmp_path / "a.tar", *((str(i), pair(encoded, i, 20, "a", 1.0)) for i in range(3)))
+    assert len(source("webdataset", path=str(tmp_path)).view("pairs")) == 3
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    header = content.index(b"1.", 1024)
+    content[header + 150] ^= 1  # a digit of the checksum
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"a.tar is not a .tar file, or is incomplete: it is damaged at byte [\d,]+"):
+        _ = source("webdataset", path=str(tmp_path)).prompts
+
+
 def test_labels_that_mean_nothing_are_refused_with_the_name_of_the_image(tmp_path, source, encoded):
     write(tmp_path / "a.tar", ("0", pair(encoded, 10, 20, "a", 5.5)))
     with pytest.raises(UserError, match=r"has the label 5.5 for a.tar@\d+; expected a probability, 0..1"):

@@ -15,7 +15,8 @@ const overview = (() => {
         gallery(section, now),
       ),
     );
-    main.replaceChildren(...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]));
+    const leftOut = report.leftOut.map((text) => h("p", { class: "warning" }, text));
+    main.replaceChildren(...leftOut, ...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]));
   }
 
   /** List what is said of each method, and what its training cost. */

@@ -1,4 +1,4 @@
-"""Hold the published rows of `alignbench/report/published_tables` beside our own."""
+"""Hold the published rows of this folder beside our own."""
 
 import csv
 import math
@@ -16,13 +16,13 @@ from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.scores import ScoreInfo
 
 NAMES = ("paper", "arxiv_id", "table", "model", "method", "evaluator")  # never empty
-FOLDER = Path(__file__).resolve().parent / "published_tables"
+FOLDER = Path(__file__).resolve().parent
 STATISTICS = ("median", "mean", "win_rate", "share")
 
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One printed figure; the columns are explained in `published_tables/README.md`.
+    """One printed figure; the columns are explained in `README.md` beside this module.
 
     Attributes:
         value: as printed, `scale` times the evaluator's own scale.

@@ -1,0 +1,1 @@
+"""Printed figures of papers, and how ours compare with them."""

@@ -1,0 +1,52 @@
+"""F18: a setting with an odd value is accepted or refused in sentences, before anything loads; see benchmarks/fuzz."""
+
+import pytest
+
+from alignbench.errors import UserError
+from benchmarks.fuzz.configurations import check_words, configuration
+from benchmarks.fuzz.worker import FAILED, outcome
+
+ODD = {
+    "train.base_bits=${nope}": "train.base_bits=${nope} refers to nope",
+    "calibration=${oc.env:NOPE}": "calibration=${oc.env:NOPE} cannot be resolved",
+    "stages=true": "stages=true must be a list",
+    "tracker=null": "tracker=null is unknown",
+    "model.policy=nan": "model.policy=nan must be",
+    "model.policy_trained_on=nan": "model.policy_trained_on=nan must be",
+    "sampling.scheduler=5": "sampling.scheduler=5 must be",
+    "results=1e400": "results=inf must be",
+    "method=5": "method=5 is unknown",
+    "train.optimizer=5": "train.optimizer=5 stands in the place of many settings",
+    "train.optimizer._target_=[[]]": "_target_=[[]] must be text",
+    "train.optimizer._partial_=0x10": "train.optimizer._partial_=0x10 must be true or false",
+    "data.annotators=a": "data.annotators=a must be settings by name, as in data.annotators.NAME=VALUE",
+    "evaluators.shapes_clip=' '": "evaluators.shapes_clip=  stands in the place of many settings",
+    "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
+    "~prompts": "prompts is missing",
+    "~model=[[]]": "the command is not understood",
+}
+QUICK = ("train.base_bits=${nope}", "results=1e400", "train.optimizer=5", "data.annotators=a", "~prompts")
+STARTS_OF_REFUSALS = [
+    pytest.param(word, told, marks=() if word in QUICK else pytest.mark.matrix) for word, told in ODD.items()
+]
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(("word", "told"), STARTS_OF_REFUSALS)
+def test_an_odd_value_is_refused_in_one_sentence(word, told):
+    with pytest.raises(UserError) as error:
+        check_words(["method=dpo", "model=sd15_mini", word])
+    assert str(error.value).startswith(told)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.matrix
+def test_random_commands_are_accepted_or_refused_in_sentences():
+    attempt = configuration(seed=7)
+    told = {number: outcome(attempt(number), lines=4) for number in range(100)}
+    assert {number: text for number, (result, text) in told.items() if result == FAILED} == {}
