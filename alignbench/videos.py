@@ -27,6 +27,7 @@ UNTOLD = 100  # milliseconds of a frame whose file tells none, as in browsers
 # Why a file is refused where videos are trained on, in the words that count files.
 STILL = "a picture in place of a video"
 TOO_SHORT = "video too short"
+FAULTS = (STILL, TOO_SHORT)
 
 T = TypeVar("T")
 
@@ -37,6 +38,11 @@ class FrameSpec:
 
     num_frames: int
     fps: float
+
+    @property
+    def name(self) -> str:
+        """A name that tells specifications apart."""
+        return f"{self.num_frames}@{self.fps:g}"
 
     def choose(self, frames: Iterable[tuple[float, T]]) -> list[T]:
         """Return what a video shows in the middle of the time of each frame; fewer frames where it ends before.
@@ -54,6 +60,15 @@ class FrameSpec:
 
     def __str__(self) -> str:
         return f"{self.num_frames} frames at {self.fps:g} a second"
+
+
+def frame_spec(num_frames: int, fps: float | None) -> FrameSpec | None:
+    """Return the frames of a model's videos; None with one frame, which is an image."""
+    if num_frames == 1:
+        return None
+    if fps is None:
+        raise UserError(f"num_frames={num_frames} are frames of a video, and fps is not set: how many are in a second")
+    return FrameSpec(num_frames, float(fps))
 
 
 # ---- generated videos

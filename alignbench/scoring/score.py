@@ -1,7 +1,11 @@
-"""Scores of evaluation images: one pass over the images for all evaluators."""
+"""Scores of evaluation images and videos: one pass over them for all evaluators.
+
+Evaluators see single images. The score of a video is the mean of the scores of all its frames.
+"""
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,18 +21,19 @@ from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.images import SHAPE, ImageError, scorable
+from alignbench.images import SHAPE, ImageError
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, ScoreTable
 from alignbench.scoring.prompt_cache import TextCache
 from alignbench.store.image_records import ImageKey, ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
+from alignbench.videos import read_frames
 from alignbench.work_share import WorkShare
 
-CHUNK = 512  # images kept preprocessed, so that one network after another can see them: about 600 MB
-TASK = 8  # images that a worker prepares at a time
-MIN_IMAGES_FOR_WORKERS = 64  # fewer are prepared sooner than processes start
+CHUNK = 512  # images or frames kept preprocessed, so that one network after another can see them: about 600 MB
+TASK = 8  # images or frames that a worker prepares at a time, or one video
+MIN_IMAGES_FOR_WORKERS = 64  # images or frames; fewer are prepared sooner than processes start
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -43,12 +48,12 @@ class ImageToScore:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Some images as the evaluators read them.
+    """Some images as the evaluators read them. Each frame of a video is one row, and the frames of one follow in order.
 
     Attributes:
-        pictures: those that can be scored.
-        digests: of their files.
-        inputs: what each preprocessing made of them.
+        pictures: those that can be scored, by row.
+        digests: of their files, by row.
+        inputs: what each preprocessing made of them, by row.
         faults: what is wrong with the others, a sentence each.
     """
 
@@ -58,11 +63,32 @@ class Prepared:
     faults: list[str]
 
     def batches(self, size: int) -> Iterator["Prepared"]:
-        """Yield the pictures in batches."""
+        """Yield the rows in batches."""
         for start in range(0, len(self.pictures), size):
             part = slice(start, start + size)
             inputs = {preprocess: values[part] for preprocess, values in self.inputs.items()}
             yield Prepared(self.pictures[part], self.digests[part], inputs, [])
+
+
+class FrameScores:
+    """Collects the scores of frames, by evaluator.
+
+    Args:
+        num_frames: of each picture: 1 for an image.
+    """
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+        self._begun: defaultdict[tuple[str, ImageToScore], list[float]] = defaultdict(list)
+
+    def add(self, evaluator: str, picture: ImageToScore, score: float) -> float | None:
+        """Add the score of the next frame of a picture; return that of the picture where it was the last frame."""
+        scores = self._begun[evaluator, picture]
+        scores.append(score)
+        if len(scores) < self.num_frames:
+            return None
+        del self._begun[evaluator, picture]
+        return sum(scores) / len(scores)
 
 
 @torch.no_grad()
@@ -83,7 +109,7 @@ def score(
     that a killed command goes on where it was. A file that has changed since it was scored is scored again.
 
     Args:
-        batch_size: images that go through a network at once.
+        batch_size: images or frames that go through a network at once.
         network_pool: the networks on the device that is scored on; the CPU by default.
         work_share: which part falls to this process.
         num_workers: processes that prepare images; None for one a core, and none for a few images.
@@ -105,11 +131,12 @@ def score(
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
     faults: list[str] = []
+    frame_scores = FrameScores(images.num_frames)
     with tqdm(
         total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
         leave=None, disable=not (progress and work_share.is_main and pictures),
     ) as bar:  # fmt: skip
-        for chunk in _prepared(pictures, preprocesses, images.size, num_workers, work_share.num_processes):
+        for chunk in _prepared(pictures, preprocesses, images, num_workers, work_share.num_processes):
             faults += chunk.faults
             bar.update(len(chunk.faults))
             for sharing in passes:
@@ -119,9 +146,9 @@ def score(
                         encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
                 network_pool.use(sharing[0])
                 for batch in chunk.batches(batch_size):
-                    _score_batch(batch, sharing, todo, encoded, tables, work_share)
+                    _score_batch(batch, sharing, todo, encoded, tables, frame_scores, work_share)
                     # an image is done when the last pass has seen it; fractions may add up to a little too much
-                    bar.update(min(len(batch.pictures) / len(passes), bar.total - bar.n))
+                    bar.update(min(len(batch.pictures) / images.num_frames / len(passes), bar.total - bar.n))
     if work_share.num_processes > 1:
         faults = gather_object(faults)  # all have scored when this returns
     if faults:
@@ -210,13 +237,12 @@ def _passes(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
 
 
 class _Tasks(Dataset[Prepared]):
-    """What a worker process is asked for: a few images at a time, read and preprocessed."""
+    """What a worker process is asked for: a few images at a time, or a video, read and preprocessed."""
 
-    def __init__(
-        self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
-    ) -> None:
-        self.tasks = [pictures[start : start + TASK] for start in range(0, len(pictures), TASK)]
-        self.preprocesses, self.size = preprocesses, size
+    def __init__(self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], images: ImageSet) -> None:
+        size = _task_size(images)
+        self.tasks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        self.preprocesses, self.size, self.frames = preprocesses, images.size, images.frames
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -226,18 +252,18 @@ class _Tasks(Dataset[Prepared]):
         for picture in self.tasks[number]:
             try:
                 content = picture.path.read_bytes()
-                image = scorable(content)
-                if self.size is not None and image.size != self.size:
-                    (width, height), (w, h) = image.size, self.size
+                frames = read_frames(content, self.frames)
+                if self.size is not None and frames[0].size != self.size:
+                    (width, height), (w, h) = frames[0].size, self.size
                     raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected", SHAPE)
             except ImageError as error:
                 faults.append(f"{picture.path} {error}")
             except OSError as error:
                 faults.append(f"{picture.path} cannot be read ({error.strerror})")
             else:
-                good.append(picture)
-                digests.append(_digest(content))
-                opened.append(image)
+                good += [picture] * len(frames)
+                digests += [_digest(content)] * len(frames)
+                opened += frames
         inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
         return Prepared(good, digests, inputs, faults)
 
@@ -245,27 +271,33 @@ class _Tasks(Dataset[Prepared]):
 def _prepared(
     pictures: Sequence[ImageToScore],
     preprocesses: Sequence[Preprocess],
-    size: tuple[int, int] | None,
+    images: ImageSet,
     num_workers: int | None,
     num_processes: int,
 ) -> Iterator[Prepared]:
     """Yield the images in their order, a chunk at a time, while workers are at the next."""
     if num_workers is None:
-        cores = len(os.sched_getaffinity(0))
-        num_workers = 0 if len(pictures) < MIN_IMAGES_FOR_WORKERS else min(8, max(1, cores // num_processes))
+        cores, is_few = len(os.sched_getaffinity(0)), len(pictures) * images.num_frames < MIN_IMAGES_FOR_WORKERS
+        num_workers = 0 if is_few else min(8, max(1, cores // num_processes))
+    num_tasks = max(1, CHUNK // (_task_size(images) * images.num_frames))  # of a chunk
     tasks = iter(
         DataLoader(
-            _Tasks(pictures, preprocesses, size),
+            _Tasks(pictures, preprocesses, images),
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_unchanged,
-            prefetch_factor=max(2, CHUNK // TASK // num_workers) if num_workers else None,
+            prefetch_factor=max(2, num_tasks // num_workers) if num_workers else None,
         )
     )
-    while some := list(islice(tasks, CHUNK // TASK)):
+    while some := list(islice(tasks, num_tasks)):
         chunk = _chunk(some, preprocesses)
         del some  # or memory would hold these images twice
         yield chunk
+
+
+def _task_size(images: ImageSet) -> int:
+    """Return how many images or videos a task has."""
+    return max(1, TASK // images.num_frames)
 
 
 def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
@@ -331,6 +363,7 @@ def _score_batch(
     todo: Mapping[str, Mapping[ImageToScore, None]],
     encoded: Mapping[str, Mapping[str, Any]],
     tables: Mapping[str, ScoreTable],
+    frame_scores: FrameScores,
     work_share: WorkShare,
 ) -> None:
     """Score a batch by evaluators that share a pass, and keep the scores."""
@@ -345,8 +378,13 @@ def _score_batch(
             pictures = [batch.pictures[row] for row in rows]
             text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
             values = evaluator.score_features(_take(features, rows), _stacked(text)).float().cpu().tolist()
-            entries = [Entry(value, batch.digests[row]) for value, row in zip(values, rows, strict=True)]
-            tables[evaluator.name].add(work_share, [picture.key for picture in pictures], entries)
+            found = [
+                (picture.key, Entry(score, batch.digests[row]))
+                for picture, value, row in zip(pictures, values, rows, strict=True)
+                if (score := frame_scores.add(evaluator.name, picture, value)) is not None
+            ]
+            if found:
+                tables[evaluator.name].add(work_share, [key for key, _ in found], [entry for _, entry in found])
 
 
 def _take(values: Any, rows: Sequence[int]) -> Any:

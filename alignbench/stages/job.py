@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from alignbench.configuration.build import (
     base_of,
     build,
+    frames_of,
     has_images,
     is_base,
     resolve,
@@ -142,7 +143,8 @@ class Job:
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
         if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
-        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
+        built = {"control": build(self.cfg.sampling.control), "frames": frames_of(self.cfg.model)}
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | built)
         seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
         self._open()
         if seen and self.accelerator.is_main_process:
