@@ -1,4 +1,4 @@
-"""The image statistics of one image folder, measured once and kept beside its scores.
+"""The image statistics of one image folder, measured once and kept beside its scores; of videos, of middle frames.
 
 A row says of which file it is by the digest that its score has too. So statistics are measured again when the images
 were made and scored again, and kept when there is another evaluator.
@@ -15,10 +15,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from alignbench.files import replacing
-from alignbench.images import decoded
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
+from alignbench.videos import still
 
 CHUNK = 256  # images measured between two writes; a kill loses no more
 THREADS = 16  # at most: each holds an image in float32 several times, 100 MB at 1024 pixels
@@ -93,7 +93,7 @@ def _unchanged(shown: ImageToMeasure) -> bytes:
 
 
 def _measure(shown: ImageToMeasure) -> ImageStatistics:
-    return image_statistics(np.asarray(decoded(_unchanged(shown))))
+    return image_statistics(np.asarray(still(_unchanged(shown))))
 
 
 def _write(path: Path, rows: StatisticsRows) -> None:

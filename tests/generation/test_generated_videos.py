@@ -1,4 +1,4 @@
-"""A generated video is one file of exact frames, is found again and made again as an image is, and scored by its mean."""
+"""A generated video is one file of exact frames. It is found and made again as images are, and scored by its mean."""
 
 from collections.abc import Sequence
 from dataclasses import replace
