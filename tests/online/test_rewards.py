@@ -1,4 +1,4 @@
-"""What training reads of a reward: of images its own, of videos the mean over their frames, by whichever way it is read."""
+"""What training reads of a reward: of images its own, of videos the mean over their frames."""
 
 import pytest
 import torch
