@@ -23,7 +23,8 @@ def command(tmp_path_factory):
     for name in "abcdefgh":
         write_video(data / f"{name}.webp", rng.integers(0, 256, (6, 40, 48, 3), dtype=np.uint8), 16)
     rows = [
-        {"prompt": f"thing {w}", "image_w": f"{w}.webp", "image_l": f"{lost}.webp"} for w, lost in zip("abcd", "efgh")
+        {"prompt": f"thing {w}", "image_w": f"{w}.webp", "image_l": f"{lost}.webp"}
+        for w, lost in zip("abcd", "efgh", strict=True)
     ]
     (data / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return [

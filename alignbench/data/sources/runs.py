@@ -94,6 +94,8 @@ class ScoredRuns(PairTableSource):
                 reason = f"were sampled by {scheduler}, which adds noise in each step"
             elif folder.sampling.control is not None:
                 reason = "follow the maps of a ControlNet"
+            elif folder.sampling.frames != self.frames:
+                reason = f"have {folder.sampling.frames or 'one frame'}, and the model has {self.frames or 'one'}"
             else:
                 continue
             raise UserError(f"the images of {folder.path} cannot be trained on with their initial noise: they {reason}")
