@@ -217,7 +217,7 @@ def _film(file: BinaryIO) -> Iterator[tuple[float, Any]]:
     """Yield the frames of a film as PyAV has them, each with the second at which it ends, counted from the first."""
     import av
 
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         if not container.streams.video:
             raise ImageError("has no pictures")
         stream = container.streams.video[0]

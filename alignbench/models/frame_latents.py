@@ -17,7 +17,7 @@ class FrameLatents(LatentSpace):
     takes_reward_vae = False
 
     def with_frame_axis(self, latents: Tensor) -> Tensor:
-        """Return latents, codes or pixels, [B, C, ...], as the VAE and a network of videos have them, [B, C, F, h, w]."""
+        """Return latents, codes or pixels, [B, C, ...], as VAE and network have them: as videos, [B, C, F, h, w]."""
         return latents[:, :, None] if self.num_frames == 1 else latents
 
     def without_frame_axis(self, videos: Tensor) -> Tensor:

@@ -106,7 +106,9 @@ def draw_frames(pictures: Sequence[ThumbnailSource | None]) -> list[Image.Image]
     """Return the thumbnails of some videos, row by row, once for each frame of `SHOWN`; a short video begins anew."""
     tiles = [picture and _tiles(picture) for picture in pictures]
     num_frames = max(len(frames) for frames in tiles if frames)
-    return [_sheet([frames and frames[number % len(frames)] for frames in tiles]) for number in range(num_frames)]
+    return [
+        _sheet([frames[number % len(frames)] if frames else None for frames in tiles]) for number in range(num_frames)
+    ]
 
 
 def _tiles(video: ThumbnailSource) -> list[Image.Image]:
