@@ -2,7 +2,8 @@
 
 Every batch names its samples by their global index: the position in the stream of samples of the whole run, which is
 the same on any number of processes. Random draws are keyed by it. Every batch holds conditioning, and every batch of
-images holds latents, whether they were just computed or read from a cache.
+images holds latents, whether they were just computed or read from a cache. Of a model of videos, images are videos, and
+latents and noise have a frame axis: [B, C, F, h, w].
 """
 
 from collections.abc import Callable, Sequence

@@ -192,6 +192,26 @@ class Evaluator(ABC):
             scores.append(self.score_inputs(inputs, self.encode_prompts(prompts[batch])).float().cpu())
         return torch.cat(scores)
 
+    def score_videos(
+        self, videos: Sequence[Sequence[Image.Image]], prompts: Sequence[str], batch_size: int = 16
+    ) -> Tensor:
+        """Score each video against its prompt: the mean over its frames. A picture is a video of one frame.
+
+        Args:
+            videos: the frames of each.
+            batch_size: frames that go through the network at once.
+
+        Returns:
+            Scores, [N], float32, on the CPU, in the published scale.
+
+        Raises:
+            UserError: as `score`.
+        """
+        frames = [frame for video in videos for frame in video]
+        of_frames = [prompt for video, prompt in zip(videos, prompts, strict=True) for _ in video]
+        scores = self.score(frames, of_frames, batch_size).split([len(video) for video in videos])
+        return torch.stack([of_video.mean() for of_video in scores])
+
 
 class Reward(Evaluator):
     """An evaluator that can be trained on: differentiable with respect to pixels.

@@ -83,8 +83,8 @@ def opened(image: Image.Image | str | Path) -> Image.Image:
         ImageError: it cannot; the message names the file.
     """
     if isinstance(image, Image.Image):
-        with _named("the picture"), _damage_as_error():
-            return _with_usable_shape(rgb(image))
+        with _named("the picture"), damage_as_error():
+            return with_usable_shape(rgb(image))
     with _named(image):
         return scorable(_content(image))
 
@@ -105,7 +105,7 @@ def scorable(content: bytes) -> Image.Image:
     Raises:
         ImageError: it cannot; the message is the end of a sentence that begins with the name of the file.
     """
-    return _with_usable_shape(decoded(content))
+    return with_usable_shape(decoded(content))
 
 
 def decoded(content: bytes) -> Image.Image:
@@ -114,7 +114,7 @@ def decoded(content: bytes) -> Image.Image:
     Raises:
         ImageError: the file is refused; the message is the end of a sentence that begins with the name of the file.
     """
-    with _damage_as_error(), Image.open(io.BytesIO(content)) as image:
+    with damage_as_error(), Image.open(io.BytesIO(content)) as image:
         return rgb(image)
 
 
@@ -127,7 +127,8 @@ def read_header(file: BinaryIO) -> Header:
     Raises:
         ImageError: the file is refused, as by `decoded`.
     """
-    with _damage_as_error(), Image.open(file) as image:
+    with damage_as_error(), Image.open(file) as image:
+        _refuse_several_frames(image)
         _refuse_unreadable_kinds(image)
         # the own method of PNG images decodes them
         sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in SIDEWAYS
@@ -145,6 +146,16 @@ def rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: the picture is refused; the message is the end of a sentence that begins with its name.
+    """
+    _refuse_several_frames(image)
+    return rgb_frame(image)
+
+
+def rgb_frame(image: Image.Image) -> Image.Image:
+    """Return the same of the frame that a picture of several frames is at.
+
+    Raises:
+        ImageError: as `rgb`, but for the number of frames.
     """
     _refuse_unreadable_kinds(image)
     upright = ImageOps.exif_transpose(image)
@@ -166,15 +177,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
+def _refuse_several_frames(image: Image.Image) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"has {frames} frames; give one of them", SEVERAL_FRAMES)
+
+
 def _refuse_unreadable_kinds(image: Image.Image) -> None:
     """Refuse pictures whose pixels cannot be told.
 
     Raises:
         ImageError: the message is the end of a sentence that begins with the name of the picture.
     """
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(f"has {frames} frames; give one of them", SEVERAL_FRAMES)
     if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
         raise ImageError("has 32 bits a channel, whose range is not known; save it with 8 or 16", DEEP)
     if image.mode == "LAB":
@@ -187,7 +201,12 @@ def _fits_16_bits(image: Image.Image) -> bool:
     return low >= 0 and high < 2**16  # pyright: ignore[reportOperatorIssue]
 
 
-def _with_usable_shape(image: Image.Image) -> Image.Image:
+def with_usable_shape(image: Image.Image) -> Image.Image:
+    """Return a picture that can be scored.
+
+    Raises:
+        ImageError: it is too small or too narrow; the message is the end of a sentence that begins with its name.
+    """
     short, long = sorted(image.size)
     if short < MIN_SIDE or long > MAX_ASPECT * short:
         raise ImageError(
@@ -215,7 +234,7 @@ def _named(name: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _damage_as_error() -> Iterator[None]:
+def damage_as_error() -> Iterator[None]:
     """Raise what PIL raises of a file as an `ImageError` that says what is wrong with it."""
     try:
         yield

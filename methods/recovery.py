@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alignbench.diffusion.flow_matching import shift_time
-from alignbench.diffusion.schedule import Level, NoiseSchedule
+from alignbench.diffusion.schedule import Level, NoiseSchedule, weigh
 from alignbench.settings.section import Count, Positive, Share
 
 GainPolicy = Literal["landing", "paper", "constant"]
@@ -41,7 +41,7 @@ def output_coefficient(
 
 def recover(latents: Tensor, prediction: Tensor, target: Tensor, coefficient: Tensor) -> Tensor:
     """Return the image rebuilt from a noisy one whose noise is known; equals `latents` where the network is perfect."""
-    return latents - coefficient.to(prediction)[:, None, None, None] * (prediction - target)
+    return latents - weigh(coefficient, prediction - target)
 
 
 @dataclass(frozen=True)

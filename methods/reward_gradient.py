@@ -25,6 +25,7 @@ from alignbench.method import Loss, Method, TrainedCalls, WeightCopies
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.predictor import Trajectory
 from alignbench.objectives.denoising_error import sample_error
+from alignbench.online.rewards import reward_of
 from alignbench.settings.section import Count, NotNegative, Positive, Share
 
 
@@ -147,7 +148,7 @@ class RewardGradient(Method[LastSteps]):
         trajectory = self.walk(model, batch, batch.noisy_latents, levels, grad_last=len(levels), keep_states=True)
         pixels = model.decode_latents(trajectory.latents)
         self.reward_calls += len(pixels) * len(self.reward.components)
-        reward = self.reward.reward(pixels, batch.prompts)
+        reward = reward_of(self.reward, pixels, batch.prompts)
         values = self.reward_weight * reward_loss(reward, self.margin)
 
         seen = reward.detach()

@@ -26,6 +26,7 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.evaluator import Reward
 from alignbench.method import Loss, Method, TrainedCalls
 from alignbench.models.adapter import ModelAdapter
+from alignbench.online.rewards import embedding_of, reward_of
 from alignbench.settings.section import Count, NotNegative, Positive
 from methods.recovery import GainPolicy, RecoveryWindow, output_coefficient, recover
 from methods.reward_gradient import reward_loss
@@ -243,10 +244,10 @@ class SRPO(Method[RecoveryBatch]):
         self.reward_calls += len(pixels)
         texts: list[Any] = [text for text in (batch.text_plus, batch.text_minus) if text is not None]
         if self.reward.has_embeddings:
-            image = self.reward.embedding_scale * self.reward.embed_image(pixels).float()
+            image = self.reward.embedding_scale * embedding_of(self.reward, pixels)
             scores = [(image * text).sum(-1) for text in texts]
         else:
-            scores = [self.reward.reward(pixels, text) for text in texts]
+            scores = [reward_of(self.reward, pixels, text) for text in texts]
         return scores[0], scores[1] if len(scores) == 2 else torch.zeros_like(scores[0])
 
     def bias_sign(self, denoise: Tensor, inversion: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ FLOORS = """
     evaluator  miniature
     models
     diffusion
+    videos
     batch  context  crop  devices  files  former_names  images  settings  statistics  terminal  text  work_share
     reading
     errors

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
+from alignbench.videos import FrameSpec, frame_spec
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers",
                "allow_evaluation_prompts", "offload"}  # fmt: skip
@@ -34,6 +35,10 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
     "validation": {"every_unit": "updates"},
     "model": {"policy_step": None},
 }
+
+# keys of a model of videos, and of the data that it is trained on; with one frame it is a model of images, as it was
+# before it had them
+FRAMES = {"num_frames", "fps"}
 
 # the extra of pyproject.toml that has a package
 EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking"}
@@ -139,6 +144,8 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def _recipe(cfg: DictConfig) -> dict[str, Any]:
     values = resolve(cfg)
+    if frames_of(cfg.model) is None:
+        values = without_frames(values)
     model = {k: v for k, v in _without_later("model", values["model"]).items() if k not in MODEL_NOT_IN_HASH}
     if cfg.model.policy is None:
         model.pop("policy_revision", None)
@@ -158,6 +165,13 @@ def _without_later(section: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return a section without the settings of `LATER_IN_HASH` that are as if they were not there."""
     later = LATER_IN_HASH[section]
     return {key: value for key, value in values.items() if not (key in later and value == later[key])}
+
+
+def without_frames(values: Any) -> Any:
+    """Return plain configuration values without the keys that only models of videos have."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_frames(value) for key, value in values.items() if key not in FRAMES}
 
 
 def _fingerprint(values: dict[str, Any]) -> str:
@@ -213,6 +227,11 @@ def start_of(cfg: DictConfig) -> DictConfig:
 def has_images(cfg: DictConfig) -> bool:
     """Say whether the images of this configuration exist already, so that no model is needed."""
     return "folders" in list(cfg.model)  # where its value is missing, too
+
+
+def frames_of(model: DictConfig) -> FrameSpec | None:
+    """Return the frames of the videos that a model sees and makes; None for a model of images."""
+    return frame_spec(model.num_frames, model.fps) if "num_frames" in model else None
 
 
 def weights_dtype(values: dict[str, Any]) -> str:

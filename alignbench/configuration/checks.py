@@ -9,6 +9,7 @@ from alignbench.configuration.build import (
     build,
     check_package,
     choices,
+    frames_of,
     has_images,
     is_base,
     resolve,
@@ -42,6 +43,10 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"sampling.strength={cfg.sampling.strength} has no effect on method=base without a model.policy, as there "
             "is no change to strengthen; add model.policy=PATH, choose a method, or leave it out"
+        )
+    if cfg.real_images is not None and frames_of(cfg.model) is not None:
+        raise UserError(
+            f"real_images={cfg.real_images} are pictures, and model={cfg.model.name} makes videos; leave it out"
         )
     values = resolve(cfg)
     if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
@@ -92,7 +97,7 @@ def _check_existing_images(cfg: DictConfig) -> None:
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
-    from alignbench.configuration.data_checks import check_crop_settings, check_rewards, check_samples
+    from alignbench.configuration.data_checks import check_crop_settings, check_rewards, check_samples, check_videos
 
     train, auxiliary = values["train"], values["auxiliary"]
     check_gradients(train)
@@ -101,6 +106,7 @@ def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
         check_rewards(term["term"])
         if not cfg.dry_run:  # an estimate reads no data
             check_samples(term["term"], term["data"])
+            check_videos(term["term"], term["data"], cfg.model.name, frames_of(cfg.model))
     check_crop_settings(values)
     if cfg.dry_run:
         return

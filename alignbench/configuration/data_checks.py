@@ -17,6 +17,7 @@ from alignbench.evaluator import Reward
 from alignbench.method import Method
 from alignbench.models.schedulers import FLOW
 from alignbench.store.reward_model_folder import RewardModelRecord
+from alignbench.videos import FrameSpec, frame_spec
 
 REWARD_MODEL = "evaluators.judge.TrainedRewardModel"  # what train_reward makes; see conf/evaluator/judge.yaml
 
@@ -43,6 +44,34 @@ def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
             f"data.ties=half keeps pairs that nobody won, and {name} would make up one; add data.ties=drop, or choose "
             "one that reads soft labels, as method=dpo method.labels=soft does"
         )
+
+
+def check_videos(method: dict[str, Any], data: dict[str, Any], model: str, frames: FrameSpec | None) -> None:
+    """Refuse pictures for a model of videos, and videos for a model of pictures.
+
+    Args:
+        model: its name.
+        frames: of its videos; None for a model of images.
+    """
+    if kind_of(get_class(method["_target_"]).batch_type) == "prompts":
+        return
+    read = frame_spec(data["num_frames"], data["fps"]) if "num_frames" in data else None
+    if read == frames:
+        return
+    if "num_frames" in data:
+        raise UserError(
+            f"data.num_frames and data.fps are those of the model, which has {frames or 'images'}; leave them out, or "
+            "set model.num_frames and model.fps"
+        )
+    able = " or ".join(f"data={name}" for name in choices("data") if _holds_videos(name))
+    raise UserError(
+        f"model={model} is trained on videos, and data={data['name']} has pictures; add {able} with videos, or "
+        "model.num_frames=1 to train on pictures"
+    )
+
+
+def _holds_videos(data: str) -> bool:
+    return "num_frames" in inspect.signature(get_class(_target(data))).parameters
 
 
 def check_generated_pairs(method: Method, data: DataSource, model: DictConfig) -> None:
@@ -147,5 +176,8 @@ def check_crop_settings(values: dict[str, Any]) -> None:
 
 
 def _provides(data: str) -> frozenset[str]:
-    target = OmegaConf.select(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml"), "_target_")
-    return get_class(target).provides
+    return get_class(_target(data)).provides
+
+
+def _target(data: str) -> str:
+    return OmegaConf.select(OmegaConf.load(conf_folder() / "data" / f"{data}.yaml"), "_target_")

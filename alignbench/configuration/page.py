@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings
+from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
 from alignbench.settings.model import Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
@@ -27,6 +27,7 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "labels": ("data.", LabelSettings),
     "pairs": ("data.", PairSettings),
     "hub": ("data.", HubSettings),
+    "videos": ("data.", VideoSettings),
     "train": ("train.", Train),
     "auxiliary": ("auxiliary.NAME.", AuxiliaryLoss),
     "sampling": ("sampling.", Sampling),
@@ -65,7 +66,8 @@ def table(prefix: str, section: type[Section]) -> str:
 def _default(value: object, prefix: str) -> str:
     if value == "???":
         return "each choice has its own"
-    if isinstance(value, str) and (followed := re.fullmatch(r"\$\{(\.?)(.*)\}", value)):
+    followed = re.fullmatch(r"\$\{(?:oc\.select:)?(\.?)([^,]*)(?:,.*)?\}", value) if isinstance(value, str) else None
+    if followed:
         return f"as `{prefix if followed[1] else ''}{followed[2]}`"
     return f"`{shown(value)}`"
 

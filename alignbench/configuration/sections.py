@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
-from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings
+from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
 from alignbench.settings.model import SHARED, Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
@@ -56,6 +56,7 @@ def offer_defaults() -> None:
         ("data/options", "labels", LabelSettings.defaults()),
         ("data/options", "pairs", PairSettings.defaults()),
         ("data/options", "hub", HubSettings.defaults()),
+        ("data/options", "videos", VideoSettings.defaults()),
     ):
         ConfigStore.instance().store(name, defaults, group)
 

@@ -39,7 +39,7 @@ class TrainingImage:
 
     Attributes:
         key: names the image within its source; two images with one key have the same pixels.
-        pixels: uint8, [H, W, 3].
+        pixels: uint8, [H, W, 3]; of a video [T, H, W, 3].
         crop: which part of it training sees; None for the centre square at the resolution of the model.
     """
 
@@ -70,7 +70,7 @@ class LazyTrainingImage(TrainingImage):
 
     @cached_property
     def pixels(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """uint8, [H, W, 3]."""
+        """uint8, [H, W, 3]; of a video [T, H, W, 3]."""
         return self.read()
 
 
@@ -165,7 +165,7 @@ class DataSource(ABC):
 
     def size(self, image: TrainingImage) -> Size:
         """Return height and width of an image of this source in pixels. Some sources know them without decoding it."""
-        height, width, _ = image.pixels.shape
+        height, width, _ = image.pixels.shape[-3:]
         return height, width
 
     def note_damaged(self, keys: Sequence[str]) -> bool:

@@ -144,15 +144,15 @@ class NoiseSchedule:
 
     def add_noise(self, latents: Tensor, noise: Tensor, level: Level) -> Tensor:
         """Return noisy latents [B, C, h, w]."""
-        return _weigh(level.alpha, latents) + _weigh(level.sigma, noise)
+        return weigh(level.alpha, latents) + weigh(level.sigma, noise)
 
     def target(self, latents: Tensor, noise: Tensor, level: Level) -> Tensor:
         """Return what a perfect network predicts for `add_noise(latents, noise, level)`, [B, C, h, w]."""
         if self.prediction_type == "epsilon":
-            return _weigh(torch.ones_like(level.alpha), noise)
+            return weigh(torch.ones_like(level.alpha), noise)
         if self.prediction_type == "v_prediction":
-            return _weigh(level.alpha, noise) - _weigh(level.sigma, latents)
-        return _weigh(torch.ones_like(level.alpha), noise) - latents
+            return weigh(level.alpha, noise) - weigh(level.sigma, latents)
+        return weigh(torch.ones_like(level.alpha), noise) - latents
 
     def decompose(
         self, noisy_latents: Tensor, prediction: Tensor, level: Level, prediction_level: Level | None = None
@@ -166,14 +166,14 @@ class NoiseSchedule:
         """
         latents_x, latents_p, noise_x, noise_p = self._decomposition_coefficients(level, prediction_level)
         return Decomposition(
-            latents=_weigh(latents_x, noisy_latents) + _weigh(latents_p, prediction),
-            noise=_weigh(noise_x, noisy_latents) + _weigh(noise_p, prediction),
+            latents=weigh(latents_x, noisy_latents) + weigh(latents_p, prediction),
+            noise=weigh(noise_x, noisy_latents) + weigh(noise_p, prediction),
         )
 
     def step(self, noisy_latents: Tensor, prediction: Tensor, level: Level, next_level: Level) -> Tensor:
         """Return next.alpha * latents + next.sigma * noise of the split: DDIM (eta 0), its inversion, flow Euler."""
         keep, move = self.step_coefficients(level, next_level)
-        return _weigh(keep, noisy_latents) + _weigh(move, prediction)
+        return weigh(keep, noisy_latents) + weigh(move, prediction)
 
     def step_coefficients(self, level: Level, next_level: Level) -> tuple[Tensor, Tensor]:
         """Return keep and move, float64: `step` is keep * noisy_latents + move * prediction."""
@@ -218,7 +218,7 @@ class NoiseSchedule:
         return one, -sigma, one, alpha
 
 
-def _weigh(coefficient: Tensor, images: Tensor) -> Tensor:
+def weigh(coefficient: Tensor, images: Tensor) -> Tensor:
     """Return coefficient ([] or [B]) times images [B, ...]: the one place where a level is broadcast and rounded."""
     dtype = torch.promote_types(images.dtype, torch.float32)
     shape = coefficient.shape + (1,) * (images.ndim - coefficient.ndim)

@@ -15,7 +15,7 @@ from alignbench.errors import UserError
 from alignbench.exports.dataset_card import dataset_card
 from alignbench.exports.model_card import PLACE
 from alignbench.files import replacing_folder, write_text
-from alignbench.images import ImageError, decoded
+from alignbench.images import ImageError
 from alignbench.reading import read_json_object
 from alignbench.report.comparison import Measurement
 from alignbench.report.readable import readable
@@ -24,6 +24,7 @@ from alignbench.store.image_records import SAMPLING, ImageKey, read_prompts
 from alignbench.store.image_statistics_table import digest_of_content
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, checked, run_folders
+from alignbench.videos import still
 
 if TYPE_CHECKING:
     import pyarrow
@@ -177,7 +178,7 @@ def _content(file: Path, digests: set[str]) -> bytes:
     if digests - {digest_of_content(content)}:
         raise ResultsError(f"{file} has changed since it was scored; add score to stages to score it again")
     try:
-        decoded(content)
+        still(content)
     except ImageError as error:
         raise ResultsError(f"{file} {error}; delete it, and add generate to stages to make it again") from None
     return content

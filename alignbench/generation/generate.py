@@ -1,4 +1,4 @@
-"""Evaluation images: each prompt starts from the same noise, for any batch size and any number of processes."""
+"""Evaluation images or videos: each prompt starts from the same noise, for any batch size and number of processes."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
@@ -32,6 +33,7 @@ from alignbench.store.image_records import (
     store_records,
 )
 from alignbench.store.run_folder import RunFolder
+from alignbench.videos import FrameSpec, write_video
 from alignbench.work_share import WorkShare
 
 
@@ -55,6 +57,7 @@ class Sampling:
         strength: how far the policy goes from its start: 0 is the start, 1 the policy.
         strength_kind: what that scales: the difference of their predictions, which the sampler does, or of their
             weights, which `ModelAdapter.scale_policy` does before.
+        frames: of each video that the model makes; None for a model of images.
     """
 
     num_inference_steps: int
@@ -71,6 +74,7 @@ class Sampling:
     control: Control | None = None
     strength: float = 1.0
     strength_kind: StrengthKind = "prediction"
+    frames: FrameSpec | None = None
 
     @property
     def hash(self) -> str:
@@ -91,7 +95,8 @@ class Sampling:
             "base_bits": self.base_bits,
             "control": None if self.control is None else self.control.identity,
         }
-        return self._call | {name: value for name, value in others.items() if value is not None} | self._strength
+        set_ones = {name: value for name, value in others.items() if value is not None}
+        return self._call | set_ones | self._strength | ({} if self.frames is None else vars(self.frames))
 
     @property
     def at_full_strength(self) -> "Sampling":
@@ -112,6 +117,10 @@ class Sampling:
         }
         return {name: value for name, value in values.items() if value is not None}
 
+    def file_name(self, prompt_id: str, number: int) -> str:
+        """Return the name of the file of one image or video."""
+        return image_name(prompt_id, number, is_video=self.frames is not None)
+
     def sampler(self, model: ModelAdapter, cache: Path) -> Sampler:
         """Return the sampler that makes images from noise.
 
@@ -131,6 +140,8 @@ class Sampling:
             settings.append(f"strength {self.strength:g} of the {self.strength_kind}")
         if self.control is not None:
             settings.append(f"maps of {self.control.path} by {self.control.controlnet}")
+        if self.frames is not None:
+            settings.append(str(self.frames))
         return ", ".join(settings)
 
 
@@ -139,10 +150,10 @@ def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> Ima
     side = resolution if sampling.resolution is None else sampling.resolution
     names = range(sampling.num_images_per_prompt)
     records = [
-        PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(image_name(p.prompt_id, k) for k in names))
+        PromptRecord(p.prompt_id, p.prompt, p.groups, tuple(sampling.file_name(p.prompt_id, k) for k in names))
         for p in prompt_set
     ]
-    return ImageSet(prompt_set.name, sampling.hash, records, (side, side), generated=True)
+    return ImageSet(prompt_set.name, sampling.hash, records, (side, side), generated=True, frames=sampling.frames)
 
 
 def generated(
@@ -155,7 +166,7 @@ def generated(
     wanted = _wanted(prompt_set, sampling)
 
     def complete(items: list[tuple[Prompt, int]]) -> bool:
-        return all(_is_whole(images / image_name(prompt.prompt_id, number)) for prompt, number in items)
+        return all(_is_whole(images / sampling.file_name(prompt.prompt_id, number)) for prompt, number in items)
 
     # the shard that makes the last image records that in the manifest
     noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
@@ -193,7 +204,7 @@ def generate(
     sampler = sampling.sampler(model, folder.path.parent / "cache")
     wanted = _wanted(prompt_set, sampling)
     share = work_share.share(wanted)
-    todo = [(p, k) for p, k in share if not _is_whole(images / image_name(p.prompt_id, k))]
+    todo = [(p, k) for p, k in share if not _is_whole(images / sampling.file_name(p.prompt_id, k))]
 
     with tqdm(
         total=len(share), initial=len(share) - len(todo), desc=f"generate {folder.short_name}", unit="image",
@@ -224,11 +235,11 @@ def generate(
                 cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / num_made}
                 folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
             for (p, k), picture in zip(batch, pictures, strict=True):
-                write_png(images / image_name(p.prompt_id, k), picture)
+                _write(images / sampling.file_name(p.prompt_id, k), picture, sampling.frames)
             bar.update(len(batch))
     if work_share.num_processes > 1:
         PartialState().wait_for_everyone()
-    left = sum(not _is_whole(images / image_name(p.prompt_id, k)) for p, k in wanted)
+    left = sum(not _is_whole(images / sampling.file_name(p.prompt_id, k)) for p, k in wanted)
     if work_share.is_main and not left:
         folder.complete("generate", f"{prompt_set.name}/{sampling.hash}")
     return left
@@ -250,7 +261,7 @@ def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[Pr
                 f"{prompt.prompt!r}; delete that folder, or give the changed prompts ids of their own"
             )
         num_images = max(sampling.num_images_per_prompt, len(before.images) if before else 0)
-        names = tuple(image_name(prompt.prompt_id, number) for number in range(num_images))
+        names = tuple(sampling.file_name(prompt.prompt_id, number) for number in range(num_images))
         new[prompt.prompt_id] = PromptRecord(prompt.prompt_id, prompt.prompt, tuple(prompt.groups), names)
     # in the order of the set, as the larger request has it
     return list((new if old.keys() <= new.keys() else {**old, **new}).values())
@@ -272,18 +283,32 @@ def _sampling_record(prompt_set: PromptSet, sampling: Sampling, records: list[Pr
 
 
 def _is_whole(path: Path) -> bool:
-    """Say whether a file begins and ends as a PNG. Files are written atomically; this finds files damaged later."""
+    """Say whether a file begins and ends as a PNG, or is a WebP as long as its beginning says.
+
+    Files are written atomically; this finds files damaged later.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(12)
+            if head.startswith(b"RIFF"):
+                num_bytes = file.seek(0, os.SEEK_END)
+                return head.endswith(b"WEBP") and num_bytes == 8 + int.from_bytes(head[4:8], "little")
             file.seek(-12, os.SEEK_END)
-            return head == b"\x89PNG\r\n\x1a\n" and file.read()[4:8] == b"IEND"
+            return head.startswith(b"\x89PNG\r\n\x1a\n") and file.read()[4:8] == b"IEND"
     except OSError:  # absent, or shorter than an end mark
         return False
 
 
-def _refuse_black(picture: Image.Image, prompt: Prompt) -> None:
-    if not picture.convert("RGB").getbbox():
+def _write(path: Path, picture: np.ndarray, frames: FrameSpec | None) -> None:
+    """Write an image as PNG, or a video as animated WebP."""
+    if frames is None:
+        write_png(path, Image.fromarray(picture))
+    else:
+        write_video(path, picture, frames.fps)
+
+
+def _refuse_black(picture: np.ndarray, prompt: Prompt) -> None:
+    if not picture.any():
         raise UserError(
             f"the image of prompt {prompt.prompt_id} is entirely black, because some values are not finite; use "
             "a wider precision for the model, or weights from an earlier step"

@@ -1,13 +1,12 @@
-"""Sample images by a model's pipeline, with a given scheduler, size and guidance."""
+"""Sample images or videos by a model's pipeline, with a given scheduler, size and guidance."""
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
 from torch import Tensor
 
 from alignbench.models.adapter import ModelAdapter
@@ -32,7 +31,7 @@ def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tens
 
 
 class Sampler:
-    """Makes images from given noise by the pipeline of a model.
+    """Makes images, or videos, from given noise by the pipeline of a model.
 
     A copy of the pipeline with the same networks is used, so that the current policy samples and the model's own
     pipeline is not changed.
@@ -80,17 +79,17 @@ class Sampler:
         model.check_num_steps(num_inference_steps)
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the noise of one image."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the noise of one image or video."""
         return self.model.latent_shape_at(self.resolution)
 
     @torch.no_grad()
-    def __call__(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> list[Image.Image]:
-        """Return one image for each prompt.
+    def __call__(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> list[np.ndarray]:
+        """Return one image for each prompt, uint8, [H, W, 3]; of a model of videos one video, [T, H, W, 3].
 
         Args:
             keys: prompt id and image number of each image.
-            noise: [B, C, h, w], unit Gaussian.
+            noise: [B, *latent_shape], unit Gaussian.
         """
         model, pipeline = self.model, self.pipeline
         calls = [(keys, prompts, noise)]
@@ -100,10 +99,10 @@ class Sampler:
             latents = torch.cat([self._latents(*call) for call in calls])
         self.passes_per_image = pipeline.num_timesteps * self.passes_per_step
         pixels = model.decode_latents(latents, vae=pipeline.vae)
-        return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(pixels))
+        return list((pixels.movedim(-3, -1).cpu().numpy() * 255).round().astype(np.uint8))
 
     def _latents(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> Tensor:
-        """Return what one call of the pipeline makes, [B, C, h, w]."""
+        """Return what one call of the pipeline makes, [B, *latent_shape]."""
         model = self.model
         generators = step_generators(self.pipeline.scheduler, noise)
         packed = self.pipeline(

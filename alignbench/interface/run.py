@@ -11,7 +11,6 @@ from alignbench.configuration.build import build
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.configuration.run_config import read_run_config
 from alignbench.errors import UserError
-from alignbench.images import read_picture
 from alignbench.interface.results import Results, load_results
 from alignbench.report.comparison import ALL
 from alignbench.stages.job import run as run_job
@@ -19,6 +18,7 @@ from alignbench.stages.start import load_weights
 from alignbench.store.image_records import read_prompts
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
+from alignbench.videos import read_still
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RunResult:
     def images(self, n: int = 6) -> list[Image.Image]:
         """Return the first image of each of the first `n` prompts, RGB; `image.info["prompt"]` is its prompt.
 
-        With several prompt sets or samplings, those of the one that was made last.
+        Of a video it is the middle frame. With several prompt sets or samplings, those of the one that was made last.
 
         Raises:
             ResultsError: the run has no images yet.
@@ -65,7 +65,7 @@ class RunResult:
         folder = folders[-1].parent
         pictures = []
         for record in read_prompts(folder)[:n]:
-            picture = read_picture(folder / record.images[0])
+            picture = read_still(folder / record.images[0])
             picture.info["prompt"] = record.prompt
             pictures.append(picture)
         return pictures

@@ -31,8 +31,9 @@ NOT_DISTILLED = (
 class ModelAdapter(LatentSpace, Policy, Predictor):
     """A text-to-image model: the only thing that knows one family from another.
 
-    Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects; network
-    time is `timesteps` in 0..1000; predictions come back in float32 (float64 from a float64 network).
+    Wraps a diffusers pipeline. Latents everywhere are unpacked, shifted and scaled as the denoiser expects. Those of
+    images are [B, C, h, w]; those of a model of videos, which this text calls images, too, are [B, C, F, h, w].
+    Network time is `timesteps` in 0..1000; predictions come back in float32 (float64 from a float64 network).
 
     Attributes:
         pipeline: the diffusers pipeline whose parts are used.

@@ -49,6 +49,7 @@ class LatentSpace(ABC):
         pipeline: the diffusers pipeline whose VAE encodes and decodes.
         reward_vae: decodes for losses in place of the pipeline's VAE; None where that does it itself.
         resolution: side of the square images, in pixels.
+        num_frames: frames of a video; 1 for images, whose pixels and latents have no frame axis.
         patch_size: latent pixels along the side of one network token.
         checkpoints_decoding: whether decoding keeps no activations and computes them anew in the backward pass, for
             VAEs that cannot do so block by block.
@@ -57,6 +58,7 @@ class LatentSpace(ABC):
     pipeline: Any
     reward_vae: Any
     resolution: int
+    num_frames: int = 1
     patch_size: ClassVar[int]
     has_posterior: ClassVar[bool] = True  # whether the VAE has a distribution of codes; if not, its deviation is 0
     takes_reward_vae: ClassVar[bool] = True  # whether tiny VAEs of diffusers decode the family's latents
@@ -69,7 +71,11 @@ class LatentSpace(ABC):
 
     @torch.no_grad()
     def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the VAE's codes of pixels, [B, C, h, w] each, as the VAE has them."""
+        """Return mean and standard deviation of the VAE's codes, as the VAE has them, [B, *latent_shape] each.
+
+        Args:
+            pixels: in 0..1, [B, 3, H, W], or [B, T, 3, H, W] for a model of videos.
+        """
         vae = self.pipeline.vae
         self._refuse_dropped(vae)
         with self._vae_precision():
@@ -106,10 +112,13 @@ class LatentSpace(ABC):
         return self.pipeline.vae if self.reward_vae is None else self.reward_vae
 
     def decode_latents(self, latents: Tensor, vae: Any = None) -> Tensor:
-        """Return pixels [B, 3, H, W] in 0..1 (clamped), float32, of latents; differentiable.
+        """Return pixels in 0..1 (clamped), float32, of latents; differentiable.
 
         Args:
             vae: which one decodes; that for losses by default.
+
+        Returns:
+            [B, 3, H, W], or [B, T, 3, H, W] for a model of videos.
         """
         vae = self.loss_vae if vae is None else vae
         self._refuse_dropped(vae)
@@ -136,14 +145,20 @@ class LatentSpace(ABC):
         return self.pipeline.vae_scale_factor
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of one image."""
+    def num_latent_frames(self) -> int:
+        """Frames of the latents of one video."""
+        return self.num_frames
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the latents of one image; of one video channels, frames, height and width."""
         return self.latent_shape_at(self.resolution)
 
-    def latent_shape_at(self, height: int, width: int | None = None) -> tuple[int, int, int]:
-        """Return channels, height and width of the latents of an image of so many pixels, by default a square."""
+    def latent_shape_at(self, height: int, width: int | None = None) -> tuple[int, ...]:
+        """Return `latent_shape` of images or videos of so many pixels, by default squares."""
         factor = self.latent_factor
-        return self.latent_channels, height // factor, (width or height) // factor
+        frames = () if self.num_frames == 1 else (self.num_latent_frames,)
+        return self.latent_channels, *frames, height // factor, (width or height) // factor
 
     @property
     def side_multiple(self) -> int:
@@ -162,8 +177,8 @@ class LatentSpace(ABC):
 
     def num_tokens(self, latent_size: Sequence[int] | None = None) -> int:
         """Return how many tokens a transformer makes of latents of a height and width; by default the model's own."""
-        height, width = latent_size or self.latent_shape[1:]
-        return height * width // self.patch_size**2
+        height, width = latent_size or self.latent_shape[-2:]
+        return self.num_latent_frames * height * width // self.patch_size**2
 
     def _refuse_dropped(self, network: nn.Module) -> None:
         if is_without_weights(network):

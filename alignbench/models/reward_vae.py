@@ -42,7 +42,7 @@ def load_reward_vae(path: str, model: ModelAdapter) -> AutoencoderTiny:
     vae: Any = AutoencoderTiny.from_pretrained(
         path, torch_dtype=model.pipeline.vae.dtype, variant=only_variant(Path(path))
     )
-    channels, side, _ = model.latent_shape
+    channels, side = model.latent_shape[0], model.latent_shape[-1]
     found = (vae.config.latent_channels, side * 2 ** (len(vae.config.decoder_block_out_channels) - 1))
     if found != (channels, model.resolution):
         raise UserError(

@@ -1,14 +1,48 @@
-"""The scores of rolled-out images: by any evaluator, through its published path, one component after the other."""
+"""The scores of rolled-out images and videos. A video has the mean over its frames.
 
-from collections.abc import Sequence
+`ImageScorer` takes any evaluator, through its published path, one component after the other. `reward_of` and
+`embedding_of` are for methods that differentiate a reward.
+"""
+
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from alignbench.evaluator import Evaluator
+from alignbench.evaluator import Evaluator, Reward
+
+
+def reward_of(reward: Reward, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Return the reward of each image or video, [B], with a gradient.
+
+    Args:
+        pixels: in 0..1, [B, 3, H, W] or [B, T, 3, H, W].
+    """
+    return _over_frames(lambda frames: reward.reward(frames, prompts), pixels)
+
+
+def embedding_of(reward: Reward, pixels: Tensor) -> Tensor:
+    """Return what meets the reward's text features, [B, D], with a gradient: of a video the mean over its frames.
+
+    Its product with text features is then the mean over the frames, too.
+
+    Args:
+        pixels: as for `reward_of`.
+    """
+    return _over_frames(lambda frames: reward.embed_image(frames).float(), pixels)
+
+
+def _over_frames(of_images: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    """Return the mean of what a function of images returns for each frame; frames keep no activations."""
+    if pixels.ndim == 4:
+        return of_images(pixels)
+    frames = [checkpoint(of_images, frame, use_reentrant=False) for frame in pixels.unbind(1)]
+    return torch.stack([cast(Tensor, frame) for frame in frames]).mean(0)
 
 
 def pictures(pixels: Tensor) -> list[Image.Image]:
@@ -33,13 +67,13 @@ class ImageScorer:
         self._batches: list[list[Tensor | Future[Tensor]]] = []
 
     def add(self, pixels: Tensor, prompts: Sequence[str]) -> None:
-        """Begin to score images [N, 3, H, W] in 0..1."""
-        images = pictures(pixels)
+        """Begin to score images [N, 3, H, W] or videos [N, T, 3, H, W] in 0..1."""
+        videos = [pictures(one.reshape(-1, *one.shape[-3:])) for one in pixels]
         self._batches.append(
             [
-                self._threads.submit(evaluator.score, images, prompts, len(images))
+                self._threads.submit(evaluator.score_videos, videos, prompts, len(videos))
                 if evaluator.network is None
-                else evaluator.score(images, prompts, len(images))
+                else evaluator.score_videos(videos, prompts, len(videos))
                 for evaluator in self.evaluators
             ]
         )

@@ -214,9 +214,15 @@ def grid_notes(section: TableSection) -> list[str]:
 
 
 def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
-    """Say over how many prompts figures are where that is not all, and what so few training seeds can show."""
+    """Say how videos are scored, over how many prompts figures are, and what so few training seeds can show."""
     key, found = (model, prompt_set), list(tables.uncounted_studies.get((model, prompt_set.partition("@")[0]), []))
-    num_shared, full_size = tables.num_shared.get(key, math.inf), tables.samplings[key].full_size
+    sampling = tables.samplings[key]
+    if sampling.frames is not None:
+        found.append(
+            f"the score of a video is the mean over all its {sampling.num_frames} frames; image statistics and "
+            "diversity are those of its middle frame"
+        )
+    num_shared, full_size = tables.num_shared.get(key, math.inf), sampling.full_size
     if num_shared < full_size:
         found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")
     if (distance := significant_distance(tables, model, prompt_set)) is not None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from alignbench.files import replacing, write_png
-from alignbench.images import read_picture
 from alignbench.report.columns import TableRow
 from alignbench.report.curves.read import read_curves, read_validation
 from alignbench.report.curves.turning_points import ValidationCurve
@@ -17,6 +16,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.image_records import PromptRecord, read_prompts
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.text import shortened
+from alignbench.videos import read_still
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ SHORT_LABEL = 12  # characters, that the margins have always had room for
 
 
 def side_by_side(images: Mapping[str, Path], path: Path, num_prompts: int = 8, columns: int = 2) -> None:
-    """Write one picture of the first image of evenly spaced prompts, the same noise for every run.
+    """Write one picture of the first image of evenly spaced prompts, the same noise for every run; of videos a frame.
 
     Args:
         images: what stands above each run's images, and the folder that holds them; base first.
@@ -73,7 +73,7 @@ def _block(files: Sequence[Path], titles: Sequence[str], record: PromptRecord) -
         if not file.exists():
             draw.text((left, line), "the image is gone", fill="gray", font=font)
             continue
-        tile = fitted(read_picture(file), TILE)
+        tile = fitted(read_still(file), TILE)
         block.paste(tile, (left + (TILE - tile.width) // 2, line + (TILE - tile.height) // 2))
     letters = max(int(width / font.getlength("n")), 10)
     lines = textwrap.wrap(record.prompt, letters, max_lines=NUM_LINES, placeholder=" ...") or [""]

@@ -1,6 +1,7 @@
 """The scores of one evaluator on one image folder while they come in: nothing that was scored is scored again."""
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -155,3 +156,24 @@ def _has_head(part: Path) -> bool:
         return False
     with part.open("rb") as file:
         return file.readline().endswith(b"\n")
+
+
+class FrameScores:
+    """Collects the scores of frames, by evaluator.
+
+    Args:
+        num_frames: of each picture: 1 for an image.
+    """
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+        self._begun: defaultdict[tuple[str, ImageKey], list[float]] = defaultdict(list)
+
+    def add(self, evaluator: str, key: ImageKey, score: float) -> float | None:
+        """Add the score of the next frame of a picture; return that of the picture where it was the last frame."""
+        scores = self._begun[evaluator, key]
+        scores.append(score)
+        if len(scores) < self.num_frames:
+            return None
+        del self._begun[evaluator, key]
+        return sum(scores) / len(scores)

@@ -1,4 +1,7 @@
-"""Scores of evaluation images: one pass over the images for all evaluators."""
+"""Scores of evaluation images and videos: one pass over them for all evaluators.
+
+Evaluators see single images. The score of a video is the mean of the scores of all its frames.
+"""
 
 import hashlib
 import math
@@ -18,19 +21,20 @@ from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.images import SHAPE, ImageError, scorable
+from alignbench.images import SHAPE, ImageError
 from alignbench.scoring.network_pool import NetworkPool
-from alignbench.scoring.partial_scores import Entry, ScoreTable
+from alignbench.scoring.partial_scores import Entry, FrameScores, ScoreTable
 from alignbench.scoring.prompt_cache import TextCache
 from alignbench.store.image_records import ImageKey, ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
 from alignbench.terminal.signals import leave_signals_to_the_program
+from alignbench.videos import read_frames
 from alignbench.work_share import WorkShare
 
-CHUNK = 512  # at most so many images are kept preprocessed, for one network after another: about 600 MB
-TASK = 8  # images that a worker prepares at a time
-MIN_IMAGES_FOR_WORKERS = 64  # fewer are prepared sooner than processes start
+CHUNK = 512  # at most so many images or frames are kept preprocessed, for one network after another: about 600 MB
+TASK = 8  # images or frames that a worker prepares at a time, or one video
+MIN_IMAGES_FOR_WORKERS = 64  # images or frames; fewer are prepared sooner than processes start
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -45,12 +49,12 @@ class ImageToScore:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Some images as the evaluators read them.
+    """Some images as the evaluators read them. Each frame of a video is one row, and the frames of one follow in order.
 
     Attributes:
-        pictures: those that can be scored.
-        digests: of their files.
-        inputs: what each preprocessing made of them.
+        pictures: those that can be scored, by row.
+        digests: of their files, by row.
+        inputs: what each preprocessing made of them, by row.
         faults: what is wrong with the others, a sentence each.
     """
 
@@ -60,7 +64,7 @@ class Prepared:
     faults: list[str]
 
     def batches(self, size: int) -> Iterator["Prepared"]:
-        """Yield the pictures in batches."""
+        """Yield the rows in batches."""
         for start in range(0, len(self.pictures), size):
             part = slice(start, start + size)
             inputs = {preprocess: values[part] for preprocess, values in self.inputs.items()}
@@ -85,7 +89,7 @@ def score(
     that a killed command goes on where it was. A file that has changed since it was scored is scored again.
 
     Args:
-        batch_size: images that go through a network at once.
+        batch_size: images or frames that go through a network at once.
         network_pool: the networks on the device that is scored on; the CPU by default.
         work_share: which part falls to this process.
         num_workers: processes that prepare images; None for one a core, and none for a few images.
@@ -107,11 +111,12 @@ def score(
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
     faults: list[str] = []
+    frame_scores = FrameScores(images.num_frames)
     with tqdm(
         total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
         leave=None, disable=not (progress and work_share.is_main and pictures),
     ) as bar:  # fmt: skip
-        for chunk in _prepared(pictures, preprocesses, images.size, batch_size, num_workers, work_share.num_processes):
+        for chunk in _prepared(pictures, preprocesses, images, batch_size, num_workers, work_share.num_processes):
             faults += chunk.faults
             bar.update(len(chunk.faults))
             for sharing in passes:
@@ -121,9 +126,9 @@ def score(
                         encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
                 network_pool.use(sharing[0])
                 for batch in chunk.batches(batch_size):
-                    _score_batch(batch, sharing, todo, encoded, tables, work_share)
+                    _score_batch(batch, sharing, todo, encoded, tables, frame_scores, work_share)
                     # an image is done when the last pass has seen it; fractions may add up to a little too much
-                    bar.update(min(len(batch.pictures) / len(passes), bar.total - bar.n))
+                    bar.update(min(len(batch.pictures) / images.num_frames / len(passes), bar.total - bar.n))
     if work_share.num_processes > 1:
         faults = gather_object(faults)  # all have scored when this returns
     if faults:
@@ -212,13 +217,12 @@ def _passes(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
 
 
 class _Tasks(Dataset[Prepared]):
-    """What a worker process is asked for: a few images at a time, read and preprocessed."""
+    """What a worker process is asked for: a few images at a time, or a video, read and preprocessed."""
 
-    def __init__(
-        self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], size: tuple[int, int] | None
-    ) -> None:
-        self.tasks = [pictures[start : start + TASK] for start in range(0, len(pictures), TASK)]
-        self.preprocesses, self.size = preprocesses, size
+    def __init__(self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], images: ImageSet) -> None:
+        size = _task_size(images)
+        self.tasks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        self.preprocesses, self.size, self.frames = preprocesses, images.size, images.frames
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -228,18 +232,18 @@ class _Tasks(Dataset[Prepared]):
         for picture in self.tasks[number]:
             try:
                 content = picture.path.read_bytes()
-                image = scorable(content)
-                if self.size is not None and image.size != self.size:
-                    (width, height), (w, h) = image.size, self.size
+                frames = read_frames(content, self.frames)
+                if self.size is not None and frames[0].size != self.size:
+                    (width, height), (w, h) = frames[0].size, self.size
                     raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected", SHAPE)
             except ImageError as error:
                 faults.append(f"{picture.path} {error}")
             except OSError as error:
                 faults.append(f"{picture.path} cannot be read ({error.strerror})")
             else:
-                good.append(picture)
-                digests.append(_digest(content))
-                opened.append(image)
+                good += [picture] * len(frames)
+                digests += [_digest(content)] * len(frames)
+                opened += frames
         inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
         return Prepared(good, digests, inputs, faults)
 
@@ -247,7 +251,7 @@ class _Tasks(Dataset[Prepared]):
 def _prepared(
     pictures: Sequence[ImageToScore],
     preprocesses: Sequence[Preprocess],
-    size: tuple[int, int] | None,
+    images: ImageSet,
     batch_size: int,
     num_workers: int | None,
     num_processes: int,
@@ -257,13 +261,14 @@ def _prepared(
     A chunk holds whole batches where it can. So after a kill the same images make a batch, and their scores are equal
     to the last bit.
     """
-    num_tasks = (CHUNK - CHUNK % math.lcm(TASK, batch_size) or CHUNK) // TASK
+    frames_of_task = _task_size(images) * images.num_frames
+    num_tasks = max(1, (CHUNK - CHUNK % math.lcm(frames_of_task, batch_size) or CHUNK) // frames_of_task)
     if num_workers is None:
-        cores = len(os.sched_getaffinity(0))
-        num_workers = 0 if len(pictures) < MIN_IMAGES_FOR_WORKERS else min(8, max(1, cores // num_processes))
+        cores, is_few = len(os.sched_getaffinity(0)), len(pictures) * images.num_frames < MIN_IMAGES_FOR_WORKERS
+        num_workers = 0 if is_few else min(8, max(1, cores // num_processes))
     tasks = iter(
         DataLoader(
-            _Tasks(pictures, preprocesses, size),
+            _Tasks(pictures, preprocesses, images),
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_unchanged,
@@ -275,6 +280,11 @@ def _prepared(
         chunk = _chunk(some, preprocesses)
         del some  # or memory would hold these images twice
         yield chunk
+
+
+def _task_size(images: ImageSet) -> int:
+    """Return how many images or videos a task has."""
+    return max(1, TASK // images.num_frames)
 
 
 def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
@@ -340,6 +350,7 @@ def _score_batch(
     todo: Mapping[str, Mapping[ImageToScore, None]],
     encoded: Mapping[str, Mapping[str, Any]],
     tables: Mapping[str, ScoreTable],
+    frame_scores: FrameScores,
     work_share: WorkShare,
 ) -> None:
     """Score a batch by evaluators that share a pass, and keep the scores."""
@@ -354,8 +365,13 @@ def _score_batch(
             pictures = [batch.pictures[row] for row in rows]
             text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
             values = evaluator.score_features(_take(features, rows), _stacked(text)).float().cpu().tolist()
-            entries = [Entry(value, batch.digests[row]) for value, row in zip(values, rows, strict=True)]
-            tables[evaluator.name].add(work_share, [picture.key for picture in pictures], entries)
+            found = [
+                (picture.key, Entry(score, batch.digests[row]))
+                for picture, value, row in zip(pictures, values, rows, strict=True)
+                if (score := frame_scores.add(evaluator.name, picture.key, value)) is not None
+            ]
+            if found:
+                tables[evaluator.name].add(work_share, [key for key, _ in found], [entry for _, entry in found])
 
 
 def _take(values: Any, rows: Sequence[int]) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from alignbench.settings.section import Count, CountOrZero, Section, Seed, Share, setting
+from alignbench.settings.section import Count, CountOrZero, FrameCount, Positive, Section, Seed, Share, setting
 
 Split = Literal["train", "heldout", "all"]
 Posterior = Literal["sample", "mode"]
@@ -69,6 +69,20 @@ class PairSettings(LabelSettings):
     )
 
 
+class VideoSettings(Section):
+    """Which frames are read of videos, where a model of videos is trained."""
+
+    num_frames: FrameCount = setting(
+        "${oc.select:model.num_frames,1}",
+        "Frames that are read of a video, from its beginning: those of the model. Shorter videos are left out. 1: the "
+        "data are pictures.",
+    )
+    fps: Positive | None = setting(
+        "${oc.select:model.fps,null}",
+        "Frames in a second to which videos are resampled: those of the model.",
+    )
+
+
 class HubSettings(Section):
     """Which rows of a data set of the hub are streamed."""
 
@@ -86,5 +100,5 @@ class HubSettings(Section):
     shuffle_seed: Seed = setting(0, "Seed of that shuffling; not the training seed.")
 
 
-class DataSettings(PairSettings, HubSettings):
+class DataSettings(PairSettings, HubSettings, VideoSettings):
     """All of the above; a source has those that mean something for its format."""

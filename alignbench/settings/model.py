@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from alignbench.settings.section import REQUIRED, Count, NotNegative, Section, setting
+from alignbench.settings.section import REQUIRED, Count, FrameCount, NotNegative, Positive, Section, setting
 
 
 class Model(Section):
@@ -56,6 +56,14 @@ class Model(Section):
         REQUIRED, "model=images: folders of images or lists of them, of one prompt set. The first one is the base."
     )
     resolution: Count = setting(REQUIRED, "Height and width of training images in pixels.")
+    num_frames: FrameCount = setting(
+        REQUIRED, "Frames of a video in training and evaluation. 1: images. Models of images have no such key."
+    )
+    fps: Positive = setting(
+        REQUIRED,
+        "Frames of a video in a second: training videos are resampled to so many, and generated ones play at that "
+        "speed. Models of images have no such key.",
+    )
 
 
 SHARED = ("policy", "policy_revision", "policy_step", "policy_trained_on", "scheduler", "sampling_resolution")

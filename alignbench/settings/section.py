@@ -8,7 +8,7 @@ from functools import cache
 from itertools import chain
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from alignbench.errors import UserError, did_you_mean
 
@@ -24,6 +24,19 @@ ShareBelowOne = Annotated[
 ]
 Seed = Annotated[  # what the generators of torch take
     int, Field(ge=-(2**63), lt=2**63, json_schema_extra={"expected": "a whole number of at most 64 bits"})
+]
+
+
+def _is_frame_count(value: int) -> int:
+    if value % 4 != 1:
+        raise ValueError("not one more than a multiple of 4")
+    return value
+
+
+FrameCount = Annotated[  # VAEs of videos have one latent frame for the first frame, and one for every four that follow
+    int,
+    Field(ge=1, json_schema_extra={"expected": "one more than a multiple of 4, as 1, 5 or 81"}),
+    AfterValidator(_is_frame_count),
 ]
 
 REQUIRED: Any = ...

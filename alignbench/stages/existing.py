@@ -54,7 +54,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     if "score" in cfg.stages:
         scoring.calibrate()
         for folder, run in zip(folders, runs, strict=True):
-            scoring.score(run, ImageSet(folder.prompt_set, SAMPLING, folder.records, size=None, generated=False))
+            scoring.score(run, _image_set(folder))
     if not accelerator.is_main_process:
         return runs
     if left := scoring.left():
@@ -68,6 +68,12 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
             for picture in pictures:
                 console.print(f"     picture  {picture}")
     return runs
+
+
+def _image_set(folder: ImageFolder) -> ImageSet:
+    return ImageSet(
+        folder.prompt_set, SAMPLING, folder.records, size=None, generated=False, frames=folder.sampling.frames
+    )
 
 
 def _refuse_other_base(run: RunFolder, model: str) -> None:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from alignbench.configuration.build import (
     base_of,
     build,
+    frames_of,
     has_images,
     is_base,
     resolve,
@@ -64,8 +65,6 @@ from alignbench.training.memory_estimate import refuse_what_cannot_fit
 from alignbench.training.tracking import Tracking
 from alignbench.training.validation import build_validation
 from alignbench.work_share import WorkShare
-
-BEFORE_IMAGES: Sequence[Stage] = ("prepare", "train")
 
 
 def run(cfg: DictConfig) -> list[RunFolder]:
@@ -132,13 +131,15 @@ class Job:
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
         if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
-        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | {"control": build(self.cfg.sampling.control)})
+        built = {"control": build(self.cfg.sampling.control), "frames": frames_of(self.cfg.model)}
+        self.sampling = Sampling(**resolve(self.cfg)["sampling"] | built)
         seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
+        before_images = [stage for stage in stages if stage in ("prepare", "train")]
         trains = self.trains and "train" in stages and not self.folder.completed("train")
         with training_alone(self.folder.path, self.accelerator) if trains else nullcontext():
             self._begin(stages, seen)
-            self._do(stage for stage in stages if stage in BEFORE_IMAGES)
-        self._do(stage for stage in stages if stage not in BEFORE_IMAGES)
+            self._do(before_images)
+        self._do(stages[len(before_images) :])
 
     def _begin(self, stages: Sequence[Stage], seen: str | None) -> None:
         """Open the run folder, say what will be done, and calibrate the evaluators.

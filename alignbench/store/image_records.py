@@ -10,6 +10,7 @@ from alignbench.files import write_json, write_json_lines
 from alignbench.reading import check_record, read_json_lines, read_json_object
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, checked
+from alignbench.videos import FrameSpec
 
 ImageKey = tuple[str, int]  # prompt id and number of the image within its prompt
 PROMPTS, SAMPLING = "prompts.jsonl", "sampling.json"
@@ -45,6 +46,8 @@ class SamplingRecord:
         strength_kind: what that scaled, `prediction` or `weights`; None at strength 1.
         base_sampling: hash of the same sampling at strength 1, whose images of base these are compared with; None at
             strength 1.
+        num_frames: of each file: 1 for images, more for videos.
+        fps: frames that a video shows in a second; None for images.
     """
 
     prompt_set: str
@@ -64,17 +67,24 @@ class SamplingRecord:
     strength: float = 1.0
     strength_kind: str | None = None
     base_sampling: str | None = None
+    num_frames: int = 1
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.base_sampling is not None and not re.fullmatch(r"[0-9a-f]+", self.base_sampling):
             raise ResultsError(f"base_sampling is {self.base_sampling!r} in {SAMPLING}, expected a hash")
 
+    @property
+    def frames(self) -> FrameSpec | None:
+        """The frames of each file; None for images."""
+        return None if self.fps is None else FrameSpec(self.num_frames, self.fps)
 
-def image_name(prompt_id: str, number: int) -> str:
-    """Return the file name of one image; ids must be safe as file names on any system."""
+
+def image_name(prompt_id: str, number: int, is_video: bool = False) -> str:
+    """Return the file name of one image or video; ids must be safe as file names on any system."""
     if not re.fullmatch(r"\w[\w.-]*", prompt_id):
         raise ResultsError(f"prompt id {prompt_id!r} is not path-safe; expected letters, digits, '_', '.' and '-'")
-    return f"{prompt_id}-{number}.png"
+    return f"{prompt_id}-{number}.{'webp' if is_video else 'png'}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class ImageSet:
         records: their prompts and files, named within the run's image folder or by absolute paths.
         size: width and height that all of them have to have; None where they may differ.
         generated: whether this program made them and can make them again.
+        frames: of each file, where they are videos; None for images.
     """
 
     prompt_set: str
@@ -92,6 +103,12 @@ class ImageSet:
     records: Sequence[PromptRecord]
     size: tuple[int, int] | None
     generated: bool
+    frames: FrameSpec | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of each file."""
+        return 1 if self.frames is None else self.frames.num_frames
 
 
 def store_records(run: RunFolder, folder: Path, prompts: Iterable[PromptRecord], sampling: SamplingRecord) -> None:

@@ -1,4 +1,4 @@
-"""The image statistics of one image folder, measured once and kept beside its scores.
+"""The image statistics of one image folder, measured once and kept beside its scores; of videos, of middle frames.
 
 A row says of which file it is by the digest that its score has too. So statistics are measured again when the images
 were made and scored again, and kept when there is another evaluator.
@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.files import replacing
-from alignbench.images import decoded
 from alignbench.reading import read_parquet
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
+from alignbench.videos import still
 
 COLUMNS = {  # and their Arrow types
     "prompt_id": "string", "image": "int64", "digest": "string", **dict.fromkeys(MEASURES, "double"),
@@ -99,7 +99,7 @@ def _unchanged(shown: ImageToMeasure) -> bytes:
 
 
 def _measure(shown: ImageToMeasure) -> ImageStatistics:
-    return image_statistics(np.asarray(decoded(_unchanged(shown))))
+    return image_statistics(np.asarray(still(_unchanged(shown))))
 
 
 def _write(path: Path, rows: StatisticsRows) -> None:

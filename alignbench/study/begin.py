@@ -11,7 +11,7 @@ from typing import Literal
 
 from alignbench.errors import UserError, did_you_mean
 from alignbench.files import locked, with_check, write_json
-from alignbench.store.image_records import PromptRecord, read_prompts
+from alignbench.store.image_records import PromptRecord, read_prompts, read_sampling
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.votes.presets import PRESETS
@@ -50,6 +50,8 @@ def open_study(
     folders = [RunFolder(Path(path).resolve()) for path in runs]
     model = _check_runs(folders, pairs)
     chosen_set, chosen_hash = _image_set(folders, prompt_set, sampling_hash)
+    if read_sampling(folders[0].images(chosen_set, chosen_hash)).frames is not None:
+        raise UserError(f"{runs[0]} holds videos, and a study shows images; choose runs of a model of images")
     shared = _shared_prompts([folder.images(chosen_set, chosen_hash) for folder in folders])
     if num_prompts is not None and num_prompts > len(shared):
         raise UserError(f"--num-prompts {num_prompts} is more than the {len(shared)} prompts that all runs have")

@@ -39,6 +39,8 @@ def check(cfg: DictConfig) -> None:
     if not issubclass(source, PairSource):
         kinds = ", ".join(sorted(source.provides)) if issubclass(source, DataSource) else "no samples"
         raise UserError(f"a judge learns from pairs, and data={values['data']['name']} has only {kinds}")
+    if values["data"].get("num_frames", 1) != 1:
+        raise UserError("a judge learns from pictures; leave data.num_frames out")
     recipe(cfg)
     build(cfg.data)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import save
 from transformers.utils import logging as transformers_logging
 
-from alignbench.configuration.build import build, resolve_all
+from alignbench.configuration.build import build, resolve_all, without_frames
 from alignbench.data.source import PairSource
 from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
@@ -194,7 +194,7 @@ def _recipe(values: dict[str, Any]) -> dict[str, Any]:
     """Return what changes the weights of a judge."""
     train = {key: value for key, value in values["train"].items() if key not in NOT_IN_HASH}
     keys = ("judge", "data", "seed", "heldout_share", "validation_share")
-    return {key: values[key] for key in keys} | {"train": train}
+    return without_frames({key: values[key] for key in keys} | {"train": train})
 
 
 def _hash(cfg: DictConfig) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
+
+from alignbench.videos import read_still
 
 # what a tracker calls the name of a run; TensorBoard's project is the run
 NAME_OPTION = {"wandb": "name", "swanlab": "experiment_name", "mlflow": "run_name"}
@@ -44,12 +45,11 @@ class Tracking:
             self.tracker.log(dict(values), step=step)
 
     def picture(self, name: str, file: Path, step: int) -> None:
-        """Log one picture file."""
+        """Log one picture file; of a video its middle frame."""
         if self.tracker is None:
             return
         tracker: Any = self.tracker
-        with Image.open(file) as image:
-            picture = image.convert("RGB")
+        picture = read_still(file)
         if tracker.name == "tensorboard":
             import numpy as np
 

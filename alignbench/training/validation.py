@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
-from alignbench.configuration.build import build
+from alignbench.configuration.build import build, frames_of
 from alignbench.data.prompts import PromptSet, overlap
 from alignbench.data.source import DataSource
 from alignbench.errors import UserError
@@ -30,7 +30,6 @@ from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
 from alignbench.settings.validation import Unit
 from alignbench.statistics.intervals import Resampling, compare, median
-from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
 from alignbench.store.scores import Scores
@@ -201,7 +200,9 @@ class Validation:
         self.tracking.log(values, step)
         images = self._folder(step).images(self.prompts.name, self.sampling.hash)
         for prompt in islice(self.prompts, NUM_TRACKED):
-            self.tracking.picture(f"{name}/{prompt.prompt_id}", images / image_name(prompt.prompt_id, 0), step)
+            self.tracking.picture(
+                f"{name}/{prompt.prompt_id}", images / self.sampling.file_name(prompt.prompt_id, 0), step
+            )
 
     def _choose(
         self, step: int, found: Sequence[EvaluationResult], save_policy: Callable[[Path], None], weight_distance: float
@@ -312,7 +313,12 @@ def build_validation(
             f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={evaluated.name}, which "
             "measure the weights at the end; choose other prompts for validation"
         )
-    sampling = Sampling(settings.num_inference_steps, settings.guidance_scale, batch_size=settings.batch_size)
+    sampling = Sampling(
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        batch_size=settings.batch_size,
+        frames=frames_of(cfg.model),
+    )
     able = [one for one in evaluators.values() if one.supports(prompts.texts) is None]
     rule = (settings.every, select, settings.patience)
     return Validation(prompts, sampling, able, folder, accelerator, *rule, tracking, settings.every_unit)

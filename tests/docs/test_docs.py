@@ -39,6 +39,7 @@ from alignbench.files import write_json
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.tiny_random.flux import tiny_flux
 from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
+from alignbench.models.tiny_random.wan import tiny_wan
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
 from alignbench.plan import __main__ as planning
@@ -146,9 +147,14 @@ def placeholders(tmp_path_factory):
         (pictures / "list.csv").write_text("file,prompt\n1.png,a red circle\n")
         images[f"FOLDER_{letter}"] = str(pictures)
     tiny_stable_diffusion_xl().save_pretrained(sdxl := tmp_path_factory.mktemp("sdxl"))
+    tiny_wan().save_pretrained(wan := tmp_path_factory.mktemp("wan"))
+    videos = tmp_path_factory.mktemp("videos")  # named, not read
+    (videos / "pairs.jsonl").write_text('{"prompt": "a red circle", "image_w": "1.webp", "image_l": "2.webp"}\n')
     weights = {
         "FOLDER": str(folder),
         "SDXL_FOLDER": str(sdxl),
+        "WAN_FOLDER": str(wan),
+        "VIDEOS": str(videos),
         "SINGLE_FILE": str(single),
         "POLICY": str(folder / "transformer"),
         "SOUP": str(folder / "unet"),

@@ -20,6 +20,17 @@ def test_the_page_has_every_model_that_needs_weights():
 
 
 @pytest.mark.matrix
+def test_what_the_page_says_of_fewer_frames_is_what_is_estimated():
+    text = " ".join((ROOT / "docs" / "models.md").read_text().split())
+    frames, memory, whole = re.findall(r"(\d+) frames, .*?takes ([\d.]+) GiB with them in place of ([\d.]+) GiB", text)[
+        0
+    ]
+    cfg = composed(["method=dpo", "model=wan_video", "data=shapes", f"model.num_frames={frames}"])
+    assert f"{total(estimate(cfg)) / GIB:.1f}" == memory
+    assert whole == ROWS["wan_video"][2]
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ROWS)
 def test_what_the_page_says_of_memory_is_what_is_estimated(name):
     _, _, memory, *cards = ROWS[name]

@@ -46,12 +46,12 @@ class Painter:
         self.noise: dict[str, torch.Tensor] = {}
         self.fail_after: int | None = None
 
-    def __call__(self, keys, prompts, noise) -> list[Image.Image]:
+    def __call__(self, keys, prompts, noise) -> list[np.ndarray]:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt
         self.asked += prompts
         self.noise |= dict(zip(prompts, noise, strict=True))
-        return [Image.fromarray(((row.permute(1, 2, 0) * 40 + 128).clamp(1, 255)).byte().numpy()) for row in noise]
+        return [((row.permute(1, 2, 0) * 40 + 128).clamp(1, 255)).byte().numpy() for row in noise]
 
 
 def painter() -> Any:
@@ -275,6 +275,7 @@ def test_an_image_is_never_taken_for_that_of_another_text(tmp_path):
 
 def test_an_entirely_black_image_is_refused(tmp_path, monkeypatch):
     model = painter()
-    monkeypatch.setattr(Painter, "__call__", lambda self, keys, prompts, noise: [Image.new("RGB", (8, 8))] * len(keys))
+    black = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(Painter, "__call__", lambda self, keys, prompts, noise: [black] * len(keys))
     with pytest.raises(UserError, match="p00 is entirely black"):
         generate(model, prompt_set(2), SAMPLING, run_folder(tmp_path), progress=False)

@@ -210,7 +210,7 @@ def test_another_size_is_that_of_a_model_of_that_size(family: str):
     noise = noise_for(model, size)
     assert sampler.latent_shape == noise.shape[1:]
     pictures = sampler(KEYS, PROMPTS, noise)
-    assert pictures[0].size == (size, size)
+    assert pictures[0].shape == (size, size, 3)
     assert model.resolution == RESOLUTION
     theirs = by_hand(model, noise, num_inference_steps=3, **model.generation_arguments(2, 3.0))
     assert are_same(model, levels(pictures), theirs)

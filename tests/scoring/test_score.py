@@ -337,10 +337,11 @@ class Separate(Mean):
 
 def test_images_prepared_by_other_processes_keep_no_files_open(tmp_path):
     folder = run_folder(tmp_path, 40)
-    pictures = _pictures(folder, image_set(prompt_set(40), SAMPLING, IMAGE_SIZE))
+    images = image_set(prompt_set(40), SAMPLING, IMAGE_SIZE)
+    pictures = _pictures(folder, images)
     before = len(os.listdir("/proc/self/fd"))
     separate = Separate()
-    for chunk in _prepared(pictures, [separate], None, num_workers=1, num_processes=1):
+    for chunk in _prepared(pictures, [separate], images, num_workers=1, num_processes=1):
         assert len(os.listdir("/proc/self/fd")) < before + 20
         assert [float(one) for one in chunk.inputs[separate]] == Mean()([Image.open(p.path) for p in pictures]).tolist()
 

@@ -137,12 +137,13 @@ class Encoder:
         """Return the VAE's posterior of the crop of an image, and the size of the whole image.
 
         Returns:
-            `mean` and, if `posterior` is `sample`, `std`, [C, h, w]; `size`, original height and width, [2], int32.
+            `mean` and, if `posterior` is `sample`, `std`, [C, h, w], of a video [C, F, h, w]; `size`, original height
+            and width, [2], int32.
         """
         self._refuse_missing_encoder(f"the image {image.key}", self.model.encodes_pixels)
         pixels = fit(image, image.crop or self.centre).to(self.model.device)
         mean, std = self.model.encode_posterior(pixels)
-        size = torch.tensor(image.pixels.shape[:2], dtype=torch.int32)
+        size = torch.tensor(image.pixels.shape[-3:-1], dtype=torch.int32)
         draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
         return {"mean": mean[0].cpu(), "size": size, **draws}
 
@@ -179,12 +180,16 @@ class CachedLatents:
 def fit(image: TrainingImage, crop: CropSpec) -> Tensor:
     """Return the crop of an image as pixels [1, 3, H, W] in 0..1; it is resized bilinearly with antialiasing.
 
+    Of a video it is the same crop of all frames, [1, T, 3, H, W].
+
     Both images of a pair have one crop. The published loader of Diffusion-DPO draws a crop for each image, so that the
     two differ by more than what people compared.
 
     Source: Diffusion-DPO, train.py.
     """
-    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float() / 255.0
+    stored = torch.from_numpy(image.pixels).movedim(-1, -3)
+    is_video = stored.ndim == 4
+    pixels = (stored if is_video else stored[None]).float() / 255.0
     box = crop.box(*pixels.shape[-2:])
     if box.resized != box.original:
         size = list(box.resized)
@@ -192,7 +197,8 @@ def fit(image: TrainingImage, crop: CropSpec) -> Tensor:
     if box.flipped:
         pixels = pixels.flip(-1)
     (top, left), (height, width) = box.corner, box.size
-    return pixels[..., top : top + height, left : left + width]
+    cropped = pixels[..., top : top + height, left : left + width]
+    return cropped[None] if is_video else cropped
 
 
 class _Memory:

@@ -72,8 +72,9 @@ def add_scores(
             scores: list[float] = []
             for start in range(0, len(part), BATCH_SIZE):
                 some = part[start : start + BATCH_SIZE]
-                pictures = [Image.fromarray(data.image(key).pixels) for _, key in some]
-                found = scorer.score(pictures, [prompt for prompt, _ in some])
+                pixels = [data.image(key).pixels for _, key in some]
+                videos = [[Image.fromarray(frame) for frame in one.reshape(-1, *one.shape[-3:])] for one in pixels]
+                found = scorer.score_videos(videos, [prompt for prompt, _ in some])
                 if wrong := [key for (_, key), known in zip(some, found.isfinite().tolist(), strict=True) if not known]:
                     raise UserError(
                         f"{scorer.name} gives the training image {wrong[0]} a score that is not a finite number; to "

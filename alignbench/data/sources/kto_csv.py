@@ -14,6 +14,8 @@ from alignbench.data.sources.table_source import Contents, LabelledSource, Label
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError, did_you_mean
+from alignbench.settings.section import FrameCount, Positive
+from alignbench.videos import FrameSpec, frame_spec
 
 LABELS = {
     "exclusive_win": 1.0, "1": 1.0, "1.0": 1.0, "true": 1.0,
@@ -30,23 +32,32 @@ class LabelList(LabelledSource):
     Args:
         name: as typed in `data=`.
         path: a .csv, .tsv or .jsonl file, or a folder with one .csv; paths of images are relative to the file's folder.
+        num_frames, fps: see `alignbench.settings.data.VideoSettings`.
         options: see `alignbench.settings.data.LabelSettings`.
     """
 
-    def __init__(self, name: str, path: str, **options: Unpack[LabelOptions]) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        num_frames: FrameCount = 1,
+        fps: Positive | None = None,
+        **options: Unpack[LabelOptions],
+    ) -> None:
         super().__init__(name, options)
+        self.frames = frame_spec(num_frames, fps)
         found = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob("*.csv"))
         if len(found) != 1 or found[0].suffix not in (".csv", ".tsv", ".jsonl"):
             raise UserError(f"data.path={path} is neither a .csv, .tsv or .jsonl file nor a folder with one .csv file")
         self.list = found[0]
 
     def read(self) -> Contents:
-        return read_labels(self.list)
+        return read_labels(self.list, self.frames)
 
 
-def read_labels(file: Path) -> Contents:
+def read_labels(file: Path, frames: FrameSpec | None = None) -> Contents:
     """Return the labels of a list, and the store of its images; their paths are relative to the list's folder."""
-    store, rows = Files(file.parent), SampleTableBuilder(1)
+    store, rows = Files(file.parent, frames), SampleTableBuilder(1)
     for image, prompt, label in map(label_of, stream_rows(file)):
         rows.add(prompt, [store.add(image)], label)
     return Contents(rows.table(), store)

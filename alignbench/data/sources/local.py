@@ -1,4 +1,4 @@
-"""Your own data: a folder of image pairs, or a file of prompts."""
+"""Your own data: a folder of pairs of images or videos, or a file of prompts."""
 
 import hashlib
 import json
@@ -19,6 +19,8 @@ from alignbench.data.sources.table_source import Contents
 from alignbench.data.storage.image_store import Files
 from alignbench.data.storage.text_tables import TextRow, stream_rows
 from alignbench.errors import UserError
+from alignbench.settings.section import FrameCount, Positive
+from alignbench.videos import FrameSpec, frame_spec
 
 LISTS = ("pairs.jsonl", "pairs.csv")
 
@@ -34,16 +36,25 @@ class LocalPairs(PairTableSource):
 
     A pair without a finite number to decide it has no label; it is left out and counted.
 
-    Images are given as paths relative to the folder.
+    Images, or videos, are given as paths relative to the folder.
 
     Args:
         name: as typed in `data=`.
         path: the folder.
+        num_frames, fps: see `alignbench.settings.data.VideoSettings`.
         options: see `alignbench.settings.data.PairSettings`.
     """
 
-    def __init__(self, name: str, path: str, **options: Unpack[PairOptions]) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        num_frames: FrameCount = 1,
+        fps: Positive | None = None,
+        **options: Unpack[PairOptions],
+    ) -> None:
         super().__init__(name, options)
+        self.frames = frame_spec(num_frames, fps)
         self.folder = Path(path)
         found = [self.folder / one for one in LISTS if (self.folder / one).is_file()]
         if len(found) != 1:
@@ -51,12 +62,12 @@ class LocalPairs(PairTableSource):
         self.list = found[0]
 
     def read(self) -> Contents:
-        return read_pairs(self.list)
+        return read_pairs(self.list, self.frames)
 
 
-def read_pairs(file: Path) -> Contents:
+def read_pairs(file: Path, frames: FrameSpec | None = None) -> Contents:
     """Return the pairs of a list, and the store of its images; their paths are relative to the list's folder."""
-    store, rows = Files(file.parent), SampleTableBuilder(2)
+    store, rows = Files(file.parent, frames), SampleTableBuilder(2)
     for row in stream_rows(file):
         for prompt, images, label in pairs_of(row):
             rows.add(prompt, map(store.add, images), label)

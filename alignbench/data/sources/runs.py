@@ -22,7 +22,9 @@ from alignbench.diffusion.initial_noise import InitialNoise
 from alignbench.errors import UserError, did_you_mean
 from alignbench.models.schedulers import STOCHASTIC
 from alignbench.settings.sampling import NoiseMode
+from alignbench.settings.section import FrameCount, Positive
 from alignbench.store.scores import Scores
+from alignbench.videos import frame_spec
 
 Which = Literal["best_worst", "all"]
 WHICH = ("best_worst", "all")
@@ -38,6 +40,7 @@ class ScoredRuns(PairTableSource):
         which: `best_worst` pairs the best image of each prompt with the worst; `all` uses all pairs.
         temperature: score difference, in the published scale, at which the better image is preferred with probability
             73 % (Bradley-Terry model); None: the better image is always preferred.
+        num_frames, fps: see `alignbench.settings.data.VideoSettings`.
         options: see `alignbench.settings.data.PairSettings`.
     """
 
@@ -50,9 +53,12 @@ class ScoredRuns(PairTableSource):
         evaluator: str,
         which: Which,
         temperature: float | None,
+        num_frames: FrameCount = 1,
+        fps: Positive | None = None,
         **options: Unpack[PairOptions],
     ) -> None:
         super().__init__(name, options)
+        self.frames = frame_spec(num_frames, fps)
         check_choice("which", which, WHICH)
         if temperature is not None and not temperature > 0:
             raise UserError(f"data.temperature={temperature} must be a number above 0, or null")
@@ -88,6 +94,8 @@ class ScoredRuns(PairTableSource):
                 reason = f"were sampled by {scheduler}, which adds noise in each step"
             elif folder.sampling.control is not None:
                 reason = "follow the maps of a ControlNet"
+            elif folder.sampling.frames != self.frames:
+                reason = f"have {folder.sampling.frames or 'one frame'}, and the model has {self.frames or 'one'}"
             else:
                 continue
             raise UserError(f"the images of {folder.path} cannot be trained on with their initial noise: they {reason}")
@@ -130,7 +138,7 @@ class ScoredRuns(PairTableSource):
 
         low_is_best = not found_scores[0].info.higher_is_better
         root = _common([image for images in scored.values() for image in images])
-        store, rows = Files(root), SampleTableBuilder(2)
+        store, rows = Files(root, self.frames), SampleTableBuilder(2)
         for prompt, found in scored.items():
             finite = {image: score for image, score in found.items() if math.isfinite(score)}
             if without := len(found) - len(finite):

@@ -31,6 +31,7 @@ from alignbench.data.storage.image_store import ImageStore
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
 from alignbench.settings.data import LabelSettings, Mixed, Posterior
+from alignbench.videos import FrameSpec, check_films
 
 
 class TableOptions(RuleOptions):
@@ -58,7 +59,12 @@ class TableSource(DataSource):
     """Data whose images stay on disk: a table lists them, and each is read when its sample is read.
 
     The table is read when it is first needed. The headers of the images are read when a view of images is first taken.
+
+    Attributes:
+        frames: what is read of each file, where the source holds videos; None for pictures.
     """
+
+    frames: FrameSpec | None = None
 
     def __init__(self, name: str, options: TableOptions) -> None:
         self.name = name
@@ -73,7 +79,10 @@ class TableSource(DataSource):
 
     @cached_property
     def contents(self) -> Contents:
-        return self.read()
+        contents = self.read()
+        if self.frames is not None:
+            check_films(contents.store.files())
+        return contents
 
     @cached_property
     def text_filtered(self) -> SampleTable:

@@ -10,13 +10,15 @@ from tqdm.auto import tqdm
 
 from alignbench.data.storage.image_store import ImageStore
 from alignbench.files import cache_folder, write_bytes
-from alignbench.images import FAULTS, Header, ImageError, read_header
+from alignbench.images import FAULTS, Header, ImageError
+from alignbench.videos import FAULTS as FAULTS_OF_VIDEOS
 
 VERSION = 2  # raised when the kept values change their meaning, or the decoder refuses other images
 MISSING = "missing image"
 # A fault stands in place of the size. The first is the smallest number, so that a pair whose images have two faults
 # counts under the first.
-CODES = {fault: number for number, fault in enumerate((MISSING, *FAULTS), -len(FAULTS) - 1)}
+IN_ORDER = (*FAULTS_OF_VIDEOS, MISSING, *FAULTS)
+CODES = {fault: number for number, fault in enumerate(IN_ORDER, -len(IN_ORDER))}
 UNKNOWN = 0
 
 
@@ -62,12 +64,13 @@ def _key(store: ImageStore) -> str:
 
 
 def _read_header(store: ImageStore, number: int) -> Header:
-    file = store.image(number).open()
+    image = store.image(number)
+    file = image.open()
     if file is None:
         return Header(CODES[MISSING], CODES[MISSING], False)
     with file:
         try:
-            return read_header(file)
+            return image.header(file)
         except ImageError as error:
             return Header(CODES[error.fault], CODES[error.fault], False)
 

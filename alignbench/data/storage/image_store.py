@@ -13,7 +13,8 @@ import numpy as np
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
 from alignbench.files import file_digest
-from alignbench.images import ImageError, decoded
+from alignbench.images import SEVERAL_FRAMES, Header, ImageError, decoded, read_header
+from alignbench.videos import FrameSpec, is_film, read_video, read_video_header
 
 HASHED_BYTES = 2 * 2**30  # data up to this size are identified by a hash of all their bytes
 REMEMBERED_BYTES = 16 * 2**20  # the digests of files above this size are kept in the user's cache
@@ -59,8 +60,24 @@ class EncodedImage(ABC):
         """Where messages say that the image is."""
         return self.key
 
+    def header(self, file: BinaryIO) -> Header:
+        """Return what is known of the image before it is trained on.
+
+        Raises:
+            ImageError: it is refused.
+        """
+        return read_header(file)
+
+    def pixels(self, file: BinaryIO) -> np.ndarray:
+        """Return the pixels, uint8, [H, W, 3], as `alignbench.images` decodes them; of a video [T, H, W, 3].
+
+        Raises:
+            ImageError: it is refused.
+        """
+        return np.array(decoded(file.read()))
+
     def decode(self) -> np.ndarray:
-        """Return the pixels, uint8, [H, W, 3], as `alignbench.images` decodes them.
+        """Return `pixels` of the file.
 
         Raises:
             UnusableImageError: the image is missing or refused. The number of samples is fixed by then, so the image
@@ -70,11 +87,10 @@ class EncodedImage(ABC):
         if file is None:
             raise UnusableImageError(self.key, "is missing")
         with file:
-            content = file.read()
-        try:
-            return np.array(decoded(content))
-        except ImageError as error:
-            raise UnusableImageError(self.key, str(error)) from None
+            try:
+                return self.pixels(file)
+            except ImageError as error:
+                raise UnusableImageError(self.key, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,31 @@ class FileImage(EncodedImage):
 
     def open(self) -> BinaryIO | None:
         return self.path.open("rb") if os.path.isfile(self.path) else None
+
+    def header(self, file: BinaryIO) -> Header:
+        self._refuse_film()
+        return super().header(file)
+
+    def pixels(self, file: BinaryIO) -> np.ndarray:
+        self._refuse_film()
+        return super().pixels(file)
+
+    def _refuse_film(self) -> None:
+        if is_film(self.path.name):
+            raise ImageError("is a film, and the model is trained on pictures", SEVERAL_FRAMES)
+
+
+@dataclass(frozen=True)
+class VideoFile(FileImage):
+    """A whole file that holds a video, of which some frames are read."""
+
+    frames: FrameSpec
+
+    def header(self, file: BinaryIO) -> Header:
+        return read_video_header(file, self.path.name, self.frames)
+
+    def pixels(self, file: BinaryIO) -> np.ndarray:
+        return read_video(file, self.path.name, self.frames)
 
 
 class ImageStore(ABC):
@@ -161,10 +202,13 @@ class Files(ImageStore):
 
     Args:
         folder: paths are relative to it.
+        frames: what is read of each file where they are videos; None for pictures.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, frames: FrameSpec | None = None) -> None:
         self.folder = folder
+        self.frames = frames
+        self._of_frames = "" if frames is None else f"-{frames.name}"  # of names of what was read or made of files
         self._numbers: dict[str, int] = {}
         self._paths: list[str] = []
         self._addresses: dict[str, str] = {}
@@ -180,7 +224,10 @@ class Files(ImageStore):
         return len(self._paths)
 
     def image(self, number: int) -> EncodedImage:
-        return FileImage(self._paths[number], self.folder / self._paths[number])
+        key = self._paths[number]
+        if self.frames is None:
+            return FileImage(key, self.folder / key)
+        return VideoFile(key, self.folder / key, self.frames)
 
     def number(self, key: str) -> int | None:
         return self._numbers.get(key)
@@ -190,7 +237,15 @@ class Files(ImageStore):
         if key not in self._addresses:
             known = self.identity.startswith("sha256:") and os.path.isfile(self.folder / key)
             self._addresses[key] = _sha256(self.folder / key) if known else super().address(key)
-        return self._addresses[key]
+        return self._addresses[key] + self._of_frames
+
+    @property
+    def state(self) -> str:
+        return super().state + self._of_frames
+
+    @cached_property
+    def identity(self) -> str:
+        return super().identity + self._of_frames
 
     def files(self) -> dict[str, Path]:
         files = {path: self.folder / path for path in self._paths}

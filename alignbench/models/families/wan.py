@@ -1,4 +1,4 @@
-"""Wan 2.1: a video transformer with UMT5 features, rectified flow, classifier-free guidance; here for single images."""
+"""Wan 2.1: a video transformer with UMT5 features, rectified flow, classifier-free guidance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,15 @@ from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.schedulers import OF_FLOW
+from alignbench.settings.section import FrameCount
 
 
 class Wan(FrameLatents, FlowAdapter):
-    """Wan 2.1 from text, whose videos have one frame: latents have no frame axis, and only its pipeline adds one.
+    """Wan 2.1 from text.
 
     Args:
         max_sequence_length: tokens of the prompt; features after its end are zeros, which the network reads.
+        num_frames: of each video; with 1 it is a model of images.
     """
 
     pipeline_class = "WanPipeline"
@@ -28,8 +30,12 @@ class Wan(FrameLatents, FlowAdapter):
     patch_size = 2
     published_schedulers = OF_FLOW | {"UniPCMultistep"}
 
-    def __init__(self, pipeline: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, pipeline: Any, *args: Any, num_frames: FrameCount = 1, **kwargs: Any) -> None:
         super().__init__(pipeline, *args, **kwargs)
+        factor = pipeline.vae_scale_factor_temporal
+        if (num_frames - 1) % factor:
+            raise UserError(f"model.num_frames={num_frames} must be one more than a multiple of {factor}")
+        self.num_frames = num_frames
         config = pipeline.config
         if pipeline.transformer_2 is not None or config.boundary_ratio is not None or config.expand_timesteps:
             raise UserError(
@@ -58,6 +64,11 @@ class Wan(FrameLatents, FlowAdapter):
         """Pixels along the side of one latent pixel."""
         return self.pipeline.vae_scale_factor_spatial
 
+    @property
+    def num_latent_frames(self) -> int:
+        """Frames of the latents of one video: one for its first frame, and one for every four that follow."""
+        return (self.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return UMT5's hidden states, zeros where a prompt has ended."""
@@ -83,7 +94,7 @@ class Wan(FrameLatents, FlowAdapter):
     def forward(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: Tensor | None
     ) -> Tensor:
-        """Call the transformer on videos of one frame."""
+        """Call the transformer on videos, those of one frame for a model of images."""
         prediction = self.policy(
             hidden_states=self.pack(noisy_latents).to(self.dtype),
             timestep=timesteps,
@@ -99,14 +110,14 @@ class Wan(FrameLatents, FlowAdapter):
         negative_prompt: str | None = None,
         true_cfg_scale: float | None = None,
     ) -> dict[str, Any]:
-        """Make one frame, guided away from the empty prompt, the pipeline's default, or from the one that is given."""
+        """Guide away from the empty prompt, which is the pipeline's default, or from the one that is given."""
         arguments = super().generation_arguments(num_prompts, guidance_scale, negative_prompt, true_cfg_scale)
-        return arguments | {"num_frames": 1}
+        return arguments | {"num_frames": self.num_frames}
 
     def pack(self, latents: Tensor) -> Tensor:
-        """Return [B, C, h, w] as a video of one frame, [B, C, 1, h, w]."""
-        return latents[:, :, None]
+        """Return latents as videos, [B, C, F, h, w]."""
+        return self.with_frame_axis(latents)
 
     def unpack(self, packed: Tensor, latent_size: Sequence[int]) -> Tensor:
-        """Return the only frame of a video, [B, C, h, w]."""
-        return packed[:, :, 0]
+        """Return videos, and for a model of images their only frames, [B, *latent_shape]."""
+        return self.without_frame_axis(packed)

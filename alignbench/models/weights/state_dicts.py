@@ -18,6 +18,8 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")  # what torch.save writes
 TENSOR_FILES = (".safetensors", *PICKLED)
 SHARD_INDEX = ".index.json"
 LFS = b"version https://git-lfs"  # how a pointer begins that stands for a file until `git lfs pull`
+# as torch tells that an archive or a pickle is damaged
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
 ARCHIVE, PICKLE = b"PK\x03\x04", b"\x80"  # how files of torch.save begin, since version 1.6 and before
 
 
@@ -157,8 +159,7 @@ def pickle_errors(path: Path, foreign: str, remedy: str = "fetch it again") -> I
         raise
     except pickle.UnpicklingError:
         raise UserError(f"{path} {foreign}") from None
-    # as torch tells that an archive or a pickle is damaged
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged ({reason:.100}); {remedy}") from None
 

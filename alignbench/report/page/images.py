@@ -23,6 +23,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
+from alignbench.videos import FrameSpec
 
 NUM_EXTREMES = 3  # images with the largest gains, and as many with the largest losses
 MAX_TEXT = 200  # characters of a prompt on the Overview
@@ -189,7 +190,8 @@ def _image_set(
         for image, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
             digests[image] = digest or digests.get(image, "")  # not every judge notes what it was shown
     prompts = _prompts(measured)
-    pictures = [_picture(folder, prompts, image, digests) for image in images]
+    frames = first.sampling.frames
+    pictures = [_picture(folder, prompts, image, digests, frames) for image in images]
     inside = all(picture is None or picture.path.parent == folder for picture in pictures)
     return {
         "folder": f"{quote(folder.relative_to(store.root).as_posix())}/" if inside else "",
@@ -207,14 +209,18 @@ def _address(path: Path, store: Store) -> str:
 
 
 def _picture(
-    folder: Path, prompts: dict[str, PromptRecord], image: ImageKey, digests: dict[ImageKey, str]
+    folder: Path,
+    prompts: dict[str, PromptRecord],
+    image: ImageKey,
+    digests: dict[ImageKey, str],
+    frames: FrameSpec | None,
 ) -> ThumbnailSource | None:
     """Return an image that was scored and is still there."""
     prompt_id, number = image
     if image not in digests:
         return None
     path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    return ThumbnailSource(path, digests[image] or sha256(path)) if path.exists() else None
+    return ThumbnailSource(path, digests[image] or sha256(path), frames) if path.exists() else None
 
 
 def _scores(measured: Measurement | None, images: Sequence[ImageKey]) -> list[float | None]:

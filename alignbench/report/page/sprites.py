@@ -1,4 +1,7 @@
-"""Draw the thumbnails of many images into one picture each, so that a page of thousands stays quick."""
+"""Draw the thumbnails of many images into one picture each, so that a page of thousands stays quick.
+
+Thumbnails of videos are animated, and so is their picture.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +12,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from alignbench.files import replacing
-from alignbench.images import ImageError, read_picture
+from alignbench.images import ImageError
 from alignbench.report.page.store import Store
 from alignbench.report.pictures import fitted
+from alignbench.videos import FrameSpec, read_frames, read_still
 
 TILE = 128  # pixels a side
 COLUMNS, ROWS = 8, 4  # tiles of a sprite
 QUALITY = 82  # of JPEG
+SHOWN = FrameSpec(16, 8.0)  # the first two seconds of a video
+ANIMATED_QUALITY = 60  # of WebP: about 1 MB for the thumbnails of 32 videos
 BACKGROUND = (128, 128, 128)  # beside images that are not square
 
 
@@ -25,10 +31,12 @@ class ThumbnailSource:
 
     Attributes:
         digest: of its content, as it was scored.
+        frames: of a video; None for an image.
     """
 
     path: Path
     digest: str
+    frames: FrameSpec | None = None
 
 
 Jobs = dict[str, Sequence[ThumbnailSource | None]]  # sprites to draw, by name
@@ -49,7 +57,11 @@ def sprite_names(store: Store, pictures: Sequence[ThumbnailSource | None], jobs:
         if not any(part):
             names.append(None)
             continue
-        name = store.thumbnails([TILE, COLUMNS, QUALITY, [picture and picture.digest for picture in part]])
+        digests = [picture and picture.digest for picture in part]
+        if any(picture is not None and picture.frames is not None for picture in part):
+            name = store.thumbnails([TILE, COLUMNS, ANIMATED_QUALITY, SHOWN.name, digests], "webp")
+        else:
+            name = store.thumbnails([TILE, COLUMNS, QUALITY, digests])
         if not store.holds(name):
             jobs[name] = part
         names.append(name)
@@ -69,23 +81,54 @@ def draw_all(store: Store, jobs: Jobs) -> None:
 
 def _write(path: Path, pictures: Sequence[ThumbnailSource | None]) -> int:
     try:
-        sheet = draw(pictures)
+        sheets = [draw(pictures)] if path.suffix == ".jpg" else draw_frames(pictures)
     except ImageError as error:  # damaged since it was scored, and nothing on the disk tells the time: drawn next time
         tqdm.write(f"  thumbnails  {error}; put the right file back, or delete it and make it again")
         return 0
     with replacing(path) as temporary:
-        sheet.save(temporary, format="JPEG", quality=QUALITY)
+        if path.suffix == ".jpg":
+            sheets[0].save(temporary, format="JPEG", quality=QUALITY)
+        else:
+            sheets[0].save(
+                temporary,
+                format="WEBP",
+                save_all=True,
+                append_images=sheets[1:],
+                duration=round(1000 / SHOWN.fps),
+                loop=0,
+                quality=ANIMATED_QUALITY,
+                method=0,
+            )
     return sum(picture is not None for picture in pictures)
 
 
 def draw(pictures: Sequence[ThumbnailSource | None]) -> Image.Image:
     """Return the thumbnails of some images, row by row."""
-    rows = -(-len(pictures) // COLUMNS)
+    return _sheet([picture and fitted(read_still(picture.path), TILE) for picture in pictures])
+
+
+def draw_frames(pictures: Sequence[ThumbnailSource | None]) -> list[Image.Image]:
+    """Return the thumbnails of some videos, row by row, once for each frame of `SHOWN`; a short video begins anew."""
+    tiles = [picture and _tiles(picture) for picture in pictures]
+    num_frames = max(len(frames) for frames in tiles if frames)
+    return [
+        _sheet([frames[number % len(frames)] if frames else None for frames in tiles]) for number in range(num_frames)
+    ]
+
+
+def _tiles(video: ThumbnailSource) -> list[Image.Image]:
+    frames = read_frames(video.path.read_bytes(), video.frames)
+    fps = SHOWN.fps if video.frames is None else video.frames.fps
+    return [fitted(frame, TILE) for frame in SHOWN.choose(((n + 1) / fps, frame) for n, frame in enumerate(frames))]
+
+
+def _sheet(tiles: Sequence[Image.Image | None]) -> Image.Image:
+    """Return tiles row by row, each in the middle of its place."""
+    rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * TILE), BACKGROUND)
-    for index, picture in enumerate(pictures):
-        if picture is not None:
+    for index, tile in enumerate(tiles):
+        if tile is not None:
             row, column = divmod(index, COLUMNS)
-            tile = fitted(read_picture(picture.path), TILE)
             left, top = (TILE - tile.width) // 2, (TILE - tile.height) // 2
             sheet.paste(tile, (column * TILE + left, row * TILE + top))
     return sheet

@@ -37,9 +37,9 @@ class Store:
             write_text(self.root / name, text)
         return quote(name)
 
-    def thumbnails(self, content: Any) -> str:
+    def thumbnails(self, content: Any, suffix: str = "jpg") -> str:
         """Return the name of the picture file that shows `content`, relative to the results root."""
-        return f"{THUMBNAILS}/{_digest(script_json(content))}.jpg"
+        return f"{THUMBNAILS}/{_digest(script_json(content))}.{suffix}"
 
     def holds(self, name: str) -> bool:
         """Keep a file, and say whether it is there already."""
@@ -53,7 +53,7 @@ class Store:
                 file.unlink()
 
     def _files(self) -> Iterator[Path]:
-        for folder, ending in ((DATA, "js"), (THUMBNAILS, "jpg")):
+        for folder, ending in ((DATA, "js"), (THUMBNAILS, "jpg"), (THUMBNAILS, "webp")):
             yield from (file for file in (self.root / folder).glob(f"*.{ending}") if not file.name.startswith("."))
 
 

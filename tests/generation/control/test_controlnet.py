@@ -122,7 +122,7 @@ def test_other_schedulers_and_sizes_and_negative_prompts_combine_with_control():
     sampler = ControlNetSampler(model, tiny_controlnet(model), 1.0, MAPS.__getitem__, **call)
     assert type(sampler.pipeline.scheduler).__name__ == "UniPCMultistepScheduler"
     noise = torch.randn(2, *sampler.latent_shape, generator=torch.Generator().manual_seed(0))
-    assert sampler(KEYS, PROMPTS, noise)[0].size == (48, 48)
+    assert sampler(KEYS, PROMPTS, noise)[0].shape == (48, 48, 3)
     assert type(model.pipeline.scheduler).__name__ == "DDIMScheduler"
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 from PIL import Image
 
 from alignbench.report.page.sprites import (
@@ -8,9 +9,11 @@ from alignbench.report.page.sprites import (
     ThumbnailSource,
     draw,
     draw_all,
+    draw_frames,
     sprite_names,
 )
 from alignbench.report.page.store import Store
+from alignbench.videos import FrameSpec, write_video
 
 PER_SPRITE = COLUMNS * ROWS
 
@@ -63,3 +66,26 @@ def test_where_nothing_is_there_is_no_sprite(tmp_path):
     jobs = {}
     assert sprite_names(Store(tmp_path), [None] * (PER_SPRITE + 1), jobs) == [None, None]
     assert jobs == {}
+
+
+def test_thumbnails_of_videos_play_their_first_two_seconds_and_short_ones_begin_anew(tmp_path):
+    def video(name, num_frames, fps):
+        shades = [np.full((16, 16, 3), 3 * number, np.uint8) for number in range(num_frames)]
+        write_video(tmp_path / f"{name}.webp", np.stack(shades), fps)
+        return ThumbnailSource(tmp_path / f"{name}.webp", name, FrameSpec(num_frames, fps))
+
+    pictures = [video("long", 49, 16.0), None, video("short", 5, 8.0)]
+    sheets = draw_frames(pictures)
+    assert len(sheets) == 16
+    assert [middle(sheet, 0)[0] for sheet in sheets[:3]] == [3, 9, 15]  # each second frame
+    assert [middle(sheet, 2)[0] for sheet in sheets[3:7]] == [9, 12, 0, 3]
+    assert all(middle(sheet, 1) == BACKGROUND for sheet in sheets)
+    store, jobs = Store(tmp_path), {}
+    (name,) = sprite_names(store, pictures, jobs)
+    assert name.endswith(".webp")
+    draw_all(store, jobs)
+    with Image.open(tmp_path / name) as sprite:
+        assert sprite.size == (COLUMNS * TILE, TILE)
+        assert 1 < sprite.n_frames <= 16  # equal ones are stored once
+    Store(tmp_path).prune()
+    assert not (tmp_path / name).exists()

@@ -1,0 +1,54 @@
+"""What training reads of a reward: of images its own, of videos the mean over their frames."""
+
+import pytest
+import torch
+
+from alignbench.online.rewards import ImageScorer, embedding_of, pictures, reward_of
+from evaluators.shapes_reward import ShapesReward
+from tests.online_runs import Brightness
+
+PROMPTS = ["a red circle", "two blue squares"]
+
+
+@pytest.fixture(scope="module")
+def reward():
+    return ShapesReward("shapes_clip")
+
+
+def pixels(*shape):
+    return torch.rand(2, *shape, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_images_are_rewarded_as_they_are(reward):
+    images = pixels()
+    assert torch.equal(reward_of(reward, images, PROMPTS), reward.reward(images, PROMPTS))
+    assert torch.equal(embedding_of(reward, images), reward.embed_image(images).float())
+
+
+def test_the_reward_of_a_video_is_the_mean_over_its_frames_and_so_is_its_gradient(reward):
+    videos, same = pixels(3).requires_grad_(), pixels(3).requires_grad_()
+    found = reward_of(reward, videos, PROMPTS)
+    expected = torch.stack([reward.reward(frame, PROMPTS) for frame in same.unbind(1)]).mean(0)
+    torch.testing.assert_close(found, expected)
+    for one in (found, expected):
+        one.sum().backward()
+    assert videos.grad.abs().amax(dim=(0, 2, 3, 4)).min() > 0  # of every frame
+    torch.testing.assert_close(videos.grad, same.grad)
+
+
+def test_the_embedding_of_a_video_meets_a_text_as_its_frames_do_in_the_mean(reward):
+    videos, text = pixels(3), reward.embed_text(PROMPTS)
+    each = torch.stack([(reward.embed_image(frame) * text).sum(-1) for frame in videos.unbind(1)])
+    torch.testing.assert_close((embedding_of(reward, videos) * text).sum(-1), each.mean(0))
+
+
+def test_scorers_see_each_frame_as_a_picture():
+    videos = pixels(3)
+    scorer = ImageScorer(Brightness())
+    scorer.add(videos, PROMPTS)
+    scorer.add(videos[:1], PROMPTS[:1])
+    scores = scorer.scores()
+    assert scores.shape == (3, 1)
+    torch.testing.assert_close(scores[:2, 0], videos.mean(dim=(1, 2, 3, 4)), atol=1e-3, rtol=0)
+    assert scores[2] == scores[0]
+    assert len(pictures(videos[0])) == 3
