@@ -123,7 +123,7 @@ class Job:
         self.printed = ""  # the tables, once they are printed
 
     def run(self) -> None:
-        stages = [stage for stage in STAGES if stage in self.cfg.stages]
+        stages: list[Stage] = [stage for stage in STAGES if stage in self.cfg.stages]
         evaluates = {"generate", "score", "report"} & set(stages)
         self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
         self.scoring: Scoring | None = None
@@ -134,7 +134,7 @@ class Job:
         built = {"control": build(self.cfg.sampling.control), "frames": frames_of(self.cfg.model)}
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | built)
         seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
-        before_images = [stage for stage in stages if stage in ("prepare", "train")]
+        before_images: list[Stage] = [stage for stage in stages if stage in ("prepare", "train")]
         trains = self.trains and "train" in stages and not self.folder.completed("train")
         with training_alone(self.folder.path, self.accelerator) if trains else nullcontext():
             self._begin(stages, seen)
