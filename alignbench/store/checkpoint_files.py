@@ -4,6 +4,7 @@ A checkpoint is a folder `step-N`. It holds the trained parameters of each netwo
 states in `state.pt`, and the sha256 of every file.
 """
 
+import os.path
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def damaged_file(folder: Path, *names: str) -> Path | None:
     except UserError:
         return note
     files = (folder / name for name in names or digests)
-    return next((file for file in files if not file.is_file() or sha256(file) != digests.get(file.name)), None)
+    return next((file for file in files if not os.path.isfile(file) or sha256(file) != digests.get(file.name)), None)
 
 
 def read_state(file: Path, mmap: bool = False) -> Any:

@@ -109,7 +109,8 @@ class Ballots:
         try:
             yield
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise ResultsError(f"{self.path} cannot be used ({error}); restore it or move it away") from None
+            reason = " ".join(str(error).split())
+            raise ResultsError(f"{self.path} cannot be used ({reason}); restore it or move it away") from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
