@@ -1,8 +1,12 @@
 """A study is decided before the first vote, found again by the same command, and never mixed with another."""
 
+from dataclasses import replace
+
 import pytest
 
 from alignbench.errors import UserError
+from alignbench.store.image_records import read_sampling, write_sampling
+from alignbench.store.run_folder import RunFolder
 from alignbench.study.begin import open_study
 from alignbench.votes.record import Study, study_folders
 
@@ -47,6 +51,15 @@ def test_numbers_have_the_defaults_of_the_preset(world):
     assert pairs.checks_per_rater == 40 * 3 // 10
     assert world.study("base", "dpo", "kto", pairs="base").study.checks_per_rater == 40 * 2 // 10
     assert world.study("base", "dpo", num_prompts=5).study.checks_per_rater == 4
+
+
+def test_videos_are_no_images_of_a_study(world):
+    for folder in (RunFolder(world.run(method)) for method in ("base", "dpo")):
+        (images,) = folder.path.glob("images/*/*")
+        write_sampling(images, replace(read_sampling(images), num_frames=9, fps=16.0))
+        folder.record(images / "sampling.json")
+    with pytest.raises(UserError, match="holds videos, and a study shows images"):
+        world.study("base", "dpo")
 
 
 @pytest.mark.parametrize(

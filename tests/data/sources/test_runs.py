@@ -136,6 +136,7 @@ def test_generated_pairs_are_the_pairs_and_use_the_same_images(run, source):
         ("sd15_mini", {}, "they were made by model=flux_mini, and model=sd15_mini is trained"),
         ("flux_mini", {"scheduler": "EulerAncestralDiscrete"}, "EulerAncestralDiscrete, which adds noise in each step"),
         ("flux_mini", {"control": {"controlnet": "depth"}}, "they follow the maps of a ControlNet"),
+        ("flux_mini", {"num_frames": 9, "fps": 16.0}, "they have 9 frames at 16 a second, and the model has one"),
     ],
 )
 def test_noise_that_does_not_lead_to_its_image_is_refused(run, source, model, sampling, reason):

@@ -5,6 +5,7 @@ import torch
 
 from alignbench.errors import UserError
 from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
+from alignbench.training.memory_estimate import _decode_activations, _network_activations
 from tests.of_the_pipeline import latents_of
 from tests.videos import NUM_FRAMES, tiny_video_model
 
@@ -94,3 +95,15 @@ def test_every_frame_of_the_latents_gets_a_gradient_and_checkpointing_changes_no
         gradients.append(latents.grad)
     assert (gradients[0].abs().amax(dim=(0, 1, 3, 4)) > 0).all()
     assert torch.equal(*gradients)
+
+
+def test_memory_is_estimated_for_all_frames():
+    models = [tiny_video_model(num_frames) for num_frames in (1, 5, 9)]
+    size = (RESOLUTION, RESOLUTION)
+    for model in models:
+        model.denoiser.requires_grad_()
+    network = [_network_activations(model, 1, size, checkpointing=False).num_bytes for model in models]
+    decoder = [_decode_activations(model, 1, checkpointing=False).num_bytes for model in models]
+    assert network[0] < network[1] < network[2]
+    assert network[2] - network[1] == pytest.approx(network[1] - network[0], rel=0.1)  # as many tokens more
+    assert 2 * decoder[0] < decoder[1] < decoder[2]
