@@ -6,7 +6,8 @@ import pytest
 
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.compose import composed
-from alignbench.training.memory_estimate import CARDS, GIB, estimate, total
+from alignbench.models.weights.skeleton import skeleton
+from alignbench.training.memory_estimate import CARDS, GIB, _decode_activations, estimate, total
 from tests.pages import ROOT, tables
 
 (TABLE,) = (rows for heads, rows in tables(ROOT / "docs" / "models.md") if "24 GB" in heads)
@@ -28,6 +29,11 @@ def test_what_the_page_says_of_fewer_frames_is_what_is_estimated():
     cfg = composed(["method=dpo", "model=wan_video", "data=shapes", f"model.num_frames={frames}"])
     assert f"{total(estimate(cfg)) / GIB:.1f}" == memory
     assert whole == ROWS["wan_video"][2]
+    decoded = re.findall(r"(\d+) GiB for (\d+) frames?", text)
+    assert len(decoded) == 3
+    for memory, frames in decoded:
+        model = skeleton(composed(["method=base", "model=wan_video", f"model.num_frames={frames}"]).model)
+        assert f"{_decode_activations(model, 1, checkpointing=False).peak / GIB:.0f}" == memory
 
 
 @pytest.mark.matrix
