@@ -45,6 +45,11 @@ def pipeline() -> QwenImagePipeline:
     return pipeline
 
 
+@pytest.fixture(scope="module")
+def model(pipeline) -> QwenImage:
+    return QwenImage(pipeline, resolution=64, max_sequence_length=32, lora_targets=["to_q"])
+
+
 # ---- the chat template
 
 
@@ -67,6 +72,12 @@ def test_each_listed_word_is_one_token_at_the_start_of_a_prompt_and_within_it(to
     words = [*GRAMMAR_WORDS, *COMMON_WORDS]
     lengths = {len(ids) for ids in tokenizer([before + word for word in words]).input_ids}
     assert lengths == {1 + bool(before)}
+
+
+def test_the_tokenizer_is_shipped_as_built(tokenizer, pipeline):
+    assert pipeline.tokenizer.get_vocab() == tokenizer.get_vocab()
+    texts = [CHAT_TEMPLATE.format(text) for text in (SENTENCE, *OTHER_TEXTS)]
+    assert pipeline.tokenizer(texts).input_ids == tokenizer(texts).input_ids
 
 
 def test_no_caption_is_cut(tokenizer):
@@ -108,14 +119,14 @@ def test_one_frame_is_convolved_as_by_the_network_itself():
         torch.testing.assert_close(vae.decode(codes).sample, decoded)
 
 
-def test_the_shipped_autoencoder_gives_latents_of_the_other_families_and_brings_pixels_back(pipeline):
-    model = QwenImage(pipeline, resolution=64, max_sequence_length=32)
+def test_the_shipped_autoencoder_gives_latents_of_the_other_families_and_brings_pixels_back(model):
     rendered = np.stack([render(*scene_at(index)) for index in range(16)])
     pixels = torch.from_numpy(rendered).permute(0, 3, 1, 2).float() / 255
     mean, deviation = model.encode_posterior(pixels)
     latents = model.latents_of(mean)
     assert (latents - code(pixels * 2 - 1)).square().mean() < 0.05
-    assert (model.latents_of(mean + deviation) - latents).mean(dim=(0, 2, 3)) == pytest.approx(0.0046, abs=5e-4)
+    spread = (model.latents_of(mean + deviation) - latents).mean(dim=(0, 2, 3))
+    assert ((spread > 0.003) & (spread < 0.01)).all()  # of latents with a deviation of 1
     with torch.no_grad():
         assert (model.decode_latents(latents) - pixels).abs().mean() < 0.04
 
@@ -180,8 +191,7 @@ def test_the_shift_at_these_images_is_that_of_flux_mini_and_the_last_level_is_no
         assert scheduler.config.base_image_seq_len == 64
 
 
-def test_texts_of_unlike_length_are_guided_as_by_the_pipeline(pipeline):
-    model = QwenImage(pipeline, resolution=64, max_sequence_length=32)
+def test_texts_of_unlike_length_are_guided_as_by_the_pipeline(model):
     texts = [SENTENCE, "a red circle in the center, white background"]
     noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     conditioning = model.encode_prompts(texts)

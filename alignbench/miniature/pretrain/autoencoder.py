@@ -19,7 +19,7 @@ from alignbench.miniature.pretrain.data import SceneData
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 
 PLAN = Plan(num_updates=6000, learning_rate=2e-3, ema_decay=0.998)
-QWEN_PLAN = Plan(num_updates=2500, learning_rate=3e-3, ema_decay=0.995)
+QWEN_PLAN = Plan(num_updates=8000, learning_rate=3e-3, ema_decay=0.995)
 BATCH_SIZE = 16
 CROP_SHARE = 0.9  # share of updates on crops of a quarter of the area, which cost a quarter
 CROP_SIZE = 32
@@ -139,7 +139,8 @@ def train_qwen_autoencoder(data: SceneData, folder: Path, plan: Plan = QWEN_PLAN
         codes = latents[:, :, None] * deviation + mean
         return vae.decoder(vae.post_quant_conv(codes))[:, :, 0]  # not clipped as by `decode`: that would hide errors
 
-    return _train(vae, encode, decode, data, folder, plan, "qwen_vae", seed=9)
+    # crops alone: networks are compiled for each size
+    return _train(vae, encode, decode, data, folder, plan, "qwen_vae", seed=9, crop_share=1.0)
 
 
 def convolve_one_frame(
@@ -163,12 +164,13 @@ def _train(
     plan: Plan,
     name: str,
     seed: int = 0,
+    crop_share: float = CROP_SHARE,
 ):
-    """Train by `autoencoder_loss`, mostly on crops."""
+    """Train by `autoencoder_loss`; the last updates are on whole images."""
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
         pixels = data.pixels(torch.randint(len(data.captions), (BATCH_SIZE,), generator=generator))
-        if step < CROP_SHARE * plan.num_updates:
+        if step < crop_share * plan.num_updates:
             top, left = torch.randint(4, pixels.shape[-1] - CROP_SIZE - 3, (2,), generator=generator).tolist()
             pixels = pixels[:, :, top : top + CROP_SIZE, left : left + CROP_SIZE]
         return autoencoder_loss(encode, decode, pixels, generator)

@@ -32,7 +32,7 @@ GUIDANCE_PLAN = Plan(num_updates=1000, learning_rate=5e-4, muon="block", ema_dec
 SD15_PLAN = Plan(num_updates=8000, learning_rate=1.5e-3, muon="block", ema_decay=0.998)
 SDXL_PLAN = Plan(num_updates=2000, learning_rate=7e-4, muon="block", ema_decay=0.998)
 SD3_PLAN = Plan(num_updates=4000, learning_rate=2e-3, muon="block", ema_decay=0.998)
-QWEN_PLAN = Plan(num_updates=4000, learning_rate=2e-3, muon="block", ema_decay=0.998)
+QWEN_PLAN = Plan(num_updates=6000, learning_rate=2e-3, muon="block", ema_decay=0.998)
 BATCH_SIZE = 32
 SD3_SHIFT = 1.65  # that of FLUX at the 64 tokens of these images; SD3's own 3 is for images of 4096 tokens
 GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
