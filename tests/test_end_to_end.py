@@ -218,13 +218,13 @@ def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
     alignbench(
         "-m",
         "method=sft,dpo",
-        "model=sd15_mini,flux_mini",
+        "model=sd15_mini,qwen_mini",
         "prompts.limit=4",
         f"results={tmp_path}",
         *FEW,
     )
     found = {(row["method"], row["model"]) for row in rows(tmp_path / "leaderboard.csv")}
-    assert found == {(method, model) for method in ("base", "sft", "dpo") for model in ("sd15_mini", "flux_mini")}
+    assert found == {(method, model) for method in ("base", "sft", "dpo") for model in ("sd15_mini", "qwen_mini")}
 
 
 @pytest.mark.slow

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -24,6 +27,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -32,17 +37,19 @@ from alignbench.errors import UserError
 from alignbench.models.weights.without_weights import drop
 
 FOLDER = Path(__file__).parent / "weights"
-PIPELINES = ("flux_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
+PIPELINES = ("flux_mini", "qwen_mini", "sd15_mini", "sd3_mini", "sdxl_mini")
 CLIPS = ("shapes_clip", "shapes_preference")
 LATENT_SIDE = 16
-Pipeline = FluxPipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline
+Pipeline = (
+    FluxPipeline | QwenImagePipeline | StableDiffusionPipeline | StableDiffusion3Pipeline | StableDiffusionXLPipeline
+)
 SD3_CLIP_LENGTH = 24  # captions have at most 17 tokens; more padding would slow the transformer down
 
 
 def load_pipeline(
     name: str, dtype: torch.dtype = torch.float32, folder: Path = FOLDER, without: Sequence[str] = ()
 ) -> Pipeline:
-    """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all of them.
+    """Assemble the pipeline of a miniature model; VAE, CLIP and T5 are the same for all but `qwen_mini`.
 
     Weights are stored in half precision and loaded in `dtype`. Images are 64 x 64 pixels by default. T5 prompts are 20
     tokens long: pass `max_sequence_length=20` to pipelines.
@@ -62,6 +69,8 @@ def load_pipeline(
 def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
     _check(name, PIPELINES, folder)
     own = folder / name
+    if name == "qwen_mini":
+        return _assemble_qwen(dtype, own)
     clip = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
     components: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype),
@@ -108,6 +117,19 @@ def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
     }
     pipeline = FluxPipeline(**components)
     pipeline.default_sample_size = LATENT_SIDE  # in latents; FluxPipeline assumes the size of FLUX.1
+    return pipeline
+
+
+def _assemble_qwen(dtype: torch.dtype, own: Path) -> QwenImagePipeline:
+    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(own / "text_encoder", dtype=dtype)
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler"),
+        vae=AutoencoderKLQwenImage.from_pretrained(own / "vae", torch_dtype=dtype),
+        text_encoder=encoder,
+        tokenizer=Qwen2Tokenizer.from_pretrained(own / "tokenizer"),
+        transformer=QwenImageTransformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
+    )
+    pipeline.default_sample_size = LATENT_SIDE  # in latents; QwenImagePipeline assumes the size of Qwen-Image
     return pipeline
 
 

@@ -430,7 +430,7 @@ SHIPPED = [name for name in PIPELINES if (FOLDER / name).is_dir()]
 def test_shipped_files_are_small_enough():
     sizes = [path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()]
     assert max(sizes) < 9e6
-    assert sum(sizes) < 25e6
+    assert sum(sizes) < 27e6
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -446,6 +446,8 @@ def test_a_shipped_pipeline_loads_in_float32_survives_saving_and_draws(name, tmp
     arguments = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "np"}
     if name in ("flux_mini", "sd3_mini"):
         arguments["max_sequence_length"] = T5_LENGTH
+    if name == "qwen_mini":
+        arguments["negative_prompt"] = " "
     images = [p(SENTENCE, generator=torch.Generator().manual_seed(0), **arguments).images for p in (pipeline, again)]
     assert images[0].shape == (1, 64, 64, 3)
     assert np.isfinite(images[0]).all()
@@ -483,7 +485,7 @@ def test_a_shipped_reward_prefers_the_right_picture(name):
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist():
-    with pytest.raises(UserError, match="flux_mini, sd15_mini, sd3_mini, sdxl_mini"):
+    with pytest.raises(UserError, match="flux_mini, qwen_mini, sd15_mini, sd3_mini, sdxl_mini"):
         load_pipeline("sd16_mini")
     with pytest.raises(UserError, match="restore it from the repository"):
         load_clip("shapes_clip", folder=Path("/nonexistent"))

@@ -1,20 +1,25 @@
-"""The autoencoder of all families: 64 x 64 pixels to 16 x 16 latents of 4 channels and back.
+"""The autoencoders, one of Qwen-Image and one of all other families: 64 x 64 pixels to 16 x 16 latents of 4 channels.
 
 The latents are defined in advance: the mean colour of each 4 x 4 block on three opponent axes, and the contrast within
 the block. The decoder infers edges from the share of each block that a shape covers. Learned latents held little more
-than brightness after minutes of training, and denoisers could only have been trained after them.
+than brightness after minutes of training, and denoisers could only have been trained after them. Both autoencoders have
+the same latents.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage, QwenImageCausalConv3d
 
 from alignbench.miniature.pretrain.data import SceneData
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
 
 PLAN = Plan(num_updates=6000, learning_rate=2e-3, ema_decay=0.998)
+QWEN_PLAN = Plan(num_updates=8000, learning_rate=3e-3, ema_decay=0.995)
 BATCH_SIZE = 16
 CROP_SHARE = 0.9  # share of updates on crops of a quarter of the area, which cost a quarter
 CROP_SIZE = 32
@@ -74,35 +79,124 @@ def build_autoencoder() -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
+def build_qwen_autoencoder() -> AutoencoderKLQwenImage:
+    """Build the untrained network, which has a frame axis and is as narrow as the other one.
+
+    Its codes are not standardised: that is done by the mean and deviation of each channel, which the configuration has.
+    A convolution sees nothing of earlier frames, of which an image has none.
+    """
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 6],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[round(mean, 4) for mean in _MEANS.tolist()],
+        latents_std=[round(deviation, 4) for deviation in _DEVIATIONS.tolist()],
+    )
+    with torch.no_grad():
+        for convolution in _causal_convolutions(vae):
+            convolution.weight[:, :, :-1] = 0.0
+        vae.quant_conv.weight[4:] = 0.0
+        # the same share of the deviation of the latents as in the other network
+        vae.quant_conv.bias[4:] = LOG_VARIANCE + 2.0 * (SCALING_FACTOR * _DEVIATIONS).log()
+    return vae
+
+
+def _causal_convolutions(vae: AutoencoderKLQwenImage) -> list[QwenImageCausalConv3d]:
+    return [module for module in vae.modules() if isinstance(module, QwenImageCausalConv3d)]
+
+
 def train_autoencoder(data: SceneData, folder: Path, plan: Plan = PLAN) -> AutoencoderKL:
     """Train the encoder to return the codes of an image, and the decoder to return the image of noisy codes."""
     torch.manual_seed(0)
     vae = build_autoencoder()
 
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return vae.encode(pixels).latent_dist.mean * SCALING_FACTOR
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return vae.decode(latents / SCALING_FACTOR).sample
+
+    return _train(vae, encode, decode, data, folder, plan, "vae")
+
+
+def train_qwen_autoencoder(data: SceneData, folder: Path, plan: Plan = QWEN_PLAN) -> AutoencoderKLQwenImage:
+    """Train the network of Qwen-Image to the same latents."""
+    torch.manual_seed(0)
+    vae = build_qwen_autoencoder()
+    for convolution in _causal_convolutions(vae):
+        convolution.forward = partial(convolve_one_frame, convolution)
+    vae.encoder.compile()
+    vae.decoder.compile()
+    mean, deviation = _MEANS[:, None, None, None], _DEVIATIONS[:, None, None, None]
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        codes = vae.quant_conv(vae.encoder(pixels[:, :, None]))[:, :4]
+        return ((codes - mean) / deviation)[:, :, 0]
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        codes = latents[:, :, None] * deviation + mean
+        return vae.decoder(vae.post_quant_conv(codes))[:, :, 0]  # not clipped as by `decode`: that would hide errors
+
+    # crops alone: networks are compiled for each size
+    return _train(vae, encode, decode, data, folder, plan, "qwen_vae", seed=9, crop_share=1.0)
+
+
+def convolve_one_frame(
+    convolution: QwenImageCausalConv3d, frame: torch.Tensor, cache_x: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return what a causal convolution makes of a single frame, [B, C, 1, H, W], in a third of the time.
+
+    Before the frame there is nothing, so of the kernel only the part for the current frame counts.
+    """
+    weight = convolution.weight[:, :, -1]
+    step, border = convolution.stride[1:], weight.shape[-1] // 2
+    return F.conv2d(frame[:, :, 0], weight, convolution.bias, step, border)[:, :, None]
+
+
+def _train(
+    vae: AutoencoderKL | AutoencoderKLQwenImage,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    data: SceneData,
+    folder: Path,
+    plan: Plan,
+    name: str,
+    seed: int = 0,
+    crop_share: float = CROP_SHARE,
+):
+    """Train by `autoencoder_loss`; the last updates are on whole images."""
+
     def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
         pixels = data.pixels(torch.randint(len(data.captions), (BATCH_SIZE,), generator=generator))
-        if step < CROP_SHARE * plan.num_updates:
+        if step < crop_share * plan.num_updates:
             top, left = torch.randint(4, pixels.shape[-1] - CROP_SIZE - 3, (2,), generator=generator).tolist()
             pixels = pixels[:, :, top : top + CROP_SIZE, left : left + CROP_SIZE]
-        return autoencoder_loss(vae, pixels, generator)
+        return autoencoder_loss(encode, decode, pixels, generator)
 
-    return train(vae, loss_of, plan, folder, "vae")
+    return train(vae, loss_of, plan, folder, name, seed)
 
 
 def autoencoder_loss(
-    vae: AutoencoderKL, pixels: torch.Tensor, generator: torch.Generator
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, Metrics]:
     """Return the encoder's squared error plus the decoder's errors in values, block colours, edges and grain.
 
     Args:
+        encode: gives the standardised latents of pixels.
+        decode: gives the pixels of standardised latents.
         pixels: [B, 3, H, W] in -1..1.
     """
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     codes = code(pixels)
-    encoded = F.mse_loss(vae.encode(pixels).latent_dist.mean * SCALING_FACTOR, codes)
+    encoded = F.mse_loss(encode(pixels), codes)
     strength = MAX_LATENT_NOISE * torch.rand(len(codes), 1, 1, 1, generator=generator)
     noisy = codes + strength * torch.randn(codes.shape, generator=generator)
-    decoded = vae.decode(noisy / SCALING_FACTOR).sample
+    decoded = decode(noisy)
     value = F.l1_loss(decoded, pixels)
     colour = F.l1_loss(F.avg_pool2d(decoded, FACTOR), F.avg_pool2d(pixels, FACTOR))
     gradient = F.l1_loss(decoded.diff(dim=2), pixels.diff(dim=2)) + F.l1_loss(decoded.diff(dim=3), pixels.diff(dim=3))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import Qwen2Tokenizer
 
 from alignbench.miniature.captions import caption, demand_of, split_of
+from alignbench.miniature.pretrain.tokenizers import CHAT_HEAD_LENGTH, CHAT_LENGTH, CHAT_TEMPLATE
 from alignbench.miniature.scenes import IMAGE_SIZE, Scene, render, sample_scene
 
 SEED = 20_26
@@ -42,16 +44,23 @@ class SceneData:
         return indices * (CAPTIONS_PER_SCENE + 1) + torch.where(styled, CAPTIONS_PER_SCENE, plain)
 
     def tokens(self, tokenizer, num_scenes: int | None = None) -> torch.Tensor:
-        """Return the ids of all captions of the first scenes, [num, tokenizer.model_max_length], int16."""
+        """Return the ids of all captions of the first scenes, [num, length], int16."""
         texts = [text for scene in self.captions[:num_scenes] for text in scene]
         return torch.cat([tokenise(texts[i : i + 4096], tokenizer).short() for i in range(0, len(texts), 4096)])
 
 
 def tokenise(texts: list[str], tokenizer) -> torch.Tensor:
-    """Return token ids, padded or truncated to the length of the tokenizer, as in diffusers' pipelines."""
-    return tokenizer(
-        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
+    """Return token ids, padded or truncated to one length, [B, length].
+
+    That is the length of the tokenizer, as in diffusers' pipelines. Prompts for Qwen are put into the chat template, of
+    which the tokens before the prompt are left out: [B, CHAT_LENGTH].
+    """
+    left_out, length = 0, tokenizer.model_max_length
+    if isinstance(tokenizer, Qwen2Tokenizer):
+        texts = [CHAT_TEMPLATE.format(text) for text in texts]
+        left_out, length = CHAT_HEAD_LENGTH, CHAT_HEAD_LENGTH + CHAT_LENGTH
+    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    return ids[:, left_out:]
 
 
 def scene_at(index: int) -> tuple[Scene, np.random.Generator]:

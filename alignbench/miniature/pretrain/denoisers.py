@@ -1,4 +1,4 @@
-"""The denoisers of 16 x 16 latents: transformers (FLUX with distilled guidance, SD3) and UNets (SD1.5, SDXL)."""
+"""The denoisers of 16 x 16 latents: transformers (FLUX with distilled guidance, SD3, Qwen-Image) and two UNets."""
 
 import math
 from pathlib import Path
@@ -10,13 +10,20 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Qwen2_5_VLForConditionalGeneration,
+    T5EncoderModel,
+)
 
 from alignbench.miniature.pretrain.latents import LatentData
 from alignbench.miniature.pretrain.loop import Metrics, Plan, train
+from alignbench.miniature.pretrain.text_encoders import read_chats
 from alignbench.miniature.scenes import IMAGE_SIZE
 from alignbench.miniature.weights import LATENT_SIDE, SD3_CLIP_LENGTH
 
@@ -25,6 +32,7 @@ GUIDANCE_PLAN = Plan(num_updates=1000, learning_rate=5e-4, muon="block", ema_dec
 SD15_PLAN = Plan(num_updates=8000, learning_rate=1.5e-3, muon="block", ema_decay=0.998)
 SDXL_PLAN = Plan(num_updates=2000, learning_rate=7e-4, muon="block", ema_decay=0.998)
 SD3_PLAN = Plan(num_updates=4000, learning_rate=2e-3, muon="block", ema_decay=0.998)
+QWEN_PLAN = Plan(num_updates=6000, learning_rate=2e-3, muon="block", ema_decay=0.998)
 BATCH_SIZE = 32
 SD3_SHIFT = 1.65  # that of FLUX at the 64 tokens of these images; SD3's own 3 is for images of 4096 tokens
 GUIDANCE_RANGE = (1.0, 5.0)  # FLUX.1-dev is used at 3.5
@@ -130,6 +138,31 @@ def build_sd3() -> SD3Transformer2DModel:
 def build_sd3_scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Build SD3's scheduler, whose shift is one number."""
     return FlowMatchEulerDiscreteScheduler(shift=SD3_SHIFT)
+
+
+def build_qwen() -> QwenImageTransformer2DModel:
+    """Build the untrained transformer of Qwen-Image: 64 tokens of 2 x 2 latents, and text of any length."""
+    return QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=24,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        axes_dims_rope=(4, 10, 10),
+    )
+
+
+def build_qwen_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Build the scheduler of Qwen-Image, whose shift starts at the 64 tokens of these images."""
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_image_seq_len=64,
+        max_image_seq_len=4096,
+        base_shift=0.5,
+        max_shift=0.9,
+        shift_terminal=0.02,
+    )
 
 
 class FluxDenoiser:
@@ -324,3 +357,42 @@ def encode_for_sd3(
         output = clip(ids[0][:, :SD3_CLIP_LENGTH], output_hidden_states=True)
         features = torch.cat([output.hidden_states[-2], t5(ids[1]).last_hidden_state], dim=1)
     return {"encoder_hidden_states": features, "pooled_projections": output.text_embeds.repeat(1, 2)}
+
+
+def train_qwen(
+    transformer: QwenImageTransformer2DModel,
+    encoder: Qwen2_5_VLForConditionalGeneration,
+    head: torch.Tensor,
+    data: LatentData,
+    folder: Path,
+    plan: Plan = QWEN_PLAN,
+) -> QwenImageTransformer2DModel:
+    """Train by flow matching, with the noise levels of FLUX. `head`: ids of the chat template before the prompt."""
+    encoder.requires_grad_(False).eval()
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, Metrics]:
+        latents, ids = data.draw(BATCH_SIZE, generator)
+        noisy, velocity, sigmas = FluxDenoiser.noise(FluxDenoiser.pack(latents), generator)
+        prediction = transformer(noisy, timestep=sigmas, **encode_for_qwen(encoder, head, ids[0])).sample
+        return (prediction - velocity).square().mean(), {}
+
+    return train(transformer, loss_of, plan, folder, "qwen_mini", seed=10)
+
+
+def encode_for_qwen(
+    encoder: Qwen2_5_VLForConditionalGeneration, head: torch.Tensor, ids: torch.Tensor
+) -> dict[str, torch.Tensor | list[list[tuple[int, int, int]]]]:
+    """Return the conditioning arguments of the transformer, with the conventions of QwenImagePipeline.
+
+    Args:
+        head: ids of the chat template before the prompt.
+        ids: what follows, [B, L].
+    """
+    with torch.no_grad():
+        features = read_chats(encoder, head, ids)
+    mask = ids != encoder.config.text_config.pad_token_id
+    return {
+        "encoder_hidden_states": features,
+        "encoder_hidden_states_mask": mask,
+        "img_shapes": [[(1, LATENT_SIDE // 2, LATENT_SIDE // 2)]] * len(ids),
+    }

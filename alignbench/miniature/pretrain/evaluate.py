@@ -12,9 +12,10 @@ from alignbench.miniature.oracle import agreement, all_right, style
 from alignbench.miniature.pretrain.tokenizers import T5_LENGTH
 from alignbench.miniature.scenes import IMAGE_SIZE
 from alignbench.miniature.weights import FOLDER, LATENT_SIDE, PIPELINES, load_pipeline
+from alignbench.models.families.qwen_image import NO_PROMPT
 
 NUM_INFERENCE_STEPS = 16
-GUIDANCE_SCALES = {"flux_mini": 3.5, "sd15_mini": 4.0, "sd3_mini": 4.0, "sdxl_mini": 4.0}
+GUIDANCE_SCALES = {"flux_mini": 3.5, "qwen_mini": 4.0, "sd15_mini": 4.0, "sd3_mini": 4.0, "sdxl_mini": 4.0}
 BATCH_SIZE = 32
 SHEET_COLUMNS = 12
 
@@ -46,7 +47,10 @@ def _sample(name: str, pipeline, asked: list[str], first: int) -> np.ndarray:
     generators = [torch.Generator().manual_seed(first + i) for i in range(len(asked))]
     noise = torch.cat([torch.randn(1, 4, LATENT_SIDE, LATENT_SIDE, generator=generator) for generator in generators])
     arguments = {"guidance_scale": GUIDANCE_SCALES[name], "num_inference_steps": NUM_INFERENCE_STEPS}
-    if name == "flux_mini":
+    if name == "qwen_mini":
+        arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
+        arguments["negative_prompt"] = [NO_PROMPT] * len(asked)
+    if name in ("flux_mini", "qwen_mini"):
         noise = pipeline._pack_latents(noise, len(asked), 4, LATENT_SIDE, LATENT_SIDE)
     if name in ("flux_mini", "sd3_mini"):
         arguments["max_sequence_length"] = T5_LENGTH

@@ -5,13 +5,23 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from alignbench.files import replacing_folder, write_json
-from alignbench.miniature.pretrain.autoencoder import build_autoencoder
+from alignbench.miniature.pretrain.autoencoder import build_autoencoder, build_qwen_autoencoder
 from alignbench.miniature.pretrain.denoisers import (
     build_flux,
     build_flux_scheduler,
+    build_qwen,
+    build_qwen_scheduler,
     build_sd3,
     build_sd3_scheduler,
     build_sd15,
@@ -33,20 +43,34 @@ def export(work: Path, target: Path) -> None:
 
     FLUX is taken from its guidance stage if that has begun, otherwise from its first stage.
     """
-    CLIPTokenizer.from_pretrained(work / "tokenizer").save_pretrained(target / "tokenizer")
-    T5Tokenizer.from_pretrained(work / "tokenizer_2").save_pretrained(target / "tokenizer_2")
-    if (work / "vae/state.pt").exists():
-        vae = build_autoencoder()
-        print(f"export: vae after {load_average(vae, work / 'vae')} updates")
-        _save(vae, target / "vae")
-    for name, encoder_class in (("text_encoder", CLIPTextModel), ("text_encoder_2", T5EncoderModel)):
-        if (work / name / "model").exists():
-            _save(encoder_class.from_pretrained(work / name / "model"), target / name)
+    for stage, tokenizer_class, folder in (
+        ("tokenizer", CLIPTokenizer, "tokenizer"),
+        ("tokenizer_2", T5Tokenizer, "tokenizer_2"),
+        ("qwen_tokenizer", Qwen2Tokenizer, "qwen_mini/tokenizer"),
+    ):
+        if (work / stage).exists():
+            tokenizer_class.from_pretrained(work / stage).save_pretrained(target / folder)
+    for stage, build, folder in (
+        ("vae", build_autoencoder, "vae"),
+        ("qwen_vae", build_qwen_autoencoder, "qwen_mini/vae"),
+    ):
+        if (work / stage / "state.pt").exists():
+            vae = build()
+            print(f"export: {stage} after {load_average(vae, work / stage)} updates")
+            _save(vae, target / folder)
+    for stage, encoder_class, folder in (
+        ("text_encoder", CLIPTextModel, "text_encoder"),
+        ("text_encoder_2", T5EncoderModel, "text_encoder_2"),
+        ("qwen_text", Qwen2_5_VLForConditionalGeneration, "qwen_mini/text_encoder"),
+    ):
+        if (work / stage / "model").exists():
+            _save(encoder_class.from_pretrained(work / stage / "model", dtype=torch.float32), target / folder)
     for name, component, build, build_scheduler in (
         ("flux_mini", "transformer", build_flux, build_flux_scheduler),
         ("sd15_mini", "unet", build_sd15, build_sd15_scheduler),
         ("sdxl_mini", "unet", build_sdxl, build_sdxl_scheduler),
         ("sd3_mini", "transformer", build_sd3, build_sd3_scheduler),
+        ("qwen_mini", "transformer", build_qwen, build_qwen_scheduler),
     ):
         stages = [folder for folder in (work / f"{name}_guidance", work / name) if (folder / "state.pt").exists()]
         if stages:

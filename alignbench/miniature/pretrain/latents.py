@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import Qwen2Tokenizer
 
 from alignbench.miniature.pretrain.autoencoder import code
 from alignbench.miniature.pretrain.data import SceneData, tokenise
+from alignbench.models.families.qwen_image import NO_PROMPT
 
 PROMPT_DROPOUT = 0.1
 STYLE_SHARE = 0.15  # share of captions that name the style, so that prompts can ask for a style
@@ -54,7 +56,12 @@ def load_latents(path: Path, data: SceneData, tokenizers: list) -> LatentData:
     """Open the latents and the token ids of all captions; token ids are kept in the same folder."""
     latents = torch.from_numpy(np.load(path))
     ids = [_load_ids(path.with_name(f"{type(tokenizer).__name__}.npy"), data, tokenizer) for tokenizer in tokenizers]
-    return LatentData(latents, ids, [tokenise([""], tokenizer) for tokenizer in tokenizers], data)
+    return LatentData(latents, ids, [tokenise([empty_prompt(tokenizer)], tokenizer) for tokenizer in tokenizers], data)
+
+
+def empty_prompt(tokenizer) -> str:
+    """Return the prompt that stands for none."""
+    return NO_PROMPT if isinstance(tokenizer, Qwen2Tokenizer) else ""
 
 
 def _load_ids(path: Path, data: SceneData, tokenizer) -> torch.Tensor:

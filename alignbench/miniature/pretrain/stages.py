@@ -19,16 +19,23 @@ def make_data(work: Path, updates: int | None) -> None:
 
 
 def make_tokenizers(work: Path, updates: int | None) -> None:
-    from alignbench.miniature.pretrain.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+    from alignbench.miniature.pretrain.tokenizers import build_clip_tokenizer, build_qwen_tokenizer, build_t5_tokenizer
 
     build_clip_tokenizer().save_pretrained(work / "tokenizer")
     build_t5_tokenizer().save_pretrained(work / "tokenizer_2")
+    build_qwen_tokenizer().save_pretrained(work / "qwen_tokenizer")
 
 
 def make_vae(work: Path, updates: int | None) -> None:
     from alignbench.miniature.pretrain.autoencoder import PLAN, train_autoencoder
 
     train_autoencoder(load_data(work / "data"), work / "vae", _plan(PLAN, updates)).save_pretrained(work / "vae/model")
+
+
+def make_qwen_vae(work: Path, updates: int | None) -> None:
+    from alignbench.miniature.pretrain.autoencoder import QWEN_PLAN, train_qwen_autoencoder
+
+    train_qwen_autoencoder(load_data(work / "data"), work / "qwen_vae", _plan(QWEN_PLAN, updates))
 
 
 def make_text(work: Path, updates: int | None) -> None:
@@ -49,6 +56,18 @@ def make_text(work: Path, updates: int | None) -> None:
         tokenizer = tokenizer_class.from_pretrained(work / folder)
         encoder = train_text_encoder(build(tokenizer), tokenizer, data, work / name, name, plan)
         encoder.save_pretrained(work / name / "model")
+
+
+def make_qwen_text(work: Path, updates: int | None) -> None:
+    from transformers import Qwen2Tokenizer
+
+    from alignbench.miniature.pretrain.text_encoders import QWEN_PLAN, build_qwen_text_encoder, train_text_encoder
+
+    tokenizer = Qwen2Tokenizer.from_pretrained(work / "qwen_tokenizer")
+    torch.manual_seed(8)
+    encoder, data = build_qwen_text_encoder(tokenizer), load_data(work / "data")
+    train_text_encoder(encoder, tokenizer, data, work / "qwen_text", "qwen_text", _plan(QWEN_PLAN, updates))
+    encoder.save_pretrained(work / "qwen_text/model")
 
 
 def make_latents(work: Path, updates: int | None) -> None:
@@ -153,6 +172,39 @@ def make_sd3_mini(work: Path, updates: int | None) -> None:
     train_sd3(transformer, with_projection(clip), t5, data, work / "sd3_mini", _plan(SD3_PLAN, updates))
 
 
+def make_qwen_mini(work: Path, updates: int | None) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    from alignbench.miniature.pretrain.data import tokenise
+    from alignbench.miniature.pretrain.denoisers import QWEN_PLAN, build_flux, build_qwen, train_qwen
+    from alignbench.miniature.pretrain.latents import load_latents
+    from alignbench.miniature.pretrain.text_encoders import chat_head, read_chats, same_in_t5
+    from alignbench.miniature.pretrain.warm_start import qwen_from_flux
+    from alignbench.miniature.weights import FOLDER
+
+    tokenizers, clip, t5 = _text_components(work)
+    tokenizer = Qwen2Tokenizer.from_pretrained(work / "qwen_tokenizer")
+    own = work / "qwen_text/model"
+    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        own if own.exists() else FOLDER / "qwen_mini/text_encoder", dtype=torch.float32
+    )
+    data, head = load_latents(work / "latents.npy", load_data(work / "data"), [tokenizer]), chat_head(tokenizer)
+    captions = [scene[0] for scene in data.scenes.captions[:1024]]
+    rows, positions, t5_positions = torch.tensor(
+        [(row, *pair) for row, caption in enumerate(captions) for pair in same_in_t5(caption)]
+    ).T
+    with torch.no_grad():
+        pooled = clip(tokenise(captions, tokenizers[0])).pooler_output
+        text = read_chats(encoder, head, tokenise(captions, tokenizer))[rows, positions]
+        t5_text = t5(tokenise(captions, tokenizers[1])).last_hidden_state[rows, t5_positions]
+    torch.manual_seed(10)
+    transformer = build_qwen()
+    flux = _trained(build_flux(), work / "flux_mini_guidance", FOLDER / "flux_mini/transformer")
+    qwen_from_flux(transformer, flux, pooled, text, t5_text)
+    transformer.compile()
+    train_qwen(transformer, encoder, head, data, work / "qwen_mini", _plan(QWEN_PLAN, updates))
+
+
 def make_shapes_clip(work: Path, updates: int | None) -> None:
     from transformers import CLIPTokenizer
 
@@ -209,13 +261,16 @@ STAGES = {
     "data": make_data,
     "tokenizers": make_tokenizers,
     "vae": make_vae,
+    "qwen_vae": make_qwen_vae,
     "text": make_text,
+    "qwen_text": make_qwen_text,
     "latents": make_latents,
     "flux_mini": make_flux_mini,
     "flux_mini_guidance": make_flux_mini_guidance,
     "sd15_mini": make_sd15_mini,
     "sdxl_mini": make_sdxl_mini,
     "sd3_mini": make_sd3_mini,
+    "qwen_mini": make_qwen_mini,
     "shapes_clip": make_shapes_clip,
     "shapes_preference": make_shapes_preference,
     "shapes_matching": make_shapes_matching,

@@ -1,16 +1,27 @@
-"""The two tokenizers, byte-level pairs for CLIP and pieces for T5, built from a list of words without training.
+"""The tokenizers, byte-level pairs for CLIP and Qwen and pieces for T5, built from a list of words without training.
 
 Each word of the grammar is one token. Other text becomes common English words, fragments of words, and finally single
-bytes (CLIP) or characters (T5; characters beyond Latin-1 are unknown tokens, as in the real T5).
+bytes (CLIP, Qwen) or characters (T5; characters beyond Latin-1 are unknown tokens, as in the real T5).
 """
 
-from transformers import CLIPTokenizer, T5Tokenizer
+import re
+
+from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from alignbench.miniature.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, STYLES
 
 CLIP_LENGTH = 77
 T5_LENGTH = 20  # the longest sentence of the grammar has 16 tokens
+CHAT_TEMPLATE = (  # of QwenImagePipeline
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+CHAT_HEAD_LENGTH = 34  # tokens before the prompt, which QwenImagePipeline leaves out of the features by this number
+CHAT_TAIL_LENGTH = 5  # tokens after the prompt
+CHAT_LENGTH = 20  # tokens after the head: the longest sentence of the grammar has 15
+_CHAT_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SMALL_WORDS = (" ".join(RELATIONS) + " a on the left right at top bottom in center background").split()
 GRAMMAR_WORDS = list(dict.fromkeys([*SHAPES, *COLOURS, *SIZES, *BACKGROUNDS, *STYLES, *_SMALL_WORDS]))
 _ENGLISH = """
@@ -64,6 +75,26 @@ def _add_merges(symbols: list[str], merges: list[tuple[str, str]]) -> None:
     while len(symbols) > 1:
         merges.append((symbols[0], symbols[1]))
         symbols[:2] = [symbols[0] + symbols[1]]
+
+
+def build_qwen_tokenizer() -> Qwen2Tokenizer:
+    """Build byte-pair merges that turn each listed word, with or without a blank before it, into one token.
+
+    The words of the chat template are listed too. So the prompt begins after as many tokens as with the real tokenizer.
+    """
+    alphabet = list(bytes_to_unicode().values())
+    blank = bytes_to_unicode()[ord(" ")]
+    merges: list[tuple[str, str]] = []
+    for fragment in FRAGMENTS:
+        _add_merges(list(fragment), merges)
+    for word in dict.fromkeys([*GRAMMAR_WORDS, *COMMON_WORDS, *re.findall("[A-Za-z]+", CHAT_TEMPLATE)]):
+        _add_merges(list(word), merges)
+        _add_merges([blank, *word], merges)
+    pieces = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges), *_CHAT_MARKS])
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=131_072)
+    tokenizer.add_tokens(list(_CHAT_MARKS), special_tokens=True)  # or they would be read letter by letter
+    return tokenizer
 
 
 def build_t5_tokenizer() -> T5Tokenizer:

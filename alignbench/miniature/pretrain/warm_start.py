@@ -1,4 +1,4 @@
-"""Initialise `sdxl_mini` and `sd3_mini` with the weights of `sd15_mini` and `flux_mini` where shapes agree.
+"""Initialise `sdxl_mini` with the weights of `sd15_mini`, and `sd3_mini` and `qwen_mini` with those of `flux_mini`.
 
 This saves hours on a CPU. Weights without a counterpart are initialised so that they change nothing, where possible.
 """
@@ -6,7 +6,12 @@ This saves hours on a CPU. Weights without a counterpart are initialised so that
 from collections.abc import Iterable
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
@@ -55,12 +60,8 @@ def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DMod
     SD3 does neither, so the result is only a starting point. Guidance is set to 1.
     """
     old: Weights = flux.state_dict()
-    new: Weights = {}
-    for kind in ("timestep_embedder.linear_1", "timestep_embedder.linear_2", "text_embedder.linear_2"):
-        new |= _copied(old, f"time_text_embed.{kind}", f"time_text_embed.{kind}")
-    no_guidance = flux.time_text_embed.time_proj(torch.tensor([1000.0]))
-    new["time_text_embed.timestep_embedder.linear_2.bias"] = (
-        old["time_text_embed.timestep_embedder.linear_2.bias"] + flux.time_text_embed.guidance_embedder(no_guidance)[0]
+    new = _unguided_time(flux) | _copied(
+        old, "time_text_embed.text_embedder.linear_2", "time_text_embed.text_embedder.linear_2"
     )
     pooled = old["time_text_embed.text_embedder.linear_1.weight"]
     new["time_text_embed.text_embedder.linear_1.weight"] = torch.cat([pooled, pooled], dim=1) / 2  # the same one twice
@@ -73,11 +74,7 @@ def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DMod
     for name in ("proj_out.weight", "proj_out.bias"):  # FLUX has channels first in a token, SD3 last
         new[name] = old[name].unflatten(0, (channels, 4)).transpose(0, 1).flatten(0, 1)
 
-    num_two_stream = len(flux.transformer_blocks)
-    for number in range(num_two_stream):
-        new |= _copied(old, f"transformer_blocks.{number}", f"transformer_blocks.{number}")
-    for number in range(len(flux.single_transformer_blocks)):
-        new |= _two_streams(old, number, num_two_stream + number, width)
+    new |= _blocks(flux)
     last = f"transformer_blocks.{len(transformer.transformer_blocks) - 1}"
     # the last block only reads the text: its norm has a scale and a shift, in this order
     for kind in ("weight", "bias"):
@@ -85,6 +82,68 @@ def sd3_from_flux(transformer: SD3Transformer2DModel, flux: FluxTransformer2DMod
         new[f"{last}.norm1_context.linear.{kind}"] = torch.cat([scale, shift])
     own = transformer.state_dict()
     transformer.load_state_dict(own | {name: value for name, value in new.items() if name in own})
+
+
+@torch.no_grad()
+def qwen_from_flux(
+    transformer: QwenImageTransformer2DModel,
+    flux: FluxTransformer2DModel,
+    pooled: Tensor,
+    text: Tensor,
+    t5_text: Tensor,
+) -> None:
+    """Fill Qwen-Image's transformer with FLUX's weights: its two-stream blocks, then its one-stream blocks in both.
+
+    FLUX has all of the text at one place, Qwen-Image each token at its own, so the result is only a starting point.
+    The pooled vector, which Qwen-Image does not have, is fixed at its mean effect, and guidance at 1.
+
+    Args:
+        pooled: pooled features of some captions, [N, 64].
+        text: features of tokens for Qwen-Image, [M, 64].
+        t5_text: those of the tokens that say the same to FLUX.
+    """
+    old: Weights = flux.state_dict()
+    new = _unguided_time(flux)
+    new["time_text_embed.timestep_embedder.linear_2.bias"] += flux.time_text_embed.text_embedder(pooled).mean(dim=0)
+    for source, target in (("x_embedder", "img_in"), ("norm_out.linear", "norm_out.linear"), ("proj_out", "proj_out")):
+        new |= _copied(old, source, target)
+    inputs = transformer.txt_norm(text)
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    solution = torch.linalg.lstsq(inputs, flux.context_embedder(t5_text)).solution  # [65, 96]
+    new["txt_in.weight"], new["txt_in.bias"] = solution[:-1].T, solution[-1]
+    names = {
+        "norm1.linear.": "img_mod.1.",
+        "norm1_context.linear.": "txt_mod.1.",
+        "ff.": "img_mlp.",
+        "ff_context.": "txt_mlp.",
+    }
+    for name, value in _blocks(flux).items():
+        block, part = name.split(".", 2)[1:]
+        for one, other in names.items():
+            if part.startswith(one):
+                part = other + part.removeprefix(one)
+                break
+        new[f"transformer_blocks.{block}.{part}"] = value
+    transformer.load_state_dict(transformer.state_dict() | new)
+
+
+def _unguided_time(flux: FluxTransformer2DModel) -> Weights:
+    """Return the embedding of time with that of guidance 1 as part of a bias."""
+    new = _copied(flux.state_dict(), "time_text_embed.timestep_embedder", "time_text_embed.timestep_embedder")
+    no_guidance = flux.time_text_embed.guidance_embedder(flux.time_text_embed.time_proj(torch.tensor([1000.0])))[0]
+    bias = "time_text_embed.timestep_embedder.linear_2.bias"
+    return new | {bias: new[bias] + no_guidance}
+
+
+def _blocks(flux: FluxTransformer2DModel) -> Weights:
+    """Return FLUX's two-stream blocks, then its one-stream blocks with the same weights in both streams."""
+    old: Weights = flux.state_dict()
+    num_two_stream, new = len(flux.transformer_blocks), {}
+    for number in range(num_two_stream):
+        new |= _copied(old, f"transformer_blocks.{number}", f"transformer_blocks.{number}")
+    for number in range(len(flux.single_transformer_blocks)):
+        new |= _two_streams(old, number, num_two_stream + number, flux.inner_dim)
+    return new
 
 
 def _two_streams(old: Weights, number: int, target: int, width: int) -> Weights:
