@@ -23,13 +23,13 @@ from alignbench.configuration.compose import (
     sweep_jobs,
     unchecked,
 )
+from alignbench.configuration.usage import usage
 from alignbench.errors import MemoryRanOutError, RunError, StopRequested, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
 from alignbench.terminal.endings import DEFECT, REFUSED, is_main, one_sentence, stop, stop_by_signal, tell_failure
 from alignbench.terminal.machine import of_the_machine
 from alignbench.terminal.signals import asked_to_end, handled
-from alignbench.usage import usage
 
 PACE_OF = 4  # jobs by which the time left is estimated
 NUM_NAMED = 6  # jobs of a sweep that are named when it ends early

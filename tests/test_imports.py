@@ -17,7 +17,7 @@ FLOORS = """
     calibrate  export  interface  plan  soup  study  train_reward
     serve
     cli
-    stages  usage
+    stages
     exports
     report
     votes

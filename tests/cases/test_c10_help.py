@@ -7,7 +7,7 @@ import alignbench
 from alignbench import cli
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.compose import unchecked
-from alignbench.usage import EXAMPLES, FLAGS, GROUPS, PROGRAMS, usage
+from alignbench.configuration.usage import EXAMPLES, FLAGS, GROUPS, PROGRAMS, usage
 from tests.program import alignbench as program
 
 BELOW_ANOTHER = {  # read through the choice of another group, or by other programs

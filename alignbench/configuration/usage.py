@@ -47,6 +47,7 @@ PROGRAMS = {
     "study": "let people vote on images",
     "train_reward": "train a reward model on preferences",
     "soup": "average trained weights",
+    "plan": "how many prompts and seeds a claim needs",
     "serve": "score images over HTTP",
     "calibrate": "compare evaluators with their published scores",
 }
