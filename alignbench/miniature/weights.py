@@ -121,14 +121,14 @@ def _assemble(name: str, dtype: torch.dtype, folder: Path) -> Pipeline:
 
 
 def _assemble_qwen(dtype: torch.dtype, own: Path) -> QwenImagePipeline:
-    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(own / "text_encoder", dtype=dtype)
-    pipeline = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler"),
-        vae=AutoencoderKLQwenImage.from_pretrained(own / "vae", torch_dtype=dtype),
-        text_encoder=encoder,
-        tokenizer=Qwen2Tokenizer.from_pretrained(own / "tokenizer"),
-        transformer=QwenImageTransformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
-    )
+    components: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(own / "scheduler"),
+        "vae": AutoencoderKLQwenImage.from_pretrained(own / "vae", torch_dtype=dtype),
+        "text_encoder": Qwen2_5_VLForConditionalGeneration.from_pretrained(own / "text_encoder", dtype=dtype),
+        "tokenizer": Qwen2Tokenizer.from_pretrained(own / "tokenizer"),
+        "transformer": QwenImageTransformer2DModel.from_pretrained(own / "transformer", torch_dtype=dtype),
+    }
+    pipeline = QwenImagePipeline(**components)
     pipeline.default_sample_size = LATENT_SIDE  # in latents; QwenImagePipeline assumes the size of Qwen-Image
     return pipeline
 
