@@ -76,6 +76,10 @@ def build(node: DictConfig | None) -> Any:
             raise error.__cause__ from None
         if isinstance(error.__cause__, ValueError):
             raise UserError(str(error.__cause__)) from None
+        if isinstance(error.__cause__, TypeError) and "required" in str(
+            error.__cause__
+        ):  # a setting was deleted by `~`
+            raise UserError(f"{error.__cause__}; set it, or leave out the word with ~ that deletes it") from None
         raise
 
 

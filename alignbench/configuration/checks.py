@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import (
@@ -20,6 +19,7 @@ from alignbench.configuration.launcher import check_engine
 from alignbench.configuration.optimizers import check_optimizer
 from alignbench.configuration.precision_checks import check_gradients, check_quantised_base, check_updates
 from alignbench.configuration.sections import check_settings
+from alignbench.configuration.targets import target_class
 from alignbench.configuration.typed.plain_values import settle_arguments
 from alignbench.errors import UserError, did_you_mean
 from alignbench.models.weights.missing import all_missing, going_on
@@ -145,7 +145,7 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     from alignbench.generation.guidance import check_guidance
     from alignbench.models.schedulers import check_scheduler
 
-    family, prompts = get_class(cfg.model.adapter._target_), build(cfg.prompts)
+    family, prompts = target_class(cfg.model.adapter._target_), build(cfg.prompts)
     if cfg.sampling.scheduler is not None:
         check_scheduler(cfg.sampling.scheduler, family.schedulers, cfg.model.name)
     distilled = cfg.model.adapter.get("train_guidance_scale") is not None
@@ -183,7 +183,7 @@ def _check_pretrained(cfg: DictConfig) -> None:
         model.config,
         pipeline.get("variant"),
     )
-    published, family = scheduler_name(index["scheduler"][1]), get_class(model.adapter._target_)
+    published, family = scheduler_name(index["scheduler"][1]), target_class(model.adapter._target_)
     check_published(published, family.published_schedulers, family.pipeline_class)
     if "generate" in cfg.stages:
         chosen = cfg.sampling.scheduler
@@ -211,7 +211,7 @@ def check_start(model: DictConfig) -> None:
     else:
         from alignbench.models.weights.find_policy import check_policy
 
-        check_policy(model.policy, get_class(model.adapter._target_).denoiser_name, model.policy_revision)
+        check_policy(model.policy, target_class(model.adapter._target_).denoiser_name, model.policy_revision)
 
 
 def _check_evaluators(cfg: DictConfig) -> None:

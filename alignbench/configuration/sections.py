@@ -38,7 +38,8 @@ NODES: Mapping[type[Section], Sequence[str]] = {
     RewardCommand: ("train", "data", "judge"),
 }  # fmt: skip
 # what else is built from settings, where it is there
-OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline")
+OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control")
+WHOLE = ("train", "sampling", "validation")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
 
@@ -84,9 +85,13 @@ def _refuse_undeclared(cfg: DictConfig, sections: Mapping[str, type[Section]]) -
             raise UserError(f"auxiliary.{name}={term} is no loss; add one by auxiliary=NAME, as auxiliary=denoising")
     for key, section in sections.items():
         if key and section not in OPEN:  # at the root, an experiment has keys of its own
-            for name in OmegaConf.select(cfg, key):
+            node = OmegaConf.select(cfg, key)
+            for name in node:
                 if name not in section.model_fields:
                     raise unread(f"{key}.{name}", list(section.model_fields))
+            lacking = [name for name in section.model_fields if name not in node] if key in WHOLE else []
+            if lacking:
+                raise UserError(f"{key}.{lacking[0]} is missing, and is needed; leave out ~{key}.{lacking[0]}")
 
 
 def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
@@ -109,6 +114,8 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
         if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
             continue
         node = parent[name]
+        if node is None and key in OBJECTS:
+            continue  # as of a ControlNet that nobody asks for
         if not isinstance(node, DictConfig):
             told = f"{key}={shown(node)} stands in the place of many settings"
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")

@@ -65,6 +65,18 @@ def target_object(target: str) -> Any:
     return found
 
 
+def target_class(target: str) -> Any:
+    """Return the class that a target names.
+
+    Raises:
+        UserError: as `target_object`, or it is no class.
+    """
+    found = target_object(target)
+    if not inspect.isclass(found):
+        raise UserError(f"_target_={target} is no class, and one is needed here")
+    return found
+
+
 def _targets(values: Any) -> Iterator[str]:
     if isinstance(values, dict):
         if "_target_" in values and not isinstance(target := values["_target_"], str | None):

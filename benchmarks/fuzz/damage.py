@@ -126,7 +126,7 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, torch.Tensor):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.equal(other)
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)

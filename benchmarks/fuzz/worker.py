@@ -101,7 +101,7 @@ def run(
     return count
 
 
-def _watch(child: Any, current: "Synchronized[int]") -> bool:
+def _watch(child: Any, current: "Synchronized[Any]") -> bool:
     """Wait for a process; end it, and return True, if one input takes too long."""
     seen, since = current.value, time.monotonic()
     while child.exitcode is None:
@@ -119,8 +119,8 @@ def _work(
     attempt: Callable[[int], Callable[[], Any]],
     numbers: range,
     until: float,
-    current: "Synchronized[int]",
-    tallies: "list[Synchronized[int]]",
+    current: "Synchronized[Any]",
+    tallies: "list[Synchronized[Any]]",
     told: Any,
     lines: int,
 ) -> None:
