@@ -175,7 +175,7 @@ def read_yaml(path: Path, remedy: str = PUT_BACK) -> dict[str, Any]:
         raise
     except ValueError as error:  # of a date or a number that cannot be
         raise UserError(f"{path} is not YAML ({_first_line(error)}); {remedy}") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         raise UserError(f"{path} holds no settings; {remedy}")
     return {str(key): value for key, value in values.items()}
 

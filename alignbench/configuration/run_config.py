@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignbench.configuration.build import choices
+from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.compose import composed
 from alignbench.configuration.targets import target_object
 from alignbench.errors import UserError, did_you_mean
@@ -68,7 +68,7 @@ def _shipped_model(file: Path, model: dict[str, Any], targets: tuple[Any, Any]) 
     """Return the model of the shipped configuration that a run's model is: of its name, else of its classes."""
     known = [name for name in choices("model") if name != "images"]
     name = model.get("name")
-    for candidate in [name] if name in known else known:
+    for candidate in [name] if name in known else [one for one in known if _may_have(one, targets[0])]:
         shipped: Any = OmegaConf.to_container(composed(["method=base", f"model={candidate}"]).model, resolve=True)
         if (shipped["adapter"]["_target_"], shipped["adapter"]["pipeline"]["_target_"]) == targets:
             return shipped
@@ -76,6 +76,12 @@ def _shipped_model(file: Path, model: dict[str, Any], targets: tuple[Any, Any]) 
         f"{file} describes model.name={name} as {' of '.join(map(str, targets))}, which is no model of this program; "
         f"give the weights themselves, with model=NAME;{did_you_mean(str(name), known)}"
     )
+
+
+def _may_have(model: str, adapter: Any) -> bool:
+    """Say whether a model of the shipped configuration may have an adapter: to compose all of them takes long."""
+    found = OmegaConf.select(OmegaConf.load(conf_folder() / "model" / f"{model}.yaml"), "adapter._target_")
+    return found is None or found == adapter
 
 
 def _with_values(shipped: dict[str, Any], given: Any, file: Path, where: str = "model") -> dict[str, Any]:

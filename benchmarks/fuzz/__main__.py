@@ -85,8 +85,10 @@ def _print_row(count: "Count", first: bool) -> None:
 def _sum(counts: Sequence["Count"]) -> "Count":
     from benchmarks.fuzz.worker import Count
 
-    names = ("tried", "refused", "read", "tracebacks", "hangs", "seconds")
-    return Count("all", *(sum(getattr(one, name) for one in counts) for name in names))
+    total = Count("all")
+    for name in ("tried", "refused", "read", "tracebacks", "hangs", "seconds"):
+        setattr(total, name, sum(getattr(one, name) for one in counts))
+    return total
 
 
 if __name__ == "__main__":

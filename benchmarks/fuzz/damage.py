@@ -130,7 +130,7 @@ def _same(one: Any, other: Any) -> bool:
         return one.equal(other)
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)
-    return one == other or (one != one and other != other)  # NaN
+    return bool(one == other or (one != one and other != other))  # NaN
 
 
 # ---- kinds of files
