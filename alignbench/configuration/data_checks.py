@@ -34,7 +34,7 @@ def check_rewards(method: dict[str, Any]) -> None:
 def check_samples(method: dict[str, Any], data: dict[str, Any]) -> None:
     """Refuse data that lack what a method trains on; pairs that nobody won, where it would make up a winner."""
     name = f"method={method['name']}"
-    kind, provided = kind_of(tartarget_class(method["_target_"]).batch_type), target_class(data["_target_"]).provides
+    kind, provided = kind_of(target_class(method["_target_"]).batch_type), target_class(data["_target_"]).provides
     if kind not in provided:
         able = " or ".join(f"data={source}" for source in choices("data") if kind in _provides(source))
         has = f"data={data['name']} has only {', '.join(sorted(provided))}"
@@ -78,7 +78,7 @@ def check_generated_pairs(method: Method, data: DataSource, model: DictConfig) -
     """Refuse to mix images with their initial noise where such mixtures do not lie near the path between the two."""
     if kind_of(method.batch_type) != "generated_pairs":
         return
-    if tartarget_class(model.adapter._target_).schedulers is not FLOW:
+    if target_class(model.adapter._target_).schedulers is not FLOW:
         raise UserError(
             f"method={method.name} needs nearly straight paths from noise to image, and those of model={model.name}, "
             "which is no flow model, are curved; choose another model, or method=dpo"
@@ -95,9 +95,9 @@ def reward_parts(reward: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _check_reward(method: dict[str, Any]) -> None:
     """Refuse rewards without a gradient where a method follows one, and scores that it would read upside down."""
     name = f"method={method['name']}"
-    if tartarget_class(method["_target_"]).differentiates_pixels:
+    if target_class(method["_target_"]).differentiates_pixels:
         for part in reward_parts(method["reward"]):
-            if not issubclass(tartarget_class(part["_target_"]), Reward):
+            if not issubclass(target_class(part["_target_"]), Reward):
                 others = ", ".join(one for one in choices("method") if _reads_scores_alone(one))
                 raise UserError(
                     f"{name} follows the gradient of its reward, and {part.get('name') or part['_target_']} gives "
@@ -116,7 +116,7 @@ def _reads_scores_alone(method: str) -> bool:
     target = OmegaConf.select(node, "_target_")  # a preset has that of the method that it starts from
     if target is None:
         return False
-    kind = tartarget_class(target)
+    kind = target_class(target)
     return "reward" in inspect.signature(kind).parameters and not kind.differentiates_pixels
 
 
@@ -150,7 +150,7 @@ def check_control_words(method: DictConfig) -> None:
 def check_crop_settings(values: dict[str, Any]) -> None:
     """Refuse ways to crop training images that contradict each other, or that no image is cropped in."""
     train, model, told = values["train"], values["model"], values["train"]["size_conditioning"]
-    if told != "square" and not tartarget_class(model["adapter"]["_target_"]).is_told_sizes:
+    if told != "square" and not target_class(model["adapter"]["_target_"]).is_told_sizes:
         raise UserError(
             f"train.size_conditioning={told} gives the network the sizes of training images, and "
             f"model={model['name']} takes none; leave it out"
@@ -162,7 +162,7 @@ def check_crop_settings(values: dict[str, Any]) -> None:
             "reading a row group; set data.window_mib=null, and prepare latents first unless the files are .arrow"
         )
     terms = [values["method"], *(term["term"] for term in values["auxiliary"].values())]
-    kinds, name = {kind_of(tartarget_class(term["_target_"]).batch_type) for term in terms}, values["method"]["name"]
+    kinds, name = {kind_of(target_class(term["_target_"]).batch_type) for term in terms}, values["method"]["name"]
     for key, off in (("crop", "centre"), ("random_flip", False), ("aspect_ratio_buckets", None)):
         if train[key] != off and kinds == {"prompts"}:
             raise UserError(
@@ -176,7 +176,7 @@ def check_crop_settings(values: dict[str, Any]) -> None:
 
 
 def _provides(data: str) -> frozenset[str]:
-    return tartarget_class(_target(data)).provides
+    return target_class(_target(data)).provides
 
 
 def _target(data: str) -> str:
