@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
@@ -35,7 +35,7 @@ class _Row:
     """A line of a part but for the first, which says how it was scored."""
 
     prompt_id: str
-    image: int
+    image: Annotated[int, Field(ge=0, lt=2**31)]
     score: FiniteFloat
     digest: str
 

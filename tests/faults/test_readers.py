@@ -13,9 +13,9 @@ READERS = {one.name: one for one in readers()}
 KEPT = [
     ("labels.csv", 0, 147), ("hpdv2 list", 0, 187), ("pickapic arrow", 0, 82), ("pickapic arrow", 0, 171),
     ("picture avif", 0, 12), ("picture avif", 0, 26), ("weights.pt", 0, 65), ("checkpoint state", 0, 1),
-    ("checkpoint state", 3, 121), ("part of scores", 0, 100), ("training_data.npy", 0, 3),
-    ("training_data.npy", 0, 148), ("digests.json", 3, 261), ("digests.json", 3, 672),
-    ("study.sqlite", 3, 55), ("study.sqlite", 3, 390),
+    ("checkpoint state", 3, 121), ("part of scores", 0, 100), ("part of scores", 5, 2), ("training_data.npy", 0, 3),
+    ("training_data.npy", 0, 148), ("digests.json", 3, 261), ("digests.json", 3, 672), ("study.sqlite", 3, 55),
+    ("study.sqlite", 3, 390),
 ]  # fmt: skip
 NUM_INPUTS = 5
 
