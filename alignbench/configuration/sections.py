@@ -117,7 +117,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
         if node is None and key in OBJECTS:
             continue  # as of a ControlNet that nobody asks for
         if not isinstance(node, DictConfig):
-            told = f"{key}={shown(node)} stands in the place of many settings"
+            told = f"{key}={shown(node)} must be a mapping of names to values"
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
         if key not in NODES[command] and "_target_" not in node:
             raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
