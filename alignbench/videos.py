@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.files import replacing
 from alignbench.images import Header, ImageError, damage_as_error, decoded, rgb_frame, scorable, with_usable_shape
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FILMS = (".mp4", ".webm", ".mov")  # the suffixes of files that PyAV reads
 ANIMATED = ("WEBP", "GIF", "PNG", "AVIF")  # formats of PIL whose frames follow each other in time
@@ -74,7 +76,7 @@ def frame_spec(num_frames: int, fps: float | None) -> FrameSpec | None:
 # ---- generated videos
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_video(path: Path, frames: "np.ndarray", fps: float) -> None:
     """Write a video atomically; equal frames give equal bytes. A frame that equals the one before only prolongs it.
 
     Args:
@@ -162,7 +164,7 @@ def is_film(name: str) -> bool:
     return name.lower().endswith(FILMS)
 
 
-def read_video(file: BinaryIO, name: str, spec: FrameSpec) -> np.ndarray:
+def read_video(file: BinaryIO, name: str, spec: FrameSpec) -> "np.ndarray":
     """Return the frames of a training video, uint8, [T, H, W, 3].
 
     Args:
@@ -172,6 +174,8 @@ def read_video(file: BinaryIO, name: str, spec: FrameSpec) -> np.ndarray:
         ImageError: it is damaged, no video, or too short; the message is the end of a sentence that begins with the
             name of the file.
     """
+    import numpy as np
+
     if is_film(name):
         with _film_damage_as_error():
             frames = [_upright(frame) for frame in spec.choose(_film(file))]
@@ -233,8 +237,10 @@ def _film(file: BinaryIO) -> Iterator[tuple[float, Any]]:
             yield times[-1] + length - times[0], before
 
 
-def _upright(frame: Any) -> np.ndarray:
+def _upright(frame: Any) -> "np.ndarray":
     """Return a frame of PyAV as it is to be shown, uint8, [H, W, 3]: phones write films that are to be turned."""
+    import numpy as np
+
     return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
 
 

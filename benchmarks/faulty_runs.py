@@ -24,7 +24,17 @@ from typing import Any
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # figures of a run that are other each time
-VOLATILE = {"started", "command", "commit", "train_seconds", "device_hours", "peak_memory_gib", "seconds", "duration"}
+VOLATILE = {
+    "started",
+    "command",
+    "commit",
+    "train_seconds",
+    "device_hours",
+    "peak_memory_gib",
+    "seconds",
+    "duration",
+    "check",
+}  # the last is a digest of the others, too
 UNLIKE = {"last_command.json"}  # files that hold times of others
 
 Fault = Callable[[], None]

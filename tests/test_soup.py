@@ -272,5 +272,5 @@ def test_training_data_that_would_run_code_is_refused(tmp_path):
     parent = {"run": "r", "method": "m", "weight": 1.0, "policy": "p", "digest": "d"}
     (tmp_path / "soup.json").write_text(json.dumps({"format": 1, "parents": [parent], "trained_on": []}))
     np.save(tmp_path / "training_data.npy", np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"training_data\.npy holds no digests of training data"):
+    with pytest.raises(UserError, match=r"training_data\.npy holds no list of uint64"):
         find_soup(str(tmp_path))

@@ -213,7 +213,11 @@ def test_an_image_of_a_run_with_no_finite_score_neither_wins_nor_loses(folder, s
     RunFolder(folder / "run").open(Manifest("base-flux_mini-0", "base", "flux_mini", None, "0", "0"))
     digests = [hashlib.sha256((images / name).read_bytes()).hexdigest()[:32] for name in names]
     scores = Scores(
-        ScoreInfo("shapes_preference", "1"), *map(np.array, (["p"] * 3, [0, 1, 2], [0.9, 0.1, value], digests))
+        ScoreInfo("shapes_preference", "1"),
+        np.array(["p"] * 3),
+        np.array([0, 1, 2]),
+        np.array([0.9, 0.1, value], dtype=np.float32),
+        np.array(digests),
     )
     file = RunFolder(folder / "run").score_file("mine", "0123456789", "shapes_preference", "1")
     file.parent.mkdir(parents=True)

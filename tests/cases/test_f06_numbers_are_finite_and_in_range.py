@@ -27,8 +27,8 @@ def refusal(*words):
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("train.learning_rate=1e400", "train.learning_rate=inf must be a number above 0"),
-        ("train.learning_rate=nan", "train.learning_rate=nan must be a number above 0"),
+        ("train.learning_rate=1e400", "train.learning_rate=inf must be a number above 0 and of at most 1e+06"),
+        ("train.learning_rate=nan", "train.learning_rate=nan must be a number above 0 and of at most 1e+06"),
         ("method.beta=-1", "method.beta=-1 must be a number above 0"),
         ("method.beta=1e400", "method.beta=inf must be a number above 0"),
         ("method.prompt_dropout=3", "method.prompt_dropout=3 must be a number from 0 to 1"),

@@ -90,7 +90,7 @@ def test_yaml_tags_are_not_followed(tmp_path, run, monkeypatch, capsys, tag):
     file.write_text(file.read_text() + f"\nplanted: {tag} [{tmp_path / 'ran'}]\n")
     status, said = exported(run, monkeypatch, capsys)
     assert (status, said.count("\n")) == (2, 1), said
-    assert "is not the configuration of a run" in said
+    assert "could not determine a constructor for the tag" in said
     write_report(run.parent)  # shows the text of the file
     assert not (tmp_path / "ran").exists()
 

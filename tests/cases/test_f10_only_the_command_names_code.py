@@ -292,7 +292,6 @@ def test_the_metadata_of_a_parquet_file_is_text(tmp_path, ran):
     import pyarrow
     from pyarrow import parquet
 
-    from alignbench.store.manifest import ResultsError
     from alignbench.store.scores import Scores
 
     pickled = base64.b64encode(pickle.dumps(Payload(ran)))
@@ -303,7 +302,7 @@ def test_the_metadata_of_a_parquet_file_is_text(tmp_path, ran):
         })  # fmt: skip
         table = pyarrow.table([[1]], schema=pyarrow.schema([field], metadata={name: pickled}))
         parquet.write_table(table, tmp_path / "scores.parquet")
-        with pytest.raises(ResultsError, match="does not say how or of what it was scored"):
+        with pytest.raises(UserError, match="has no column prompt_id"):
             Scores.read(tmp_path / "scores.parquet")
 
 

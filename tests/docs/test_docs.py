@@ -95,8 +95,8 @@ def test_every_command_is_of_a_kind_that_is_tested():
         f"alignbench.{one}" for one in ("calibrate", "export", "plan", "serve", "soup", "study", "train_reward")
     }
     others = (
-        "#", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[', "uv run pytest",
-        "source .venv/bin/activate",
+        "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
+        "uv run pytest", "source .venv/bin/activate",
     )  # fmt: skip
     for page in PAGES:
         for command in filter(None, command_lines(page)):

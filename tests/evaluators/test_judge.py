@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from alignbench.errors import UserError
+from alignbench.files import with_check, without_check
 from alignbench.miniature.scenes import render, sample_scene
 from alignbench.store.reward_model_folder import CONFIG, WEIGHTS, RewardModelRecord, write_reward_model
 from evaluators import load
@@ -286,7 +287,7 @@ def test_a_folder_without_a_judge_is_refused(tmp_path):
 def test_a_record_of_something_else_is_refused(trained, tmp_path, change, message):
     shutil.copytree(trained[1], tmp_path / "anna")
     values = json.loads((tmp_path / "anna" / CONFIG).read_text())
-    (tmp_path / "anna" / CONFIG).write_text(json.dumps(values | change))
+    (tmp_path / "anna" / CONFIG).write_text(json.dumps(with_check(without_check(values) | change)))
     with pytest.raises(UserError, match=message):
         load("judge", path=str(tmp_path / "anna"))
 

@@ -341,7 +341,7 @@ def test_images_prepared_by_other_processes_keep_no_files_open(tmp_path):
     pictures = _pictures(folder, images)
     before = len(os.listdir("/proc/self/fd"))
     separate = Separate()
-    for chunk in _prepared(pictures, [separate], images, num_workers=1, num_processes=1):
+    for chunk in _prepared(pictures, [separate], images, batch_size=4, num_workers=1, num_processes=1):
         assert len(os.listdir("/proc/self/fd")) < before + 20
         assert [float(one) for one in chunk.inputs[separate]] == Mean()([Image.open(p.path) for p in pictures]).tolist()
 

@@ -136,9 +136,13 @@ def test_missing_images_of_a_folder_made_here_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sampling.json", "{", "is damaged \\(JSONDecodeError"),
-        ("sampling.json", '{"steps": 3}', "is damaged \\(TypeError"),
-        ("prompts.jsonl", '{"prompt_id": "p0"}\n', "is damaged \\(KeyError"),
+        ("sampling.json", "{", "sampling.json is not JSON: Expecting property name"),
+        ("sampling.json", '{"steps": 3}', "sampling.json has a wrong entry prompt_set: Field required"),
+        (
+            "prompts.jsonl",
+            '{"prompt_id": "p0"}\n',
+            "line 1 of .* has a wrong entry prompt: Field required",
+        ),
         ("prompts.jsonl", "", "holds 0 prompts, which contradicts sampling.json \\(full_size 2, subset false\\)"),
     ],
 )

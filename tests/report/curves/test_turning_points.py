@@ -14,7 +14,7 @@ from alignbench.report.curves.turning_points import turning_points, validation_c
 from alignbench.report.write import write_report
 from alignbench.store.image_records import PromptRecord, image_name, write_prompts
 from alignbench.store.manifest import Manifest
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.training.validation import EvaluationResult
 
@@ -59,7 +59,7 @@ def root(world):
 
 
 def test_the_curve_of_an_evaluator_is_the_share_of_images_that_beat_the_start(root):
-    people, reward = validation_curves(root)
+    people, reward = validation_curves(run_folders(root))
     assert (people.evaluator, people.version, people.trained_on) == ("people", "2", False)
     assert (reward.evaluator, reward.trained_on) == ("reward", True)
     np.testing.assert_allclose(people.rates, [0.5, 0.9, 0.6, 0.2])
@@ -69,7 +69,7 @@ def test_the_curve_of_an_evaluator_is_the_share_of_images_that_beat_the_start(ro
 
 
 def test_the_table_says_where_each_curve_turns(root):
-    people, reward = turning_points(validation_curves(root))
+    people, reward = turning_points(validation_curves(run_folders(root)))
     assert tuple(people) == TURNING_POINT_COLUMNS
     assert (people["peak_passes"], people["end_passes"], people["num_seeds"], people["n"]) == (1000, 3100, 2, 40)
     assert people["turned"]
@@ -89,17 +89,17 @@ def test_points_beyond_the_shortest_seed_are_left_out(root, world):
     folder = world.run("refl", [2, 2, 2, 2], seed=2, trained_on=["reward"])
     folder.complete("train")
     add_validation(folder, "reward", [0, 10, 15], [0, 1000, 2000])
-    (reward,) = validation_curves(root)
+    (reward,) = validation_curves(run_folders(root))
     assert reward.wins.shape == (3, 3, 20)
 
 
 def test_unfinished_runs_and_two_points_make_no_curve(world):
     folder = world.run("nft", [2, 2, 2, 2])
     add_validation(folder, "people", [0, 10, 15], [0, 1000, 2000])
-    assert validation_curves(world.root) == []
+    assert validation_curves(run_folders(world.root)) == []
     folder.complete("train")
-    assert len(validation_curves(world.root)) == 1
+    assert len(validation_curves(run_folders(world.root))) == 1
     short = world.run("awm", [2, 2, 2, 2])
     add_validation(short, "people", [0, 10], [0, 1000])
     short.complete("train")
-    assert [curve.method for curve in validation_curves(world.root)] == ["nft"]
+    assert [curve.method for curve in validation_curves(run_folders(world.root))] == ["nft"]
