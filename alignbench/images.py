@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from alignbench.errors import UserError
@@ -170,6 +169,8 @@ def rgb_frame(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a grey picture of 16 bits as one of 8, with an alpha channel if one of its greys is transparent."""
+    import numpy as np  # which commands that see no image need not wait for
+
     values = np.asarray(image)  # [H, W], 0..65535
     grey = Image.fromarray((values / 257).round().astype(np.uint8))
     if "transparency" in image.info:

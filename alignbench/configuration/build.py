@@ -4,16 +4,14 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
-
-if TYPE_CHECKING:
-    from alignbench.videos import FrameSpec
+from alignbench.videos import FrameSpec, frame_spec
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers",
                "allow_evaluation_prompts", "offload"}  # fmt: skip
@@ -235,10 +233,8 @@ def has_images(cfg: DictConfig) -> bool:
     return "folders" in list(cfg.model)  # where its value is missing, too
 
 
-def frames_of(model: DictConfig) -> "FrameSpec | None":
+def frames_of(model: DictConfig) -> FrameSpec | None:
     """Return the frames of the videos that a model sees and makes; None for a model of images."""
-    from alignbench.videos import frame_spec  # with NumPy, for which a command that has nothing to do need not wait
-
     return frame_spec(model.num_frames, model.fps) if "num_frames" in model else None
 
 

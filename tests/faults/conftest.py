@@ -1,6 +1,7 @@
 """What is damaged in these tests: a results folder of three runs, filled once and copied for each test."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +16,14 @@ __all__ = ["world"]
 
 CONFIG = "train: {learning_rate: 0.001}\nmethod: {name: sft}\nprompts: {path: null}\n"
 VALIDATION = "step,evaluator,version,win_rate,ci_low,ci_high,network_passes\n20,clip,1,0.5,0.4,0.6,800\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_a_terminal():
+    """Hear what `nohup` and shells in the background make a process, and those that it starts, ignore."""
+    for one in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(one) is signal.SIG_IGN:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
