@@ -21,9 +21,9 @@ VALIDATION = "step,evaluator,version,win_rate,ci_low,ci_high,network_passes\n20,
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal():
     """Hear what `nohup` and shells in the background make a process, and those that it starts, ignore."""
-    for one in (signal.SIGINT, signal.SIGHUP):
+    for one, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(one) is signal.SIG_IGN:
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(one, heard)
 
 
 @pytest.fixture(scope="session")
