@@ -78,6 +78,7 @@ def test_the_start_is_made_and_scored_with_the_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_start_from_elsewhere_gets_a_row_as_well(tmp_path):
     alignbench("method=sft", "stages=[train]", f"results={tmp_path / 'other'}", *SMALL, *FEW)
     [start] = manifests(tmp_path / "other")

@@ -47,7 +47,8 @@ def own_commands():
         if not re.search("|".join(ELSEWHERE), " ".join(words)):
             sets = {word if word.startswith("stages=") else word.split("=")[0] for word in words}
             sets = {"method." if key.startswith("method.") else key for key in sets}  # of one method or another
-            seen = words and (sets <= shown or ("-m" in words and "-m" in shown))  # of sweeps one is enough
+            sweeps = {"-m", "experiment"}  # of which one is enough
+            seen = words and (sets <= shown or (sets & sweeps and shown & sweeps))
             marks = [pytest.mark.matrix] if seen or page != "README.md" else []
             yield pytest.param(words, id=" ".join(words), marks=marks)
             shown |= sets

@@ -86,11 +86,8 @@ def test_every_scheduler_gives_the_images_of_the_pipeline_that_has_it(family: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family",
-    # SDXL samples as Stable Diffusion 1.5 does
-    [pytest.param(name, marks=pytest.mark.matrix) if name == "stable_diffusion_xl" else name for name in EVERY],
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("family", EVERY)
 def test_all_schedulers_end_where_many_small_steps_do(family: str):
     """They solve one equation from one noise: a wrong start level, noise scale or shift would lead elsewhere."""
     # a random network that predicts epsilon makes an equation too steep for steps of any scheduler
