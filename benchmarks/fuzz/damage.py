@@ -30,7 +30,7 @@ from alignbench.store.reward_model_folder import RewardModelRecord, read_range, 
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import read_reward_model_data
 from alignbench.train_reward.run import train_reward
-from alignbench.training.checkpoint import Checkpoints
+from alignbench.training.checkpoint import Checkpoints, Counters
 from benchmarks.fuzz.worker import FAILED, MAX_KEPT, Count, outcome
 
 SMALL = (
@@ -89,9 +89,11 @@ def made(root: Path) -> None:
         run(composed([*words.split(), f"results={root}"]))
     train_reward(composed([*JUDGE.split(), f"results={root}"], "train_reward"))
     network = torch.nn.Linear(8, 8)
-    checkpoints = Checkpoints(root / "checkpoints", Accelerator(cpu=True), {"policy": network}, {})
+    progress = Counters()
+    checkpoints = Checkpoints(root / "checkpoints", Accelerator(cpu=True), progress, {"policy": network}, {})
     for step in (1, 2):
-        checkpoints.save(step)
+        progress.step = step
+        checkpoints.save()
     for one in run_folders(root):
         one.check_policy()  # so that the digests of its files are noted
 

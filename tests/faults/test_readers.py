@@ -4,8 +4,9 @@ import random
 
 import pytest
 
+from benchmarks.fuzz.files_of_runs import EXPORTED
 from benchmarks.fuzz.mutations import mutated
-from benchmarks.fuzz.readers import EXPORTED, changed_file, readers
+from benchmarks.fuzz.readers import changed_file, readers
 from benchmarks.fuzz.worker import FAILED, outcome, run
 
 READERS = {one.name: one for one in readers()}
