@@ -210,7 +210,7 @@ def _calibration(file: Path) -> Any:
 
 
 def _reward_model(root: Path) -> Any:
-    (folder,) = sorted((root / "judges").iterdir())
+    (folder,) = (root / "judges").glob("[!.]*")  # beside the locks
     record = RewardModelRecord.read(folder)
     where = read_range(folder)
     learned = read_reward_model_data(folder)
