@@ -39,7 +39,7 @@ SMALL = (
 )
 RUNS = (
     f"method=dpo {SMALL} validation=shapes validation.prompts.limit=4 validation.every=1",
-    f"method=sft {SMALL}",
+    f"method=sft {SMALL} stages=[prepare,train,generate,score,report]",
 )
 JUDGE = (
     "judge=head judge.hidden=8 data.num_pairs=96 data.num_prompts=64 train.max_train_steps=4 "
