@@ -32,6 +32,15 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_collection_finish():
+    """Let autograd start without threads, for tests that fork: it would count a fake GPU, which stays once it is made.
+
+    A `FakeTensorMode` makes one where there is no real GPU. After threads, forked processes cannot compute gradients.
+    """
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.ones((), requires_grad=True).backward()
+
+
 @pytest.fixture(autouse=True)
 def no_accelerator_of_another_test():
     """Forget what accelerate keeps for the life of a process, such as the precision of a benchmark's updates."""
