@@ -23,8 +23,10 @@ def _wrong(values: Any, prefix: str) -> list[str]:
     if not isinstance(values, dict):
         return []
     found = [line for key, value in values.items() for line in _wrong(value, f"{prefix}.{key}".lstrip("."))]
-    if values.get("_target_") is None:
+    if "_target_" not in values:
         return found
+    if values["_target_"] is None:
+        return [*found, f"{prefix}._target_=null must be the name of a class or function"]
     if not isinstance(values.get("_partial_", True), bool):
         found.append(f"{prefix}._partial_={values['_partial_']} must be true or false")
     found += [f"{prefix}.{key} is no setting" for key in ("_recursive_", "_convert_", "_args_") if key in values]

@@ -21,6 +21,7 @@ ODD = {
     "train.optimizer._partial_=0x10": "train.optimizer._partial_=0x10 must be true or false",
     "data.annotators=a": "data.annotators=a must be settings by name, as in data.annotators.NAME=VALUE",
     "evaluators.shapes_clip=' '": "evaluators.shapes_clip=  must be a mapping of names to values",
+    "data.annotators._target_=null": "data.annotators._target_=null must be the name of a class or function",
     "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
     "~prompts": "prompts is missing",
     "~model=[[]]": "the command is not understood",
