@@ -254,6 +254,7 @@ def test_a_sweep_outlives_a_failing_job_and_says_so(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_training_and_reporting_can_be_separate_commands(tmp_path):
     command = ["method=sft", "model=flux_mini", "prompts.limit=4", f"results={tmp_path}", *FEW]
     alignbench(*command, "stages=[train]")

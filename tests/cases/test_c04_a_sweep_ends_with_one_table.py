@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from alignbench.report.figures import NOTES
@@ -40,6 +41,7 @@ def test_stars_are_bold_only_over_training_seeds(world):
     assert "100.0(***)" in printed(world.root)
 
 
+@pytest.mark.matrix
 def test_a_sweep_ends_with_a_table_of_all_its_methods(tmp_path):
     (tmp_path / "leaderboard.csv").write_text("")
     told = alignbench("-m", "method=sft,mapo", "model=sd15_mini", *SMALL_RUN, f"results={tmp_path}").stdout

@@ -61,6 +61,7 @@ def test_the_terminal_shows_it_within_100_columns(started, world):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_start_is_made_and_scored_with_the_run(tmp_path):
     """The start is a run of the results folder that only trained; its row is made with the run that started from it."""
     alignbench("method=sft", "stages=[train]", f"results={tmp_path}", *SMALL, *FEW)

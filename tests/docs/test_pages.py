@@ -108,6 +108,7 @@ def test_prompt_sets_have_as_many_prompts_as_the_page_says():
 # ---- methods
 
 
+@pytest.mark.matrix
 def test_the_table_of_methods_names_those_that_have_a_page_and_says_who_needs_a_reference():
     """A method that is added needs neither a page nor a row; one that has a page has a row."""
     told = {row[0].strip("`"): (row[2] == "yes", row[4]) for row in next(tables(DOCS / "methods.md"))[1]}

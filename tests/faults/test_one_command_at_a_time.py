@@ -164,6 +164,7 @@ def test_the_second_command_is_refused_with_status_2(tmp_path, other, held):
 
 
 @pytest.mark.matrix
+@pytest.mark.matrix
 def test_other_runs_of_a_sweep_go_on(tmp_path, held):
     done = alignbench("-m", *FIT, "seed=0,1", f"results={tmp_path}", check=False)
     assert done.returncode == 2

@@ -204,6 +204,7 @@ def test_every_stage_has_advice_and_other_errors_pass():
 
 
 @pytest.mark.matrix
+@pytest.mark.matrix
 def test_memory_that_runs_out_in_one_run_of_a_sweep_leaves_the_others(tmp_path, monkeypatch):
     loss, runs = SFT.loss, iter([allocate])
     monkeypatch.setattr(SFT, "loss", lambda *given: next(runs, lambda: None)() or loss(*given))
