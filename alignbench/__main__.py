@@ -1,8 +1,12 @@
 """`python -m alignbench`."""
 
-from alignbench.terminal.endings import one_sentence
+import sys
+
+from alignbench.terminal.endings import REQUEUE, one_sentence
+from alignbench.terminal.signals import handled
 
 if __name__ == "__main__":
-    with one_sentence():  # Ctrl-C may come while libraries load
-        from alignbench.cli import main
-    main()
+    with handled():  # a signal may come while libraries load
+        with one_sentence(requeues=REQUEUE in sys.argv):
+            from alignbench.cli import main
+        main()

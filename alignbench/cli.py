@@ -27,7 +27,16 @@ from alignbench.configuration.usage import usage
 from alignbench.errors import MemoryRanOutError, RunError, StopRequested, UserError
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
-from alignbench.terminal.endings import DEFECT, REFUSED, is_main, one_sentence, stop, stop_by_signal, tell_failure
+from alignbench.terminal.endings import (
+    DEFECT,
+    REFUSED,
+    REQUEUE,
+    is_main,
+    one_sentence,
+    stop,
+    stop_by_signal,
+    tell_failure,
+)
 from alignbench.terminal.machine import of_the_machine
 from alignbench.terminal.signals import asked_to_end, handled
 
@@ -52,7 +61,8 @@ def _main(typed: list[str]) -> None:
         args = read_flags(typed)
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
     jobs, found = [""], None
-    with one_sentence(_results(args.overrides)):
+    requeues = REQUEUE in args.overrides  # a signal may come before anything is composed of the words
+    with one_sentence(_results(args.overrides), requeues=requeues):
         check_neighbours()
         _refuse_other_configurations(args)
         _rewrite_words(args, as_composed(args.overrides))

@@ -4,10 +4,11 @@
     python -m benchmarks.faults --disk-full 20
     python -m benchmarks.faults --starters 8 --rounds 5
 
-- Kills: SIGKILL at places that are drawn over commands (methods, families, stages, one and two processes; of two, one
-  or both are killed), once or twice a command. The same command is then repeated until its end. Every file that it is
-  to leave has to equal that of a command that was never killed, byte for byte: policies, logs, images, scores, caches
-  and tables. Durations and dates are left out, and so are pictures and pages of the report.
+- Kills: SIGKILL at places that are drawn over commands, once or twice a command. Commands are those of `COMMANDS`, then
+  drawn ones: methods, miniatures and families, adapters and all weights, stages, one and two processes, of which one
+  or both are killed. The same command is then repeated until its end. Every file that it is to leave has to equal that
+  of a command that was never killed, byte for byte: policies, logs, images, scores, caches and tables. Durations and
+  dates are left out, and so are pictures and pages of the report.
 - Full disks: the same commands on a small disk of their own (as root), or under a limit for the size of a file. They
   have to end in one sentence without a traceback, leave no file half done, and go on when there is room.
 - Starters: one command started several times at once, two seeds whose base run is missing, and reports meanwhile. The
@@ -28,91 +29,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.faulty_runs import (
-    Places,
-    Started,
-    contents,
-    differences,
-    kill,
-    kill_after,
-    limit_file_size,
-    start,
-)
-
-SMALL = (
-    "train.total_batch_size=4", "train.micro_batch_size=2", "train.max_train_steps=4", "train.checkpointing_steps=2",
-    "data.num_pairs=12", "data.num_prompts=12", "prompts.limit=4", "sampling.num_inference_steps=2",
-    "sampling.batch_size=2", "tracker=none", "calibration=false",
-)  # fmt: skip
-FEW = ("evaluators=none", "+evaluator@evaluators.oracle=shapes_oracle_cleanliness")
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A command that takes seconds.
-
-    Attributes:
-        words: what it is given besides `SMALL`.
-        num_processes: that it runs in.
-        launched: what a launcher says to them.
-        judge: whether it is `alignbench.train_reward`.
-    """
-
-    words: tuple[str, ...]
-    num_processes: int = 1
-    launched: tuple[tuple[str, str], ...] = ()
-    judge: bool = False
-
-    @property
-    def command(self) -> list[str]:
-        return [*(self.words if self.judge else (*SMALL, *FEW, *self.words))]
-
-    def start(self, root: Path, faults: list[Places | None]) -> Started:
-        from alignbench.train_reward.__main__ import main
-
-        words = [*self.command, f"results={root / 'results'}"]
-        return start(words, root / "logs", faults, main if self.judge else None, dict(self.launched))
-
-    def run(self, root: Path) -> Started:
-        """Run the command undisturbed."""
-        started = self.start(root, [None] * self.num_processes)
-        started.wait()
-        return started
-
-
-FSDP2 = (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2"))
-VALIDATED = (
-    "validation=shapes", "validation.every=2", "validation.prompts.limit=2", "validation.num_inference_steps=1",
-    "validation.select=[oracle]", "validation.batch_size=2",
-)  # fmt: skip
-SCENARIOS = {
-    "dpo, sd15_mini": Scenario(("method=dpo", "model=sd15_mini")),
-    "sft with an average, validated": Scenario(("method=sft", "model=sd15_mini", "train.ema_decay=0.9", *VALIDATED)),
-    "kto, adapters, flux_mini": Scenario(("method=kto", "model=flux_mini", "train.tuning=lora", "train.lora_rank=2")),
-    "smpo, prepared": Scenario(
-        ("method=smpo", "model=sd15_mini", "stages=[prepare,train,generate,score]", "method.inversion.num_steps=2")
-    ),
-    "nft, flux_mini": Scenario(
-        ("method=nft", "model=flux_mini", "method.num_rollout_steps=2", "method.levels.stop=2", "method.levels.num=1",
-         "method.group_size=2")
-    ),
-    "srpo, flux_mini": Scenario(("method=srpo", "model=flux_mini", "method.num_rollout_steps=2")),
-    "dpo, two processes": Scenario(("method=dpo", "model=sd15_mini"), 2),
-    "sft, two processes, FSDP2": Scenario(("method=sft", "model=sd15_mini"), 2, FSDP2),
-    "a reward model": Scenario(
-        (
-            "judge=head", "data.num_pairs=64", "data.num_prompts=64", "train.max_train_steps=6", "name=fitted",
-            "train.evaluation_steps=3", "train.checkpointing_steps=2", "heldout_share=0.3", "validation_share=0.3",
-            "train.total_batch_size=8", "train.micro_batch_size=8",
-        ),
-        judge=True,
-    ),
-}  # fmt: skip
+from benchmarks.faulty_runs import Places, contents, differences, kill, kill_after, limit_file_size, start
+from benchmarks.small_commands import COMMANDS, SmallCommand, drawn
 
 
 @dataclass(frozen=True)
@@ -123,37 +47,35 @@ class Reference:
     num_places: list[int]
 
 
-def reference(scenario: Scenario, root: Path) -> Reference:
-    """Run a command undisturbed.
+def reference(command: SmallCommand, root: Path) -> Reference:
+    """Run a command undisturbed, and leave nothing of it in the folder: other commands run where it ran.
 
     Raises:
         RuntimeError: it fails.
     """
-    counted = [root / f"count-{rank}" for rank in range(scenario.num_processes)]
+    counted = [root / f"count-{rank}" for rank in range(command.num_processes)]
     root.mkdir(parents=True)
-    started = scenario.start(root, [Places(root / "results", counted=file) for file in counted])
+    started = command.start(root, [Places(root / "results", counted=file) for file in counted])
     if any(started.wait()):
         raise RuntimeError(started.told[-3000:])
-    return Reference(contents(root / "results"), [int(file.read_text()) for file in counted])
+    known = Reference(contents(root / "results"), [int(file.read_text()) for file in counted])
+    shutil.rmtree(root)
+    return known
 
 
-def one_kill(scenario: Scenario, known: Reference, root: Path, generator: random.Random) -> tuple[str, list[str]]:
+def one_kill(command: SmallCommand, known: Reference, root: Path, generator: random.Random) -> tuple[str, list[str]]:
     """Kill a command once or twice, and repeat it to its end; return what was done and what is wrong then."""
     told = []
     for _ in range(generator.choice([1, 1, 2])):
-        ranks = generator.choice(
-            [[rank] for rank in range(scenario.num_processes)] + [[*range(scenario.num_processes)]]
-        )
-        faults: list[Places | None] = [None] * scenario.num_processes
+        ranks = generator.choice([[rank] for rank in range(command.num_processes)] + [[*range(command.num_processes)]])
+        faults: list[Places | None] = [None] * command.num_processes
         for rank in ranks:
             at = generator.randint(1, known.num_places[rank])
             later = generator.choice([0.0, generator.uniform(0.0, 0.02)])
             faults[rank] = Places(root / "results", at, kill_after(later) if later else kill)
-            told.append(
-                f"{at}/{known.num_places[rank]}" + (f" of process {rank}" if scenario.num_processes > 1 else "")
-            )
-        scenario.start(root, faults).wait()
-    again = scenario.run(root)
+            told.append(f"{at}/{known.num_places[rank]}" + (f" of process {rank}" if command.num_processes > 1 else ""))
+        command.start(root, faults).wait()
+    again = command.run(root)
     wrong = differences(contents(root / "results"), known.files)
     if any(again.statuses.values()):
         wrong.insert(0, f"the repeated command failed: {again.told[-500:]}")
@@ -181,17 +103,17 @@ def small_disk(place: Path, num_kib: int) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def one_full_disk(scenario: Scenario, root: Path, generator: random.Random) -> tuple[str, list[str]]:
+def one_full_disk(command: SmallCommand, root: Path, generator: random.Random) -> tuple[str, list[str]]:
     """Run a command with too little room, then with enough; return what was done and what is wrong."""
     place = root / "results"
     num_kib = generator.randint(100, 40_000)
     with small_disk(place, num_kib) as mounted:
         if mounted:
-            limited = scenario.run(root)
+            limited = command.run(root)
             told = f"a disk of {num_kib} KiB"
         else:
             fault = limit_file_size(1024 * generator.randint(4, 8000))
-            limited = start([*scenario.command, f"results={place}"], root / "logs", [fault])
+            limited = start([*command.all_words, f"results={place}"], root / "logs", [fault])
             limited.wait()
             told = "files of limited size"
         wrong = [f"unfinished: {path}" for path in (*place.rglob("partial"), *place.rglob("*.tmp"))]
@@ -201,16 +123,16 @@ def one_full_disk(scenario: Scenario, root: Path, generator: random.Random) -> t
             wrong.append(f"no sentence: {limited.told[-800:]}")
         if mounted:
             subprocess.run(["mount", "-o", "remount,size=1g", str(place)], check=True)
-        again = scenario.run(root)
+        again = command.run(root)
         if any(again.statuses.values()):
             wrong.append(f"it does not go on: {again.told[-500:]}")
     return f"{told}, {'full' if limited.statuses[limited.pids[0]] else 'enough'}", wrong
 
 
-def one_round_of_starters(num: int, known: dict[str, Reference], root: Path) -> tuple[str, list[str]]:
+def one_round_of_starters(num: int, known: Reference, root: Path) -> tuple[str, list[str]]:
     """Start a command several times at once, two seeds among them, and reports meanwhile; return what is wrong."""
-    scenario = SCENARIOS["dpo, sd15_mini"]
-    words = [*scenario.command, f"results={root / 'results'}"]
+    command = COMMANDS["dpo, sd15_mini"]
+    words = [*command.all_words, f"results={root / 'results'}"]
     started = [start([*words, f"seed={number % 2}"], root / f"logs{number}") for number in range(num)]
     reports = []
     while any(one.statuses == {} for one in started):
@@ -229,9 +151,10 @@ def one_round_of_starters(num: int, known: dict[str, Reference], root: Path) -> 
     for seed in (0, 1):
         again = start([*words, f"seed={seed}"], root / "again")
         wrong += [again.told[-500:]] if again.wait() != [0] else []
-    found = differences(contents(root / "results"), known["two seeds"].files)
-    # the configuration of the base run is that of the seed which began it
-    wrong += [one for one in found if not (one.startswith("base-") and one.endswith("/config.yaml differs"))]
+    found = differences(contents(root / "results"), known.files)
+    # the configuration of the base run, whose digest its manifest has, is that of the seed which began it
+    began = ("/config.yaml differs", "/manifest.json differs")
+    wrong += [one for one in found if not (one.startswith("base-") and one.endswith(began))]
     return f"{statuses[0]} did the work or found it, {statuses[2]} were refused", wrong
 
 
@@ -242,54 +165,56 @@ def main() -> None:
     parser.add_argument("--disk-full", type=int, default=0, metavar="N", help="commands whose disk is full")
     parser.add_argument("--starters", type=int, default=0, metavar="N", help="commands that start at once")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often they do")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="scenarios whose names hold one of the words")
+    parser.add_argument("--each", type=int, default=2, metavar="N", help="how often a command is killed (default: 2)")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="kill commands whose names hold one of the words")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     arguments = parser.parse_args()
     _load()
-    scenarios = {
-        name: one for name, one in SCENARIOS.items() if not arguments.only or any(w in name for w in arguments.only)
-    }
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     tried: Counter[str] = Counter()
     failed: dict[str, list[str]] = {}
 
-    def note(name: str, number: int, told: str, wrong: list[str], root: Path) -> None:
-        tried[name] += 1
-        print(f"{name} {number}: {told}: {'; '.join(wrong[:3]) or 'as promised'}", flush=True)
+    def note(kind: str, told: str, wrong: list[str], root: Path) -> None:
+        tried[kind] += 1
+        number = sum(tried.values())
+        print(f"{number} {kind}: {told}: {'; '.join(wrong[:3]) or 'as promised'}", flush=True)
         if wrong:
-            failed.setdefault(name, []).append(f"{told}: {wrong[0]} ({root})")
+            kept = root.rename(work / f"wrong-{number}")
+            failed.setdefault(kind, []).append(f"{told}: {wrong[0]} ({kept})")
         else:
             shutil.rmtree(root, ignore_errors=True)
 
-    known: dict[str, Reference] = {}
-    generator = random.Random(arguments.seed)
-    order = [name for _ in range(-(-arguments.kills // len(scenarios))) for name in scenarios][: arguments.kills]
-    for number, name in enumerate(order):
-        if name not in known:
-            known[name] = reference(scenarios[name], work / f"whole{number}")
-        root = work / f"kill{number}"
-        note(f"killed: {name}", number, *one_kill(scenarios[name], known[name], root, generator), root)
-    alone = [name for name, one in scenarios.items() if one.num_processes == 1 and not one.judge]
-    for number in range(arguments.disk_full):
-        name, root = alone[number % len(alone)], work / f"full{number}"
-        note(f"full disk: {name}", number, *one_full_disk(scenarios[name], root, generator), root)
+    generator, root = random.Random(arguments.seed), work / "root"
+    commands = chain(COMMANDS.items(), drawn(random.Random(arguments.seed), work / "families"))
+    chosen = (one for one in commands if not arguments.only or any(word in one[0] for word in arguments.only))
+    for done in range(0, arguments.kills, arguments.each):
+        name, command = next(chosen)
+        known = reference(command, root)
+        for _ in range(min(arguments.each, arguments.kills - done)):
+            told, wrong = one_kill(command, known, root, generator)
+            note("killed", f"{name}: {told}", wrong, root)
+    alone = [name for name, one in COMMANDS.items() if one.num_processes == 1 and not one.judge]
+    for name in islice(cycle(alone), arguments.disk_full):
+        told, wrong = one_full_disk(COMMANDS[name], root, generator)
+        note("full disk", f"{name}: {told}", wrong, root)
     if arguments.starters:
-        known["two seeds"] = _two_seeds(work / "two_seeds")
-    for number in range(arguments.rounds if arguments.starters else 0):
-        root = work / f"starters{number}"
-        note("started at once", number, *one_round_of_starters(arguments.starters, known, root), root)
+        known = _two_seeds(root)
+        for _ in range(arguments.rounds):
+            note("started at once", *one_round_of_starters(arguments.starters, known, root), root)
     _print(tried, failed)
     sys.exit(1 if failed else 0)
 
 
 def _two_seeds(root: Path) -> Reference:
-    """Run two seeds one after the other."""
-    words = [*SCENARIOS["dpo, sd15_mini"].command, f"results={root / 'results'}"]
+    """Run two seeds one after the other, and leave nothing of them in the folder."""
+    words = [*COMMANDS["dpo, sd15_mini"].command, f"results={root / 'results'}"]
     for seed in (0, 1):
         started = start([*words, f"seed={seed}"], root / "logs")
         if any(started.wait()):
             raise RuntimeError(started.told[-3000:])
-    return Reference(contents(root / "results"), [])
+    known = Reference(contents(root / "results"), [])
+    shutil.rmtree(root)
+    return known
 
 
 def _load() -> None:

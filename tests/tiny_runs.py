@@ -21,6 +21,7 @@ from alignbench.data.source import (
 )
 from alignbench.diffusion.initial_noise import InitialNoise
 from alignbench.settings.train import Train
+from benchmarks.small_commands import short
 from methods.dpo import DPO
 from methods.sft import SFT
 
@@ -64,18 +65,7 @@ def settings(**changes):
 
 def shortened(method, num_steps):
     """The node of a method with few steps of whatever it walks, and the smallest groups."""
-    short = {
-        "num_rollout_steps": num_steps,
-        "group_size": 2,
-        "threshold": 0.0,  # random networks make images that a judge hardly tells apart
-        "updates_per_round": 1,
-        "levels": {"num": 1, "first": 0, "stop": num_steps},
-        "window": {"first": 0, "stop": None, "size": 1, "num_trained": None},
-        "inversion": {"num_steps": num_steps},
-    }
-    if "stop" not in method.get("window", {}):  # of noise levels, not of steps
-        del short["window"]
-    return OmegaConf.merge(method, {key: value for key, value in short.items() if key in method})
+    return OmegaConf.merge(method, short(method, num_steps))
 
 
 def memory(mode):

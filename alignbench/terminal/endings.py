@@ -24,15 +24,19 @@ from alignbench.terminal.machine import of_the_machine
 
 PATIENCE_SECONDS = 5.0  # in which the main process says what is wrong for all
 DEFECT, REFUSED = 1, 2
+REQUEUE = "requeue=true"  # the word of a command, for signals that come before it is read
 
 
 @contextmanager
-def one_sentence(results: Path = Path("results"), kept: str = "nothing was begun") -> Iterator[None]:
+def one_sentence(
+    results: Path = Path("results"), kept: str = "nothing was begun", requeues: bool = False
+) -> Iterator[None]:
     """End the program with a sentence where what is within cannot go on.
 
     Args:
         results: the folder that the file about a defect goes to.
         kept: what lies on the disk when a signal ends it.
+        requeues: see `stop_by_signal`.
     """
     _replace_what_cannot_be_encoded()
     try:
@@ -40,7 +44,7 @@ def one_sentence(results: Path = Path("results"), kept: str = "nothing was begun
     except UserError as error:
         stop(error)
     except KeyboardInterrupt as error:
-        stop_by_signal(error, kept)
+        stop_by_signal(error, kept, requeues=requeues)
     except Exception as error:
         tell_failure(error, results)
         sys.exit(REFUSED if of_the_machine(error) else DEFECT)

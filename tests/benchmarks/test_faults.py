@@ -2,21 +2,35 @@
 
 import json
 import os
+import random
+from itertools import islice
 
 import pytest
 
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.train_reward.checks import check
-from benchmarks.faults import SCENARIOS, Reference, Scenario, one_kill
+from benchmarks.faults import Reference, one_kill
 from benchmarks.faulty_runs import Places, contents, differences, kill, start
+from benchmarks.small_commands import COMMANDS, SmallCommand, drawn
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_passes_the_checks(name):
-    if SCENARIOS[name].judge:
-        check(composed(SCENARIOS[name].command, "train_reward"))
+    if COMMANDS[name].judge:
+        check(composed(COMMANDS[name].command, "train_reward"))
     else:
-        assert check_command_line(SCENARIOS[name].command, multirun=False) == 1
+        assert check_command_line(COMMANDS[name].command, multirun=False) == 1
+
+
+@pytest.mark.matrix
+def test_drawn_commands_pass_the_checks_and_are_the_same_for_a_seed(tmp_path):
+    first, again = ([*islice(drawn(random.Random(3), tmp_path), 6)] for _ in range(2))
+    assert first == again
+    assert len({name for name, _ in first}) == 6
+    for name, command in first:
+        method, model, *_ = name.split(", ")
+        assert f"method={method}" in command.all_words
+        assert f"model={model}" in command.all_words or (tmp_path / model / "model_index.json").exists()
 
 
 def test_places_are_changes_below_the_folder_and_a_kill_comes_before_its_change(tmp_path):
@@ -65,7 +79,7 @@ def test_a_command_that_a_kill_changes_is_found(tmp_path, monkeypatch):
             opened.write("x")
         (file.parent / "b").write_text("")
 
-    class Appends(Scenario):
+    class Appends(SmallCommand):
         def start(self, root, faults):
             return start((), root / "logs", faults, program)
 

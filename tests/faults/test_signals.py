@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from alignbench import cli
 from alignbench.cli import _left
 from alignbench.errors import StopRequested
 from alignbench.generation import generate as generation
@@ -278,7 +279,7 @@ def test_slurm_is_asked_to_start_the_job_again(monkeypatch, capsys, tmp_path, st
         scontrol = tmp_path / "scontrol"
         scontrol.write_text(f"#!/bin/sh\necho $* >> {asked}\necho {said} >&2\nexit {status}\n")
         scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "123")
     with pytest.raises(SystemExit) as ended:
         stop_by_signal(StopRequested(signal.SIGUSR1), "x keeps y", ["method=sft"], requeues=True)
@@ -289,6 +290,19 @@ def test_slurm_is_asked_to_start_the_job_again(monkeypatch, capsys, tmp_path, st
     assert said in told
     if status is not None:
         assert asked.read_text() == "requeue 123\n"
+
+
+@pytest.mark.parametrize("requeues", [True, False])
+def test_slurm_is_asked_also_while_the_command_is_checked(monkeypatch, requeues):
+    """Its libraries may take longer to load from a busy disk than is left of the job's time."""
+    asked = []
+    monkeypatch.setattr(endings.slurm, "requeue", asked.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.setattr(cli, "check_command_line", lambda *_: sends(signal.SIGUSR1)())
+    done = alignbench(*FIT, f"requeue={str(requeues).lower()}", check=False)
+    assert done.returncode == 138
+    assert "stopped by SIGUSR1; nothing was begun" in done.stderr
+    assert asked == ["123"] * requeues
 
 
 @pytest.mark.parametrize(
