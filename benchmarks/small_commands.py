@@ -20,7 +20,10 @@ SMALL = (
     "data.num_pairs=12", "data.num_prompts=12", "prompts.limit=4", "sampling.num_inference_steps=2",
     "sampling.batch_size=2", "tracker=none", "calibration=false",
 )  # fmt: skip
-FEW = ("evaluators=none", "+evaluator@evaluators.oracle=shapes_oracle_cleanliness")
+FEW = (  # a program and a network
+    "evaluators=none", "+evaluator@evaluators.oracle=shapes_oracle_cleanliness",
+    "+evaluator@evaluators.clip=shapes_clip",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,11 @@ class ClipReward(Reward):
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return unit text features, [N, D]; each prompt is encoded once."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._text]
-        if missing:
-            output: Any = self.network.get_text_features(input_ids=self.tokenize(missing).to(self.device))
-            self._text |= dict(zip(missing, unit(output.pooler_output).cpu(), strict=True))
+        """Return unit text features, [N, D]. Each prompt is encoded once, and alone: others would change its rounding."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._text:
+                output: Any = self.network.get_text_features(input_ids=self.tokenize([prompt]).to(self.device))
+                self._text[prompt] = unit(output.pooler_output)[0].cpu()
         return torch.stack([self._text[prompt] for prompt in prompts]).to(self.device)
 
 

@@ -126,11 +126,14 @@ class TrainedRewardModel(Reward):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Return what the judge compares images with, one entry a prompt; each prompt is encoded once."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
-        if missing:
-            features = self.network.text_features(self.network.encode_prompts(missing).to(self.device))
-            self._texts |= dict(zip(missing, features.cpu(), strict=True))
+        """Return what the judge compares images with, one entry a prompt.
+
+        Each prompt is encoded once, and alone: others would change its rounding.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._texts:
+                features = self.network.text_features(self.network.encode_prompts([prompt]).to(self.device))
+                self._texts[prompt] = features[0].cpu()
         return torch.stack([self._texts[prompt] for prompt in prompts]).to(self.device)
 
     def image_features(self, inputs: Tensor) -> Tensor:

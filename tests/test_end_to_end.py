@@ -124,7 +124,11 @@ def test_every_file_that_the_design_names_is_there(real_prompts):
 def test_the_same_command_again_does_nothing(real_prompts):
     root, command, _ = real_prompts
     before = snapshot(root)
+    left = runs(root)["srpo"] / "checkpoints" / "step-2" / "policy.safetensors"  # by a kill when all was trained
+    left.parent.mkdir(parents=True)
+    left.touch()
     done = alignbench(*command)
+    assert not left.parent.parent.exists()
     changed = {path for path, time in snapshot(root).items() if before.get(path) != time}
     assert not {path for path in changed if Path(path).parent != root and "/report/" not in path}
     assert "train: done before" in done.stdout

@@ -1,7 +1,6 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
 import io
-import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -180,6 +179,7 @@ class Job:
         if not self.trains:
             return
         if self.folder.completed("train"):
+            self.folder.remove_checkpoints()  # a kill may have come before
             self.console.print(f"train: done before, {self.folder.policy}")
             return
         from alignbench.data.batches.stream import check_mix
@@ -243,9 +243,9 @@ class Job:
                 selected_by=[] if validation is None or best_step is None else list(validation.select),
                 weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
             )
-            self.folder.complete("train", files=[self.folder.policy, *self.folder.logs])
             write_policy_lines(self.cfg, self.folder)
-            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+            self.folder.complete("train", files=[self.folder.policy, *self.folder.logs])
+            self.folder.remove_checkpoints()
 
     def generate(self) -> None:
         """Make the images of this run and, where they are missing, of its base run."""

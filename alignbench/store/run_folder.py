@@ -7,6 +7,7 @@ first, by `RunFolder.verified` or `checked`, also where its content goes on into
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,10 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step}"
+
+    def remove_checkpoints(self) -> None:
+        """Remove what only training needed; all may be gone."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def images(self, prompt_set: str, sampling_hash: str) -> Path:
         return self.path / "images" / prompt_set / sampling_hash

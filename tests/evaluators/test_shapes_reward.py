@@ -121,7 +121,7 @@ def test_a_prompt_is_encoded_once_and_alike_in_any_company(monkeypatch):
     assert [len(ids) for ids in encoded] == [1, 1]
     assert torch.equal(rest[1], first[0])
     assert torch.equal(rest[0], rest[2])
-    torch.testing.assert_close(random_reward().embed_text(PROMPTS)[0], first[0])
+    assert torch.equal(random_reward().embed_text(PROMPTS)[0], first[0])  # to the last bit: a resumed run asks anew
 
 
 def test_weights_are_read_when_they_are_first_needed():
