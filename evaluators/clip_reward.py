@@ -73,7 +73,7 @@ class ClipReward(Reward):
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return unit text features, [N, D]. Each prompt is encoded once, and alone: others would change its rounding."""
+        """Return unit text features, [N, D]. Each prompt is encoded once, and alone: others change its rounding."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._text:
                 output: Any = self.network.get_text_features(input_ids=self.tokenize([prompt]).to(self.device))
