@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-pytest_plugins = ["tests.browser", "tests.studies"]
+pytest_plugins = ["tests.browser", "tests.slurm", "tests.studies"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and sums then have one order

@@ -1,0 +1,52 @@
+"""F11: a job of a real Slurm whose end is announced goes back into the queue, and ends as one that ran through."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.program import SMALL_RUN, alignbench
+from tests.tiny_runs import files_of
+
+ROOT = Path(__file__).parents[2]
+WORDS = [
+    "method=sft", "model=sd15_mini", *SMALL_RUN, "train.max_train_steps=40", "train.checkpointing_steps=100",
+    "tracker=none", "stages=[train]", "requeue=true",
+]  # fmt: skip
+TIME_LIMIT = 300.0  # seconds
+
+
+def ask(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def wait_until(there):
+    deadline = time.monotonic() + TIME_LIMIT
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.matrix
+def test_a_job_that_is_announced_its_end_is_queued_again_and_goes_on(slurm, tmp_path):
+    script, log, results = tmp_path / "job.sh", tmp_path / "job.log", tmp_path / "results"
+    command = " ".join([f"'{word}'" for word in [*WORDS, f"results={results}"]])
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH --requeue --signal=USR1@60 --time=60 --open-mode=append --output={log}\n"
+        f"cd {ROOT}\nsrun {sys.executable} -m alignbench {command}\n"
+    )
+    job = ask("sbatch", "--parsable", str(script))
+    wait_until(lambda: any(file.read_text().count("\n") >= 3 for file in results.glob("sft-*/train.jsonl")))
+    ask("scancel", "--signal=USR1", job)  # to its steps, as --signal=USR1@60 does
+    wait_until(lambda: "PENDING" in ask("scontrol", "show", "job", job))
+    (checkpoint,) = results.glob("sft-*/checkpoints/step-*")
+    ask("scontrol", "update", f"jobid={job}", "StartTime=now")  # it would wait for two minutes
+    wait_until(lambda: "JobState=COMPLETED" in ask("scontrol", "show", "job", job))
+    said = log.read_text()
+    assert f"keeps the checkpoint of update {checkpoint.name[5:]}; Slurm is asked to put job {job} back" in said
+    assert "Restarts=1" in ask("scontrol", "show", "job", job)
+    alignbench(*WORDS, f"results={tmp_path / 'whole'}")
+    (requeued,), (whole,) = results.glob("sft-*/policy"), (tmp_path / "whole").glob("sft-*/policy")
+    assert files_of(requeued) == files_of(whole)
