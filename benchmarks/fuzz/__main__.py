@@ -5,7 +5,7 @@
     python -m benchmarks.fuzz --only "tar shard" --again 4711      # one input again, with its traceback
 
 Inputs are spread over the readers. An input must be read, or refused in one sentence: a traceback, a process that dies
-and one that takes longer than 20 s are failures, whose numbers are told. Ends with exit status 1 if there are any.
+and one that takes more than 20 s of a core are failures, whose numbers are told. Exit status 1 if there are any.
 """
 
 import argparse

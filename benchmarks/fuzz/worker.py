@@ -7,14 +7,18 @@ import resource
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from alignbench.errors import UserError
 
-HANG_SECONDS = 20.0
+HANG_SECONDS = 20.0  # of CPU time, so that a busy machine is no hang
+STUCK_SECONDS = 300.0  # in which one that waits for something has to go on
 MORE_MEMORY = 4 * 2**30  # bytes that one input may take beside what the program has
 REFUSED, READ, FAILED = range(3)
 MAX_KEPT = 20  # failures of a reader that are told
@@ -103,15 +107,18 @@ def run(
 
 def _watch(child: Any, current: "Synchronized[Any]") -> bool:
     """Wait for a process; end it, and return True, if one input takes too long."""
-    seen, since = current.value, time.monotonic()
+    process = psutil.Process(child.pid)
+    seen, since, used = current.value, time.monotonic(), 0.0
     while child.exitcode is None:
         child.join(0.2)
-        if current.value != seen:
-            seen, since = current.value, time.monotonic()
-        elif child.exitcode is None and time.monotonic() - since > HANG_SECONDS:
-            child.kill()
-            child.join()
-            return True
+        with suppress(psutil.NoSuchProcess):
+            if current.value != seen:
+                seen, since, used = current.value, time.monotonic(), sum(process.cpu_times()[:2])
+            too_long = time.monotonic() - since > STUCK_SECONDS
+            if child.exitcode is None and (too_long or sum(process.cpu_times()[:2]) - used > HANG_SECONDS):
+                child.kill()
+                child.join()
+                return True
     return False
 
 
