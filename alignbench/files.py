@@ -15,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -86,9 +87,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     _flush(path.parent)
 
 
-def remove_unfinished_folders(parent: Path) -> None:
-    """Take away what kills in `replacing_folder` have left in a folder that nobody else writes to now."""
-    for left in parent.glob(".*.tmp"):
+def remove_unfinished_folders(path: Path) -> None:
+    """Take away what kills in `replacing_folder` have left of a folder, or in it; nobody else writes to it now."""
+    for left in (*path.glob(".*.tmp"), *path.parent.glob(f".{escape(path.name)}.*.tmp")):
         if left.is_dir():
             shutil.rmtree(left)
 

@@ -86,6 +86,8 @@ def _train_reward(cfg: DictConfig, accelerator: Accelerator, console: Console) -
     work = folder.with_name(f".{name}-{_hash(cfg)}.unfinished")  # another configuration may have left one of this name
     console.print(headed(name, str(folder)))
     if (folder / CONFIG).exists():
+        if accelerator.is_main_process:
+            shutil.rmtree(work, ignore_errors=True)  # a kill may have come before
         return _found(folder, cfg, console)
     with training_alone(folder, accelerator):
         return _fit_and_measure(name, folder, work, cfg, accelerator, console)

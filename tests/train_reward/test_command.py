@@ -16,7 +16,7 @@ from alignbench.reading import read_json_lines
 from alignbench.store.reward_model_folder import RewardModelRecord
 from alignbench.store.run_folder import RunFolder
 from alignbench.train_reward.checks import check
-from alignbench.train_reward.run import reward_model_name, train_reward
+from alignbench.train_reward.run import _hash, reward_model_name, train_reward
 from alignbench.training.train import train
 from evaluators import load
 
@@ -46,6 +46,7 @@ def choice(request):
 def anna(choice, tmp_path_factory):
     """The results folder and the record of a judge of that kind."""
     root = tmp_path_factory.mktemp("results")
+    (root / "judges" / ".anna.0123456789ab.tmp").mkdir(parents=True)  # left by a kill
     return root, reward_model(root, f"judge={choice}", "name=anna")
 
 
@@ -89,8 +90,11 @@ def test_a_repeated_command_finds_what_is_done_and_another_under_its_name_is_ref
     root, record = anna
     kind = f"judge={choice}"
     before = (root / "judges" / "anna" / "config.json").stat().st_mtime_ns
+    left = root / "judges" / f".anna-{_hash(composed([*FEW, kind, 'name=anna'], 'train_reward'))}.unfinished"
+    left.mkdir()  # by a kill when the judge was there
     assert reward_model(root, kind, "name=anna", "train.logging_steps=7") == record
     assert (root / "judges" / "anna" / "config.json").stat().st_mtime_ns == before
+    assert not left.exists()
     with pytest.raises(UserError, match="was made with another seed; give a name of its own"):
         reward_model(root, kind, "name=anna", "seed=1")
 
