@@ -20,10 +20,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,7 @@ from evaluators.networks.preprocess import ClipPixels
 LEARNING = ("forward", "reference", "backward")  # calls of the policy with a gradient, of the reference without
 NETWORKS = ("rollout", *LEARNING, "decode", "reward")
 PHASES = (*NETWORKS, "optimizer", "other")
+WarmUp = Literal["counted", "plain", "none"]
 TINY_REWARD = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
@@ -87,8 +88,8 @@ class Clock:
         self.note()
         self._phases.pop()
 
-    def count(self, counter: FlopCounterMode) -> None:
-        """Note operations from now on."""
+    def count(self, counter: FlopCounterMode | None) -> None:
+        """Note operations from now on, if there is a counter."""
         self._counter = counter
 
     def restart(self) -> None:
@@ -211,15 +212,17 @@ def _randomise(network: nn.Module, device: torch.device) -> None:
         buffer.zero_()
 
 
-def fill_caches(root: Path, cfg: DictConfig, model: ModelAdapter, method: Method, data: DataSource) -> None:
+def fill_caches(
+    root: Path, cfg: DictConfig, model: ModelAdapter, method: Method, data: DataSource, device: torch.device
+) -> None:
     """Write random features of all prompts and latents of all images where a training below `root` reads them."""
 
     def posterior(pixels: Tensor) -> tuple[Tensor, Tensor]:
         shape = (len(pixels), *model.latent_shape)
-        return tuple(torch.rand(2, *shape, device=model.device, dtype=model.pipeline.vae.dtype).unbind())
+        return tuple(torch.rand(2, *shape, device=device, dtype=model.pipeline.vae.dtype).unbind())
 
     model.encode_posterior = posterior
-    caches = Caches.open(root / "cache", model, data.posterior, model.device)
+    caches = Caches.open(root / "cache", model, data.posterior, device)
     required = RequiredFeatures.of(method, data, CropPolicy.of(cfg.train, model), cfg.train.micro_batch_size)
     encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
     prepare(required, encoder, caches, WorkShare(), progress=False)
@@ -253,12 +256,13 @@ def measure(
     steps: int = 2,
     overrides: Sequence[str] = (),
     from_caches: bool = False,
-    counted: bool = True,
+    warm_up: WarmUp = "counted",
 ) -> dict[str, Any]:
     """Return seconds, operations and memory of `steps` updates; see the module's docstring.
 
     Args:
-        counted: whether an update comes before that warms up and whose arithmetic is counted.
+        warm_up: an update that comes before, whose arithmetic is counted; one that is not counted, for compiled
+            networks; or none, for networks that are trained only once, as FSDP leaves them sharded.
     """
     tiny = scale == "tiny"
     cfg = composed([f"model={model}", f"method={method}", "data=shapes", "reward=shapes_clip", *overrides])
@@ -302,14 +306,14 @@ def measure(
         root = Path(folder)
         if from_caches:
             adapter.pipeline.vae.to(device)
-            fill_caches(root, cfg, adapter, trained, data)
+            fill_caches(root, cfg, adapter, trained, data, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # making the model is not what is measured
         try:
-            if counted:
-                with FlopCounterMode(display=False) as counter:
+            if warm_up != "none":
+                with FlopCounterMode(display=False) if warm_up == "counted" else nullcontext() as counter:
                     clock.count(counter)
-                    run(1, root / "counted")
+                    run(1, root / "warm_up")
                 if cfg.train.base_bits is not None:
                     adapter.denoiser.unload_lora()  # or the second run would fold them in, which few bits forbid
             clock.restart()
