@@ -111,7 +111,7 @@ class Sampler:
     def _pictures(self, latents: Tensor) -> Iterator[np.ndarray]:
         """Yield the images or videos of latents [B, *latent_shape] in 8 bits a channel."""
         pixels = self.model.decode_latents(latents, vae=self.pipeline.vae)
-        levels = (pixels.movedim(-3, -1) * 255).round().nan_to_num(0)  # black, which tells of such values
+        levels = (pixels.movedim(-3, -1) * 255).round().nan_to_num(nan=0.0)  # black, which tells of such values
         yield from levels.to(torch.uint8).contiguous().cpu().numpy()
 
     def _latents(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> Tensor:

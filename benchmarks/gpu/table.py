@@ -30,7 +30,8 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, figures: Mapping[str, Any]) -> str:
-    phases = {phase: seconds for phase, seconds in figures["seconds"].items() if seconds}
+    whole = sum(figures["seconds"].values())
+    phases = {phase: seconds for phase, seconds in figures["seconds"].items() if seconds > 1e-3 * whole}
     peak = f"{figures['peak_memory_gib']:.1f}"
     if "stated_gib" in figures:
         peak += f" ({figures['stated_gib']} stated)"
