@@ -17,7 +17,10 @@ from alignbench.images import opened
 
 
 class Preprocess(ABC):
-    """Turns pictures into what evaluators read. Instances that compare equal are computed once for all of them."""
+    """Turns pictures into what evaluators read. Instances that compare equal are computed once for all of them.
+
+    Several threads call an instance at once.
+    """
 
     @property
     @abstractmethod

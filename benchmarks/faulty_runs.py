@@ -7,6 +7,7 @@ changes there is nothing more to try.
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,7 @@ class Places:
     act: Fault = lambda: None
     counted: Path | None = None
     count: int = field(default=0, init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def install(self) -> None:
         """Watch this process from now on; there is no way back."""
@@ -71,8 +73,9 @@ class Places:
             else:
                 return
             if isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(root):
-                self.count += 1
-                if self.count == self.at:
+                number = next(self._numbers)  # threads change files, too, and each change has a number of its own
+                self.count = max(self.count, number)
+                if number == self.at:
                     self.act()
 
         sys.addaudithook(hook)

@@ -8,7 +8,8 @@ The recipe for 24 GB is `--model flux --method dpo --tuning lora memory=[base_4b
 It prints seconds an update by phase, the arithmetic of forward and backward as a share of what the device reaches in a
 large matrix product, and the peak of memory. The first update warms up and counts the arithmetic; it is not timed. The
 loop is that of `alignbench.training.train`; only its calls are watched. Prompts are random features, so no text
-encoder runs. Methods that need a reward get a CLIP ViT-H/14 in float32 at random, the network of HPSv2.1.
+encoder runs; with --caches, images are random latents in a cache on the disk, as after `prepare`, so no VAE encodes.
+Methods that need a reward get a CLIP ViT-H/14 in float32 at random, the network of HPSv2.1.
 Arithmetic that gradient checkpointing repeats counts as done: the share is that of the hardware.
 """
 
@@ -19,10 +20,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -35,18 +36,27 @@ from alignbench.batch import Conditioning
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
 from alignbench.context import keyed_generator
-from alignbench.data.source import Pair, PairSource, TrainingImage
+from alignbench.data.batches.crops import CropPolicy
+from alignbench.data.batches.encode import Encoder
+from alignbench.data.batches.feature_cache import Caches
+from alignbench.data.batches.fill_cache import RequiredFeatures, prepare
+from alignbench.data.source import DataSource, Pair, PairSource, TrainingImage
 from alignbench.devices import device_name, peak_memory_gib
+from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.models.weights.skeleton import skeleton
 from alignbench.store.run_folder import RunFolder
 from alignbench.training import train as loop
+from alignbench.work_share import WorkShare
 from evaluators.clip_reward import ClipReward
 from evaluators.networks.clip import clip_config
 from evaluators.networks.preprocess import ClipPixels
 
-PHASES = ("rollout", "forward", "decode", "reward", "backward", "optimizer", "other")
+LEARNING = ("forward", "reference", "backward")  # calls of the policy with a gradient, of the reference without
+NETWORKS = ("rollout", *LEARNING, "decode", "reward")
+PHASES = (*NETWORKS, "optimizer", "other")
+WarmUp = Literal["counted", "plain", "none"]
 TINY_REWARD = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
@@ -78,8 +88,8 @@ class Clock:
         self.note()
         self._phases.pop()
 
-    def count(self, counter: FlopCounterMode) -> None:
-        """Note operations from now on."""
+    def count(self, counter: FlopCounterMode | None) -> None:
+        """Note operations from now on, if there is a counter."""
         self._counter = counter
 
     def restart(self) -> None:
@@ -154,17 +164,18 @@ class RandomPairs(PairSource):
 
 
 class RandomReward(ClipReward):
-    """A CLIP network at random."""
+    """A CLIP network at random, made where it works."""
 
     name, version = "random", "1"
 
-    def __init__(self, architecture: Any, image_size: int) -> None:
+    def __init__(self, architecture: Any, image_size: int, device: torch.device) -> None:
         super().__init__(ClipPixels(image_size), 1.0)
-        self.architecture = architecture
+        self.architecture, self.made_on = architecture, device
 
     @cached_property
     def network(self) -> CLIPModel:
-        return CLIPModel(clip_config(self.architecture)).requires_grad_(False).eval()
+        with self.made_on:
+            return CLIPModel(clip_config(self.architecture)).requires_grad_(False).eval()
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         return torch.ones(len(prompts), 77, dtype=torch.long)
@@ -178,7 +189,7 @@ def random_model(cfg: DictConfig, scale: str, device: torch.device) -> ModelAdap
         # what is to be quantised on its way to the device need not fit there as it is
         adapter = skeleton(cfg.model, device if cfg.train.base_bits is None else "cpu")
         for part in (adapter.denoiser, adapter.pipeline.vae):
-            _randomise(part)
+            _randomise(part, device)
         for name in adapter.frozen_parts[1:]:
             setattr(adapter.pipeline, name, None)
 
@@ -190,11 +201,38 @@ def random_model(cfg: DictConfig, scale: str, device: torch.device) -> ModelAdap
 
 
 @torch.no_grad()
-def _randomise(network: nn.Module) -> None:
+def _randomise(network: nn.Module, device: torch.device) -> None:
+    """Fill a network with numbers that are drawn on the device, which is fast, wherever the network lies."""
     for parameter in network.parameters():
-        parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1.0)
+        if parameter.dim() > 1:
+            parameter.copy_(torch.empty_like(parameter, device=device).normal_(0, 0.02))
+        else:
+            parameter.fill_(1.0)
     for buffer in network.buffers():
         buffer.zero_()
+
+
+def fill_caches(
+    root: Path, cfg: DictConfig, model: ModelAdapter, method: Method, data: DataSource, device: torch.device
+) -> None:
+    """Write random features of all prompts and latents of all images where a training below `root` reads them."""
+
+    def posterior(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(pixels), *model.latent_shape)
+        return tuple(torch.rand(2, *shape, device=device, dtype=model.pipeline.vae.dtype).unbind())
+
+    model.encode_posterior = posterior
+    caches = Caches.open(root / "cache", model, data.posterior, device)
+    required = RequiredFeatures.of(method, data, CropPolicy.of(cfg.train, model), cfg.train.micro_batch_size)
+    encoder = Encoder(model, data.posterior, caches=caches, address=data.address)
+    prepare(required, encoder, caches, WorkShare(), progress=False)
+
+
+def _phase_of_call(phase: str) -> str:
+    """Return the phase that a call of the denoiser is counted to, which comes during `phase`."""
+    if torch.is_grad_enabled():
+        return "forward"
+    return "reference" if phase == "other" else phase
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
@@ -217,8 +255,15 @@ def measure(
     tuning: str | None = None,
     steps: int = 2,
     overrides: Sequence[str] = (),
+    from_caches: bool = False,
+    warm_up: WarmUp = "counted",
 ) -> dict[str, Any]:
-    """Return seconds, operations and memory of `steps` updates; see the module's docstring."""
+    """Return seconds, operations and memory of `steps` updates; see the module's docstring.
+
+    Args:
+        warm_up: an update that comes before, whose arithmetic is counted; one that is not counted, for compiled
+            networks; or none, for networks that are trained only once, as FSDP leaves them sharded.
+    """
     tiny = scale == "tiny"
     cfg = composed([f"model={model}", f"method={method}", "data=shapes", "reward=shapes_clip", *overrides])
     cfg.train.dataloader_num_workers = 0
@@ -236,10 +281,9 @@ def measure(
     rate = matmul_rate(device, dtype, 256 if tiny else 8192)
     trained = build(cfg.method)
     if cfg.method.get("reward") is not None:
-        trained.reward = RandomReward(TINY_REWARD, 32) if tiny else RandomReward("ViT-H-14", 224)
-        trained.reward.network.to(device)
+        trained.reward = RandomReward(TINY_REWARD, 32, device) if tiny else RandomReward("ViT-H-14", 224, device)
         clock.watch(trained.reward, "embed_image", "reward")
-    clock.watch(adapter, "forward", lambda: "forward" if torch.is_grad_enabled() else clock.phase)
+    clock.watch(adapter, "forward", lambda: _phase_of_call(clock.phase))
     clock.watch(adapter, "decode_latents", "decode")
     clock.watch(accelerator, "backward", "backward")
     adapter.save_policy = lambda folder, weights: folder.mkdir(exist_ok=True)  # writing is not what is measured
@@ -253,25 +297,32 @@ def measure(
 
     make_optimizer, loop.make_optimizer = loop.make_optimizer, watched_optimizer
 
-    def run(updates: int, folder: str) -> dict[str, Any]:
+    def run(updates: int, folder: Path) -> dict[str, Any]:
         cfg.train.max_train_steps = cfg.train.checkpointing_steps = updates
         watched: Any = Watched(trained, clock)
-        return loop.train(cfg, adapter, watched, data, RunFolder(Path(folder)), accelerator).budget
+        return loop.train(cfg, adapter, watched, data, RunFolder(folder), accelerator).budget
 
-    try:
-        with tempfile.TemporaryDirectory() as counted, FlopCounterMode(display=False) as counter:
-            clock.count(counter)
-            run(1, counted)
-        if cfg.train.base_bits is not None:
-            adapter.denoiser.unload_lora()  # or the second run would fold them into its start, which few bits forbid
-        clock.restart()
-        with tempfile.TemporaryDirectory() as timed:
-            budget = run(steps, timed)
-        clock.note()
-    finally:
-        loop.make_optimizer = make_optimizer
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        if from_caches:
+            adapter.pipeline.vae.to(device)
+            fill_caches(root, cfg, adapter, trained, data, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # making the model is not what is measured
+        try:
+            if warm_up != "none":
+                with FlopCounterMode(display=False) if warm_up == "counted" else nullcontext() as counter:
+                    clock.count(counter)
+                    run(1, root / "warm_up")
+                if cfg.train.base_bits is not None:
+                    adapter.denoiser.unload_lora()  # or the second run would fold them in, which few bits forbid
+            clock.restart()
+            budget = run(steps, root / "timed")
+            clock.note()
+        finally:
+            loop.make_optimizer = make_optimizer
     seconds = {phase: clock.seconds[phase] / steps for phase in PHASES}
-    learning = seconds["forward"] + seconds["backward"]
+    in_networks, learning = (sum(seconds[phase] for phase in phases) for phases in (NETWORKS, LEARNING))
     return {
         "model": model,
         "method": method,
@@ -284,9 +335,11 @@ def measure(
         "samples_an_update": cfg.train.total_batch_size,
         "trainable_parameters": budget["trainable_parameters"],
         "seconds": seconds,
+        "seconds_a_sample": sum(seconds.values()) / cfg.train.total_batch_size,
+        "share_outside_networks": 1 - in_networks / sum(seconds.values()),
         "tflop": {phase: clock.flops[phase] / 1e12 for phase in PHASES},
         "matmul_tflops": rate / 1e12,
-        "share_of_matmul_rate": (clock.flops["forward"] + clock.flops["backward"]) / max(learning, 1e-9) / rate,
+        "share_of_matmul_rate": sum(clock.flops[phase] for phase in LEARNING) / max(learning, 1e-9) / rate,
         "peak_memory_gib": peak_memory_gib(),
     }
 
@@ -300,9 +353,11 @@ def show(figures: dict[str, Any]) -> str:
             f"  {phase:<10}{figures['seconds'][phase]:10.3f} s {figures['tflop'][phase]:10.4g} TFLOP an update"
         )
     lines.append(f"  {'together':<10}{sum(figures['seconds'].values()):10.3f} s")
+    lines.append(f"  {figures['share_outside_networks']:.1%} of it outside the networks")
     lines.append(f"  peak memory {figures['peak_memory_gib']:.2f} GiB")
     lines.append(
-        f"  forward and backward reach {figures['share_of_matmul_rate']:.1%} of {figures['matmul_tflops']:.2f} TFLOP/s"
+        f"  forward, reference and backward reach {figures['share_of_matmul_rate']:.1%} of "
+        f"{figures['matmul_tflops']:.2f} TFLOP/s"
     )
     return "\n".join(lines)
 
@@ -314,10 +369,11 @@ def main() -> None:
     parser.add_argument("--tuning", choices=("lora", "full"))
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
+    parser.add_argument("--caches", action="store_true", help="train from caches on the disk, as after prepare")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as on the command line of alignbench")
     args = parser.parse_args()
-    figures = measure(args.model, args.method, args.scale, args.tuning, args.steps, args.overrides)
+    figures = measure(args.model, args.method, args.scale, args.tuning, args.steps, args.overrides, args.caches)
     print(show(figures))
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

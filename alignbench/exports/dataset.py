@@ -21,9 +21,9 @@ from alignbench.report.comparison import Measurement
 from alignbench.report.readable import readable
 from alignbench.report.tables import build, measurements
 from alignbench.store.image_records import SAMPLING, ImageKey, read_prompts
-from alignbench.store.image_statistics_table import digest_of_content
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, checked, run_folders
+from alignbench.store.scores import digest_of_content
 from alignbench.videos import still
 
 if TYPE_CHECKING:

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from PIL import Image
 from tqdm.auto import tqdm
 
 from alignbench.context import all_reduce_max
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
-from alignbench.files import write_png
 from alignbench.generation.control.control import Control
+from alignbench.generation.image_writer import ImageWriter
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
 from alignbench.settings.sampling import NoiseMode, StrengthKind
@@ -33,7 +32,7 @@ from alignbench.store.image_records import (
     store_records,
 )
 from alignbench.store.run_folder import RunFolder
-from alignbench.videos import FrameSpec, write_video
+from alignbench.videos import FrameSpec
 from alignbench.work_share import WorkShare
 
 
@@ -206,7 +205,7 @@ def generate(
     share = work_share.share(wanted)
     todo = [(p, k) for p, k in share if not _is_whole(images / sampling.file_name(p.prompt_id, k))]
 
-    with tqdm(
+    with ImageWriter(sampling.frames) as writer, tqdm(
         total=len(share), initial=len(share) - len(todo), desc=f"generate {folder.short_name}", unit="image",
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
@@ -235,7 +234,7 @@ def generate(
                 cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / num_made}
                 folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
             for (p, k), picture in zip(batch, pictures, strict=True):
-                _write(images / sampling.file_name(p.prompt_id, k), picture, sampling.frames)
+                writer.write(images / sampling.file_name(p.prompt_id, k), picture)
             bar.update(len(batch))
     if work_share.num_processes > 1:
         PartialState().wait_for_everyone()
@@ -297,14 +296,6 @@ def _is_whole(path: Path) -> bool:
             return head.startswith(b"\x89PNG\r\n\x1a\n") and file.read()[4:8] == b"IEND"
     except OSError:  # absent, or shorter than an end mark
         return False
-
-
-def _write(path: Path, picture: np.ndarray, frames: FrameSpec | None) -> None:
-    """Write an image as PNG, or a video as animated WebP."""
-    if frames is None:
-        write_png(path, Image.fromarray(picture))
-    else:
-        write_video(path, picture, frames.fps)
 
 
 def _refuse_black(picture: np.ndarray, prompt: Prompt) -> None:

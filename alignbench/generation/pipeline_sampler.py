@@ -12,6 +12,10 @@ from torch import Tensor
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.schedulers import check_few_step, check_num_steps, make_scheduler, step_generators
 
+# Pixels that the VAE decodes at once, in whole images: the batch that a denoiser samples may be too large for the
+# activations of the decoder, which take gigabytes for one image of 1024 x 1024 pixels.
+DECODED_PIXELS = 2**20
+
 
 def extrapolated(reference: Tensor, prediction: Tensor, strength: float) -> Tensor:
     """Return reference + strength * (prediction - reference), computed in float32 at least, in the dtype of both.
@@ -91,15 +95,24 @@ class Sampler:
             keys: prompt id and image number of each image.
             noise: [B, *latent_shape], unit Gaussian.
         """
-        model, pipeline = self.model, self.pipeline
         calls = [(keys, prompts, noise)]
-        if model.samples_alone:
+        if self.model.samples_alone:
             calls = [(keys[row : row + 1], prompts[row : row + 1], noise[row : row + 1]) for row in range(len(keys))]
         with self._away_from_start():
             latents = torch.cat([self._latents(*call) for call in calls])
-        self.passes_per_image = pipeline.num_timesteps * self.passes_per_step
-        pixels = model.decode_latents(latents, vae=pipeline.vae)
-        return list((pixels.movedim(-3, -1).cpu().numpy() * 255).round().astype(np.uint8))
+        self.passes_per_image = self.pipeline.num_timesteps * self.passes_per_step
+        return [picture for some in latents.split(self._num_decoded) for picture in self._pictures(some)]
+
+    @property
+    def _num_decoded(self) -> int:
+        """Images or videos that the VAE decodes at once."""
+        return max(1, DECODED_PIXELS // (self.resolution**2 * self.model.num_frames))
+
+    def _pictures(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """Yield the images or videos of latents [B, *latent_shape] in 8 bits a channel."""
+        pixels = self.model.decode_latents(latents, vae=self.pipeline.vae)
+        levels = (pixels.movedim(-3, -1) * 255).round().nan_to_num(nan=0.0)  # black, which tells of such values
+        yield from levels.to(torch.uint8).contiguous().cpu().numpy()
 
     def _latents(self, keys: Sequence[tuple[str, int]], prompts: Sequence[str], noise: Tensor) -> Tensor:
         """Return what one call of the pipeline makes, [B, *latent_shape]."""

@@ -23,10 +23,10 @@ from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStati
 from alignbench.statistics.intervals import Comparison, Estimate
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import ImageKey, PromptRecord
-from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured, stacked
+from alignbench.store.image_statistics_table import ImageToMeasure, measured, stacked
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores, digest_of
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 DIVERSITY: dict[str, Pairs] = {"diversity_prompts": "prompts", "diversity_noise": "noise"}

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -47,9 +48,6 @@ class ScoreTable:
         folder: the run.
         prompt_set, sampling_hash: which of its image folders.
         info: what decides a score besides image and prompt.
-
-    Raises:
-        UserError: scores that are there were made in another way.
     """
 
     def __init__(self, folder: RunFolder, prompt_set: str, sampling_hash: str, info: ScoreInfo) -> None:
@@ -57,8 +55,16 @@ class ScoreTable:
         self.key = f"{prompt_set}/{sampling_hash}/{info.evaluator}@{info.version}"
         self.path = folder.score_file(prompt_set, sampling_hash, info.evaluator, info.version)
         self.parts = self.path.parent / "parts" / f"{info.evaluator}@{info.version}"
+
+    @cached_property
+    def known(self) -> dict[ImageKey, Entry]:
+        """The scores that were there when they were first asked for.
+
+        Raises:
+            UserError: they were made in another way.
+        """
         with self._alone():  # while another command joins its parts, scores are neither here nor there
-            self.known = self._read()
+            return self._read()
 
     def add(self, work_share: WorkShare, keys: Sequence[ImageKey], entries: Sequence[Entry]) -> None:
         """Keep the scores of some images in the part of this process.
@@ -81,9 +87,13 @@ class ScoreTable:
             append_json_lines(part, map(with_check, rows if _has_head(part) else [asdict(self.info), *rows]))
 
     def finish(self, wanted: Collection[ImageKey]) -> int:
-        """Join the parts into the table if all of `wanted` have their score; return how many have none yet."""
+        """Join the parts into the table if all of `wanted` have their score; return how many have none yet.
+
+        Raises:
+            UserError: scores were made in another way.
+        """
         with self._alone():
-            self.known = known = self._read()
+            known = self._read()
             lacking = sum(key not in known for key in wanted)
             if lacking:
                 return lacking

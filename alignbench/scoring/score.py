@@ -3,72 +3,28 @@
 Evaluators see single images. The score of a video is the mean of the scores of all its frames.
 """
 
-import hashlib
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.images import SHAPE, ImageError
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, FrameScores, ScoreTable
+from alignbench.scoring.preparation import ImageToScore, Prepared, chunks, default_num_threads, take
 from alignbench.scoring.prompt_cache import TextCache
-from alignbench.store.image_records import ImageKey, ImageSet
+from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import ScoreInfo
-from alignbench.terminal.signals import leave_signals_to_the_program
-from alignbench.videos import read_frames
+from alignbench.store.scores import ScoreInfo, digest_of
 from alignbench.work_share import WorkShare
 
-CHUNK = 512  # at most so many images or frames are kept preprocessed, for one network after another: about 600 MB
-TASK = 8  # images or frames that a worker prepares at a time, or one video
-MIN_IMAGES_FOR_WORKERS = 64  # images or frames; fewer are prepared sooner than processes start
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-
-
-@dataclass(frozen=True)
-class ImageToScore:
-    """One image to be scored."""
-
-    key: ImageKey
-    prompt: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Some images as the evaluators read them. Each frame of a video is one row, and the frames of one follow in order.
-
-    Attributes:
-        pictures: those that can be scored, by row.
-        digests: of their files, by row.
-        inputs: what each preprocessing made of them, by row.
-        faults: what is wrong with the others, a sentence each.
-    """
-
-    pictures: list[ImageToScore]
-    digests: list[str]
-    inputs: dict[Preprocess, Any]
-    faults: list[str]
-
-    def batches(self, size: int) -> Iterator["Prepared"]:
-        """Yield the rows in batches."""
-        for start in range(0, len(self.pictures), size):
-            part = slice(start, start + size)
-            inputs = {preprocess: values[part] for preprocess, values in self.inputs.items()}
-            yield Prepared(self.pictures[part], self.digests[part], inputs, [])
 
 
 @torch.no_grad()
@@ -80,19 +36,19 @@ def score(
     network_pool: NetworkPool | None = None,
     work_share: WorkShare | None = None,
     progress: bool = True,
-    num_workers: int | None = None,
+    num_threads: int | None = None,
 ) -> int:
     """Score the images that have no score yet; return how many of all images are left for other shards.
 
-    Images are decoded once, by worker processes, and preprocessed once for all evaluators that share a preprocessing;
-    networks that are the same see them once; a prompt is encoded once, for all runs. Scores are kept as they come, so
-    that a killed command goes on where it was. A file that has changed since it was scored is scored again.
+    Images are decoded once, in threads, and preprocessed once for all evaluators that share a preprocessing; networks
+    that are the same see them once; a prompt is encoded once, for all runs. Scores are kept as they come, so that a
+    killed command goes on where it was. A file that has changed since it was scored is scored again.
 
     Args:
         batch_size: images or frames that go through a network at once.
         network_pool: the networks on the device that is scored on; the CPU by default.
         work_share: which part falls to this process.
-        num_workers: processes that prepare images; None for one a core, and none for a few images.
+        num_threads: threads that prepare images, which changes no score; None for one a core, at most 8.
 
     Raises:
         UserError: an evaluator has no meaning for the prompts, an image is missing (then nothing is scored), or images
@@ -112,23 +68,24 @@ def score(
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
     faults: list[str] = []
     frame_scores = FrameScores(images.num_frames)
-    with tqdm(
+    num_threads = num_threads or default_num_threads(work_share.num_processes)
+    with closing(chunks(pictures, preprocesses, images, batch_size, num_threads)) as prepared, tqdm(
         total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
         leave=None, disable=not (progress and work_share.is_main and pictures),
     ) as bar:  # fmt: skip
-        for chunk in _prepared(pictures, preprocesses, images, batch_size, num_workers, work_share.num_processes):
-            faults += chunk.faults
-            bar.update(len(chunk.faults))
+        for chunk in prepared:
             for sharing in passes:
                 for evaluator in sharing:
                     if evaluator.name not in encoded:
                         prompts = dict.fromkeys(picture.prompt for picture in todo[evaluator.name])
                         encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
                 network_pool.use(sharing[0])
-                for batch in chunk.batches(batch_size):
+                for batch in chunk:
                     _score_batch(batch, sharing, todo, encoded, tables, frame_scores, work_share)
                     # an image is done when the last pass has seen it; fractions may add up to a little too much
                     bar.update(min(len(batch.pictures) / images.num_frames / len(passes), bar.total - bar.n))
+            faults += chunk.faults
+            bar.update(len(chunk.faults))
     if work_share.num_processes > 1:
         faults = gather_object(faults)  # all have scored when this returns
     if faults:
@@ -187,11 +144,7 @@ def _todo(share: Sequence[ImageToScore], tables: Mapping[str, ScoreTable]) -> di
 
 def _digest_of_file(picture: ImageToScore) -> str | None:
     """Return the digest of an image; None where the image is gone, which takes nothing from its score."""
-    return _digest(picture.path.read_bytes()) if picture.path.exists() else None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
+    return digest_of(picture.path) if picture.path.exists() else None
 
 
 def _refuse_missing(pictures: Sequence[ImageToScore], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
@@ -211,117 +164,6 @@ def _passes(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
         seen = evaluator.shared_pass or f"that of {evaluator.name}"
         passes.setdefault((evaluator.preprocess, seen), []).append(evaluator)
     return list(passes.values())
-
-
-# ---- images
-
-
-class _Tasks(Dataset[Prepared]):
-    """What a worker process is asked for: a few images at a time, or a video, read and preprocessed."""
-
-    def __init__(self, pictures: Sequence[ImageToScore], preprocesses: Sequence[Preprocess], images: ImageSet) -> None:
-        size = _task_size(images)
-        self.tasks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
-        self.preprocesses, self.size, self.frames = preprocesses, images.size, images.frames
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, number: int) -> Prepared:
-        good, digests, opened, faults = [], [], [], []
-        for picture in self.tasks[number]:
-            try:
-                content = picture.path.read_bytes()
-                frames = read_frames(content, self.frames)
-                if self.size is not None and frames[0].size != self.size:
-                    (width, height), (w, h) = frames[0].size, self.size
-                    raise ImageError(f"is {width} x {height} pixels, where {w} x {h} are expected", SHAPE)
-            except ImageError as error:
-                faults.append(f"{picture.path} {error}")
-            except OSError as error:
-                faults.append(f"{picture.path} cannot be read ({error.strerror})")
-            else:
-                good += [picture] * len(frames)
-                digests += [_digest(content)] * len(frames)
-                opened += frames
-        inputs = {preprocess: _sent(preprocess(opened)) for preprocess in self.preprocesses} if good else {}
-        return Prepared(good, digests, inputs, faults)
-
-
-def _prepared(
-    pictures: Sequence[ImageToScore],
-    preprocesses: Sequence[Preprocess],
-    images: ImageSet,
-    batch_size: int,
-    num_workers: int | None,
-    num_processes: int,
-) -> Iterator[Prepared]:
-    """Yield the images in their order, a chunk at a time, while workers are at the next.
-
-    A chunk holds whole batches where it can. So after a kill the same images make a batch, and their scores are equal
-    to the last bit.
-    """
-    frames_of_task = _task_size(images) * images.num_frames
-    num_tasks = max(1, (CHUNK - CHUNK % math.lcm(frames_of_task, batch_size) or CHUNK) // frames_of_task)
-    if num_workers is None:
-        cores, is_few = len(os.sched_getaffinity(0)), len(pictures) * images.num_frames < MIN_IMAGES_FOR_WORKERS
-        num_workers = 0 if is_few else min(8, max(1, cores // num_processes))
-    tasks = iter(
-        DataLoader(
-            _Tasks(pictures, preprocesses, images),
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_unchanged,
-            worker_init_fn=leave_signals_to_the_program,
-            prefetch_factor=max(2, num_tasks // num_workers) if num_workers else None,
-        )
-    )
-    while some := list(islice(tasks, num_tasks)):
-        chunk = _chunk(some, preprocesses)
-        del some  # or memory would hold these images twice
-        yield chunk
-
-
-def _task_size(images: ImageSet) -> int:
-    """Return how many images or videos a task has."""
-    return max(1, TASK // images.num_frames)
-
-
-def _chunk(some: Sequence[Prepared], preprocesses: Sequence[Preprocess]) -> Prepared:
-    full = [prepared for prepared in some if prepared.pictures]
-    return Prepared(
-        [picture for prepared in some for picture in prepared.pictures],
-        [digest for prepared in some for digest in prepared.digests],
-        {preprocess: _joined([prepared.inputs[preprocess] for prepared in full]) for preprocess in preprocesses}
-        if full
-        else {},
-        [fault for prepared in some for fault in prepared.faults],
-    )
-
-
-class _ByValue:
-    """A tensor that goes to another process as its numbers."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return torch.from_numpy, (self.tensor.numpy(),)
-
-
-def _sent(inputs: Any) -> Any:
-    """Return inputs as a worker hands them over. A shared tensor keeps a file open: many where each image is one."""
-    if get_worker_info() is None or not isinstance(inputs, list):
-        return inputs
-    return [_ByValue(entry) if isinstance(entry, Tensor) else entry for entry in inputs]
-
-
-def _unchanged(prepared: Any) -> Any:
-    return prepared
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
 
 
 # ---- evaluators
@@ -353,18 +195,18 @@ def _score_batch(
     frame_scores: FrameScores,
     work_share: WorkShare,
 ) -> None:
-    """Score a batch by evaluators that share a pass, and keep the scores."""
+    """Score the images of a batch that evaluators of one pass have not scored yet, and keep the scores."""
     first = sharing[0]
-    rows_of = {e.name: [row for row, picture in enumerate(batch.pictures) if picture in todo[e.name]] for e in sharing}
-    if not any(rows_of.values()):
+    batch = batch.where([any(picture in todo[evaluator.name] for evaluator in sharing) for picture in batch.pictures])
+    if not batch.pictures:
         return
     features = first.image_features(batch.inputs[first.preprocess])
     for evaluator in sharing:
-        rows = rows_of[evaluator.name]
+        rows = [row for row, picture in enumerate(batch.pictures) if picture in todo[evaluator.name]]
         if rows:
             pictures = [batch.pictures[row] for row in rows]
             text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
-            values = evaluator.score_features(_take(features, rows), _stacked(text)).float().cpu().tolist()
+            values = evaluator.score_features(take(features, rows), _stacked(text)).float().cpu().tolist()
             found = [
                 (picture.key, Entry(score, batch.digests[row]))
                 for picture, value, row in zip(pictures, values, rows, strict=True)
@@ -372,10 +214,6 @@ def _score_batch(
             ]
             if found:
                 tables[evaluator.name].add(work_share, [key for key, _ in found], [entry for _, entry in found])
-
-
-def _take(values: Any, rows: Sequence[int]) -> Any:
-    return values[torch.tensor(rows)] if isinstance(values, Tensor) else [values[row] for row in rows]
 
 
 def _stacked(rows: Sequence[Any]) -> Any:

@@ -4,7 +4,6 @@ A row says of which file it is by the digest that its score has too. So statisti
 were made and scored again, and kept when there is another evaluator.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from alignbench.reading import read_parquet
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
+from alignbench.store.scores import digest_of_content
 from alignbench.videos import still
 
 COLUMNS = {  # and their Arrow types
@@ -78,16 +78,6 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
                 bar.update()
             _write(path, rows)
     return {key: rows[key][1] for key, shown in images.items() if key in rows and rows[key][0] == shown.digest}
-
-
-def digest_of(path: Path) -> str:
-    """Return the digest of an image file as tables of scores have it."""
-    return digest_of_content(path.read_bytes())
-
-
-def digest_of_content(content: bytes) -> str:
-    """Return the same, given what the file holds."""
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _unchanged(shown: ImageToMeasure) -> bytes:

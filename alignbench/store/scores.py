@@ -1,5 +1,6 @@
 """The file of one evaluator's scores on one image folder, and what decides them besides image and prompt."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -108,3 +109,13 @@ class Scores:
         check_record(ScoreInfo, info, str(path), SCORE_AGAIN)
         columns = [table.column(name).to_numpy() for name in COLUMNS]
         return cls(ScoreInfo(**info), *columns)
+
+
+def digest_of(path: Path) -> str:
+    """Return the digest of an image file as the tables have it."""
+    return digest_of_content(path.read_bytes())
+
+
+def digest_of_content(content: bytes) -> str:
+    """Return the same, given what the file holds."""
+    return hashlib.sha256(content).hexdigest()[:32]

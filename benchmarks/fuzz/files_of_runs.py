@@ -29,11 +29,11 @@ from alignbench.store.image_records import (
 from alignbench.store.image_records import (
     read_prompts as read_records,
 )
-from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured
+from alignbench.store.image_statistics_table import ImageToMeasure, measured
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.reward_model_folder import RewardModelRecord
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores, digest_of
 from alignbench.store.soup_record import Parent, SoupRecord
 from alignbench.store.training_data import digests, encoded, read_digests
 from alignbench.votes.ballots import Ballots, Vote

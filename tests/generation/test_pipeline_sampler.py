@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from alignbench.errors import UserError
+from alignbench.generation import pipeline_sampler
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.families.flux2_klein import Flux2Klein
@@ -147,6 +148,32 @@ def test_the_published_recipes_are_what_their_names_stand_for():
 def test_a_scheduler_that_does_not_fit_is_answered_with_those_that_do():
     with pytest.raises(UserError, match=r"EulerDiscrete does not sample model=flux; did you mean Flow.*UniPC"):
         check_scheduler("EulerDiscrete", FLOW, "flux")
+
+
+# ---- decoding
+
+
+def test_the_vae_decodes_large_batches_in_parts(monkeypatch):
+    model = tiny_adapter("stable_diffusion")
+    noise, sampler = torch.randn(3, *model.latent_shape), Sampler(model, 2, 3.0)
+    keys, prompts = [(f"p{n}", 0) for n in range(3)], ["a circle", "a square", "a cross"]
+    whole, sizes, decode = levels(sampler(keys, prompts, noise)), [], model.decode_latents
+    monkeypatch.setattr(
+        model, "decode_latents", lambda latents, vae: sizes.append(len(latents)) or decode(latents, vae)
+    )
+    monkeypatch.setattr(pipeline_sampler, "DECODED_PIXELS", 2 * RESOLUTION**2)
+    parts = levels(sampler(keys, prompts, noise))
+    assert sizes == [2, 1]
+    assert abs(parts.astype(int) - whole).max() <= 1  # rounding to a level
+    monkeypatch.setattr(pipeline_sampler, "DECODED_PIXELS", 1)  # an image is never divided
+    sampler(keys, prompts, noise)
+    assert sizes[2:] == [1, 1, 1]
+
+
+def test_values_that_are_not_finite_give_black_images(monkeypatch):
+    model = tiny_adapter("stable_diffusion")
+    monkeypatch.setattr(model, "decode_latents", lambda latents, vae: torch.full((2, 3, 8, 8), torch.nan))
+    assert not levels(Sampler(model, 1, 3.0)(KEYS, PROMPTS, noise_for(model))).any()
 
 
 # ---- guidance

@@ -9,10 +9,9 @@ from alignbench.report.diagnostics import diagnose
 from alignbench.report.tables import build
 from alignbench.report.write import write_report
 from alignbench.store.image_records import SamplingRecord, read_prompts, write_prompts, write_sampling
-from alignbench.store.image_statistics_table import digest_of
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.store.scores import ScoreInfo, Scores, digest_of
 
 
 def rows(world, **conditions):

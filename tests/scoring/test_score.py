@@ -21,7 +21,7 @@ from alignbench.generation.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.scoring.partial_scores import ScoreTable
-from alignbench.scoring.score import _pictures, _prepared, info, score
+from alignbench.scoring.score import info, score
 from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
@@ -94,9 +94,8 @@ def run_folder(path: Path, num: int = 10, num_images_per_prompt: int = 1) -> Run
 def run(
     folder: RunFolder, prompts: PromptSet, sampling: Sampling, evaluators: Sequence[Evaluator], **arguments: Any
 ) -> int:
-    """Score in this process, where what evaluators count can be seen."""
     images = image_set(prompts, sampling, IMAGE_SIZE)
-    return score(folder, images, evaluators, sampling.batch_size, progress=False, num_workers=0, **arguments)
+    return score(folder, images, evaluators, sampling.batch_size, progress=False, **arguments)
 
 
 def table(folder: RunFolder, evaluator: Evaluator) -> Scores:
@@ -263,10 +262,10 @@ def test_scores_are_not_read_while_another_command_joins_them(tmp_path):
     run(folder, prompt_set(10), SAMPLING, [evaluator], work_share=WorkShare.of("1/2"))
     with ThreadPoolExecutor() as pool:
         with locked(folder.scores("test", SAMPLING.hash) / ".lock"):
-            reading = pool.submit(ScoreTable, folder, "test", SAMPLING.hash, info(evaluator))
+            reading = pool.submit(lambda: ScoreTable(folder, "test", SAMPLING.hash, info(evaluator)).known)
             with pytest.raises(TimeoutError):
                 reading.result(timeout=0.2)
-        assert len(reading.result().known) == 5
+        assert len(reading.result()) == 5
 
 
 def test_a_line_that_a_kill_has_cut_is_scored_again(tmp_path):
@@ -317,33 +316,15 @@ def test_an_image_that_has_changed_is_scored_again_and_alone(tmp_path):
     np.testing.assert_array_equal(np.delete(after, 7), np.delete(before, 7))
 
 
-def test_images_prepared_by_other_processes_get_the_same_scores(tmp_path):
+def test_scores_are_equal_to_the_last_bit_whatever_the_number_of_threads(tmp_path):
     folders = [run_folder(tmp_path / name, 20) for name in "ab"]
-    for folder, num_workers in zip(folders, (0, 2), strict=True):
+    for folder, num_threads in zip(folders, (1, 3), strict=True):
         images = image_set(prompt_set(20), SAMPLING, IMAGE_SIZE)
         evaluators = [ShapesOracle("cleanliness"), Brightness("a", Mean())]
-        score(folder, images, evaluators, 4, progress=False, num_workers=num_workers)
+        score(folder, images, evaluators, 4, progress=False, num_threads=num_threads)
     for name in ("a@1", "shapes_oracle_cleanliness@2"):
         one, other = (folder.scores("test", SAMPLING.hash) / f"{name}.parquet" for folder in folders)
         assert one.read_bytes() == other.read_bytes()
-
-
-class Separate(Mean):
-    """Gives each picture a tensor of its own, as where their sizes differ."""
-
-    def __call__(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        return [one.clone() for one in super().__call__(images)]
-
-
-def test_images_prepared_by_other_processes_keep_no_files_open(tmp_path):
-    folder = run_folder(tmp_path, 40)
-    images = image_set(prompt_set(40), SAMPLING, IMAGE_SIZE)
-    pictures = _pictures(folder, images)
-    before = len(os.listdir("/proc/self/fd"))
-    separate = Separate()
-    for chunk in _prepared(pictures, [separate], images, batch_size=4, num_workers=1, num_processes=1):
-        assert len(os.listdir("/proc/self/fd")) < before + 20
-        assert [float(one) for one in chunk.inputs[separate]] == Mean()([Image.open(p.path) for p in pictures]).tolist()
 
 
 # ---- one pass for those that see the same
@@ -380,6 +361,19 @@ def test_a_pass_is_shared_by_those_that_see_the_same_and_by_no_others(tmp_path):
     run(folder, prompt_set(10), SAMPLING, [evaluators[0], late])
     assert (late.num_passes, evaluators[0].num_scored) == (3, 10)
     np.testing.assert_array_equal(table(folder, late).score, table(folder, evaluators[1]).score)
+
+
+def test_a_network_sees_only_images_that_its_evaluators_still_have_to_score(tmp_path):
+    folder, mean = run_folder(tmp_path), Mean()
+    early, late = Brightness("early", mean), Brightness("late", mean)
+    run(folder, prompt_set(10), SAMPLING, [early])
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(folder.images("test", SAMPLING.hash) / "p07-0.png")
+    rows = []
+    early.image_features = lambda inputs: rows.append(len(inputs)) or inputs  # pyright: ignore
+    run(folder, prompt_set(10), SAMPLING, [early, late])
+    assert rows == [1]
+    assert (early.num_scored, late.num_scored) == (11, 10)
+    np.testing.assert_array_equal(table(folder, early).score, table(folder, late).score)
 
 
 def test_scores_of_another_preprocessing_are_not_added_to(tmp_path):

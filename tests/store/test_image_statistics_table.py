@@ -6,8 +6,9 @@ from PIL import Image
 
 import alignbench.store.image_statistics_table
 from alignbench.statistics.image_statistics import MEASURES, image_statistics
-from alignbench.store.image_statistics_table import ImageToMeasure, digest_of, measured
+from alignbench.store.image_statistics_table import ImageToMeasure, measured
 from alignbench.store.manifest import ResultsError
+from alignbench.store.scores import digest_of
 
 
 @pytest.fixture
