@@ -1,4 +1,8 @@
-"""Evaluation images or videos: each prompt starts from the same noise, for any batch size and number of processes."""
+"""Evaluation images or videos: each prompt starts from the same noise, for any batch size and number of processes.
+
+Images that are made together are the same after a kill as without one, so the files are the same, too. Another batch
+size or number of processes can change the rounding, and so some values of pixels by one.
+"""
 
 import hashlib
 import json
@@ -35,6 +39,8 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.videos import FrameSpec
 from alignbench.work_share import WorkShare
 
+Batch = list[tuple[Prompt, int]]  # prompts, and the numbers of their images
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -46,7 +52,7 @@ class Sampling:
         num_images_per_prompt: images of each prompt, numbered from 0.
         noise: `per_prompt`; or `constant`: every prompt starts from the same noise, as in the papers.
         seed: seed of the noise; not the training seed.
-        batch_size: number of images made at once; it does not change the images.
+        batch_size: number of images made at once; it changes images by no more than rounding.
         base_bits: bits of the denoiser's linear layers, 8 or 4; None keeps the dtype that they were loaded in.
         scheduler: name of a scheduler of diffusers, as in `alignbench.models.schedulers`; None for the model's own.
         negative_prompt: prompt that guidance moves away from; None for the empty prompt.
@@ -162,14 +168,15 @@ def generated(
     images = folder.images(prompt_set.name, sampling.hash)
     if not (images / "sampling.json").exists() or read_prompts(images) != _records(images, prompt_set, sampling):
         return False
-    wanted = _wanted(prompt_set, sampling)
+    work_share = work_share or WorkShare()
+    batches = _batches(prompt_set, sampling, work_share)
 
-    def complete(items: list[tuple[Prompt, int]]) -> bool:
-        return all(_is_whole(images / sampling.file_name(prompt.prompt_id, number)) for prompt, number in items)
+    def complete(batches: list[Batch]) -> bool:
+        return all(_is_whole(images / sampling.file_name(p.prompt_id, k)) for batch in batches for p, k in batch)
 
     # the shard that makes the last image records that in the manifest
     noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
-    return complete((work_share or WorkShare()).shard_of(wanted)) and (noted or not complete(wanted))
+    return complete(work_share.shard_of(batches)) and (noted or not complete(batches))
 
 
 def generate(
@@ -201,23 +208,28 @@ def generate(
     if work_share.is_main:
         store_records(folder, images, records, _sampling_record(prompt_set, sampling, records))
     sampler = sampling.sampler(model, folder.path.parent / "cache")
-    wanted = _wanted(prompt_set, sampling)
-    share = work_share.share(wanted)
-    todo = [(p, k) for p, k in share if not _is_whole(images / sampling.file_name(p.prompt_id, k))]
+    batches = _batches(prompt_set, sampling, work_share)
+    share = work_share.share(batches)
+
+    def lacks(item: tuple[Prompt, int]) -> bool:
+        return not _is_whole(images / sampling.file_name(item[0].prompt_id, item[1]))
+
+    missing = {item for batch in share for item in batch if lacks(item)}
+    todo = [batch for batch in share if missing.intersection(batch)]
+    if model.samples_alone:
+        todo = [[item] for batch in todo for item in batch if item in missing]
 
     with ImageWriter(sampling.frames) as writer, tqdm(
-        total=len(share), initial=len(share) - len(todo), desc=f"generate {folder.short_name}", unit="image",
+        total=sum(map(len, share)), initial=sum(map(len, share)) - len(missing),
+        desc=f"generate {folder.short_name}", unit="image",
         disable=not (progress and work_share.is_main and todo), dynamic_ncols=True, leave=None,
     ) as bar:  # fmt: skip
-        batch_size = 1 if model.samples_alone else sampling.batch_size
-        num_own = num_batches = math.ceil(len(todo) / batch_size)
-        seconds = 0.0
+        num_batches, seconds, num_made = len(todo), 0.0, 0
         if in_step:
             num_batches = all_reduce_max(num_batches, model.device, work_share.num_processes)
         for number in range(num_batches):
-            batch = todo[number * batch_size : (number + 1) * batch_size]
-            is_filler = not batch  # the other processes need this one's shards of the weights; its image is not kept
-            batch = batch or wanted[:1]
+            is_filler = number >= len(todo)  # others need this one's shards of the weights; its image is not kept
+            batch = batches[0][:1] if is_filler else todo[number]
             keys = [(p.prompt_id, k) for p, k in batch]
             noise = [initial_noise(*key, sampling.seed, sampler.latent_shape, sampling.noise) for key in keys]
             before = time.perf_counter()
@@ -225,27 +237,32 @@ def generate(
             seconds += time.perf_counter() - before
             if is_filler:
                 continue
+            num_made += len(batch)
             for (p, _), picture in zip(batch, pictures, strict=True):
                 if refuse_black:
                     _refuse_black(picture, p)
-            is_last = number == num_own - 1
-            if work_share.is_main and (number == 0 or is_last):  # before the images, which a kill may leave without
-                num_made = len(todo) if is_last else batch_size
+            # before the images, which a kill may leave without
+            if work_share.is_main and number in (0, len(todo) - 1):
                 cost = {"network_passes": sampler.passes_per_image, "seconds": seconds / num_made}
                 folder.update(image_costs={f"{prompt_set.name}/{sampling.hash}": cost})
-            for (p, k), picture in zip(batch, pictures, strict=True):
+            made = [(item, picture) for item, picture in zip(batch, pictures, strict=True) if item in missing]
+            for (p, k), picture in made:
                 writer.write(images / sampling.file_name(p.prompt_id, k), picture)
-            bar.update(len(batch))
+            bar.update(len(made))
     if work_share.num_processes > 1:
         PartialState().wait_for_everyone()
-    left = sum(not _is_whole(images / sampling.file_name(p.prompt_id, k)) for p, k in wanted)
+    left = sum(lacks(item) for batch in batches for item in batch)
     if work_share.is_main and not left:
         folder.complete("generate", f"{prompt_set.name}/{sampling.hash}")
     return left
 
 
-def _wanted(prompt_set: PromptSet, sampling: Sampling) -> list[tuple[Prompt, int]]:
-    return [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
+def _batches(prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare) -> list[Batch]:
+    """Return the images that are made together, whatever is there already, so that every process has some."""
+    wanted = [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
+    num_shares = work_share.num_shards * work_share.num_processes
+    size = max(1, min(sampling.batch_size, math.ceil(len(wanted) / num_shares)))
+    return [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
 
 def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:

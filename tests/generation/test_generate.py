@@ -35,7 +35,7 @@ SAMPLING = PaintedSampling(num_inference_steps=2, guidance_scale=3.5, batch_size
 
 
 class Painter:
-    """A model that paints its noise and remembers what it was asked."""
+    """A model that paints its noise, and in a corner what it was asked together; and remembers what it was asked."""
 
     latent_shape = (3, 4, 4)
     passes_per_image = 2
@@ -51,7 +51,9 @@ class Painter:
             raise KeyboardInterrupt
         self.asked += prompts
         self.noise |= dict(zip(prompts, noise, strict=True))
-        return [((row.permute(1, 2, 0) * 40 + 128).clamp(1, 255)).byte().numpy() for row in noise]
+        pictures = (noise.permute(0, 2, 3, 1) * 40 + 128).clamp(1, 255).byte().numpy()
+        pictures[:, 0, 0] = sum(map(ord, "".join(prompts))) % 256  # as rounding depends on the whole batch
+        return list(pictures)
 
 
 def painter() -> Any:
@@ -231,19 +233,45 @@ def test_a_killed_call_is_resumed_where_it_stopped_with_the_same_images(tmp_path
     assert generated(killed, prompt_set(10), SAMPLING)
 
 
-def test_missing_and_cut_images_are_made_again_and_no_others(tmp_path):
+def test_missing_and_cut_images_are_made_again_with_those_they_were_made_with(tmp_path):
     folder = run_folder(tmp_path)
-    generate(painter(), prompt_set(6), SAMPLING, folder, progress=False)
+    generate(painter(), prompt_set(10), SAMPLING, folder, progress=False)
     before = bytes_of(folder)
     images = folder.images("test", SAMPLING.hash)
     (images / "p01-0.png").unlink()
     (images / "p03-0.png").write_bytes(before["p03-0.png"][:-20])
-    (images / "p04-0.png").write_bytes(b"")
-    assert not generated(folder, prompt_set(6), SAMPLING)
+    (images / "p08-0.png").write_bytes(b"")
+    untouched = {
+        file: file.stat().st_mtime_ns for file in images.glob("*.png") if file.name[:3] not in ("p01", "p03", "p08")
+    }
+    assert not generated(folder, prompt_set(10), SAMPLING)
     model = painter()
-    generate(model, prompt_set(6), SAMPLING, folder, progress=False)
-    assert model.asked == ["prompt 1", "prompt 3", "prompt 4"]
+    generate(model, prompt_set(10), SAMPLING, folder, progress=False)
+    assert model.asked == [f"prompt {number}" for number in (0, 1, 2, 3, 8, 9)]
     assert bytes_of(folder) == before
+    assert all(file.stat().st_mtime_ns == made for file, made in untouched.items())
+
+
+def test_a_model_that_samples_alone_makes_what_is_missing_and_no_others(tmp_path):
+    folder, model = run_folder(tmp_path), painter()
+    model.samples_alone = True
+    generate(model, prompt_set(6), SAMPLING, folder, progress=False)
+    before = bytes_of(folder)
+    (folder.images("test", SAMPLING.hash) / "p03-0.png").unlink()
+    model.asked.clear()
+    generate(model, prompt_set(6), SAMPLING, folder, progress=False)
+    assert model.asked == ["prompt 3"]
+    assert bytes_of(folder) == before
+
+
+def test_few_images_are_spread_over_all_processes(tmp_path):
+    folder, asked = run_folder(tmp_path), []
+    for rank in (1, 0):
+        model = painter()
+        generate(model, prompt_set(6), replace(SAMPLING, batch_size=16), folder, WorkShare(rank, 2), progress=False)
+        asked.append(model.asked)
+    assert [len(prompts) for prompts in asked] == [3, 3]
+    assert not set(asked[0]) & set(asked[1])
 
 
 def test_more_prompts_and_more_images_a_prompt_only_add_files(tmp_path):
@@ -253,12 +281,13 @@ def test_more_prompts_and_more_images_a_prompt_only_add_files(tmp_path):
     assert not generated(folder, prompt_set(6), SAMPLING)
     model = painter()
     generate(model, prompt_set(6), replace(SAMPLING, num_images_per_prompt=2), folder, progress=False)
-    assert len(model.asked) == 8
     assert before.items() < bytes_of(folder).items()
+    assert len(bytes_of(folder)) == 12
     # a smaller request finds its own and takes nothing from the record
+    model.asked.clear()
     assert generated(folder, prompt_set(2), SAMPLING)
     generate(model, prompt_set(2), SAMPLING, folder, progress=False)
-    assert len(model.asked) == 8
+    assert model.asked == []
     assert [len(record.images) for record in read_prompts(folder.images("test", SAMPLING.hash))] == [2] * 6
 
 
