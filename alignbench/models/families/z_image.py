@@ -32,6 +32,13 @@ class ZImage(FlowAdapter):
         "vae": ("first_stage_model.", "vae."),
         "text_encoder": (),
     }
+    original_blocks: ClassVar = {
+        (blocks, blocks): {
+            "attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
+            "attention.out": ("attention.to_out.0",),
+        }
+        for blocks in ("layers", "noise_refiner", "context_refiner")
+    }
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
