@@ -90,7 +90,9 @@ class Flux(PackedLatents, FlowAdapter):
         return config.get("guidance_embeds", False)
 
     @classmethod
-    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
         """Take weights without guidance embedding for those of schnell, though some others have none either."""
         return not cls.takes_guidance(denoiser)
 

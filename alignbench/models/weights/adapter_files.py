@@ -1,8 +1,9 @@
 """Adapters in files: which layers of a network they belong to, whatever program named them, and what they add."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -80,33 +81,196 @@ def unfit(path: str, network: Any) -> str:
     return f"the weights of model.policy={path} do not fit the {type(network).__name__} of this model"
 
 
-# ---- LoRA
+@dataclass(frozen=True, eq=False)
+class AdapterFile:
+    """A file of adapters for a pipeline's denoiser, which has none.
 
-
-def read_lora(
-    pipeline: Any,
-    denoiser_name: DenoiserName,
-    policy: Policy,
-    state: dict[str, Tensor],
-    original_blocks: BlockNames,
-) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Return the LoRA of a file for a network without any.
-
-    Returns:
-        `<layer>.lora_A.weight` and `.lora_B.weight` of each layer; and what PEFT is told of them, None if each alpha is
-        its rank.
-
-    Raises:
-        UserError: a tensor belongs to no layer, or does not fit it.
+    Attributes:
+        state: the tensors under the names in the file.
+        original_blocks: what the layers of blocks were called where weights were first published.
     """
-    config = _adapter_config(policy, denoiser_name)
-    if config is None:
-        state = _with_alpha_inside(state, policy)
-    else:
-        original_blocks = {}  # a configuration has ranks and alphas by the names of layers
-    state = _in_keys_of_peft(pipeline, denoiser_name, policy, state, original_blocks)
-    _check_adapters(getattr(pipeline, denoiser_name), policy, state)
-    return state, config
+
+    pipeline: Any
+    denoiser_name: DenoiserName
+    policy: Policy
+    state: Mapping[str, Tensor]
+    original_blocks: BlockNames
+
+    @property
+    def network(self) -> Any:
+        """The denoiser."""
+        return getattr(self.pipeline, self.denoiser_name)
+
+    def lora(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+        """Return the LoRA of the file.
+
+        Returns:
+            `<layer>.lora_A.weight` and `.lora_B.weight` of each layer; and what PEFT is told of them, None if each
+            alpha is its rank.
+
+        Raises:
+            UserError: a tensor belongs to no layer, or does not fit it.
+        """
+        config = _adapter_config(self.policy, self.denoiser_name)
+        if config is None:
+            state = self._in_keys_of_peft(_with_alpha_inside(self.state, self.policy), self.original_blocks)
+        else:  # it has ranks and alphas by the names of layers, so none may be split
+            state = self._in_keys_of_peft(self.state, {})
+        _check_adapters(self.network, self.policy, state)
+        return state, config
+
+    # ---- LoKr and LoHa
+
+    def changes(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield layers, and what the adapters of the file add to the weight of each, [m, n], float32.
+
+        Raises:
+            UserError: before the first, if a tensor would not be used, belongs to no layer or does not fit it.
+        """
+        path = self.policy.path
+        if _adapter_config(self.policy, self.denoiser_name) is not None:
+            raise UserError(
+                f"model.policy={path} is a LoKr or LoHa of PEFT, whose scale is in its configuration and is not read; "
+                "merge it into the network with the program that made it"
+            )
+        modules: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in self.state.items():
+            if (match := KEY.fullmatch(key)) is None:
+                raise UserError(f"model.policy={path} has a key of no known layout; left over: {key}")
+            module, half, part = match.groups()
+            modules.setdefault(module, {})[part or HALVES.get(half, half)] = tensor
+        sizes: dict[str, tuple[int, int]] = {}
+        for module, parts in modules.items():
+            try:
+                sizes[module] = change_size(parts)
+            except ValueError as error:
+                raise UserError(f"the adapter {module} of model.policy={path} cannot be read: {error}") from None
+        rows = self._rows_of_layers(sizes)
+        weights = {name.removesuffix(".weight"): weight for name, weight in self.network.named_parameters()}
+        expected, found = {}, {}
+        for module, layer in ((module, layer) for module, layers in rows.items() for layer in layers):
+            found[layer] = (len(rows[module][layer]), sizes[module][1])
+            if layer in weights and weights[layer].ndim >= 2:
+                expected[layer] = (len(weights[layer]), weights[layer][0].numel())
+        if faults := misfits(expected, found):
+            raise UserError(f"{unfit(path, self.network)}; {faults}; choose the `model` that they were made of")
+        for module, layers in rows.items():
+            change = weight_change(modules[module])
+            yield from ((layer, change[own]) for layer, own in layers.items())
+
+    def _rows_of_layers(self, sizes: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Tensor]]:
+        """Return by module which layers it is, and which rows of its change are theirs.
+
+        It is found by trying, whatever the names: the modules are read as a LoRA of rank 1 in whose matrices stand the
+        number of the module and those of its rows.
+
+        Args:
+            sizes: rows and columns of the change of each module.
+        """
+        most = sum(len(weight) for weight in self.network.parameters() if weight.ndim)
+        if large := [f"{module} has {rows}" for module, (rows, _) in sizes.items() if rows > most]:
+            raise UserError(f"{unfit(self.policy.path, self.network)}; {listed('too many rows', large)}")
+        numbers = {float(number): module for number, module in enumerate(sizes, start=1)}
+        state: dict[str, Tensor] = {}
+        for number, module in numbers.items():
+            state[f"{module}.lora_down.weight"] = torch.full((1, 1), number, dtype=torch.float64)
+            state[f"{module}.lora_up.weight"] = torch.arange(sizes[module][0], dtype=torch.float64)[:, None]
+        state = self._in_keys_of_peft(state, self.original_blocks)
+        found: dict[str, dict[str, Tensor]] = {module: {} for module in sizes}
+        for key, number in state.items():
+            layer, _, half = key.partition(".lora_")
+            if half == "A.weight":
+                found[numbers[number.item()]][layer] = state[f"{layer}.lora_B.weight"][:, 0].long()
+        return found
+
+    # ---- names
+
+    def _in_keys_of_peft(self, state: Mapping[str, Tensor], original_blocks: BlockNames) -> dict[str, Tensor]:
+        """Return LoRA of the denoiser named as PEFT names them in it, `<layer>.lora_A.weight`."""
+        from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+
+        known = _known_names(self.network, original_blocks)
+        if (own := self._by_known_names(state, known)) is not None:
+            return own
+        state, prefix, layers = dict(state), f"{self.denoiser_name}.", dict(self.network.named_modules())
+        if all(key.startswith(PEFT_PREFIX) for key in state):
+            state = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
+        elif all(key.partition(".lora_")[0] in layers for key in convert_unet_state_dict_to_peft(state)):
+            # as save_attn_procs of diffusers wrote them: <module>.processor.to_q_lora.down.weight
+            state = {prefix + key: tensor for key, tensor in state.items()}
+        if not all(key.startswith(prefix) for key in state):
+            state = self._converted(state)
+        outside = [key for key in state if not key.startswith(prefix)]
+        if unknown := [key for key in outside if _layers(key.partition(".lora")[0], known) is None]:
+            self._refuse_names(unknown)
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        return state if any(".lora_A." in key for key in state) else convert_unet_state_dict_to_peft(state)
+
+    def _refuse_names(self, keys: Sequence[str]) -> NoReturn:
+        """Say that no layers are known by these names: those of a text encoder, or of a layout."""
+        layout = next((whose for begin, whose in LAYOUTS.items() if min(keys).startswith(begin)), None)
+        if layout is None:
+            raise UserError(
+                f"model.policy={self.policy.path} has adapters of more than the {self.denoiser_name}, which alone is "
+                f"loaded; {listed('left over', keys)}"
+            )
+        raise UserError(
+            f"model.policy={self.policy.path} has the layout of {layout}, in which these layers of a "
+            f"{type(self.network).__name__} are not known; {listed('left over', keys)}; convert it to the layout of "
+            "diffusers, or merge it into the network with the program that made it"
+        )
+
+    def _by_known_names(
+        self, state: Mapping[str, Tensor], known: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, Tensor] | None:
+        """Return LoRA under the names of the network's layers, `<layer>.lora_A.weight`; None if a name is unknown.
+
+        Where several layers were one, each gets the first matrix and its rows of the second: their product is the same.
+        """
+        found: dict[str, Tensor] = {}
+        for key, tensor in state.items():
+            name, half = match.group(1, 2) if (match := KEY.fullmatch(key)) else ("", None)
+            layers = _layers(name, known)
+            if layers is None or half is None:
+                return None
+            end = "A" if half in ("A", "down") else "B"
+            parts: Sequence[Tensor] = [tensor] * len(layers)
+            if end == "B" and len(layers) > 1:
+                rows = [len(self.network.get_submodule(layer).weight) for layer in layers]
+                if tensor.shape[:1] != (sum(rows),):
+                    raise UserError(
+                        f"{unfit(self.policy.path, self.network)}; of another shape: {key} is {tuple(tensor.shape)} "
+                        f"instead of {(sum(rows), *tensor.shape[1:])}; choose the `model` that it was made of"
+                    )
+                parts = tensor.split(rows)
+            for layer, part in zip(layers, parts, strict=True):
+                if f"{layer}.lora_{end}.weight" in found:
+                    raise UserError(
+                        f"model.policy={self.policy.path} has two adapters of {layer}; one is {key}; remove one"
+                    )
+                found[f"{layer}.lora_{end}.weight"] = part
+        return found
+
+    def _converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return LoRA as diffusers' own loader of the family names them."""
+        settings = {"unet_config": self.network.config} if self.denoiser_name == "unet" else {}
+
+        def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            found = self.pipeline.lora_state_dict(dict(state), **settings)
+            return found[0] if isinstance(found, tuple) else found
+
+        try:
+            unused = _unused(convert, state)
+            state = convert(state)
+        except (ValueError, LookupError, RuntimeError, AssertionError) as error:  # of keys and sizes it does not know
+            reason = " ".join(str(error).split()) or "diffusers does not know their sizes"
+            raise UserError(f"the adapters of model.policy={self.policy.path} cannot be read: {reason}") from None
+        if unused:
+            raise UserError(
+                f"model.policy={self.policy.path} has adapters of layers that diffusers does not read, which would not "
+                f"be used; {listed('left over', unused)}"
+            )
+        return state
 
 
 def _adapter_config(policy: Policy, denoiser: str) -> dict[str, Any] | None:
@@ -132,7 +296,7 @@ def _kept(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in ADAPTER_SETTINGS}
 
 
-def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Tensor]:
+def _with_alpha_inside(state: Mapping[str, Tensor], policy: Policy) -> dict[str, Tensor]:
     """Multiply the alpha / rank of each adapter into its second matrix, so that none is left to be lost on the way.
 
     diffusers keeps an alpha of its own for each layer of some families only. Without an alpha it is the rank.
@@ -140,7 +304,7 @@ def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Te
     state = dict(state)
     keys = {_plain(key): key for key in state}
     for key in [key for key in state if key.endswith(".alpha")]:
-        name, alpha = _plain(key.removesuffix(".alpha")), state.pop(key)
+        name, alpha = _plain(key.removesuffix(".alpha")), torch.as_tensor(state.pop(key))
         for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("up", "down")):
             if (up_key := keys.get(f"{name}_{up}_weight")) and (down_key := keys.get(f"{name}_{down}_weight")):
                 if alpha.numel() != 1 or state[down_key].ndim < 2:
@@ -168,161 +332,10 @@ def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]
         raise UserError(f"{unfit(policy.path, network)}; {faults}; choose the `model` that they were made of")
 
 
-# ---- LoKr and LoHa
-
-
-def read_changes(
-    pipeline: Any,
-    denoiser_name: DenoiserName,
-    policy: Policy,
-    state: Mapping[str, Tensor],
-    original_blocks: BlockNames,
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield layers of a network, and what the adapters of a file add to the weight of each, [m, n], float32.
-
-    Raises:
-        UserError: before the first, if a tensor would not be used, belongs to no layer or does not fit it.
-    """
-    if _adapter_config(policy, denoiser_name) is not None:
-        raise UserError(
-            f"model.policy={policy.path} is a LoKr or LoHa of PEFT, whose scale is in its configuration and is not "
-            "read; merge it into the network with the program that made it"
-        )
-    modules: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        if (match := KEY.fullmatch(key)) is None:
-            raise UserError(f"model.policy={policy.path} has a key of no known layout; left over: {key}")
-        module, half, part = match.groups()
-        modules.setdefault(module, {})[part or HALVES.get(half, half)] = tensor
-    sizes: dict[str, tuple[int, int]] = {}
-    for module, parts in modules.items():
-        try:
-            sizes[module] = change_size(parts)
-        except ValueError as error:
-            raise UserError(f"the adapter {module} of model.policy={policy.path} cannot be read: {error}") from None
-    rows = _rows_of_layers(pipeline, denoiser_name, policy, sizes, original_blocks)
-    network: nn.Module = getattr(pipeline, denoiser_name)
-    expected = {
-        name.removesuffix(".weight"): (len(weight), weight[0].numel())
-        for name, weight in network.named_parameters()
-        if weight.ndim >= 2
-    }
-    found = {layer: (len(own), sizes[module][1]) for module, layers in rows.items() for layer, own in layers.items()}
-    if faults := misfits({layer: expected[layer] for layer in found if layer in expected}, found):
-        raise UserError(f"{unfit(policy.path, network)}; {faults}; choose the `model` that they were made of")
-    for module, layers in rows.items():
-        change = weight_change(modules[module])
-        yield from ((layer, change[own]) for layer, own in layers.items())
-
-
-def _rows_of_layers(
-    pipeline: Any,
-    denoiser_name: DenoiserName,
-    policy: Policy,
-    sizes: Mapping[str, tuple[int, int]],
-    original_blocks: BlockNames,
-) -> dict[str, dict[str, Tensor]]:
-    """Return by module which layers it is, and which rows of its change are theirs.
-
-    It is found by trying, whatever the names: the modules are read as a LoRA of rank 1 in whose matrices stand the
-    number of the module and those of its rows.
-
-    Args:
-        sizes: rows and columns of the change of each module.
-    """
-    network: nn.Module = getattr(pipeline, denoiser_name)
-    largest = sum(len(weight) for weight in network.parameters())
-    if large := [f"{module} has {rows}" for module, (rows, _) in sizes.items() if rows > largest]:
-        raise UserError(f"{unfit(policy.path, network)}; {listed('too many rows', large)}")
-    numbers = {float(number): module for number, module in enumerate(sizes, start=1)}
-    state: dict[str, Tensor] = {}
-    for number, module in numbers.items():
-        state[f"{module}.lora_down.weight"] = torch.full((1, 1), number, dtype=torch.float64)
-        state[f"{module}.lora_up.weight"] = torch.arange(sizes[module][0], dtype=torch.float64)[:, None]
-    state = _in_keys_of_peft(pipeline, denoiser_name, policy, state, original_blocks)
-    found: dict[str, dict[str, Tensor]] = {module: {} for module in sizes}
-    for key, number in state.items():
-        layer, _, half = key.partition(".lora_")
-        if half == "A.weight":
-            found[numbers[number.item()]][layer] = state[f"{layer}.lora_B.weight"][:, 0].long()
-    return found
-
-
-# ---- names
-
-
-def _in_keys_of_peft(
-    pipeline: Any,
-    denoiser_name: DenoiserName,
-    policy: Policy,
-    state: dict[str, Tensor],
-    original_blocks: BlockNames,
-) -> dict[str, Tensor]:
-    """Return adapters of the denoiser named as PEFT names them in it, `<module>.lora_A.weight`."""
-    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-
-    network: Any = getattr(pipeline, denoiser_name)
-    known = _known_names(network, original_blocks)
-    if (own := _by_known_names(network, policy, state, known)) is not None:
-        return own
-    prefix, layers = f"{denoiser_name}.", dict(network.named_modules())
-    if all(key.startswith(PEFT_PREFIX) for key in state):
-        state = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
-    elif all(key.partition(".lora_")[0] in layers for key in convert_unet_state_dict_to_peft(state)):
-        # as save_attn_procs of diffusers wrote them: <module>.processor.to_q_lora.down.weight
-        state = {prefix + key: tensor for key, tensor in state.items()}
-    if not all(key.startswith(prefix) for key in state):
-        state = _converted(pipeline, denoiser_name, policy, state)
-    if strange := [key for key in state if not key.startswith(prefix)]:
-        layout = next((whose for begin, whose in LAYOUTS.items() if strange[0].startswith(begin)), None)
-        if layout is None:
-            raise UserError(
-                f"model.policy={policy.path} has adapters of more than the {denoiser_name}, which alone is loaded; "
-                f"{listed('left over', strange)}"
-            )
-        strange = [key for key in strange if _layers(key.partition(".lora")[0], known) is None]
-        raise UserError(
-            f"model.policy={policy.path} has the layout of {layout}, in which these layers of a "
-            f"{type(network).__name__} are not known; {listed('left over', strange)}; convert it to the layout of "
-            "diffusers, or merge it into the network with the program that made it"
-        )
-    state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state if any(".lora_A." in key for key in state) else convert_unet_state_dict_to_peft(state)
-
-
-def _by_known_names(
-    network: nn.Module, policy: Policy, state: Mapping[str, Tensor], known: Mapping[str, tuple[str, ...]]
-) -> dict[str, Tensor] | None:
-    """Return adapters under the names of the network's layers, `<layer>.lora_A.weight`; None if a name is unknown.
-
-    Where several layers were one, each gets the first matrix and its rows of the second: their product is the same.
-    """
-    found: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        name, half = match.group(1, 2) if (match := KEY.fullmatch(key)) else ("", None)
-        layers = _layers(name, known)
-        if layers is None or half is None:
-            return None
-        half = HALVES.get(half, half)
-        rows = [len(network.get_submodule(layer).weight) for layer in layers]
-        if half == "up" and len(layers) > 1 and tensor.shape[:1] != (sum(rows),):
-            raise UserError(
-                f"{unfit(policy.path, network)}; of another shape: {key} is {tuple(tensor.shape)} instead of "
-                f"{(sum(rows), *tensor.shape[1:])}; choose the `model` that it was made of"
-            )
-        parts = tensor.split(rows) if half == "up" and len(layers) > 1 else [tensor] * len(layers)
-        for layer, part in zip(layers, parts, strict=True):
-            name = f"{layer}.lora_{'A' if half == 'down' else 'B'}.weight"
-            if name in found:
-                raise UserError(f"model.policy={policy.path} has two adapters of {layer}; one is {key}; remove one")
-            found[name] = part
-    return found
-
-
-def _known_names(network: nn.Module, original_blocks: BlockNames) -> dict[str, tuple[str, ...]]:
+def _known_names(network: Any, original_blocks: BlockNames) -> dict[str, tuple[str, ...]]:
     """Return the layers of a network by the names that files have for them, with underscores for dots."""
     layers = {name for name, layer in network.named_modules() if isinstance(getattr(layer, "weight", None), Tensor)}
-    known = {name: (name,) for name in layers}
+    known: dict[str, tuple[str, ...]] = {name: (name,) for name in layers}
     for name in layers:
         parent, _, last = name.rpartition(".")
         for fused, parts in FUSED.items():
@@ -344,30 +357,6 @@ def _layers(name: str, known: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] 
 
 def _plain(name: str) -> str:
     return name.replace(".", "_")
-
-
-def _converted(
-    pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return adapters as diffusers' own loader of the family names them."""
-    settings = {"unet_config": getattr(pipeline, denoiser_name).config} if denoiser_name == "unet" else {}
-
-    def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = pipeline.lora_state_dict(dict(state), **settings)
-        return found[0] if isinstance(found, tuple) else found
-
-    try:
-        unused = _unused(convert, state)
-        state = convert(state)
-    except (ValueError, LookupError, RuntimeError, AssertionError) as error:  # of keys and sizes that it does not know
-        reason = " ".join(str(error).split()) or "diffusers does not know its sizes"
-        raise UserError(f"the adapters of model.policy={policy.path} cannot be read: {reason}") from None
-    if unused:
-        raise UserError(
-            f"model.policy={policy.path} has adapters of layers that diffusers does not read, which would not be "
-            f"used; {listed('left over', unused)}"
-        )
-    return state
 
 
 def _unused(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], state: dict[str, Tensor]) -> list[str]:

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.models.weights.adapter_files import (
+    AdapterFile,
     BlockNames,
     check_kinds,
     holds_adapters,
     lacks_low_rank,
-    read_changes,
-    read_lora,
     unfit,
 )
 from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
@@ -115,11 +114,11 @@ def put_policy(
         _load_network(network, weights.policy, weights.state, original_keys)
         return
     check_kinds(weights.policy, weights.state)
-    file = (pipeline, denoiser_name, weights.policy, weights.state, original_blocks or {})
+    file = AdapterFile(pipeline, denoiser_name, weights.policy, weights.state, original_blocks or {})
     if weights.is_lora:
-        put_adapters(network, *read_lora(*file))
+        put_adapters(network, *file.lora())
     else:
-        _add_to_weights(network, read_changes(*file))
+        _add_to_weights(network, file.changes())
 
 
 def load_checkpoint(
@@ -191,7 +190,7 @@ def _converted(network: Any, policy: Policy, state: dict[str, Tensor]) -> dict[s
 # ---- adapters
 
 
-def _add_to_weights(network: nn.Module, changes: Iterable[tuple[str, Tensor]]) -> None:
+def _add_to_weights(network: Any, changes: Iterable[tuple[str, Tensor]]) -> None:
     """Add changes of layers to their weights, in float32 at least."""
     for layer, change in changes:
         weight: Tensor = network.get_submodule(layer).weight.data

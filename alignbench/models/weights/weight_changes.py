@@ -39,6 +39,8 @@ def weight_change(parts: Mapping[str, Tensor]) -> Tensor:
             first, rank_1 = _factor(rest, "lokr_w1")
             second, rank_2 = _factor(rest, "lokr_w2")
             change, rank = torch.kron(first, second), rank_2 or rank_1
+        elif not rest:
+            raise ValueError("it has an alpha alone")
         else:
             first, rank = _factor(rest, "hada_w1")
             second, _ = _factor(rest, "hada_w2")
