@@ -33,6 +33,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
     },
     "method": {"rollout_shift": None},
     "validation": {"every_unit": "updates"},
+    # the second is of FLUX.2-klein, which had one scale; that of evaluation images is not in the hash either
     "model": {"policy_step": None, "guidance": {"default": 4.0, "few": 1.0}},
 }
 

@@ -15,7 +15,7 @@ from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.schedulers import OF_FLOW
 from alignbench.settings.section import FrameCount
 
-ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}  # layers as adapters of ComfyUI name them
+ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}  # layers as first published and here
 
 
 class Wan(FrameLatents, FlowAdapter):
