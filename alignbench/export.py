@@ -81,7 +81,9 @@ def export(source: Source, kind: str, out: Path, rank: int | None = None, reposi
         model.fold_adapters()
         facts.append("The whole network; adapters, if there were any, are added to its weights.")
     elif not model.is_lora:
-        raise UserError(f"{source.policy} holds a whole network; add --rank N to extract adapters from it")
+        raise UserError(
+            f"{source.policy} holds no LoRA; add --rank N to extract adapters from its change of the weights"
+        )
     else:
         facts.append("Adapters as they were trained.")
     file = "merged"

@@ -33,7 +33,8 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
     },
     "method": {"rollout_shift": None},
     "validation": {"every_unit": "updates"},
-    "model": {"policy_step": None},
+    # the second is of FLUX.2-klein, which had one scale; that of evaluation images is not in the hash either
+    "model": {"policy_step": None, "guidance": {"default": 4.0, "few": 1.0}},
 }
 
 # keys of a model of videos, and of the data that it is trained on; with one frame it is a model of images, as it was

@@ -21,15 +21,14 @@ def follow_distilled_weights(cfg: DictConfig) -> list[str]:
     model = cfg.model
     if "pretrained_model_name_or_path" not in model:
         return []
-    from alignbench.models.weights.loading import part_config
+    from alignbench.models.weights.loading import part_config, pipeline_index
 
     family = get_class(model.adapter._target_)
-    denoiser, scheduler = (
-        part_config(model.pretrained_model_name_or_path, part, model.revision, model.config)
-        for part in (family.denoiser_name, "scheduler")
-    )
+    path, revision, config = model.pretrained_model_name_or_path, model.revision, model.config
+    index = pipeline_index(path, revision, config)
+    denoiser, scheduler = (part_config(path, part, revision, config) for part in (family.denoiser_name, "scheduler"))
     lines = [_drop_missing_guidance(cfg, family, denoiser)]
-    if family.takes_few_steps(denoiser, scheduler):
+    if family.takes_few_steps(index, denoiser, scheduler):
         lines += [_take_few(cfg, "steps", "num_inference_steps"), _take_few(cfg, "guidance", "guidance_scale")]
         lines.append(_of_many_steps(cfg))
     return [line for line in lines if line is not None]

@@ -232,10 +232,13 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
         return remarks
 
     @classmethod
-    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
         """Say whether weights were distilled for few steps.
 
         Args:
+            index: the model_index.json that they come with.
             denoiser: its config.json.
             scheduler: the scheduler_config.json that they come with.
         """

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignbench.errors import UserError
 from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.weights import policy_files
+from alignbench.models.weights.adapter_files import BlockNames
 from alignbench.models.weights.find_policy import DenoiserName
 from alignbench.models.weights.low_rank import adapters_of, diffusers_keys, scale_adapters
 from alignbench.models.weights.policy_files import Adapters
@@ -33,6 +34,7 @@ class Policy(ABC):
 
     denoiser_name: ClassVar[DenoiserName]
     single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]]
+    original_blocks: ClassVar[BlockNames] = {}  # layers of blocks as adapters of the first published layout name them
     has_comfyui_keys: ClassVar[bool] = False  # whether it is known which keys ComfyUI reads adapters under
     pipeline: Any
     policy: nn.Module
@@ -174,6 +176,8 @@ class Policy(ABC):
     def load_policy(self, path: Path | str, revision: str | None = None, keep_start: bool = False) -> None:
         """Take trained weights in whatever layout they lie; adapters replace those there are, they do not add up.
 
+        LoKr and LoHa have no low rank in general. They become part of the weights.
+
         Args:
             path: a folder or file, or a hub id.
             revision: commit, branch or tag on the hub.
@@ -188,7 +192,7 @@ class Policy(ABC):
             self.denoiser.unload_lora()
         if keep_start and not weights.is_lora:
             self.make_reference()
-        policy_files.put_policy(self.pipeline, self.denoiser_name, weights, original)
+        policy_files.put_policy(self.pipeline, self.denoiser_name, weights, original, self.original_blocks)
 
     def load_checkpoint(
         self,

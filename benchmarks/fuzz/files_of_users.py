@@ -255,7 +255,7 @@ def _peft(folder: Path) -> None:
 
 
 def _read_lora(folder: Path) -> None:
-    from alignbench.models.weights.policy_files import _adapter_config
+    from alignbench.models.weights.adapter_files import _adapter_config
 
     read_policy("unet", folder)
     _adapter_config(find_policy(str(folder), "unet"), "unet")

@@ -50,8 +50,6 @@ def saved(tmp_path, state, name="lora.safetensors"):
     [
         f"{KOHYA}.dora_scale",  # DoRA
         f"{KOHYA}.lora_mid.weight",  # LoCon by Tucker's decomposition
-        f"{KOHYA}.hada_w1_a",  # LoHa
-        f"{KOHYA}.lokr_w1",  # LoKr
         f"{KOHYA}.diff",  # a whole change of weights
         f"{KOHYA}.diff_b",
         f"{KOHYA}.oft_blocks",
@@ -69,12 +67,24 @@ def test_a_tensor_that_is_no_part_of_a_plain_lora_is_refused_by_name(model, tmp_
     assert f"left over: {key}; merge it into the network" in told
 
 
+@pytest.mark.parametrize(
+    ("key", "kind"), [("dora_scale", "DoRA"), ("diff_b", "whole changes of weights"), ("lora_B.bias", "biases")]
+)
+def test_what_else_a_file_has_is_told_by_its_kind(model, tmp_path, key, kind):
+    told = refusal(model, saved(tmp_path, kohya(model) | {f"{KOHYA}.{key}": torch.ones(2)}))
+    assert f"holds more than LoRA, LoKr and LoHa ({kind}), which would not be used" in told
+
+
+@pytest.mark.parametrize("part", ["hada_w1_a", "lokr_w1"])
+def test_a_part_of_loha_or_lokr_beside_a_lora_of_the_same_layer_is_refused(model, tmp_path, part):
+    told = refusal(model, saved(tmp_path, kohya(model) | {f"{KOHYA}.{part}": torch.ones(2, 2)}))
+    assert f"cannot be read: {part} is one too many" in told
+
+
 @pytest.mark.parametrize("names", [("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("lokr_w1", "lokr_w2")])
-@pytest.mark.parametrize("alpha", [True, False])
-def test_loha_and_lokr_are_refused_as_such_and_not_as_a_network_that_does_not_fit(model, tmp_path, names, alpha):
+def test_loha_and_lokr_of_other_sizes_are_refused(model, tmp_path, names):
     state = {f"{KOHYA}.{name}": torch.ones(2, 2) for name in names}
-    state |= {f"{KOHYA}.alpha": torch.tensor(1.0)} if alpha else {}
-    assert "such as parts of DoRA, LoHa or LoKr" in refusal(model, saved(tmp_path, state))
+    assert f"of another shape: {LAYER} is (" in refusal(model, saved(tmp_path, state))
 
 
 @pytest.mark.parametrize("encoder", ["lora_te_text_model", "lora_te1_text_model", "text_encoder.text_model"])

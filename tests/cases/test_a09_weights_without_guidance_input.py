@@ -4,14 +4,17 @@ import json
 
 import pytest
 
-from alignbench.configuration.build import resolve
+from alignbench.configuration.build import resolve, run_name
 from alignbench.configuration.checks import check
 from alignbench.configuration.compose import composed
 from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling
+from alignbench.models.families.qwen_image_21 import QwenImage21
 from alignbench.models.tiny_random.flux import tiny_flux
+from alignbench.models.tiny_random.flux2_klein import tiny_flux2_klein
 from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
+from alignbench.models.weights.loading import read_index, used_parts
 from tests.program import alignbench, manifests
 
 
@@ -140,6 +143,68 @@ def test_the_scheduler_in_the_file_of_the_model_is_not_taken_for_such_weights(lc
         check(of_lcm(lcm))
     check(of_lcm(lcm, "sampling.scheduler=PNDM"))
     check(of_lcm(lcm, "model.scheduler=LCM"))
+
+
+# ---- weights that are told by their index
+
+
+@pytest.fixture(scope="module")
+def kleins(tmp_path_factory):
+    """Folders of FLUX.2-klein without any weights: the base, and what was distilled from it."""
+    found = {}
+    for name, distilled in {"base": False, "distilled": True}.items():
+        found[name] = tmp_path_factory.mktemp(name)
+        tiny_flux2_klein(is_distilled=distilled).save_pretrained(found[name])
+        for file in found[name].rglob("*.safetensors"):
+            file.unlink()
+    return found
+
+
+def of_klein(folder, *more):
+    return composed([
+        "model=flux2_klein", f"model.pretrained_model_name_or_path={folder}", "model.resolution=32", "prompts=shapes",
+        "evaluators=shapes", *more,
+    ])  # fmt: skip
+
+
+def test_distilled_klein_is_known_before_it_is_loaded(kleins):
+    cfg = of_klein(kleins["distilled"], "method=base")
+    steps, guidance = follow_distilled_weights(cfg)
+    assert steps.startswith("steps       4: weights of this kind were distilled for few steps")
+    assert guidance.startswith("guidance    1.0: weights of this kind")
+    assert (cfg.sampling.num_inference_steps, cfg.sampling.guidance_scale) == (4, 1.0)
+
+    cfg = of_klein(kleins["base"], "method=base")
+    assert follow_distilled_weights(cfg) == []
+    assert (cfg.sampling.num_inference_steps, cfg.sampling.guidance_scale) == (50, 4.0)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("folder", "method", "warned"), [
+    ("distilled", ["method=sft", "data=shapes"], True),
+    ("distilled", ["method=nft", "data=prompts", "data.path=prompts.txt", "reward=shapes_clip"], False),
+    ("base", ["method=sft", "data=shapes"], False),
+])  # fmt: skip
+def test_a_loss_on_given_images_of_distilled_klein_is_warned_of(kleins, folder, method, warned):
+    lines = follow_distilled_weights(of_klein(kleins[folder], *method))
+    assert any(line.startswith("warning     method=sft trains on noise levels") for line in lines) == warned
+
+
+def test_qwen_image_21_with_noise_levels_of_its_own_is_distilled(tmp_path):
+    index = {"_class_name": "QwenImage21Pipeline", "sample_sigmas": [1.0, 0.7, 0.3], "vae": ["diffusers", "Vae"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    read = read_index(tmp_path / "model_index.json")
+    assert used_parts(read) == {"vae": ["diffusers", "Vae"]}
+    assert QwenImage21.takes_few_steps(read, {}, {})
+    assert not QwenImage21.takes_few_steps({"sample_sigmas": None}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("flux2_klein", "base-flux2_klein-b4dc189ba6"), ("flux2_klein_9b", "base-flux2_klein_9b-c3b4571824")],
+)
+def test_runs_of_klein_have_the_names_from_before_it_had_two_guidance_scales(model, name):
+    assert run_name(composed(["method=base", f"model={model}"])) == name
 
 
 @pytest.mark.parametrize("model", ["flux_mini", "sd15_mini"])

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from alignbench.batch import Conditioning
+from alignbench.models.families.flux import Flux
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.latents import PackedLatents
 from alignbench.models.schedulers import FLOW_EULER
@@ -41,6 +42,7 @@ class Chroma(PackedLatents, FlowAdapter):
         "vae": ("first_stage_model.", "vae."),
         "text_encoder": (),  # diffusers reads none from a file of this family
     }
+    original_blocks = Flux.original_blocks
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -37,6 +37,25 @@ class Flux(PackedLatents, FlowAdapter):
         "text_encoder": ("text_encoders.clip_l.",),
         "text_encoder_2": ("text_encoders.t5xxl.",),
     }
+    original_blocks: ClassVar = {
+        ("double_blocks", "transformer_blocks"): {
+            "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "img_attn.proj": ("attn.to_out.0",),
+            "img_mlp.0": ("ff.net.0.proj",),
+            "img_mlp.2": ("ff.net.2",),
+            "img_mod.lin": ("norm1.linear",),
+            "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+            "txt_attn.proj": ("attn.to_add_out",),
+            "txt_mlp.0": ("ff_context.net.0.proj",),
+            "txt_mlp.2": ("ff_context.net.2",),
+            "txt_mod.lin": ("norm1_context.linear",),
+        },
+        ("single_blocks", "single_transformer_blocks"): {
+            "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+            "linear2": ("proj_out",),
+            "modulation.lin": ("norm.linear",),
+        },
+    }
     controlnet = ControlNetSupport(
         "FluxControlNetPipeline",
         "FluxControlNetModel",
@@ -71,7 +90,9 @@ class Flux(PackedLatents, FlowAdapter):
         return config.get("guidance_embeds", False)
 
     @classmethod
-    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
         """Take weights without guidance embedding for those of schnell, though some others have none either."""
         return not cls.takes_guidance(denoiser)
 

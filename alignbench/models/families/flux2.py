@@ -1,7 +1,7 @@
 """FLUX.2-dev: a transformer over batch-normalised latents with features of Mistral, flow, distilled guidance."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
@@ -34,6 +34,22 @@ class Flux2(FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     takes_reward_vae = False
     takes_negative_prompt = False
+    original_blocks: ClassVar = {
+        ("double_blocks", "transformer_blocks"): {
+            "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "img_attn.proj": ("attn.to_out.0",),
+            "img_mlp.0": ("ff.linear_in",),
+            "img_mlp.2": ("ff.linear_out",),
+            "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+            "txt_attn.proj": ("attn.to_add_out",),
+            "txt_mlp.0": ("ff_context.linear_in",),
+            "txt_mlp.2": ("ff_context.linear_out",),
+        },
+        ("single_blocks", "single_transformer_blocks"): {
+            "linear1": ("attn.to_qkv_mlp_proj",),
+            "linear2": ("attn.to_out",),
+        },
+    }
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """FLUX.2-klein: FLUX.2 with features of Qwen3, and guidance by two calls where it is not distilled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,13 @@ class Flux2Klein(Flux2):
     def template_tokens(self) -> int:
         """Tokens that the chat template adds to a prompt."""
         return template_tokens(self.pipeline.tokenizer, enable_thinking=False)
+
+    @classmethod
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
+        """Take weights for the distilled ones if their index says so; its other files are those of the base."""
+        return index.get("is_distilled", False)
 
     def guidance_weight(self, guidance_scale: float) -> float:
         """Return the scale; distilled weights are guided whatever it is, and the pipeline does not add to that."""

@@ -1,6 +1,7 @@
 """Lumina-Image 2.0: a transformer over one sequence of text and image, with features of Gemma 2, rectified flow."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,17 @@ class Lumina2(FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
     schedulers = FLOW_EULER
+    original_blocks: ClassVar = {
+        (blocks, blocks): {
+            "attention.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "attention.out": ("attn.to_out.0",),
+            "feed_forward.w1": ("feed_forward.linear_1",),
+            "feed_forward.w2": ("feed_forward.linear_2",),
+            "feed_forward.w3": ("feed_forward.linear_3",),
+            "adaLN_modulation.1": ("norm1.linear",),
+        }
+        for blocks in ("layers", "noise_refiner", "context_refiner")
+    }
 
     # ---- text
 

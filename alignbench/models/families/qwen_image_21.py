@@ -1,6 +1,6 @@
 """Qwen-Image 2.1: a block-causal transformer with features of Qwen3-VL, rectified flow, pictures with transparency."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,13 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
         return self.latent_factor * SLOT
 
     # ---- noise levels
+
+    @classmethod
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
+        """Take weights that come with noise levels of their own for those of Turbo."""
+        return index.get("sample_sigmas") is not None
 
     def check_num_steps(self, num_inference_steps: int) -> None:
         """Refuse other steps than those that weights were distilled for, which the pipeline would take in any case."""

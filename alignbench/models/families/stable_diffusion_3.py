@@ -30,6 +30,21 @@ class StableDiffusion3(FlowAdapter):
         "text_encoder_2": ("text_encoders.clip_g.",),
         "text_encoder_3": ("text_encoders.t5xxl.",),
     }
+    original_blocks: ClassVar = {
+        ("joint_blocks", "transformer_blocks"): {
+            "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "x_block.attn.proj": ("attn.to_out.0",),
+            "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+            "x_block.attn2.proj": ("attn2.to_out.0",),
+            "x_block.mlp.fc1": ("ff.net.0.proj",),
+            "x_block.mlp.fc2": ("ff.net.2",),
+            "x_block.adaLN_modulation.1": ("norm1.linear",),
+            "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+            "context_block.attn.proj": ("attn.to_add_out",),
+            "context_block.mlp.fc1": ("ff_context.net.0.proj",),
+            "context_block.mlp.fc2": ("ff_context.net.2",),
+        },
+    }
     no_controlnet = (
         "diffusers' pipeline of its family encodes maps by a draw without a seed, so that images could not be made "
         "again"

@@ -1,7 +1,7 @@
 """Wan 2.1: a video transformer with UMT5 features, rectified flow, classifier-free guidance."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.utils.import_utils import is_ftfy_available
@@ -14,6 +14,8 @@ from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.schedulers import OF_FLOW
 from alignbench.settings.section import FrameCount
+
+ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}  # layers as first published and here
 
 
 class Wan(FrameLatents, FlowAdapter):
@@ -29,6 +31,17 @@ class Wan(FrameLatents, FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     patch_size = 2
     published_schedulers = OF_FLOW | {"UniPCMultistep"}
+    original_blocks: ClassVar = {
+        ("blocks", "blocks"): {
+            f"{theirs}.{name}": (f"{ours}.{layer}",)
+            for theirs, ours, layers in (
+                ("self_attn", "attn1", ATTENTION),
+                ("cross_attn", "attn2", ATTENTION),
+                ("ffn", "ffn", {"0": "net.0.proj", "2": "net.2"}),
+            )
+            for name, layer in layers.items()
+        }
+    }
 
     def __init__(self, pipeline: Any, *args: Any, num_frames: FrameCount = 1, **kwargs: Any) -> None:
         super().__init__(pipeline, *args, **kwargs)

@@ -32,6 +32,13 @@ class ZImage(FlowAdapter):
         "vae": ("first_stage_model.", "vae."),
         "text_encoder": (),
     }
+    original_blocks: ClassVar = {
+        (blocks, blocks): {
+            "attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
+            "attention.out": ("attention.to_out.0",),
+        }
+        for blocks in ("layers", "noise_refiner", "context_refiner")
+    }
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -53,7 +60,9 @@ class ZImage(FlowAdapter):
         return Conditioning(self._zeros(num_prompts, self.max_sequence_length, self.denoiser.config.cap_feat_dim))
 
     @classmethod
-    def takes_few_steps(cls, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    def takes_few_steps(
+        cls, index: Mapping[str, Any], denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> bool:
         """Take weights that come with a shift of 3 for those of Z-Image-Turbo; those of the base come with 6."""
         return scheduler.get("shift") == 3.0
 

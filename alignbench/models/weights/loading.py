@@ -130,26 +130,31 @@ def read_index(file: Path) -> dict[str, Any]:
 
 
 def _is_known_code(name: str, value: Any) -> bool:
-    """Say whether an entry of an index is a plain value, an absent part, or a class of a library that we know.
+    """Say whether an entry of an index is plain values, an absent part, or a class of a library that we know.
 
     Classes that read from the folder which class they are, such as AutoModel, are not known.
     """
     if not isinstance(value, list) or name == "_class_name":
         return isinstance(value, str | int | float | bool | None)
-    if value == [None, None]:
+    if value == [None, None] or all(isinstance(one, int | float) for one in value):  # or noise levels
         return True
     known = LIBRARIES | ({"stable_diffusion"} if name == "safety_checker" else set())  # a filter that is left out
     known_library = len(value) == 2 and isinstance(value[0], str) and value[0] in known
     return known_library and re.fullmatch(r"(?!Auto[A-Z])[A-Z]\w*", str(value[1])) is not None
 
 
+def used_parts(index: dict[str, Any]) -> dict[str, list[str]]:
+    """Return library and class of each part of a pipeline that is there and used."""
+    return {
+        name: part
+        for name, part in index.items()
+        if isinstance(part, list) and part and isinstance(part[0], str) and name not in UNUSED_PARTS
+    }
+
+
 def _networks(index: dict[str, Any]) -> set[str]:
     """Return the parts of a pipeline that are networks and are used."""
-    return {
-        name
-        for name, part in index.items()
-        if isinstance(part, list) and part[0] is not None and name not in UNUSED_PARTS and is_network(part[1])
-    }
+    return {name for name, (_, kind) in used_parts(index).items() if is_network(kind)}
 
 
 def is_network(class_name: str) -> bool:
@@ -194,13 +199,22 @@ def part_config(path: str, part: str, revision: str | None = None, config: str |
         path, revision, config: as for `load_pipeline`.
         part: name of a network in the pipeline, or `scheduler`.
     """
+    name = f"{part}/scheduler_config.json" if part == "scheduler" else f"{part}/config.json"
+    return read_json_object(_config_file(path, name, revision, config), "fetch it again")
+
+
+def pipeline_index(path: str, revision: str | None = None, config: str | None = None) -> dict[str, Any]:
+    """Return the model_index.json of a model that `check_weights` found; arguments as for `load_pipeline`."""
+    return read_index(_config_file(path, INDEX, revision, config))
+
+
+def _config_file(path: str, name: str, revision: str | None, config: str | None) -> Path:
+    """Return a file of a model's folder, or of the folder that belongs to a single file."""
     if Path(path).is_file():
         assert config is not None
         path, revision = config, None
-    name = f"{part}/scheduler_config.json" if part == "scheduler" else f"{part}/config.json"
     local = Path(path) / name
-    file = local if local.is_file() else Path(hf_hub_download(path, name, revision=revision))
-    return read_json_object(file, "fetch it again")
+    return local if local.is_file() else Path(hf_hub_download(path, name, revision=revision))
 
 
 def is_here(path: str, revision: str | None) -> bool:
@@ -333,11 +347,9 @@ def _missing(folder: Path, parts: Collection[str] | None = None) -> list[str]:
         return [INDEX]
     index = read_index(folder / INDEX)
     missing = []
-    for name, part in index.items():
-        if name in UNUSED_PARTS or not isinstance(part, list) or part[0] is None:
-            continue
+    for name, (_, kind) in used_parts(index).items():
         files = {file.name for file in (folder / name).glob("*") if file.is_file()}
-        has_weights = is_network(part[1]) and (parts is None or name in parts)
+        has_weights = is_network(kind) and (parts is None or name in parts)
         if not files:
             missing.append(f"{name}/")
         elif has_weights and (shards := _missing_shards(folder / name)):

@@ -1,7 +1,6 @@
 """Policies on disk: saved in the layouts that diffusers reads, loaded from those and from what others published."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -10,28 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
-from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
-from alignbench.models.weights.state_dicts import (
-    listed,
-    misfits,
-    read_state_dict,
-    safetensors_header,
-    shapes,
-    sort_notes,
+from alignbench.models.weights.adapter_files import (
+    AdapterFile,
+    BlockNames,
+    check_kinds,
+    holds_adapters,
+    lacks_low_rank,
+    unfit,
 )
-from alignbench.reading import parse_json, read_json_object
+from alignbench.models.weights.find_policy import LORA_FILES, DenoiserName, Policy, find_policy
+from alignbench.models.weights.state_dicts import listed, misfits, read_state_dict, shapes, sort_notes
 
 LORA_FILE = LORA_FILES[0]
 # what programs put before all keys of a network, its name in a pipeline among it
 WRAPPERS = ("module.", "_orig_mod.", *(f"{name}." for name in get_args(DenoiserName)))
-PEFT_PREFIX = "base_model.model."  # before all keys of PEFT's adapters
-ADAPTER_SETTINGS = (
-    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
-    "layers_pattern", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "modules_to_save",
-)  # fmt: skip
-IS_ADAPTER = re.compile(r"lora|\.alpha$|dora_scale|hada_|lokr_|oft_|\.diff(_b)?$")
-# the two matrices of a LoRA as programs call them, PEFT with the name of the adapter between; and its alpha
-IS_LORA = re.compile(r"lora(_A|_B|\.down|\.up|_down|_up)(\.\w+)?\.weight$|\.alpha$")
 
 
 @dataclass(frozen=True)
@@ -92,8 +83,8 @@ class SavedWeights:
 
     @property
     def is_lora(self) -> bool:
-        """Whether these are low-rank adapters and not a whole network."""
-        return any(IS_ADAPTER.search(key) for key in self.state)
+        """Whether these are low-rank adapters, which lie beside the weights of a network and do not replace them."""
+        return holds_adapters(self.state) and not lacks_low_rank(self.state)
 
 
 def read_policy(denoiser_name: DenoiserName, path: Path | str, revision: str | None = None) -> SavedWeights:
@@ -106,17 +97,28 @@ def read_policy(denoiser_name: DenoiserName, path: Path | str, revision: str | N
 
 
 def put_policy(
-    pipeline: Any, denoiser_name: DenoiserName, weights: SavedWeights, original_keys: Sequence[str] = ()
+    pipeline: Any,
+    denoiser_name: DenoiserName,
+    weights: SavedWeights,
+    original_keys: Sequence[str] = (),
+    original_blocks: BlockNames | None = None,
 ) -> None:
     """Put saved weights into a pipeline's denoiser, which has no adapters; see `ModelAdapter.load_policy`.
 
     Args:
         original_keys: how keys of blocks begin where weights are in the layout that they were first published in.
+        original_blocks: what the layers of blocks are called there.
     """
+    network: Any = getattr(pipeline, denoiser_name)
+    if not holds_adapters(weights.state):
+        _load_network(network, weights.policy, weights.state, original_keys)
+        return
+    check_kinds(weights.policy, weights.state)
+    file = AdapterFile(pipeline, denoiser_name, weights.policy, weights.state, original_blocks or {})
     if weights.is_lora:
-        _load_adapters(pipeline, denoiser_name, weights.policy, weights.state)
+        put_adapters(network, *file.lora())
     else:
-        _load_network(getattr(pipeline, denoiser_name), weights.policy, weights.state, original_keys)
+        _add_to_weights(network, file.changes())
 
 
 def load_checkpoint(
@@ -133,7 +135,7 @@ def load_checkpoint(
         name: parameter.data for name, parameter in network.named_parameters() if adapters is None or "lora_" in name
     }
     if faults := misfits(shapes(trained), shapes(weights)):
-        raise UserError(f"{_told(run, network)}; {faults}; choose the `model` that they were made of")
+        raise UserError(f"{unfit(run, network)}; {faults}; choose the `model` that they were made of")
     if average is not None:  # rounded as the weights, in whose place a run saves it
         weights = {name: mean.to(weights[name].dtype) for name, mean in zip(trained, average, strict=True)}
     for name, parameter in trained.items():
@@ -150,7 +152,7 @@ def _load_network(network: Any, policy: Policy, state: dict[str, Tensor], origin
     if any(blocks.intersection(key.split(".")) for key in state):
         state = _converted(network, policy, state)
     if faults := misfits(shapes(network.state_dict()), shapes(state)):
-        raise UserError(f"{_told(policy.path, network)}; {faults}; choose the `model` that they were made of")
+        raise UserError(f"{unfit(policy.path, network)}; {faults}; choose the `model` that they were made of")
     network.load_state_dict(state)
 
 
@@ -176,36 +178,24 @@ def _converted(network: Any, policy: Policy, state: dict[str, Tensor]) -> dict[s
         converted = convert(checkpoint=rest, config=dict(network.config))
     except LookupError as error:
         missing = error.args[0] if isinstance(error, KeyError) else "all of its blocks"
-        raise UserError(f"{_told(policy.path, network)}; missing: {missing}") from None
+        raise UserError(f"{unfit(policy.path, network)}; missing: {missing}") from None
     # the converters of transformers take out what they use, that of UNets passes the very tensors on
     used = {id(tensor) for tensor in converted.values()}
     left = [key for key, tensor in rest.items() if id(tensor) not in used]
     if left:
-        raise UserError(f"{_told(policy.path, network)}; {listed('left over', left)}; give a file of the network alone")
+        raise UserError(f"{unfit(policy.path, network)}; {listed('left over', left)}; give a file of the network alone")
     return converted
-
-
-def _told(path: str, network: Any) -> str:
-    return f"the weights of model.policy={path} do not fit the {type(network).__name__} of this model"
 
 
 # ---- adapters
 
 
-def _load_adapters(pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]) -> None:
-    """Add low-rank adapters, in the keys of diffusers, of PEFT, or of kohya's scripts and ComfyUI."""
-    network: Any = getattr(pipeline, denoiser_name)
-    if others := [key for key in state if not IS_LORA.search(key)]:
-        raise UserError(
-            f"model.policy={policy.path} holds more than a plain LoRA, such as parts of DoRA, LoHa or LoKr, which "
-            f"would not be used; {listed('left over', others)}; merge it into the network with the program that made it"
-        )
-    config = _adapter_config(policy, denoiser_name)
-    if config is None:
-        state = _with_alpha_inside(state, policy)
-    state = _in_keys_of_peft(pipeline, denoiser_name, policy, state)
-    _check_adapters(network, policy, state)
-    put_adapters(network, state, config)
+def _add_to_weights(network: Any, changes: Iterable[tuple[str, Tensor]]) -> None:
+    """Add changes of layers to their weights, in float32 at least."""
+    for layer, change in changes:
+        weight: Tensor = network.get_submodule(layer).weight.data
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        weight.copy_(weight.to(wide) + change.reshape(weight.shape).to(weight.device, wide))
 
 
 def add_adapters(network: Any, adapters: Adapters) -> None:
@@ -242,114 +232,6 @@ def put_adapters(network: Any, state: dict[str, Tensor], config: dict[str, Any] 
 
         widen_adapters(network)
         set_peft_model_state_dict(network, state)
-
-
-def _adapter_config(policy: Policy, denoiser: str) -> dict[str, Any] | None:
-    """Return rank, alpha and targets where PEFT or diffusers saved them along."""
-    if policy.peft_config is not None:
-        return _kept(read_json_object(policy.peft_config, "fetch it again"))
-    if policy.files[0].suffix != ".safetensors":
-        return None
-    file = policy.files[0]
-    kept = safetensors_header(file).get("__metadata__", {})
-    notes = kept.get("lora_adapter_metadata") if isinstance(kept, dict) else None
-    if notes is None:
-        return None
-    settings = parse_json(notes, f"lora_adapter_metadata of {file}", "fetch it again") if isinstance(notes, str) else 0
-    if not isinstance(settings, dict):
-        raise UserError(f"lora_adapter_metadata of {file} is no object; fetch it again")
-    prefix = f"{denoiser}."
-    return _kept({key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)})
-
-
-def _kept(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides how adapters act. PEFT would import the modules that other settings name."""
-    return {key: value for key, value in config.items() if key in ADAPTER_SETTINGS}
-
-
-def _with_alpha_inside(state: dict[str, Tensor], policy: Policy) -> dict[str, Tensor]:
-    """Multiply the alpha / rank of each adapter into its second matrix, so that none is left to be lost on the way.
-
-    diffusers keeps an alpha of its own for each layer of some families only. Without an alpha it is the rank.
-    """
-    state = dict(state)
-    for key in [key for key in state if key.endswith(".alpha")]:
-        name, alpha = key.removesuffix(".alpha"), float(state.pop(key))
-        for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("lora.up", "lora.down"), ("up", "down")):
-            if f"{name}.{up}.weight" in state and f"{name}.{down}.weight" in state:
-                rank = state[f"{name}.{down}.weight"].shape[0]
-                state[f"{name}.{up}.weight"] = state[f"{name}.{up}.weight"] * (alpha / rank)
-                break
-        else:
-            raise UserError(f"model.policy={policy.path} has an alpha without its adapter; left over: {key}")
-    return state
-
-
-def _in_keys_of_peft(
-    pipeline: Any, denoiser_name: DenoiserName, policy: Policy, state: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return adapters of the denoiser named as PEFT names them in it, `<module>.lora_A.weight`."""
-    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-
-    network: Any = getattr(pipeline, denoiser_name)
-    prefix, layers = f"{denoiser_name}.", dict(network.named_modules())
-    if all(key.startswith(PEFT_PREFIX) for key in state):
-        state = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items()}
-    elif all(key.partition(".lora_")[0] in layers for key in convert_unet_state_dict_to_peft(state)):
-        # as save_attn_procs of diffusers wrote them, too: <module>.processor.to_q_lora.down.weight
-        state = {prefix + key: tensor for key, tensor in state.items()}
-    if not all(key.startswith(prefix) for key in state):
-        settings = {"unet_config": network.config} if denoiser_name == "unet" else {}
-
-        def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-            found = pipeline.lora_state_dict(dict(state), **settings)
-            return found[0] if isinstance(found, tuple) else found
-
-        try:
-            unused = _unused(convert, state)
-            state = convert(state)
-        except (ValueError, KeyError) as error:  # what diffusers says of keys that it does not know
-            reason = " ".join(str(error).split())
-            raise UserError(f"the adapters of model.policy={policy.path} cannot be read: {reason}") from None
-        if unused:
-            raise UserError(
-                f"model.policy={policy.path} has adapters of layers that diffusers does not read, which would not be "
-                f"used; {listed('left over', unused)}"
-            )
-    if strange := [key for key in state if not key.startswith(prefix)]:
-        raise UserError(
-            f"model.policy={policy.path} has adapters of more than the {denoiser_name}, which alone is loaded; "
-            f"{listed('left over', strange)}"
-        )
-    state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state if any(".lora_A." in key for key in state) else convert_unet_state_dict_to_peft(state)
-
-
-def _unused(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], state: dict[str, Tensor]) -> list[str]:
-    """Return the keys of tensors that a converter of diffusers drops, some of which it mentions in its log alone.
-
-    It is found by trying: the converter is given tensors of the same shapes, each filled with a number of its own.
-    """
-    marks = {float(number): key for number, key in enumerate(state, start=1)}
-    marked = {key: torch.full(state[key].shape, mark) for mark, key in marks.items()}
-    found = {mark for tensor in convert(marked).values() for mark in tensor.unique().tolist()}
-    return [key for mark, key in marks.items() if mark not in found]
-
-
-def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]) -> None:
-    """Refuse adapters that lack a half or belong to no layer; diffusers would pass over them with a warning."""
-    layers = dict(network.named_modules())
-    expected: dict[str, tuple[int, ...]] = {}
-    for key in state:
-        name, _, end = key.partition(".lora_")
-        weight = getattr(layers.get(name), "weight", None)
-        if end in ("A.weight", "B.weight") and isinstance(weight, Tensor) and weight.ndim >= 2:
-            rank = state.get(f"{name}.lora_A.weight", state[key]).shape[0]
-            one = (1,) * (weight.ndim - 2)
-            expected[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
-            expected[f"{name}.lora_B.weight"] = (weight.shape[0], rank, *one)
-    if faults := misfits(expected, shapes(state)):
-        raise UserError(f"{_told(policy.path, network)}; {faults}; choose the `model` that they were made of")
 
 
 def widen_adapters(network: nn.Module) -> None:

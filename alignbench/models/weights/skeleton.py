@@ -13,7 +13,7 @@ from torch import nn
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.architectures import published
 from alignbench.models.weights.hub import ask_hub
-from alignbench.models.weights.loading import INDEX, UNUSED_PARTS, is_network, read_index
+from alignbench.models.weights.loading import INDEX, is_network, read_index, used_parts
 from alignbench.models.weights.without_weights import on_meta
 from alignbench.reading import read_json_object
 
@@ -99,14 +99,12 @@ def _architecture(path: str, revision: str | None) -> dict[str, Any]:
         ask_hub(path, INDEX, revision, f"model.pretrained_model_name_or_path={path}", "a diffusers folder", path)
     index = read_index(_file(path, INDEX, revision))
     parts = {}
-    for name, value in index.items():
-        if not isinstance(value, list) or value[0] is None or name in UNUSED_PARTS:
+    for name, (_, kind) in used_parts(index).items():
+        if not (is_network(kind) or "Scheduler" in kind):
             continue
-        if not (is_network(value[1]) or "Scheduler" in value[1]):
-            continue
-        filename = "scheduler_config.json" if "Scheduler" in value[1] else "config.json"
+        filename = "scheduler_config.json" if "Scheduler" in kind else "config.json"
         config = read_json_object(_file(path, f"{name}/{filename}", revision), "fetch it again")
-        parts[name] = config | {"_class_name": value[1]}
+        parts[name] = config | {"_class_name": kind}
     return {"pipeline": index["_class_name"], "parts": parts}
 
 
