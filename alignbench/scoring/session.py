@@ -12,7 +12,7 @@ from rich.console import Console
 from alignbench.configuration.build import build
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.scoring.calibration import calibrate
+from alignbench.scoring.calibration import calibrate, summary
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import finish, score
 from alignbench.store.image_records import ImageSet
@@ -70,9 +70,8 @@ class Scoring:
         found = calibrate(self.evaluators, Path(self.cfg.results), self.network_pool, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
         self.network_pool.clear()  # training may need the memory
-        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
-        if news:
-            print_fact(self.console, "calibrated", ", ".join(news))
+        if news := summary(found):
+            print_fact(self.console, "calibrated", news)
         self.calibration = {
             key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
             for key, entry in found.items()
