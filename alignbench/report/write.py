@@ -19,6 +19,7 @@ from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import note_shared_data
+from alignbench.terminal.waiting import waiting
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
@@ -35,7 +36,8 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     found = readable(Path(root), with_images=True)
     for folder in found.runs:
         note_shared_data(folder, found.reward_models)
-    tables = build(root, num_resamples, found.runs, found.studies)
+    with waiting("comparing the runs"):
+        tables = build(root, num_resamples, found.runs, found.studies)
     tables = replace(tables, left_out=found.left_out, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)
     _write_turning_points(root, found.runs)

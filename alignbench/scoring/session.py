@@ -19,6 +19,7 @@ from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data
 from alignbench.terminal.console import print_fact
+from alignbench.terminal.waiting import waiting
 from alignbench.work_share import WorkShare
 
 
@@ -67,7 +68,9 @@ class Scoring:
         if not self.cfg.calibration:
             self.calibration = {f"{one.name}@{one.version}": {"outcome": "off"} for one in self.evaluators}
             return
-        found = calibrate(self.evaluators, Path(self.cfg.results), self.network_pool, self.accelerator.is_main_process)
+        root, is_main = Path(self.cfg.results), self.accelerator.is_main_process
+        with waiting("checking the evaluators on the test images"):
+            found = calibrate(self.evaluators, root, self.network_pool, is_main)
         self.accelerator.wait_for_everyone()
         self.network_pool.clear()  # training may need the memory
         if news := summary(found):
