@@ -153,7 +153,7 @@ def _tell_what_is_done(cfg: DictConfig) -> bool:
     run = RunFolder(Path(cfg.results) / run_name(cfg))
     told = recall(cfg, run)
     if told is not None:
-        print(f"{run.name}  all stages were done before, and nothing has changed since\n{told}", end="")
+        print(f"{run.name}  done before, and nothing has changed since\n{told}", end="")
     return told is not None
 
 
