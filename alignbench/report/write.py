@@ -42,6 +42,14 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     tables.write(root)
     _write_turning_points(root, found.runs)
     markdown.write(root, tables)
+    with waiting("drawing the charts"):
+        _write_charts(root, tables)
+    write_page(root, tables)
+    return tables
+
+
+def _write_charts(root: Path, tables: Tables) -> None:
+    """Draw the win rates of each section, and base at other guidance where it was sampled so."""
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
             key = f"{section.model}-{section.prompt_set}.png"
@@ -50,8 +58,6 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
             if section.guidance:
                 pictures.guidance_curves(section.guidance, folder / f"guidance-{key}", title=section.where)
-    write_page(root, tables)
-    return tables
 
 
 def _write_turning_points(root: Path, folders: Sequence[RunFolder]) -> None:
