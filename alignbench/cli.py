@@ -4,8 +4,6 @@ import argparse
 import difflib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,6 +37,7 @@ from alignbench.terminal.endings import (
 )
 from alignbench.terminal.machine import of_the_machine
 from alignbench.terminal.signals import asked_to_end, handled
+from alignbench.terminal.waiting import waiting
 
 PACE_OF = 4  # jobs by which the time left is estimated
 NUM_NAMED = 6  # jobs of a sweep that are named when it ends early
@@ -73,7 +72,7 @@ def _main(typed: list[str]) -> None:
             is_one_run = found is not None and not (args.multirun or found[1])
             if found is not None and is_one_run and is_plausible(found[0]) and _tell_what_is_done(found[0]):
                 return
-            with _waiting("loading libraries, checking the command"):
+            with waiting("loading libraries, checking the command"):
                 if check_command_line(args.overrides, args.multirun) > 1:
                     jobs = sweep_jobs(args.overrides, args.multirun)
             _rewrite_words(args, for_sweep(args.overrides, args.multirun))
@@ -164,7 +163,7 @@ def _tell_what_is_done(cfg: DictConfig) -> bool:
     run = RunFolder(Path(cfg.results) / run_name(cfg))
     told = recall(cfg, run)
     if told is not None:
-        print(f"{run.name}  all stages were done before, and nothing has changed since\n{told}", end="")
+        print(f"{run.name}  done before, and nothing has changed since\n{told}", end="")
     return told is not None
 
 
@@ -177,18 +176,6 @@ def _tell_all(cfg: DictConfig) -> None:
     from alignbench.report.terminal.sweep_table import print_sweep
 
     print_sweep(Path(cfg.results), Console(highlight=False))
-
-
-@contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """Show at a terminal that something is going on that takes seconds."""
-    if not (is_main() and sys.stderr.isatty()):
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
 
 
 def _results(words: list[str]) -> Path:

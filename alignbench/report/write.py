@@ -19,6 +19,7 @@ from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import note_shared_data
+from alignbench.terminal.waiting import waiting
 
 
 def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
@@ -35,11 +36,20 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     found = readable(Path(root), with_images=True)
     for folder in found.runs:
         note_shared_data(folder, found.reward_models)
-    tables = build(root, num_resamples, found.runs, found.studies)
+    with waiting("comparing the runs"):
+        tables = build(root, num_resamples, found.runs, found.studies)
     tables = replace(tables, left_out=found.left_out, diagnostics=diagnose(root, tables, num_resamples))
     tables.write(root)
     _write_turning_points(root, found.runs)
     markdown.write(root, tables)
+    with waiting("drawing the charts"):
+        _write_charts(root, tables)
+    write_page(root, tables)
+    return tables
+
+
+def _write_charts(root: Path, tables: Tables) -> None:
+    """Draw the win rates of each section, and base at other guidance where it was sampled so."""
     for section in sections(tables):
         if any(method != BASE for method, _ in section.rows):
             key = f"{section.model}-{section.prompt_set}.png"
@@ -48,8 +58,6 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
             if section.guidance:
                 pictures.guidance_curves(section.guidance, folder / f"guidance-{key}", title=section.where)
-    write_page(root, tables)
-    return tables
 
 
 def _write_turning_points(root: Path, folders: Sequence[RunFolder]) -> None:

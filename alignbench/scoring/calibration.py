@@ -107,6 +107,23 @@ def calibrate(
     return done
 
 
+def summary(found: Mapping[str, Calibration]) -> str:
+    """Say what came of the calibrations that were run now; nothing where all were known.
+
+    Args:
+        found: by `<evaluator>@<version>`, as `calibrate` returns them.
+    """
+    now = {key: one.outcome for key, one in found.items() if not one.known}
+    first = [key for key, outcome in now.items() if outcome == "first values"]
+    expected = len(now) - len(first)
+    parts = []
+    if expected:
+        parts.append(f"{expected} evaluator{'s score' if expected > 1 else ' scores'} the test images as expected")
+    if first:
+        parts.append(f"first scores of the test images by {', '.join(first)}, kept for comparison")
+    return "; ".join(parts)
+
+
 def compare(evaluator: Evaluator, before: Sequence[float] | None) -> Calibration:
     """Score the shipped images and compare the scores with stored values.
 

@@ -12,13 +12,14 @@ from rich.console import Console
 from alignbench.configuration.build import build
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator
-from alignbench.scoring.calibration import calibrate
+from alignbench.scoring.calibration import calibrate, summary
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import finish, score
 from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data
 from alignbench.terminal.console import print_fact
+from alignbench.terminal.waiting import waiting
 from alignbench.work_share import WorkShare
 
 
@@ -67,12 +68,13 @@ class Scoring:
         if not self.cfg.calibration:
             self.calibration = {f"{one.name}@{one.version}": {"outcome": "off"} for one in self.evaluators}
             return
-        found = calibrate(self.evaluators, Path(self.cfg.results), self.network_pool, self.accelerator.is_main_process)
+        root, is_main = Path(self.cfg.results), self.accelerator.is_main_process
+        with waiting("checking the evaluators on the test images"):
+            found = calibrate(self.evaluators, root, self.network_pool, is_main)
         self.accelerator.wait_for_everyone()
         self.network_pool.clear()  # training may need the memory
-        news = [f"{key} {entry.outcome}" for key, entry in found.items() if not entry.known]
-        if news:
-            print_fact(self.console, "calibrated", ", ".join(news))
+        if news := summary(found):
+            print_fact(self.console, "calibrated", news)
         self.calibration = {
             key: {"outcome": entry.outcome, "largest_difference": entry.largest_difference}
             for key, entry in found.items()

@@ -2,10 +2,10 @@
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from alignbench.configuration.build import run_name
 from alignbench.devices import free_memory
+from alignbench.terminal.waiting import waiting
 from alignbench.training.memory_estimate import table
 
 
@@ -17,6 +17,6 @@ def dry_run(cfg: DictConfig) -> None:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{run_name(cfg)}, {cfg.train.tuning} tuning, micro-batches of {cfg.train.micro_batch_size}", flush=True)
-    with Console(stderr=True).status("estimating the memory, and what would save some"):
+    with waiting("estimating the memory, and what would save some"):
         told = table(cfg, free_memory(device) if device.type == "cuda" else None)
     print(told)

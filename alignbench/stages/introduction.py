@@ -1,5 +1,6 @@
 """The first facts of a job: what runs, on what, and where the results are."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
@@ -25,11 +26,14 @@ def introduction(
     settings = cfg.train
     yield "model", f"{cfg.model.name}, {cfg.model.resolution} px, {accelerator.device}"
     if "train" in stages and trains(cfg):
-        rest = -(-settings.total_batch_size // (settings.micro_batch_size * accelerator.num_processes))
+        processes = accelerator.num_processes
+        share = math.ceil(settings.total_batch_size / processes)
+        rest = math.ceil(share / settings.micro_batch_size)
         yield (
             "batch",
-            f"{settings.total_batch_size} samples an update = {accelerator.num_processes} process(es) x "
-            f"{rest} micro-batch(es) of {settings.micro_batch_size}; {_length(settings)}, {settings.tuning} tuning",
+            f"{settings.total_batch_size} samples an update = {processes} process{'es' if processes > 1 else ''} x "
+            f"{rest} micro-batch{'es' if rest > 1 else ''} of {min(settings.micro_batch_size, share)}; "
+            f"{_length(settings)}, {settings.tuning} tuning",
         )
     if prompts is not None:
         part = f" of {prompts.full_size} (subset)" if prompts.is_subset else ""

@@ -304,7 +304,7 @@ class Job:
             return  # other shards have work to do before a table makes sense
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
-        recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
+        recorded = Console(file=io.StringIO(), width=self.console.width, record=True, force_jupyter=False)
         for console in (self.console, recorded):
             print_run(self.folder, tables, console)
             for picture in pictures:

@@ -30,6 +30,7 @@ from alignbench.files import write_text
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
 from alignbench.stages.training_terms import Term
+from alignbench.terminal.waiting import waiting
 from alignbench.work_share import WorkShare
 
 
@@ -41,7 +42,8 @@ def build_adapter(model: DictConfig, without: Sequence[str] = ()) -> ModelAdapte
         with open_dict(node):
             node.pipeline.without = list(without)
         node._set_parent(model)  # its values refer to the rest
-    return build(node)
+    with waiting(f"loading {model.name}"):
+        return build(node)
 
 
 class Preparation:

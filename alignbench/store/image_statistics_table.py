@@ -19,6 +19,7 @@ from alignbench.reading import read_parquet
 from alignbench.statistics.image_statistics import MEASURES, VERSION, ImageStatistics, image_statistics
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
+from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import digest_of_content
 from alignbench.videos import still
 
@@ -65,7 +66,7 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
             with ThreadPoolExecutor(num_threads) as pool:
                 list(pool.map(_unchanged, touched))
             os.utime(path)  # the next report need not read them again
-    label = f"statistics of {path.parents[2].name}"
+    label = f"image statistics {RunFolder(path.parents[2]).short_name}"
     # decoding and array operations let other threads work
     with (
         ThreadPoolExecutor(num_threads) as pool,

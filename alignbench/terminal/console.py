@@ -13,12 +13,14 @@ FACT_INDENT = 14  # of what is said of a named fact
 def open_console(quiet: bool = False, file_width: int = FILE_WIDTH) -> Console:
     """Return the console of this process. `[red]` and `:cat:` are printed as they are.
 
+    In a notebook it prints lines as `print` does, where rich would show each in a block of its own.
+
     Args:
         quiet: print nothing, as processes other than the main one do.
         file_width: width of lines where nobody looks at a terminal.
     """
     width = None if sys.stdout.isatty() else file_width
-    return Console(quiet=quiet, highlight=False, markup=False, emoji=False, width=width)
+    return Console(quiet=quiet, highlight=False, markup=False, emoji=False, width=width, force_jupyter=False)
 
 
 def headed(head: str, rest: str) -> Text:

@@ -66,7 +66,7 @@ def stop(error: Exception) -> NoReturn:
 def stop_by_signal(
     error: KeyboardInterrupt,
     kept: str,
-    command: Sequence[str] = (),
+    command: Sequence[str] | None = None,
     program: str = "alignbench",
     requeues: bool = False,
 ) -> NoReturn:
@@ -75,7 +75,7 @@ def stop_by_signal(
     Args:
         error: what the signal raised; a plain KeyboardInterrupt is Ctrl-C.
         kept: what lies on the disk.
-        command: the words after `python -m PROGRAM` that go on from there; empty where nothing does.
+        command: the words after `python -m PROGRAM` that go on from there; None where nothing does.
         program: the module that was run.
         requeues: whether Slurm is asked to start the job again if SIGUSR1 has announced its end.
     """
@@ -84,9 +84,9 @@ def stop_by_signal(
     told = f"stopped by {stopped.told}; {kept}"
     if job is not None:
         told += f"; Slurm is asked to put job {job} back into its queue"
-    elif command and os.environ.get("WORLD_SIZE", "1") == "1":
-        told += f"; go on by: python -m {program} {shlex.join(command)}"
-    elif command:
+    elif command is not None and os.environ.get("WORLD_SIZE", "1") == "1":
+        told += f"; go on by: python -m {program} {shlex.join(command)}".rstrip()
+    elif command is not None:
         told += "; repeat the command to go on"
     with suppress(OSError):  # after SIGHUP nobody reads it
         _close_bars()

@@ -25,6 +25,7 @@ OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SIGNALS = (*OURS, signal.SIGUSR2)  # the last is only submitit's
 SAME_SIGNAL_SECONDS = 1.0  # in which a signal that comes again is no second one
 BEHIND_LAUNCHER_SECONDS = 5.0  # a terminal sends Ctrl-C to a launcher and its processes, and the launcher passes it on
+SHOW_CURSOR = "\x1b[?25h"  # which `alignbench.terminal.waiting` hides
 
 
 class Noted:
@@ -173,4 +174,6 @@ def _end_at_once(signum: int) -> None:
 def _say(sentence: str) -> None:
     """Print in a handler of signals, where `print` may be in the midst of printing."""
     if os.environ.get("RANK", "0") == "0":
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nalignbench: {sentence}\n".encode())
+        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        cursor = SHOW_CURSOR if os.isatty(stderr) else ""
+        os.write(stderr, f"{cursor}\nalignbench: {sentence}\n".encode())

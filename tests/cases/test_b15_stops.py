@@ -170,3 +170,10 @@ def test_a_process_among_several_does_not_name_a_command_that_is_not_its_own(mon
     with pytest.raises(SystemExit):
         endings.stop_by_signal(KeyboardInterrupt(), "x keeps y", ["method=sft"])
     assert capsys.readouterr().err.strip() == "alignbench: stopped by Ctrl-C; x keeps y; repeat the command to go on"
+
+
+@pytest.mark.parametrize(("words", "told"), [([], "x keeps y; go on by: python -m alignbench"), (None, "x keeps y")])
+def test_the_command_without_words_is_named_too(capsys, words, told):
+    with pytest.raises(SystemExit):
+        endings.stop_by_signal(KeyboardInterrupt(), "x keeps y", words)
+    assert capsys.readouterr().err.strip() == f"alignbench: stopped by Ctrl-C; {told}"

@@ -1,10 +1,17 @@
 """C3: a command answers before it loads what takes seconds, and shows at a terminal that it goes on."""
 
 import io
+import os
 import subprocess
 import sys
 
-from alignbench import cli
+import pytest
+from tqdm import tqdm
+
+from alignbench.data.sources import shapes
+from alignbench.miniature.annotators import Population
+from alignbench.terminal import signals
+from alignbench.terminal.waiting import waiting
 
 CODE = """
 import sys
@@ -39,8 +46,25 @@ def test_while_libraries_load_a_terminal_shows_it_and_a_file_does_not(monkeypatc
     shown = {}
     for kind in (Terminal, io.StringIO):
         monkeypatch.setattr(sys, "stderr", kind())
-        with cli._waiting("loading libraries"):
+        with waiting("loading libraries"):
             pass
         shown[kind] = sys.stderr.getvalue()
     assert "loading libraries" in shown[Terminal]
     assert shown[io.StringIO] == ""
+
+
+def test_who_ends_the_program_meanwhile_gets_the_cursor_back(monkeypatch):
+    ours, theirs = os.openpty()
+    monkeypatch.setattr(sys, "__stderr__", os.fdopen(theirs, "w"))
+    signals._say("ended at once")
+    assert os.read(ours, 200).startswith(signals.SHOW_CURSOR.encode())
+    os.close(ours)
+
+
+@pytest.mark.parametrize(("delay", "shown"), [(0, True), (600, False)])
+def test_pairs_that_take_long_are_drawn_with_a_bar(monkeypatch, capsys, delay, shown):
+    monkeypatch.setattr(shapes, "tqdm", lambda *words, **settings: tqdm(*words, **settings | {"delay": delay}))
+    votes = {"annotators": Population(), "num_votes": 5, "posterior": "mode"}
+    source = shapes.ShapesData("shapes", 2, 3, **votes, fault_share=0.4, dirt_share=0.3, seed=7)
+    assert source.pairs
+    assert ("draw pairs: 100%" in capsys.readouterr().err) is shown

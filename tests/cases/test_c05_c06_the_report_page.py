@@ -317,6 +317,27 @@ def test_tables_and_charts_fit_on_paper(to, page, view):
     assert hidden
 
 
+def test_every_page_of_paper_has_the_heads_of_its_table(to, page):
+    """Chromium repeats a group of heads, but leaves it blank if a button in it has a box of its own."""
+    to("leaderboard")
+    page.emulate_media(media="print")
+    buttons = page.locator("thead button").evaluate_all("all => all.map((one) => one.getClientRects().length)")
+    to("images")
+    page.locator(".tile").first.wait_for()
+    head = page.locator(".line-head")
+    kind = head.evaluate("it => getComputedStyle(it).display + ', ' + getComputedStyle(it).breakInside")
+    left = "all => all.map((one) => one.getBoundingClientRect().left)"
+    names, tiles = (
+        head.locator("b").evaluate_all(left),
+        page.locator("li.line").first.locator(".tile").evaluate_all(left),
+    )
+    page.emulate_media(media="null")
+    assert buttons
+    assert set(buttons) == {0}
+    assert kind == "table-header-group, avoid"
+    assert names == tiles
+
+
 @pytest.mark.parametrize(("view", "least"), [("overview", 2), ("images", 4)])
 def test_pictures_are_printed(to, page, view, least):
     """The same sprite on several lines of the paper is in the file once, at least."""

@@ -14,7 +14,7 @@ from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.scoring import calibration as reference
-from alignbench.scoring.calibration import IMAGES, RECORD, STORED, calibrate, compare, store
+from alignbench.scoring.calibration import IMAGES, RECORD, STORED, Calibration, calibrate, compare, store, summary
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import info
 
@@ -148,6 +148,17 @@ def test_values_of_lower_precision_are_not_stored(monkeypatch, tmp_path):
     half = Light(precision="float16")
     store({"light@1": (info(half), compare(half, None))})
     assert json.loads((tmp_path / "values.json").read_text()) == {}
+
+
+def test_the_summary_counts_what_is_as_expected_and_names_what_has_nothing_to_be_compared_with():
+    def found(*outcomes, known=()):
+        return {f"e{i}@1": Calibration(outcome, None, [], known=i in known) for i, outcome in enumerate(outcomes)}
+
+    assert summary(found("as stored")) == "1 evaluator scores the test images as expected"
+    assert summary(found("as stored", "as before", "first values")) == (
+        "2 evaluators score the test images as expected; first scores of the test images by e2@1, kept for comparison"
+    )
+    assert summary(found("as stored", "first values", known=(0, 1))) == ""
 
 
 def test_the_program_calibrates_what_is_present_and_tells_what_is_not(capsys, tmp_path):

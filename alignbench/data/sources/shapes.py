@@ -8,12 +8,14 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from alignbench.data.source import Pair, PairSource, TrainingImage, decide
 from alignbench.errors import UserError
 from alignbench.miniature.candidates import candidate
 from alignbench.settings.data import Mixed, Posterior
 from alignbench.settings.section import Seed
+from alignbench.terminal.endings import is_main
 
 if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population
@@ -129,7 +131,10 @@ class ShapesData(PairSource):
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        decided = [self._voted(number) for number in range(self.num_pairs)]
+        numbers = tqdm(
+            range(self.num_pairs), "draw pairs", unit="pair", dynamic_ncols=True, delay=1, disable=not is_main()
+        )
+        decided = [self._voted(number) for number in numbers]
         kept = [pair for pair in decided if pair is not None]
         if len(kept) < self.num_pairs:
             self.num_filtered["tie"] = self.num_pairs - len(kept)

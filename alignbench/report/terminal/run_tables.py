@@ -126,7 +126,8 @@ def _facts(folder: RunFolder, manifest: Manifest) -> Iterator[tuple[str, str]]:
     budget = manifest.budget
     if budget.optimizer_steps:
         pace = f"{budget.optimizer_steps:,} updates, {budget.samples_seen:,} samples"
-        yield "training", f"{duration(budget.train_seconds)}, {pace}, step {manifest.selected_step} kept"
+        kept = f", step {manifest.selected_step} kept" if manifest.selected_by else ""
+        yield "training", f"{duration(budget.train_seconds)}, {pace}{kept}"
         yield (
             "memory",
             f"{budget.peak_memory_gib:.2f} GiB at most, {budget.trainable_parameters:,} trainable parameters",

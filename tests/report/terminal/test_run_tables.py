@@ -74,3 +74,14 @@ def test_a_report_of_a_run_without_figures_tells_the_verdicts_on_all_others(smal
     assert "sd15_mini, shapes Worse than base: sft and dpo. One training seed each, so all this holds for these" in text
     assert "dpo (1 training seed): better only on" in text
     assert "sft (1 training seed): worse on shapes_oracle_agreement 0.0 % (***), better on none" in text
+
+
+def test_a_step_is_said_to_be_kept_only_where_it_was_chosen(world):
+    world.run("base", [1, 2, 3, 4])
+    folder = world.run("dpo", [2, 3, 4, 5])
+    tables = build(world.root, 50)
+    for chosen_by, told in (([], False), (["shapes_clip"], True)):
+        folder.update(selected_by=chosen_by, selected_step=7)
+        console = Console(file=io.StringIO(), width=100)
+        print_run(folder, tables, console)
+        assert (", step 7 kept" in console.file.getvalue()) is told
