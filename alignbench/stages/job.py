@@ -35,12 +35,9 @@ from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
-from alignbench.report.terminal.run_tables import print_run
-from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES, Stage
 from alignbench.stages.early_end import advice_in, diverged
-from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
@@ -48,7 +45,6 @@ from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
-from alignbench.stages.track_results import track_results
 from alignbench.stages.training_terms import (
     Term,
     build_terms,
@@ -88,6 +84,8 @@ def run(cfg: DictConfig) -> list[RunFolder]:
     console = open_console(quiet=not accelerator.is_main_process)
     try:
         if has_images(cfg):
+            from alignbench.stages.existing import compare_existing
+
             return compare_existing(cfg, accelerator, console)
         job = Job(cfg, accelerator, console)
         job.run()
@@ -302,6 +300,10 @@ class Job:
         """Make the tables of all runs under the results root, and this run's pictures."""
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
+        from alignbench.report.terminal.run_tables import print_run
+        from alignbench.report.write import write_report, write_run_pictures
+        from alignbench.stages.track_results import track_results
+
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
         recorded = Console(file=io.StringIO(), width=self.console.width, highlight=False, record=True)
