@@ -38,6 +38,7 @@ from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES, Stage
 from alignbench.stages.early_end import advice_in, diverged
+from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
@@ -84,8 +85,6 @@ def run(cfg: DictConfig) -> list[RunFolder]:
     console = open_console(quiet=not accelerator.is_main_process)
     try:
         if has_images(cfg):
-            from alignbench.stages.existing import compare_existing
-
             return compare_existing(cfg, accelerator, console)
         job = Job(cfg, accelerator, console)
         job.run()
@@ -225,11 +224,10 @@ class Job:
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
             note_shared_data(self.folder, readable_reward_models(self.root))
+        optional = auxiliary, validation, self.tracking, self.cfg.profile
         with float32_products(self.cfg.train.tf32):
             try:
-                trained = train(
-                    self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
-                )
+                trained = train(self.cfg, model, method, data, self.folder, self.accelerator, *optional)
             except FloatingPointError as error:
                 raise diverged(error, self.folder) from None
         best_step = None if validation is None else validation.best_step

@@ -1,4 +1,4 @@
-"""Load some packages only when something in them is used: other libraries import them at every start and rarely use them.
+"""Load some packages at their first use: other libraries import them at every start and rarely use them.
 
 diffusers imports bitsandbytes, which compiles two functions, and `scipy.stats` whatever it is asked for. Together they
 take a fifth of what is spent before the first update.
