@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.statistics.significance import Level, levels_test, sign_flip_test, sign_test
+from alignbench.statistics.significance import Level, flipped_sums, levels_test, sign_flip_test, sign_test
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -251,7 +251,9 @@ class PairedScores:
         win_levels, gain_levels = resampling.levels(net, pseudo_prompts=True), resampling.levels(gain)
         # with one image a prompt and one seed there is nothing to weigh: each prompt is won, lost or a tie
         p_win = sign_test(nets) if signs.size == len(nets) else sign_flip_test(nets, seed=resampling.seed)
-        p_gain = sign_flip_test(gains, seed=resampling.seed)
+        is_one_of_many = len(self.scores) > 2
+        flipped = (lambda: self._flipped[method_a] - self._flipped[method_b]) if is_one_of_many else None
+        p_gain = sign_flip_test(gains, seed=resampling.seed, flipped=flipped)
         p_win_weights, p_gain_weights = p_win, p_gain
         if len(win_levels) > 1:  # of raters, too
             p_win_weights = _larger(p_win, levels_test(float(net.mean()), win_levels))
@@ -281,6 +283,13 @@ class PairedScores:
     def _means(self) -> list[Floats]:
         """By method, [S, R]."""
         return self._by_method(self.resampling.means(np.concatenate(self.scores)))
+
+    @cached_property
+    def _flipped(self) -> Floats:
+        """Sums of each method's scores over clusters with random signs, [M, F], for tests of their differences."""
+        sums, *_ = self.resampling.sums_by_level(np.stack([values.mean(axis=0) for values in self.scores]))
+        # what all methods have in common would only cost digits
+        return flipped_sums(sums - sums.mean(axis=0), seed=self.resampling.seed)
 
     def _by_method(self, rows: Floats) -> list[Floats]:
         return np.split(rows, np.cumsum([len(values) for values in self.scores])[:-1])
