@@ -8,11 +8,14 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alignbench.terminal.late_imports import import_late
+
 if TYPE_CHECKING:
     from alignbench.errors import UserError
     from alignbench.interface.results import Results, load_results
     from alignbench.interface.run import RunResult, run
 
+import_late()
 # it warns of a faster kernel that is not installed
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

@@ -1,4 +1,5 @@
 import io
+import subprocess
 import sys
 
 import pytest
@@ -87,3 +88,14 @@ def test_a_sign_that_the_locale_has_not_is_replaced(monkeypatch):
     with endings.one_sentence():
         print("shapes_clip \N{UPWARDS ARROW} b", flush=True)
     assert written.getvalue() == b"shapes_clip ? b\n"
+
+
+HEAVY = {"torch", "numpy", "pandas", "scipy", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["method=dpo", "model=sd15_mini", "--cfg", "job"]])
+def test_what_only_prints_text_imports_no_heavy_package(words):
+    code = f"import sys; from alignbench import cli; cli.main(); sys.exit(' '.join({HEAVY} & {{*sys.modules}}) or 0)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "method" in done.stdout

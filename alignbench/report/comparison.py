@@ -116,6 +116,7 @@ class MethodComparison:
         self.image_lists: list[list[ImageKey]] = []
         self.over_base: dict[str, intervals.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
+        self._shown: dict[str, int] = {}
 
     def _agreed_prompts(self) -> dict[str, PromptRecord]:
         prompts: dict[str, PromptRecord] = {}
@@ -149,7 +150,9 @@ class MethodComparison:
 
     def shown(self, contender: Contender) -> int:
         """Return the index in `image_lists` of the images that figures of this contender alone are over."""
-        return self._number_of(contender.image_set & self.common)
+        if contender.label not in self._shown:
+            self._shown[contender.label] = self._number_of(contender.image_set & self.common)
+        return self._shown[contender.label]
 
     def _number_of(self, images: Set[ImageKey]) -> int:
         ordered = sorted(images)

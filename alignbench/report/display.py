@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy import stats
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL, CIRCLES
@@ -161,7 +161,7 @@ def mean_ranks(section: TableSection) -> dict[str, float]:
     for evaluator, rows in held_out.items():
         ranked = [row for row in rows if row["method"] in methods]
         direction = -1 if section.infos[evaluator].higher_is_better else 1
-        for row, rank in zip(ranked, rankdata([direction * row["median"] for row in ranked]), strict=True):
+        for row, rank in zip(ranked, stats.rankdata([direction * row["median"] for row in ranked]), strict=True):
             ranks[row["method"]].append(float(rank))
     return {method: float(np.mean(values)) for method, values in ranks.items()}
 

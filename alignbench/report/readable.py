@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignbench.errors import UserError
-from alignbench.report.curves.read import read_curves, read_validation
+from alignbench.report.curves.read import read_curves, read_profile, read_validation
 from alignbench.report.diagnostics import Taken
 from alignbench.report.labels import settings
 from alignbench.report.tables import Measurement, measurements
@@ -79,6 +79,7 @@ def check_run(run: RunFolder, with_images: bool) -> None:
     data_of_run(run)
     if run.train_log.exists():
         read_curves(run.train_log)
+    read_profile(run)
     if run.validation_table.exists():
         read_validation(run.validation_table)
     for folder in (run, *map(RunFolder, run.validation_folders)):

@@ -43,6 +43,11 @@ class Command(Section):
         "Folder of real images with captions, or a list of them, as for model.folders. Those whose caption is an "
         "evaluation prompt are scored as the row data of the tables. null: none.",
     )
+    profile: bool = setting(
+        False,
+        "Record where the time of three updates of the training goes, in the folder `profile` of the run. Changes no "
+        "result.",
+    )
     requeue: bool = setting(
         False,
         "Under Slurm: put the job back into the queue when SIGUSR1 announces its end, as `--signal=USR1@300` asks for. "

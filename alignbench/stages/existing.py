@@ -14,8 +14,6 @@ from alignbench.data.existing_images.folders import ImageFolder, is_by_text, rea
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
-from alignbench.report.terminal.run_tables import print_run
-from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
@@ -60,6 +58,9 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     if left := scoring.left():
         console.print(f"score: {left} images are left for the other shards")
     elif "report" in cfg.stages:
+        from alignbench.report.terminal.run_tables import print_run
+        from alignbench.report.write import write_report, write_run_pictures
+
         tables = write_report(Path(cfg.results))
         shown = [RunFolder(Path(cfg.results) / name) for name in tables.labels]
         for run in runs[1:] or runs:

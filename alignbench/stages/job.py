@@ -34,8 +34,6 @@ from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
-from alignbench.report.terminal.run_tables import print_run
-from alignbench.report.write import write_report, write_run_pictures
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES, Stage
 from alignbench.stages.early_end import advice_in, diverged
@@ -47,7 +45,6 @@ from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
-from alignbench.stages.track_results import track_results
 from alignbench.stages.training_terms import (
     Term,
     build_terms,
@@ -227,11 +224,10 @@ class Job:
                 | {f"auxiliary.{term.method.name}": term.data.fingerprint for term in auxiliary},
             )
             note_shared_data(self.folder, readable_reward_models(self.root))
+        optional = auxiliary, validation, self.tracking, self.cfg.profile
         with float32_products(self.cfg.train.tf32):
             try:
-                trained = train(
-                    self.cfg, model, method, data, self.folder, self.accelerator, auxiliary, validation, self.tracking
-                )
+                trained = train(self.cfg, model, method, data, self.folder, self.accelerator, *optional)
             except FloatingPointError as error:
                 raise diverged(error, self.folder) from None
         best_step = None if validation is None else validation.best_step
@@ -302,6 +298,10 @@ class Job:
         """Make the tables of all runs under the results root, and this run's pictures."""
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
+        from alignbench.report.terminal.run_tables import print_run
+        from alignbench.report.write import write_report, write_run_pictures
+        from alignbench.stages.track_results import track_results
+
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
         recorded = Console(file=io.StringIO(), width=self.console.width, record=True, force_jupyter=False)

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.statistics.significance import Level, levels_test, sign_flip_test, sign_test
+from alignbench.statistics.significance import Level, flipped_sums, levels_test, sign_flip_test, sign_test
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 _CHUNK = 256  # resamples held as floats at a time
+_DRAWN = 16_384  # draws counted at a time; their counts stay in the processor's cache
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +71,7 @@ class Resampling:
 
     Args:
         clusters: what each of the N images belongs to, usually its prompt text.
-        num_resamples: how many; they take 2 bytes times the number of clusters each.
+        num_resamples: how many; they take 4 bytes times the number of clusters each.
         seed: with the number of clusters, decides the draws.
     """
 
@@ -88,9 +89,18 @@ class Resampling:
         """How often each resample holds each cluster, [R, C]."""
         rng = np.random.default_rng([self.seed, self.num_clusters])
         counts = np.empty((self.num_resamples, self.num_clusters), dtype=np.uint16)
-        for row in counts:
-            row[:] = np.bincount(rng.integers(self.num_clusters, size=self.num_clusters), minlength=self.num_clusters)
+        step = max(_DRAWN // self.num_clusters, 1)
+        for start in range(0, self.num_resamples, step):
+            rows = counts[start : start + step]
+            drawn = rng.integers(self.num_clusters, size=rows.shape)
+            drawn += np.arange(len(rows))[:, None] * self.num_clusters
+            rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
         return counts
+
+    @cached_property
+    def _counts_by_cluster(self) -> NDArray[np.uint16]:
+        """The same by cluster, [C, R], each row in one piece of memory."""
+        return np.ascontiguousarray(self.counts.T)
 
     def num_units(self, sums: Floats | None = None) -> int:
         """Return how many independent clusters there are, or those of them where `sums`, [C], is not 0."""
@@ -120,8 +130,13 @@ class Resampling:
 
     def totals(self, sums: Floats) -> Floats:
         """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
-        chunks = range(0, self.num_resamples, _CHUNK)
-        return np.concatenate([self.counts[start : start + _CHUNK].astype(np.float64) @ sums.T for start in chunks]).T
+        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
+        # wins and ties: float32 holds halves below 2^23 exactly, in whatever order they are added, at half the cost
+        is_exact = largest < 2**23 and bool((2 * sums == np.rint(2 * sums)).all())
+        kind = np.float32 if is_exact else np.float64
+        chunks, sums = range(0, self.num_resamples, _CHUNK), sums.astype(kind)
+        found = np.concatenate([self.counts[start : start + _CHUNK].astype(kind) @ sums.T for start in chunks])
+        return found.T.astype(np.float64)
 
     def means(self, values: Floats) -> Floats:
         """Return the mean of each row in each resample: [K, N] to [K, R]."""
@@ -132,8 +147,8 @@ class Resampling:
         """Return the median of each row in each resample: [K, N] to [K, R]."""
         order = np.argsort(values, axis=1, kind="stable")
         num_images = values.shape[1]
-        # six standard deviations of a resample's median, in ranks; below them only a count is needed
-        reach = 8 + int(3 * np.sqrt(np.square(np.bincount(self.cluster)).sum()))
+        # four standard deviations of a resample's median, in ranks; below them only a count is needed
+        reach = 8 + int(2 * np.sqrt(np.square(np.bincount(self.cluster)).sum()))
         window = slice(max(num_images // 2 - reach, 0), num_images // 2 + reach)
         sums = [np.bincount(self.cluster[row[: window.start]], minlength=self.num_clusters) for row in order]
         *before, total = self.totals(np.array([*sums, np.bincount(self.cluster)], dtype=np.float64)).astype(np.int64)
@@ -144,19 +159,20 @@ class Resampling:
         self, ascending: Floats, cluster: NDArray[np.intp], before: NDArray, total: NDArray, window: slice
     ) -> Floats:
         """Find the middle of each resample where its images are counted up, `before` of them below the window."""
-        medians = np.empty(self.num_resamples)
-        for start in range(0, self.num_resamples, _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            below = np.cumsum(self.counts[rows][:, cluster[window]], axis=1, dtype=np.int32) + before[rows, None]
-            middles = (total[rows] - 1) // 2, total[rows] // 2
-            lower, upper = (window.start + np.argmax(below > middle[:, None], axis=1) for middle in middles)
-            medians[rows] = (ascending[lower] + ascending[upper]) / 2
-            outside = (before[rows] > middles[0]) | (below[:, -1] <= middles[1])
-            for row in start + np.flatnonzero(outside):
-                image = np.searchsorted(
-                    np.cumsum(self.counts[row, cluster]), [(total[row] - 1) // 2, total[row] // 2], side="right"
-                )
-                medians[row] = ascending[image].mean()
+        middles = np.stack([(total - 1) // 2, total // 2])  # [2, R]: the median lies between these ranks
+        kind = np.uint16 if total.max() < 2**16 else np.uint32  # narrow numbers are added and compared faster
+        wanted = np.maximum(middles - before, 0).astype(kind)
+        counted = np.zeros(self.num_resamples, dtype=kind)
+        passed, is_below = np.zeros(middles.shape, dtype=np.uint16), np.empty(middles.shape, dtype=bool)
+        for number in cluster[window]:
+            counted += self._counts_by_cluster[number]
+            passed += np.less_equal(counted, wanted, out=is_below)
+        lower, upper = np.minimum(window.start + passed.astype(np.intp), len(ascending) - 1)
+        medians = (ascending[lower] + ascending[upper]) / 2
+        outside = (before > middles[0]) | (before + counted <= middles[1])
+        for row in np.flatnonzero(outside):
+            image = np.searchsorted(np.cumsum(self.counts[row, cluster]), middles[:, row], side="right")
+            medians[row] = ascending[image].mean()
         return medians
 
     def over_seeds(self, draws: Floats, *levels: Floats) -> Floats:
@@ -235,7 +251,9 @@ class PairedScores:
         win_levels, gain_levels = resampling.levels(net, pseudo_prompts=True), resampling.levels(gain)
         # with one image a prompt and one seed there is nothing to weigh: each prompt is won, lost or a tie
         p_win = sign_test(nets) if signs.size == len(nets) else sign_flip_test(nets, seed=resampling.seed)
-        p_gain = sign_flip_test(gains, seed=resampling.seed)
+        is_one_of_many = len(self.scores) > 2
+        flipped = (lambda: self._flipped[method_a] - self._flipped[method_b]) if is_one_of_many else None
+        p_gain = sign_flip_test(gains, seed=resampling.seed, flipped=flipped)
         p_win_weights, p_gain_weights = p_win, p_gain
         if len(win_levels) > 1:  # of raters, too
             p_win_weights = _larger(p_win, levels_test(float(net.mean()), win_levels))
@@ -266,6 +284,13 @@ class PairedScores:
         """By method, [S, R]."""
         return self._by_method(self.resampling.means(np.concatenate(self.scores)))
 
+    @cached_property
+    def _flipped(self) -> Floats:
+        """Sums of each method's scores over clusters with random signs, [M, F], for tests of their differences."""
+        sums, *_ = self.resampling.sums_by_level(np.stack([values.mean(axis=0) for values in self.scores]))
+        # what all methods have in common would only cost digits
+        return flipped_sums(sums - sums.mean(axis=0), seed=self.resampling.seed)
+
     def _by_method(self, rows: Floats) -> list[Floats]:
         return np.split(rows, np.cumsum([len(values) for values in self.scores])[:-1])
 
@@ -275,8 +300,11 @@ class PairedScores:
         rows, parts = [], {}
         for b, a in combinations(range(len(self.scores)), 2):
             by_seed = won_by_seed(self.scores[a], self.scores[b])
+            if len(self.scores[a]) == len(self.scores[b]) == 1:
+                by_seed = by_seed[:1]  # the other is the same
             starts = np.cumsum([len(rows), *map(len, by_seed)])
-            parts[a, b] = [slice(*ends) for ends in pairwise(starts)]
+            slices = [slice(*ends) for ends in pairwise(starts)]
+            parts[a, b] = slices[0], slices[-1]
             rows += [row for part in by_seed for row in part]
         draws = self.resampling.means(np.array(rows))
         return {pair: (draws[by_a], draws[by_b]) for pair, (by_a, by_b) in parts.items()}

@@ -1,6 +1,6 @@
 """Significance tests over clusters of prompts and over training seeds, and their adjustment for many comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +19,27 @@ def sign_test(gains: ArrayLike) -> float:
     return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
 
 
-def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) -> float:
+def sign_flip_test(
+    gains: ArrayLike,
+    num_flips: int = NUM_FLIPS,
+    seed: int = 0,
+    flipped: Callable[[], NDArray[np.float64]] | None = None,
+) -> float:
     """Return the two-sided p-value of the sum of `gains`, one a cluster, if each had either sign alike.
 
     Up to 14 clusters with a gain all sign patterns are tried. Beyond that `num_flips` random ones are, and
     p = (k + 1) / (num_flips + 1) for k sums at least as large. Where the gain is too clear for so many to resolve, p is
     Hoeffding's upper bound 2 exp(-sum^2 / (2 sum of squares)), which is never below the exact value.
+
+    Args:
+        flipped: returns what `flipped_sums` returns for these gains, [num_flips], where that is known at less cost.
     """
     values = np.asarray(gains, dtype=np.float64)
     values = values[values != 0]
     if not len(values):
         return 1.0
-    values = values / np.abs(values).max()
+    scale = np.abs(values).max()
+    values = values / scale
     observed = abs(values.sum()) - 1e-9  # sums that differ by rounding alone are equal
     if len(values) <= MAX_EXACT_CLUSTERS:
         patterns = (np.arange(2 ** (len(values) - 1))[:, None] >> np.arange(len(values))) & 1  # half; the rest mirrors
@@ -38,19 +47,41 @@ def sign_flip_test(gains: ArrayLike, num_flips: int = NUM_FLIPS, seed: int = 0) 
     bound = 2 * float(np.exp(-(values.sum() ** 2) / (2 * np.square(values).sum())))
     if bound <= 1 / (num_flips + 1):
         return bound
-    rng = np.random.default_rng([seed, len(values)])
+    if flipped is not None and len(values) == np.size(gains):  # signs are drawn for gains that are not 0
+        at_least = int((np.abs(flipped()) / scale >= observed).sum())
+        return (at_least + 1) / (num_flips + 1)
     width = -(-len(values) // 8)
     # a bit a gain; eight gains together have 256 sums, looked up instead of added
     eights = np.pad(values, (0, 8 * width - len(values))).reshape(width, 8)
     sums = (eights @ np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).T).ravel()
     offsets = np.arange(width) * 256
     at_least = 0
-    for start in range(0, num_flips, _CHUNK):
-        size = min(_CHUNK, num_flips - start)
-        packed = np.frombuffer(rng.bytes(size * width), dtype=np.uint8).reshape(size, width)
+    for packed in _random_signs(len(values), num_flips, seed):
         kept = sums[packed + offsets].sum(axis=1)
         at_least += int((np.abs(2 * kept - values.sum()) >= observed).sum())
     return (at_least + 1) / (num_flips + 1)
+
+
+def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: int = 0) -> NDArray[np.float64]:
+    """Return the sums of each row under the random signs that `sign_flip_test` gives as many gains: [K, C] to [K, F].
+
+    The sums of a difference of two rows are the difference of theirs. So M methods need M rows for M (M - 1) / 2 tests.
+    """
+    num = values.shape[1]
+    kept = [
+        np.unpackbits(packed, axis=1, count=num).astype(np.float64) @ values.T
+        for packed in _random_signs(num, num_flips, seed)
+    ]
+    return 2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True)
+
+
+def _random_signs(num: int, num_flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield random signs of `num` gains, a bit each, [at most 256, num / 8 rounded up], `num_flips` rows in all."""
+    rng = np.random.default_rng([seed, num])
+    width = -(-num // 8)
+    for start in range(0, num_flips, _CHUNK):
+        size = min(_CHUNK, num_flips - start)
+        yield np.frombuffer(rng.bytes(size * width), dtype=np.uint8).reshape(size, width)
 
 
 @dataclass(frozen=True)

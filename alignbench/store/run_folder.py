@@ -70,6 +70,15 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def profile(self) -> Path:
+        """Folder of what `profile=true` recorded of its updates."""
+        return self.path / "profile"
+
+    @property
+    def profile_figures(self) -> Path:
+        return self.profile / "profile.json"
+
+    @property
     def policy(self) -> Path:
         return self.path / "policy"
 

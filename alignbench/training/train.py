@@ -36,6 +36,7 @@ from alignbench.training.checkpoint import Checkpoints, Stateful, Weights
 from alignbench.training.compile_and_attention import compile_networks, set_attention_backend
 from alignbench.training.cpu_offload import CpuOffload
 from alignbench.training.parallel import join
+from alignbench.training.profiling import profiled
 from alignbench.training.progress import Limits, Progress
 from alignbench.training.tracking import Tracking
 from alignbench.training.update import add_gradients, autocast, of_samples, rollout, take_gradients, update
@@ -81,6 +82,7 @@ def train(
     auxiliary: Sequence[Auxiliary] = (),
     validation: Validation | None = None,
     tracking: Tracking | None = None,
+    profile: bool = False,
 ) -> Trained:
     """Train the policy of `model` by `method` and write it to the run folder.
 
@@ -223,7 +225,9 @@ def train(
         dynamic_ncols=True,
     )
 
-    with noted() as stop:
+    networks = [model.denoiser, model.reference_network, *model.frozen_networks, *method.frozen_modules().values()]
+    profiles = profile and accelerator.is_main_process
+    with noted() as stop, profiled(profiles, folder, networks, device) as profiler:
         while True:
             is_end = limits.reached(progress)
             if validation is not None and validation.due(progress.step, progress.network_passes, is_end):
@@ -277,6 +281,7 @@ def train(
                 bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
                 if progress.step % settings.logging_steps == 0:
                     log.write({"step": progress.step, **metrics})
+                profiler.step()
                 if progress.step == settings.max_train_steps:
                     break
 

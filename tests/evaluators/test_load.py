@@ -21,6 +21,7 @@ import sys, evaluators
 assert not {"torch", "hydra", "transformers", "PIL"} & {*sys.modules}
 from evaluators import load
 scorer = load("shapes_oracle_cleanliness")
+assert not {"diffusers", "transformers", "accelerate", "peft", "bitsandbytes"} & {*sys.modules}
 print(scorer.score([sys.argv[1]], ["a photo of a cat"]).tolist()[0], evaluators.__file__)
 """
 

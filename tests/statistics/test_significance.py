@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.significance import NUM_FLIPS, holm, sign_flip_test, sign_test
+from alignbench.statistics.significance import NUM_FLIPS, flipped_sums, holm, sign_flip_test, sign_test
 
 
 def test_the_sign_test_is_the_binomial_test_without_ties():
@@ -45,3 +45,19 @@ def test_holm_multiplies_the_smallest_by_all_and_never_reverses_an_order():
     assert holm([0.03, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
     assert holm([0.9, 0.8]) == pytest.approx([1, 1])
     assert np.isnan(holm([np.nan])).all()
+
+
+def test_tests_among_several_rows_share_the_sums_under_random_signs():
+    """The sums of a difference are the difference of sums, so the p-value is the same."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(3, 40)) + 100.0
+    sums = flipped_sums(scores - scores.mean(axis=0))
+    assert sums.shape == (3, NUM_FLIPS)
+    signs = np.round(flipped_sums(np.eye(40)))  # [C, F]
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    np.testing.assert_allclose(sums, (scores - scores.mean(axis=0)) @ signs, atol=1e-9)
+    for a, b in ((0, 1), (2, 0)):
+        gains = scores[a] - scores[b]
+        assert sign_flip_test(gains, flipped=lambda a=a, b=b: sums[a] - sums[b]) == sign_flip_test(gains)
+    gains[5] = 0.0  # then signs are drawn for 39 gains
+    assert sign_flip_test(gains, flipped=lambda: sums[0]) == sign_flip_test(gains)

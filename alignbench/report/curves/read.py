@@ -5,12 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import UserError
-from alignbench.reading import read_bytes, read_json_lines
-from alignbench.store.run_folder import checked
+from alignbench.files import CHECK, is_intact, without_check
+from alignbench.reading import read_bytes, read_json_lines, read_json_object
+from alignbench.store.run_folder import RunFolder, checked
 
 TRAIN_AGAIN = "put the right file back, or delete the run folder and repeat its command"
+DELETE = "delete it"
 
 Curve = list[tuple[int, float]]  # optimizer step and figure, in the order of the steps
+
+
+def read_profile(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what `profile=true` wrote of a run's updates, see `alignbench.training.profiling`; None if it was not on.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder.profile_figures
+    if not file.exists():
+        return None
+    found = read_json_object(file, DELETE)
+    if CHECK not in found or not is_intact(found):
+        raise UserError(f"{file} has changed since it was written; {DELETE}")
+    return without_check(found)
 
 
 def read_curves(train_log: Path) -> dict[str, Curve]:

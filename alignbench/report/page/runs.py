@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alignbench.report.columns import TableRow
-from alignbench.report.curves.read import Curve, read_curves
+from alignbench.report.curves.read import Curve, read_curves, read_profile
 from alignbench.report.figures import hours_text
 from alignbench.report.page.hacking import validation_entry
 from alignbench.report.page.store import Store
@@ -29,7 +29,7 @@ def run_entry(
     manifest = folder.manifest
     curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
     rest = {
-        "facts": _facts(manifest),
+        "facts": [*_facts(manifest), *_profile_facts(folder)],
         "start": _texts(manifest.start_weights),
         "data": _texts(manifest.fingerprints),
         "versions": _texts(manifest.package_versions),
@@ -90,6 +90,19 @@ def _facts(manifest: Manifest) -> Facts:
         ("configuration hash", manifest.config_hash),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _profile_facts(folder: RunFolder) -> Facts:
+    """Say in a line each what `profile=true` found: of the whole update, and of its largest costs."""
+    found = read_profile(folder)
+    if found is None:
+        return []
+    costs = "; ".join(f"{one['name']} {100 * one['share']:.1f} %" for one in found["costs"])
+    return [
+        ("seconds an update, profiled", f"{found['seconds_per_update']:.3g}"),
+        ("outside networks", f"{100 * found['outside_networks']:.1f} % of an update"),
+        ("largest costs of an update", costs),
+    ]
 
 
 def _share(distance: float | None) -> str:
