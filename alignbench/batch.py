@@ -17,6 +17,8 @@ from torch.nn.functional import pad
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {name: change(one) for name, one in value.items()}
     return value.map(change) if hasattr(value, "map") else change(value)
 
 
@@ -26,12 +28,19 @@ def _cat(values: list[Any]) -> Any:
         return None
     if isinstance(first, Batch):
         return type(first).cat(values)
+    if isinstance(first, dict):
+        return {name: torch.cat([value[name] for value in values]) for name in first}
     return torch.cat(values) if isinstance(first, Tensor) else [entry for value in values for entry in value]
 
 
 def _choose(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return `second` where `rows` [B] is true and `first` elsewhere."""
     return torch.where(rows.reshape(-1, *(1,) * (first.ndim - 1)), second, first)
+
+
+def _of_other_image(name: str) -> str:
+    """Return how the same value of the other image of a pair is called; a value of the whole pair is not renamed."""
+    return {"_w": f"{name[:-2]}_l", "_l": f"{name[:-2]}_w"}.get(name[-2:], name)
 
 
 @dataclass(frozen=True)
@@ -132,14 +141,19 @@ class PromptBatch(Batch):
     """Prompts alone.
 
     Attributes:
-        index: global sample index, [B], int64, on the CPU.
+        index: global sample index, [B], int64, on the CPU. Where a method has `num_draws`, it is the index of a fixed
+            draw of the sample.
         prompts: the texts, as written in the data.
         conditioning: features of the prompts; where prompt dropout applies, those of the empty prompt.
+        known: what was computed of the samples before the loss, by name, [B, ...] each: what a method returned as
+            `reference_values`, or computed in its rollout. None if nothing was. In pairs, the names of what belongs to
+            one image end in `_w` or `_l`.
     """
 
     index: Tensor
     prompts: list[str]
     conditioning: Conditioning
+    known: dict[str, Tensor] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -200,8 +214,11 @@ class PairBatch(PromptBatch):
         if conditioning.time_ids is not None and self.time_ids_l is not None:
             pairs["time_ids_l"] = choose(self.time_ids_l, conditioning.time_ids)
             conditioning = replace(conditioning, time_ids=choose(conditioning.time_ids, self.time_ids_l))
+        known = self.known
+        if known is not None:
+            known = {name: choose(value, known[_of_other_image(name)]) for name, value in known.items()}
         probability_w = choose(self.probability_w, 1 - self.probability_w)
-        return replace(self, conditioning=conditioning, probability_w=probability_w, **pairs)
+        return replace(self, conditioning=conditioning, probability_w=probability_w, known=known, **pairs)
 
 
 @dataclass(frozen=True)

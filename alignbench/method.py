@@ -80,6 +80,9 @@ class Method(ABC, Generic[BatchT]):
         reward: evaluator that the method optimises; a method that needs gradients through it takes a `Reward`.
         scorer: evaluator whose scores of the training images the method reads, as a `PairBatch` carries them. They are
             computed once, before training.
+        num_draws: number of fixed draws of each sample: noise, timestep, crop, and whether the prompt is dropped. The
+            visits to a sample take them in turn, and what the loss needs of the frozen start there is computed once by
+            `reference_values`, before training, and kept on the disk. None: every visit has draws of its own.
         reward_calls: images that the method's rewards have scored so far, in this process.
     """
 
@@ -96,6 +99,7 @@ class Method(ABC, Generic[BatchT]):
     desirable_share: float | None = None
     reward: Any = None
     scorer: Evaluator | None = None
+    num_draws: int | None = None
     reward_calls: int = 0
 
     @classmethod
@@ -144,6 +148,22 @@ class Method(ABC, Generic[BatchT]):
 
     def fit(self, scores: Tensor) -> None:
         """Take in the scores that `scorer` gave to all distinct training images, [N], float32, before training."""
+
+    def reference_values(self, model: ModelAdapter, batch: BatchT, context: Context) -> dict[str, Tensor]:
+        """Return what the loss will find in `batch.known` if `num_draws` is set, [B, ...] each, without a gradient.
+
+        The values may depend on the frozen start, on `reference_settings`, on latents and conditioning of the batch,
+        and on draws by its index; not on scores, and not on anything that training changes.
+        """
+        raise NotImplementedError(f"method={self.name} has num_draws and no reference_values")
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        """What tells the values of `reference_values` apart from others, the settings that decide them included.
+
+        Methods that return the same share what is kept.
+        """
+        return {"method": f"{type(self).__module__}.{type(self).__qualname__}"}
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """Return networks of the method's own that the loop optimises and saves with the policy."""

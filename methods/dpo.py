@@ -9,7 +9,7 @@ the accuracy, as in diffusers; both images of a pair are cut and mirrored alike.
 own factor; the reference code takes one for the whole micro-batch, which protects the winners on average only.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,17 @@ from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import (
+    REFERENCE_ERRORS,
     ErrorWeighting,
     Noised,
     PairErrors,
     check_weighting,
+    known_of_both,
     noise_pairs,
+    pair_reference_errors,
     predict_both,
 )
-from alignbench.settings.section import Positive, Share
+from alignbench.settings.section import Count, Positive, Share
 
 BetaConvention = Literal["half", "full"]
 Labels = Literal["hard", "soft"]
@@ -95,6 +98,7 @@ class DPO(Method[PairBatch]):
         error_weighting: whose error is compared: the raw prediction's (`uniform`), that of the noise it implies
             (`eps_equivalent`) or of the latents (`x0_equivalent`). The first two are the same for epsilon models.
         prompt_dropout: share of pairs trained with the empty prompt.
+        num_draws: number of fixed draws of each pair, whose reference errors are kept; None draws anew at each visit.
     """
 
     batch_type = PairBatch
@@ -110,6 +114,7 @@ class DPO(Method[PairBatch]):
         safeguard: float | None,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        num_draws: Count | None,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if beta_convention not in ("half", "full"):
@@ -127,12 +132,18 @@ class DPO(Method[PairBatch]):
         self.safeguard = safeguard
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
+        self.num_draws = num_draws
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = self.noised(model, batch, context)
-        prediction, expected = predict_both(model, noised, batch.conditioning_both)
+        conditioning = batch.conditioning_both
+        if batch.known is None:
+            prediction, expected = predict_both(model, noised, conditioning)
+            ref_error_w, ref_error_l = noised.error(expected).chunk(2)
+        else:
+            prediction = model.predict(noised.noisy_latents, noised.timesteps, conditioning)
+            ref_error_w, ref_error_l = (noised.weight * known_of_both(batch.known, "ref_error")).chunk(2)
         error_w, error_l = noised.error(prediction).chunk(2)
-        ref_error_w, ref_error_l = noised.error(expected).chunk(2)
 
         scale = torch.ones_like(error_l)
         if self.safeguard is not None:
@@ -143,6 +154,13 @@ class DPO(Method[PairBatch]):
         probability_w = batch.probability_w if self.labels == "soft" else torch.ones_like(batch.probability_w)
         values = dpo_loss(errors.margin(self.beta), probability_w, self.label_smoothing)
         return Loss.mean(values, {**errors.metrics(self.beta), "loser_scale": scale})
+
+    def reference_values(self, model: ModelAdapter, batch: PairBatch, context: Context) -> dict[str, Tensor]:
+        return pair_reference_errors(model, self.noised(model, batch, context), batch.conditioning_both)
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        return {"values": REFERENCE_ERRORS}
 
     def noised(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Noised:
         """Noise both images of each pair; rows are all winners, then all losers."""

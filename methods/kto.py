@@ -23,13 +23,15 @@ from alignbench.errors import UserError
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import (
+    REFERENCE_ERRORS,
     ErrorWeighting,
     Noised,
     both_errors,
     check_weighting,
     noise_images,
+    reference_error,
 )
-from alignbench.settings.section import NotNegative, Positive, Share
+from alignbench.settings.section import Count, NotNegative, Positive, Share
 
 Utility = Literal["kt", "loss_averse", "risk_seeking"]
 QMode = Literal["batch", "class_mean", "mismatched", "zero", "ema"]
@@ -82,6 +84,7 @@ class KTO(Method[LabelledBatch]):
         error_weighting: whose error is compared: the raw prediction's (`uniform`), or that of the noise it implies
             (`eps_equivalent`).
         prompt_dropout: share of images trained with the empty prompt.
+        num_draws: number of fixed draws of each image, whose reference errors are kept; None draws anew at each visit.
     """
 
     batch_type = LabelledBatch
@@ -101,6 +104,7 @@ class KTO(Method[LabelledBatch]):
         desirable_share: float | None,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        num_draws: Count | None,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent"))
         if utility not in get_args(Utility):
@@ -122,6 +126,7 @@ class KTO(Method[LabelledBatch]):
         self.desirable_share = desirable_share
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
+        self.num_draws = num_draws
         self.running_gain = 0.0  # what every gain is at the start
 
     def loss(self, model: ModelAdapter, batch: LabelledBatch, context: Context) -> Loss:
@@ -133,13 +138,22 @@ class KTO(Method[LabelledBatch]):
             )
         noised = noise_images(model, batch, context, self.error_weighting)
         others_gain = _gain_of_others(model, noised, batch) if mismatched else None
-        error, ref_error = both_errors(model, noised, batch.conditioning)
+        known = None if batch.known is None else batch.known["ref_error"]
+        error, ref_error = both_errors(model, noised, batch.conditioning, known=known)
         gain = ref_error - error
         point = self.reference_point(gain if others_gain is None else others_gain, batch.desirable, context)
         z = prospect(gain, point, batch.desirable, self.beta)
         weight = torch.where(batch.desirable, self.lambda_desirable, self.lambda_undesirable)
         values = weight * kto_loss(z, self.utility)
         return Loss.mean(values, _metrics(noised, error, ref_error, batch.desirable, point, z))
+
+    def reference_values(self, model: ModelAdapter, batch: LabelledBatch, context: Context) -> dict[str, Tensor]:
+        noised = noise_images(model, batch, context, self.error_weighting)
+        return {"ref_error": reference_error(model, noised, batch.conditioning)}
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        return {"values": REFERENCE_ERRORS}
 
     def reference_point(self, gain: Tensor, desirable: Tensor, context: Context) -> Tensor:
         """Return the gain that counts as nothing, [], over the micro-batches of all processes; no gradient.

@@ -19,8 +19,15 @@ from alignbench.context import Context
 from alignbench.method import Loss, Method, WeightCopies
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.lagged_weights import Lag
-from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_pairs, pair_errors
-from alignbench.settings.section import Positive, Share
+from alignbench.objectives.denoising_error import (
+    REFERENCE_ERRORS,
+    ErrorWeighting,
+    check_weighting,
+    noise_pairs,
+    pair_errors,
+    pair_reference_errors,
+)
+from alignbench.settings.section import Count, Positive, Share
 
 Reference = Literal["ema", "frozen"]
 SLOPE = 0.4  # of the weight against the margin; that of Diffusion-DPO's weight at 0 is 0.25
@@ -61,6 +68,8 @@ class LinearDPO(Method[PairBatch]):
         error_weighting: whose error is compared: the raw prediction's (`uniform`), that of the noise it implies
             (`eps_equivalent`) or of the latents (`x0_equivalent`).
         prompt_dropout: share of pairs trained with the empty prompt.
+        num_draws: number of fixed draws of each pair, whose reference errors are kept; None draws anew at each visit.
+            Needs the frozen reference.
     """
 
     batch_type = PairBatch
@@ -74,12 +83,18 @@ class LinearDPO(Method[PairBatch]):
         reference_decay: Share,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        num_draws: Count | None,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if not 0 <= eta <= 0.5:
             raise ValueError(f"method.eta={eta} must lie between 0 and 0.5")
         if reference not in ("ema", "frozen"):
             raise ValueError(f"method.reference={reference} is unknown; available: ema, frozen")
+        if num_draws is not None and reference != "frozen":
+            raise ValueError(
+                f"method.num_draws={num_draws} keeps the reference's errors, and those of method.reference={reference} "
+                "change; set method.reference=frozen"
+            )
         self.name = name
         self.beta = beta
         self.eta = eta
@@ -88,6 +103,7 @@ class LinearDPO(Method[PairBatch]):
             self.lag = Lag(start=reference_decay, slope=0, cap=reference_decay, delay=0)
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
+        self.num_draws = num_draws
         self._followed = -1  # the last step after which the average was moved
 
     @classmethod
@@ -104,7 +120,7 @@ class LinearDPO(Method[PairBatch]):
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = noise_pairs(model, batch, context, self.error_weighting)
         reference = model.reference if self.lag is None else model.old_policy
-        errors = pair_errors(model, noised, batch.conditioning_both, reference)
+        errors = pair_errors(model, noised, batch.conditioning_both, reference, batch.known)
         weight = pair_weight(errors.margin(self.beta), self.eta)
         metrics = {
             "pair_weight": weight,
@@ -112,3 +128,11 @@ class LinearDPO(Method[PairBatch]):
             "weight_at_max": (weight >= 1 - self.eta).float(),
         }
         return Loss.mean(linear_dpo_loss(errors.error_w, errors.error_l, weight), errors.metrics(self.beta) | metrics)
+
+    def reference_values(self, model: ModelAdapter, batch: PairBatch, context: Context) -> dict[str, Tensor]:
+        noised = noise_pairs(model, batch, context, self.error_weighting)
+        return pair_reference_errors(model, noised, batch.conditioning_both)
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        return {"values": REFERENCE_ERRORS}

@@ -63,6 +63,11 @@ class OnlinePairs(OnlineMethod[RankedBatch]):
                 f"method.pairwise.name={self.pairwise.name} trains on more than pairs and a frozen reference, and "
                 "method=online_dpo has nothing else; choose another loss, or method.pairwise.reference=frozen"
             )
+        if self.pairwise.num_draws is not None:
+            raise ValueError(
+                f"method.pairwise.num_draws={self.pairwise.num_draws} keeps errors on the images of the data, and "
+                "method=online_dpo makes new images; set it to null"
+            )
         if self.pairwise.prompt_dropout:
             raise ValueError(
                 f"method.pairwise.prompt_dropout={self.pairwise.prompt_dropout} would need images that were sampled "

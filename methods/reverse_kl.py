@@ -5,6 +5,8 @@ Model Alignment" (EXO), arXiv 2402.00856. For diffusion models this form is ours
 reverse KL, too, but has no published code; this method does not claim to be it.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +15,15 @@ from alignbench.batch import PairBatch
 from alignbench.context import Context
 from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
-from alignbench.objectives.denoising_error import ErrorWeighting, check_weighting, noise_pairs, pair_errors
-from alignbench.settings.section import Positive, Share
+from alignbench.objectives.denoising_error import (
+    REFERENCE_ERRORS,
+    ErrorWeighting,
+    check_weighting,
+    noise_pairs,
+    pair_errors,
+    pair_reference_errors,
+)
+from alignbench.settings.section import Count, Positive, Share
 from methods.dpo import Labels, loser_probability
 
 
@@ -45,6 +54,7 @@ class ReverseKL(Method[PairBatch]):
         error_weighting: whose error is compared: the raw prediction's (`uniform`), that of the noise it implies
             (`eps_equivalent`) or of the latents (`x0_equivalent`).
         prompt_dropout: share of pairs trained with the empty prompt.
+        num_draws: number of fixed draws of each pair, whose reference errors are kept; None draws anew at each visit.
     """
 
     batch_type = PairBatch
@@ -58,6 +68,7 @@ class ReverseKL(Method[PairBatch]):
         labels: Labels,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        num_draws: Count | None,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if not 0 < alpha < 0.5:
@@ -70,10 +81,19 @@ class ReverseKL(Method[PairBatch]):
         self.labels: Labels = labels
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
+        self.num_draws = num_draws
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         noised = noise_pairs(model, batch, context, self.error_weighting)
-        errors = pair_errors(model, noised, batch.conditioning_both)
+        errors = pair_errors(model, noised, batch.conditioning_both, known=batch.known)
         probability_w = batch.probability_w if self.labels == "soft" else torch.ones_like(batch.probability_w)
         values = reverse_kl_loss(errors.margin(self.beta), loser_probability(probability_w, self.alpha))
         return Loss.mean(values, errors.metrics(self.beta))
+
+    def reference_values(self, model: ModelAdapter, batch: PairBatch, context: Context) -> dict[str, Tensor]:
+        noised = noise_pairs(model, batch, context, self.error_weighting)
+        return pair_reference_errors(model, noised, batch.conditioning_both)
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        return {"values": REFERENCE_ERRORS}

@@ -11,8 +11,8 @@ the paper iterates once, after the last step (`renoise_at: last`); the code does
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,18 +27,24 @@ from alignbench.method import Loss, Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.objectives.denoising_error import (
     ErrorWeighting,
-    Noised,
     check_weighting,
-    draw_timesteps,
-    error_weight,
+    known_of_both,
     pair_errors,
+    pair_reference_errors,
 )
-from alignbench.objectives.inversion import invert, round_trip_error
+from alignbench.objectives.inversion import round_trip_error
 from alignbench.objectives.inversion_path import InversionSettings
-from alignbench.settings.section import NotNegative, Positive, Share
+from alignbench.objectives.inverted_pairs import (
+    invert_pairs,
+    known_inversion,
+    noised_by_inversion,
+    pairs_at_points,
+)
+from alignbench.settings.section import Count, NotNegative, Positive, Share
 
 Labels = Literal["reward", "votes", "blend"]
 
+FIGURES = ("level", "num_steps", "contraction", "diverged")  # of `Inverted.metrics`
 NEAR_TIE = 0.51  # a pair whose winner is less probable hardly pushes
 
 
@@ -92,6 +98,10 @@ class InvertedPairs(Method[PairBatch]):
         error_weighting: whose error is compared: the raw prediction's (`uniform`), that of the noise it implies
             (`eps_equivalent`) or of the latents (`x0_equivalent`).
         prompt_dropout: share of pairs trained (and inverted) with the empty prompt.
+        points_per_inversion: number of points at which a pair is trained, one in each of as many updates, once its
+            images are inverted; see `InversionSettings.stops_through`. 1 inverts anew for each update.
+        num_draws: number of fixed draws of each pair, whose inversions by the reference are kept with its errors; None
+            draws and inverts anew at each visit.
     """
 
     batch_type = PairBatch
@@ -105,16 +115,29 @@ class InvertedPairs(Method[PairBatch]):
         round_trip_every: int | None,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        points_per_inversion: Count,
+        num_draws: Count | None,
     ) -> None:
         check_weighting(error_weighting, ("uniform", "eps_equivalent", "x0_equivalent"))
         if round_trip_every is not None and round_trip_every < 1:
             raise ValueError(f"method.round_trip_every={round_trip_every} must be at least 1, or null")
+        if points_per_inversion > 1:
+            _check_points(points_per_inversion, inversion)
+        if num_draws is not None:
+            _check_draws(num_draws, points_per_inversion, inversion)
+        if round_trip_every is not None and (points_per_inversion > 1 or num_draws is not None):
+            raise ValueError(
+                f"method.round_trip_every={round_trip_every} needs an inversion in each update; set it to null, or set "
+                "method.points_per_inversion=1 and method.num_draws=null"
+            )
         self.name = name
         self.beta = beta
         self.inversion = inversion
         self.round_trip_every = round_trip_every
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
+        self.points_per_inversion = points_per_inversion
+        self.num_draws = num_draws
 
     @abstractmethod
     def assign_labels(self, batch: PairBatch) -> LabelledPairs:
@@ -122,29 +145,73 @@ class InvertedPairs(Method[PairBatch]):
 
     def loss(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Loss:
         labelled = self.assign_labels(batch)
-        latents = torch.cat([labelled.pairs.latents_w, labelled.pairs.latents_l])
-        conditioning = labelled.pairs.conditioning_both
-        timesteps = draw_timesteps(model, batch.index, batch.latents_w, context).repeat(2)  # one a pair
-        generators = [
-            context.sample_generator(int(i), f"inversion_{image}") for image in ("w", "l") for i in batch.index
-        ]
-        inverted = invert(model, latents, conditioning, timesteps, self.inversion, context, generators)
-        weight = error_weight(self.error_weighting, model.schedule, model.schedule.level(timesteps))
-        noised = Noised(
-            inverted.noisy_latents,
-            inverted.target,
-            timesteps.to(latents.device),
-            weight.to(latents.device, torch.float32),
-        )
-        errors = pair_errors(model, noised, conditioning)
+        pairs = labelled.pairs
+        inverted = None if pairs.known is not None else invert_pairs(model, pairs, self.inversion, context)
+        known = pairs.known if inverted is None else known_inversion(inverted)
+        assert known is not None
+        conditioning = pairs.conditioning_both
+        noised = noised_by_inversion(model, known, self.error_weighting)
+        ref_errors = known if "ref_error_w" in known else None
+        errors = pair_errors(model, noised, conditioning, known=ref_errors)
 
-        round_trip = torch.full_like(inverted.contraction, torch.nan)
-        if self.round_trip_every is not None and context.step % self.round_trip_every == 0:
+        figures = {name: known_of_both(known, name) for name in FIGURES}
+        round_trip = torch.full_like(figures["contraction"], torch.nan)
+        is_due = self.round_trip_every is not None and context.step % self.round_trip_every == 0
+        if inverted is not None and is_due:
+            latents = torch.cat([pairs.latents_w, pairs.latents_l])
             round_trip = round_trip_error(model, latents, conditioning, inverted, self.inversion)
-        per_image = {**inverted.metrics(), "round_trip_error": round_trip}
+        per_image = {**figures, "round_trip_error": round_trip}
         metrics = {name: torch.stack(value.chunk(2)).mean(0) for name, value in per_image.items()}
         values = smpo_loss(errors.margin(self.beta), labelled.kappa)
         return Loss.mean(values, {**errors.metrics(self.beta), **labelled.metrics, **metrics})
+
+    def rollout(self, model: ModelAdapter, batch: PairBatch, context: Context) -> Iterable[list[PairBatch]]:
+        """Yield the batch for one update, or for one update at each point that an inversion of its pairs visits."""
+        parts = batch.split(context.micro_batch_size)
+        if self.points_per_inversion == 1:
+            yield parts
+        else:
+            num, settings = self.points_per_inversion, self.inversion
+            points = [pairs_at_points(model, part, num, settings, context) for part in parts]
+            yield from map(list, zip(*points, strict=True))
+
+    def reference_values(self, model: ModelAdapter, batch: PairBatch, context: Context) -> dict[str, Tensor]:
+        """Return the inversion of each pair by the reference, and the reference's errors there."""
+        known = known_inversion(invert_pairs(model, batch, self.inversion, context))
+        noised = noised_by_inversion(model, known, self.error_weighting)
+        return known | pair_reference_errors(model, noised, batch.conditioning_both)
+
+    @property
+    def reference_settings(self) -> dict[str, Any]:
+        return {"inversion": asdict(self.inversion)}
+
+
+def _check_points(points_per_inversion: int, inversion: InversionSettings) -> None:
+    """Refuse settings under which the points on the way of an inversion are not ends of inversions."""
+    if inversion.mode != "exact":
+        raise ValueError(
+            f"method.points_per_inversion={points_per_inversion} needs an inversion that ends at the level of the "
+            f"timestep, and that of method.inversion.mode={inversion.mode} does not; set method.inversion.mode=exact"
+        )
+    if inversion.renoise_at == "last" and inversion.num_renoise:
+        raise ValueError(
+            f"method.points_per_inversion={points_per_inversion} trains on the way of an inversion, where "
+            "method.inversion.renoise_at=last makes no ReNoise iterations; set method.inversion.renoise_at=every"
+        )
+
+
+def _check_draws(num_draws: int, points_per_inversion: int, inversion: InversionSettings) -> None:
+    """Refuse to keep what training changes, and two ways to save inversions at once."""
+    if inversion.inverter != "reference":
+        raise ValueError(
+            f"method.num_draws={num_draws} keeps inversions, and those by the policy change; set "
+            "method.inversion.inverter=reference, or method.num_draws=null"
+        )
+    if points_per_inversion > 1:
+        raise ValueError(
+            f"method.num_draws={num_draws} keeps one inversion for each draw, so that "
+            f"method.points_per_inversion={points_per_inversion} has none to share; set one of them to null or 1"
+        )
 
 
 class SmPO(InvertedPairs):
@@ -174,8 +241,19 @@ class SmPO(InvertedPairs):
         round_trip_every: int | None,
         error_weighting: ErrorWeighting,
         prompt_dropout: Share,
+        points_per_inversion: Count,
+        num_draws: Count | None,
     ) -> None:
-        super().__init__(name, beta, inversion, round_trip_every, error_weighting, prompt_dropout)
+        super().__init__(
+            name,
+            beta,
+            inversion,
+            round_trip_every,
+            error_weighting,
+            prompt_dropout,
+            points_per_inversion,
+            num_draws,
+        )
         if labels not in get_args(Labels):
             raise ValueError(f"method.labels={labels} is unknown; available: {', '.join(get_args(Labels))}")
         if labels != "votes" and not isinstance(scorer, Evaluator):

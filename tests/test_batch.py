@@ -1,5 +1,7 @@
 """Pairs know the conditioning of each of their images, also when they are turned round."""
 
+from dataclasses import replace
+
 import torch
 
 from alignbench.batch import Conditioning, GeneratedPairBatch, PairBatch
@@ -52,6 +54,19 @@ def test_a_swapped_pair_exchanges_all_that_belongs_to_its_images_and_no_other_pa
     assert swapped.conditioning.prompt_embeds.flatten().tolist() == [10, 20]
     torch.testing.assert_close(swapped.probability_w, torch.tensor([0.9, 0.4]))
     assert pairs(time_ids_l=None).swapped(torch.tensor([True, True])).time_ids_l is None
+
+
+def test_what_is_known_of_samples_goes_with_them():
+    """Of both images it is exchanged with them; of the pair it stays."""
+    known = {"error_w": torch.tensor([1.0, 2.0]), "error_l": torch.tensor([3.0, 4.0]), "time": torch.tensor([5.0, 6.0])}
+    batch = replace(pairs(), known=known)
+    swapped = batch.swapped(torch.tensor([False, True])).known
+    assert {name: value.tolist() for name, value in swapped.items()} == {
+        "error_w": [1, 4], "error_l": [3, 2], "time": [5, 6]
+    }  # fmt: skip
+    assert batch.take([1]).known["time"].tolist() == [6]
+    assert PairBatch.cat([batch, batch.rows(0, 1)]).known["error_l"].tolist() == [3, 4, 3]
+    assert pairs().swapped(torch.tensor([True, True])).known is None
 
 
 def test_a_swapped_pair_of_generated_images_exchanges_their_noise():

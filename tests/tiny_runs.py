@@ -83,6 +83,7 @@ def dpo():
         safeguard=None,
         error_weighting="uniform",
         prompt_dropout=0.25,
+        num_draws=None,
     )
 
 

@@ -31,7 +31,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
         "crops_per_image": None,
         "aspect_ratio_buckets": None,
     },
-    "method": {"rollout_shift": None},
+    "method": {"rollout_shift": None, "num_draws": None, "points_per_inversion": 1},
     "validation": {"every_unit": "updates"},
     # the second is of FLUX.2-klein, which had one scale; that of evaluation images is not in the hash either
     "model": {"policy_step": None, "guidance": {"default": 4.0, "few": 1.0}},
@@ -167,9 +167,16 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _without_later(section: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a section without the settings of `LATER_IN_HASH` that are as if they were not there."""
+    """Return a section without the settings of `LATER_IN_HASH` that are as if they were not there.
+
+    A section may hold others of its kind, such as the loss of `online_dpo`.
+    """
     later = LATER_IN_HASH[section]
-    return {key: value for key, value in values.items() if not (key in later and value == later[key])}
+    return {
+        key: _without_later(section, value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if not (key in later and value == later[key])
+    }
 
 
 def without_frames(values: Any) -> Any:

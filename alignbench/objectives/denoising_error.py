@@ -4,7 +4,7 @@ The mathematics that preference losses share. A log-likelihood ratio of policy a
 difference of their denoising errors, so every such method starts from these few numbers a sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,6 +18,7 @@ from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.models.adapter import ModelAdapter
 
 ErrorWeighting = Literal["uniform", "eps_equivalent", "x0_equivalent", "min_snr"]
+DRAWS_PER_TIMESTEP = 64  # the more, the more even is what `draw_spread_timesteps` returns
 Answering = Callable[[], AbstractContextManager[None]]  # lets a model answer for other weights than the policy's
 
 
@@ -151,6 +152,26 @@ def draw_timesteps(
     return torch.cat(draws).double()
 
 
+def draw_spread_timesteps(model: ModelAdapter, index: Tensor, latents: Tensor, num: int, context: Context) -> Tensor:
+    """Return `num` timesteps for each sample that are spread over the range, [B, num], float64 on the CPU, ascending.
+
+    A systematic sample of independent draws: these are sorted, and one of every `DRAWS_PER_TIMESTEP` is taken, the
+    first at random. Each timestep, taken at random among the `num`, has the distribution of the model's family.
+
+    Args:
+        latents: see `draw_timesteps`.
+
+    Source: systematic sampling; of timesteps as in Kingma et al. 2021 (Variational Diffusion Models).
+    """
+    rows = []
+    for i in index:
+        generator = context.sample_generator(int(i), "timesteps")
+        drawn = model.sample_timesteps(num * DRAWS_PER_TIMESTEP, generator, latents.shape[-2:]).double()
+        first = int(torch.randint(DRAWS_PER_TIMESTEP, (), generator=generator))
+        rows.append(drawn.sort().values[first::DRAWS_PER_TIMESTEP])
+    return torch.stack(rows)
+
+
 def add_noise(
     model: ModelAdapter,
     latents: Tensor,
@@ -220,15 +241,29 @@ def predict_both(
 
 
 def both_errors(
-    model: ModelAdapter, noised: Noised, conditioning: Conditioning, reference: Answering | None = None
+    model: ModelAdapter,
+    noised: Noised,
+    conditioning: Conditioning,
+    reference: Answering | None = None,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted errors of policy and reference, [B] each, float32; see `predict_both`."""
+    """Return the weighted errors of policy and reference, [B] each, float32; see `predict_both`.
+
+    Args:
+        known: the reference's errors without their weights, [B], as `reference_error` returned them; None asks it.
+    """
+    if known is not None:
+        return prediction_error(model, noised, conditioning), noised.weight * known
     prediction, expected = predict_both(model, noised, conditioning, reference)
     return noised.error(prediction), noised.error(expected)
 
 
 def pair_errors(
-    model: ModelAdapter, noised: Noised, conditioning: Conditioning, reference: Answering | None = None
+    model: ModelAdapter,
+    noised: Noised,
+    conditioning: Conditioning,
+    reference: Answering | None = None,
+    known: Mapping[str, Tensor] | None = None,
 ) -> PairErrors:
     """Return the errors of noised pairs by one call of each network; rows are all winners, then all losers.
 
@@ -236,6 +271,31 @@ def pair_errors(
         noised: 2 B rows.
         conditioning: 2 B rows, as `PairBatch.conditioning_both`.
         reference: see `predict_both`.
+        known: what `pair_reference_errors` returned, which then is not asked for; None asks the reference.
     """
-    error, ref_error = both_errors(model, noised, conditioning, reference)
+    ref_error = None if known is None else known_of_both(known, "ref_error")
+    error, ref_error = both_errors(model, noised, conditioning, reference, ref_error)
     return PairErrors(*error.chunk(2), *ref_error.chunk(2))
+
+
+# ---- errors of the reference at fixed draws, which are computed once
+
+
+REFERENCE_ERRORS = "reference errors"  # what methods keep that keep nothing else, in their `reference_settings`
+
+
+@torch.no_grad()
+def reference_error(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> Tensor:
+    """Return the reference's error without its weight, [B], float32, so that it serves every `error_weighting`."""
+    with model.reference():
+        return sample_error(model.predict(noised.noisy_latents, noised.timesteps, conditioning), noised.target)
+
+
+def pair_reference_errors(model: ModelAdapter, noised: Noised, conditioning: Conditioning) -> dict[str, Tensor]:
+    """Return `ref_error_w` and `ref_error_l`, [B] each, of noised pairs; rows are all winners, then all losers."""
+    return dict(zip(("ref_error_w", "ref_error_l"), reference_error(model, noised, conditioning).chunk(2), strict=True))
+
+
+def known_of_both(known: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return what is known of all winners, then of all losers, [2 B, ...]."""
+    return torch.cat([known[f"{name}_w"], known[f"{name}_l"]])

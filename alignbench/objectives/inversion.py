@@ -32,6 +32,7 @@ from alignbench.objectives.inversion_path import (
     InversionStep,
     fresh_noise_std,
     inversion_path,
+    paths_through,
 )
 
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy latents, timesteps, rows -> prediction
@@ -102,17 +103,62 @@ def invert(
     Warns:
         RuntimeWarning: if ReNoise moved a row at least as far in one iteration as in the one before.
     """
+    timesteps = timesteps.double().cpu()
+    path = inversion_path(model.schedule, timesteps, settings, context)
+    (inverted,) = _climb_paths(model, latents, conditioning, timesteps[:, None], [path], settings, generators)
+    return inverted
+
+
+def invert_through(
+    model: ModelAdapter,
+    latents: Tensor,
+    conditioning: Conditioning,
+    timesteps: Tensor,
+    settings: InversionSettings,
+    context: Context,
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[Inverted]:
+    """Invert latents once, through the levels of several timesteps, and return how they are at each of them.
+
+    The path stops at these timesteps in place of a grid's: see `InversionSettings.stops_through`. A stop costs what one
+    of `invert` does, so that all points together cost no more than the last of them alone.
+
+    Args:
+        timesteps: [B, n], ascending in each row.
+
+    Returns:
+        n inversions of B rows. See `invert` for other arguments, errors and warnings.
+    """
+    timesteps = timesteps.double().cpu()
+    paths = paths_through(model.schedule, timesteps, settings, context)
+    return _climb_paths(model, latents, conditioning, timesteps, paths, settings, generators)
+
+
+def _climb_paths(
+    model: ModelAdapter,
+    latents: Tensor,
+    conditioning: Conditioning,
+    timesteps: Tensor,
+    paths: Sequence[InversionPath],
+    settings: InversionSettings,
+    generators: Sequence[torch.Generator] | None,
+) -> list[Inverted]:
+    """Climb the last path, and return the state at its end and at the end of each path that it begins with.
+
+    Args:
+        timesteps: where the paths end, [B, n].
+        paths: n of them.
+    """
     if settings.eta > 0 and generators is None:
         raise ValueError("inversion with eta adds noise; give one generator a row")
-    schedule = model.schedule
-    timesteps = timesteps.double().cpu()
-    path = inversion_path(schedule, timesteps, settings, context)
+    schedule, path = model.schedule, paths[-1]
     latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
     # Clean latents taken for noisy ones of the first level contain this much noise; (1 - alpha) / sigma, without the
     # quotient of two small numbers.
     start = path.level[0]
     noise = _mix(schedule, latents, latents, torch.zeros_like(start.sigma), start.sigma / (1 + start.alpha))
     contraction = torch.full((len(latents),), torch.nan, dtype=latents.dtype, device=latents.device)
+    noises, contractions = [torch.empty_like(noise) for _ in paths], [contraction.clone() for _ in paths]
 
     with _asking(model, conditioning, settings) as ask:
         for number in range(len(path)):
@@ -130,8 +176,17 @@ def invert(
                 fresh = torch.stack([torch.randn(latents.shape[1:], generator=generators[int(i)]) for i in rows])
                 share = settings.eta * fresh_noise_std(schedule, step.level, step.landing) / step.landing.sigma
                 noise[rows] = _mix(schedule, noise[rows], fresh.to(noise), torch.ones_like(share), share)
+            for one, its_noise, its_contraction in zip(paths, noises, contractions, strict=True):
+                # rows set out so that they reach the end of the last path together
+                arrived = path.num_steps - one.num_steps == len(path) - 1 - number
+                its_noise[arrived], its_contraction[arrived] = noise[arrived], contraction[arrived]
 
-    return _inverted(schedule, latents, noise, timesteps, path, contraction)
+    if (contraction >= 1).any():
+        warnings.warn(DIVERGENCE, RuntimeWarning, stacklevel=3)
+    columns = timesteps.unbind(1)
+    return [
+        _inverted(schedule, latents, *of_path) for of_path in zip(noises, columns, paths, contractions, strict=True)
+    ]
 
 
 def _climb(
@@ -169,16 +224,13 @@ def _inverted(
     # The noise that takes the latents of the label's level to where the path ended. In `exact` the levels are one and
     # this is `noise`; the reference code pairs latents of one level with the coefficients of another.
     noise_of_label = _mix(schedule, latents, noise, (end.alpha - label.alpha) / label.sigma, end.sigma / label.sigma)
-    inverted = Inverted(
+    return Inverted(
         noisy_latents=schedule.add_noise(latents, noise, end),
         target=schedule.target(latents, noise_of_label, label),
         timesteps=timesteps,
         inversion_path=path,
         contraction=contraction,
     )
-    if (contraction >= 1).any():
-        warnings.warn(DIVERGENCE, RuntimeWarning, stacklevel=3)
-    return inverted
 
 
 def round_trip_error(

@@ -3,6 +3,7 @@
 Source: the grids of JaydenLyh/SmPO and JaydenLyh/InPO, train.py, with DDIMInverseScheduler of diffusers 0.20 and 0.22.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -81,6 +82,23 @@ class InversionSettings:
         lag = stride if self.mode == "upstream_020" else 0  # there a step is taken if it starts below the timestep
         return [stop for stop in grid if stop - lag < timestep]
 
+    def stops_through(self, timesteps: Sequence[float], num_train_timesteps: int = 1000) -> list[list[float]]:
+        """Return for each of some ascending timesteps what an inversion climbs to that passes through all of them.
+
+        In place of the grid's stops it takes the timesteps themselves. Distances that are longer than a step of the
+        grid are divided evenly into steps of about its length. Each list begins with the one before it.
+        """
+        stride = self.stride(num_train_timesteps)
+        stops: list[float] = []
+        through = []
+        for timestep in timesteps:
+            before = stops[-1] if stops else 0.0
+            num_steps = max(1, round((timestep - before) / stride))
+            between = (before + (timestep - before) * number / num_steps for number in range(1, num_steps))
+            stops = [*stops, *map(float, map(round, between)), float(timestep)]
+            through.append(stops)
+        return through
+
 
 @dataclass(frozen=True, eq=False)
 class InversionStep:
@@ -142,9 +160,32 @@ def inversion_path(
 
     Under sharding every call of the network is an exchange between processes, so all of them must make equally many.
     """
-    paths = [settings.stops(float(t), schedule.num_train_timesteps) for t in timesteps]
+    return _aligned(
+        schedule, [settings.stops(float(t), schedule.num_train_timesteps) for t in timesteps], settings, context
+    )
+
+
+def paths_through(
+    schedule: NoiseSchedule, timesteps: Tensor, settings: InversionSettings, context: Context
+) -> list[InversionPath]:
+    """Plan the inversion of a batch through several timesteps of each row, and return its beginning up to each of them.
+
+    Args:
+        timesteps: [B, n], ascending in each row.
+
+    Returns:
+        n paths; the last one is whole.
+    """
+    rows = [settings.stops_through(row, schedule.num_train_timesteps) for row in timesteps.tolist()]
+    return [_aligned(schedule, stops, settings, context) for stops in zip(*rows, strict=True)]
+
+
+def _aligned(
+    schedule: NoiseSchedule, paths: Sequence[list[float]], settings: InversionSettings, context: Context
+) -> InversionPath:
+    """Put the stops of all rows into one table in which they arrive together."""
     num_steps = torch.tensor([len(path) for path in paths])
-    length = context.maximum(int(num_steps.max()), timesteps.device)
+    length = context.maximum(int(num_steps.max()), num_steps.device)
     stops = torch.zeros(length + 1, len(paths), dtype=torch.float64)
     for row, path in enumerate(paths):
         stops[length + 1 - len(path) :, row] = torch.tensor(path, dtype=torch.float64)

@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,11 +43,10 @@ from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.open_run import open_run
-from alignbench.stages.prepare import Preparation, build_adapter
+from alignbench.stages.prepare import Preparation, build_adapter, prepare_data
 from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
 from alignbench.stages.training_terms import (
-    Term,
     build_terms,
     evaluation_prompts_trained_on,
     trained_on,
@@ -167,9 +167,9 @@ class Job:
         """Encode and score the data of training, unless training was done before."""
         if not self.trains or ("train" in self.cfg.stages and self.folder.completed("train")):
             return
+        cache, load = self.root / "cache", partial(self._model, self.cfg)
         with float32_products(self.cfg.train.tf32):
-            while not self._preparation(build_terms(self.cfg)).run(self.work_share, self.console):
-                self.accelerator.wait_for_everyone()  # then once more with the rows that are left
+            prepare_data(self.cfg, cache, self.work_share, self.accelerator, self.console, load)
 
     def train(self) -> None:
         """Train, unless it was done before. The base run and a published policy have nothing to train."""
@@ -192,7 +192,7 @@ class Job:
         left_out: Sequence[str] = ()
         if self.cfg.validation.every is None:  # images need all networks
             with float32_products(self.cfg.train.tf32):
-                left_out = self._preparation(terms).left_out()
+                left_out = Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device).left_out()
         if left_out:
             self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
         if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
@@ -377,9 +377,6 @@ class Job:
         """Start the run folder, or check that what lies there belongs to this configuration."""
         with self.accelerator.main_process_first():
             open_run(self.folder, self.cfg, self.start, self.accelerator)
-
-    def _preparation(self, terms: list[Term]) -> Preparation:
-        return Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device)
 
     def _model(self, cfg: DictConfig, left_out: Sequence[str] = (), keep_start: bool = False) -> ModelAdapter:
         """Build the model with its start weights, or with the policy that is measured.

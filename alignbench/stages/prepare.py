@@ -1,18 +1,19 @@
 """The stage that encodes and scores training data beforehand, and which networks training can leave out after it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from alignbench.configuration.build import build
+from alignbench.context import Context
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
@@ -23,15 +24,69 @@ from alignbench.data.batches.fill_cache import (
     prompt_bytes,
     refuse_too_little_space,
 )
+from alignbench.data.batches.reference_values import FixedDraws, ReferenceValues, start_identity
 from alignbench.data.batches.scorer_scores import add_scores
 from alignbench.data.source import DataSource, PairSource
 from alignbench.data.storage.image_store import UnusableImageError
 from alignbench.files import write_text
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.loading import is_here
-from alignbench.stages.training_terms import Term
+from alignbench.stages.training_terms import Term, build_terms
 from alignbench.terminal.waiting import waiting
+from alignbench.training.compile_and_attention import set_attention_backend
 from alignbench.work_share import WorkShare
+
+
+def prepare_data(
+    cfg: DictConfig,
+    cache: Path,
+    work_share: WorkShare,
+    accelerator: Accelerator,
+    console: Console,
+    load_model: Callable[[Sequence[str]], ModelAdapter],
+) -> None:
+    """Encode and score the data of a training, and compute its reference values.
+
+    Args:
+        cache: see `Preparation`.
+        load_model: returns the model with its start weights, but for the networks that are named.
+    """
+    preparation = Preparation(cfg, build_terms(cfg), cache, accelerator.device)
+    while not preparation.run(work_share, console):
+        accelerator.wait_for_everyone()  # then once more without the images that cannot be decoded
+        preparation = Preparation(cfg, build_terms(cfg), cache, accelerator.device)
+    method, data = preparation.terms[0]
+    if method.num_draws is not None:
+        model = load_model(preparation.left_out())
+        start = _prepare_start(model, cfg, accelerator.device)
+        policy = CropPolicy.of(cfg.train, model)
+        caches = Caches.open(cache, model, data.posterior, accelerator.device)
+        encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=policy.true_size)
+        context = Context(0, cfg.seed, cfg.train.micro_batch_size, accelerator.num_processes)
+        draws = FixedDraws(method, data, policy, encoder, context, start, accelerator.autocast)
+        values = ReferenceValues(cache / "reference", draws)
+        values.store.discard_damaged(work_share.share(values.store.files))
+        left = values.fill(work_share)
+        console.print(
+            f"  prepare     {method.name}: {method.num_draws} fixed draws of {len(draws.samples)} samples; "
+            f"{model.network_passes} network passes, {values.store.num_bytes / 2**20:,.1f} MiB"
+            + (f"; {left} draws are left for the other shards" if left else "")
+        )
+
+
+def _prepare_start(model: ModelAdapter, cfg: DictConfig, device: torch.device) -> dict[str, Any]:
+    """Bring the start into the form that it has in training, and return what decides its predictions."""
+    settings = cfg.train
+    model.fold_adapters()
+    start = start_identity(model, settings)
+    dtypes = (settings.weights_dtype, settings.base_bits, device)
+    model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, *dtypes)
+    if settings.attention_backend is not None:
+        set_attention_backend(model.denoiser, settings.attention_backend)
+    model.reference_network = model.denoiser  # no copy, as nothing is trained here
+    for network in (model.denoiser, *model.frozen_networks):
+        network.to(device)
+    return start
 
 
 def build_adapter(model: DictConfig, without: Sequence[str] = ()) -> ModelAdapter:

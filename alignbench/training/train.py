@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from alignbench.configuration.build import build
 from alignbench.context import Context
 from alignbench.data.batches.crops import CropPolicy
+from alignbench.data.batches.reference_values import start_identity
 from alignbench.data.batches.stream import Stream
 from alignbench.data.source import DataSource
 from alignbench.devices import peak_memory_gib
@@ -106,11 +107,14 @@ def train(
     weights = (settings.weights_dtype, settings.base_bits, device)
     model.fold_adapters()
     start_norm = weight_norm(model.denoiser)
+    all_methods = (method, *(term.method for term in auxiliary))
+    has_fixed_draws = any(one.num_draws is not None for one in all_methods)
+    start_weights = start_identity(model, settings) if has_fixed_draws else None
     model.prepare_training(settings.tuning, settings.lora_rank, settings.lora_alpha, *weights)
     model.enable_checkpointing(settings.gradient_checkpointing, settings.decode_checkpointing)
     if settings.attention_backend is not None:
         set_attention_backend(model.denoiser, settings.attention_backend)
-    if any(one.needs_reference for one in (method, *(term.method for term in auxiliary))):
+    if any(one.needs_reference for one in all_methods):
         model.make_reference()
     if settings.compile:
         compile_networks(model)
@@ -175,9 +179,6 @@ def train(
         own = torch.tensor([model.network_passes, method.reward_calls, *signals], device=device)
         return cast(Tensor, accelerator.reduce(own, reduction="sum")).tolist()
 
-    passes_before, rewards_before = totals()
-    passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
-
     crop_policy = CropPolicy.of(settings, model)
 
     def stream(method: Method, data: DataSource, seed: int | str, start_step: int) -> Stream:
@@ -194,6 +195,8 @@ def train(
             num_workers=settings.dataloader_num_workers,
             crop_policy=crop_policy,
             micro_batch_size=settings.micro_batch_size,
+            start=start_weights,
+            autocast=accelerator.autocast,
         )
 
     def save_policy(path: Path) -> None:
@@ -213,6 +216,9 @@ def train(
     limits = Limits.of(settings)
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
+    # what was computed for the cache serves all runs, and is in the budget of none
+    passes_before, rewards_before = totals()
+    passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
     for one in (batches, *streams):
         if one.buckets is not None and accelerator.is_main_process:
             tqdm.write(f"  buckets     {one.method.name}: {one.buckets.summary()}")

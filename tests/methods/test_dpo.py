@@ -23,6 +23,7 @@ OPTIONS = {
     "safeguard": None,
     "error_weighting": "uniform",
     "prompt_dropout": 0.0,
+    "num_draws": None,
 }
 
 

@@ -21,7 +21,7 @@ INVERSION: InversionSettings = replace(
 
 
 def inpo(beta: float = 500.0, weighting="uniform", **inversion) -> InPO:
-    return InPO("inpo", beta, replace(INVERSION, **inversion), None, weighting, 0.0)
+    return InPO("inpo", beta, replace(INVERSION, **inversion), None, weighting, 0.0, 1, None)
 
 
 class Field(nn.Module):
@@ -46,7 +46,7 @@ def test_it_is_smpo_with_kappa_1_and_without_renoise_to_the_last_bit(make_model,
     model = make_model()
     kit.perturb(model)
     batch = kit.batch(PairBatch, model)
-    smpo = SmPO("smpo", 500.0, 1.0, "votes", None, 0.5, None, INVERSION, None, "uniform", 0.0)
+    smpo = SmPO("smpo", 500.0, 1.0, "votes", None, 0.5, None, INVERSION, None, "uniform", 0.0, 1, None)
     losses = [kit.backward(method, model, batch, kit.context())[0]["loss"] for method in (inpo(), smpo)]
     assert torch.equal(losses[0], losses[1])
     assert (losses[0] - math.log(2)).abs().max() > 1e-2

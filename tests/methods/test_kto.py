@@ -27,6 +27,7 @@ OPTIONS = {
     "desirable_share": None,
     "error_weighting": "uniform",
     "prompt_dropout": 0.0,
+    "num_draws": None,
 }
 
 

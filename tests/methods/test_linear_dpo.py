@@ -16,7 +16,7 @@ from methods.dpo import DPO, dpo_loss
 from methods.linear_dpo import LinearDPO, linear_dpo_loss, pair_weight
 from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, files_of, log_of, settings
 
-OPTIONS = {"error_weighting": "uniform", "prompt_dropout": 0.0}
+OPTIONS = {"error_weighting": "uniform", "prompt_dropout": 0.0, "num_draws": None}
 
 
 def linear_dpo(beta=500.0, eta=1e-3, reference="ema", decay=0.9) -> LinearDPO:

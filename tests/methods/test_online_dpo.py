@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from alignbench.batch import PairBatch
@@ -63,3 +64,10 @@ def test_a_round_makes_one_pair_of_each_prompt_and_the_updates_share_them(kit, m
     prompts = [prompt for batches in rounds for batch in batches for prompt in batch.prompts]
     assert len(set(prompts)) == 4
     assert method.reward_calls == 8
+
+
+def test_a_loss_that_keeps_errors_on_the_images_of_the_data_is_refused():
+    method = method_of("online_dpo", group_size=2)
+    method.pairwise.num_draws = 3
+    with pytest.raises(ValueError, match=r"method.pairwise.num_draws=3 keeps errors on the images of the data"):
+        replace(method)

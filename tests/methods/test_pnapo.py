@@ -31,6 +31,7 @@ OPTIONS = {
     "safeguard": None,
     "error_weighting": "uniform",
     "prompt_dropout": 0.0,
+    "num_draws": None,
 }
 PNAPO_METHOD, DPO_METHOD = PNAPO("pnapo", **OPTIONS), DPO("dpo", **OPTIONS)
 

@@ -14,7 +14,7 @@ ALPHA = torch.full((1,), 0.1, dtype=torch.float64)
 
 
 def reverse_kl(beta=500.0, alpha=0.1, labels="hard") -> ReverseKL:
-    return ReverseKL("reverse_kl", beta, alpha, labels, error_weighting="uniform", prompt_dropout=0.0)
+    return ReverseKL("reverse_kl", beta, alpha, labels, error_weighting="uniform", prompt_dropout=0.0, num_draws=None)
 
 
 def slope(margin, probability_l):

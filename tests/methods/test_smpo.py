@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-import methods.smpo
 from alignbench.batch import PairBatch
 from alignbench.configuration.build import conf_folder
-from alignbench.objectives.denoising_error import noise_pairs, pair_errors
+from alignbench.objectives import inverted_pairs
+from alignbench.objectives.denoising_error import draw_spread_timesteps, noise_pairs, pair_errors
 from alignbench.objectives.inversion import invert
 from alignbench.objectives.inversion_path import InversionSettings
 from methods.dpo import dpo_loss
@@ -39,6 +39,8 @@ def smpo(kit):
             "round_trip_every": None,
             "error_weighting": "uniform",
             "prompt_dropout": 0.0,
+            "points_per_inversion": 1,
+            "num_draws": None,
         }
         return SmPO(**{**settings, **changes})
 
@@ -213,7 +215,7 @@ def test_with_forward_noise_and_certain_votes_it_is_diffusion_dpo_to_the_last_bi
     def forward_noise(*arguments):
         return replace(invert(*arguments), noisy_latents=noised.noisy_latents, target=noised.target)
 
-    monkeypatch.setattr(methods.smpo, "invert", forward_noise)
+    monkeypatch.setattr(inverted_pairs, "invert", forward_noise)
     metrics = kit.backward(smpo(labels="votes", gamma=1.0), model, batch, context)[0]
     assert torch.equal(metrics["loss"], dpo_loss(metrics["margin"], torch.ones(4), 0.0))
     plain = pair_errors(model, noised, batch.conditioning_both).margin(500.0)
@@ -335,6 +337,69 @@ def test_the_round_trip_is_measured_in_its_turn(make_model, kit, smpo):
     assert errors[0].isnan().all()
     assert (errors[1] > 0).all()
     assert errors[1].isfinite().all()
+
+
+# ---- several points of one inversion
+
+
+def test_a_point_costs_12_passes_and_a_path_takes_steps_of_the_length_of_the_grid(kit, smpo):
+    """Of a pair at n points: two images times two calls a stop, and 8 passes a point to train. 5 stops: 4 + 8."""
+    model = kit.ToyModel(kit.Linear(0.3))
+    model.make_reference()
+    batch = scored(kit.batch(PairBatch, model), GAPS)
+    method = smpo(inversion=replace(INVERSION, num_steps=5), points_per_inversion=5)
+    metrics = kit.backward(method, model, batch, kit.context(micro_batch_size=2))
+    assert len(metrics) == 5 * 2
+    num_stops = torch.cat([one["num_steps"] for one in metrics]).reshape(5, 4).max(0).values
+    assert model.network_passes == 4 * num_stops.sum() + 8 * 5 * 4
+    assert model.network_passes / (5 * 4) == pytest.approx(12, rel=0.1)  # of 20 with an inversion for each
+
+
+def test_each_update_has_one_point_of_every_pair_and_all_updates_together_have_all(make_model, kit, smpo):
+    model = make_model()
+    batch, context = scored(kit.batch(PairBatch, model), GAPS), kit.context(micro_batch_size=3)
+    updates = list(smpo(points_per_inversion=3).rollout(model, batch, context))
+    assert [[len(part) for part in update] for update in updates] == [[3, 1]] * 3
+    joined = [PairBatch.cat(update) for update in updates]
+    assert all(torch.equal(update.index, batch.index) for update in joined)
+    timesteps = torch.stack([update.known["timesteps"] for update in joined], 1)
+    expected = draw_spread_timesteps(model, batch.index, batch.latents_w, 3, context)
+    assert torch.equal(timesteps.sort().values, expected)
+    assert len({tuple(row) for row in timesteps.argsort().tolist()}) > 1
+
+
+def test_a_point_is_trained_as_the_end_of_an_inversion_along_the_same_stops(make_model, kit, smpo, monkeypatch):
+    """To the last bits, which depend on the rows of a call."""
+    model = make_model()
+    kit.perturb(model)
+    batch, context = scored(kit.batch(PairBatch, model), GAPS), kit.context()
+    method = smpo(points_per_inversion=3)
+    points = [part for (part,) in method.rollout(model, batch, context)]
+    ordered = draw_spread_timesteps(model, batch.index, batch.latents_w, 3, context)
+    stops = {paths[-1][-1]: paths for row in ordered.tolist() for paths in [INVERSION.stops_through(row)]}
+    alone = {path[-1]: path for paths in stops.values() for path in paths}
+    monkeypatch.setattr(InversionSettings, "stops", lambda self, timestep, num: alone[timestep])
+    for point in points:
+        timesteps = point.known["timesteps"]
+        monkeypatch.setattr(inverted_pairs, "draw_timesteps", lambda *_, found=timesteps: found)
+        expected = method.loss(model, batch, context)
+        found = method.loss(model, point, context)
+        torch.testing.assert_close(found.values, expected.values, rtol=1e-3, atol=1e-4)
+        for name in ("level", "num_steps"):
+            assert torch.equal(found.metrics[name], expected.metrics[name])
+        for name in ("ref_error_w", "error_change_l"):
+            torch.testing.assert_close(found.metrics[name], expected.metrics[name], rtol=1e-4, atol=1e-6)
+
+
+def test_settings_under_which_points_are_not_ends_are_refused(smpo):
+    for options, message in (
+        ({"inversion": replace(INVERSION, mode="upstream_020")}, "that of method.inversion.mode=upstream_020 does not"),
+        ({"inversion": replace(INVERSION, renoise_at="last")}, "where method.inversion.renoise_at=last makes no ReNo"),
+        ({"round_trip_every": 2}, "method.round_trip_every=2 needs an inversion in each update"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            smpo(points_per_inversion=2, **options)
+    smpo(points_per_inversion=2, inversion=replace(INVERSION, renoise_at="last", num_renoise=0))
 
 
 def test_metrics_have_one_figure_a_pair_and_no_graph(make_model, kit, smpo):

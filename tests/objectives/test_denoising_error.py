@@ -8,6 +8,8 @@ from alignbench.context import Context
 from alignbench.diffusion.schedule import Level, NoiseSchedule
 from alignbench.models.tiny_random import tiny_adapter
 from alignbench.objectives.denoising_error import (
+    draw_spread_timesteps,
+    draw_timesteps,
     error_weight,
     implicit_reward,
     noise_images,
@@ -191,3 +193,28 @@ def test_a_pair_costs_eight_passes(model):
     batch = pairs(model, 3)
     pair_errors(model, noise_pairs(model, batch, CONTEXT, "uniform"), batch.conditioning_both)
     assert model.network_passes - before == 3 * 8
+
+
+# ---- timesteps that are spread over the range
+
+
+def test_spread_timesteps_have_the_distribution_of_the_family_and_lie_evenly(model):
+    """Largest distance of the distribution functions of 1,000 draws each: below 0.06 with 95 % if both were random."""
+    num, index, latents = 5, torch.arange(200), torch.zeros(200, *model.latent_shape)
+    spread = draw_spread_timesteps(model, index, latents, num, CONTEXT)
+    plain = torch.cat([draw_timesteps(model, index, latents, CONTEXT, f"draw {n}") for n in range(num)])
+    assert torch.equal(spread, spread.sort().values)
+    at = plain.unique()
+    below = [torch.searchsorted(values.sort().values, at, right=True) / 1000 for values in (spread.flatten(), plain)]
+    assert (below[0] - below[1]).abs().max() < 0.06
+    # shares of the distribution below neighbouring timesteps of a sample differ by about a fifth
+    share = torch.searchsorted(plain.sort().values, spread) / len(plain)
+    assert share.diff(dim=1).mean().item() == pytest.approx(1 / num, abs=0.01)
+    assert share.diff(dim=1).std() < 0.05
+    assert share[:, 0].std().item() == pytest.approx(1 / num / 12**0.5, rel=0.2)
+
+
+def test_spread_timesteps_depend_on_the_sample_alone(model):
+    latents = torch.zeros(4, *model.latent_shape)
+    whole = draw_spread_timesteps(model, torch.arange(4), latents, 3, CONTEXT)
+    assert torch.equal(whole[2:], draw_spread_timesteps(model, torch.tensor([2, 3]), latents[2:], 3, CONTEXT))

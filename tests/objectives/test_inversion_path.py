@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from alignbench.configuration.build import conf_folder
 from alignbench.context import Context
 from alignbench.diffusion.schedule import NoiseSchedule
-from alignbench.objectives.inversion_path import InversionSettings, fresh_noise_std, inversion_path
+from alignbench.objectives.inversion_path import InversionSettings, fresh_noise_std, inversion_path, paths_through
 
 EXACT: InversionSettings = instantiate(OmegaConf.load(conf_folder() / "method" / "smpo.yaml").inversion)
 CONTEXT = Context(step=0, seed=0, micro_batch_size=4)
@@ -90,6 +90,33 @@ def test_flow_models_climb_the_same_grid_to_a_fraction():
     path = inversion_path(FLOW, torch.tensor([222.25]), EXACT, CONTEXT)
     assert path.stops.flatten().tolist() == [101, 201, 222.25]
     assert path.level.sigma.flatten().tolist() == pytest.approx([0, 0.101, 0.201, 0.22225])
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "stops"),
+    [
+        # steps of 200: a step to each where they are about so far apart, several where they are further
+        ([150, 350, 550], [[150], [150, 350], [150, 350, 550]]),
+        ([90, 390, 399], [[90], [90, 240, 390], [90, 240, 390, 399]]),
+        ([500, 999], [[250, 500], [250, 500, 750, 999]]),
+        ([0, 299], [[0], [0, 299]]),
+    ],
+)
+def test_the_stops_of_a_path_through_several_timesteps(timesteps, stops):
+    settings = replace(EXACT, num_steps=5)
+    assert [[round(stop) for stop in one] for one in settings.stops_through(timesteps)] == stops
+
+
+def test_the_beginnings_of_a_path_through_several_timesteps_lead_to_them_row_by_row():
+    timesteps = torch.tensor([[90.0, 390.0], [150.0, 850.0]])
+    first, whole = paths_through(SCHEDULE, timesteps, replace(EXACT, num_steps=5), CONTEXT)
+    assert first.num_steps.tolist() == [1, 1]
+    assert whole.num_steps.tolist() == [3, 5]
+    assert whole.stops[:, 0].tolist() == [0, 0, 90, 240, 390]
+    for path, ends in ((first, timesteps[:, 0]), (whole, timesteps[:, 1])):
+        assert torch.equal(path.stops[-1], ends)
+        assert torch.equal(path.level[-1].sigma, SCHEDULE.level(ends).sigma)
+        assert (path.level.sigma[len(path) - path.num_steps, torch.arange(2)] == 0).all()
 
 
 def test_a_process_waits_as_long_as_the_longest_path_of_all():

@@ -1,5 +1,6 @@
 """The stage `prepare`: training after it loads no encoder and ends where it would have ended."""
 
+import io
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from alignbench.data.batches.feature_cache import Caches
 from alignbench.errors import UserError
 from alignbench.models.tiny_random.flux import tiny_flux
 from alignbench.models.tiny_random.stable_diffusion_xl import tiny_stable_diffusion_xl
-from alignbench.stages.prepare import Preparation, build_adapter
+from alignbench.stages.prepare import Preparation, build_adapter, prepare_data
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.memory_estimate import estimate
 from alignbench.training.train import Auxiliary, train
@@ -190,3 +191,30 @@ def test_the_estimate_leaves_out_what_is_not_loaded():
     kept = {part.name: part.num_bytes for part in estimate(composed([*srpo, "stages=[prepare,train]"]))}
     assert kept["text encoders"] == 0
     assert kept["VAE"] == sizes["VAE"]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [(["method=smpo_votes", "method.inversion.inverter=reference"], 6), (["method=kto"], 3)],
+)
+def test_prepared_reference_values_are_those_that_training_computes_and_in_no_budget(folders, tmp_path, method, passes):
+    cfg = configuration(folders, "sdxl", *method, "method.num_draws=2", "train.random_flip=true")
+    console = Console(record=True, width=200, file=io.StringIO())
+    load = partial(build_adapter, cfg.model)
+    prepare_data(cfg, tmp_path / "cache", WorkShare(), Accelerator(cpu=True), console, load)
+    data = build(cfg.data)
+    samples = len(data.view("labels" if "method=kto" in method else "pairs"))
+    assert f"{cfg.method.name}: 2 fixed draws of {samples} samples" in console.export_text()
+
+    found = []
+    for root in (tmp_path, tmp_path / "plain"):
+        folder, model = RunFolder(root / "run"), build_adapter(cfg.model)
+        done = train(cfg, model, build(cfg.method), data, folder, Accelerator(cpu=True))
+        assert done.budget["network_passes"] == passes * cfg.train.total_batch_size * cfg.train.max_train_steps
+        values = {file.name: file.read_bytes() for file in (root / "cache" / "reference").rglob("*.safetensors")}
+        (weights,) = folder.policy.rglob("*.safetensors")
+        found.append((load_file(weights), values))
+    (weights, values), (others, other_values) = found
+    assert same(weights, others)
+    assert values == other_values

@@ -149,6 +149,33 @@ def test_pairs_on_the_way_of_a_sampling_are_those_of_a_run_that_was_never_killed
     assert any(0 < line["kept"] < 1 for line in log_of(tmp_path / "whole"))
 
 
+def of_fixed_draws():
+    method = dpo()
+    method.num_draws = 2
+    return method
+
+
+def of_three_points():
+    """Three updates of one inversion."""
+    node = shortened(OmegaConf.load(conf_folder() / "method" / "smpo.yaml"), 3)
+    del node["defaults"]
+    return build(OmegaConf.merge(node, {"labels": "votes", "scorer": None, "points_per_inversion": 3}))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("make", [of_fixed_draws, of_three_points])
+def test_what_is_known_before_the_loss_is_that_of_a_run_that_was_never_killed(tmp_path, make):
+    """Killed at the fifth update, after a checkpoint at the third."""
+    changes = {"checkpointing_steps": 3, "max_train_steps": 6}
+    _, _, budget = run(tmp_path / "a" / "whole", make(), **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b" / "killed", DiesAt(make(), 4), **changes)
+    _, _, resumed = run(tmp_path / "b" / "killed", make(), **changes)
+    assert files_of(tmp_path / "a" / "whole" / "policy") == files_of(tmp_path / "b" / "killed" / "policy")
+    assert log_of(tmp_path / "a" / "whole") == log_of(tmp_path / "b" / "killed")
+    assert budget["network_passes"] == resumed["network_passes"]
+
+
 def test_rounds_that_keep_no_pair_are_updates_without_a_gradient(tmp_path):
     budgets = [run(tmp_path / str(t), spo(threshold=t), max_train_steps=4)[2] for t in (0.99, 0.0)]
     lines = log_of(tmp_path / "0.99")

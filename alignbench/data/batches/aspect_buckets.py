@@ -11,7 +11,7 @@ import torch
 
 from alignbench.context import keyed_generator
 from alignbench.crop import Size
-from alignbench.data.batches.sampler import Epochs, Mix, MixedOrder, Order
+from alignbench.data.batches.sampler import Epochs, Mix, MixedOrder, Order, Visit
 from alignbench.data.source import DataSource, PromptSample, images_of
 from alignbench.errors import UserError
 from alignbench.models.latents import LatentSpace
@@ -159,7 +159,7 @@ class BucketedOrder:
             self.rates.append(weight / bundle)
         self._epoch: tuple[int, list[tuple[int, int]]] = (0, [])  # what `_epoch_of` returned last
 
-    def between(self, start: int, stop: int) -> list[int]:
+    def between(self, start: int, stop: int) -> list[Visit]:
         """Return entries `start` to `stop` (exclusive) of the sequence; both are multiples of the bundle."""
         found = []
         for index in range(start // self.bundle, stop // self.bundle):
@@ -197,8 +197,8 @@ class _Selected:
         self.stream = stream
         self.positions = positions
 
-    def between(self, start: int, stop: int) -> list[int]:
-        return [self.positions[number] for number in self.stream.between(start, stop)]
+    def between(self, start: int, stop: int) -> list[Visit]:
+        return [(self.positions[number], visit) for number, visit in self.stream.between(start, stop)]
 
 
 def _weight(mix: Mix, positions: Sequence[int]) -> tuple[Fraction, Fraction]:

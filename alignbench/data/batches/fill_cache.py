@@ -104,8 +104,11 @@ def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
     return prod(model.latent_shape) * model.pipeline.vae.dtype.itemsize * (2 if encoder.posterior == "sample" else 1)
 
 
-def refuse_too_little_space(folder: Path, wanted: float) -> None:
+def refuse_too_little_space(folder: Path, wanted: float, instead: str = "train without prepare") -> None:
     """Refuse to write more than the disk has room for.
+
+    Args:
+        instead: what else can be done.
 
     Raises:
         UserError: fewer than `wanted` bytes are free on the disk of `folder`.
@@ -115,7 +118,7 @@ def refuse_too_little_space(folder: Path, wanted: float) -> None:
     if wanted > free:
         raise UserError(
             f"prepare would write {wanted / 2**30:.1f} GiB to {folder}, and {free / 2**30:.1f} GiB are free; free "
-            "some space, choose another disk with results=DIR, or train without prepare"
+            f"some space, choose another disk with results=DIR, or {instead}"
         )
 
 

@@ -11,7 +11,8 @@ from alignbench.context import keyed_generator
 from alignbench.data.storage.read_blocks import Blocks
 from alignbench.errors import UserError
 
-SampleRef = tuple[int, int]  # global sample index, position in the view
+SampleRef = tuple[int, int]  # index that keys the draws of a sample, position in the view
+Visit = tuple[int, int]  # position in the view, how often the position was visited before
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Mix:
 
 
 class Order(Protocol):
-    """An endless sequence of positions of a view."""
+    """An endless sequence of visits to the positions of a view."""
 
-    def between(self, start: int, stop: int) -> list[int]:
+    def between(self, start: int, stop: int) -> list[Visit]:
         """Return entries `start` to `stop` (exclusive)."""
         ...
 
@@ -55,6 +56,8 @@ class StepSampler:
         blocks: which samples are read together; an epoch then shuffles them as described in `Blocks`. None shuffles
             all samples.
         order: an order that replaces the one described above, `mix` and `blocks` included.
+        num_draws: number of fixed draws that the visits to a sample go through in turn. The index of a sample is then
+            `fixed_index` instead of its place in the stream. None: every visit has draws of its own.
 
     Raises:
         UserError: the batch cannot be split into equal shares of whole groups, or the view lacks one of the labels of
@@ -73,6 +76,7 @@ class StepSampler:
         mix: Mix | None = None,
         blocks: Blocks | None = None,
         order: Order | None = None,
+        num_draws: int | None = None,
     ) -> None:
         if size < 1:
             raise UserError("the training data are empty")
@@ -88,6 +92,7 @@ class StepSampler:
         self.share = total_batch_size // num_processes
         self.offset = rank * self.share
         self.start_step = start_step
+        self.num_draws = num_draws
         self.stream = order or (
             Epochs(range(size), blocks, seed, "order") if mix is None else MixedOrder(mix, blocks, seed)
         )
@@ -101,10 +106,19 @@ class StepSampler:
     def samples(self, step: int) -> list[SampleRef]:
         """Return the samples that this process takes in one step."""
         num_groups = self.total_batch_size // self.group_size
-        positions = self.stream.between(step * num_groups, (step + 1) * num_groups)
+        visits = self.stream.between(step * num_groups, (step + 1) * num_groups)
         first = step * self.total_batch_size
-        own = range(self.offset, self.offset + self.share)
-        return [(first + number, positions[number // self.group_size]) for number in own]
+        samples = []
+        for number in range(self.offset, self.offset + self.share):
+            position, visit = visits[number // self.group_size]
+            index = first + number if self.num_draws is None else fixed_index(position, visit, self.num_draws)
+            samples.append((index, position))
+        return samples
+
+
+def fixed_index(position: int, visit: int, num_draws: int) -> int:
+    """Return the index that keys the draws of a visit where each sample has `num_draws` fixed draws, taken in turn."""
+    return position * num_draws + visit % num_draws
 
 
 class Epochs:
@@ -116,11 +130,11 @@ class Epochs:
         self.key = key
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
 
-    def between(self, start: int, stop: int) -> list[int]:
+    def between(self, start: int, stop: int) -> list[Visit]:
         """Return entries `start` to `stop` (exclusive) of the sequence."""
-        return [self._position(number) for number in range(start, stop)]
+        return [self._visit(number) for number in range(start, stop)]
 
-    def _position(self, number: int) -> int:
+    def _visit(self, number: int) -> Visit:
         epoch, rank = divmod(number, len(self.positions))
         if self._order[0] != epoch:
             generator = keyed_generator(*self.key, epoch)
@@ -128,7 +142,7 @@ class Epochs:
                 self._order = (epoch, torch.randperm(len(self.positions), generator=generator).tolist())
             else:
                 self._order = (epoch, self.blocks.shuffled(generator))
-        return self.positions[self._order[1][rank]]
+        return self.positions[self._order[1][rank]], epoch
 
 
 class MixedOrder:
@@ -148,7 +162,7 @@ class MixedOrder:
         self.share = mix.share
         self.seed = seed
 
-    def between(self, start: int, stop: int) -> list[int]:
+    def between(self, start: int, stop: int) -> list[Visit]:
         """Return entries `start` to `stop` (exclusive): a fixed number of desirable ones, in random order."""
         first, last = floor(start * self.share), floor(stop * self.share)  # number of desirable entries before each
         entries = self.desirable.between(first, last) + self.undesirable.between(start - first, stop - last)

@@ -1,9 +1,10 @@
 """The batches that a method trains on, one after the other: samples, their order, crops and encoding put together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from alignbench.data.batches.collate import Indexed, collate
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
 from alignbench.data.batches.feature_cache import Caches
+from alignbench.data.batches.reference_values import FixedDraws, ReferenceValues
 from alignbench.data.batches.sampler import Mix, MixedOrder, SampleRef, StepSampler
 from alignbench.data.batches.scorer_scores import score_pairs
 from alignbench.data.source import DataSource, LabelledView, PairSource, PromptSample, View, kind_of
@@ -25,19 +27,23 @@ from alignbench.errors import UserError
 from alignbench.method import Method
 from alignbench.models.adapter import ModelAdapter
 from alignbench.terminal.signals import leave_signals_to_the_program
+from alignbench.work_share import WorkShare
 
 
 class Stream:
     """This process's share of each total batch of a run. Endless.
 
-    If the method has a `scorer`, all training images are scored first, and the method is given the scores.
+    If the method has a `scorer`, all training images are scored first, and the method is given the scores. If it has
+    `num_draws`, its reference values are computed first, as far as they are not there.
 
     Args:
-        cache: folder of encoded prompts, encoded images and scores, shared by all runs.
+        cache: folder of encoded prompts, encoded images, scores and reference values, shared by all runs.
         start_step: number of the first batch; after an interruption, the step to resume from.
         num_workers: number of further processes that read data.
         crop_policy: how images are cropped; None for their centre squares.
         micro_batch_size: number of samples that have one size if the policy has aspect buckets.
+        start: what `start_identity` returned for the model; needed by methods with `num_draws`.
+        autocast: lets the network compute in the precision of training.
 
     Attributes:
         buckets: the size that each sample is cropped to; None if all have one size.
@@ -61,6 +67,8 @@ class Stream:
         num_workers: int,
         crop_policy: CropPolicy | None = None,
         micro_batch_size: int = 1,
+        start: Mapping[str, Any] | None = None,
+        autocast: Callable[..., AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         view = data.view(kind_of(method.batch_type))
         mix = _mix(method, view)
@@ -87,6 +95,7 @@ class Stream:
             mix=mix,
             order=order,
             blocks=_blocks(view),
+            num_draws=method.num_draws,
         )
         self.method = method
         self.micro_batch_size = micro_batch_size
@@ -101,6 +110,13 @@ class Stream:
             self.scores = score_pairs(cast(PairSource, data), method.scorer, cache / "scores", rank, num_processes)
             method.scorer.to("cpu")  # it is not needed any more
             method.fit(torch.tensor(list(self.scores.values())))
+        self.reference_values = None
+        if method.num_draws is not None:
+            assert start is not None
+            context = Context(start_step, seed, micro_batch_size, num_processes)
+            draws = FixedDraws(method, data, policy, self.encoder, context, start, autocast)
+            self.reference_values = ReferenceValues(cache / "reference", draws)
+            self.reference_values.fill(WorkShare(rank, num_processes))
         decodes = self.encoder.cached_latents.is_missing if num_workers else None
         dataset = Indexed(view, decodes, _CropOf(policy, self.buckets, seed))
         loader = DataLoader(
@@ -121,7 +137,10 @@ class Stream:
         items = next(self.samples)
         size = len(items) if self.buckets is None else self.micro_batch_size
         groups = [items[start : start + size] for start in range(0, len(items), size)]
-        return [collate(group, self.method, self.encoder, context, self.scores).to(self.device) for group in groups]
+        batches = [collate(group, self.method, self.encoder, context, self.scores) for group in groups]
+        if self.reference_values is not None:
+            batches = list(map(self.reference_values.with_known, batches))
+        return [batch.to(self.device) for batch in batches]
 
 
 def check_mix(method: Method, data: DataSource) -> None:

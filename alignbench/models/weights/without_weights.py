@@ -61,6 +61,12 @@ def weights_digest(network: nn.Module) -> str:
             f"the {type(network).__name__} was left out and its files are not here, so nothing tells its weights "
             "apart; fetch the whole model first, with `hf download`"
         )
+    return content_digest(network)
+
+
+def content_digest(network: nn.Module) -> str:
+    """Return the digest of the configuration and tensors that a network has now, wherever they come from."""
+    digest = hashlib.sha256()
     config = {key: value for key, value in _config(network).items() if not key.startswith("_")}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):

@@ -179,7 +179,7 @@ class MixedSizes(PairSource):
 class OnPairs:
     batch_type = PairBatch
     prompt_dropout = 0.2
-    desirable_share = scorer = None
+    desirable_share = scorer = num_draws = None
     group_size = 1
 
 

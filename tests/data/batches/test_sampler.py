@@ -34,6 +34,28 @@ def test_global_indices_count_on_through_the_run():
     assert [index for index, _ in samples] == list(range(40))
 
 
+def test_with_fixed_draws_the_visits_to_a_sample_take_them_in_turn():
+    """Three draws of ten samples; an epoch takes ten entries, whatever the steps and processes."""
+    stream = StepSampler(10, 8, 1, 0, 0, 1, num_draws=3)
+    samples = list(itertools.chain(*itertools.islice(stream, 5)))
+    for epoch in range(4):
+        visits = samples[10 * epoch : 10 * epoch + 10]
+        assert sorted(index for index, _ in visits) == [3 * position + epoch % 3 for position in range(10)]
+        assert all(index // 3 == position for index, position in visits)
+    assert [position for _, position in samples] == [place for _, place in itertools.chain(*first_steps(1))]
+    of_second = StepSampler(10, 8, 1, 0, 1, 2, start_step=3, num_draws=3)
+    assert next(iter(of_second)) == samples[28:32]
+
+
+def test_with_a_mix_each_label_counts_its_own_visits():
+    """Half of all entries are of the one desirable sample: its draws change each time, those of others later."""
+    mix = Mix([True, False, False, False], 0.5)
+    samples = itertools.chain(*itertools.islice(StepSampler(4, 4, 1, 0, 0, 1, mix=mix, num_draws=2), 6))
+    visits = Counter(samples)
+    assert [visits[index, 0] for index in (0, 1)] == [6, 6]
+    assert all(visits[2 * position + draw, position] == 2 for position in (1, 2, 3) for draw in (0, 1))
+
+
 def test_each_epoch_shows_every_sample_once_in_a_new_order():
     positions = [position for _, position in itertools.chain(*first_steps(1))]
     epochs = [positions[start : start + 10] for start in range(0, 40, 10)]
