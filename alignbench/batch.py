@@ -65,8 +65,13 @@ class Batch:
         return [self.rows(start, start + size) for start in range(0, len(self), size)]
 
     def to(self, device: torch.device | str) -> Self:
-        """Move every tensor."""
-        return self.map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
+        """Move every tensor. What lies in page-locked memory is copied to a GPU without waiting for its work."""
+        free = torch.device(device).type != "cpu"
+        return self.map(lambda value: value.to(device, non_blocking=free) if isinstance(value, Tensor) else value)
+
+    def pinned(self) -> Self:
+        """Copy every tensor to page-locked memory."""
+        return self.map(lambda value: value.pin_memory() if isinstance(value, Tensor) else value)
 
     @classmethod
     def cat(cls, batches: Sequence[Self]) -> Self:
@@ -154,6 +159,10 @@ class PromptBatch(Batch):
     prompts: list[str]
     conditioning: Conditioning
     known: dict[str, Tensor] | None = field(default=None, kw_only=True)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor but the index, which keys draws on the CPU."""
+        return replace(super().to(device), index=self.index)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator that depends on `key` alone: the same in every process and batch layout.
@@ -35,6 +37,7 @@ class Context:
         update: number of this update within its rollout, 0 for the rollout itself; every one has draws of its own.
         micro_batch_size: samples that fit through the network at once.
         num_processes: processes of the run.
+        device: where noise goes.
     """
 
     step: int
@@ -42,6 +45,7 @@ class Context:
     micro_batch_size: int
     num_processes: int = 1
     update: int = 0
+    device: torch.device = CPU
 
     def sample_generator(self, index: int, purpose: str) -> torch.Generator:
         """Return the generator of one sample (its global index) for one named purpose."""
@@ -52,14 +56,17 @@ class Context:
         return keyed_generator(self.seed, "shared", self.step, purpose)
 
     def noise(self, index: Tensor, shape: Sequence[int], purpose: str = "noise") -> Tensor:
-        """Return Gaussian noise [B, *shape], float32 on the CPU, one generator a sample."""
-        rows = [torch.randn(tuple(shape), generator=self.sample_generator(int(i), purpose)) for i in index]
-        return torch.stack(rows)
+        """Return Gaussian noise [B, *shape], float32, on the device, drawn on the CPU with one generator a sample."""
+        rows = [torch.randn(tuple(shape), generator=self.sample_generator(i, purpose)) for i in index.tolist()]
+        noise = torch.stack(rows)
+        if self.device.type == "cuda":  # a copy from other memory would wait for all that the GPU has to do
+            noise = noise.pin_memory()
+        return noise.to(self.device, non_blocking=True)
 
     def uniform(self, index: Tensor, purpose: str) -> Tensor:
         """Return one number in 0..1 a sample, [B], float64 on the CPU."""
-        rows = [torch.rand((), generator=self.sample_generator(int(i), purpose), dtype=torch.float64) for i in index]
-        return torch.stack(rows)
+        draws = [self.sample_generator(i, purpose) for i in index.tolist()]
+        return torch.stack([torch.rand((), generator=draw, dtype=torch.float64) for draw in draws])
 
     def reduce(self, total: Tensor, count: Tensor) -> Tensor:
         """Return sum(total) / sum(count) over all processes, so that uneven shares count right. No gradient."""

@@ -27,7 +27,7 @@ class Loss:
         values: loss of each sample, [B], float32, with a gradient.
         weights: how much each sample counts, [B], >= 0, without a gradient.
         metrics: figures to log, each [B] and detached; the loop averages them with the weights. A figure that says
-            nothing of a sample is NaN there and left out of its average.
+            nothing of a sample is NaN there and left out of its average. All micro-batches of an update have the same.
     """
 
     values: Tensor

@@ -37,7 +37,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alignbench.configuration.compose import composed
-from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder, fit
@@ -212,8 +211,8 @@ def measure(num_pairs: int, model_name: str, skip_network: bool, num_batches: in
     )
 
     def iterate() -> None:
-        for step in range(num_batches):
-            stream.next(Context(step, 0, BATCH_SIZE))
+        for _ in range(num_batches):
+            stream.next()
 
     with memory.watched():
         batched = rate(num_images, iterate)

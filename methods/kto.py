@@ -127,7 +127,7 @@ class KTO(Method[LabelledBatch]):
         self.error_weighting: ErrorWeighting = error_weighting
         self.prompt_dropout = prompt_dropout
         self.num_draws = num_draws
-        self.running_gain = 0.0  # what every gain is at the start
+        self.running_gain: float | Tensor = 0.0  # what every gain is at the start; then on the device
 
     def loss(self, model: ModelAdapter, batch: LabelledBatch, context: Context) -> Loss:
         mismatched = self.q_mode == "mismatched"
@@ -169,15 +169,15 @@ class KTO(Method[LabelledBatch]):
                 means = [context.reduce(gain[label].sum(), label.sum()) for label in (desirable, ~desirable)]
                 point = torch.stack(means).nanmean()  # a label that nobody has is 0 / 0 and says nothing
             case "ema":
-                point = gain.new_tensor(self.running_gain)
-                mean = float(context.reduce(gain.sum(), gain.new_tensor(len(gain))))
+                point = torch.as_tensor(self.running_gain, dtype=gain.dtype, device=gain.device)
+                mean = context.reduce(gain.sum(), gain.new_full((), len(gain))).double()
                 self.running_gain = self.q_decay * self.running_gain + (1 - self.q_decay) * mean
             case _:
-                point = context.reduce(gain.sum(), gain.new_tensor(len(gain)))
+                point = context.reduce(gain.sum(), gain.new_full((), len(gain)))
         return point.clamp(min=0) if self.q_clamp else point
 
     def state_dict(self) -> dict[str, Any]:
-        return {"running_gain": self.running_gain}
+        return {"running_gain": float(self.running_gain)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.running_gain = state["running_gain"]

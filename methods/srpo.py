@@ -230,7 +230,7 @@ class SRPO(Method[RecoveryBatch]):
         """Return noise [B, C, h, w]: the same for all prompts of the update, on all processes, where it is shared."""
         if self.share_noise:
             one = torch.randn(model.latent_shape, generator=context.shared_generator(purpose))
-            return one.expand(len(batch), *one.shape).to(model.device)
+            return one.to(model.device, non_blocking=True).expand(len(batch), *one.shape)
         return context.noise(batch.index, model.latent_shape, purpose).to(model.device)
 
     def captions(self, prompts: Sequence[str], words: Sequence[str], step: int) -> Tensor | list[str]:

@@ -111,21 +111,25 @@ class NoiseSchedule:
             timesteps: any shape. Flow: 0 to num_train_timesteps, fractions welcome. Otherwise integers below it.
 
         Raises:
-            ValueError: if a timestep is out of range, or a fraction where the schedule is a table.
+            ValueError: if a timestep on the CPU is out of range, or a fraction where the schedule is a table.
         """
         times = timesteps.double()
-        last = self.num_train_timesteps - (0 if self.alphas_cumprod is None else 1)
-        if ((times < 0) | (times > last)).any():
-            raise ValueError(f"timesteps span {times.min():g} to {times.max():g}, expected 0 to {last}")
+        if times.device.type == "cpu":  # to look at those on a GPU would be to wait for it; they are drawn on the CPU
+            self._check(times)
         if self.alphas_cumprod is None:
             sigma = times / self.num_train_timesteps
             return Level(1 - sigma, sigma)
-        if (times != times.round()).any():
+        alphas_cumprod = self.alphas_cumprod.to(times.device, non_blocking=True)[times.long()]
+        return Level(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt())
+
+    def _check(self, times: Tensor) -> None:
+        last = self.num_train_timesteps - (0 if self.alphas_cumprod is None else 1)
+        if ((times < 0) | (times > last)).any():
+            raise ValueError(f"timesteps span {times.min():g} to {times.max():g}, expected 0 to {last}")
+        if self.alphas_cumprod is not None and (times != times.round()).any():
             raise ValueError(
                 f"a {self.prediction_type} model knows integer timesteps only; take them from timesteps_at or round"
             )
-        alphas_cumprod = self.alphas_cumprod.to(times.device)[times.long()]
-        return Level(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt())
 
     def timesteps_at(self, tau: Tensor) -> Tensor:
         """Return the timesteps, float64, whose level has this `tau`: exact for flow, the nearest integer otherwise."""
@@ -222,4 +226,5 @@ def weigh(coefficient: Tensor, images: Tensor) -> Tensor:
     """Return coefficient ([] or [B]) times images [B, ...]: the one place where a level is broadcast and rounded."""
     dtype = torch.promote_types(images.dtype, torch.float32)
     shape = coefficient.shape + (1,) * (images.ndim - coefficient.ndim)
-    return coefficient.to(images.device, dtype).reshape(shape) * images.to(dtype)
+    # so few numbers are copied to a GPU without waiting for all that it was asked before
+    return coefficient.to(images.device, dtype, non_blocking=True).reshape(shape) * images.to(dtype)

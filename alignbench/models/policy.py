@@ -19,6 +19,8 @@ from alignbench.models.weights.low_rank import adapters_of, diffusers_keys, scal
 from alignbench.models.weights.policy_files import Adapters
 from alignbench.models.weights.quantised import quantise_blocks
 
+CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 class Policy(ABC):
     """The policy of a model adapter, which sets the attributes.
@@ -96,10 +98,21 @@ class Policy(ABC):
             self.denoiser.fuse_lora()
             self.denoiser.unload_lora()
 
-    def make_reference(self) -> None:
-        """Keep the start for `reference()`. Free for adapters (they are switched off); a frozen copy otherwise."""
-        if not self.is_lora:
-            self.reference_network = copy.deepcopy(self.denoiser).requires_grad_(False)
+    def make_reference(self, computes_in: torch.dtype | None = None) -> None:
+        """Keep the start for `reference()`. Free for adapters (they are switched off); a frozen copy otherwise.
+
+        Args:
+            computes_in: the dtype to which autocast casts the weights of linear layers and convolutions. Of frozen
+                weights it would do so in every call, so the copy has them in it. None leaves them as they are.
+        """
+        if self.is_lora:
+            return
+        reference = copy.deepcopy(self.denoiser).requires_grad_(False)
+        if computes_in is not None:
+            for module in reference.modules():
+                if isinstance(module, CAST_BY_AUTOCAST):
+                    module.to(computes_in)
+        self.reference_network = reference
 
     @contextmanager
     def reference(self) -> Iterator[None]:

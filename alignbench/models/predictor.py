@@ -119,7 +119,7 @@ class Predictor(ABC):
                 f"predict needs a timestep and a row of conditioning for each of {num} noisy latents, got timesteps "
                 f"{tuple(timesteps.shape)} and {[len(rows) for rows in (conditioning, unconditional) if rows]} rows"
             )
-        timesteps = timesteps.to(noisy_latents.device)
+        timesteps = timesteps.to(noisy_latents.device, non_blocking=True)
         if self.guidance_is_distilled:
             if unconditional is not None:
                 raise ValueError("guidance of this model is an input of its network; it takes no unconditional prompt")
@@ -155,7 +155,7 @@ class Predictor(ABC):
         1 and negative ones. Arguments are those of `predict`, and the weight is that of `guide`.
         """
         both = Conditioning.cat([unconditional, conditioning])
-        timesteps = timesteps.to(noisy_latents.device)
+        timesteps = timesteps.to(noisy_latents.device, non_blocking=True)
         empty, full = self._call(torch.cat([noisy_latents] * 2), timesteps.repeat(2), both).chunk(2)
         return self.guide(full, empty, weight)
 

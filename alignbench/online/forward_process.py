@@ -149,7 +149,7 @@ class ForwardProcess(OnlineMethod[RewardedBatch]):
                 images.conditioning,
                 images.latents,
                 noise=noise.to(images.latents.device),
-                timesteps=column.to(images.latents.device),
+                timesteps=column.to(images.latents.device, non_blocking=True),
                 advantage=images.advantage,
                 scores=images.scores,
                 flat=images.flat,

@@ -98,7 +98,7 @@ class RolloutMethod(Method[BatchT]):
 
     def reward_metrics(self, scores: Tensor) -> dict[str, Tensor]:
         """Return what is logged of rewards: their weighted sum, and each apart where there are several."""
-        reward = (scores.double() @ self.component_weights.to(scores.device)).float()
+        reward = (scores.double() @ self.component_weights.to(scores.device, non_blocking=True)).float()
         each = dict(zip(self.reward.components, scores.unbind(1), strict=True)) if scores.shape[1] > 1 else {}
         return {"reward": reward} | {f"reward_{name}": values for name, values in each.items()}
 

@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 from alignbench.configuration.launcher import engine_asked_for
 from alignbench.errors import UserError
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def join(accelerator: Accelerator) -> "Replicated":
     """Return how this run's processes hold the networks."""
@@ -61,30 +63,30 @@ class Replicated:
         """Add the gradient of `total` to that of the parameters."""
         self.accelerator.backward(total)
 
-    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
-        """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`."""
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
+        """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`, []."""
         for gradient in _gradients(parameters):
-            gradient.mul_(factor)
+            if gradient.dtype in HALF:  # to which a GPU would round the factor, too
+                gradient.copy_(gradient.float().mul_(factor))
+            else:
+                gradient.mul_(factor)
 
     def norm(self, tensors: Sequence[Tensor], whole: Sequence[Tensor] = ()) -> Tensor:
         """Return the norm of all `tensors`, shaped as `parameters`, and of `whole` ones that all processes have."""
         return _norm([*tensors, *whole], self.accelerator.device)
 
-    def step(
-        self, optimizer: Optimizer, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float
-    ) -> float:
-        """Make one update from gradients whose common norm is scaled down to `max_norm`; return what it was.
+    def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the common norm of the gradients down to `max_norm`; return what it was, [].
 
         Args:
             whole: further parameters, which all processes have.
         """
-        norm = self._clip(parameters, whole, max_norm)
+        return cast(Tensor, self.accelerator.clip_grad_norm_([*parameters, *whole], max_norm))
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Make one update from the gradients."""
         optimizer.step()
         optimizer.zero_grad()
-        return norm
-
-    def _clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
-        return float(cast(Tensor, self.accelerator.clip_grad_norm_([*parameters, *whole], max_norm)))
 
     def whole_state(self, network: nn.Module) -> dict[str, Tensor]:
         """Return all weights of a placed network by name. All processes must ask; only the main one gets them."""
@@ -139,7 +141,7 @@ class Sharded(Replicated):
     def micro_batch(self, policy: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
         for parameter, view in self._views:
             if parameter.grad is not None:
                 view.grad = cast(Any, parameter.grad).to_local()
@@ -152,10 +154,10 @@ class Sharded(Replicated):
         torch.distributed.all_reduce(square)
         return (square + _norm(whole, device).square()).sqrt()
 
-    def _clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> float:
+    def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> Tensor:
         norm = self.norm(_gradients(parameters), _gradients(whole))
         torch.nn.utils.clip_grads_with_norm_([*parameters, *whole], max_norm, norm)
-        return float(norm)
+        return norm
 
     def whole_state(self, network: nn.Module) -> dict[str, Tensor]:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -204,14 +206,15 @@ class SharedOptimizer(Replicated):
     def backward(self, total: Tensor) -> None:
         self._engine.backward(total, scale_wrt_gas=False)
 
-    def collect(self, parameters: list[nn.Parameter], factor: float) -> None:
-        self._engine.optimizer.override_loss_scale(1 / factor)  # by which the step divides the gradients
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
+        self._engine.optimizer.override_loss_scale(1 / float(factor))  # by which the step divides the gradients
 
-    def step(
-        self, optimizer: Optimizer, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float
-    ) -> float:
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+    def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> Tensor:
+        self._engine.step()  # it clips and steps at once
+        return torch.as_tensor(self._engine.get_global_grad_norm(), device=self.accelerator.device)
+
+    def step(self, optimizer: Optimizer) -> None:
+        pass
 
 
 class Partition:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from omegaconf import DictConfig
@@ -40,7 +39,7 @@ from alignbench.training.parallel import join
 from alignbench.training.profiling import profiled
 from alignbench.training.progress import Limits, Progress
 from alignbench.training.tracking import Tracking
-from alignbench.training.update import add_gradients, autocast, of_samples, rollout, take_gradients, update
+from alignbench.training.update import add_gradients, autocast, of_samples, read, rollout, take_gradients, update
 from alignbench.training.validation import Validation
 from alignbench.training.weight_distance import WeightDistance, weight_norm
 
@@ -115,7 +114,8 @@ def train(
     if settings.attention_backend is not None:
         set_attention_backend(model.denoiser, settings.attention_backend)
     if any(one.needs_reference for one in all_methods):
-        model.make_reference()
+        autocast_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
+        model.make_reference(None if parallel.shards else autocast_dtype)  # a shard has one dtype
     if settings.compile:
         compile_networks(model)
     for network in (model.denoiser, model.reference_network):
@@ -174,9 +174,10 @@ def train(
     log = Log(folder.train_log, progress.step, accelerator.is_main_process, tracking)
     began = time.monotonic() - progress.train_seconds
 
-    def totals(signals: Sequence[int] = ()) -> list[int]:
-        """Return the network passes and reward calls of all processes since they started, and the sums of `signals`."""
-        own = torch.tensor([model.network_passes, method.reward_calls, *signals], device=device)
+    def totals(*further: float) -> list[float]:
+        """Return the network passes and reward calls of all processes since they started, and the sums of `further`."""
+        where = device if accelerator.num_processes > 1 else "cpu"
+        own = torch.tensor([model.network_passes, method.reward_calls, *further], dtype=torch.float64).to(where)
         return cast(Tensor, accelerator.reduce(own, reduction="sum")).tolist()
 
     crop_policy = CropPolicy.of(settings, model)
@@ -217,7 +218,7 @@ def train(
     batches = stream(method, data, cfg.seed, progress.rollouts)
     streams = [stream(term.method, term.data, term.seed(cfg.seed), progress.step) for term in auxiliary]
     # what was computed for the cache serves all runs, and is in the budget of none
-    passes_before, rewards_before = totals()
+    passes_before, rewards_before = map(int, totals())
     passes_before, rewards_before = progress.network_passes - passes_before, progress.reward_calls - rewards_before
     for one in (batches, *streams):
         if one.buckets is not None and accelerator.is_main_process:
@@ -233,7 +234,11 @@ def train(
 
     networks = [model.denoiser, model.reference_network, *model.frozen_networks, *method.frozen_modules().values()]
     profiles = profile and accelerator.is_main_process
-    with noted() as stop, profiled(profiles, folder, networks, device) as profiler:
+    with ExitStack() as ends:
+        for one in (batches, *streams):
+            ends.enter_context(closing(one))
+        stop = ends.enter_context(noted())
+        profiler = ends.enter_context(profiled(profiles, folder, networks, device))
         while True:
             is_end = limits.reached(progress)
             if validation is not None and validation.due(progress.step, progress.network_passes, is_end):
@@ -245,40 +250,44 @@ def train(
             if is_end or (validation is not None and validation.exhausted):
                 break
 
-            context = Context(progress.step, cfg.seed, settings.micro_batch_size, accelerator.num_processes)
-            share = batches.next(context)
+            share = batches.next()
             frozen_networks.offload()  # its prompts and pictures are encoded
+            layout = (settings.micro_batch_size, accelerator.num_processes)
+            context = Context(progress.step, cfg.seed, *layout, device=device)
             progress.rollouts += 1
             progress.samples_seen += settings.total_batch_size
 
             for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
                 context = replace(context, step=progress.step, update=number)
-                gradients, metrics = [], {}
+                gradients, figures, beside = [], [], {}
                 for term, its_batches in zip(auxiliary, streams, strict=True):
                     its_context = replace(context, seed=term.seed(cfg.seed), update=0)
-                    its_share = its_batches.next(its_context)
+                    its_share = its_batches.next()
                     frozen_networks.offload()
                     (its_micro_batches,) = autocast(rollout(term.method, model, its_share, its_context), accelerator)
-                    figures = update(
+                    its_figures = update(
                         term.method, model, its_micro_batches, its_context, parallel, policy_parameters, []
                     )
-                    metrics |= {f"{term.method.name}/{name}": value for name, value in figures.items()}
+                    figures.append((f"{term.method.name}/", its_figures))
                     gradients.append((term.weight, take_gradients(policy_parameters)))
-                metrics |= update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
+                its_figures = update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
+                figures.append(("", its_figures))
                 for weight, gradient in gradients:
                     add_gradients(policy_parameters, gradient, weight)
                 if start is not None:
                     moved = torch._foreach_sub([p.detach() for p in policy_parameters], start)
                     add_gradients(policy_parameters, moved, settings.weight_distance)
-                    metrics["weight_distance"] = float(parallel.norm(moved))
+                    beside["weight_distance"] = parallel.norm(moved)
                 if settings.max_grad_value is not None:
                     accelerator.clip_grad_value_(parameters, settings.max_grad_value)
-                metrics["lr"] = float(lr_scheduler.get_last_lr()[0])
-                norm = parallel.step(optimizer, policy_parameters, own_parameters, settings.max_grad_norm)
+                norm = parallel.clip(policy_parameters, own_parameters, settings.max_grad_norm)
+                metrics, beside = read(figures, {**beside, "grad_norm": norm}, accelerator)  # here the loop waits
+                norm = beside.pop("grad_norm")
                 if not math.isfinite(norm) and settings.mixed_precision != "fp16":  # which skips such updates
                     told = f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
                     raise FloatingPointError(f"{told}, {of_samples(micro_batches, accelerator)}")
-                metrics["grad_norm"] = norm
+                metrics |= {**beside, "lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
+                parallel.step(optimizer)
                 lr_scheduler.step()
                 if ema is not None:
                     ema.step(policy_parameters)
@@ -292,9 +301,9 @@ def train(
                     break
 
             # the main process's clock decides for all: by their own, a time limit would end each at another update
-            (progress.train_seconds,) = broadcast_object_list([time.monotonic() - began])
-            passes, rewards, *signals = totals(stop.counts)
-            progress.network_passes, progress.reward_calls = passes_before + passes, rewards_before + rewards
+            seconds = time.monotonic() - began if accelerator.is_main_process else 0.0
+            passes, rewards, progress.train_seconds, *signals = totals(seconds, *stop.counts)
+            progress.network_passes, progress.reward_calls = passes_before + int(passes), rewards_before + int(rewards)
             bar.total = limits.expected_steps(progress)
             is_due = checkpoints.due(settings.checkpointing_steps, settings.checkpointing_minutes)
             if stop.agree(signals):

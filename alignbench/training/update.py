@@ -1,6 +1,7 @@
-"""What one update is: its micro-batches, and the gradient that they and all processes make together."""
+"""What one update is: its micro-batches, the gradient that they and all processes make together, and its figures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import shorten
 from typing import cast
 
@@ -39,6 +40,73 @@ def autocast(updates: Iterable[list[Batch]], accelerator: Accelerator) -> Iterat
         yield micro_batches
 
 
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What is logged of the loss of one method in one update, on the device.
+
+    Attributes:
+        method: its name.
+        number: of the update, counted from 1.
+        names: of what is logged: `loss` first, then the method's metrics.
+        totals: sum of values times weights, and sum of weights, of each, over all processes, [2, len(names) + 1],
+            float64; the last column is the number of samples whose loss is not finite, twice.
+        micro_batches: of this process.
+        not_finite: whether the loss of a sample is not finite, [B] for each micro-batch.
+    """
+
+    method: str
+    number: int
+    names: list[str]
+    totals: Tensor
+    micro_batches: list[Batch]
+    not_finite: list[Tensor]
+
+    def averages(self, totals: Sequence[float], accelerator: Accelerator) -> dict[str, float]:
+        """Return the weighted averages of the loss and of the metrics, each over the samples that have one.
+
+        Args:
+            totals: the numbers of `self.totals`, row by row.
+
+        Raises:
+            FloatingPointError: on all processes, if the loss of a sample on any of them is not finite.
+            UserError: if every sample has weight 0.
+        """
+        sums, weights = totals[: len(self.names)], totals[len(self.names) + 1 : -1]
+        if totals[-1]:
+            rows = [rows.nonzero().flatten().tolist() for rows in self.not_finite]
+            wrong = [batch.take(its) for batch, its in zip(self.micro_batches, rows, strict=True) if its]
+            told = f"the loss of method={self.method} is not finite at update {self.number}"
+            raise FloatingPointError(f"{told}, {of_samples(wrong, accelerator)}")
+        if weights[0] == 0:
+            raise UserError(f"no sample of update {self.number} counts; method={self.method} gave every one weight 0")
+        rows = zip(self.names, sums, weights, strict=True)
+        return {name: total / weight for name, total, weight in rows if weight > 0}
+
+
+def read(
+    figures: Sequence[tuple[str, Figures]], beside: Mapping[str, Tensor], accelerator: Accelerator
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Wait for the device and bring all figures of an update to the CPU in one copy.
+
+    Args:
+        figures: of each loss, with what its names begin with.
+        beside: further numbers, [] each.
+
+    Returns:
+        The averages of all losses, and the further numbers.
+
+    Raises:
+        FloatingPointError, UserError: see `Figures.averages`.
+    """
+    parts = [*(one.totals.flatten() for _, one in figures), *(one.double().reshape(1) for one in beside.values())]
+    numbers = torch.cat(parts).tolist()
+    averages: dict[str, float] = {}
+    for prefix, one in figures:
+        its, numbers = numbers[: one.totals.numel()], numbers[one.totals.numel() :]
+        averages |= {f"{prefix}{name}": value for name, value in one.averages(its, accelerator).items()}
+    return averages, dict(zip(beside, numbers, strict=True))
+
+
 def update(
     method: Method,
     model: ModelAdapter,
@@ -47,45 +115,36 @@ def update(
     parallel: Replicated,
     policy_parameters: list[nn.Parameter],
     own_parameters: list[nn.Parameter],
-) -> dict[str, float]:
+) -> Figures:
     """Accumulate the gradient of sum(values * weights) / sum(weights) over all micro-batches and processes.
 
-    Returns:
-        The weighted averages of the loss and of the method's metrics, each over the samples that have one.
-
-    Raises:
-        FloatingPointError: on all processes, if the loss of a sample on any of them is not finite.
-        UserError: if every sample has weight 0.
+    Nothing here waits for the device. Whether the gradient may be used is known when the figures are read.
     """
     accelerator = parallel.accelerator
-    sums: dict[str, Tensor] = {}  # of values times weights, and of weights
-    not_finite: list[Batch] = []
+    names: list[str] = []
+    sums: Tensor | float = 0.0  # of values times weights, and of weights, of each name
+    not_finite: list[Tensor] = []
     for number, micro_batch in enumerate(micro_batches):
         with parallel.micro_batch(model.policy, is_last=number + 1 == len(micro_batches)):
             with accelerator.autocast():
                 loss = method.loss(model, micro_batch, context)
-            if rows := (~torch.isfinite(loss.values)).nonzero().flatten().tolist():
-                not_finite.append(micro_batch.take(rows))
             parallel.backward((loss.values * loss.weights).sum())
-        for name, values in {"loss": loss.values, **loss.metrics}.items():
-            known = loss.weights.double() * ~values.isnan()
-            total = (values.detach().double().nan_to_num() * known).sum()
-            sums[name] = sums.get(name, 0.0) + torch.stack([total, known.sum()])
+        not_finite.append(~torch.isfinite(loss.values))
+        if names not in ([], ["loss", *loss.metrics]):
+            raise ValueError(f"the losses of method={method.name} have other metrics in each micro-batch of an update")
+        names = ["loss", *loss.metrics]
+        values = torch.stack([value.detach().double() for value in (loss.values, *loss.metrics.values())])
+        known = loss.weights.double() * ~values.isnan()
+        sums = sums + torch.stack([(values.nan_to_num() * known).sum(1), known.sum(1)])
 
-    num_not_finite = sums["loss"].new_tensor([len(not_finite), 0])
-    *totals, wrong = accelerator.reduce(torch.stack([*sums.values(), num_not_finite]), reduction="sum")
-    if float(wrong[0]):
-        told = f"the loss of method={method.name} is not finite at update {context.step + 1}"
-        raise FloatingPointError(f"{told}, {of_samples(not_finite, accelerator)}")
-    weight = float(totals[0][1])
-    if weight == 0:
-        raise UserError(f"no sample of update {context.step + 1} counts; method={method.name} gave every one weight 0")
+    num_not_finite = torch.cat(not_finite).sum().double().expand(2, 1)
+    totals = cast(Tensor, accelerator.reduce(torch.cat([cast(Tensor, sums), num_not_finite], dim=1), reduction="sum"))
     for parameter in own_parameters:  # methods call their networks as they are, so nothing exchanged these gradients
         if parameter.grad is not None:
             parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, reduction="mean"))
     # distributed training averages over processes what should be a sum over samples
-    parallel.collect(policy_parameters + own_parameters, accelerator.num_processes / weight)
-    return {name: float(total / known) for name, (total, known) in zip(sums, totals, strict=True) if known > 0}
+    parallel.collect(policy_parameters + own_parameters, accelerator.num_processes / totals[1, 0])
+    return Figures(method.name, context.step + 1, names, totals, micro_batches, not_finite)
 
 
 def of_samples(batches: Sequence[Batch], accelerator: Accelerator) -> str:

@@ -309,7 +309,7 @@ def test_the_share_of_desirable_images_that_was_asked_for_is_shown(tmp_path, sha
     layout = {"seed": 0, "rank": 0, "num_processes": 1, "start_step": 0, "num_workers": 0}
     method = kto(desirable_share=share)
     stream = Stream(method, data, tiny_adapter("flux"), tmp_path, total_batch_size=8, **layout)
-    batches = [batch for step in range(3) for batch in stream.next(context(step=step))]
+    batches = [batch for _ in range(3) for batch in stream.next()]
     shown = [int(batch.desirable.sum()) for batch in batches if isinstance(batch, LabelledBatch)]
     assert sum(shown) == expected
     assert share is None or shown == [expected / 3] * 3

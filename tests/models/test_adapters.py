@@ -565,6 +565,17 @@ def test_the_reference_is_exactly_the_start_after_the_policy_moved(model, tuning
     assert bool(moved) == (tuning == "full")
 
 
+def test_a_reference_in_the_dtype_of_autocast_predicts_the_same_to_the_last_bit(model):
+    model.prepare_training("full", rank=4, alpha=8)
+    found = []
+    for dtype in (None, torch.bfloat16):
+        model.make_reference(dtype)
+        with torch.autocast("cpu", torch.bfloat16), model.reference():
+            found.append(predictions(model))
+    assert torch.equal(*found)
+    assert {p.dtype for p in model.reference_network.parameters()} == {torch.float32, torch.bfloat16}
+
+
 def test_the_reference_ends_with_its_block_even_when_that_fails(model):
     model.prepare_training("lora", rank=4, alpha=8)
     train_a_little(model)

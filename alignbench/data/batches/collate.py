@@ -17,6 +17,8 @@ from alignbench.data.storage.tensor_store import Entry
 from alignbench.errors import UserError
 from alignbench.method import Method
 
+Item = tuple[int, Any]  # global index and sample, of the kind that a batch needs
+
 
 class Indexed(Dataset):
     """The samples of a view, read by `SampleRef` and returned with their global index.
@@ -52,11 +54,12 @@ class Indexed(Dataset):
 
 
 def collate(
-    items: Sequence[tuple[int, Any]],
+    items: Sequence[Item],
     method: Method,
     encoder: Encoder,
     context: Context,
     scores: Mapping[tuple[str, str], float] | None = None,
+    encode: bool = True,
 ) -> PromptBatch:
     """Encode samples and return them as a batch of the method's `batch_type`.
 
@@ -64,14 +67,18 @@ def collate(
     each sample, so both images of a pair lose their prompt together. `prompts` keeps the text.
 
     Args:
-        items: global index and sample, of the kind that the batch needs.
         scores: scores of the images of pairs, by prompt and key of the image.
+        encode: whether networks may be called for what is neither in memory nor in a cache.
+
+    Raises:
+        NotStoredError: if they may not, and something is in neither.
     """
     index = torch.tensor([i for i, _ in items], dtype=torch.int64)
     samples = [sample for _, sample in items]
     texts = [sample.prompt for sample in samples]
     without_prompt = (context.uniform(index, "prompt_dropout") < method.prompt_dropout).tolist()
-    conditioning = encoder.prompts(["" if blank else text for text, blank in zip(texts, without_prompt, strict=True)])
+    given = ["" if blank else text for text, blank in zip(texts, without_prompt, strict=True)]
+    conditioning = encoder.prompts(given, encode)
 
     def scores_of(images: list[TrainingImage]) -> Tensor | None:
         if scores is None:
@@ -81,7 +88,7 @@ def collate(
     kind = method.batch_type
     if issubclass(kind, PairBatch):
         winners, losers = [sample.image_w for sample in samples], [sample.image_l for sample in samples]
-        encoded = encoder.images([*winners, *losers])
+        encoded = encoder.images([*winners, *losers], encode)
         latents_w, latents_l = encoder.latents(encoded, index, context).chunk(2)
         pairs = PairBatch(
             index,
@@ -103,7 +110,7 @@ def collate(
         return GeneratedPairBatch(**vars(pairs), noise_w=noise_w, noise_l=noise_l)
     if kind in (LabelledBatch, ImageBatch):
         images = [sample.image for sample in samples]
-        encoded = encoder.images(images)
+        encoded = encoder.images(images, encode)
         conditioning = encoder.with_crops(conditioning, images, encoded)
         latents = encoder.latents(encoded, index, context)
         if kind is ImageBatch:

@@ -19,6 +19,10 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.settings.data import Posterior
 
 
+class NotStoredError(Exception):
+    """A network is needed for a prompt or an image that is neither in memory nor in a cache."""
+
+
 class Encoder:
     """Encodes prompts and images, and keeps the results in memory.
 
@@ -29,9 +33,10 @@ class Encoder:
     Args:
         posterior: `mode` gives an image the same latents each time it is shown; `sample` draws new ones each time,
             keyed by the global sample index.
-        max_bytes: main memory that encoded prompts may take, and again that encoded images may take; the least
-            recently used are removed first.
-        caches: encoded prompts and images on disk. They are read each time and never written here.
+        max_bytes: main memory that features of prompts may take, and again that images encoded here may take; the
+            least recently used are removed first.
+        caches: encoded prompts and images on disk. Images are read each time, prompts if they are not in memory;
+            neither is written here.
         address: returns a name of an image, given its key, that is unique over all data sources.
         true_size: whether the conditioning holds the original size and the crop of each image.
 
@@ -62,27 +67,41 @@ class Encoder:
         self._prompts = _Memory(max_bytes)
         self._images = _Memory(max_bytes)
 
-    def prompts(self, texts: Sequence[str]) -> Conditioning:
-        """Return the features of each text, on the CPU."""
-        distinct = list(dict.fromkeys(texts))
-        cached: Sequence[Entry | None] = [None] * len(distinct)
+    def prompts(self, texts: Sequence[str], encode: bool = True) -> Conditioning:
+        """Return the features of each text, on the CPU.
+
+        Args:
+            encode: whether the text encoders may be called; if not, `NotStoredError` is raised where they are needed.
+        """
+        found = {text: self._prompts.find(text) for text in texts}
+        unknown = [text for text, entry in found.items() if entry is None]
+        cached: Sequence[Entry | None] = [None] * len(unknown)
         if self.caches is not None:
-            cached = self.caches.prompts.read([prompt_key(text) for text in distinct])
-        entries = {text: entry or self.prompt(text) for text, entry in zip(distinct, cached, strict=True)}
+            cached = self.caches.prompts.read([prompt_key(text) for text in unknown])
+        make = self.encode_prompt if encode else _not_stored
+        made = {
+            text: self._prompts.keep(text, entry or make(text)) for text, entry in zip(unknown, cached, strict=True)
+        }
+        entries = {text: entry or made[text] for text, entry in found.items()}
         rows = {text: Conditioning(**{name: value[None] for name, value in entries[text].items()}) for text in entries}
         return Conditioning.cat([rows[text] for text in texts])
 
-    def prompt(self, text: str) -> Entry:
-        """Return what `encode_prompt` returns, from memory if it is there."""
-        return self._prompts.get(text, self.encode_prompt, text)
+    def images(self, images: Sequence[TrainingImage], encode: bool = True) -> list[Entry]:
+        """Return what `encode_image` returns for each image; all cached entries are read together.
 
-    def images(self, images: Sequence[TrainingImage]) -> list[Entry]:
-        """Return what `encode_image` returns for each image; all cached entries are read together."""
+        Args:
+            encode: whether the VAE may be called; if not, `NotStoredError` is raised where it is needed.
+        """
         cached = self.cached_latents.read(images)
+        make = self.encode_image if encode else _not_stored
         return [
-            entry or self._images.get(self._name(image), self.encode_image, image)
+            entry or self._images.find(self._name(image)) or self._images.keep(self._name(image), make(image))
             for image, entry in zip(images, cached, strict=True)
         ]
+
+    def must_decode(self, image: TrainingImage) -> bool:
+        """Say whether the pixels of an image are needed, as its latents are neither cached nor in memory."""
+        return self._name(image) not in self._images and self.cached_latents.is_missing(image)
 
     def _name(self, image: TrainingImage) -> str:
         return f"{image.key} {(image.crop or self.centre).name}"
@@ -201,6 +220,10 @@ def fit(image: TrainingImage, crop: CropSpec) -> Tensor:
     return cropped[None] if is_video else cropped
 
 
+def _not_stored(what: Any) -> Entry:
+    raise NotStoredError
+
+
 class _Memory:
     """Entries by key; the least recently used are removed first."""
 
@@ -209,13 +232,19 @@ class _Memory:
         self.num_bytes = 0
         self.values: OrderedDict[str, Entry] = OrderedDict()
 
-    def get(self, key: str, make: Callable[[Any], Entry], argument: Any) -> Entry:
-        """Return the entry of `key`; if there is none, make it by `make(argument)`."""
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of `key`, and count that as a use; None if there is none."""
         if key in self.values:
             self.values.move_to_end(key)
-            return self.values[key]
-        value = self.values[key] = make(argument)
+        return self.values.get(key)
+
+    def keep(self, key: str, value: Entry) -> Entry:
+        """Keep a new entry and return it."""
+        self.values[key] = value
         self.num_bytes += num_bytes(value)
         while self.num_bytes > self.max_bytes and len(self.values) > 1:
             self.num_bytes -= num_bytes(self.values.popitem(last=False)[1])
         return value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values

@@ -96,7 +96,7 @@ class RequiredFeatures:
 def prompt_bytes(prompts: Sequence[str], encoder: Encoder) -> int:
     """Return the bytes that one encoded prompt takes: the mean over a few of them, as their lengths may differ."""
     few = prompts[:: -(-len(prompts) // NUM_MEASURED)]
-    return sum(num_bytes(encoder.prompt(text)) for text in few) // len(few)
+    return sum(num_bytes(encoder.encode_prompt(text)) for text in few) // len(few)
 
 
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:

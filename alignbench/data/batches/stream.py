@@ -13,10 +13,11 @@ from alignbench.batch import PromptBatch
 from alignbench.context import Context
 from alignbench.crop import CropSpec
 from alignbench.data.batches.aspect_buckets import BucketedOrder, Buckets
-from alignbench.data.batches.collate import Indexed, collate
+from alignbench.data.batches.collate import Indexed, Item, collate
 from alignbench.data.batches.crops import CropPolicy
-from alignbench.data.batches.encode import Encoder
+from alignbench.data.batches.encode import Encoder, NotStoredError
 from alignbench.data.batches.feature_cache import Caches
+from alignbench.data.batches.prefetch import Prefetch
 from alignbench.data.batches.reference_values import FixedDraws, ReferenceValues
 from alignbench.data.batches.sampler import Mix, MixedOrder, SampleRef, StepSampler
 from alignbench.data.batches.scorer_scores import score_pairs
@@ -32,6 +33,10 @@ from alignbench.work_share import WorkShare
 
 class Stream:
     """This process's share of each total batch of a run. Endless.
+
+    A thread reads the next share while the last one is used. Only what no cache has is encoded where the share is asked
+    for, because the text encoders and the VAE, and the memory that they need, are used by others as well. Draws are
+    keyed by the sample, so a share is the same whenever it is read.
 
     If the method has a `scorer`, all training images are scored first, and the method is given the scores. If it has
     `num_draws`, its reference values are computed first, as far as they are not there.
@@ -98,7 +103,7 @@ class Stream:
             num_draws=method.num_draws,
         )
         self.method = method
-        self.micro_batch_size = micro_batch_size
+        self.draws = Context(0, seed, micro_batch_size, num_processes)
         self.device = model.device
         caches = Caches.open(cache, model, data.posterior, model.device) if Caches.exist(cache) else None
         self.encoder = Encoder(model, data.posterior, caches=caches, address=data.address, true_size=policy.true_size)
@@ -113,11 +118,10 @@ class Stream:
         self.reference_values = None
         if method.num_draws is not None:
             assert start is not None
-            context = Context(start_step, seed, micro_batch_size, num_processes)
-            draws = FixedDraws(method, data, policy, self.encoder, context, start, autocast)
-            self.reference_values = ReferenceValues(cache / "reference", draws)
+            fixed_draws = FixedDraws(method, data, policy, self.encoder, self.draws, start, autocast)
+            self.reference_values = ReferenceValues(cache / "reference", fixed_draws)
             self.reference_values.fill(WorkShare(rank, num_processes))
-        decodes = self.encoder.cached_latents.is_missing if num_workers else None
+        decodes = self.encoder.cached_latents.is_missing if num_workers else self.encoder.must_decode
         dataset = Indexed(view, decodes, _CropOf(policy, self.buckets, seed))
         loader = DataLoader(
             dataset,
@@ -127,20 +131,39 @@ class Stream:
             worker_init_fn=leave_signals_to_the_program,
         )
         self.samples = iter(loader)
+        self.read_ahead = Prefetch[list[PromptBatch | list[Item]]]()
 
-    def next(self, context: Context) -> list[PromptBatch]:
+    def next(self) -> list[PromptBatch]:
         """Return the next share, in the method's `batch_type`, on the model's device.
 
         The share is one batch. With aspect buckets it is one batch for each micro-batch, because their images differ
         in size.
         """
+        self.read_ahead.start(self._read)
+        share = [found if isinstance(found, PromptBatch) else self._collate(found) for found in self.read_ahead.take()]
+        self.read_ahead.start(self._read)
+        return [batch.to(self.device) for batch in share]
+
+    def close(self) -> None:
+        """End the thread that reads."""
+        self.read_ahead.close()
+
+    def _read(self) -> list[PromptBatch | list[Item]]:
+        """Return the batches of the next share; where a network must encode something, the samples of the batch."""
         items = next(self.samples)
-        size = len(items) if self.buckets is None else self.micro_batch_size
-        groups = [items[start : start + size] for start in range(0, len(items), size)]
-        batches = [collate(group, self.method, self.encoder, context, self.scores) for group in groups]
-        if self.reference_values is not None:
-            batches = list(map(self.reference_values.with_known, batches))
-        return [batch.to(self.device) for batch in batches]
+        size = len(items) if self.buckets is None else self.draws.micro_batch_size
+        return [self._stored(items[start : start + size]) for start in range(0, len(items), size)]
+
+    def _stored(self, items: list[Item]) -> PromptBatch | list[Item]:
+        try:
+            batch = self._collate(items, encode=False)
+        except NotStoredError:
+            return items
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _collate(self, items: list[Item], encode: bool = True) -> PromptBatch:
+        batch = collate(items, self.method, self.encoder, self.draws, self.scores, encode)
+        return batch if self.reference_values is None else self.reference_values.with_known(batch)
 
 
 def check_mix(method: Method, data: DataSource) -> None:

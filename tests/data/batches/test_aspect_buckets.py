@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignbench.batch import PairBatch
-from alignbench.context import Context, keyed_generator
+from alignbench.context import keyed_generator
 from alignbench.data.batches.aspect_buckets import BucketedOrder, Buckets, standard_buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
@@ -206,10 +206,7 @@ def shares(
         )
         for rank in range(num_processes)
     ]  # fmt: skip
-    return [
-        [batch for stream in streams for batch in stream.next(Context(step, 0, micro_batch_size))]
-        for step in range(start_step, start_step + num_steps)
-    ]
+    return [[batch for stream in streams for batch in stream.next()] for _ in range(num_steps)]
 
 
 def equal(batches, others):

@@ -9,7 +9,6 @@ from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
 from alignbench.batch import LabelledBatch, PairBatch
-from alignbench.context import Context
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.data.batches.stream import Stream, check_mix
 from alignbench.data.source import images_of
@@ -165,10 +164,11 @@ def test_training_takes_that_order(tmp_path, source, encoded, monkeypatch):
     data.window_bytes = 1  # one row group
     place = {"total_batch_size": 4, "seed": 0, "rank": 0, "num_processes": 1, "start_step": 0, "num_workers": 0}
     stream = Stream(OnPairs(), data, tiny_adapter("stable_diffusion"), tmp_path / "cache", **place)
-    batches = [batch for step in range(12) for batch in stream.next(Context(step, 0, 4))]
+    batches = [batch for _ in range(12) for batch in stream.next()]
     prompts = [prompt for batch in batches for prompt in batch.prompts]
     assert sorted(map(int, prompts)) == list(range(48))
-    assert len(reading) == 2 * 6
+    stream.close()
+    assert len(reading) in (2 * 6, 2 * 7)  # the last where the next epoch was begun ahead
 
 
 class OnPairs(Method):
