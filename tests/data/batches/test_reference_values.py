@@ -84,7 +84,7 @@ def test_the_stream_gives_each_visit_the_next_draw_and_what_the_reference_says_t
     before = model.network_passes
     stream = Stream(method, Pairs(), model, tmp_path, total_batch_size=3, start=start, **layout)
     assert model.network_passes - before == 2 * NUM_PAIRS * NUM_DRAWS
-    batches = [stream.next(Context(step, 3, 3))[0] for step in range(4)]
+    batches = [stream.next()[0] for step in range(4)]
     for step, batch in enumerate(batches):
         assert sorted(batch.index.tolist()) == [NUM_DRAWS * position + step % NUM_DRAWS for position in range(3)]
         live = method.reference_values(model, batch, Context(step, 3, 3))
@@ -93,7 +93,7 @@ def test_the_stream_gives_each_visit_the_next_draw_and_what_the_reference_says_t
     assert model.network_passes - before == 2 * NUM_PAIRS * NUM_DRAWS + 4 * 2 * 3
 
     again = Stream(method, Pairs(), model, tmp_path, total_batch_size=3, start=start, **layout | {"start_step": 3})
-    (resumed,) = again.next(Context(3, 3, 3))
+    (resumed,) = again.next()
     assert torch.equal(resumed.index, batches[3].index)
     assert all(torch.equal(resumed.known[name], batches[3].known[name]) for name in resumed.known)
     assert torch.equal(resumed.conditioning.prompt_embeds, batches[3].conditioning.prompt_embeds)  # dropped or not
