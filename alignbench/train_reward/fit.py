@@ -157,12 +157,11 @@ def fit(
                 sums += seen.sum(dim=1)
             # distributed training averages over processes what should be a sum over pairs
             parallel.collect(parameters, accelerator.num_processes / settings.total_batch_size)
-            metrics = {"lr": float(lr_scheduler.get_last_lr()[0])}
-            metrics["grad_norm"] = parallel.step(optimizer, parameters, [], settings.max_grad_norm)
-            if (
-                not math.isfinite(metrics["grad_norm"]) and settings.mixed_precision != "fp16"
-            ):  # which skips such updates
+            norm = float(parallel.clip(parameters, [], settings.max_grad_norm))
+            if not math.isfinite(norm) and settings.mixed_precision != "fp16":  # which skips such updates
                 raise FloatingPointError(f"the gradient is not finite at update {progress.step + 1}")
+            metrics = {"lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
+            parallel.step(optimizer)
             lr_scheduler.step()
             progress.step += 1
             bar.update()

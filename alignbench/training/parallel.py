@@ -63,8 +63,8 @@ class Replicated:
         """Add the gradient of `total` to that of the parameters."""
         self.accelerator.backward(total)
 
-    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
-        """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`, []."""
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor | float) -> None:
+        """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`."""
         for gradient in _gradients(parameters):
             if gradient.dtype in HALF:  # to which a GPU would round the factor, too
                 gradient.copy_(gradient.float().mul_(factor))
@@ -141,7 +141,7 @@ class Sharded(Replicated):
     def micro_batch(self, policy: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor | float) -> None:
         for parameter, view in self._views:
             if parameter.grad is not None:
                 view.grad = cast(Any, parameter.grad).to_local()
@@ -206,7 +206,7 @@ class SharedOptimizer(Replicated):
     def backward(self, total: Tensor) -> None:
         self._engine.backward(total, scale_wrt_gas=False)
 
-    def collect(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
+    def collect(self, parameters: list[nn.Parameter], factor: Tensor | float) -> None:
         self._engine.optimizer.override_loss_scale(1 / float(factor))  # by which the step divides the gradients
 
     def clip(self, parameters: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> Tensor:
