@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 NUM_FLIPS = 9999
 MAX_EXACT_CLUSTERS = 14  # up to here all 2^14 sign patterns are tried
@@ -129,7 +129,7 @@ def levels_test(value: float, levels: Sequence[Level]) -> float:
     error, freedom = _error(levels)
     if error == 0:  # as of a gain that is the same on all prompts and for all seeds
         return float(value == 0)
-    return float(2 * stats.t.sf(abs(value) / error, freedom))
+    return float(2 * special.stdtr(freedom, -abs(value) / error))  # as stats.t.sf, at a hundredth of its cost
 
 
 def smallest_significant(levels: Sequence[Level], p_value: float) -> float:
