@@ -1,6 +1,6 @@
 """How well rendered text is read: the figures of docs/evaluators/ocr.md.
 
-    python -m benchmarks.rendered_text                # a minute or two on one thread
+    python -m benchmarks.rendered_text                # a minute on one thread
     python -m benchmarks.rendered_text --images 100
 
 Each picture shows the text that one of `prompts=text_rendering` asks for, in the font that ships with PIL. The same
@@ -61,6 +61,7 @@ DRAWINGS = {
     "text twice": Drawing(num_times=2),
     "turned by 15 degrees": Drawing(angle=15),
     "turned by 90 degrees": Drawing(angle=90),
+    "upside down": Drawing(angle=180),
 }
 
 

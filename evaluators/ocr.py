@@ -121,17 +121,18 @@ class RapidOcr(Evaluator):
             raise ValueError(f"score={score} is unknown; available: {', '.join(get_args(Score))}")
         self.name = "ocr_rapid" if score == "reward" else f"ocr_rapid_{score}"
         self._formula = FORMULAS[score]
-        if find_spec(PACKAGE) is None:
+        package = find_spec(PACKAGE)
+        if package is None or package.origin is None:
             raise UserError(
                 f"{self.name} needs the package {PACKAGE}, which is not installed: "
                 'pip install "alignbench[ocr]", or in the clone: uv sync --extra ocr; it needs Python 3.12 or older'
             )
+        self._models = Path(package.origin).with_name("models")
 
     @property
     def weights(self) -> str:
         """Digest of the three networks that find, turn and read lines of text."""
-        [package] = find_spec(PACKAGE).submodule_search_locations
-        return quick_sha256(Path(package) / "models")
+        return quick_sha256(self._models)
 
     @property
     def shared_pass(self) -> str:

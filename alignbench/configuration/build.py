@@ -41,8 +41,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
 FRAMES = {"num_frames", "fps"}
 
 # the extra of pyproject.toml that has a package
-EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking",
-          "rapidocr_onnxruntime": "ocr"}  # fmt: skip
+EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking"}
 
 
 def conf_folder() -> Path:
