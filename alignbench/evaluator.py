@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from alignbench.errors import UserError
 from alignbench.images import opened
 
+CalibrationImages = Literal["photos", "scenes", "words"]
+
 
 class Preprocess(ABC):
     """Turns pictures into what evaluators read. Instances that compare equal are computed once for all of them.
@@ -56,7 +58,8 @@ class Evaluator(ABC):
         precision: in which numbers the network computes; scores of two precisions never share a table.
         display_scale: factor in displays (100 for the cosines of the papers); scores keep the published scale.
         preprocess: the published preprocessing.
-        calibrated_on: whether it judges photographs or scenes of the shapes world; see `calibrate/reference.py`.
+        calibrated_on: whether it judges photographs, scenes of the shapes world or text in images; see
+            `alignbench.scoring.calibration`.
         matches_prompts: whether an image has to score higher with the prompt that describes it than with one of
             another image.
         labelled_by: names of the evaluators whose judgement it learned from, as far as known.
@@ -70,7 +73,7 @@ class Evaluator(ABC):
     precision: str = "float32"
     display_scale: float = 1.0
     preprocess: Preprocess
-    calibrated_on: Literal["photos", "scenes"] = "photos"
+    calibrated_on: CalibrationImages = "photos"
     matches_prompts: bool = False
     labelled_by: tuple[str, ...] = ()
     caches_text: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
-from typing import Any, Literal
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator, Preprocess
+from alignbench.evaluator import CalibrationImages, Evaluator, Preprocess
 from alignbench.serve.access import TOKEN_VARIABLE, checked_token, is_loopback
 from alignbench.serve.protocol import Info, is_name
 from evaluators.networks.preprocess import rgb
@@ -125,7 +125,7 @@ class Remote(Evaluator):
         return self.info.weights
 
     @property
-    def calibrated_on(self) -> Literal["photos", "scenes"]:
+    def calibrated_on(self) -> CalibrationImages:
         return self.info.calibrated_on
 
     @property

@@ -163,6 +163,12 @@ def imagereward_test(name: str, limit: int | None) -> PromptSet:
     return _take(name, [Prompt(f"imagereward_test-{i:05d}", row["prompt"]) for i, row in enumerate(rows)], limit)
 
 
+def text_rendering(name: str, limit: int | None) -> PromptSet:
+    """Return the test prompts of Flow-GRPO's text task; each has a text in double quotes that the image has to show."""
+    texts = [text for _, text in lines_of(read_text(FOLDER / "text_rendering.txt"))]
+    return _take(name, [Prompt(f"text_rendering-{i:05d}", text) for i, text in enumerate(texts)], limit)
+
+
 def file(name: str, path: str, limit: int | None) -> PromptSet:
     """Return the prompts of a file; see `read_prompts`.
 

@@ -105,7 +105,9 @@ def shipped_sets() -> dict[str, int]:
     """Return the number of prompts of the sets that ship, the largest first."""
     from alignbench.data import prompts
 
-    sets = (prompts.hpdv2, prompts.parti, prompts.geneval, prompts.pickapic_test, prompts.drawbench)
+    sets = (
+        prompts.hpdv2, prompts.parti, prompts.text_rendering, prompts.geneval, prompts.pickapic_test, prompts.drawbench,
+    )  # fmt: skip
     sizes = {f"prompts={one.__name__}": len(one(one.__name__, None).prompts) for one in sets}
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 

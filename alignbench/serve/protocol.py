@@ -10,9 +10,9 @@ has a token, each request carries it as `Authorization: Bearer TOKEN`. docs/eval
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, get_args
 
-from alignbench.evaluator import Evaluator
+from alignbench.evaluator import CalibrationImages, Evaluator
 
 PROTOCOL = 1
 
@@ -29,7 +29,7 @@ class Info:
     display_scale: float
     preprocess: str
     weights: str
-    calibrated_on: Literal["photos", "scenes"] = "photos"
+    calibrated_on: CalibrationImages = "photos"
     matches_prompts: bool = False
 
     @classmethod
@@ -62,7 +62,7 @@ class Info:
             "display_scale": lambda value: _is_number(value) and 0 < value < math.inf,
             "preprocess": lambda value: isinstance(value, str),
             "weights": lambda value: isinstance(value, str),
-            "calibrated_on": lambda value: value in ("photos", "scenes"),
+            "calibrated_on": lambda value: value in get_args(CalibrationImages),
             "matches_prompts": lambda value: isinstance(value, bool),
         }
         content = {"calibrated_on": "photos", "matches_prompts": False, **content}

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator
+from alignbench.evaluator import CalibrationImages, Evaluator
 from alignbench.files import (
     CHECK,
     file_digest,
@@ -60,7 +60,7 @@ class RewardModelRecord:
     name: str
     judge: dict[str, Any]
     start: dict[str, Any]
-    calibrated_on: Literal["photos", "scenes"]
+    calibrated_on: CalibrationImages
     judged_by: list[str]
     data: dict[str, Any]
     figures: dict[str, Any]

@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"alignbench", "methods", "evaluators"}
 NOT_WITH_OURS = {"mlflow", "swanlab"}  # no version of them takes all the versions that were tested
-OPTIONAL = {"deepspeed", "av", *NOT_WITH_OURS}
+OPTIONAL = {"deepspeed", "av", "rapidocr_onnxruntime", *NOT_WITH_OURS}
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 
@@ -69,8 +69,10 @@ def test_what_settings_ask_for_is_an_extra_and_nothing_else_is():
     assert extra("tracking") == trackers - NOT_WITH_OURS
     assert extra("cluster") == {"hydra-joblib-launcher", "hydra-submitit-launcher"}
     assert extra("video") == {"av"}
-    assert not (extra("gpu") | extra("tracking") | extra("cluster") | extra("video")) & declared()[0]
+    assert extra("ocr") == {"rapidocr-onnxruntime"}
+    names = ("gpu", "tracking", "cluster", "video", "ocr")
+    assert not set().union(*map(extra, names)) & declared()[0]
 
 
 def test_the_tests_have_the_extras_that_they_run():
-    assert tomllib.loads(PYPROJECT)["dependency-groups"]["dev"][0] == "alignbench[gpu,cluster,video,dev]"
+    assert tomllib.loads(PYPROJECT)["dependency-groups"]["dev"][0] == "alignbench[gpu,cluster,video,ocr,dev]"

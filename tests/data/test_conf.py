@@ -27,6 +27,7 @@ def load(group, name, **values):
         ("geneval", 553),
         ("pickapic_test", 487),
         ("imagereward_test", 466),
+        ("text_rendering", 1018),
     ],
 )
 def test_a_prompt_set_is_whole_unless_a_limit_is_given(name, size):

@@ -20,6 +20,7 @@ from alignbench.data.prompts import (
     read_prompts,
     shapes,
     shapes_validation,
+    text_rendering,
 )
 from alignbench.errors import UserError
 
@@ -33,6 +34,7 @@ SHA256 = {  # of the files as they were published, and of two fields of the one 
     "geneval.jsonl": "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
     "pickapic_test.json": "1880384bffac2a90ea55cfbf6f4fa6f87c931ade3d8a50c0ecd447b8522dc6d6",
     "imagereward_test.json": "d442d4cbc781fbe240b43017e761fc7147ea55081db64e63b949e46f4c638904",
+    "text_rendering.txt": "4dd8caf3ab6ade73bd376c7d14c6ca49b6eacfb1bd321e22c40714ae4a98d4dc",
 }
 PUBLISHED = {
     "hpdv2": hpdv2,
@@ -41,6 +43,7 @@ PUBLISHED = {
     "geneval": geneval,
     "pickapic_test": pickapic_test,
     "imagereward_test": imagereward_test,
+    "text_rendering": text_rendering,
 }
 
 
@@ -58,6 +61,7 @@ def test_the_shipped_files_are_the_published_ones(name):
         ("geneval", 553, 553),
         ("pickapic_test", 487, 487),
         ("imagereward_test", 466, 463),
+        ("text_rendering", 1018, 1018),
     ],
 )
 def test_each_set_holds_as_many_prompts_as_published(name, num_prompts, num_distinct):
@@ -119,6 +123,15 @@ def test_an_imagereward_id_is_the_place_of_its_record():
     texts = [row["prompt"] for row in json.loads((FOLDER / "imagereward_test.json").read_text("utf-8"))]
     expected = [Prompt(f"imagereward_test-{number:05d}", text) for number, text in enumerate(texts)]
     assert list(imagereward_test("imagereward_test", None)) == expected
+
+
+def test_a_text_rendering_prompt_is_a_line_with_one_text_in_double_quotes():
+    prompts = list(text_rendering("text_rendering", None))
+    assert (prompts[0].prompt_id, prompts[-1].prompt_id) == ("text_rendering-00000", "text_rendering-01017")
+    assert prompts[0].prompt.startswith("A high-fashion runway")
+    targets = [prompt.prompt.split('"')[1] for prompt in prompts if prompt.prompt.count('"') == 2]
+    assert len(targets) == 1018
+    assert {min(map(len, targets)), max(map(len, targets))} == {2, 29}
 
 
 def test_shapes_prompts_are_grouped_by_the_number_of_shapes_and_named_by_their_text():

@@ -233,6 +233,7 @@ BLACK_BOXES = {
     "remote": ["url=http://127.0.0.1:1"],
     "function": ["name=mine", "version=1", "function=json:dumps"],
     "program": ["name=mine", "version=1", f"command=[{sys.executable}]"],
+    "ocr_rapid": [],
 }
 
 

@@ -16,7 +16,7 @@ def test_a_plan_tells_prompts_images_time_and_what_the_shipped_sets_show():
     )
     assert "3,200 prompts   52.1 %  prompts=hpdv2" in told
     assert "One seed says nothing about training again" in told
-    assert list(shipped_sets().values()) == [3200, 1632, 553, 487, 200]
+    assert list(shipped_sets().values()) == [3200, 1632, 1018, 553, 487, 200]
 
 
 def test_too_few_seeds_are_told_with_how_many_would_do():

@@ -19,7 +19,7 @@ from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import info
 
 SAMPLES = json.loads((IMAGES / "samples.json").read_text())
-DIGEST = "29f8743c0abed66612e2a166938940d580a7fcd56eacbcb217d69e7fe732b8bc"  # of the shipped images and prompts
+DIGEST = "d086a077f167b1e2e885194cf013df49fe62d0116ad839aee5024e1142a43f0a"  # of the shipped images and prompts
 
 
 class Mean(Preprocess):
@@ -69,7 +69,7 @@ def cpu() -> NetworkPool:
 
 def test_what_is_scored_is_frozen():
     digest = hashlib.sha256((IMAGES / "samples.json").read_bytes())
-    for sample in [*SAMPLES["photos"], *SAMPLES["scenes"]]:
+    for sample in [*SAMPLES["photos"], *SAMPLES["scenes"], *SAMPLES["words"]]:
         digest.update((IMAGES / sample["file"]).read_bytes())
     assert digest.hexdigest() == DIGEST
 

@@ -77,6 +77,8 @@ def test_info_says_what_a_table_says(oracle):
     unbounded = replace(Info.of(oracle.evaluator), range=(float("-inf"), float("inf")))
     assert unbounded.to_json()["range"] == [None, None]
     assert Info.from_json(unbounded.to_json()) == unbounded
+    of_words = replace(Info.of(oracle.evaluator), calibrated_on="words")
+    assert Info.from_json(of_words.to_json()) == of_words
 
 
 def test_pictures_get_the_scores_of_the_evaluator_and_none_get_none(oracle):

@@ -18,7 +18,7 @@ PROMPT_COLUMNS = ("prompt", "caption", "text")
 LIST_SUFFIXES = (".jsonl", ".csv", ".tsv")  # .json as well; in a folder, only manifest.json
 SHIPPED = (
     prompt_sets.hpdv2, prompt_sets.parti, prompt_sets.drawbench, prompt_sets.geneval, prompt_sets.pickapic_test,
-    prompt_sets.imagereward_test,
+    prompt_sets.imagereward_test, prompt_sets.text_rendering,
 )  # fmt: skip
 OWN = "own"
 
