@@ -38,7 +38,15 @@ NODES: Mapping[type[Section], Sequence[str]] = {
     RewardCommand: ("train", "data", "judge"),
 }  # fmt: skip
 # what else is built from settings, where it is there
-OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control")
+REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
+OBJECTS = (
+    "train.optimizer",
+    "model.adapter",
+    "model.adapter.pipeline",
+    "sampling.control",
+    "data.annotators",
+    *REWARDS,
+)
 WHOLE = ("train", "sampling", "validation")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
@@ -106,14 +114,17 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     for key in NODES[command]:
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
-    evaluators = cfg.get("evaluators")
-    names = [f"evaluators.{name}" for name in evaluators] if isinstance(evaluators, DictConfig) else []
-    for key in (*NODES[command], *OBJECTS, *names):
+    parts = [f"evaluators.{name}" for name in _names(cfg, "evaluators")]
+    parts += [f"auxiliary.{name}.term" for name in _names(cfg, "auxiliary")]
+    for key in (*NODES[command], *OBJECTS, *parts):
         above, _, name = key.rpartition(".")
         parent = OmegaConf.select(cfg, above) if above else cfg
         if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
             continue
-        node = parent[name]
+        try:
+            node = parent[name]
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from None
         if node is None and key in OBJECTS:
             continue  # as of a ControlNet that nobody asks for
         if not isinstance(node, DictConfig):
@@ -121,6 +132,14 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
         if key not in NODES[command] and "_target_" not in node:
             raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
+        if key not in ("reward", *REWARDS) and node.get("_target_", "") is None:
+            raise UserError(f"{key}._target_=null must be the name of a class or function")
+
+
+def _names(cfg: DictConfig, key: str) -> list[Any]:
+    """Return the names of the parts of a node; none where it is no node."""
+    node = cfg.get(key)
+    return list(node) if isinstance(node, DictConfig) else []
 
 
 def refuse_undeclared_root(keys: Sequence[str], command: type[Section]) -> None:

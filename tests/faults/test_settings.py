@@ -22,6 +22,8 @@ ODD = {
     "data.annotators=a": "data.annotators=a must be settings by name, as in data.annotators.NAME=VALUE",
     "evaluators.shapes_clip=' '": "evaluators.shapes_clip=  must be a mapping of names to values",
     "data.annotators._target_=null": "data.annotators._target_=null must be the name of a class or function",
+    "data._target_=null": "data._target_=null must be the name of a class or function",
+    "evaluators.shapes_clip=${oc.env:NOPE}": "evaluators.shapes_clip cannot be resolved",
     "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
     "~prompts": "prompts is missing",
     "~model=[[]]": "the command is not understood",
@@ -44,6 +46,11 @@ def test_an_odd_value_is_refused_in_one_sentence(word, told):
         check_words(["method=dpo", "model=sd15_mini", word])
     assert str(error.value).startswith(told)
     assert "\n" not in str(error.value)
+
+
+def test_a_single_value_is_no_reward():
+    with pytest.raises(UserError, match="method.reward=a must be a mapping of names to values"):
+        check_words(["method=grpo", "model=sd15_mini", "method.reward=a"])
 
 
 @pytest.mark.matrix
