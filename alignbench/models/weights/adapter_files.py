@@ -307,8 +307,10 @@ def _with_alpha_inside(state: Mapping[str, Tensor], policy: Policy) -> dict[str,
         name, alpha = _plain(key.removesuffix(".alpha")), torch.as_tensor(state.pop(key))
         for up, down in (("lora_up", "lora_down"), ("lora_B", "lora_A"), ("up", "down")):
             if (up_key := keys.get(f"{name}_{up}_weight")) and (down_key := keys.get(f"{name}_{down}_weight")):
-                if alpha.numel() != 1 or state[down_key].ndim < 2:
-                    raise UserError(f"model.policy={policy.path} has an alpha that is no number: {key}; fetch it again")
+                if alpha.numel() != 1 or 0 in (state[down_key].ndim, state[down_key].numel()):
+                    raise UserError(
+                        f"model.policy={policy.path} has an alpha of nothing or that is no number: {key}; fetch it anew"
+                    )
                 state[up_key] = state[up_key] * (float(alpha) / len(state[down_key]))
                 break
         else:
@@ -324,7 +326,7 @@ def _check_adapters(network: nn.Module, policy: Policy, state: dict[str, Tensor]
         name, _, end = key.partition(".lora_")
         weight = getattr(layers.get(name), "weight", None)
         if end in ("A.weight", "B.weight") and isinstance(weight, Tensor) and weight.ndim >= 2:
-            rank = state.get(f"{name}.lora_A.weight", state[key]).shape[0]
+            rank = next(iter(state.get(f"{name}.lora_A.weight", state[key]).shape), 0)
             one = (1,) * (weight.ndim - 2)
             expected[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
             expected[f"{name}.lora_B.weight"] = (weight.shape[0], rank, *one)

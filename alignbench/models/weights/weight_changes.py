@@ -38,7 +38,7 @@ def weight_change(parts: Mapping[str, Tensor]) -> Tensor:
         elif any(name.startswith("lokr") for name in rest):
             first, rank_1 = _factor(rest, "lokr_w1")
             second, rank_2 = _factor(rest, "lokr_w2")
-            change, rank = torch.kron(first, second), rank_2 or rank_1
+            change, rank = torch.kron(first, second), rank_1 if rank_2 is None else rank_2
         elif not rest:
             raise ValueError("it has an alpha alone")
         else:
@@ -50,6 +50,8 @@ def weight_change(parts: Mapping[str, Tensor]) -> Tensor:
     except (RuntimeError, IndexError):  # what torch says of sizes
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in parts.items())
         raise ValueError(f"sizes do not fit each other: {found}") from None
+    if rank == 0:
+        raise ValueError("its rank is 0")
     if rest:
         raise ValueError(f"{min(rest)} is one too many")
     if alpha is None or rank is None:

@@ -299,6 +299,15 @@ def test_adapters_of_other_sizes_or_without_a_part_are_refused_by_name(model, tm
     assert f"too many rows: {name} has 160000" in refusal(model, huge, file)
 
 
+@pytest.mark.parametrize("shape", [(), (0, 16)])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_lora_of_no_rank_is_refused(model, tmp_path, shape, alpha):
+    name = f"lycoris_{LAYER.replace('.', '_')}"
+    state = {f"{name}.lora_down.weight": torch.ones(shape), f"{name}.lora_up.weight": torch.ones(16, 2)}
+    told = refusal(model, state | ({f"{name}.alpha": torch.tensor(1.0)} if alpha else {}), tmp_path / "l.safetensors")
+    assert ("has an alpha of nothing or that is no number" if alpha else f"{LAYER}.lora_") in told
+
+
 def test_a_fused_lora_of_another_size_is_refused(model, tmp_path):
     name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
     state = {f"{name}.lora_down.weight": torch.ones(2, 16), f"{name}.lora_up.weight": torch.ones(45, 2)}

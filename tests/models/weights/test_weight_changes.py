@@ -117,6 +117,7 @@ def test_the_size_is_known_without_the_change():
         ({"hada_w1_a": (2, 1), "hada_w1_b": (1, 2), "hada_w2_a": (1, 1), "hada_w2_b": (1, 2)}, "sizes do not fit"),
         ({"down": (2, 2), "up": (2, 2), "alpha": (2,)}, "alpha is no number but"),
         ({"alpha": (1,)}, "it has an alpha alone"),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 0), "lokr_w2_b": (0, 2)}, "its rank is 0"),
     ],
 )
 def test_what_is_no_whole_adapter_is_refused_before_it_is_computed(parts, told):
