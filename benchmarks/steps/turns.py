@@ -1,0 +1,224 @@
+"""Let the program and plain steps take turns in the program's own loop, and time each turn."""
+
+import io
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from rich.console import Console
+
+from alignbench.configuration.build import build
+from alignbench.configuration.compose import composed
+from alignbench.stages.prepare import Preparation, build_adapter
+from alignbench.stages.training_terms import build_terms
+from alignbench.store.run_folder import RunFolder
+from alignbench.training.train import train as train_by_program
+from alignbench.training.validation import Validation
+from alignbench.work_share import WorkShare
+from benchmarks.reference_steps.build import Parts, plain_step
+from benchmarks.reference_steps.model import Draws, Sample
+from benchmarks.reference_steps.rewards import PlainReward
+from benchmarks.reference_steps.step import PlainStep, train
+from benchmarks.steps.data import read_samples
+from benchmarks.steps.interval import Interval
+from benchmarks.steps.meter import Meter
+from benchmarks.steps.rows import COMMON, Row
+from evaluators.clip_reward import ClipReward
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Turns:
+    """What one side did, turn by turn.
+
+    Attributes:
+        name: `alignbench`, or the micro-batch of a plain step.
+        meter: counts its network passes.
+        seconds: CPU seconds of each turn.
+        network_seconds: of these, those inside networks.
+        rows: rows that went through each network in each turn.
+        all_seconds: CPU seconds inside each network in all turns.
+    """
+
+    name: str
+    meter: Meter = field(default_factory=Meter)
+    seconds: list[float] = field(default_factory=list)
+    network_seconds: list[float] = field(default_factory=list)
+    rows: list[Counter[str]] = field(default_factory=list)
+    all_seconds: Counter[str] = field(default_factory=Counter)
+
+    def note(self, seconds: float) -> None:
+        """End a turn."""
+        self.seconds.append(seconds)
+        self.network_seconds.append(self.meter.total)
+        self.rows.append(self.meter.rows.copy())
+        self.all_seconds.update(self.meter.seconds)
+        self.meter.clear()
+
+    def row_seconds(self) -> dict[str, float]:
+        """Return CPU seconds of one row in each network, mean over all turns."""
+        rows = sum(self.rows, Counter())
+        return {name: self.all_seconds[name] / rows[name] for name in sorted(rows)}
+
+
+class Plain(Turns):
+    """A plain step that has turns."""
+
+    def __init__(self, name: str, step: PlainStep, samples: Iterator[Sequence[Sample]], cfg: DictConfig) -> None:
+        super().__init__(name)
+        self.step, self.samples, self.max_norm = step, samples, cfg.train.max_grad_norm
+        self.optimizer = build(cfg.train.optimizer)(step.model.parameters, lr=cfg.train.learning_rate)
+        self.meter.watch(step.model.adapter, step.reward.reward if hasattr(step, "reward") else None)
+
+    def turn(self) -> float:
+        """Train on one batch; return CPU seconds of this thread."""
+        samples = next(self.samples)
+        began = time.thread_time()
+        with self.meter.counting():
+            train(self.step, samples, self.optimizer, self.max_norm)
+        seconds = time.thread_time() - began
+        self.note(seconds)
+        return seconds
+
+
+class Referee:
+    """Stands where the loop looks for somebody to validate, which it does before each rollout; lets the others turn.
+
+    The program's time of a turn is that of the whole process without the plain steps: threads that work for it while
+    they have their turns count.
+    """
+
+    best_step = None
+    exhausted = False
+
+    def __init__(self, program: Turns, others: Sequence[Plain]) -> None:
+        self.program, self.others = program, others
+        self._began: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def due(self, step: int, network_passes: int, is_end: bool = False) -> bool:
+        """End the program's turn, and have one of each other."""
+        now = time.process_time()
+        if self._began is not None:
+            self.program.note(now - self._began)
+        self._began = now
+        if not is_end:
+            self._began += sum(other.turn() for other in self.others)
+        return False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: what the program and the plain steps did in turns; the first turn, which warms up, is left out."""
+
+    row: Row
+    model: str
+    batch: int
+    program: Turns
+    others: Sequence[Turns]
+
+    def ratio(self, other: Turns) -> Interval:
+        """Return how many times as much CPU time as the program a plain step took."""
+        return Interval.of(_ratios(other.seconds, self.program.seconds))
+
+    def ceiling(self, other: Turns) -> Interval:
+        """Return that ratio if the program's network passes were all that it did."""
+        return Interval.of(_ratios(other.seconds, self.program.network_seconds))
+
+    def outside(self, one: Turns) -> Interval:
+        """Return the share of a turn outside networks, 0..1, optimizer included."""
+        shares = [1 - inside / all_of_it for inside, all_of_it in zip(one.network_seconds, one.seconds, strict=True)]
+        return Interval.of(shares[1:])
+
+    def passes(self, one: Turns) -> dict[str, float]:
+        """Return the rows of each network for each sample of the batch, mean over turns."""
+        total = sum(one.rows[1:], Counter())
+        return {name: rows / self.batch / len(one.rows[1:]) for name, rows in sorted(total.items())}
+
+
+def _ratios(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(seconds[1:], others[1:], strict=True)]
+
+
+def measure(row: Row, model: str | None, data: Path, updates: int, overrides: Sequence[str] = ()) -> Measured:
+    """Measure one row.
+
+    Args:
+        model: in place of the row's own.
+        data: folder of pairs.
+        updates: turns after the first.
+        overrides: further settings, of the program and of the plain steps.
+    """
+    command = [f"model={model or row.model}", f"method={row.method}", "data=local", f"data.path={data}"]
+    cfg = composed([*command, *COMMON, *row.options, *overrides])
+    cfg.train.max_train_steps = (updates + 1) * cfg.method.get("updates_per_round", 1)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        redirect_stderr(io.StringIO()),  # no progress bars
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="ReNoise does not contract")  # few steps on few pixels
+        root = Path(temporary)
+        others = [_plain(cfg, against) for against in row.against]
+        program = _by_program(cfg, root, others, row.prepared)
+    return Measured(row, cfg.model.name, cfg.train.total_batch_size, program, others)
+
+
+def _by_program(cfg: DictConfig, root: Path, others: Sequence[Plain], prepared: bool) -> Turns:
+    """Train by the program, as its train stage does, and let plain steps have turns in between."""
+    terms, left_out = build_terms(cfg), list[str]()
+    if prepared:
+        preparation = Preparation(cfg, terms, root / "cache", CPU)
+        preparation.run(WorkShare(), Console(file=io.StringIO()))
+        left_out = preparation.left_out()
+    (method, source), *_ = terms
+    model, program = build_adapter(cfg.model, left_out), Turns("alignbench")
+    program.meter.watch(model, method.reward)
+    referee = Referee(program, others)
+    with program.meter.counting():
+        train_by_program(
+            cfg,
+            model,
+            method,
+            source,
+            RunFolder(root / "run"),
+            Accelerator(cpu=True),
+            validation=cast(Validation, referee),
+        )
+    return program
+
+
+def _plain(cfg: DictConfig, against: int | str) -> Plain:
+    """Return a plain step that takes its samples from the same files."""
+    method, adapter = build(cfg.method), build(cfg.model.adapter)
+    micro_batch_size = cfg.train.micro_batch_size if against == "equal" else int(against)
+    samples = read_samples(Path(cfg.data.path), method.batch_type, method.scorer)
+    reward, features = None, None
+    if isinstance(method.reward, ClipReward):
+        reward = PlainReward(method.reward)
+    if method.name == "srpo":
+        features = {text: adapter.encode_prompts([text]) for text in {sample.prompt for sample in samples}}
+    scores = [score for sample in samples for score in sample.scores] or [0.0, 1.0]
+    parts = Parts(cfg.method, adapter, micro_batch_size, Draws(), reward, (min(scores), max(scores)), features)
+    name = f"micro-batch {micro_batch_size}"
+    return Plain(name, plain_step(parts), batches(samples, method.group_size, cfg.train.total_batch_size), cfg)
+
+
+def batches(samples: Sequence[Sample], group_size: int, size: int) -> Iterator[list[Sample]]:
+    """Yield batches without end, each sample `group_size` times in a row."""
+    endless = cycle(sample for sample in samples for _ in range(group_size))
+    while True:
+        yield list(islice(endless, size))
