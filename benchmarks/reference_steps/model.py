@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.batch import Conditioning
+from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.models.adapter import ModelAdapter
 
 
@@ -74,8 +76,14 @@ class PlainModel:
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.reference = copy.deepcopy(self.policy).requires_grad_(False) if reference else self.policy
         self.old = copy.deepcopy(self.policy).requires_grad_(False) if old else self.policy
+        self._noise_levels: dict[int, NoiseLevels] = {}
 
     # ---- text and images
+
+    @cached_property
+    def no_prompt(self) -> Conditioning:
+        """What guidance goes away from, which scripts encode once."""
+        return self.adapter.encode_no_prompt()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Run the text encoders, without a gradient."""
@@ -114,12 +122,11 @@ class PlainModel:
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma at timesteps [B], shaped [B, 1, 1, 1], float32: x_t = alpha x_0 + sigma noise."""
-        table = self.adapter.pipeline.scheduler
         if self.is_flow:
             sigma = timesteps / 1000
             alpha = 1 - sigma
         else:
-            alphas_cumprod = table.alphas_cumprod[timesteps.long()]
+            alphas_cumprod = self.adapter.pipeline.scheduler.alphas_cumprod[timesteps.long()]
             alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
         return alpha.float().reshape(-1, 1, 1, 1), sigma.float().reshape(-1, 1, 1, 1)
 
@@ -132,6 +139,12 @@ class PlainModel:
     def prediction_type(self) -> str:
         """What the network predicts: epsilon, v_prediction or velocity."""
         return self.adapter.schedule.prediction_type
+
+    def noise_levels(self, num_steps: int) -> NoiseLevels:
+        """Return the levels that the model's own sampler visits, which scripts set once."""
+        if num_steps not in self._noise_levels:
+            self._noise_levels[num_steps] = self.adapter.noise_levels(num_steps)
+        return self._noise_levels[num_steps]
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what a perfect network predicts."""
@@ -165,8 +178,7 @@ class PlainModel:
         Args:
             network: the policy, the reference or the old policy.
             timesteps: [] or [B].
-            guidance: classifier-free guidance of two rows an image, the empty prompt encoded anew; or the input of a
-                guidance-distilled network.
+            guidance: classifier-free guidance of two rows an image; or the input of a guidance-distilled network.
         """
         adapter, num = self.adapter, len(noisy)
         adapter.policy = network
@@ -177,7 +189,7 @@ class PlainModel:
             return adapter.forward(noisy, timesteps, conditioning, torch.full((num,), float(scale)))
         if guidance is None or not adapter.is_guided(guidance):
             return adapter.forward(noisy, timesteps, conditioning, None)
-        both = Conditioning.cat([adapter.encode_no_prompt().repeat(num), conditioning])
+        both = Conditioning.cat([self.no_prompt.repeat(num), conditioning])
         empty, full = adapter.forward(torch.cat([noisy] * 2), timesteps.repeat(2), both, None).chunk(2)
         return adapter.guide(full, empty, adapter.guidance_weight(guidance))
 
@@ -207,8 +219,8 @@ class PlainModel:
         guidance: float | None,
     ) -> Tensor:
         """Take one deterministic sampling step."""
-        levels = self.adapter.noise_levels(num_steps)
-        alpha, sigma = (value.float() for value in (levels.level.alpha, levels.level.sigma))
+        levels = self.noise_levels(num_steps)
+        alpha, sigma = levels.level.alpha.float(), levels.level.sigma.float()
         prediction = self.predict(network, noisy, levels.timesteps[number], conditioning, guidance)
         latents, predicted_noise = self.split(noisy, prediction, alpha[number], sigma[number])
         return alpha[number + 1] * latents + sigma[number + 1] * predicted_noise

@@ -148,12 +148,12 @@ class GRPO(GroupStep):
     ) -> Tensor:
         """Return the prediction for latents before a step."""
         model, settings = self.model, self.rollouts
-        timestep = model.adapter.noise_levels(settings.num_steps).timesteps[number]
+        timestep = model.noise_levels(settings.num_steps).timesteps[number]
         return model.predict(getattr(model, network), noisy, timestep, conditioning, settings.guidance)
 
     def transition(self, prediction: Tensor, noisy: Tensor, number: int) -> tuple[Tensor, float, float]:
         """Return mean and standard deviation of the latents after a step, and its length in tau."""
-        level = self.model.adapter.noise_levels(self.rollouts.num_steps).level
+        level = self.model.noise_levels(self.rollouts.num_steps).level
         (alpha, next_alpha), (sigma, next_sigma) = (
             values[number : number + 2].tolist() for values in (level.alpha, level.sigma)
         )
@@ -230,7 +230,7 @@ class NFT(GroupStep):
         model, indices, clip = self.model, [sample.index for sample in samples], self.rollouts.clip
         first, stop = self.levels
         order = first + self.draws.order(indices, stop - first)[:, : self.num_levels]
-        timesteps = model.adapter.noise_levels(self.rollouts.num_steps).timesteps[order]
+        timesteps = model.noise_levels(self.rollouts.num_steps).timesteps[order]
         good = (advantage / (2 * clip) + 0.5).clamp(0, 1)
         for number in range(self.num_levels):
             noise = self.draws.noise(indices, model.adapter.latent_shape, f"noise{number}")

@@ -148,7 +148,7 @@ class ReFL(SingleUpdateStep):
         stop = first + int(self.draws.uniform(rows, "stop")[0] * (num - first))  # one for the micro-batch
         noise = self.draws.noise(rows, model.adapter.latent_shape, "rollout")
         noisy = model.sample(model.policy, noise, conditioning, num, stop, self.guidance)
-        levels = model.adapter.noise_levels(num)
+        levels = model.noise_levels(num)
         alpha, sigma = levels.level.alpha[stop].float(), levels.level.sigma[stop].float()
         prediction = model.predict(model.policy, noisy, levels.timesteps[stop], conditioning, self.guidance)
         clean, _ = model.split(noisy, prediction, alpha, sigma)

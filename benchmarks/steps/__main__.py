@@ -1,6 +1,6 @@
 """Time training steps against the published way of working, and the waits around training; prints one table.
 
-    python -m benchmarks.steps                              # all, half an hour of CPU time
+    python -m benchmarks.steps                              # all, a quarter of an hour of CPU time
     python -m benchmarks.steps --only dpo kto --updates 8   # some rows
     python -m benchmarks.steps --only dpo --model sdxl_mini train.ema_decay=0.98
 
@@ -33,7 +33,8 @@ from benchmarks.steps.rows import ROWS
 from benchmarks.steps.table import HEADS, figures_of, lines_of, markdown
 from benchmarks.steps.turns import measure
 
-WAITS = ("first-update", "finished-command", "scoring", "report")
+Found = tuple[dict[str, Any], list[tuple[str, ...]]]  # figures, and lines of the table
+REPETITIONS = 3  # of a wait
 NUM_METHODS = (1, 4, 10)  # whose reports are timed
 
 
@@ -58,42 +59,54 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def wait(name: str, arguments: argparse.Namespace, data: Path, root: Path) -> tuple[dict[str, Any], list[list[str]]]:
-    """Measure one of `WAITS`; return its figures and its lines of the table."""
-    repetitions = arguments.updates or 3
-    root.mkdir()
-    if name == "scoring":
-        shares = scoring_outside(root, arguments.images, repetitions)
-        shown = Interval.of([100 * share for share in shares]).shown(".1f")
-        return {"outside_networks": shares}, [["scoring, share outside networks", f"{shown} %", ""]]
-    if name == "report":
-        seconds = report_seconds(root, NUM_METHODS, arguments.resamples)
-        lines = [[f"report of {num} methods", f"{one:.1f} s", ""] for num, one in seconds.items()]
-        return {"resamples": arguments.resamples, "cpu_seconds": seconds}, lines
-    found = (
-        first_update(arguments.model or "sd15_mini", data, root, repetitions)
-        if name == "first-update"
-        else finished_command(root, repetitions)
-    )
-    told = {"first-update": "first update, all prepared", "finished-command": "the same command when all is done"}[name]
-    cpu, wall = (Interval.of(seconds).shown(".1f") for seconds in (found.cpu, found.wall))
-    return asdict(found), [[told, f"{cpu} s", f"{wall} s"]]
+def _first_update(arguments: argparse.Namespace, data: Path, root: Path) -> Found:
+    found = first_update(arguments.model or "sd15_mini", data, root, arguments.updates or REPETITIONS)
+    return asdict(found), [found.line("first update, all prepared")]
+
+
+def _finished_command(arguments: argparse.Namespace, data: Path, root: Path) -> Found:
+    found = finished_command(root, arguments.updates or REPETITIONS)
+    return asdict(found), [found.line("the same command when all is done")]
+
+
+def _scoring(arguments: argparse.Namespace, data: Path, root: Path) -> Found:
+    shares = scoring_outside(root, arguments.images, arguments.updates or REPETITIONS)
+    shown = Interval.of([100 * share for share in shares]).shown(".1f")
+    return {"outside_networks": shares}, [("scoring, share outside networks", "", f"{shown} %")]
+
+
+def _report(arguments: argparse.Namespace, data: Path, root: Path) -> Found:
+    seconds = report_seconds(root, NUM_METHODS, arguments.resamples)
+    lines = [(f"report of base and {num} methods", f"{one:.1f} s", "") for num, one in seconds.items()]
+    return {"resamples": arguments.resamples, "cpu_seconds": seconds}, lines
+
+
+WAITS: dict[str, Callable[[argparse.Namespace, Path, Path], Found]] = {
+    "first-update": _first_update,
+    "finished-command": _finished_command,
+    "scoring": _scoring,
+    "report": _report,
+}
 
 
 def run(arguments: argparse.Namespace, data: Path, work: Path, show: Callable[[str], None]) -> dict[str, Any]:
     """Measure what was asked for; tell of each row when it is done, and return all figures."""
     figures: dict[str, Any] = {"machine": machine(), "settings": arguments.overrides, "steps": {}, "waits": {}}
-    lines, waits = [], []
+    lines: list[tuple[str, ...]] = []
+    waits: list[tuple[str, ...]] = []
     for row in (row for row in ROWS if row.name in arguments.only):
         measured = measure(row, arguments.model, data, arguments.updates or row.updates, arguments.overrides)
         figures["steps"][row.name] = figures_of(measured)
-        lines += lines_of(measured)
-        show(" | ".join(lines[-1]))
+        for line in lines_of(measured):
+            lines.append(line)
+            show(" | ".join(line))
         _keep(arguments.json, figures)
     for name in (name for name in WAITS if name in arguments.only):
-        figures["waits"][name], told = wait(name, arguments, data, work / name)
-        waits += told
-        show(" | ".join(told[-1]))
+        (work / name).mkdir()
+        figures["waits"][name], told = WAITS[name](arguments, data, work / name)
+        for line in told:
+            waits.append(line)
+            show(" | ".join(line))
         _keep(arguments.json, figures)
     if lines:
         show(f"\n{markdown(HEADS, lines)}")
@@ -115,7 +128,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--model", help="instead of each row's own miniature")
-    parser.add_argument("--updates", type=int, help="paired turns of each row (6 or 8), repetitions of each wait (3)")
+    parser.add_argument(
+        "--updates", type=int, help=f"paired turns of each row (6 or 8), repetitions of each wait ({REPETITIONS})"
+    )
     parser.add_argument("--resamples", type=int, default=10_000, help="of the reports")
     parser.add_argument("--images", type=int, default=64, help="that are scored")
     parser.add_argument("--pairs", type=int, default=240, help="of training data")

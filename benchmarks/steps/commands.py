@@ -20,6 +20,7 @@ from alignbench.miniature.captions import parse, prompts
 from alignbench.report.write import write_report
 from benchmarks.report import write_runs
 from benchmarks.scoring_ways import Samples, by_alignbench
+from benchmarks.steps.interval import Interval
 
 POLL_SECONDS = 0.01
 # few images and steps: what is measured is the wait for a command that has nothing left to do
@@ -36,6 +37,11 @@ class Wait:
 
     cpu: list[float]
     wall: list[float]
+
+    def line(self, name: str) -> tuple[str, str, str]:
+        """Return the cells of the table."""
+        cpu, wall = (f"{Interval.of(seconds).shown('.1f')} s" for seconds in (self.cpu, self.wall))
+        return name, cpu, wall
 
 
 def first_update(model: str, data: Path, root: Path, repetitions: int) -> Wait:
@@ -108,7 +114,7 @@ def report_seconds(root: Path, nums: Sequence[int], resamples: int) -> dict[int,
     """Return CPU seconds of the report of base and so many methods, for each number."""
     found = {}
     for num in nums:
-        write_runs(root / str(num), num, seeds=1)
+        write_runs(root / str(num), num, num_seeds=1)
         began = time.process_time()
         write_report(root / str(num), num_resamples=resamples)
         found[num] = time.process_time() - began

@@ -1,7 +1,7 @@
 """What goes through the networks: rows, and CPU seconds of the calling thread."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +30,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
     def total(self) -> float:

@@ -4,7 +4,7 @@ import io
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
+from alignbench.evaluator import Evaluator
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.training_terms import build_terms
 from alignbench.store.run_folder import RunFolder
@@ -28,7 +29,8 @@ from alignbench.work_share import WorkShare
 from benchmarks.reference_steps.build import Parts, plain_step
 from benchmarks.reference_steps.model import Draws, Sample
 from benchmarks.reference_steps.rewards import PlainReward
-from benchmarks.reference_steps.step import PlainStep, train
+from benchmarks.reference_steps.step import PlainStep
+from benchmarks.reference_steps.step import train as train_plainly
 from benchmarks.steps.data import read_samples
 from benchmarks.steps.interval import Interval
 from benchmarks.steps.meter import Meter
@@ -56,14 +58,15 @@ class Turns:
     seconds: list[float] = field(default_factory=list)
     network_seconds: list[float] = field(default_factory=list)
     rows: list[Counter[str]] = field(default_factory=list)
-    all_seconds: Counter[str] = field(default_factory=Counter)
+    all_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def note(self, seconds: float) -> None:
         """End a turn."""
         self.seconds.append(seconds)
         self.network_seconds.append(self.meter.total)
         self.rows.append(self.meter.rows.copy())
-        self.all_seconds.update(self.meter.seconds)
+        for name, inside in self.meter.seconds.items():
+            self.all_seconds[name] += inside
         self.meter.clear()
 
     def row_seconds(self) -> dict[str, float]:
@@ -75,18 +78,25 @@ class Turns:
 class Plain(Turns):
     """A plain step that has turns."""
 
-    def __init__(self, name: str, step: PlainStep, samples: Iterator[Sequence[Sample]], cfg: DictConfig) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: PlainStep,
+        reward: Evaluator | None,
+        samples: Iterator[Sequence[Sample]],
+        train: DictConfig,
+    ) -> None:
         super().__init__(name)
-        self.step, self.samples, self.max_norm = step, samples, cfg.train.max_grad_norm
-        self.optimizer = build(cfg.train.optimizer)(step.model.parameters, lr=cfg.train.learning_rate)
-        self.meter.watch(step.model.adapter, step.reward.reward if hasattr(step, "reward") else None)
+        self.step, self.samples, self.max_norm = step, samples, train.max_grad_norm
+        self.optimizer = build(train.optimizer)(step.model.parameters, lr=train.learning_rate)
+        self.meter.watch(step.model.adapter, reward)
 
     def turn(self) -> float:
         """Train on one batch; return CPU seconds of this thread."""
         samples = next(self.samples)
         began = time.thread_time()
         with self.meter.counting():
-            train(self.step, samples, self.optimizer, self.max_norm)
+            train_plainly(self.step, samples, self.optimizer, self.max_norm)
         seconds = time.thread_time() - began
         self.note(seconds)
         return seconds
@@ -214,7 +224,8 @@ def _plain(cfg: DictConfig, against: int | str) -> Plain:
     scores = [score for sample in samples for score in sample.scores] or [0.0, 1.0]
     parts = Parts(cfg.method, adapter, micro_batch_size, Draws(), reward, (min(scores), max(scores)), features)
     name = f"micro-batch {micro_batch_size}"
-    return Plain(name, plain_step(parts), batches(samples, method.group_size, cfg.train.total_batch_size), cfg)
+    turns = batches(samples, method.group_size, cfg.train.total_batch_size)
+    return Plain(name, plain_step(parts), method.reward, turns, cfg.train)
 
 
 def batches(samples: Sequence[Sample], group_size: int, size: int) -> Iterator[list[Sample]]:

@@ -107,4 +107,4 @@ def test_reports_and_scoring_are_timed(run, monkeypatch):
     found, printed = run("--only", "scoring", "report", "--pairs", "4", "--images", "4", "--resamples", "20")
     assert 0 < found["waits"]["scoring"]["outside_networks"][0] < 1
     assert found["waits"]["report"]["cpu_seconds"]["1"] > 0
-    assert "report of 1 methods" in printed
+    assert "report of base and 1 methods" in printed
