@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 import torch
+from transformers.utils import logging
 
 from alignbench.files import write_json
 from alignbench.store.provenance import PACKAGES, commit, now
@@ -138,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as on the command line of alignbench")
     arguments = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that are started
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)

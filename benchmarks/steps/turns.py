@@ -7,7 +7,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,13 @@ import torch
 from accelerate import Accelerator
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import Tensor
 
 from alignbench.configuration.build import build
 from alignbench.configuration.compose import composed
+from alignbench.context import Context
 from alignbench.evaluator import Evaluator
+from alignbench.models.adapter import ModelAdapter
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.training_terms import build_terms
 from alignbench.store.run_folder import RunFolder
@@ -73,6 +76,17 @@ class Turns:
         """Return CPU seconds of one row in each network, mean over all turns."""
         rows = sum(self.rows, Counter())
         return {name: self.all_seconds[name] / rows[name] for name in sorted(rows)}
+
+
+class SameTimesteps(Draws):
+    """Fresh random numbers but for timesteps: those are the program's, because they decide how long an inversion is."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def timesteps(self, adapter: ModelAdapter, rows: Sequence[int]) -> Tensor:
+        generators = [self.context.sample_generator(row, "timesteps") for row in rows]
+        return torch.cat([adapter.sample_timesteps(1, generator) for generator in generators])
 
 
 class Plain(Turns):
@@ -222,14 +236,15 @@ def _plain(cfg: DictConfig, against: int | str) -> Plain:
     if method.name == "srpo":
         features = {text: adapter.encode_prompts([text]) for text in {sample.prompt for sample in samples}}
     scores = [score for sample in samples for score in sample.scores] or [0.0, 1.0]
-    parts = Parts(cfg.method, adapter, micro_batch_size, Draws(), reward, (min(scores), max(scores)), features)
+    draws = SameTimesteps(Context(0, cfg.seed, micro_batch_size))
+    parts = Parts(cfg.method, adapter, micro_batch_size, draws, reward, (min(scores), max(scores)), features)
     name = f"micro-batch {micro_batch_size}"
     turns = batches(samples, method.group_size, cfg.train.total_batch_size)
     return Plain(name, plain_step(parts), method.reward, turns, cfg.train)
 
 
 def batches(samples: Sequence[Sample], group_size: int, size: int) -> Iterator[list[Sample]]:
-    """Yield batches without end, each sample `group_size` times in a row."""
-    endless = cycle(sample for sample in samples for _ in range(group_size))
+    """Yield batches without end, each sample `group_size` times in a row, numbered as the program numbers its own."""
+    endless = enumerate(cycle(sample for sample in samples for _ in range(group_size)))
     while True:
-        yield list(islice(endless, size))
+        yield [replace(sample, index=number) for number, sample in islice(endless, size)]
