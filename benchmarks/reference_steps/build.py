@@ -11,7 +11,7 @@ from alignbench.configuration.build import build
 from alignbench.models.adapter import ModelAdapter
 from benchmarks.reference_steps.model import Draws, PlainModel
 from benchmarks.reference_steps.policy_gradient import GRPO, NFT, Rollouts
-from benchmarks.reference_steps.preference import DPO, KTO, SFT, MaPO, SmPO
+from benchmarks.reference_steps.preference import DPO, KTO, SFT, Grid, MaPO, SmPO
 from benchmarks.reference_steps.reward_gradient import SRPO, DRaFT, ReFL
 from benchmarks.reference_steps.rewards import PlainReward
 from benchmarks.reference_steps.step import PlainStep
@@ -63,15 +63,19 @@ def _sft(parts: Parts) -> PlainStep:
 
 def _smpo(parts: Parts) -> PlainStep:
     settings, (model, _, draws) = parts.settings, parts.start(reference=True)
+    grids: dict[tuple[str, bool], Grid] = {("exact", False): "exact", ("upstream_020", True): "published"}
+    chosen = (settings.inversion.mode, settings.inversion.average)
+    if chosen not in grids:
+        raise ValueError(f"the plain step of smpo knows no inversion with mode and average {chosen}")
     return SmPO(
         model,
         draws,
-        settings.beta,
-        settings.gamma,
-        parts.score_range,
-        settings.inversion.num_steps,
-        settings.prompt_dropout,
-        "exact" if settings.inversion.mode == "exact" else "published",
+        beta=settings.beta,
+        gamma=settings.gamma,
+        score_range=parts.score_range,
+        num_steps=settings.inversion.num_steps,
+        prompt_dropout=settings.prompt_dropout,
+        grid=grids[chosen],
     )
 
 
@@ -83,18 +87,18 @@ def _srpo(parts: Parts) -> PlainStep:
         *parts.start(),
         parts.reward,
         parts.features,
-        settings.num_rollout_steps,
-        settings.rollout_guidance_scale,
-        (window.tau_noisy, window.tau_clean),
-        window.num_levels,
-        window.longest,
-        window.edge,
-        settings.discount_denoise,
-        settings.discount_inversion,
-        settings.margin,
-        settings.positive_words,
-        settings.negative_words,
-        settings.template,
+        num_rollout_steps=settings.num_rollout_steps,
+        guidance=settings.rollout_guidance_scale,
+        window=(window.tau_noisy, window.tau_clean),
+        num_levels=window.num_levels,
+        longest=window.longest,
+        edge=window.edge,
+        discount_denoise=settings.discount_denoise,
+        discount_inversion=settings.discount_inversion,
+        margin=settings.margin,
+        positive_words=settings.positive_words,
+        negative_words=settings.negative_words,
+        template=settings.template,
     )
 
 
@@ -116,12 +120,12 @@ def _draft(parts: Parts) -> PlainStep:
 def _rollouts(parts: Parts) -> Rollouts:
     settings = parts.settings
     return Rollouts(
-        settings.rollout_batch_size or parts.micro_batch_size,
-        settings.num_rollout_steps,
-        settings.rollout_guidance_scale,
-        settings.group_size,
-        settings.advantage.spread,
-        settings.advantage.clip,
+        batch_size=settings.rollout_batch_size or parts.micro_batch_size,
+        num_steps=settings.num_rollout_steps,
+        guidance=settings.rollout_guidance_scale,
+        group_size=settings.group_size,
+        spread=settings.advantage.spread,
+        clip=settings.advantage.clip,
     )
 
 
@@ -134,11 +138,11 @@ def _grpo(parts: Parts) -> PlainStep:
         *parts.start(reference=settings.kl_weight > 0),
         parts.reward,
         _rollouts(parts),
-        random_steps,
-        settings.kernel.noise,
-        settings.limit,
-        settings.updates_per_round,
-        settings.kl_weight,
+        random_steps=random_steps,
+        noise=settings.kernel.noise,
+        clip_range=settings.limit,
+        updates_per_round=settings.updates_per_round,
+        kl_weight=settings.kl_weight,
     )
 
 
@@ -149,12 +153,12 @@ def _nft(parts: Parts) -> PlainStep:
         *parts.start(reference=True, old=True),
         parts.reward,
         _rollouts(parts),
-        (levels.first, levels.stop),
-        levels.num,
-        settings.beta,
-        settings.kl_weight,
-        settings.lag.slope,
-        settings.lag.cap,
+        levels=(levels.first, levels.stop),
+        num_levels=levels.num,
+        beta=settings.beta,
+        kl_weight=settings.kl_weight,
+        slope=settings.lag.slope,
+        cap=settings.lag.cap,
     )
 
 
@@ -176,7 +180,15 @@ WRITTEN_FOR: dict[str, dict[str, Any]] = {
     "kto": {"utility": "kt", "q_mode": "batch", "q_clamp": True, "lambda_desirable": 1.0, "lambda_undesirable": 1.0},
     "mapo": {"likelihood_weight": 1.0, "prompt_dropout": 0.0},
     "sft": {"variant": "chosen"},
-    "smpo": {"labels": "reward", "score_range": None, "round_trip_every": None, "inversion.num_renoise": 1},
+    "smpo": {
+        "labels": "reward",
+        "score_range": None,
+        "round_trip_every": None,
+        "inversion.num_renoise": 1,
+        "inversion.inverter": "policy",
+        "inversion.guidance_scale": None,
+        "inversion.eta": 0.0,
+    },
     "srpo": {"gain": "landing", "redraw_level": False, "share_noise": True, "noise_source": "rollout"},
     "refl": {"min_sigma": 0.0, "kl_weight": 0.0},
     "draft": {"truncation.draw": "fixed", "num_copies": 0, "min_sigma": 0.0, "kl_weight": 0.0, "reward_weight": 1.0},

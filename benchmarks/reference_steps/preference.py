@@ -15,6 +15,8 @@ from alignbench.batch import Conditioning
 from benchmarks.reference_steps.model import Draws, PlainModel, Sample
 from benchmarks.reference_steps.step import ImageStep
 
+Grid = Literal["exact", "published"]
+
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of each image, [B]."""
@@ -141,7 +143,7 @@ class SmPO(ImageStep):
         score_range: tuple[float, float],
         num_steps: int,
         prompt_dropout: float,
-        grid: Literal["exact", "published"] = "exact",
+        grid: Grid,
     ) -> None:
         super().__init__(model, 1, draws)
         if model.prediction_type == "v_prediction":

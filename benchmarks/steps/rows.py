@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Against = Literal["equal"] | int
+
 # what a plain step is not written for, and what would put other work into some turns
 COMMON = (
     "train.ema_decay=null", "train.dataloader_num_workers=0", "train.checkpointing_minutes=null",
-    "train.checkpointing_steps=1000000", "tracker=none",
+    "train.checkpointing_steps=1000000", "train.tuning=full", "train.mixed_precision=no", "tracker=none",
 )  # fmt: skip
 PUBLISHED_LEVELS = "method.min_sigma=0"
 
@@ -29,7 +31,7 @@ class Row:
     method: str
     model: str
     options: tuple[str, ...] = ()
-    against: tuple[Literal["equal"] | int, ...] = ("equal",)
+    against: tuple[Against, ...] = ("equal",)
     prepared: bool = True
     updates: int = 8
 

@@ -37,7 +37,7 @@ from benchmarks.reference_steps.step import train as train_plainly
 from benchmarks.steps.data import read_samples
 from benchmarks.steps.interval import Interval
 from benchmarks.steps.meter import Meter
-from benchmarks.steps.rows import COMMON, Row
+from benchmarks.steps.rows import COMMON, Against, Row
 from evaluators.clip_reward import ClipReward
 
 CPU = torch.device("cpu")
@@ -225,14 +225,13 @@ def _by_program(cfg: DictConfig, root: Path, others: Sequence[Plain], prepared: 
     return program
 
 
-def _plain(cfg: DictConfig, against: int | str) -> Plain:
+def _plain(cfg: DictConfig, against: Against) -> Plain:
     """Return a plain step that takes its samples from the same files."""
     method, adapter = build(cfg.method), build(cfg.model.adapter)
-    micro_batch_size = cfg.train.micro_batch_size if against == "equal" else int(against)
+    micro_batch_size = cfg.train.micro_batch_size if against == "equal" else against
     samples = read_samples(Path(cfg.data.path), method.batch_type, method.scorer)
-    reward, features = None, None
-    if isinstance(method.reward, ClipReward):
-        reward = PlainReward(method.reward)
+    reward = PlainReward(method.reward) if isinstance(method.reward, ClipReward) else None
+    features = None
     if method.name == "srpo":
         features = {text: adapter.encode_prompts([text]) for text in {sample.prompt for sample in samples}}
     scores = [score for sample in samples for score in sample.scores] or [0.0, 1.0]
