@@ -130,12 +130,12 @@ class Resampling:
 
     def totals(self, sums: Floats) -> Floats:
         """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
-        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
         # wins and ties: float32 holds halves below 2^23 exactly, in whatever order they are added, at half the cost
+        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
         is_exact = largest < 2**23 and bool((2 * sums == np.rint(2 * sums)).all())
         kind = np.float32 if is_exact else np.float64
-        chunks, sums = range(0, self.num_resamples, _CHUNK), sums.astype(kind)
-        found = np.concatenate([self.counts[start : start + _CHUNK].astype(kind) @ sums.T for start in chunks])
+        chunks, addends = range(0, self.num_resamples, _CHUNK), sums.T.astype(kind)
+        found = np.concatenate([self.counts[start : start + _CHUNK].astype(kind) @ addends for start in chunks])
         return found.T.astype(np.float64)
 
     def means(self, values: Floats) -> Floats:
@@ -160,10 +160,11 @@ class Resampling:
     ) -> Floats:
         """Find the middle of each resample where its images are counted up, `before` of them below the window."""
         middles = np.stack([(total - 1) // 2, total // 2])  # [2, R]: the median lies between these ranks
-        kind = np.uint16 if total.max() < 2**16 else np.uint32  # narrow numbers are added and compared faster
+        # narrow numbers are added and compared faster
+        kind = np.uint16 if max(total.max(), len(ascending)) < 2**16 else np.uint32
         wanted = np.maximum(middles - before, 0).astype(kind)
         counted = np.zeros(self.num_resamples, dtype=kind)
-        passed, is_below = np.zeros(middles.shape, dtype=np.uint16), np.empty(middles.shape, dtype=bool)
+        passed, is_below = np.zeros(middles.shape, dtype=kind), np.empty(middles.shape, dtype=bool)
         for number in cluster[window]:
             counted += self._counts_by_cluster[number]
             passed += np.less_equal(counted, wanted, out=is_below)

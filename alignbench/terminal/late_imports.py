@@ -40,7 +40,7 @@ class LateModule(ModuleType):
                 self.__spec__.loader.exec_module(self)
             finally:
                 _LOADING.remove(self)
-            self.__class__ = ModuleType
+            object.__setattr__(self, "__class__", ModuleType)
 
 
 class _LateLoader(importlib.abc.Loader):

@@ -80,7 +80,7 @@ def marked(networks: Iterable[nn.Module | None]) -> Iterator[None]:
     def end(*_: Any) -> None:
         running.pop().__exit__(None, None, None)
 
-    modules = {module for network in networks if network for module in (network, *network.children())}
+    modules = {module for network in networks if network is not None for module in (network, *network.children())}
     hooks = [module.register_forward_pre_hook(begin) for module in modules]
     hooks += [module.register_forward_hook(end, always_call=True) for module in modules]
     try:
