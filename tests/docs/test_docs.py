@@ -97,7 +97,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
-        "uv run pytest", "source .venv/bin/activate",
+        "uv run pytest", "uv venv", "uv pip install", "source .venv/bin/activate",
     )  # fmt: skip
     for page in PAGES:
         for command in filter(None, command_lines(page)):
