@@ -24,10 +24,14 @@ class Means(Preprocess):
     key = "means"  # pyright: ignore[reportAssignmentType]
 
     def __init__(self) -> None:
-        self.num_read, self.num_threads = 0, set()
+        self.read, self.num_threads = [], set()
+
+    @property
+    def num_read(self) -> int:
+        return sum(self.read)
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        self.num_read += len(images)
+        self.read.append(len(images))  # at once, whatever other threads do
         self.num_threads.add(torch.get_num_threads())
         return torch.tensor([np.asarray(image, np.float32).mean() for image in images])
 
