@@ -49,7 +49,7 @@ def test_an_odd_value_is_refused_in_one_sentence(word, told):
 
 
 def test_a_single_value_is_no_reward():
-    with pytest.raises(UserError, match="method.reward=a must be a mapping of names to values"):
+    with pytest.raises(UserError, match=r"method\.reward=a must be a mapping of names to values"):
         check_words(["method=grpo", "model=sd15_mini", "method.reward=a"])
 
 
