@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
@@ -158,7 +158,7 @@ def _kept(cfg: DictConfig) -> str:
 
 def _tell_what_is_done(cfg: DictConfig) -> bool:
     """Print what the same command came to, if it was finished and nothing has changed since; say whether it was."""
-    if cfg.dry_run or OmegaConf.missing_keys(cfg):
+    if cfg.dry_run:
         return False
     run = RunFolder(Path(cfg.results) / run_name(cfg))
     told = recall(cfg, run)

@@ -3,11 +3,12 @@
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
@@ -126,7 +127,7 @@ def resolve_all(cfg: DictConfig, not_needed: str = "") -> dict[str, Any]:
     Raises:
         UserError: if a required value is missing.
     """
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not (not_needed and key.startswith(not_needed)))
+    missing = sorted(key for key in _missing_keys(cfg) if not (not_needed and key.startswith(not_needed)))
     if missing:
         raise UserError(f"{missing[0]} must be set: add {missing[0]}=VALUE to the command")
     try:
@@ -135,6 +136,14 @@ def resolve_all(cfg: DictConfig, not_needed: str = "") -> dict[str, Any]:
         raise UserError(" ".join(str(error).split())) from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _missing_keys(cfg: DictConfig) -> set[str]:
+    """Return the keys of missing values; one of them where another value refers to it."""
+    try:
+        return OmegaConf.missing_keys(cfg)
+    except InterpolationToMissingValueError as error:
+        return set(re.findall(r"Missing mandatory value: (\S+)", str(error)))
 
 
 def config_hash(cfg: DictConfig) -> str:

@@ -149,9 +149,9 @@ def is_plausible(cfg: DictConfig) -> bool:
         check_targets(OmegaConf.to_container(cfg))
         refuse_lost_nodes(cfg, SECTIONS[""])
         check_settings(settle(cfg))
-    except UserError:
+        return not OmegaConf.missing_keys(cfg)
+    except (UserError, OmegaConfBaseException):
         return False
-    return True
 
 
 def with_reward_sums(words: Sequence[str]) -> list[str]:

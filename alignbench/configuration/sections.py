@@ -39,14 +39,8 @@ NODES: Mapping[type[Section], Sequence[str]] = {
 }  # fmt: skip
 # what else is built from settings, where it is there
 REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
-OBJECTS = (
-    "train.optimizer",
-    "model.adapter",
-    "model.adapter.pipeline",
-    "sampling.control",
-    "data.annotators",
-    *REWARDS,
-)
+OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control", *REWARDS)
+NAMED = ("method", "model", "data", "prompts")  # by which files and tables call them
 WHOLE = ("train", "sampling", "validation")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
@@ -111,7 +105,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     Raises:
         UserError: naming the key, and how its settings are typed.
     """
-    for key in NODES[command]:
+    for key in (*command.model_fields, *NODES[command]):
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
     parts = [f"evaluators.{name}" for name in _names(cfg, "evaluators")]
@@ -130,6 +124,8 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
         if not isinstance(node, DictConfig):
             told = f"{key}={shown(node)} must be a mapping of names to values"
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
+        if key in NAMED and "name" not in node:
+            raise UserError(f"{key}.name is missing, and is needed; leave out ~{key}.name")
         if key not in NODES[command] and "_target_" not in node:
             raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
         if key not in ("reward", *REWARDS) and node.get("_target_", "") is None:

@@ -17,9 +17,9 @@ from benchmarks.small_commands import COMMANDS, SmallCommand, drawn
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_passes_the_checks(name):
     if COMMANDS[name].judge:
-        check(composed(COMMANDS[name].command, "train_reward"))
+        check(composed(COMMANDS[name].all_words, "train_reward"))
     else:
-        assert check_command_line(COMMANDS[name].command, multirun=False) == 1
+        assert check_command_line(COMMANDS[name].all_words, multirun=False) == 1
 
 
 @pytest.mark.matrix

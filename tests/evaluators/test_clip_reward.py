@@ -177,7 +177,7 @@ def test_prompts_encoded_before_give_the_scores_of_prompts_encoded_anew(build, p
         folder, evaluator = RunFolder(tmp_path / run), build(name)
         folder.open(Manifest(run, "base", "test", None, "0", "0"))
         images = ImageSet("test", "0", [row for row in rows if row.prompt in prompts], None, generated=False)
-        score(folder, images, [evaluator], 4, progress=False, num_workers=0)
+        score(folder, images, [evaluator], 4, progress=False)
         return Scores.read(folder.score_file("test", "0", name, "1")).score, evaluator
 
     some, _ = table("some", texts[3:])  # so that those of `mixed` are partly read and partly encoded

@@ -26,6 +26,9 @@ ODD = {
     "evaluators.shapes_clip=${oc.env:NOPE}": "evaluators.shapes_clip cannot be resolved",
     "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
     "~prompts": "prompts is missing",
+    "~results": "results is missing",
+    "~model.name": "model.name is missing",
+    "model.resolution=???": "model.resolution must be set",
     "~model=[[]]": "the command is not understood",
 }
 QUICK = ("train.base_bits=${nope}", "results=1e400", "train.optimizer=5", "data.annotators=a", "~prompts")

@@ -7,7 +7,7 @@ from torch import nn
 
 from alignbench.batch import PromptBatch
 from alignbench.training.parallel import join
-from alignbench.training.update import update
+from alignbench.training.update import read, update
 from methods.recovery import RecoveryWindow
 from methods.srpo import SRPO, srpo_reward
 
@@ -393,7 +393,8 @@ def test_figures_of_one_branch_are_averages_over_that_branch(kit):
     parts = recoveries(method, model, kit.batch(PromptBatch, model), context)
     separate = [method.loss(model, part, context) for part in parts]
     parallel = join(Accelerator(cpu=True))
-    logged = update(method, model, parts, context, parallel, [], list(model.network.parameters()))
+    figures = update(method, model, parts, context, parallel, [], list(model.network.parameters()))
+    logged, _ = read([("", figures)], {}, parallel.accelerator)
     assert logged["reward_denoise"] == pytest.approx(separate[0].metrics["reward"].mean().item(), rel=1e-5)
     assert logged["reward_inversion"] == pytest.approx(separate[1].metrics["reward"].mean().item(), rel=1e-5)
     assert logged["loss"] == pytest.approx(sum(loss.values.mean().item() for loss in separate) / 2, rel=1e-5)
