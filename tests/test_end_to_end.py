@@ -218,6 +218,7 @@ def test_a_run_that_is_looked_at_says_which_weights_it_kept_and_who_chose_them(t
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_sweep_over_methods_and_models_fills_one_table(tmp_path):
     alignbench(
         "-m",

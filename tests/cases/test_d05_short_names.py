@@ -69,6 +69,7 @@ def test_long_names_leave_pictures_their_room_and_no_warning_is_given(world):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_name_can_be_given_later(tmp_path):
     few = ["train.max_train_steps=1", "train.total_batch_size=2", "train.micro_batch_size=2", "data.num_prompts=8"]
     small = ["model=sd15_mini", "prompts.limit=2", "sampling.num_inference_steps=1", "data.num_pairs=8"]

@@ -183,6 +183,7 @@ def test_adapters_are_loaded_on_top_of_the_policy_that_they_were_trained_on(comm
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_training_starts_from_it_as_from_the_finished_weights(command):
     whole = finished(command(ADAPTERS | {"train.max_train_steps": 2}, "whole"))
     few = {"train.max_train_steps": 1, "stages": ["train", "generate"]}

@@ -63,6 +63,7 @@ def test_every_target_resolves(path):
             assert hasattr(__import__(module, fromlist=[name]), name), target
 
 
+@pytest.mark.matrix
 def test_every_method_class_agrees_with_its_file_on_the_name():
     for method in METHODS:
         cfg = composed(f"method={method}")

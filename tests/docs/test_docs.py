@@ -76,6 +76,9 @@ NOT_LOGGED = {"state_dict", "reference_values", "reference_settings"}  # functio
 # ---- commands
 
 
+PUBLISHED = "results/published/README.md"
+
+
 def commands(program="alignbench"):
     """Yield once what pages give to one of our programs, `python -m PROGRAM`, by whatever it is started."""
     found = []
@@ -87,7 +90,8 @@ def commands(program="alignbench"):
             starts = [i + 2 for i in range(len(words)) if words[i : i + 2] == ["-m", program]]
             if starts and words[starts[0] :] not in found:
                 found.append(given := words[starts[0] :])
-                yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}")
+                marks = [pytest.mark.matrix] if name(page) == PUBLISHED else []  # sweeps of dozens of runs
+                yield pytest.param(given, id=f"{name(page)}: {' '.join(given)}", marks=marks)
 
 
 def test_every_command_is_of_a_kind_that_is_tested():

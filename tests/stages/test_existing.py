@@ -84,6 +84,7 @@ def test_two_folders_are_enough_for_a_table_and_a_repeated_command_scores_nothin
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_shards_score_existing_images_and_the_last_makes_the_table(two_folders, tmp_path):
     command = [folders_argument(two_folders), f"results={tmp_path / 'results'}"]
     first = program(*command, "shard=1/2")

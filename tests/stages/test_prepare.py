@@ -102,6 +102,7 @@ def test_training_from_the_cache_loads_no_encoder_and_ends_with_the_same_weights
     assert same(weights, expected)
 
 
+@pytest.mark.matrix
 def test_what_is_cut_in_a_few_ways_is_prepared_and_what_is_cut_anew_keeps_the_vae(folders, tmp_path):
     few = configuration(folders, "sdxl", "method=dpo", "train.random_flip=true", "train.size_conditioning=true_size")
     expected, _ = trained(few, tmp_path / "plain")
