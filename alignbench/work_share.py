@@ -1,5 +1,6 @@
 """Which part of the images this process makes or scores."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,3 +58,11 @@ class WorkShare:
         """Return the items that fall to this process and those started with it."""
         width = self.num_shards * self.num_processes
         return [item for i, item in enumerate(items) if i % width // self.num_processes == self.shard - 1]
+
+    def batches(self, items: Sequence[T], size: int) -> list[list[T]]:
+        """Cut items into batches of at most `size`, so small that every process of the split gets one if it can.
+
+        They are the same whatever is done already, and so is the rounding of what is computed together.
+        """
+        size = max(1, min(size, math.ceil(len(items) / (self.num_shards * self.num_processes))))
+        return [list(items[start : start + size]) for start in range(0, len(items), size)]

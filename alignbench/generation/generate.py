@@ -6,7 +6,6 @@ size or number of processes can change the rounding, and so some values of pixel
 
 import hashlib
 import json
-import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -258,11 +257,8 @@ def generate(
 
 
 def _batches(prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare) -> list[Batch]:
-    """Return the images that are made together, whatever is there already, so that every process has some."""
     wanted = [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
-    num_shares = work_share.num_shards * work_share.num_processes
-    size = max(1, min(sampling.batch_size, math.ceil(len(wanted) / num_shares)))
-    return [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    return work_share.batches(wanted, sampling.batch_size)
 
 
 def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:

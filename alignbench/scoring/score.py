@@ -60,9 +60,10 @@ def score(
     work_share, network_pool = work_share or WorkShare(), network_pool or NetworkPool(torch.device("cpu"))
     wanted = _pictures(folder, images)
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
-    todo = _todo(work_share.share(wanted), tables)
+    batches = work_share.batches(wanted, batch_size)  # as images are made, so that a shard scores what it made
+    todo = _todo([picture for batch in work_share.share(batches) for picture in batch], tables)
     pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
-    _refuse_missing(work_share.shard_of(wanted), images, tables)
+    _refuse_missing([picture for batch in work_share.shard_of(batches) for picture in batch], images, tables)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
