@@ -30,3 +30,13 @@ def test_a_shard_that_does_not_exist_is_refused(shard):
 
 def test_without_shard_a_process_has_its_part_of_the_whole():
     assert WorkShare.of(None, 1, 2).share("abcde") == ["b", "d"]
+
+
+def test_batches_are_the_same_for_every_process_and_leave_none_without_work():
+    shares = [WorkShare.of(f"{shard}/2", rank, 2) for shard in (1, 2) for rank in (0, 1)]
+    batches = shares[0].batches(range(10), 4)
+    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    assert all(share.batches(range(10), 4) == batches for share in shares)
+    assert [share.share(batches) for share in shares] == [[batch] for batch in batches]
+    assert WorkShare().batches(range(10), 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert WorkShare().batches([], 4) == []
