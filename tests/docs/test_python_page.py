@@ -32,6 +32,8 @@ def test_the_cells_of_the_page_run_in_a_notebook_and_show_what_they_say(tmp_path
     ]
     assert "<table" in shown[0]["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in shown[0], "progress is a bar of the notebook"
+    printed = "".join(output.get("text", "") for output in book.cells[0].outputs)
+    assert printed.count("dpo on sd15_mini: shapes") == 1, f"the table of the run is printed once: {printed}"
     assert {"image/png"} <= shown[2].keys() & shown[3].keys()
     by_text = [page.get("text/plain", "") for page in shown]
     assert all(method in by_text[4] for method in ("dpo", "sft", "kto"))
