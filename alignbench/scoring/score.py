@@ -6,6 +6,7 @@ Evaluators see single images. The score of a video is the mean of the scores of 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 import torch
@@ -61,9 +62,9 @@ def score(
     wanted = _pictures(folder, images)
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
     batches = work_share.batches(wanted, batch_size)  # as images are made, so that a shard scores what it made
-    todo = _todo([picture for batch in work_share.share(batches) for picture in batch], tables)
+    todo = _todo([*chain.from_iterable(work_share.share(batches))], tables)
     pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
-    _refuse_missing([picture for batch in work_share.shard_of(batches) for picture in batch], images, tables)
+    _refuse_missing([*chain.from_iterable(work_share.shard_of(batches))], images, tables)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it

@@ -270,8 +270,8 @@ def train(
                     )
                     figures.append((f"{term.method.name}/", its_figures))
                     gradients.append((term.weight, take_gradients(policy_parameters)))
-                its_figures = update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
-                figures.append(("", its_figures))
+                own_figures = update(method, model, micro_batches, context, parallel, policy_parameters, own_parameters)
+                figures.append(("", own_figures))
                 for weight, gradient in gradients:
                     add_gradients(policy_parameters, gradient, weight)
                 if start is not None:
@@ -280,13 +280,13 @@ def train(
                     beside["weight_distance"] = parallel.norm(moved)
                 if settings.max_grad_value is not None:
                     accelerator.clip_grad_value_(parameters, settings.max_grad_value)
-                norm = parallel.clip(policy_parameters, own_parameters, settings.max_grad_norm)
-                metrics, beside = read(figures, {**beside, "grad_norm": norm}, accelerator)  # here the loop waits
-                norm = beside.pop("grad_norm")
+                beside["grad_norm"] = parallel.clip(policy_parameters, own_parameters, settings.max_grad_norm)
+                metrics, numbers = read(figures, beside, accelerator)  # here the loop waits
+                norm = numbers.pop("grad_norm")
                 if not math.isfinite(norm) and settings.mixed_precision != "fp16":  # which skips such updates
                     told = f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
                     raise FloatingPointError(f"{told}, {of_samples(micro_batches, accelerator)}")
-                metrics |= {**beside, "lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
+                metrics |= {**numbers, "lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
                 parallel.step(optimizer)
                 lr_scheduler.step()
                 if ema is not None:
