@@ -43,6 +43,7 @@ def test_the_same_command_imports_no_network_library_and_says_the_same(finished)
     assert again.endswith(table)
 
 
+@pytest.mark.matrix
 def test_a_change_of_anything_makes_the_command_look_anew(finished, tmp_path):
     root = tmp_path / "results"
     shutil.copytree(finished[0], root)

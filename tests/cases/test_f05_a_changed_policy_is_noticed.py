@@ -43,7 +43,9 @@ def add(policy):
 
 
 @pytest.mark.parametrize("damage", [cut, change, lose, add])
-@pytest.mark.parametrize("stages", ["[train]", "[train,generate,score,report]", "[report]"])
+@pytest.mark.parametrize(
+    "stages", ["[train]", pytest.param("[train,generate,score,report]", marks=pytest.mark.matrix), "[report]"]
+)
 def test_it_is_noticed_though_all_images_are_made(results, damage, stages):
     damage(results / RUN / "policy")
     done = alignbench(*COMMAND, f"results={results}", f"stages={stages}", check=False)

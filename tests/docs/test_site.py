@@ -52,6 +52,7 @@ def pages(site):
     return {file: Html(file) for file in site.rglob("*.html") if file.name != "404.html"}
 
 
+@pytest.mark.matrix
 def test_every_link_leads_to_a_place_on_the_site(pages):
     """Those to files outside docs/ as well: they are shown on pages of their own."""
     elsewhere = set()

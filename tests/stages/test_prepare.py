@@ -179,6 +179,7 @@ def test_a_full_disk_is_told_before_anything_is_written(folders, tmp_path, monke
     assert not Caches.exist(tmp_path / "cache")
 
 
+@pytest.mark.matrix
 def test_the_estimate_leaves_out_what_is_not_loaded():
     command = ["model=sdxl", "data=shapes", "method=dpo"]
     sizes = {part.name: part.num_bytes for part in estimate(composed(command))}

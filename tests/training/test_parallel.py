@@ -98,7 +98,15 @@ def test_two_processes_make_the_update_of_one(tmp_path, family, tuning, engine):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("engine", [*HERE, "fsdp2_gathered"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "ddp",
+        "fsdp2",
+        pytest.param("deepspeed", marks=[NEEDS_DEEPSPEED, pytest.mark.matrix]),
+        pytest.param("fsdp2_gathered", marks=pytest.mark.matrix),
+    ],
+)
 def test_two_processes_compare_the_images_of_both(tmp_path, engine):
     """Two rounds: the statistics of a round are those of all images, and the old policy follows shards as well."""
 
@@ -121,7 +129,7 @@ def test_two_processes_compare_the_images_of_both(tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", HERE)
-@pytest.mark.parametrize("threshold", [0.12, 0.99])
+@pytest.mark.parametrize("threshold", [0.12, pytest.param(0.99, marks=pytest.mark.matrix)])
 def test_processes_that_keep_unlike_numbers_of_pairs_make_the_update_of_one(tmp_path, engine, threshold):
     """Micro-batches of one: a process with fewer pairs has to wait for the other, also if nobody keeps any."""
 
@@ -208,7 +216,14 @@ def test_bfloat16_shards_train(tmp_path, mode):
 
 
 @pytest.mark.parametrize("engine", HERE)
-@pytest.mark.parametrize("changes", [{}, {"tuning": "lora"}, {"ema_decay": 0.9, **memory("bf16_stochastic")}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"tuning": "lora"}, marks=pytest.mark.matrix),
+        pytest.param({"ema_decay": 0.9, **memory("bf16_stochastic")}, marks=pytest.mark.matrix),
+    ],
+)
 def test_a_killed_run_of_two_processes_ends_byte_for_byte_like_one_that_was_never_killed(tmp_path, engine, changes):
     if engine == "deepspeed" and "ema_decay" in changes:
         changes = {"ema_decay": 0.9, "weights_dtype": "bfloat16"}  # it keeps float32 copies itself

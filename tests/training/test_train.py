@@ -53,7 +53,7 @@ def winner_error(model, batch, context):
 MODELS: dict[str, str] = {"sdxl": "stable_diffusion_xl", "sd3": "stable_diffusion_3"}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["sdxl", pytest.param("sd3", marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_the_families_that_need_more_than_a_prompt(tmp_path, name, model):
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
