@@ -24,8 +24,10 @@ def wrong_arguments(kind: Callable[..., Any], values: Mapping[str, Any], prefix:
     """
     parameters, found = inspect.signature(kind).parameters, []
     for key in values.keys() & parameters.keys():
-        if _is_object(parameters[key].annotation) and isinstance(values[key], str | int | float | list):
-            found.append(f"{prefix}{key}={shown(values[key])} must be settings by name, as in {prefix}{key}.NAME=VALUE")
+        value, annotation = values[key], parameters[key].annotation
+        is_null = value is None and not _may_be_null(annotation)
+        if _is_object(annotation) and (is_null or isinstance(value, str | int | float | list)):
+            found.append(f"{prefix}{key}={shown(value)} must be settings by name, as in {prefix}{key}.NAME=VALUE")
     for key in (key for key in values if key in parameters and _is_plain(parameters[key].annotation)):
         declared = TypeAdapter(parameters[key].annotation, config=STRICT)
         try:
@@ -49,6 +51,11 @@ def _is_object(kind: Any) -> bool:
     return all(  # a name in quotes stands for a class that is imported later
         isinstance(one, str) or (inspect.isclass(one) and one.__module__.split(".")[0] in OURS) for one in options
     )
+
+
+def _may_be_null(kind: Any) -> bool:
+    """Return whether an annotation allows null; one in quotes says so in its text."""
+    return "None" in kind if isinstance(kind, str) else NoneType in get_args(kind)
 
 
 def _is_plain(kind: Any) -> bool:

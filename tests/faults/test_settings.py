@@ -20,6 +20,7 @@ ODD = {
     "train.optimizer._target_=[[]]": "_target_=[[]] must be text",
     "train.optimizer._partial_=0x10": "train.optimizer._partial_=0x10 must be true or false",
     "data.annotators=a": "data.annotators=a must be settings by name, as in data.annotators.NAME=VALUE",
+    "data.annotators=null": "data.annotators=null must be settings by name, as in data.annotators.NAME=VALUE",
     "evaluators.shapes_clip=' '": "evaluators.shapes_clip=  must be a mapping of names to values",
     "data.annotators._target_=null": "data.annotators._target_=null must be the name of a class or function",
     "data._target_=null": "data._target_=null must be the name of a class or function",
