@@ -198,16 +198,16 @@ def main() -> None:
         told, wrong = one_full_disk(COMMANDS[name], root, generator)
         note("full disk", f"{name}: {told}", wrong, root)
     if arguments.starters:
-        known = _two_seeds(root)
+        known = two_seeds(root)
         for _ in range(arguments.rounds):
             note("started at once", *one_round_of_starters(arguments.starters, known, root), root)
     _print(tried, failed)
     sys.exit(1 if failed else 0)
 
 
-def _two_seeds(root: Path) -> Reference:
+def two_seeds(root: Path) -> Reference:
     """Run two seeds one after the other, and leave nothing of them in the folder."""
-    words = [*COMMANDS["dpo, sd15_mini"].command, f"results={root / 'results'}"]
+    words = [*COMMANDS["dpo, sd15_mini"].all_words, f"results={root / 'results'}"]
     for seed in (0, 1):
         started = start([*words, f"seed={seed}"], root / "logs")
         if any(started.wait()):

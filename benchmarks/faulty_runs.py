@@ -6,6 +6,7 @@ changes there is nothing more to try.
 """
 
 import csv
+import faulthandler
 import hashlib
 import itertools
 import json
@@ -36,6 +37,7 @@ VOLATILE = {
     "duration",
     "check",
 }  # the last is a digest of the others, too
+TOO_LONG = 300.0  # seconds that a command may take
 UNLIKE = {"last_command.json"}  # files that hold times of others
 
 Fault = Callable[[], None]
@@ -114,12 +116,13 @@ class Started:
     logs: list[Path]
     statuses: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, seconds: float = 300.0) -> list[int]:
+    def wait(self) -> list[int]:
         """Return the exit status of each process, minus the number of the signal that ended it.
 
         As launchers do: where one process fails, the others are asked to end, and killed if they do not within 30 s.
+        What takes longer than `TOO_LONG` is killed, too; each process has printed by then where it was.
         """
-        deadline, asked = time.monotonic() + seconds, None
+        deadline, asked = time.monotonic() + TOO_LONG, None
         while not self.poll():
             if asked is None and any(self.statuses.values()):
                 asked = time.monotonic()
@@ -197,6 +200,8 @@ def _be_the_command(
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+        faulthandler.dump_traceback_later(0.9 * TOO_LONG, file=2)
+        _own_progress_bars()
         os.environ.update(told)
         sys.argv[:] = ["alignbench", *words]
         if isinstance(fault, Places):
@@ -218,6 +223,14 @@ def _be_the_command(
         if isinstance(fault, Places):
             fault.leave()
         os._exit(status)
+
+
+def _own_progress_bars() -> None:
+    """Give this process bars of its own: forked ones share a lock, which a kill in the midst of a bar leaves locked."""
+    from tqdm import auto, std
+
+    for bar in (std.tqdm, auto.tqdm):
+        bar.set_lock(threading.RLock())
 
 
 def _free_port() -> int:

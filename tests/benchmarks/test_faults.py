@@ -6,10 +6,12 @@ import random
 from itertools import islice
 
 import pytest
+from tqdm.auto import tqdm
 
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.train_reward.checks import check
-from benchmarks.faults import Reference, one_kill
+from benchmarks import faulty_runs
+from benchmarks.faults import Reference, one_kill, one_round_of_starters, two_seeds
 from benchmarks.faulty_runs import Places, contents, differences, kill, start
 from benchmarks.small_commands import COMMANDS, SmallCommand, drawn
 
@@ -50,6 +52,17 @@ def test_places_are_changes_below_the_folder_and_a_kill_comes_before_its_change(
     killed = start((), tmp_path / "logs", [Places(tmp_path / "results", 3, kill)], program)
     assert killed.wait() == [-9]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["a", "b"]
+
+
+def test_a_command_killed_while_it_draws_a_bar_hinders_no_other(tmp_path, monkeypatch):
+    def dies():
+        tqdm.get_lock().acquire()
+        kill()
+
+    tqdm.get_lock()  # as bars before have made one, which forked processes would share
+    assert start((), tmp_path, program=dies).wait() == [-9]
+    monkeypatch.setattr(faulty_runs, "TOO_LONG", 5.0)
+    assert start((), tmp_path, program=lambda: list(tqdm(range(2)))).wait() == [0]
 
 
 def test_what_differs_each_time_is_not_compared_and_all_else_is(tmp_path):
@@ -102,3 +115,9 @@ def test_a_command_that_a_kill_changes_is_found(tmp_path, monkeypatch):
     told, wrong = one_kill(Appends(()), known, tmp_path / "kill", Last())
     assert told == "3/3"
     assert wrong == ["a differs"]
+
+
+@pytest.mark.matrix
+def test_of_commands_that_start_at_once_one_works_a_seed_and_the_others_are_refused(tmp_path):
+    _, wrong = one_round_of_starters(3, two_seeds(tmp_path / "root"), tmp_path / "root")
+    assert wrong == []
