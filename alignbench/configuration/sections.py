@@ -115,10 +115,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
         parent = OmegaConf.select(cfg, above) if above else cfg
         if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
             continue
-        try:
-            node = parent[name]
-        except OmegaConfBaseException as error:
-            raise UserError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from None
+        node = _resolved(parent, name, key)
         if node is None and key in OBJECTS:
             continue  # as of a ControlNet that nobody asks for
         if not isinstance(node, DictConfig):
@@ -128,8 +125,21 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
             raise UserError(f"{key}.name is missing, and is needed; leave out ~{key}.name")
         if key not in NODES[command] and "_target_" not in node:
             raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
-        if key not in ("reward", *REWARDS) and node.get("_target_", "") is None:
+        target = _resolved(node, "_target_", f"{key}._target_") if "_target_" in node else ""
+        if key not in ("reward", *REWARDS) and target is None:
             raise UserError(f"{key}._target_=null must be the name of a class or function")
+
+
+def _resolved(node: DictConfig, name: str, key: str) -> Any:
+    """Return a value of a node.
+
+    Raises:
+        UserError: it refers to what is not there; naming `key`, as typed.
+    """
+    try:
+        return node[name]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key} cannot be resolved: {str(error).splitlines()[0]}") from None
 
 
 def _names(cfg: DictConfig, key: str) -> list[Any]:

@@ -25,6 +25,8 @@ ODD = {
     "data.annotators._target_=null": "data.annotators._target_=null must be the name of a class or function",
     "data._target_=null": "data._target_=null must be the name of a class or function",
     "evaluators.shapes_clip=${oc.env:NOPE}": "evaluators.shapes_clip cannot be resolved",
+    "data._target_=${nope}": "data._target_ cannot be resolved",
+    "model.adapter.pipeline._target_=${nope}": "model.adapter.pipeline._target_ cannot be resolved",
     "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
     "~prompts": "prompts is missing",
     "~results": "results is missing",
