@@ -57,8 +57,9 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     make: Any = partial(build(OmegaConf.create({"train": {"optimizer": dict(optimizer)}}).train.optimizer), lr=1.0)
     try:
         make([torch.nn.Parameter(torch.zeros(SIDE, SIDE))])
-    except (TypeError, ValueError) as error:  # a name that it does not know, or a value
-        raise UserError(f"train.optimizer={optimizer['_target_']} refuses its arguments: {error}") from None
+    except Exception as error:  # of whatever kind another package raises for a name or a value
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"train.optimizer={optimizer['_target_']} refuses its arguments: {told}") from None
 
 
 @lru_cache

@@ -18,6 +18,7 @@ ODD = {
     "method=5": "method=5 is unknown",
     "train.optimizer=5": "train.optimizer=5 must be a mapping of names to values",
     "train.optimizer._target_=[[]]": "_target_=[[]] must be text",
+    "train.optimizer.betas=[]": "train.optimizer=torch.optim.AdamW refuses its arguments: list index out of range",
     "train.optimizer._partial_=0x10": "train.optimizer._partial_=0x10 must be true or false",
     "data.annotators=a": "data.annotators=a must be settings by name, as in data.annotators.NAME=VALUE",
     "data.annotators=null": "data.annotators=null must be settings by name, as in data.annotators.NAME=VALUE",
