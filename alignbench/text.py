@@ -1,6 +1,8 @@
-"""Texts that several folders treat alike: equal prompts, held-out prompts, durations, names that are too long."""
+"""Texts that several folders treat alike: equal and held-out prompts, random orders, durations, names too long."""
 
 import hashlib
+import json
+from typing import Any
 
 
 def plain(prompt: str) -> str:
@@ -15,6 +17,11 @@ def is_held_out(prompt: str, share: float) -> bool:
     and a larger share holds out all that a smaller one does.
     """
     return int.from_bytes(hashlib.sha256(plain(prompt).encode()).digest()[:8]) < share * 2**64
+
+
+def keyed(*parts: Any) -> bytes:
+    """Return what to sort by for a random order that these parts alone decide, on any machine."""
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
 def duration(seconds: float) -> str:

@@ -2,17 +2,11 @@
 
 import base64
 import io
-import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from http.client import HTTPException
+from functools import cached_property, partial
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 import torch
 from PIL import Image
@@ -20,13 +14,12 @@ from torch import Tensor
 
 from alignbench.errors import UserError
 from alignbench.evaluator import CalibrationImages, Evaluator, Preprocess
-from alignbench.serve.access import TOKEN_VARIABLE, checked_token, is_loopback
+from alignbench.serve.access import TOKEN_VARIABLE
 from alignbench.serve.protocol import Info, is_name
+from evaluators.json_client import PASSING, JsonClient, checked_url
 from evaluators.networks.preprocess import rgb
 
-PASSING = {502, 503, 504}  # what a proxy answers for a server that is being started again
 INFO_TIMEOUT_SECONDS = 10.0  # answered without the network
-MAX_ANSWER_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +38,7 @@ class PngFiles(Preprocess):
 
     def __call__(self, images: Sequence[Image.Image]) -> list[bytes]:
         """Return each picture in RGB as a PNG file."""
-        return [_png(rgb(image)) for image in images]
+        return [png_file(rgb(image)) for image in images]
 
 
 class Remote(Evaluator):
@@ -77,7 +70,7 @@ class Remote(Evaluator):
         num_retries: int = 3,
         pause_seconds: float = 1.0,
     ) -> None:
-        self.url = _checked_url(url)
+        self.url = checked_url(url, TOKEN_VARIABLE)
         if name is not None and not is_name(name):
             raise UserError(f"name={name} must consist of letters, digits and _ . + -")
         if images_per_request < 1 or num_retries < 0 or timeout_seconds <= 0 or pause_seconds < 0:
@@ -156,7 +149,7 @@ class Remote(Evaluator):
         for start in range(0, len(features), self.images_per_request):
             part = slice(start, start + self.images_per_request)
             files = [base64.b64encode(file).decode() for file in features[part]]
-            answer = self._ask("/score", {"prompts": list(encoded[part]), "images": files}, self.timeout_seconds)
+            answer = self._client.ask("/score", {"prompts": list(encoded[part]), "images": files}, self.timeout_seconds)
             scores.append(self._scores(answer, len(files)))
         return torch.cat(scores)
 
@@ -176,90 +169,20 @@ class Remote(Evaluator):
     # ---- requests
 
     def _ask_info(self) -> Info:
-        answer = self._ask("/info", None, min(INFO_TIMEOUT_SECONDS, self.timeout_seconds))
+        answer = self._client.ask("/info", None, min(INFO_TIMEOUT_SECONDS, self.timeout_seconds))
         try:
             return Info.from_json(answer)
         except ValueError as error:
             raise UserError(f"{self.url} is no server for this program: {error}; correct url or the server") from None
 
-    def _ask(self, path: str, content: dict[str, Any] | None, timeout_seconds: float) -> Any:
-        """Return the JSON answer to a request, sent again while nothing comes back."""
-        cause = ""
-        for attempt in range(self.num_retries + 1):
-            if attempt:
-                time.sleep(self.pause_seconds * 2 ** (attempt - 1))
-            try:
-                status, body = self._send(path, content, timeout_seconds)
-            except (OSError, HTTPException) as error:
-                cause = str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
-                continue
-            if status == 200:
-                return self._json(path, body)
-            if status not in PASSING:
-                raise UserError(f"{self.url}{path} answers {status}: {_sentence(body)}")
-            cause = f"{status}: {_sentence(body)}"
-        raise UserError(
-            f"{self.url}{path} does not answer after {self.num_retries + 1} attempts ({cause}); start the server, or "
-            "correct url"
-        )
-
-    def _send(self, path: str, content: dict[str, Any] | None, timeout_seconds: float) -> tuple[int, bytes]:
-        data = None if content is None else json.dumps(content).encode()
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if token := checked_token(os.environ.get(TOKEN_VARIABLE)):
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            with self._opener.open(Request(self.url + path, data, headers), timeout=timeout_seconds) as response:
-                return response.status, response.read(MAX_ANSWER_BYTES)
-        except HTTPError as error:
-            with error:
-                return error.code, error.read(MAX_ANSWER_BYTES)
-
-    def _json(self, path: str, body: bytes) -> Any:
-        try:
-            return json.loads(body, parse_int=float)  # of a number with thousands of digits, infinity
-        except (ValueError, RecursionError):
-            raise UserError(f"{self.url}{path} gave what is not JSON; correct url or the server") from None
-
     @cached_property
-    def _opener(self) -> OpenerDirector:
-        loopback = is_loopback(urlsplit(self.url).hostname or "")
-        return build_opener(_Stay, *([ProxyHandler({})] if loopback else []))
+    def _client(self) -> JsonClient:
+        token = partial(os.environ.get, TOKEN_VARIABLE)
+        return JsonClient(self.url, self.num_retries, self.pause_seconds, PASSING, token)
 
 
-class _Stay(HTTPRedirectHandler):
-    """Follows no redirection, which would carry the token elsewhere."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
-        fits = False
-    else:
-        fits = fits and not (parts.query or parts.fragment)
-        if parts.username is not None:
-            raise UserError(f"url must hold no password, for it is stored; set {TOKEN_VARIABLE} instead")
-    if not fits:
-        raise UserError(f"url={url} is not understood; expected something like http://127.0.0.1:8000")
-    return url.rstrip("/")
-
-
-def _png(image: Image.Image) -> bytes:
+def png_file(image: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=1)  # a fifth larger than by default, and several times as fast
     return file.getvalue()
-
-
-def _sentence(body: bytes) -> str:
-    """Return the sentence of an error, or the beginning of whatever else came."""
-    try:
-        content = json.loads(body)
-        text = str(content["error"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = body.decode(errors="replace")
-    return " ".join(text.split())[:500] or "no reason given"

@@ -28,7 +28,7 @@ FLOORS = """
     data
     store
     online
-    method  objectives  reward_model
+    method  objectives  pairwise  reward_model
     evaluator  miniature
     models
     diffusion
@@ -42,8 +42,17 @@ FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))
 FOR_METHODS = FLOOR["online"]
 FOR_EVALUATORS = {
     "alignbench.configuration.find_evaluator": ("evaluators",),  # evaluators.load, as a library
-    "alignbench.serve.access": ("evaluators.remote",),
-    "alignbench.serve.protocol": ("evaluators.remote", "evaluators.black_box"),
+    "alignbench.serve.access": (
+        "evaluators.comparers.openai_compatible",
+        "evaluators.json_client",
+        "evaluators.remote",
+    ),
+    "alignbench.serve.protocol": (
+        "evaluators.black_box",
+        "evaluators.comparers.openai_compatible",
+        "evaluators.comparers.vision_language",
+        "evaluators.remote",
+    ),
     "alignbench.store.reward_model_folder": ("evaluators.judge", "evaluators.judge_distance"),
     "alignbench.store.training_data": ("evaluators.judge", "evaluators.several"),
 }

@@ -1,5 +1,6 @@
 """What two settings must agree on, checked before anything heavy loads; alignbench/settings declares each by itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,8 @@ from alignbench.models.weights.missing import all_missing, going_on
 from alignbench.store.manifest import BASE, DATA
 from alignbench.work_share import WorkShare
 
+PEOPLE = "human"  # how tables call the votes of people, and how the names of their questions begin
+
 
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot work, before a model or a scorer is loaded.
@@ -36,6 +39,7 @@ def check(cfg: DictConfig) -> None:
     check_settings(cfg)
     settle_arguments(cfg)
     WorkShare.of(cfg.shard)
+    _check_compare_settings(cfg)
     if has_images(cfg):
         _check_existing_images(cfg)
         return
@@ -69,13 +73,61 @@ def check(cfg: DictConfig) -> None:
             _check_objects(cfg, values)
 
 
+def _check_compare_settings(cfg: DictConfig) -> None:
+    """Refuse comparers without their stage, and the stage without what it needs."""
+    if "compare" not in cfg.stages:
+        if cfg.comparers:
+            raise UserError(
+                f"comparers={','.join(cfg.comparers)} compare images in the stage compare; add compare to stages, as "
+                "in stages=[train,generate,score,compare,report]"
+            )
+        return
+    if not cfg.comparers:
+        raise UserError(f"comparers is empty, so nothing can be compared;{did_you_mean('', choices('comparers'))}")
+    if cfg.sampling.strength != 1:
+        raise UserError(
+            f"sampling.strength={cfg.sampling.strength} makes images that the stage compare does not pair; take "
+            "compare out of stages, or leave sampling.strength out"
+        )
+    if cfg.shard is not None:
+        raise UserError("shard splits prepare, generate and score alone; take compare out of stages and do it apart")
+
+
+def _check_comparers(cfg: DictConfig, prompts: Sequence[str], num_images: int) -> None:
+    """Build the comparers, which loads nothing, and refuse limits with which no pair of runs could be compared.
+
+    Args:
+        prompts: texts of the prompts of which two runs have images.
+        num_images: of each.
+    """
+    for key, node in cfg.comparers.items():
+        with going_on():
+            comparer = build(node)
+            if comparer.name in choices("evaluator") or comparer.name.partition("_")[0] == PEOPLE:
+                raise UserError(
+                    f"comparers.{key}.name={comparer.name} is the name of an evaluator, and tables tell both apart by "
+                    "their names; give another"
+                )
+            if refusal := comparer.supports(prompts):
+                raise UserError(f"comparers.{key}: {refusal}")
+    wanted, limit = cfg.compare.num_prompts, cfg.compare.max_calls
+    if wanted is not None and wanted > len(prompts):
+        raise UserError(f"compare.num_prompts={wanted} is more than the {len(prompts)} prompts that there are")
+    needed = (wanted or len(prompts)) * num_images
+    if limit is not None and limit < needed:
+        raise UserError(
+            f"compare.max_calls={limit} is less than the {needed} calls that one order of one pair of runs takes; "
+            "raise it, or lower compare.num_prompts"
+        )
+
+
 def _check_existing_images(cfg: DictConfig) -> None:
     from alignbench.data.existing_images.folders import read_compared_folders
 
     if OmegaConf.is_missing(cfg.model, "folders"):
         raise UserError("model.folders must be set: add model.folders=[FOLDER_A,FOLDER_B] to the command")
-    if not {"score", "report"} & set(cfg.stages):
-        raise UserError("model=images has nothing to train or to generate; choose stages from score, report")
+    if not {"score", "compare", "report"} & set(cfg.stages):
+        raise UserError("model=images has nothing to train or to generate; choose stages from score, compare, report")
     if cfg.name is not None:
         raise UserError(
             f"name={cfg.name} is for a run of a model, and model=images calls folders as they are named; rename the "
@@ -93,7 +145,15 @@ def _check_existing_images(cfg: DictConfig) -> None:
         )
     with all_missing():
         _check_evaluators(cfg)
-    read_compared_folders(cfg.model.folders)
+    folders = read_compared_folders(cfg.model.folders)
+    if "compare" not in cfg.stages:
+        return
+    if len(folders) < 2:
+        raise UserError(f"model.folders={folders[0].path} is one folder, and the stage compare needs two; add another")
+    if folders[0].sampling.frames is not None:
+        raise UserError(f"{folders[0].path} holds videos, and comparers see images; take compare out of stages")
+    records = folders[0].records
+    _check_comparers(cfg, [one.prompt for one in records], max(len(one.images) for one in records))
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
@@ -146,6 +206,12 @@ def _check_objects(cfg: DictConfig, values: dict[str, Any]) -> None:
     from alignbench.models.schedulers import check_scheduler
 
     family, prompts = target_class(cfg.model.adapter._target_), build(cfg.prompts)
+    if "compare" in stages:
+        if frames_of(cfg.model) is not None:
+            raise UserError(
+                f"model={cfg.model.name} makes videos, and comparers see images; take compare out of stages"
+            )
+        _check_comparers(cfg, prompts.texts, cfg.sampling.num_images_per_prompt)
     if cfg.sampling.scheduler is not None:
         check_scheduler(cfg.sampling.scheduler, family.schedulers, cfg.model.name)
     distilled = cfg.model.adapter.get("train_guidance_scale") is not None
@@ -215,6 +281,8 @@ def check_start(model: DictConfig) -> None:
 
 
 def _check_evaluators(cfg: DictConfig) -> None:
+    if not cfg.evaluators and "compare" in cfg.stages and "score" not in cfg.stages:
+        return  # comparers judge alone
     if not cfg.evaluators:
         raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', choices('evaluators'))}")
     for node in cfg.evaluators.values():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
+from alignbench.settings.compare import Compare
 from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
 from alignbench.settings.model import Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
@@ -32,6 +33,7 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "auxiliary": ("auxiliary.NAME.", AuxiliaryLoss),
     "sampling": ("sampling.", Sampling),
     "validation": ("validation.", Validation),
+    "compare": ("compare.", Compare),
     "tracker": ("tracker.", Tracker),
     "reward_command": ("", RewardCommand),
     "reward_train": ("train.", RewardTrain),

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.auxiliary import AuxiliaryLoss
 from alignbench.settings.command import Command
+from alignbench.settings.compare import Compare
 from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
 from alignbench.settings.model import SHARED, Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
@@ -25,6 +26,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "train": Train,
     "sampling": Sampling,
     "validation": Validation,
+    "compare": Compare,
     "tracker": Tracker,
     "model": Model,
     "data": DataSettings,
@@ -33,15 +35,15 @@ SECTIONS: Mapping[str, type[Section]] = {
 REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": DataSettings}
 # what is at the root beside the settings declared for it
 NODES: Mapping[type[Section], Sequence[str]] = {
-    Command: ("auxiliary", "train", "sampling", "validation", "tracker", "data", "prompts", "reward", "evaluators",
-              "model", "method"),
+    Command: ("auxiliary", "train", "sampling", "validation", "compare", "tracker", "data", "prompts", "reward",
+              "evaluators", "comparers", "model", "method"),
     RewardCommand: ("train", "data", "judge"),
 }  # fmt: skip
 # what else is built from settings, where it is there
 REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
 OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control", *REWARDS)
 NAMED = ("method", "model", "data", "prompts")  # by which files and tables call them
-WHOLE = ("train", "sampling", "validation")  # sections that have all that is declared
+WHOLE = ("train", "sampling", "validation", "compare")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
 
@@ -54,6 +56,7 @@ def offer_defaults() -> None:
         ("train", "default", Train.defaults()),
         ("sampling", "default", Sampling.defaults()),
         ("validation", "none", Validation.defaults()),
+        ("compare", "default", Compare.defaults()),
         ("model/options", "shared", {key: model[key] for key in SHARED}),
         ("data/options", "rules", RowSettings.defaults()),
         ("data/options", "labels", LabelSettings.defaults()),
@@ -108,7 +111,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     for key in (*command.model_fields, *NODES[command]):
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
-    parts = [f"evaluators.{name}" for name in _names(cfg, "evaluators")]
+    parts = [f"{key}.{name}" for key in ("evaluators", "comparers") for name in _names(cfg, key)]
     parts += [f"auxiliary.{name}.term" for name in _names(cfg, "auxiliary")]
     for key in (*NODES[command], *OBJECTS, *parts):
         above, _, name = key.rpartition(".")

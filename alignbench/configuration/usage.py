@@ -21,6 +21,7 @@ GROUPS = {
     "prompts": "what the trained model is measured on",
     "reward": "what methods with a reward follow",
     "evaluators": "who scores the images",
+    "comparers": "who compares images in pairs, in the stage compare",
     "validation": "scores during training; the best weights are kept",
     "sampling": "how the measured images are made",
     "memory": "ways to need less memory, as a list: memory=[base_4bit,offload]",
@@ -31,7 +32,8 @@ GROUPS = {
 }
 KEYS = {
     "seed=0": "training seed",
-    "stages=[train,generate,score,report]": "what is done; finished work is not repeated",
+    "stages=[train,generate,score,report]": "what is done, of prepare, train, generate, score, compare and "
+    "report; finished work is not repeated",
     "results=FOLDER": "where runs, tables and the report go; results",
     "train.KEY=VALUE": "learning_rate, max_train_steps, total_batch_size, micro_batch_size, tuning, ...",
     "method.KEY=VALUE": "options of the method",

@@ -41,6 +41,11 @@ GUIDANCE_COLUMNS = (
     "model", "method", "run", "num_seeds", "prompt_set", "evaluator", "version", "trained_on", "guidance_scale",
     "base_guidance_scale", "best", "n", "win_rate", "ci_low", "ci_high",
 )  # fmt: skip
+COMPARER_COLUMNS = (
+    "model", "prompt_set", "evaluator", "version", "method_a", "method_b", "calls", "pairs", "failures", "ties",
+    "first_rate", "consistent", "always_first", "always_second", "position", "position_ci_low", "position_ci_high",
+    "win_rate", "win_rate_least", "win_rate_most", "tokens_read", "tokens_written", "seconds",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (

@@ -214,8 +214,8 @@ def grid_notes(section: TableSection) -> list[str]:
 
 
 def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
-    """Say how videos are scored, over how many prompts figures are, and what so few training seeds can show."""
-    key, found = (model, prompt_set), list(tables.uncounted_studies.get((model, prompt_set.partition("@")[0]), []))
+    """Say what polls are worth, how videos are scored, and what so few prompts and training seeds can show."""
+    key, found = (model, prompt_set), list(tables.poll_remarks.get((model, prompt_set.partition("@")[0]), []))
     sampling = tables.samplings[key]
     if sampling.frames is not None:
         found.append(

@@ -1,7 +1,8 @@
-"""Which runs, studies and reward models of a results folder can be read: damage takes out what it is in, and no more.
+"""Which runs, studies, verdicts and reward models of a results folder can be read.
 
-A damaged file of one run must not cost the report of all others. So everything that the report reads is read once for
-each of them before anything is compared, and what cannot be read is left out and named.
+Damage takes out what it is in, and no more: a damaged file of one run must not cost the report of all others. So
+everything that the report reads is read once for each of them before anything is compared, and what cannot be read is
+left out and named.
 """
 
 from collections import defaultdict
@@ -16,6 +17,7 @@ from alignbench.report.labels import settings
 from alignbench.report.tables import Measurement, measurements
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import RewardModelData, data_of_run, readable_reward_models
+from alignbench.store.verdicts import VerdictFile, verdict_files
 from alignbench.votes.preferences import count
 from alignbench.votes.record import StudyFolder, study_folders
 
@@ -25,12 +27,13 @@ class Readable:
     """What of a results folder can be read.
 
     Attributes:
-        left_out: why each other run, study or reward model is left out, by the path of its folder in the results: a
-            sentence that names the file and says what to do.
+        left_out: why each other run, study, file of verdicts or reward model is left out, by its path in the results:
+            a sentence that names the file and says what to do.
     """
 
     runs: list[RunFolder] = field(default_factory=list)
     studies: list[StudyFolder] = field(default_factory=list)
+    verdicts: list[VerdictFile] = field(default_factory=list)
     reward_models: list[RewardModelData] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -62,6 +65,13 @@ def readable(root: Path, with_images: bool = False) -> Readable:
             found.left_out[name] = f"{study.path} compares {absent[0]}, which is left out or gone; bring it back"
         else:
             found.studies.append(study)
+    for file in verdict_files(root):
+        try:
+            file.read()
+        except UserError as error:
+            found.left_out[file.path.relative_to(root).as_posix()] = str(error)
+        else:
+            found.verdicts.append(file)
     damaged: dict[Path, str] = {}
     found.reward_models.extend(readable_reward_models(root, damaged))
     found.left_out.update({folder.relative_to(root).as_posix(): reason for folder, reason in damaged.items()})

@@ -15,6 +15,7 @@ import numpy as np
 
 from alignbench.files import write_csv
 from alignbench.report.columns import (
+    COMPARER_COLUMNS,
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
@@ -25,14 +26,17 @@ from alignbench.report.columns import (
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
 from alignbench.report.guidance import guidance_rows, of_base_at_other_guidance
-from alignbench.report.human import VoteComparison, read_polls, uncounted_studies
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
+from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
+from alignbench.report.polls.human import read_polls, uncounted_studies
+from alignbench.report.polls.poll import Poll, PollComparison
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
+from alignbench.store.verdicts import VerdictFile, verdict_files
 from alignbench.votes.record import StudyFolder, study_folders
 
 
@@ -52,11 +56,12 @@ class Tables:
             p-values as tested.
         labels: how each run is called in the tables, by the name of its folder.
         prompt_names: how each prompt set is called in texts, by its name in the tables.
-        uncounted_studies: (model, prompt set) -> what is said of studies of which no vote counts.
+        poll_remarks: (model, prompt set) -> what is said of studies of which no vote counts, and of comparers.
         guidance: rows with the columns of `columns.GUIDANCE_COLUMNS`; none where base has images at one scale only.
         left_out: why runs, studies and reward models are in no table, by the path of their folder in the results; see
             `alignbench.report.readable`.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
+        comparers: rows with the columns of `columns.COMPARER_COLUMNS`; none where nothing was compared in pairs.
     """
 
     leaderboard: list[TableRow]
@@ -70,10 +75,11 @@ class Tables:
     over_base: dict[tuple[str, str, str, str], dict[str, intervals.Comparison]]
     labels: dict[str, str]
     prompt_names: dict[str, str]
-    uncounted_studies: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    poll_remarks: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     guidance: list[TableRow] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     diagnostics: list[TableRow] = field(default_factory=list)
+    comparers: list[TableRow] = field(default_factory=list)
 
     @property
     def left_out_told(self) -> list[str]:
@@ -85,13 +91,15 @@ class Tables:
         return f"{model}, {self.prompt_names[prompt_set]}"
 
     def write(self, root: Path) -> None:
-        """Write the tables under the results root; that of guidance only if base has images at several scales."""
+        """Write the tables under the results root; those of guidance and of comparers only where there are rows."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
         if self.guidance:
             write_csv(Path(root) / "guidance.csv", GUIDANCE_COLUMNS, self.guidance)
+        if self.comparers:
+            write_csv(Path(root) / "comparers.csv", COMPARER_COLUMNS, self.comparers)
 
 
 def build(
@@ -99,14 +107,16 @@ def build(
     num_resamples: int = intervals.NUM_RESAMPLES,
     folders: Sequence[RunFolder] | None = None,
     studies: Sequence[StudyFolder] | None = None,
+    verdicts: Sequence[VerdictFile] | None = None,
 ) -> Tables:
     """Build the tables of runs under a results root; what a stage has not finished yet is left out.
 
     Args:
-        folders, studies: those that count; None for all.
+        folders, studies, verdicts: those that count; None for all.
     """
     folders = run_folders(root) if folders is None else folders
     studies = study_folders(root) if studies is None else studies
+    verdicts = verdict_files(root) if verdicts is None else verdicts
     labels = recipe_labels(folders)
     cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
     for folder in folders:
@@ -114,7 +124,9 @@ def build(
             info = entry.scores.info
             key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
             cells[(*key, info.evaluator, info.version)].append(entry)
-    polls = {poll.key: poll for poll in read_polls(studies)}
+    of_comparers = comparer_polls(verdicts, folders, (entry for entries in cells.values() for entry in entries))
+    counted = [*read_polls(studies), *(poll for poll in of_comparers if not poll.bias.fails_often)]
+    polls: dict[tuple[str, str, str, str, str], Poll] = {poll.key: poll for poll in counted}
     for key, poll in polls.items():
         cells[key] += poll.measurements
     contenders_of = {key: _contenders(entries, labels) for key, entries in sorted(cells.items())}
@@ -126,7 +138,7 @@ def build(
         sampling_hashes[model, prompt_set].add(sampling_hash)
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
     names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
-    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, uncounted_studies(studies))
+    tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, _poll_remarks(studies, of_comparers))
     resamplings = Resamplings(num_resamples)
     at_sampling = {}
     for key in compared:
@@ -137,7 +149,7 @@ def build(
         tables.prompt_names[name] = f"{names[prompt_set]}{at}"
         contenders, entries = contenders_of[key], cells[key]
         if key in polls:
-            methods = VoteComparison(name, contenders, resamplings, polls[key])
+            methods = PollComparison(name, contenders, resamplings, polls[key])
         else:
             methods = MethodComparison(name, contenders, resamplings)
         tables.evaluators[methods.info.evaluator, methods.info.version] = methods.info
@@ -152,6 +164,9 @@ def build(
             table.extend(rows)
         tables.over_base[model, name, methods.info.evaluator, methods.info.version] = methods.over_base
     tables.guidance.extend(guidance_rows(unvoted, at_sampling, resamplings))
+    for poll in of_comparers:
+        name = at_sampling.get(poll.key[:3], poll.file.prompt_set)
+        tables.comparers.extend(comparer_rows(poll, name, of_runs, num_resamples))
     _adjust(tables.leaderboard)
     _adjust(tables.win_rates)
     return tables
@@ -181,6 +196,16 @@ def measurements(folder: RunFolder) -> list[Measurement]:
             )
         found.append(Measurement(manifest, sampling, parts[2], prompts, scores))
     return found
+
+
+def _poll_remarks(
+    studies: Sequence[StudyFolder], of_comparers: Sequence[ComparerPoll]
+) -> dict[tuple[str, str], list[str]]:
+    """Return what is said of polls below the tables, by model and prompt set."""
+    found = defaultdict(list, uncounted_studies(studies))
+    for poll in of_comparers:
+        found[poll.model, poll.file.prompt_set].append(poll.remark)
+    return dict(found)
 
 
 def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) -> list[Contender]:

@@ -9,7 +9,7 @@ from alignbench.report.columns import TableRow
 from alignbench.report.display import TableSection, significant_distance
 from alignbench.report.figures import direction, is_data, listed, share_text
 from alignbench.report.hacking import BelowBase, Change, changes
-from alignbench.report.human import HUMAN, of_people
+from alignbench.report.polls.human import HUMAN, of_people
 from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from alignbench.settings.section import Section, Seed, setting
 
-Stage = Literal["prepare", "train", "generate", "score", "report"]
+Stage = Literal["prepare", "train", "generate", "score", "compare", "report"]
 STAGES = get_args(Stage)
 
 
@@ -16,8 +16,8 @@ class Command(Section):
     seed: Seed = setting(0, "Training seed: data order, noise, timesteps, initial adapters.")
     stages: Annotated[list[Stage], Field(min_length=1)] = setting(
         ["train", "generate", "score", "report"],
-        "Stages to run, always in the order prepare, train, generate, score, report. prepare encodes and scores the "
-        "training data beforehand.",
+        "Stages to run, always in the order prepare, train, generate, score, compare, report. prepare encodes and "
+        "scores the training data beforehand. compare lets comparers judge pairs of images (docs/comparers.md).",
     )
     dry_run: bool = setting(
         False, "Print the memory that training would need on a device, part by part, and stop. Needs no weights."

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from alignbench.configuration.build import has_images, run_name
-from alignbench.errors import DivergedError
+from alignbench.errors import DivergedError, UserError
 from alignbench.settings.command import Stage
 from alignbench.store.checkpoint_files import checkpoint_steps
 from alignbench.store.run_folder import RunFolder
@@ -41,6 +41,14 @@ def diverged(error: FloatingPointError, run: RunFolder) -> DivergedError:
     return DivergedError(told)
 
 
+def no_policy(run: RunFolder) -> UserError:
+    """Return the sentence about images that are wanted of a run which has not trained."""
+    told = f"{run.path} holds no trained policy; add train to stages"
+    if run.checkpoints.exists():
+        told += f", or measure its last checkpoint by method=base model.policy={run.path} model.policy_step=last"
+    return UserError(told)
+
+
 def advice_in(stage: Stage, cfg: DictConfig) -> AbstractContextManager[None]:
     """Say which settings need less memory if it runs out within a stage."""
     match stage:
@@ -54,6 +62,8 @@ def advice_in(stage: Stage, cfg: DictConfig) -> AbstractContextManager[None]:
             advice = (
                 f"lower sampling.batch_size (now {cfg.sampling.batch_size}), or score by fewer evaluators at a time"
             )
+        case "compare":
+            advice = "lower comparers.NAME.batch_size or comparers.NAME.max_side"
         case "report":
             advice = "this stage needs main memory: end other programs"
     return memory_advice(f"in the stage {stage}", advice)

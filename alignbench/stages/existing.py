@@ -14,7 +14,9 @@ from alignbench.data.existing_images.folders import ImageFolder, is_by_text, rea
 from alignbench.devices import device_name
 from alignbench.errors import UserError
 from alignbench.files import write_text
+from alignbench.scoring.compare import Comparing
 from alignbench.scoring.session import Scoring
+from alignbench.stages.turns import turn
 from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.provenance import PACKAGES, commit
@@ -34,7 +36,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
     folders = read_compared_folders(cfg.model.folders)
     first = folders[0]
     model = cfg.model.name or _name_of(first)
-    scoring = Scoring(cfg, first.prompt_set, _texts(folders), accelerator, console)
+    scoring = Scoring(cfg, first.prompt_set, _texts(folders), accelerator, console) if cfg.evaluators else None
     methods = [BASE, *(folder.label for folder in folders[1:])]
     names = (f"{method}-{model}-{_identity(folder)}" for method, folder in zip(methods, folders, strict=True))
     runs = [RunFolder(Path(cfg.results) / name) for name in names]
@@ -49,13 +51,18 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         if accelerator.is_main_process:
             _open(cfg, run, folder, method, model, accelerator)
     accelerator.wait_for_everyone()
-    if "score" in cfg.stages:
+    if scoring is not None and "score" in cfg.stages:
         scoring.calibrate()
         for folder, run in zip(folders, runs, strict=True):
             scoring.score(run, _image_set(folder))
+    if "compare" in cfg.stages:
+        comparing = Comparing(cfg, first.prompt_set, SAMPLING, accelerator, console)
+        with turn("compare", comparing.folder, comparing.work_share, accelerator, console):
+            for run in runs[1:]:
+                comparing.compare(run)
     if not accelerator.is_main_process:
         return runs
-    if left := scoring.left():
+    if scoring is not None and (left := scoring.left()):
         console.print(f"score: {left} images are left for the other shards")
     elif "report" in cfg.stages:
         from alignbench.report.terminal.run_tables import print_run

@@ -31,13 +31,13 @@ from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
-from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generate, generated, image_set
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.quantised import quantise_blocks
+from alignbench.scoring.compare import Comparing, refuse_no_opponent
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES, Stage
-from alignbench.stages.early_end import advice_in, diverged
+from alignbench.stages.early_end import advice_in, diverged, no_policy
 from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
@@ -120,10 +120,10 @@ class Job:
 
     def run(self) -> None:
         stages: list[Stage] = [stage for stage in STAGES if stage in self.cfg.stages]
-        evaluates = {"generate", "score", "report"} & set(stages)
+        evaluates = {"generate", "score", "compare", "report"} & set(stages)
         self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
         self.scoring: Scoring | None = None
-        if self.prompts is not None and {"score", "report"} & set(stages):
+        if self.prompts is not None and self.cfg.evaluators and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
         if self.prompts is not None and self.cfg.real_images is not None and "score" in stages:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
@@ -144,6 +144,8 @@ class Job:
             seen: the prompt set of the evaluation, if training sees prompts of it.
         """
         self._open()
+        if self.prompts is not None and self.is_base and "compare" in stages:
+            refuse_no_opponent(self.folder, self.prompts.name, self.sampling.hash)
         if seen and self.accelerator.is_main_process:
             self.folder.update(trained_prompt_sets=sorted({*self.folder.manifest.trained_prompt_sets, seen}))
         self.console.print(headed(self.folder.name, " > ".join(stages)))
@@ -247,7 +249,7 @@ class Job:
         """Make the images of this run and, where they are missing, of its base run."""
         assert self.prompts is not None
         if not self.is_base:
-            self._also_base("generate")
+            self._base().generate()
         self._also_start("generate")
         if self._generated():
             self.console.print(f"generate: done before, {self._images}")
@@ -259,11 +261,7 @@ class Job:
     def _make_images(self) -> None:
         assert self.prompts is not None
         if self.trains and not self.folder.completed("train"):
-            told = f"{self.folder.path} holds no trained policy; add train to stages"
-            if self.folder.checkpoints.exists():
-                told += f", or measure its last checkpoint by method=base model.policy={self.folder.path} "
-                told += "model.policy_step=last"
-            raise UserError(told)
+            raise no_policy(self.folder)
         keep_start = self.sampling.strength != 1
         model = self._model(self.cfg, keep_start=keep_start)
         if self.trains:
@@ -283,7 +281,7 @@ class Job:
         assert self.prompts is not None
         assert self.scoring is not None
         if not self.is_base:
-            self._also_base("score")
+            self._base().score()
         self._also_start("score")
         if not self.trains and not self._generated():
             self.generate()
@@ -293,6 +291,15 @@ class Job:
             self._leave(self.scoring.score(self.folder, images), "score")
         if self.is_base and self.cfg.real_images is not None:
             self._score_real_images()
+
+    def compare(self) -> None:
+        """Let comparers judge pairs of images of this run and others; base's are made where they are missing."""
+        assert self.prompts is not None
+        if "generate" not in self.cfg.stages:
+            self.generate()
+        comparing = Comparing(self.cfg, self.prompts.name, self.sampling.hash, self.accelerator, self.console)
+        with turn("compare", comparing.folder, self.work_share, self.accelerator, self.console):
+            comparing.compare(self.folder)
 
     def report(self) -> None:
         """Make the tables of all runs under the results root, and this run's pictures."""
@@ -317,10 +324,6 @@ class Job:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 
     # ---- parts
-
-    def _also_base(self, stage: str) -> None:
-        """Do a stage of the base run first."""
-        getattr(self._base(), stage)()
 
     def _tell_cut(self, model: ModelAdapter, of: str, prompts: Sequence[str]) -> None:
         tell_cut_prompts(model.cut_prompts(prompts), of, self.folder, self.accelerator, self.console)

@@ -18,8 +18,9 @@ from alignbench.store.run_folder import RunFolder
 
 FILE = "last_command.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-IN_TABLES = ("*/manifest.json", "judges/*/*", "studies/*/*", "leaderboard.*", "win_rates.csv", "ranking.csv",
-             "diagnostics.csv", "guidance.csv", "turning_points.csv", "index.html")  # fmt: skip
+IN_TABLES = ("*/manifest.json", "judges/*/*", "studies/*/*", "comparisons/*/*/*.jsonl", "leaderboard.*",
+             "win_rates.csv", "ranking.csv", "comparers.csv", "diagnostics.csv", "guidance.csv", "turning_points.csv",
+             "index.html")  # fmt: skip
 
 
 def remember(cfg: DictConfig, runs: Iterable[RunFolder], text: str) -> None:

@@ -1,7 +1,7 @@
 """What an image folder says of its images: their prompts, how they were made, and which of them are to be scored."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from alignbench.files import write_json, write_json_lines
 from alignbench.reading import check_record, read_json_lines, read_json_object
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, checked
+from alignbench.text import keyed
 from alignbench.videos import FrameSpec
 
 ImageKey = tuple[str, int]  # prompt id and number of the image within its prompt
@@ -160,3 +161,16 @@ def read_sampling(folder: Path) -> SamplingRecord:
     values = read_json_object(file, GENERATE_AGAIN)
     check_record(SamplingRecord, values, str(file), GENERATE_AGAIN)
     return SamplingRecord(**values)
+
+
+def drawn_prompts(records: Mapping[str, PromptRecord], num: int, seed: int) -> tuple[str, ...]:
+    """Draw prompts by their ids, as equally many of each style or category as there are; in the order of `records`.
+
+    A larger number keeps the prompts of a smaller one.
+    """
+    groups: dict[str, list[str]] = {}
+    for prompt_id in sorted(records, key=lambda key: keyed(seed, "prompts", key)):
+        groups.setdefault((*records[prompt_id].groups, "")[0], []).append(prompt_id)
+    rounds = [(place, group) for group in sorted(groups) for place in range(len(groups[group]))]
+    drawn = {groups[group][place] for place, group in sorted(rounds)[:num]}
+    return tuple(prompt_id for prompt_id in records if prompt_id in drawn)

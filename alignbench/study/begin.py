@@ -11,11 +11,11 @@ from typing import Literal
 
 from alignbench.errors import UserError, did_you_mean
 from alignbench.files import locked, with_check, write_json
-from alignbench.store.image_records import PromptRecord, read_prompts, read_sampling
+from alignbench.store.image_records import PromptRecord, drawn_prompts, read_prompts, read_sampling
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.run_folder import RunFolder
 from alignbench.votes.presets import PRESETS
-from alignbench.votes.record import STUDIES, Study, StudyFolder, digest_of, keyed
+from alignbench.votes.record import STUDIES, Study, StudyFolder, digest_of
 
 
 def open_study(
@@ -55,7 +55,8 @@ def open_study(
     shared = _shared_prompts([folder.images(chosen_set, chosen_hash) for folder in folders])
     if num_prompts is not None and num_prompts > len(shared):
         raise UserError(f"--num-prompts {num_prompts} is more than the {len(shared)} prompts that all runs have")
-    prompts = _chosen_prompts(shared, num_prompts or min(PRESETS[preset].num_prompts, len(shared)), seed)
+    num_chosen = num_prompts or min(PRESETS[preset].num_prompts, len(shared))
+    prompts = drawn_prompts({key: same[0] for key, same in shared.items()}, num_chosen, seed)
     if prompts_per_rater is not None and prompts_per_rater > len(prompts):
         raise UserError(f"--prompts-per-rater {prompts_per_rater} is more than the {len(prompts)} of the study")
     seen = prompts_per_rater or len(prompts)
@@ -155,16 +156,6 @@ def _shared_prompts(folders: list[Path]) -> dict[str, list[PromptRecord]]:
         if len({record.prompt for record in same}) > 1:
             raise ResultsError(f"prompt {prompt_id} reads differently in the runs; generate both from one prompt set")
     return shared
-
-
-def _chosen_prompts(shared: dict[str, list[PromptRecord]], num: int, seed: int) -> tuple[str, ...]:
-    """Draw prompts, as equally many of each style or category as there are."""
-    groups: dict[str, list[str]] = {}
-    for prompt_id in sorted(shared, key=lambda key: keyed(seed, "prompts", key)):
-        groups.setdefault((*shared[prompt_id][0].groups, "")[0], []).append(prompt_id)
-    rounds = [(place, group) for group in sorted(groups) for place in range(len(groups[group]))]
-    drawn = {groups[group][place] for place, group in sorted(rounds)[:num]}
-    return tuple(prompt_id for prompt_id in shared if prompt_id in drawn)
 
 
 def _num_pairs(num_runs: int, pairs: str) -> int:

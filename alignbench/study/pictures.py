@@ -11,7 +11,8 @@ from PIL import Image
 
 from alignbench.images import opened, read_header
 from alignbench.study.plan import ShownImage
-from alignbench.votes.record import StudyFolder, keyed
+from alignbench.text import keyed
+from alignbench.votes.record import StudyFolder
 
 GREY = (127, 127, 127)
 CACHED = 64  # encoded images kept

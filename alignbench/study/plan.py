@@ -15,8 +15,9 @@ from itertools import combinations
 from typing import Literal
 
 from alignbench.store.manifest import BASE
+from alignbench.text import keyed
 from alignbench.votes.presets import LOW_GRADES, TIE, Question
-from alignbench.votes.record import StudyFolder, keyed
+from alignbench.votes.record import StudyFolder
 
 Check = Literal["same", "damaged"]
 

@@ -8,7 +8,7 @@
     evaluator_agreement.csv   how often each evaluator prefers what raters prefer, by question
     powered_win_rates.csv     the win rates with the help of evaluators, from 50 prompts with votes on
 
-The report joins the same win rates to its tables; see `alignbench.report.human`.
+The report joins the same win rates to its tables; see `alignbench.report.polls.human`.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,8 +19,8 @@ import numpy as np
 
 from alignbench.files import write_csv
 from alignbench.report.columns import TableRow
-from alignbench.report.human import compare_votes
 from alignbench.report.labels import recipe_labels
+from alignbench.report.polls.human import compare_votes
 from alignbench.report.readable import readable
 from alignbench.report.tables import measurements
 from alignbench.statistics import intervals

@@ -37,11 +37,12 @@ class Attention:
 
 @dataclass(frozen=True)
 class Preference:
-    """What one rater said of two images of a prompt.
+    """What one rater, or comparer, said of two images of a prompt.
 
     Attributes:
         a, b: runs, in the order of the study.
         won: 1 where a is preferred, 0 where b is, 0.5 for no difference.
+        image: number of the image within its prompt; a study shows the first.
     """
 
     rater: int
@@ -50,6 +51,7 @@ class Preference:
     a: str
     b: str
     won: float
+    image: int = 0
 
 
 @dataclass(frozen=True)

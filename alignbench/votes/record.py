@@ -5,12 +5,11 @@ results/studies/<name>/study.sqlite   raters and votes, as they come in
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from alignbench.errors import did_you_mean
 from alignbench.files import CHECK, is_intact, sha256, without_check
@@ -174,8 +173,3 @@ def digest_of(files: Sequence[Path]) -> str:
         return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
     except FileNotFoundError as error:
         raise ResultsError(f"{error.filename} is missing; make it again") from None
-
-
-def keyed(*parts: Any) -> bytes:
-    """Return what to sort by for a random order that these parts alone decide, on any machine."""
-    return hashlib.sha256(json.dumps(parts).encode()).digest()

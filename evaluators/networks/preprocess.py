@@ -53,6 +53,24 @@ class Pictures(Preprocess):
         return [rgb(image) for image in images]
 
 
+@dataclass(frozen=True, eq=False)
+class SmallPictures(Preprocess):
+    """Hands pictures over in RGB, their longer side brought down to `max_side` pixels by PIL's Lanczos filter."""
+
+    max_side: int
+
+    @property
+    def key(self) -> str:
+        return f"pictures_{self.max_side}_lanczos"
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Return each picture, upright, on white, in its own shape."""
+        found = [rgb(image) for image in images]
+        for image in found:
+            image.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS, reducing_gap=None)
+        return found
+
+
 class Pixels(Preprocess):
     """A pixel pipeline that can also be followed with a gradient."""
 

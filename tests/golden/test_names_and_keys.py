@@ -22,8 +22,8 @@ from alignbench.generation.generate import Sampling
 from alignbench.scoring.prompt_cache import TextCache
 from alignbench.scoring.score import info
 from alignbench.stages.prepare import build_adapter
+from alignbench.text import keyed
 from alignbench.train_reward.run import reward_model_name
-from alignbench.votes.record import keyed
 from alignbench.work_share import WorkShare
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "golden.json").read_text())

@@ -16,9 +16,10 @@ from alignbench.files import sha256
 from alignbench.report.comparison import Measurement
 from alignbench.report.display import TableSection, ranking_evaluators
 from alignbench.report.figures import listed
-from alignbench.report.human import of_people
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, ThumbnailSource, sprite_names
 from alignbench.report.page.store import PageData, Store
+from alignbench.report.polls.comparers import PAIRS
+from alignbench.report.polls.human import of_people
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.manifest import BASE
@@ -89,9 +90,11 @@ def gallery(section: TableSection, images: SectionImages) -> PageData:
 
     The first training seed of a method stands for all. The gain of an image is the difference of its score from that of
     base's image, in standard deviations of the scores of both, averaged over the evaluators that may rank the methods.
-    Votes of people are left out: an image has few.
+    Votes of people and verdicts of comparers are left out: an image has few.
     """
-    evaluators = [one for one in ranking_evaluators(section) if not of_people(one[0])]
+    evaluators = [
+        one for one in ranking_evaluators(section) if not (of_people(one[0]) or section.infos[one].preprocess == PAIRS)
+    ]
     places = {image: place for place, image in enumerate(images.keys)}
     first_runs = {method: (method, run) for method, run in reversed(images.runs)}
     base = first_runs.get(BASE)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from alignbench.report.human import read_polls
 from alignbench.report.markdown import markdown
+from alignbench.report.polls.human import read_polls
 from alignbench.report.tables import build
 from alignbench.store.manifest import ResultsError
 from tests.studies import World, cast

@@ -1,9 +1,8 @@
 """Votes of people as one more evaluator: `human` for the question `overall`, `human_<question>` for the others.
 
-Votes compare two images, or are read so where they are grades, so win rates and strengths come from them directly. An
-image's own score is the share of its votes that it wins, ties half, or the mean of its grades from 1 to 4; medians and
-means of these stand in the leaderboard. Intervals of win rates and strengths are over prompts and raters, those of
-medians and means over prompts alone. P-values are over prompts and raters.
+Votes compare two images, or are read so where they are grades. An image's own score is the share of its votes that it
+wins, ties half, or the mean of its grades from 1 to 4. Intervals of win rates and strengths, and p-values, are over
+prompts and raters; intervals of medians and means are over prompts alone.
 """
 
 from collections import defaultdict
@@ -12,25 +11,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.report.comparison import Contender, GroupComparison, Measurement, MethodComparison, Resamplings
-from alignbench.statistics import bradley_terry, intervals
+from alignbench.report.comparison import Measurement
+from alignbench.report.polls.poll import Poll
+from alignbench.statistics import intervals
 from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
 from alignbench.votes.preferences import Count, Preference, count
 from alignbench.votes.record import StudyFolder
+from alignbench.votes.resampling import CrossedResampling
 
 HUMAN = "human"
 IMAGE = 0  # a study shows the first image of each prompt
 
 
 @dataclass(frozen=True)
-class Poll:
-    """The votes on one question of a study.
-
-    Attributes:
-        evaluator: how tables call it; with the study's name where two ask the same of the same images.
-    """
+class StudyPoll(Poll):
+    """The votes on one question of a study; its name is with the study's where two ask the same of the same images."""
 
     count: Count
     question: str
@@ -45,6 +42,10 @@ class Poll:
     @property
     def preferences(self) -> list[Preference]:
         return [one for one in self.count.preferences if one.question == self.question]
+
+    def resampling(self, preferences: Sequence[Preference], num_resamples: int) -> CrossedResampling:
+        """Return the resamples of some votes, over prompts and raters."""
+        return crossed(self.count, preferences, num_resamples)
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -73,14 +74,14 @@ class Poll:
         return found
 
 
-def read_polls(studies: Sequence[StudyFolder]) -> list[Poll]:
+def read_polls(studies: Sequence[StudyFolder]) -> list[StudyPoll]:
     """Read the studies that have votes which count."""
     polls = []
     for folder in studies:
         counted = count(folder)
         for question in folder.study.protocol.questions:
             if any(one.question == question.name for one in counted.preferences):
-                polls.append(Poll(counted, question.name, evaluator_name(question.name)))
+                polls.append(StudyPoll(counted, question.name, evaluator_name(question.name)))
     keys = [poll.key[:4] for poll in polls]
     return [
         poll if keys.count(key) == 1 else replace(poll, evaluator=f"{poll.evaluator}@{poll.count.folder.study.name}")
@@ -113,61 +114,6 @@ def of_people(evaluator: str) -> bool:
     (True, True, False)
     """
     return evaluator.partition("@")[0].partition("_")[0] == HUMAN
-
-
-class VoteComparison(MethodComparison):
-    """All contenders of one poll, compared vote by vote."""
-
-    def __init__(self, name: str, contenders: list[Contender], resamplings: Resamplings, poll: Poll) -> None:
-        super().__init__(name, contenders, resamplings)
-        self.poll = poll
-        label_of = {run.manifest.run: contender.label for contender in contenders for run in contender.runs}
-        self.votes: dict[tuple[str, str], list[Preference]] = defaultdict(list)
-        for one in poll.preferences:
-            self.votes[label_of[one.a], label_of[one.b]].append(one)
-
-    def within(self, group: str) -> "GroupVotes":
-        return GroupVotes(self, group)
-
-    def won_by(self, a: Contender, b: Contender, group: str) -> tuple[list[Preference], np.ndarray]:
-        """Return the votes between two contenders in a group of prompts, and the share of each that a won, [N]."""
-        forth, back = (
-            [one for one in self.votes.get(labels, []) if self.belongs((one.prompt_id, IMAGE), group)]
-            for labels in ((a.label, b.label), (b.label, a.label))
-        )
-        return [*forth, *back], np.array([*(one.won for one in forth), *(1 - one.won for one in back)])
-
-    def shown(self, contender: Contender) -> int:
-        """Return the images of this contender that have votes, which need not be those of others."""
-        return self.shared(contender)
-
-    def meet(self, a: Contender, b: Contender) -> bool:
-        return (a.label, b.label) in self.votes or (b.label, a.label) in self.votes
-
-    def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
-        """Fit strengths to the votes: each is a thing that only its two contenders have a score of."""
-        index = {contender.label: number for number, contender in enumerate(ranked)}
-        pairs = [(pair, one) for pair, votes in self.votes.items() if set(pair) <= index.keys() for one in votes]
-        scores = np.full((len(ranked), len(pairs)), np.nan)
-        for number, ((a, b), one) in enumerate(pairs):
-            scores[index[a], number] = one.won
-            scores[index[b], number] = 1 - one.won
-        votes = [one for _, one in pairs]
-        return bradley_terry.rank(list(scores), crossed(self.poll.count, votes, self.resamplings.num_resamples))
-
-
-class GroupVotes(GroupComparison):
-    """Compares by votes; the scores of the images are for medians and means alone."""
-
-    comparison: VoteComparison
-
-    def compare(self, a: Contender, b: Contender) -> intervals.Comparison | None:
-        """Compare on the votes between the two; None where there are none."""
-        votes, won = self.comparison.won_by(a, b, self.group)
-        if not votes:
-            return None
-        counted, num_resamples = self.comparison.poll.count, self.comparison.resamplings.num_resamples
-        return compare_votes(counted, votes, won, num_resamples, (a.trained, b.trained))
 
 
 def compare_votes(

@@ -1,0 +1,1 @@
+"""What do people and comparers prefer, pair by pair?"""
