@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from omegaconf import OmegaConf
 from PIL import Image
 
 from alignbench.errors import UserError
@@ -83,7 +82,7 @@ class OpenAICompatibleComparer(InstructedComparer):
         self.name, self.version = name, f"{VERSION}-{max_side}px"
         self.model, self.key_variable, self.answer = model, key_variable, answer
         self.preprocess = SmallPictures(max_side)
-        self.options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(options or {}))  # pyright: ignore
+        self.options: dict[str, Any] = _plain(options or {})
         self.batch_size = num_parallel
         self.timeout_seconds, self.num_retries, self.pause_seconds = timeout_seconds, num_retries, pause_seconds
 
@@ -186,7 +185,7 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
     return {
         one["token"]: one["logprob"]
         for one in entries
-        if isinstance(one.get("token"), str) and isinstance(one.get("logprob"), float) and one["logprob"] > -700
+        if isinstance(one.get("token"), str) and isinstance(one.get("logprob"), float) and abs(one["logprob"]) < 700
     } or None
 
 
@@ -204,6 +203,13 @@ def _check_key(variable: str, base_url: str) -> None:
     parts = urlsplit(base_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise UserError(f"base_url={base_url} would carry the key unencrypted; use https, or set key_variable=null")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a configuration, which may hold others, as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _count(value: Any) -> int:

@@ -175,6 +175,9 @@ def placeholders(tmp_path_factory):
         (network / "config.json").write_text(json.dumps(config))
         (network / "model.safetensors").write_bytes(b"")
         weights[word] = str(network)
+    vlm = tmp_path_factory.mktemp("vlm")
+    (vlm / "config.json").write_text('{"model_type": "qwen3_vl"}')  # checked, not loaded
+    weights["VLM_FOLDER"] = str(vlm)
     stopped = RunFolder(tmp_path_factory.mktemp("stopped"))
     manifest = Manifest("dpo", "dpo", "sd15_mini", 0, "", "", fingerprints={"data": ""})
     write_json(stopped.manifest_file, asdict(manifest))
