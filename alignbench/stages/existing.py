@@ -55,6 +55,7 @@ def compare_existing(cfg: DictConfig, accelerator: Accelerator, console: Console
         scoring.calibrate()
         for folder, run in zip(folders, runs, strict=True):
             scoring.score(run, _image_set(folder))
+        scoring.network_pool.clear()  # a comparer may need the memory
     if "compare" in cfg.stages:
         comparing = Comparing(cfg, first.prompt_set, SAMPLING, accelerator, console)
         with turn("compare", comparing.folder, comparing.work_share, accelerator, console):

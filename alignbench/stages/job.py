@@ -120,8 +120,7 @@ class Job:
 
     def run(self) -> None:
         stages: list[Stage] = [stage for stage in STAGES if stage in self.cfg.stages]
-        evaluates = {"generate", "score", "compare", "report"} & set(stages)
-        self.prompts: PromptSet | None = build(self.cfg.prompts) if evaluates else None
+        self.prompts: PromptSet | None = build(self.cfg.prompts) if {*stages} - {"prepare", "train"} else None
         self.scoring: Scoring | None = None
         if self.prompts is not None and self.cfg.evaluators and {"score", "report"} & set(stages):
             self.scoring = Scoring(self.cfg, self.prompts.name, self.prompts.texts, self.accelerator, self.console)
@@ -197,10 +196,9 @@ class Job:
                 left_out = Preparation(self.cfg, terms, self.root / "cache", self.accelerator.device).left_out()
         if left_out:
             self.console.print(f"  cache       all is there that {', '.join(left_out)} would compute: not loaded")
-        if self.accelerator.device.type == "cuda":  # main memory can be had from the disk, slowly
-            told = refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)
-            if told:
-                self.console.print(f"  memory      {told}")
+        is_cuda = self.accelerator.device.type == "cuda"  # main memory can be had from the disk, slowly
+        if is_cuda and (told := refuse_what_cannot_fit(self.cfg, free_memory(self.accelerator.device), left_out)):
+            self.console.print(f"  memory      {told}")
         model = self._model(self.cfg, left_out)
         for _, source in terms:
             self._tell_cut(model, f"data={source.name}", sorted({*source.prompts}))
@@ -297,6 +295,8 @@ class Job:
         assert self.prompts is not None
         if "generate" not in self.cfg.stages:
             self.generate()
+        if self.scoring is not None:
+            self.scoring.network_pool.clear()  # a comparer may need the memory
         comparing = Comparing(self.cfg, self.prompts.name, self.sampling.hash, self.accelerator, self.console)
         with turn("compare", comparing.folder, self.work_share, self.accelerator, self.console):
             comparing.compare(self.folder)
