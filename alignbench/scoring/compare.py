@@ -185,7 +185,7 @@ def _compare(comparer: Comparer, calls: Sequence[Call]) -> list[Verdict]:
     inputs = dict(zip(files, comparer.preprocess([opened(file) for file in files]), strict=True))
     first, second = zip(*(call.files for call in calls), strict=True)
     return comparer.compare(
-        [inputs[file] for file in first], [inputs[file] for file in second], [call.prompt for call in calls]
+        [inputs[file] for file in first], [inputs[file] for file in second], [call.pair.prompt for call in calls]
     )
 
 

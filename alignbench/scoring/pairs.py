@@ -1,6 +1,6 @@
 """Which pairs of images are compared: of which runs, prompts and image numbers, and in which order they are shown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,24 +8,19 @@ from pathlib import Path
 from alignbench.errors import UserError
 from alignbench.pairwise.comparer import Verdict
 from alignbench.settings.compare import Orders, RunPairs
-from alignbench.store.image_records import PromptRecord, drawn_prompts, read_prompts
+from alignbench.store.image_records import drawn_prompts, read_prompts
 from alignbench.store.manifest import BASE, DATA, ResultsError
 from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.scores import digest_of
-from alignbench.store.verdicts import CallKey, Judged, PairKey
+from alignbench.store.verdicts import CallKey, Judged, PairKey, call_key
 from alignbench.text import keyed
 
 BOTH_UP_TO = 2000  # prompts; with more of them, one random order on all is the better use of as many calls
 
 
 @dataclass(frozen=True)
-class Call:
-    """Two images of a prompt in the order in which a comparer is to see them.
-
-    Attributes:
-        a, b: names of the runs, base first.
-        file_a, file_b: their images.
-    """
+class ImagePair:
+    """The images of one number that two runs, a and b, have of a prompt; where one of them is base, it is a."""
 
     prompt_id: str
     prompt: str
@@ -34,6 +29,18 @@ class Call:
     b: str
     file_a: Path
     file_b: Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """Two images in the order in which a comparer is to see them.
+
+    Attributes:
+        digest_a, digest_b: of the files.
+        a_first: whether a's image comes first.
+    """
+
+    pair: ImagePair
     digest_a: str
     digest_b: str
     a_first: bool
@@ -41,21 +48,24 @@ class Call:
     @property
     def files(self) -> tuple[Path, Path]:
         """The images as they are shown."""
-        return (self.file_a, self.file_b) if self.a_first else (self.file_b, self.file_a)
-
-    @property
-    def key(self) -> CallKey:
-        digests = (self.digest_a, self.digest_b)
-        return (*(digests if self.a_first else digests[::-1]), self.prompt)
+        files = self.pair.file_a, self.pair.file_b
+        return files if self.a_first else files[::-1]
 
     @property
     def place(self) -> tuple[PairKey, bool]:
         """Where tables look for the verdict."""
-        return (self.a, self.b, self.prompt_id, self.image), self.a_first
+        pair = self.pair
+        return (pair.a, pair.b, pair.prompt_id, pair.image), self.a_first
+
+    @property
+    def key(self) -> CallKey:
+        """What the verdict holds for, whatever the runs are called."""
+        return call_key(self.digest_a, self.digest_b, self.a_first, self.pair.prompt)
 
     def judged(self, identity: str, verdict: Verdict) -> Judged:
         """Return what is kept of the call."""
-        about = (self.prompt_id, self.prompt, self.image, self.a, self.b, self.digest_a, self.digest_b, self.a_first)
+        pair = self.pair
+        about = (pair.prompt_id, pair.prompt, pair.image, pair.a, pair.b, self.digest_a, self.digest_b, self.a_first)
         return Judged(*about, identity, verdict)
 
 
@@ -94,48 +104,46 @@ def planned_calls(
         UserError: there are not so many prompts, or an image is gone.
         ResultsError: a prompt reads differently in two runs.
     """
-    if not others:
-        return []
-    folders = {run.name: run.images(prompt_set, sampling_hash) for run in (own, *others)}
-    records = {name: {one.prompt_id: one for one in read_prompts(folder)} for name, folder in folders.items()}
-    of_others = set().union(*(records[run.name] for run in others))
-    prompts = {prompt_id: one for prompt_id, one in records[own.name].items() if prompt_id in of_others}
-    if num_prompts is not None and num_prompts > len(prompts):
-        raise UserError(
-            f"compare.num_prompts={num_prompts} is more than the {len(prompts)} prompts that {own.path} has in "
-            "common with others"
-        )
-    drawn = drawn_prompts(prompts, num_prompts or len(prompts), seed=0)
-    orders = orders or ("both" if len(drawn) <= BOTH_UP_TO else "random")
-    pairs = [sorted((own, other), key=lambda run: (run.manifest.method != BASE, run.name)) for other in others]
-    wanted = [
-        (records[a.name][prompt_id], records[b.name][prompt_id], a.name, b.name)
-        for prompt_id in sorted(drawn, key=lambda prompt_id: keyed("comparisons", prompt_id))
-        for a, b in pairs
-        if prompt_id in records[a.name].keys() & records[b.name].keys()
-    ]
-    for in_a, in_b, a, b in wanted:
-        if in_a.prompt != in_b.prompt:
-            raise ResultsError(
-                f"prompt {in_a.prompt_id} reads differently in {a} and {b}; generate both from one prompt set"
-            )
-    files = dict.fromkeys(file for row in wanted for pair in _images(*row, folders) for file in pair)
-    digests = _digests(list(files))
+    pairs = _image_pairs(own, others, prompt_set, sampling_hash, num_prompts)
+    digests = _digests(list(dict.fromkeys(file for pair in pairs for file in (pair.file_a, pair.file_b))))
+    if orders is None:
+        orders = "both" if len({pair.prompt_id for pair in pairs}) <= BOTH_UP_TO else "random"
     calls = []
-    for in_a, in_b, a, b in wanted:
-        for number, (file_a, file_b) in enumerate(_images(in_a, in_b, a, b, folders)):
-            about = (in_a.prompt_id, in_a.prompt, number, a, b, file_a, file_b, digests[file_a], digests[file_b])
-            first = _a_is_first(in_a.prompt, digests[file_a], digests[file_b])
-            calls += [Call(*about, a_first) for a_first in ((first, not first) if orders == "both" else (first,))]
+    for pair in pairs:
+        shown = digests[pair.file_a], digests[pair.file_b]
+        first = _a_is_first(pair.prompt, *shown)
+        calls += [Call(pair, *shown, a_first) for a_first in ((first, not first) if orders == "both" else (first,))]
     return calls
 
 
-def _images(
-    in_a: PromptRecord, in_b: PromptRecord, a: str, b: str, folders: dict[str, Path]
-) -> Iterator[tuple[Path, Path]]:
-    """Yield the images of a prompt that both runs have, number by number; absolute paths stay as they are."""
-    for name_a, name_b in zip(in_a.images, in_b.images, strict=False):
-        yield folders[a] / name_a, folders[b] / name_b
+def _image_pairs(
+    own: RunFolder, others: Sequence[RunFolder], prompt_set: str, sampling_hash: str, num_prompts: int | None
+) -> list[ImagePair]:
+    """Return the pairs of images, prompt by prompt."""
+    folders = {run.name: run.images(prompt_set, sampling_hash) for run in (own, *others)}
+    records = {name: {one.prompt_id: one for one in read_prompts(folder)} for name, folder in folders.items()}
+    of_others = {prompt_id for run in others for prompt_id in records[run.name]}
+    shared = {prompt_id: one for prompt_id, one in records[own.name].items() if prompt_id in of_others}
+    if others and num_prompts is not None and num_prompts > len(shared):
+        raise UserError(
+            f"compare.num_prompts={num_prompts} is more than the {len(shared)} prompts that {own.path} has in common "
+            "with others"
+        )
+    drawn = drawn_prompts(shared, num_prompts or len(shared), seed=0)
+    is_base = {run.name: run.manifest.method == BASE for run in (own, *others)}
+    pairs = []
+    for prompt_id in sorted(drawn, key=lambda prompt_id: keyed("comparisons", prompt_id)):
+        for other in (run.name for run in others if prompt_id in records[run.name]):
+            a, b = sorted((own.name, other), key=lambda name: (not is_base[name], name))
+            in_a, in_b = records[a][prompt_id], records[b][prompt_id]
+            if in_a.prompt != in_b.prompt:
+                raise ResultsError(
+                    f"prompt {prompt_id} reads differently in {a} and {b}; generate both from one prompt set"
+                )
+            for number, (name_a, name_b) in enumerate(zip(in_a.images, in_b.images, strict=False)):
+                files = folders[a] / name_a, folders[b] / name_b  # a path that is absolute stays as it is
+                pairs.append(ImagePair(prompt_id, in_a.prompt, number, a, b, *files))
+    return pairs
 
 
 def _digests(files: Sequence[Path]) -> dict[Path, str]:

@@ -24,6 +24,11 @@ CallKey = tuple[str, str, str]  # digests of the first and the second image, and
 PairKey = tuple[str, str, str, int]  # runs a and b, prompt id, number of the image
 
 
+def call_key(digest_a: str, digest_b: str, a_first: bool, prompt: str) -> CallKey:
+    """Return what a verdict holds for: two image files in the order in which they were shown, and the prompt."""
+    return (digest_a, digest_b, prompt) if a_first else (digest_b, digest_a, prompt)
+
+
 @dataclass(frozen=True)
 class Judged:
     """A verdict and what it is about: a line of the file.
@@ -50,8 +55,7 @@ class Judged:
     @property
     def call(self) -> CallKey:
         """What the verdict holds for, whatever the runs are called."""
-        digests = (self.digest_a, self.digest_b)
-        return (*(digests if self.a_first else digests[::-1]), self.prompt)
+        return call_key(self.digest_a, self.digest_b, self.a_first, self.prompt)
 
     @property
     def pair(self) -> PairKey:
@@ -95,18 +99,17 @@ class VerdictFile:
         return self.path.stem.partition("@")[2]
 
     def read(self) -> list[Judged]:
-        """Return all lines, in the order in which they came.
+        """Return all lines, in the order in which they came; a line that is being written is left out.
 
         Raises:
             ResultsError: a line is not as it was written.
         """
         if not self.path.exists():
             return []
-        with self._alone():
-            try:
-                records = read_json_lines(self.path)
-            except UserError:
-                records = None
+        try:
+            records = read_json_lines(self.path)
+        except UserError:
+            records = None
         if records is None or not all(map(is_intact, records)):
             raise ResultsError(f"{self.path} has changed since it was written; {DELETE_TO_COMPARE}")
         lines = [without_check(record) for record in records]
@@ -122,11 +125,8 @@ class VerdictFile:
 
     def add(self, lines: Iterable[Judged]) -> None:
         """Keep verdicts; a kill loses none that was kept."""
-        with self._alone():
+        with locked(self.path.with_name(f".{self.path.name}.lock")):
             append_json_lines(self.path, [with_check(asdict(line)) for line in lines])
-
-    def _alone(self) -> Any:
-        return locked(self.path.with_name(f".{self.path.name}.lock"))
 
 
 def comparison_folder(root: Path, prompt_set: str, sampling_hash: str) -> Path:

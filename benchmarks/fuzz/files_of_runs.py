@@ -13,6 +13,7 @@ from alignbench.configuration.run_config import read_plain_config, read_run_conf
 from alignbench.data.storage.tensor_store import TensorStore, key_of
 from alignbench.files import append_json_lines, with_check, write_json, write_json_lines, write_text
 from alignbench.images import decoded
+from alignbench.pairwise.comparer import Verdict
 from alignbench.report.columns import LEADERBOARD_COLUMNS, read_table
 from alignbench.report.curves.read import read_curves, read_validation
 from alignbench.scoring.calibration import RECORD, read_values
@@ -36,6 +37,7 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores, digest_of
 from alignbench.store.soup_record import Parent, SoupRecord
 from alignbench.store.training_data import digests, encoded, read_digests
+from alignbench.store.verdicts import Judged, VerdictFile, judged_pairs
 from alignbench.votes.ballots import Ballots, Vote
 from alignbench.votes.preferences import count
 from alignbench.votes.record import Study, StudyFolder
@@ -194,7 +196,7 @@ def of_runs() -> Iterator[Reader]:
     )
 
 
-# ---- studies
+# ---- studies and comparers
 
 
 def _study(folder: Path) -> None:
@@ -221,8 +223,23 @@ def _count(folder: Path) -> None:
     count(StudyFolder(folder / "studies" / "s"))
 
 
+VERDICTS = "comparisons/set/1a/judge@1.jsonl"
+
+
+def _verdicts(folder: Path) -> None:
+    verdict = Verdict.of_log_odds(0.5, tokens=(3, 1), seconds=0.25, raw="A", answered_by="m")
+    lines = [Judged("p", "a cat", 0, "a", "b", "12", "34", a_first, "w", verdict) for a_first in (True, False)]
+    append_json_lines(folder / VERDICTS, map(asdict, lines))  # without the digests that would find every change
+
+
 def of_studies() -> Iterator[Reader]:
     yield Reader(
         "study.json", "studies/s/study.json", _study, lambda folder: count(StudyFolder(folder / "studies" / "s"))
     )
     yield Reader("study.sqlite", "studies/s/study.sqlite", _study, _count)
+    yield Reader(
+        "verdicts",
+        VERDICTS,
+        _verdicts,
+        lambda folder: judged_pairs(VerdictFile(folder / VERDICTS).read_latest()),
+    )

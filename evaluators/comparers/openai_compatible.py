@@ -103,7 +103,7 @@ class OpenAICompatibleComparer(InstructedComparer):
         except RefusedError as error:
             if not any(code.encode() in error.body for code in FILTERED):
                 raise
-            return Verdict(None, None, seconds=time.monotonic() - start, raw=str(error))
+            return Verdict(None, None, seconds=time.monotonic() - start, raw=_text(str(error)))
         return read_answer(answer, seconds=time.monotonic() - start)
 
     def request(self, first: Image.Image, second: Image.Image, text: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def read_answer(answer: Any, seconds: float) -> Verdict:
     told = {
         "tokens": (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))),
         "seconds": seconds,
-        "raw": text if isinstance(text, str) else "",
+        "raw": _text(text),
         "answered_by": _text(answer.get("model")),
         "fingerprint": _text(answer.get("system_fingerprint")),
     }
@@ -217,4 +217,5 @@ def _count(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """Return a text that can be written to a file, which half a surrogate pair cannot; empty for all else."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""

@@ -177,7 +177,7 @@ def test_a_limit_stops_with_a_sentence_keeps_all_and_goes_on(world, monkeypatch)
 def test_fewer_prompts_are_a_part_of_more(world):
     runs = [folder(world, method) for method in ("dpo", "base")]
     some, more = (
-        {call.prompt_id for call in planned_calls(runs[0], runs[1:], "shapes", SAMPLING, num_prompts=num)}
+        {call.pair.prompt_id for call in planned_calls(runs[0], runs[1:], "shapes", SAMPLING, num_prompts=num)}
         for num in (2, 3)
     )
     assert (len(some), len(more)) == (2, 3)

@@ -119,6 +119,7 @@ def test_without_probabilities_the_word_counts_and_reasoning_may_be_long():
     "garbage",
     [
         chat("I cannot say."),
+        chat("\ud800"),
         chat("", {"The": -0.1, "A": -4.0}),
         {"choices": []},
         {"choices": [{"message": {"content": None}}]},
@@ -133,6 +134,7 @@ def test_garbage_is_asked_about_once_more_and_then_a_failure(garbage):
         assert len(server.asked) == 2
         assert "Write only the letter" in server.asked[1][1]["messages"][0]["content"][-1]["text"]
     assert (found.won, found.log_odds) == (None, None)
+    found.raw.encode()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
