@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import torch
 from pydantic import Field, FiniteFloat
 
-from alignbench.evaluator import Preprocess
+if TYPE_CHECKING:  # reports read verdicts, and need no network
+    import torch
+
+    from alignbench.evaluator import Preprocess
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Comparer(ABC):
     name: str
     version: str
     precision: str = "float32"
-    preprocess: Preprocess
+    preprocess: "Preprocess"
     batch_size: int = 1
 
     @property
@@ -74,7 +76,7 @@ class Comparer(ABC):
         """Return None if images of these prompts can be compared, otherwise a sentence that says why not."""
         return None
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: "torch.device | str") -> None:
         """Say where the network is to compute; of no meaning for what has none."""
         return
 

@@ -160,15 +160,16 @@ def read_answer(answer: Any, seconds: float) -> Verdict:
 def listed_log_odds(tops: Mapping[str, float]) -> float | None:
     """Return the log-odds of the first label over the second from the likeliest first tokens of an answer.
 
-    A label that is not listed is taken to be as likely as the least likely token that is. None where the likeliest
-    token is no label.
+    A label that is not listed is taken to be as likely as the least likely token that is, or as all that are not listed
+    together if that is less. None where the likeliest token is no label.
 
     Args:
         tops: tokens and their log-probabilities.
     """
     if max(tops, key=tops.__getitem__).strip() not in LABELS:
         return None
-    bound = min(tops.values())
+    left = 1 - sum(map(math.exp, tops.values()))
+    bound = min(*tops.values(), math.log(left) if left > 0 else 0.0)
     found = []
     for label in LABELS:
         same = [value for token, value in tops.items() if token.strip() == label]

@@ -113,7 +113,8 @@ def comparer_polls(
     digests: dict[ImageFile, set[str]] = defaultdict(set)
     for one in scored:
         for key, digest in zip(one.keys, one.scores.digest.tolist(), strict=True):
-            digests[one.manifest.run, one.sampling.prompt_set, one.sampling_hash, *key].add(digest)
+            if digest:  # early versions noted none
+                digests[one.manifest.run, one.sampling.prompt_set, one.sampling_hash, *key].add(digest)
     folder_of, polls = {folder.name: folder for folder in folders}, []
     for file in files:
         lines = [line for line in file.read_latest() if {line.a, line.b} <= folder_of.keys()]

@@ -85,6 +85,7 @@ def test_log_odds_come_from_all_forms_of_both_labels():
 
 def test_a_label_that_is_not_listed_is_as_likely_as_the_least_likely_that_is():
     assert listed_log_odds({"B": -0.25, "x": -3.0, "y": -5.0}) == pytest.approx(-5.0 + 0.25)
+    assert listed_log_odds({"A": math.log(0.75)}) == pytest.approx(math.log(0.75 / 0.25))
     assert listed_log_odds({"The": -0.1, "A": -3.0}) is None
 
 

@@ -15,12 +15,12 @@ from evaluators.comparers.vision_language import VisionLanguageComparer, label_l
 
 TEXT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "tie_word_embeddings": False,
+    "num_key_value_heads": 1, "tie_word_embeddings": False, "initializer_range": 0.3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
 }  # fmt: skip
 VISION = {
     "depth": 1, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 14,
-    "fullatt_block_indexes": [0], "window_size": 112,
+    "fullatt_block_indexes": [0], "window_size": 112, "initializer_range": 0.3,
 }  # fmt: skip
 
 
@@ -46,11 +46,12 @@ def folder(tmp_path_factory):
     )
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():  # the likeliest answers are the labels, one as likely as the other but for the images
-        model.lm_head.weight.mul_(0.1)
-        direction = torch.randn(TEXT["hidden_size"])
+    model.save_pretrained(folder)
+    comparer = VisionLanguageComparer("tiny", str(folder), precision="float32", max_side=56)
+    with torch.no_grad():  # the likeliest answers are the labels: they have the state of the last token in common
+        state = model.model(**comparer.inputs([picture(8)], [picture(9)], ["a cat"])).last_hidden_state[0, -1]
         for label in ("A", "B"):
-            model.lm_head.weight[vocabulary[label]] += direction
+            model.lm_head.weight[vocabulary[label]] += state
     model.save_pretrained(folder)
     return folder
 
@@ -124,9 +125,8 @@ def test_large_images_are_made_smaller_and_special_tokens_are_words(comparer):
 def test_an_answer_that_begins_with_another_word_is_asked_about_again_and_is_a_failure(folder):
     comparer = VisionLanguageComparer("tiny", str(folder), precision="float32", max_side=56)
     with torch.no_grad():
-        comparer.network.lm_head.weight[comparer.processor.tokenizer.encode("C")[0]] = 50 * (
-            comparer.network.lm_head.weight[comparer.label_tokens[0]].sum(dim=0)
-        )
+        labels = comparer.network.lm_head.weight[[tokens[0] for tokens in comparer.label_tokens]]
+        comparer.network.lm_head.weight[comparer.processor.tokenizer.encode("C")[0]] = 3 * labels.mean(dim=0)
     (found,) = comparer.compare([picture(0)], [picture(1)], ["a cat"])
     assert (found.won, found.log_odds) == (None, None)
     assert found.raw == "C\n[asked again]\nC"

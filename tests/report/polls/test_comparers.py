@@ -10,7 +10,8 @@ from alignbench.report.columns import COMPARER_COLUMNS
 from alignbench.report.markdown import markdown
 from alignbench.report.readable import readable
 from alignbench.report.tables import build
-from alignbench.report.write import write_report
+from alignbench.store.run_folder import RunFolder
+from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.store.verdicts import Judged, VerdictFile
 from tests.studies import PROMPTS, SAMPLING, World
 
@@ -76,7 +77,8 @@ def test_strengths_come_from_the_pairs(world):
 
 def test_position_bias_failures_and_cost_stand_in_a_table(world):
     judge(world, OVER_BASE)
-    write_report(world.root, num_resamples=50)
+    tables = build(world.root, num_resamples=50)
+    tables.write(world.root)
     with (world.root / "comparers.csv").open() as file:
         found = list(csv.DictReader(file))
     assert tuple(found[0]) == COMPARER_COLUMNS
@@ -87,7 +89,7 @@ def test_position_bias_failures_and_cost_stand_in_a_table(world):
     assert (whole["position"], whole["tokens_read"], whole["seconds"]) == ("1", "1600", "8")
     assert (dpo["method_a"], dpo["method_b"], dpo["win_rate"]) == ("dpo", "base", "0.75")
     assert kto["win_rate"] == "0.25"
-    page = (world.root / "leaderboard.md").read_text()
+    page = markdown(tables)
     assert "stub: 8 comparisons in 16 calls, the first image preferred in 75.0 % of calls (unbiased: 50 %)" in page
     assert "it goes by the position of an image" in page
 
@@ -106,9 +108,6 @@ def test_verdicts_on_images_that_were_scored_anew_do_not_count(world):
     """The scores of the fixture name no file; those of another evaluator do."""
     judge(world, {"dpo": OVER_BASE["dpo"]})
     assert rows(build(world.root, num_resamples=50).win_rates, evaluator="stub", method_a="dpo")
-    from alignbench.store.run_folder import RunFolder
-    from alignbench.store.scores import ScoreInfo, Scores
-
     folder = RunFolder(world.root / run(world, "dpo"))
     file = folder.score_file("shapes", SAMPLING, "new", "1")
     Scores.of(ScoreInfo("new", "1"), [*PROMPTS], [0] * 4, [0.0] * 4, ["2", "2", "2", "other"]).write(file)
