@@ -17,6 +17,7 @@ from alignbench.serve.access import checked_token, is_loopback
 
 PASSING = frozenset({502, 503, 504})  # what a proxy answers for a server that is being started again
 MAX_ANSWER_BYTES = 1 << 24
+MIN_SECRET = 8  # characters of a token that is one
 MAX_PAUSE_SECONDS = 60.0  # that a server can ask for
 
 
@@ -156,4 +157,5 @@ def sentence(body: bytes) -> str:
 
 
 def _without(token: str | None, body: bytes) -> bytes:
-    return body.replace(token.encode(), b"***") if token else body
+    """Return a body in which a server does not repeat the token; short ones are words that sentences may have."""
+    return body.replace(token.encode(), b"***") if token and len(token) >= MIN_SECRET else body

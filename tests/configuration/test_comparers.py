@@ -7,6 +7,7 @@ from alignbench.configuration.build import config_hash, recipe_hash, run_name
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 
+pytestmark = pytest.mark.matrix
 STAGES = "stages=[generate,score,compare,report]"
 SHAPES = ["method=base", "model=sd15_mini", "comparers=shapes", STAGES]
 

@@ -118,6 +118,7 @@ def test_a_repeated_command_asks_nothing_and_a_changed_image_asks_again(world, m
     assert ask(world, monkeypatch, "dpo", stub) == 0
 
 
+@pytest.mark.matrix
 def test_other_weights_are_asked_anew_and_the_former_are_known_still(world, monkeypatch):
     assert ask(world, monkeypatch, "dpo", Stub()) == 8
     assert ask(world, monkeypatch, "dpo", Stub(weights="new")) == 8
@@ -127,6 +128,7 @@ def test_other_weights_are_asked_anew_and_the_former_are_known_still(world, monk
     assert sum(one.verdict.tokens[0] for one in latest) == 0  # which cost nothing
 
 
+@pytest.mark.matrix
 def test_all_pairs_of_a_run_are_those_with_every_other_run(world, monkeypatch):
     stub = Stub()
     assert ask(world, monkeypatch, "kto", stub, pairs="all") == 16
@@ -137,6 +139,7 @@ def test_all_pairs_of_a_run_are_those_with_every_other_run(world, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.matrix
 def test_the_same_files_in_another_run_are_not_asked_about(world, monkeypatch):
     stub = Stub()
     ask(world, monkeypatch, "dpo", stub)
@@ -150,6 +153,7 @@ def test_the_same_files_in_another_run_are_not_asked_about(world, monkeypatch):
     assert {one.verdict.won for one in same} == {0.5}
 
 
+@pytest.mark.matrix
 def test_one_random_order_takes_half_the_calls_and_is_a_part_of_both(world, monkeypatch):
     stub = Stub()
     assert ask(world, monkeypatch, "dpo", stub, orders="random") == 4
@@ -171,6 +175,7 @@ def test_a_limit_stops_with_a_sentence_keeps_all_and_goes_on(world, monkeypatch)
     assert len(stub.asked) == 8
 
 
+@pytest.mark.matrix
 def test_fewer_prompts_are_a_part_of_more(world):
     runs = [folder(world, method) for method in ("dpo", "base")]
     some, more = (
@@ -201,12 +206,14 @@ def test_another_model_behind_the_name_stops_before_its_verdicts_are_kept(world,
     assert lines(world) == kept
 
 
+@pytest.mark.matrix
 def test_an_image_that_is_gone_is_named(world, monkeypatch):
     (folder(world, "kto").images("shapes", SAMPLING) / "p1-0.png").unlink()
     with pytest.raises(UserError, match=r"1 of 8 images are missing, such as .*p1-0\.png; add generate to stages"):
         ask(world, monkeypatch, "kto", Stub())
 
 
+@pytest.mark.matrix
 def test_two_comparers_of_one_name_are_refused(world, monkeypatch):
     other = Stub()
     monkeypatch.setattr(compare, "build", lambda node: {"x": Stub(), "y": other})
@@ -216,6 +223,7 @@ def test_two_comparers_of_one_name_are_refused(world, monkeypatch):
         Comparing(cfg, "shapes", SAMPLING, alone, Console())
 
 
+@pytest.mark.matrix
 def test_opponents_are_other_recipes_of_the_same_model_with_the_same_images(world):
     world.run("sdxl_method", model="sdxl_mini")
     world.run("dpo", seed=1)

@@ -13,6 +13,7 @@ from alignbench.errors import UserError
 from evaluators.comparers.instruction import AGAIN, INSTRUCTION
 from evaluators.comparers.vision_language import VisionLanguageComparer, label_log_odds
 
+pytestmark = pytest.mark.matrix
 TEXT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "tie_word_embeddings": False, "initializer_range": 0.3,

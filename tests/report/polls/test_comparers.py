@@ -68,6 +68,7 @@ def test_win_rates_and_the_leaderboard_are_those_of_the_pairs(world):
     assert "stub ↑" in markdown(tables)
 
 
+@pytest.mark.matrix
 def test_strengths_come_from_the_pairs(world):
     judge(world, OVER_BASE)
     tables = build(world.root, num_resamples=300)
@@ -75,6 +76,7 @@ def test_strengths_come_from_the_pairs(world):
     assert strengths["dpo"] > strengths["base"] == 0 > strengths["kto"]
 
 
+@pytest.mark.matrix
 def test_position_bias_failures_and_cost_stand_in_a_table(world):
     judge(world, OVER_BASE)
     tables = build(world.root, num_resamples=50)
@@ -104,6 +106,7 @@ def test_a_comparer_that_fails_too_often_is_in_no_table_but_its_own(world):
     assert "failures 1 (25.0 %); that is too many, so its figures are in no table" in markdown(tables)
 
 
+@pytest.mark.matrix
 def test_verdicts_on_images_that_were_scored_anew_do_not_count(world):
     """The scores of the fixture name no file; those of another evaluator do."""
     judge(world, {"dpo": OVER_BASE["dpo"]})
@@ -116,6 +119,7 @@ def test_verdicts_on_images_that_were_scored_anew_do_not_count(world):
     assert (row["n"], row["win_rate"]) == (3, 1.0)
 
 
+@pytest.mark.matrix
 def test_verdicts_of_runs_that_are_gone_are_passed_over_and_damage_is_named(world):
     judge(world, {"dpo": OVER_BASE["dpo"]})
     judge(world, {"dpo": OVER_BASE["dpo"]}, comparer="other")
