@@ -195,11 +195,11 @@ def _refuse_another_model(comparer: Comparer, verdicts: Sequence[Verdict], befor
     Raises:
         UserError: a server has put another model behind the name.
     """
-    for verdict in verdicts:
-        before = before or verdict.answered_by
-        if verdict.answered_by != before:
+    for name in (verdict.answered_by for verdict in verdicts if verdict.answered_by):  # garbage names none
+        before = before or name
+        if name != before:
             raise UserError(
-                f"{comparer.name}: {verdict.answered_by or 'a model without a name'} answers now and {before} answered "
-                f"before; set comparers.KEY.name=NAME to keep both apart, or delete {file.path}"
+                f"{comparer.name}: {name} answers now and {before} answered before; set comparers.KEY.name=NAME to "
+                f"keep both apart, or delete {file.path}"
             )
     return before

@@ -48,8 +48,8 @@ class Call:
     @property
     def files(self) -> tuple[Path, Path]:
         """The images as they are shown."""
-        files = self.pair.file_a, self.pair.file_b
-        return files if self.a_first else files[::-1]
+        file_a, file_b = self.pair.file_a, self.pair.file_b
+        return (file_a, file_b) if self.a_first else (file_b, file_a)
 
     @property
     def place(self) -> tuple[PairKey, bool]:

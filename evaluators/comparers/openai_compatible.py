@@ -80,7 +80,8 @@ class OpenAICompatibleComparer(InstructedComparer):
         if key_variable is not None:
             _check_key(key_variable, self.base_url)
         self.name, self.version = name, f"{VERSION}-{max_side}px"
-        self.model, self.key_variable, self.answer = model, key_variable, answer
+        self.model, self.key_variable = model, key_variable
+        self.answer: AnswerKind = answer
         self.preprocess = SmallPictures(max_side)
         self.options: dict[str, Any] = _plain(options or {})
         self.batch_size = num_parallel
@@ -136,23 +137,17 @@ def read_answer(answer: Any, seconds: float) -> Verdict:
 
     The numbers of the answer are floats.
     """
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-    if choice is None:
-        return Verdict(None, None, seconds=seconds, raw=json.dumps(answer)[:1000])
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-    told = {
-        "tokens": (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))),
+    text = _entry(answer, "choices", 0, "message", "content")
+    told: dict[str, Any] = {
+        "tokens": tuple(_count(_entry(answer, "usage", name)) for name in ("prompt_tokens", "completion_tokens")),
         "seconds": seconds,
-        "raw": _text(text),
-        "answered_by": _text(answer.get("model")),
-        "fingerprint": _text(answer.get("system_fingerprint")),
+        "raw": _text(text) if isinstance(text, str) else json.dumps(answer)[:1000],
+        "answered_by": _text(_entry(answer, "model")),
+        "fingerprint": _text(_entry(answer, "system_fingerprint")),
     }
-    tops = _top_logprobs(choice.get("logprobs"))
+    tops = _top_logprobs(answer)
     if tops is None:
-        return Verdict(None, won_by_word(told["raw"]), **told)
+        return Verdict(None, won_by_word(_text(text)), **told)
     log_odds = listed_log_odds(tops)
     return Verdict(None, None, **told) if log_odds is None else Verdict.of_log_odds(log_odds, **told)
 
@@ -177,17 +172,25 @@ def listed_log_odds(tops: Mapping[str, float]) -> float | None:
     return found[0] - found[1]
 
 
-def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
+def _top_logprobs(answer: Any) -> dict[str, float] | None:
     """Return the likeliest first tokens with their log-probabilities; None where a server gives none."""
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    first = content[0] if isinstance(content, list) and content else None
-    listed = first.get("top_logprobs") if isinstance(first, dict) else None
-    entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    listed = _entry(answer, "choices", 0, "logprobs", "content", 0, "top_logprobs")
+    pairs = [(_entry(one, "token"), _entry(one, "logprob")) for one in listed] if isinstance(listed, list) else []
     return {
-        one["token"]: one["logprob"]
-        for one in entries
-        if isinstance(one.get("token"), str) and isinstance(one.get("logprob"), float) and abs(one["logprob"]) < 700
+        token: value
+        for token, value in pairs
+        if isinstance(token, str) and isinstance(value, float) and abs(value) < 700  # whose exponential is a number
     } or None
+
+
+def _entry(value: Any, *keys: str | int) -> Any:
+    """Return what lies at the end of a path in JSON; None where there is no such path."""
+    for key in keys:
+        if isinstance(key, str):
+            value = value.get(key) if isinstance(value, dict) else None
+        else:
+            value = value[key] if isinstance(value, list) and key < len(value) else None
+    return value
 
 
 def _check_key(variable: str, base_url: str) -> None:

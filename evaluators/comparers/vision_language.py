@@ -88,8 +88,8 @@ class VisionLanguageComparer(InstructedComparer):
         from transformers import AutoModelForImageTextToText
 
         _refuse_other_models(self.folder)
-        settings = {"dtype": getattr(torch, self.precision), "use_safetensors": True, "trust_remote_code": False}
-        network = AutoModelForImageTextToText.from_pretrained(self.folder, **settings)
+        settings: Any = {"dtype": getattr(torch, self.precision), "use_safetensors": True, "trust_remote_code": False}
+        network: Any = AutoModelForImageTextToText.from_pretrained(self.folder, **settings)
         return network.requires_grad_(False).eval().to(self._device)
 
     @cached_property

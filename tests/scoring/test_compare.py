@@ -199,7 +199,7 @@ def test_failures_are_counted_and_not_asked_again(world, monkeypatch):
 
 
 def test_another_model_behind_the_name_stops_before_its_verdicts_are_kept(world, monkeypatch):
-    ask(world, monkeypatch, "dpo", Stub(model="judge-2026-01"))
+    ask(world, monkeypatch, "dpo", Stub(model="judge-2026-01", fails_on=["a red circle"]))  # failures name none
     kept = lines(world)
     with pytest.raises(UserError, match=r"stub: judge-2026-11 answers now and judge-2026-01 answered before; set"):
         ask(world, monkeypatch, "kto", Stub(model="judge-2026-11"))
