@@ -32,6 +32,7 @@ ELSEWHERE = (  # others' machines, weights or servers; processes of launchers, w
     r"model=(\w+,)*(flux|sdxl|sd3|sd15)\b",
     r"hydra/launcher=",
     r"evaluators=papers|pickscore",
+    r"comparers=openai",
 )
 SHAPES = {
     "shapes_clip", "shapes_preference", "shapes_annotators",
@@ -140,6 +141,8 @@ def test_every_command_of_the_shapes_world_does_what_it_says(given, tmp_path, wi
     if "report" in stages and "shard" not in chosen:
         table = rows(tmp_path / "leaderboard.csv")
         assert {name for row in table for name in row["run"].split()} == set(runs)
-        assert {row["evaluator"] for row in table} == SHAPES
+        assert {row["evaluator"] for row in table} == SHAPES | {
+            f"{one}_comparer" for one in chosen.get("comparers", ())
+        }
         assert all(math.isfinite(float(row["median"])) for row in table)
         assert (tmp_path / "index.html").stat().st_size > 0
