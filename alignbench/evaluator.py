@@ -1,4 +1,4 @@
-"""Evaluators turn images into scores; rewards are evaluators with a gradient."""
+"""Evaluators turn images into scores, features turn them into vectors; rewards are evaluators with a gradient."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -45,19 +45,63 @@ class Preprocess(ABC):
         return hash(self.output)
 
 
-class Evaluator(ABC):
-    """One number an image, in the scale of its publication.
+class ImageReader(ABC):
+    """What reads images, mostly by a network: an evaluator, or the features that sets of images are measured by.
 
     Construction is cheap: weights are read when `network` is first used, so that a run can be checked before it starts.
 
     Attributes:
-        name: as typed in `evaluators=` and printed in tables.
-        version: raised whenever a score could change; scores of two versions never share a table.
+        name: as typed on the command line and printed in tables.
+        version: raised whenever a result could change; those of two versions never share a table.
+        precision: in which numbers the network computes; results of two precisions never share a table.
+        preprocess: the published preprocessing.
+    """
+
+    name: str
+    version: str
+    precision: str = "float32"
+    preprocess: Preprocess
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights that results depend on; empty where the version alone decides."""
+        return ""
+
+    @cached_property
+    def network(self) -> nn.Module | None:
+        """The network, frozen; None for a program."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies; the CPU for a program."""
+        return next(self.network.parameters()).device if self.network is not None else torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network, loading it if need be."""
+        if self.network is not None:
+            self.network.to(device)
+
+    def release(self) -> None:
+        """Forget the network; it is read again when it is next used."""
+        vars(self).pop("network", None)
+
+
+class Features(ImageReader):
+    """A vector for each image, by which sets of images are measured: see `alignbench.statistics.set_measure`."""
+
+    @abstractmethod
+    def rows(self, inputs: Any) -> Tensor:
+        """Return the unit vectors of preprocessed images, [N, D], float32, whatever the other images are."""
+
+
+class Evaluator(ImageReader):
+    """One number an image, in the scale of its publication.
+
+    Attributes:
         higher_is_better: direction.
         range: smallest and largest possible score; infinities where unbounded.
-        precision: in which numbers the network computes; scores of two precisions never share a table.
         display_scale: factor in displays (100 for the cosines of the papers); scores keep the published scale.
-        preprocess: the published preprocessing.
         calibrated_on: whether it judges photographs, scenes of the shapes world or text in images; see
             `alignbench.scoring.calibration`.
         matches_prompts: whether an image has to score higher with the prompt that describes it than with one of
@@ -66,22 +110,13 @@ class Evaluator(ABC):
         caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
     """
 
-    name: str
-    version: str
     higher_is_better: ClassVar[bool] = True
     range: tuple[float, float] = (float("-inf"), float("inf"))
-    precision: str = "float32"
     display_scale: float = 1.0
-    preprocess: Preprocess
     calibrated_on: CalibrationImages = "photos"
     matches_prompts: bool = False
     labelled_by: tuple[str, ...] = ()
     caches_text: ClassVar[bool] = False
-
-    @property
-    def weights(self) -> str:
-        """Digest of the weights that scores depend on; empty where the version alone decides."""
-        return ""
 
     @property
     def lineage(self) -> tuple[str, ...]:
@@ -110,16 +145,6 @@ class Evaluator(ABC):
         """Name of what `image_features` computes: evaluators with the same take it from one of them; None: alone."""
         return None
 
-    @cached_property
-    def network(self) -> nn.Module | None:
-        """The scoring network, frozen; None for a program."""
-        return None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies; the CPU for a program."""
-        return next(self.network.parameters()).device if self.network is not None else torch.device("cpu")
-
     @classmethod
     def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
         """Return how many bytes the network takes that an evaluator of these settings would load.
@@ -134,18 +159,9 @@ class Evaluator(ABC):
         """
         return None
 
-    def to(self, device: torch.device | str) -> None:
-        """Move the network, loading it if need be."""
-        if self.network is not None:
-            self.network.to(device)
-
     def supports(self, prompts: Sequence[str]) -> str | None:
         """Return None if these prompts can be scored, otherwise a sentence that says why not. Loads nothing."""
         return None
-
-    def release(self) -> None:
-        """Forget the network; it is read again when it is next used."""
-        vars(self).pop("network", None)
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor | list[Any]:

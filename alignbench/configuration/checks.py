@@ -52,6 +52,10 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"real_images={cfg.real_images} are pictures, and model={cfg.model.name} makes videos; leave it out"
         )
+    if cfg.features and frames_of(cfg.model) is not None:
+        raise UserError(
+            f"features={next(iter(cfg.features))} are of images, and model={cfg.model.name} makes videos; leave it out"
+        )
     values = resolve(cfg)
     if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
         raise UserError(
@@ -285,7 +289,7 @@ def _check_evaluators(cfg: DictConfig) -> None:
         return  # comparers judge alone
     if not cfg.evaluators:
         raise UserError(f"evaluators is empty, so nothing can be scored;{did_you_mean('', choices('evaluators'))}")
-    for node in cfg.evaluators.values():
+    for node in (*cfg.evaluators.values(), *cfg.features.values()):
         with going_on():
             build(node)
 

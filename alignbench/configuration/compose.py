@@ -253,10 +253,11 @@ def _check_additions(parsed: Sequence[Override], program: str = "config") -> Non
 
 
 def _added(group: str, name: str) -> str:
-    """Return how one evaluator is chosen, where its name was given as that of a list of them."""
-    if group != "evaluators" or name not in group_choices("evaluator"):
+    """Return how one evaluator is chosen, or the features of one network, where its name was given as that of a set."""
+    one = {"evaluators": "evaluator", "features": "feature"}.get(group)
+    if one is None or name not in group_choices(one):
         return ""
-    return f"; to measure by {name} alone, type evaluators=none +evaluator@evaluators.{name}={name}"
+    return f"; to measure by {name} alone, type {group}=none +{one}@{group}.{name}={name}"
 
 
 def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "config") -> DictConfig:

@@ -36,7 +36,7 @@ REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": Rewa
 # what is at the root beside the settings declared for it
 NODES: Mapping[type[Section], Sequence[str]] = {
     Command: ("auxiliary", "train", "sampling", "validation", "compare", "tracker", "data", "prompts", "reward",
-              "evaluators", "comparers", "model", "method"),
+              "evaluators", "comparers", "features", "model", "method"),
     RewardCommand: ("train", "data", "judge"),
 }  # fmt: skip
 # what else is built from settings, where it is there
@@ -111,7 +111,8 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     for key in (*command.model_fields, *NODES[command]):
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
-    parts = [f"{key}.{name}" for key in ("evaluators", "comparers") for name in _names(cfg, key)]
+    lots = ("evaluators", "comparers", "features")
+    parts = [f"{key}.{name}" for key in lots for name in _names(cfg, key)]
     parts += [f"auxiliary.{name}.term" for name in _names(cfg, "auxiliary")]
     for key in (*NODES[command], *OBJECTS, *parts):
         above, _, name = key.rpartition(".")

@@ -22,6 +22,7 @@ GROUPS = {
     "reward": "what methods with a reward follow",
     "evaluators": "who scores the images",
     "comparers": "who compares images in pairs, in the stage compare",
+    "features": "what sets of images are measured by",
     "validation": "scores during training; the best weights are kept",
     "sampling": "how the measured images are made",
     "memory": "ways to need less memory, as a list: memory=[base_4bit,offload]",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alignbench.errors import UserError
 from alignbench.report.curves.read import read_curves, read_profile, read_validation
-from alignbench.report.diagnostics import Taken
+from alignbench.report.image_measures.taken import Taken
 from alignbench.report.labels import settings
 from alignbench.report.tables import Measurement, measurements
 from alignbench.store.run_folder import RunFolder, run_folders
@@ -95,7 +95,9 @@ def check_run(run: RunFolder, with_images: bool) -> None:
     for folder in (run, *map(RunFolder, run.validation_folders)):
         measured = measurements(folder)
         for entries in _by_images(measured) if with_images else ():
-            assert Taken(folder, tuple(entries)).statistics is not None
+            taken = Taken(folder, tuple(entries))
+            assert taken.statistics is not None
+            assert taken.features is not None
 
 
 def _by_images(measured: Sequence[Measurement]) -> list[list[Measurement]]:

@@ -1,10 +1,10 @@
-"""Which evaluators' networks are in memory: all of them while they fit, otherwise one at a time."""
+"""Which networks that read images are in memory: all of them while they fit, otherwise one at a time."""
 
 import torch
 from torch import nn
 
 from alignbench.devices import free_memory
-from alignbench.evaluator import Evaluator
+from alignbench.evaluator import ImageReader
 
 RESERVE = 4 * 2**30  # bytes left free for activations and pictures
 
@@ -16,35 +16,35 @@ class NetworkPool:
     they are forgotten and read again.
 
     Args:
-        device: where evaluators work.
+        device: where they work.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._held: list[Evaluator] = []
+        self._held: list[ImageReader] = []
         self._largest = 0  # bytes of one network so far
 
-    def use(self, evaluator: Evaluator) -> None:
-        """Have the evaluator's network on the device, taking others away if memory is short."""
-        if evaluator in self._held:
+    def use(self, reader: ImageReader) -> None:
+        """Have the network of an evaluator, or of features, on the device, taking others away if memory is short."""
+        if reader in self._held:
             return
         if self.device.type == "cpu":  # what a network takes is known only when it is there
             self._make_room(self._largest)
-            size = _size(evaluator.network)
+            size = _size(reader.network)
         else:
-            size = _size(evaluator.network)
+            size = _size(reader.network)
             self._make_room(size)
-            evaluator.to(self.device)
+            reader.to(self.device)
         self._largest = max(self._largest, size)
-        self._held.append(evaluator)
+        self._held.append(reader)
 
     def clear(self) -> None:
         """Take all networks away."""
-        for evaluator in self._held:
+        for reader in self._held:
             if self.device.type == "cpu":
-                evaluator.release()
+                reader.release()
             else:
-                evaluator.to("cpu")
+                reader.to("cpu")
         self._held.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

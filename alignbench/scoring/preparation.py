@@ -18,7 +18,8 @@ from torch import Tensor
 from alignbench.evaluator import Preprocess
 from alignbench.images import SHAPE, ImageError
 from alignbench.store.image_records import ImageKey, ImageSet
-from alignbench.store.scores import digest_of_content
+from alignbench.store.run_folder import RunFolder
+from alignbench.store.scores import digest_of, digest_of_content
 from alignbench.videos import read_frames
 
 CHUNK = 512  # images or frames that are kept preprocessed for one network after another: about 600 MB
@@ -33,6 +34,28 @@ class ImageToScore:
     key: ImageKey
     prompt: str
     path: Path
+
+
+def images_to_score(folder: RunFolder, images: ImageSet) -> list[ImageToScore]:
+    """Return the images of a set in their order."""
+    image_folder = folder.images(images.prompt_set, images.sampling_hash)
+    return [
+        ImageToScore(
+            (record.prompt_id, number), record.prompt, image_folder / name
+        )  # a path that is absolute stays as it is
+        for record in images.records
+        for number, name in enumerate(record.images)
+    ]
+
+
+def digests_of(pictures: Sequence[ImageToScore]) -> dict[ImageToScore, str | None]:
+    """Return the digests of image files; None for one that is gone."""
+
+    def digest(picture: ImageToScore) -> str | None:
+        return digest_of(picture.path) if picture.path.exists() else None
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(pictures, pool.map(digest, pictures), strict=True))
 
 
 @dataclass(frozen=True)

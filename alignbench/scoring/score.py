@@ -4,7 +4,6 @@ Evaluators see single images. The score of a video is the mean of the scores of 
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from typing import Any
@@ -18,11 +17,19 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, FrameScores, ScoreTable
-from alignbench.scoring.preparation import ImageToScore, Prepared, chunks, default_num_threads, take
+from alignbench.scoring.preparation import (
+    ImageToScore,
+    Prepared,
+    chunks,
+    default_num_threads,
+    digests_of,
+    images_to_score,
+    take,
+)
 from alignbench.scoring.prompt_cache import TextCache
 from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import ScoreInfo, digest_of
+from alignbench.store.scores import ScoreInfo
 from alignbench.work_share import WorkShare
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -59,7 +66,7 @@ def score(
         if refusal := evaluator.supports([record.prompt for record in images.records]):
             raise UserError(refusal)
     work_share, network_pool = work_share or WorkShare(), network_pool or NetworkPool(torch.device("cpu"))
-    wanted = _pictures(folder, images)
+    wanted = images_to_score(folder, images)
     tables = {e.name: ScoreTable(folder, images.prompt_set, images.sampling_hash, info(e)) for e in evaluators}
     batches = work_share.batches(wanted, batch_size)  # as images are made, so that a shard scores what it made
     todo = _todo([*chain.from_iterable(work_share.share(batches))], tables)
@@ -99,7 +106,7 @@ def score(
 def finish(folder: RunFolder, images: ImageSet, evaluators: Sequence[Evaluator]) -> int:
     """Make the tables of those evaluators that have scored all images; return how many of these some have not."""
     tables = [ScoreTable(folder, images.prompt_set, images.sampling_hash, info(evaluator)) for evaluator in evaluators]
-    return max(table.finish([picture.key for picture in _pictures(folder, images)]) for table in tables)
+    return max(table.finish([picture.key for picture in images_to_score(folder, images)]) for table in tables)
 
 
 def info(evaluator: Evaluator) -> ScoreInfo:
@@ -118,35 +125,17 @@ def info(evaluator: Evaluator) -> ScoreInfo:
 # ---- what there is to do
 
 
-def _pictures(folder: RunFolder, images: ImageSet) -> list[ImageToScore]:
-    image_folder = folder.images(images.prompt_set, images.sampling_hash)
-    return [
-        ImageToScore(
-            (record.prompt_id, number), record.prompt, image_folder / name
-        )  # a path that is absolute stays as it is
-        for record in images.records
-        for number, name in enumerate(record.images)
-    ]
-
-
 def _todo(share: Sequence[ImageToScore], tables: Mapping[str, ScoreTable]) -> dict[str, dict[ImageToScore, None]]:
     """Return for each evaluator the images that have no score from it, or had other content when they got it."""
-    known = [picture for picture in share if any(picture.key in table.known for table in tables.values())]
-    with ThreadPoolExecutor() as pool:
-        digests = dict(zip(known, pool.map(_digest_of_file, known), strict=True))
+    digests = digests_of([one for one in share if any(one.key in table.known for table in tables.values())])
 
     def has_score(picture: ImageToScore, table: ScoreTable) -> bool:
         entry = table.known.get(picture.key)
-        return entry is not None and digests[picture] in (entry.digest, None)
+        return entry is not None and digests[picture] in (entry.digest, None)  # what is gone keeps its score
 
     return {
         name: {picture: None for picture in share if not has_score(picture, table)} for name, table in tables.items()
     }
-
-
-def _digest_of_file(picture: ImageToScore) -> str | None:
-    """Return the digest of an image; None where the image is gone, which takes nothing from its score."""
-    return digest_of(picture.path) if picture.path.exists() else None
 
 
 def _refuse_missing(pictures: Sequence[ImageToScore], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:

@@ -1,4 +1,4 @@
-"""The evaluators of one command: which can judge its prompts, whether they score as they should, what they say."""
+"""The evaluators and features of one command: which can judge its prompts, whether they score as they should."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from rich.console import Console
 
 from alignbench.configuration.build import build
 from alignbench.errors import UserError
-from alignbench.evaluator import Evaluator
+from alignbench.evaluator import Evaluator, Features, ImageReader
 from alignbench.scoring.calibration import calibrate, summary
+from alignbench.scoring.feature_rows import add_features
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import finish, score
 from alignbench.store.image_records import ImageSet
@@ -24,15 +25,15 @@ from alignbench.work_share import WorkShare
 
 
 class Scoring:
-    """Scores the image sets of several run folders by the same evaluators.
+    """Scores the image sets of several run folders by the same evaluators, and computes their features.
 
     Args:
-        cfg: the configuration, of which evaluators, calibration, batch size and results folder are read.
+        cfg: the configuration, of which evaluators, features, calibration, batch size and results folder are read.
         prompt_set: name of the prompt set.
         prompts: its texts. Evaluators that cannot judge them are left out, and that is said.
 
     Raises:
-        UserError: no evaluator can judge them, or two evaluators have one name.
+        UserError: no evaluator can judge them, or two evaluators or features have one name.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Scoring:
                 console.print(f"left out: {reason}")
         if not self.evaluators:
             raise UserError(f"none of the evaluators can judge prompts={prompt_set}; choose others")
-        repeated = [name for name, count in Counter(one.name for one in self.evaluators).items() if count > 1]
-        if repeated:
+        self.features: list[Features] = list(build(cfg.features).values())
+        if repeated := _repeated(self.features):
+            raise UserError(f"{repeated[0]} is the name of more than one of the features; leave one out")
+        if repeated := _repeated(self.evaluators):
             raise UserError(
                 f"{repeated[0]} is the name of more than one evaluator, and scores are kept by name; leave one out, or "
                 "give remote ones names of their own, as in evaluators.KEY.name=NAME"
@@ -87,7 +90,10 @@ class Scoring:
             UserError: as `alignbench.scoring.score.score` does.
         """
         self._asked.append((folder, images))
-        left = score(folder, images, self.evaluators, self.cfg.sampling.batch_size, self.network_pool, self.work_share)
+        how = (self.cfg.sampling.batch_size, self.network_pool, self.work_share)
+        left = score(folder, images, self.evaluators, *how)
+        if self.features:
+            add_features(folder, images, self.features, *how)
         if self.accelerator.is_main_process:
             folder.update(calibration=self.calibration)
             note_shared_data(folder, self.evaluators)
@@ -99,3 +105,8 @@ class Scoring:
         These go on meanwhile. Only who asks when all its own work is done can tell whether it is the last.
         """
         return sum(finish(folder, images, self.evaluators) for folder, images in self._asked)
+
+
+def _repeated(readers: Sequence[ImageReader]) -> list[str]:
+    """Return the names that more than one has."""
+    return [name for name, count in Counter(one.name for one in readers).items() if count > 1]

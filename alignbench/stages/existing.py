@@ -141,7 +141,7 @@ def _open(
     run.open(manifest)
     if learned is not None:
         write_training_data(run, learned)
-    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "calibration"]))
+    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["model", "evaluators", "features", "calibration"]))
     run.store(run.config_file, lambda file: write_text(file, settings))
     images = run.images(folder.prompt_set, SAMPLING)
     store_records(run, images, folder.records, folder.sampling)

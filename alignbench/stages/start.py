@@ -80,7 +80,7 @@ def measuring_start(cfg: DictConfig) -> DictConfig:
     own = read_named_config(found.config_file)
     if cfg.model.policy_step is not None or own.model.name != cfg.model.name or run_name(own) != found.name:
         return start_of(cfg)
-    for key in ("prompts", "evaluators", "sampling", "stages", "results", "calibration", "shard"):
+    for key in ("prompts", "evaluators", "features", "sampling", "stages", "results", "calibration", "shard"):
         own[key] = cfg[key]
     return own
 

@@ -1,7 +1,7 @@
 """How different images are from each other: root mean squared distances of pairs, with their uncertainty.
 
 Two kinds of pairs: images of different prompts under one image number, and images of one prompt from different noise.
-Both go by mean colours at low resolution (`image_statistics.thumbnails`), which need no network.
+Both go by mean colours at low resolution (`image_statistics.thumbnails`), which need no network, or by features.
 
 The mean squared distance of all pairs follows from sums over images, so a resample of the prompts costs one product of
 matrices. Pairs within one cluster (images of one prompt text, or a cluster that a resample drew twice) are no pairs of
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.statistics.intervals import Estimate, Resampling
+from alignbench.statistics.set_measure import Floats, SetMeasure
 from alignbench.statistics.significance import Level, levels_test, sign_flip_test
 
-Floats = NDArray[np.float64]
 Pairs = Literal["prompts", "noise"]
 CHUNK = 256  # resamples held as floats at a time
 
@@ -44,20 +44,20 @@ class Sums:
         return (2 * (self.count * self.second - np.square(self.first).sum(axis=2))).sum(axis=0)
 
 
-class Diversity:
-    """The diversity of several methods on the same images.
+class Diversity(SetMeasure):
+    """The diversity of several methods on the same images: the difference of two images in one of their numbers.
 
     Args:
-        methods: vectors of each, [S, N, K] for S training seeds.
-        images: prompt id and number of each of the N images.
-        resampling: made for their prompts.
+        methods, images, resampling: see `SetMeasure`.
         pairs: `prompts`, or `noise` for images of one prompt.
     """
+
+    kind = "diversity"
 
     def __init__(
         self, methods: Sequence[ArrayLike], images: Sequence[tuple[str, int]], resampling: Resampling, pairs: Pairs
     ) -> None:
-        self.resampling, self.pairs = resampling, pairs
+        self.resampling, self.pairs, self.name = resampling, pairs, f"{self.kind}_{pairs}"
         if pairs == "prompts":
             self._block, self._unit = _numbered([number for _, number in images]), resampling.cluster
             self._cluster = np.arange(resampling.num_clusters)
@@ -71,7 +71,7 @@ class Diversity:
         self._sums = [[self._sum(seed - centre) for seed in array] for array in arrays]
 
     @property
-    def has_pairs(self) -> bool:
+    def is_defined(self) -> bool:
         """Whether there is any pair of images to measure."""
         return bool(np.isfinite(self._distance(self._sums[0][0], np.ones((1, self.resampling.num_clusters)))).all())
 
@@ -79,6 +79,9 @@ class Diversity:
         """Return the root mean squared distance in the unit of the vectors, the mean over seeds."""
         draws = self._draws[method]
         return self._interval(float(self._values[method].mean()), draws.mean(axis=0), draws)
+
+    def over_base(self, method: int) -> tuple[Estimate, float]:
+        return self.compare(method, 0)
 
     def compare(self, method_a: int, method_b: int) -> tuple[Estimate, float]:
         """Return how much larger it is for a than for b, and the p-value of that, over prompts and training seeds.
@@ -160,6 +163,18 @@ class Diversity:
             np.stack([np.concatenate([self._distance(seed, chunk) for chunk in chunks]) for seed in seeds])
             for seeds in self._sums
         ]
+
+
+class Distance(Diversity):
+    """The same of whole vectors: the root mean squared distance of two, for unit vectors 0 to 2."""
+
+    kind = "distance"
+
+    def __init__(
+        self, methods: Sequence[ArrayLike], images: Sequence[tuple[str, int]], resampling: Resampling, pairs: Pairs
+    ) -> None:
+        super().__init__(methods, images, resampling, pairs)
+        self._dimensions = 1
 
 
 def _numbered(names: Sequence[Hashable]) -> NDArray[np.intp]:

@@ -1,18 +1,28 @@
-"""What pixels alone say of an image: how saturated, sharp, clipped and grid-like it is, and its colours in the large.
+"""What pixels alone say of an image: light, colours, edges, clipping and grids, and its colours in the large.
 
 None of these is good or bad in itself. They move when a policy pleases a reward by something other than better images.
 """
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.fft import rfft
 
 Floats = NDArray[np.floating]
 
-VERSION = "1"  # raised whenever a figure could change
-MEASURES = ("saturation", "sharpness", "grid_8", "grid_16", "clipped")
+VERSION = "2"  # of the table that keeps the figures; raised whenever it gets others
+# The version since which each measure is as it is now: figures of one version can be compared, whatever table has them.
+MEASURES = {
+    **dict.fromkeys(("saturation", "sharpness", "grid_8", "grid_16", "clipped"), "1"),
+    **dict.fromkeys(("brightness", "contrast", "edge_density", "colour_entropy", "colourfulness", "jpeg_bits"), "2"),
+}
+EDGE_SIDE = 512  # pixels of the short side at which edges are counted: what is larger is reduced to it
+EDGE_STEP = 0.1  # change of luma a pixel above which there is an edge
+COLOUR_BINS = 8  # a channel
+JPEG_QUALITY = 95
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as in most programs that turn pictures grey
 THUMBNAIL = 8  # cells a side of the low resolution at which diversity is measured
 ROUNDING = 1 / (12 * 255**2)  # variance of what is lost when a value is rounded to 8 bits
@@ -25,19 +35,33 @@ class ImageStatistics:
     Attributes:
         figures: in the order of `MEASURES`; NaN where the image is too small for a measure.
         thumbnail: mean colours of `THUMBNAIL` x `THUMBNAIL` cells, [3 * 64], uint8, plane by plane.
+        edge_side: short side in pixels at which edges were counted. Images of another are not compared by their edges.
     """
 
     figures: tuple[float, ...]
     thumbnail: NDArray[np.uint8]
+    edge_side: int
 
 
 def image_statistics(picture: NDArray[np.uint8]) -> ImageStatistics:
     """Return the statistics of one picture, [H, W, 3]."""
     pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))[None].astype(np.float32) / np.float32(255)
     luma = to_luma(pixels)
-    figures = (saturation(pixels), sharpness(luma), *grid_energy(luma), clipped(pixels))
+    found = {
+        "saturation": saturation(pixels),
+        "sharpness": sharpness(luma),
+        **dict(zip(("grid_8", "grid_16"), grid_energy(luma), strict=True)),
+        "clipped": clipped(pixels),
+        "brightness": luma.mean(axis=(1, 2), dtype=np.float64),
+        "contrast": luma.std(axis=(1, 2), dtype=np.float64),
+        "edge_density": edge_density(reduced(luma, EDGE_SIDE)),
+        "colour_entropy": [colour_entropy(picture)],
+        "colourfulness": colourfulness(pixels),
+        "jpeg_bits": [jpeg_bits(picture)],
+    }
     small = np.rint(255 * thumbnails(pixels)).astype(np.uint8)
-    return ImageStatistics(tuple(float(values[0]) for values in figures), small[0])
+    edge_side = min(EDGE_SIDE, *picture.shape[:2])
+    return ImageStatistics(tuple(float(found[name][0]) for name in MEASURES), small[0], edge_side)
 
 
 def to_luma(pixels: Floats) -> Floats:
@@ -69,6 +93,66 @@ def sharpness(luma: Floats) -> Floats:
 def clipped(pixels: Floats) -> Floats:
     """Return the share of values that are as dark or as bright as they can be, [B], 0..1."""
     return ((pixels <= 0) | (pixels >= 1)).mean(axis=(1, 2, 3))
+
+
+def edge_density(luma: Floats) -> Floats:
+    """Return the share of pixels at an edge, [B], 0..1: where luma changes by more than `EDGE_STEP` a pixel.
+
+    The change is the length of the gradient by central differences; pixels of the border have none. It depends on the
+    resolution, so images are reduced to one size first, see `reduced`.
+    """
+    across = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]) / 2
+    down = (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]) / 2
+    return (np.hypot(across, down) > EDGE_STEP).mean(axis=(1, 2))
+
+
+def reduced(luma: Floats, side: int) -> Floats:
+    """Return luma, [B, H, W], with the short side at `side` pixels by area; what is smaller is returned as it is."""
+    height, width = luma.shape[1:]
+    short = min(height, width)
+    if short <= side:
+        return luma
+    return _area_means(_area_means(luma, 1, round(height * side / short)), 2, round(width * side / short))
+
+
+def _area_means(values: Floats, axis: int, size: int) -> Floats:
+    """Return the means over `size` equal parts of an axis, which may cut through pixels."""
+    sums = np.cumsum(values, axis=axis, dtype=np.float64)
+    sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis=axis)  # from the start to each pixel
+    ends = np.linspace(0, values.shape[axis], size + 1)
+    below = np.minimum(ends.astype(np.intp), values.shape[axis] - 1)
+    shape = [1] * values.ndim
+    shape[axis] = size + 1
+    share = (ends - below).reshape(shape)
+    at_ends = (1 - share) * np.take(sums, below, axis) + share * np.take(sums, below + 1, axis)
+    return np.diff(at_ends, axis=axis) * (size / values.shape[axis])
+
+
+def colour_entropy(picture: NDArray[np.uint8]) -> float:
+    """Return the Shannon entropy of a picture's colours, [H, W, 3], in bits, 0..9, in 8 x 8 x 8 equal cells of RGB."""
+    red, green, blue = (picture[..., channel].astype(np.intp) // (256 // COLOUR_BINS) for channel in range(3))
+    counts = np.bincount(((red * COLOUR_BINS + green) * COLOUR_BINS + blue).ravel())
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum()) + 0.0  # no minus before a zero
+
+
+def colourfulness(pixels: Floats) -> Floats:
+    """Return how colourful people find an image, [B], about 0 for grey and 110 for extremely colourful.
+
+    Source: Hasler and Suesstrunk 2003, Measuring colourfulness in natural images, metric M(3), in levels of 0..255.
+    """
+    red, green, blue = pixels[:, 0], pixels[:, 1], pixels[:, 2]
+    opponents = np.stack([red - green, (red + green) / 2 - blue])  # [2, B, H, W]
+    spread = np.square(opponents.std(axis=(2, 3), dtype=np.float64)).sum(axis=0)
+    shift = np.square(opponents.mean(axis=(2, 3), dtype=np.float64)).sum(axis=0)
+    return 255 * (np.sqrt(spread) + 0.3 * np.sqrt(shift))
+
+
+def jpeg_bits(picture: NDArray[np.uint8]) -> float:
+    """Return the size of a picture, [H, W, 3], as a JPEG file of quality 95, in bits a pixel: detail and noise cost."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+    return 8 * file.tell() / (picture.shape[0] * picture.shape[1])
 
 
 def grid_energy(luma: Floats) -> tuple[Floats, Floats]:

@@ -75,6 +75,20 @@ def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: 
     return 2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True)
 
 
+def swaps(num: int, num_swaps: int = NUM_FLIPS, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+    """Yield ways to exchange the two sides of each of `num` clusters, some at a time, [F, num]: -1 where they are.
+
+    The first keeps all sides, so the share of ways with a statistic at least as large as its own is a p-value. Each way
+    comes once where there are at most `num_swaps`; else so many random ones come after the first.
+    """
+    if 2**num <= num_swaps:
+        yield 1 - 2.0 * ((np.arange(2**num)[:, None] >> np.arange(num)) & 1)
+        return
+    yield np.ones((1, num))
+    for packed in _random_signs(num, num_swaps, seed):
+        yield 1 - 2.0 * np.unpackbits(packed, axis=1, count=num)
+
+
 def _random_signs(num: int, num_flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     """Yield random signs of `num` gains, a bit each, [at most 256, num / 8 rounded up], `num_flips` rows in all."""
     rng = np.random.default_rng([seed, num])

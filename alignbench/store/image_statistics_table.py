@@ -2,10 +2,12 @@
 
 A row says of which file it is by the digest that its score has too. So statistics are measured again when the images
 were made and scored again, and kept when there is another evaluator.
+
+Tables of version 1 have fewer measures. Their images are measured again; what is gone keeps the figures that it has.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,11 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import digest_of_content
 from alignbench.videos import still
 
-COLUMNS = {  # and their Arrow types
-    "prompt_id": "string", "image": "int64", "digest": "string", **dict.fromkeys(MEASURES, "double"),
-    "thumbnail": "binary",
+COLUMNS = {  # of all versions, and their Arrow types; later ones have more measures, and the side of the edges
+    "prompt_id": "string", "image": "int64", "digest": "string", "thumbnail": "binary",
+    **{name: "double" for name, version in MEASURES.items() if version == "1"},
 }  # fmt: skip
+NOT_MEASURED = 0  # side of the edges of an image that version 1 has measured
 CHUNK = 256  # images measured between two writes; a kill loses no more
 THREADS = 16  # at most: each holds an image in float32 several times, 100 MB at 1024 pixels
 
@@ -57,7 +60,7 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
     """
     rows = _read(path) if path.exists() else {}
     there = {key: shown for key, shown in images.items() if shown.path.exists()}
-    todo = [(key, shown) for key, shown in there.items() if not (key in rows and rows[key][0] == shown.digest)]
+    todo = [(key, shown) for key, shown in there.items() if not _is_measured(rows, key, shown)]
     num_threads = min(THREADS, len(os.sched_getaffinity(0)))
     if rows:
         written = path.stat().st_mtime_ns
@@ -81,6 +84,14 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
     return {key: rows[key][1] for key, shown in images.items() if key in rows and rows[key][0] == shown.digest}
 
 
+def _is_measured(rows: StatisticsRows, key: ImageKey, shown: ImageToMeasure) -> bool:
+    """Say whether all measures of an image as it was scored are there."""
+    if key not in rows:
+        return False
+    digest, found = rows[key]
+    return digest == shown.digest and found.edge_side != NOT_MEASURED
+
+
 def _unchanged(shown: ImageToMeasure) -> bytes:
     """Return the content of an image file if it is what was scored."""
     content = shown.path.read_bytes()
@@ -102,8 +113,9 @@ def _write(path: Path, rows: StatisticsRows) -> None:
         "prompt_id": [prompt_id for prompt_id, _ in keys],
         "image": [number for _, number in keys],
         "digest": [rows[key][0] for key in keys],
-        **{name: [rows[key][1].figures[i] for key in keys] for i, name in enumerate(MEASURES)},
         "thumbnail": [rows[key][1].thumbnail.tobytes() for key in keys],
+        "edge_side": [rows[key][1].edge_side for key in keys],
+        **{name: [rows[key][1].figures[i] for key in keys] for i, name in enumerate(MEASURES)},
     }
     table = pyarrow.table(columns).replace_schema_metadata({"alignbench": VERSION})
     with replacing(path) as temporary:
@@ -116,15 +128,14 @@ def _read(path: Path) -> StatisticsRows:
         table = read_parquet(path, COLUMNS, check_pages=True)
     except UserError:  # the images are there, and are measured again
         return {}
-    if (table.schema.metadata or {}).get(b"alignbench") != VERSION.encode():
+    if (table.schema.metadata or {}).get(b"alignbench") not in (b"1", VERSION.encode()):
         return {}
-    columns = [table.column(name).to_pylist() for name in COLUMNS]
+    nothing = [float("nan")] * len(table)
+    found = {name: table.column(name).to_pylist() for name in table.column_names}
+    sides = found.get("edge_side", [NOT_MEASURED] * len(table))
+    figures = zip(*(found.get(name, nothing) for name in MEASURES), strict=True)
+    rows = zip(found["prompt_id"], found["image"], found["digest"], figures, found["thumbnail"], sides, strict=True)
     return {
-        (prompt_id, number): (digest, ImageStatistics(tuple(figures), np.frombuffer(thumbnail, np.uint8)))
-        for prompt_id, number, digest, *figures, thumbnail in zip(*columns, strict=True)
+        (prompt_id, number): (digest, ImageStatistics(of_image, np.frombuffer(thumbnail, np.uint8), side))
+        for prompt_id, number, digest, of_image, thumbnail, side in rows
     }
-
-
-def stacked(found: Mapping[ImageKey, ImageStatistics], keys: Sequence[ImageKey]) -> np.ndarray:
-    """Return the thumbnails of some images in levels of 0..1, [N, 192]."""
-    return np.stack([found[key].thumbnail for key in keys]) / 255

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "statistics" / prompt_set / f"{sampling_hash}.parquet"
 
     @property
+    def features(self) -> Path:
+        """Folder of the feature vectors of its images."""
+        return self.path / "features"
+
+    @property
     def manifest(self) -> Manifest:
         """The manifest as it is on the disk now."""
         return Manifest.read(self.manifest_file)

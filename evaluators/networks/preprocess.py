@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from alignbench.images import rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py, _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)  # preprocessor_config.json of google/siglip-so400m-patch14-384
 
 Resizing = Literal["antialias", "legacy_noaa"]
@@ -173,6 +174,28 @@ class SiglipPixels(Pixels):
     def differentiable(self, pixels: Tensor) -> Tensor:
         """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
         return _normalise(_resize(pixels, self.size, self.size), SIGLIP_MEAN, SIGLIP_STD)
+
+
+@dataclass(frozen=True, eq=False)
+class Dinov2Pixels(Preprocess):
+    """DINOv2's pipeline: RGB, short side to 256 by PIL bicubic, centre of 224 x 224, 0..1, normalise.
+
+    Source: preprocessor_config.json of facebook/dinov2-base, by BitImageProcessor of transformers.
+    """
+
+    resized: ClassVar[int] = 256
+    size: ClassVar[int] = 224
+
+    @property
+    def key(self) -> str:
+        return f"dinov2_{self.resized}_{self.size}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return normalised pixels, [N, 3, 224, 224], float32."""
+        border = (self.resized - self.size) // 2
+        inner = slice(border, border + self.size)
+        pixels = _stack([uint8_array(image, self.resized)[inner, inner] for image in images])
+        return _normalise(pixels, IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass(frozen=True, eq=False)

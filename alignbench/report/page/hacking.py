@@ -20,9 +20,23 @@ MEASURES = {  # what each is called, and the factor in displays
     "grid_8": ("grid of 8 pixels, dB", 1.0),
     "grid_16": ("grid of 16 pixels, dB", 1.0),
     "clipped": ("clipped values, %", 100.0),
+    "brightness": ("brightness, %", 100.0),
+    "contrast": ("contrast, standard deviation of brightness, %", 100.0),
+    "edge_density": ("pixels at an edge, %", 100.0),
+    "colour_entropy": ("entropy of colours, bits", 1.0),
+    "colourfulness": ("colourfulness", 1.0),
+    "jpeg_bits": ("size as JPEG, bits a pixel", 1.0),
     "diversity_prompts": ("diversity of different prompts, %", 100.0),
     "diversity_noise": ("diversity of different noise, %", 100.0),
     WEIGHT_DISTANCE: ("distance of the weights, %", 100.0),
+}
+SET_MEASURES = {  # the same of measures of sets, whose names end with those of the features
+    "cmmd": ("CMMD, distance from base's images", 1.0),
+    "vendi": ("Vendi score of the images of a prompt", 1.0),
+    "distance_prompts": ("distance of different prompts", 1.0),
+    "distance_noise": ("distance of different noise", 1.0),
+    "precision": ("precision against base's images of other noise, %", 100.0),
+    "recall": ("recall of base's images of other noise, %", 100.0),
 }
 
 
@@ -30,10 +44,12 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     """Return the flags of a section, the differences of its images to base, and how far weights have moved."""
     key = (section.model, section.prompt_set)
     rows = [row for row in tables.diagnostics if row["step"] is None and row["model"] == section.model]
-    here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in ("image", "diversity")]
+    kinds = ("image", "diversity", "set")
+    here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in kinds]
     moved = [row for row in rows if row["measure"] == WEIGHT_DISTANCE and row["method"] in section.methods]
     weights = [[row["method"], row["run"], number(100 * row["value"], (math.nan, math.nan))] for row in moved]
-    plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in MEASURES]
+    names = [*MEASURES, *sorted({row["measure"] for row in here if row["kind"] == "set"})]
+    plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in names]
     return {
         "flags": [
             {"method": one.method, "text": str(one), "isHacking": one.is_hacking, "lowest": f"{100 * one.lowest:.1f} %"}
@@ -41,6 +57,7 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
         ],
         "warnings": [str(one) for one in warnings(tables, *key)],
         "allClear": all_clear(tables, *key),
+        "changed": list(dict.fromkeys(row["flag"] for row in here if row["flag"])),
         "diagnostics": [plot for plot in plots if plot],
         "guidance": [vars(grid) for grid in guidance_grids(section)],
         "weights": vars(
@@ -51,7 +68,7 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
 
 def _plot(name: str, rows: list[TableRow]) -> PageData | None:
     """Return what is drawn of one statistic; nothing where no method has it beside base."""
-    title, scale = MEASURES[name]
+    title, scale = MEASURES[name] if name in MEASURES else _of_sets(name)
     base = next((row for row in rows if row["method"] == BASE), None)
     compared = [row for row in rows if row["difference"] == row["difference"]]  # NaN without a base
     if base is None or not compared:
@@ -61,6 +78,14 @@ def _plot(name: str, rows: list[TableRow]) -> PageData | None:
         "base": number(base["value"], (base["ci_low"], base["ci_high"]), scale),
         "rows": [_difference(row, scale) for row in compared],
     }
+
+
+def _of_sets(name: str) -> tuple[str, float]:
+    """Return what a measure of sets is called, such as `vendi_4.dinov2_base`, and the factor in displays."""
+    measure, _, features = name.partition(".")
+    num_images = f", {measure[6:]} of each" if measure.startswith("vendi_") else ""
+    title, scale = SET_MEASURES["vendi" if num_images else measure]
+    return f"{title}{num_images}; {features}", scale
 
 
 def _difference(row: TableRow, scale: float) -> PageData:

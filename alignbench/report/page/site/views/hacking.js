@@ -24,6 +24,7 @@ const hacking = (() => {
           flagList(section, false),
           section.allClear && h("p", { class: "calm" }, section.allClear),
           sideEffects(section),
+          changedImages(section),
           h("div", { class: "charts" }, section.diagnostics.map(differences)),
           section.weights.rows.length > 0 && plainTable(section.weights),
           section.guidance.map(plainTable),
@@ -44,6 +45,15 @@ const hacking = (() => {
         { class: "verdicts" },
         losing.map(({ who, kind, text }) => h("li", { class: kind }, h("p", {}, h("b", {}, who), ": ", text))),
       ),
+    ];
+  }
+
+  /** List the methods whose images changed while what they trained on rose. */
+  function changedImages({ changed }) {
+    if (changed.length === 0) return null;
+    return [
+      h("h3", {}, "Images that changed while the reward rose"),
+      h("ul", { class: "verdicts" }, changed.map((text) => h("li", { class: "mixed" }, h("p", {}, text)))),
     ];
   }
 

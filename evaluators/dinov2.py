@@ -1,0 +1,75 @@
+"""Unit image features of DINOv2, a network that was trained on images alone: it sees content, not what words name."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import Dinov2Config, Dinov2Model
+
+from alignbench.evaluator import Features
+from alignbench.files import file_digest
+from alignbench.models.weights.state_dicts import read_state_dict
+from alignbench.reading import read_json_object
+from evaluators.clip_reward import unit
+from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.clip import Precision, check_precision
+from evaluators.networks.preprocess import Dinov2Pixels
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Dinov2Features(Features):
+    """The class token of DINOv2 behind its last normalisation, as a unit vector.
+
+    Args:
+        name: of the features; weights of another size need one of their own.
+        source: hub id, or folder that holds model.safetensors and config.json.
+        revision: of the hub's repository.
+        precision: in which numbers the network computes; unit vectors are always float32.
+
+    Raises:
+        UserError: the weights are not there, or the precision is unknown.
+
+    Source: Oquab et al. 2023 (DINOv2), arXiv 2304.07193; Dinov2Model of transformers.
+    """
+
+    version = "1"
+
+    def __init__(
+        self,
+        name: str = "dinov2_base",
+        source: str = "facebook/dinov2-base",
+        revision: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        check_precision(precision)
+        for filename in (WEIGHTS, CONFIG):
+            check_checkpoint(source, filename, revision)
+        self.name, self.source, self.revision = name, source, revision
+        self.precision: Precision = precision
+        self.preprocess = Dinov2Pixels()
+
+    @property
+    def file(self) -> Path:
+        """The weights on the disk."""
+        return checkpoint_file(self.source, WEIGHTS, self.revision)
+
+    @property
+    def weights(self) -> str:
+        return file_digest(self.file)
+
+    @cached_property
+    def network(self) -> Dinov2Model:
+        """The network, frozen.
+
+        Raises:
+            UserError: weights and configuration are not of one DINOv2.
+        """
+        config = Dinov2Config.from_dict(read_json_object(checkpoint_file(self.source, CONFIG, self.revision)))
+        network = assign(lambda: Dinov2Model(config), read_state_dict(self.file))
+        return network.to(getattr(torch, self.precision))
+
+    def rows(self, inputs: Tensor) -> Tensor:
+        output = self.network(pixel_values=inputs.to(self.device, self.network.dtype))
+        return unit(output.pooler_output)
