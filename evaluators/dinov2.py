@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ class Dinov2Features(Features):
     """The class token of DINOv2 behind its last normalisation, as a unit vector.
 
     Args:
-        name: of the features; weights of another size need one of their own.
-        source: hub id, or folder that holds model.safetensors and config.json.
+        name: in tables, by the size of the network.
+        source: hub id, or folder that holds model.safetensors and config.json; None for the published of that size.
         revision: of the hub's repository.
         precision: in which numbers the network computes; unit vectors are always float32.
 
@@ -38,12 +39,13 @@ class Dinov2Features(Features):
 
     def __init__(
         self,
-        name: str = "dinov2_base",
-        source: str = "facebook/dinov2-base",
+        name: Literal["dinov2_small", "dinov2_base", "dinov2_large", "dinov2_giant"] = "dinov2_base",
+        source: str | None = None,
         revision: str | None = None,
         precision: Precision = "float32",
     ) -> None:
         check_precision(precision)
+        source = source or f"facebook/{name.replace('_', '-')}"
         for filename in (WEIGHTS, CONFIG):
             check_checkpoint(source, filename, revision)
         self.name, self.source, self.revision = name, source, revision

@@ -53,6 +53,8 @@ class Cmmd(SetMeasure):
 
     def value(self, method: int) -> Estimate:
         """Return the distance from base's images."""
+        if method == 0:
+            return Estimate(0.0, 0.0, 0.0)
         levels = self._levels(method)
         return symmetric_interval(float(self._by_seed(method).mean()), levels)
 

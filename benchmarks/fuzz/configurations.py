@@ -28,7 +28,7 @@ VALUES = (
     "torch.hub.load", "0x10", "1_000", "1e-400", "'\\n'", "!!",
 )  # fmt: skip
 GROUPS = ("method", "model", "data", "validation", "sampling", "optimizer", "tracker", "memory", "evaluators",
-          "prompts", "auxiliary", "reward", "experiment", "stages")  # fmt: skip
+          "features", "prompts", "auxiliary", "reward", "experiment", "stages")  # fmt: skip
 
 
 def configuration(seed: int) -> Callable[[int], Callable[[], Any]]:

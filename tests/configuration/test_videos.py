@@ -50,6 +50,7 @@ def folder(tmp_path):
             ["model=wan_video", "real_images=FOLDER"],
             "real_images=FOLDER are pictures, and model=wan_video makes videos",
         ),
+        (["model=wan_video", "features=shapes"], "features=shapes_clip are of images, and model=wan_video makes"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_loads(words, message, folder):

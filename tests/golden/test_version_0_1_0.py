@@ -59,15 +59,21 @@ def contents(folder):
 
 
 def test_the_tables_have_the_same_figures(results):
-    """All but the p-values, which are over training seeds since, and what only tables of today have."""
+    """All but the p-values, which are over training seeds since, and what only tables of today have.
+
+    Image statistics of version 2 are measured on the way and have rows of their own; those of version 1 are the same.
+    """
     for name in TABLES:
         (results / name).unlink()
     before = contents(results)
     write_report(results)
     after = contents(results)
-    assert {file: after[file] for file in before} == before  # nothing is scored or measured again
+    statistics = {file for file in before if "statistics" in file.parts}
+    kept = before.keys() - statistics
+    assert {file: after[file] for file in kept} == {file: before[file] for file in kept}  # nothing is scored again
     for name in TABLES:
         then, now = (list(csv.DictReader(path.open())) for path in (FIXTURE / "results" / name, results / name))
+        now = [row for row in now if not (row.get("kind") == "image" and row["version"] == "2")]
         for old, new in zip(then, now, strict=True):
             kept = {column: cell for column, cell in old.items() if column not in P_VALUES}
             assert {column: new[column] for column in kept} == kept, name

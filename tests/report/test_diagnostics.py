@@ -92,8 +92,8 @@ def test_p_values_of_images_are_one_family_for_a_model_and_prompt_set(world):
         paint(world.run(method, [float(i) for i in range(10)], prompts=prompts, groups={}), [colour] * 10)
     exact = 2 * 2**-10
     tested = [row for row in rows(world, method="sft") if row["kind"] in ("image", "diversity")]
-    assert len(tested) == 6
-    assert only(world, method="sft", measure="saturation")["p"] == pytest.approx(6 * exact)
+    assert len(tested) == 12
+    assert only(world, method="sft", measure="saturation")["p"] == pytest.approx(12 * exact)
     assert only(world, method="sft", measure="grid_8")["p"] == 1
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
 from PIL import Image
@@ -10,10 +11,12 @@ from rich.console import Console
 from alignbench.configuration.compose import composed
 from alignbench.errors import UserError
 from alignbench.files import write_png
+from alignbench.scoring.feature_rows import feature_rows
 from alignbench.scoring.session import Scoring
 from alignbench.store.image_records import ImageSet, PromptRecord
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.scores import digest_of
 
 CLEANLINESS = ("evaluators=none", "+evaluator@evaluators.cleanliness=shapes_oracle_cleanliness")
 
@@ -47,3 +50,18 @@ def test_the_shard_that_ends_last_knows_it_even_if_another_was_behind_it_before(
 def test_two_evaluators_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="shapes_oracle_cleanliness is the name of more than one evaluator"):
         scoring(tmp_path, *CLEANLINESS, "+evaluator@evaluators.again=shapes_oracle_cleanliness")
+
+
+def test_features_are_computed_where_images_are_scored(tmp_path):
+    asked = scoring(tmp_path, *CLEANLINESS, "features=shapes")
+    folder, images = run_with_images(tmp_path / "one")
+    assert asked.score(folder, images) == 0
+    [rows] = feature_rows(folder)
+    assert rows.info.name == "shapes_clip"
+    digest = digest_of(folder.images("test", "existing") / "2.png")
+    assert np.linalg.norm(rows.read([digest])[0]) == pytest.approx(1)
+
+
+def test_two_features_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="shapes_clip is the name of more than one of the features"):
+        scoring(tmp_path, *CLEANLINESS, "features=shapes", "+feature@features.again=shapes_clip")

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from alignbench.statistics.diversity import Diversity
+from alignbench.statistics.diversity import Distance, Diversity
 from alignbench.statistics.intervals import Resampling
 
 
@@ -83,5 +83,14 @@ def test_several_seeds_give_the_mean_of_their_distances():
 
 def test_one_image_a_prompt_has_no_diversity_of_noise():
     vectors, images, texts = made(num_images=1)
-    assert not Diversity([vectors[None]], images, Resampling(texts, 50), "noise").has_pairs
-    assert Diversity([vectors[None]], images, Resampling(texts, 50), "prompts").has_pairs
+    assert not Diversity([vectors[None]], images, Resampling(texts, 50), "noise").is_defined
+    assert Diversity([vectors[None]], images, Resampling(texts, 50), "prompts").is_defined
+
+
+@pytest.mark.parametrize("pairs", ["prompts", "noise"])
+def test_the_distance_of_whole_vectors_is_that_of_the_numbers_times_the_root_of_how_many(pairs):
+    (a, images, texts), (b, *_) = made(), made(seed=1)
+    each, whole = (kind([a[None], b[None]], images, Resampling(texts, 50), pairs) for kind in (Diversity, Distance))
+    assert whole.name == f"distance_{pairs}"
+    assert whole.value(1).value == pytest.approx(np.sqrt(3) * each.value(1).value)
+    assert whole.over_base(1)[1] == each.compare(1, 0)[1]

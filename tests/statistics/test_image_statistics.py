@@ -6,8 +6,13 @@ import pytest
 from alignbench.statistics.image_statistics import (
     MEASURES,
     clipped,
+    colour_entropy,
+    colourfulness,
+    edge_density,
     grid_energy,
     image_statistics,
+    jpeg_bits,
+    reduced,
     saturation,
     sharpness,
     thumbnails,
@@ -132,3 +137,74 @@ def test_a_picture_of_8_bits_has_the_figures_of_its_pixels():
     assert found["saturation"] == pytest.approx(saturation(pixels)[0], rel=1e-5)
     assert found["grid_8"] == pytest.approx(grid_energy(to_luma(pixels))[0][0], abs=1e-3)
     assert image_statistics(picture).thumbnail == pytest.approx(255 * thumbnails(pixels)[0], abs=0.51)
+
+
+def measured(picture):
+    return dict(zip(MEASURES, image_statistics(picture).figures, strict=True))
+
+
+def test_light_colours_and_edges_of_a_flat_picture_noise_and_a_gradient():
+    """Of noise a channel has the standard deviation 1 / sqrt(12), luma 0.668 of it; the 8 x 8 x 8 cells fill evenly.
+
+    The gradient is red from left to right, green from top to bottom, and blue from right to left: 64 cells of colour.
+    """
+    noise_picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    ramp = np.rint(np.linspace(0, 255, 256)).astype(np.uint8)
+    gradient = np.stack(np.broadcast_arrays(ramp[None], ramp[:, None], ramp[None, ::-1]), axis=-1)
+    expected = {  # brightness, contrast, edge density, colour entropy, colourfulness
+        "flat": (np.full_like(gradient, 128), (128 / 255, 0, 0, 0, 0)),
+        "noise": (noise_picture, (0.499, 0.193, 0.783, 8.994, 138)),
+        "gradient": (gradient, (0.5, 0.178, 0, 6.0, 157)),
+    }
+    names = ("brightness", "contrast", "edge_density", "colour_entropy", "colourfulness")
+    for name, (picture, values) in expected.items():
+        found = measured(picture)
+        assert [found[measure] for measure in names] == pytest.approx(values, rel=6e-3, abs=1e-6), name
+
+
+def test_an_edge_is_a_step_of_more_than_a_tenth_a_pixel():
+    """A step of 0.3 between two columns is a change of 0.15 a pixel on either side of it; one of 0.19 of less."""
+    step = np.zeros((1, 10, 12))
+    step[:, :, 6:] = 0.3
+    assert edge_density(step) == pytest.approx([2 / 10])  # of the 10 columns inside
+    assert edge_density(step.swapaxes(1, 2)) == pytest.approx([2 / 10])
+    assert edge_density(step * 0.19 / 0.3) == [0]
+
+
+def test_a_picture_is_reduced_by_area_also_where_parts_cut_through_pixels():
+    luma = np.random.default_rng(0).uniform(size=(2, 6, 15))
+    found = reduced(luma, 4)  # 6 x 15 to 4 x 10: parts of 1.5 pixels a side
+    fine = luma.repeat(2, axis=1).repeat(2, axis=2)
+    assert found == pytest.approx(fine.reshape(2, 4, 3, 10, 3).mean(axis=(2, 4)))
+    assert reduced(luma, 6) is luma
+
+
+def test_edges_of_a_large_picture_are_those_of_the_same_picture_at_512():
+    small = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    assert measured(large)["edge_density"] == pytest.approx(measured(small)["edge_density"], abs=1e-4)
+    assert image_statistics(large).edge_side == image_statistics(small).edge_side == 512
+    assert image_statistics(small[:64, :80]).edge_side == 64
+
+
+def test_the_entropy_of_colours_counts_cells_of_32_levels():
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    picture[:2, :, 0] = 31  # the same cell as 0
+    assert colour_entropy(picture) == 0
+    picture[:2, :, 0] = 32
+    assert colour_entropy(picture) == 1
+    picture[::2, :, 2] = 255
+    assert colour_entropy(picture) == 2
+
+
+def test_colourfulness_of_two_opposite_colours_is_their_spread():
+    """Red and green: R - G is 1 and -1, (R + G) / 2 - B is 1 / 2 for both. One colour alone has the shift only."""
+    both = np.concatenate([flat(1, 0, 0), flat(0, 1, 0)], axis=3)
+    assert colourfulness(both) == pytest.approx([255 * (1 + 0.3 * 0.5)])
+    assert colourfulness(flat(0, 0, 1)) == pytest.approx([255 * 0.3])
+    assert colourfulness(flat(0.4, 0.4, 0.4)) == pytest.approx([0], abs=1e-9)
+
+
+def test_noise_needs_more_bits_than_one_colour():
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert jpeg_bits(picture) > 5 > 2 > jpeg_bits(np.full_like(picture, 90))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.significance import NUM_FLIPS, flipped_sums, holm, sign_flip_test, sign_test
+from alignbench.statistics.significance import NUM_FLIPS, flipped_sums, holm, sign_flip_test, sign_test, swaps
 
 
 def test_the_sign_test_is_the_binomial_test_without_ties():
@@ -61,3 +61,14 @@ def test_tests_among_several_rows_share_the_sums_under_random_signs():
         assert sign_flip_test(gains, flipped=lambda a=a, b=b: sums[a] - sums[b]) == sign_flip_test(gains)
     gains[5] = 0.0  # then signs are drawn for 39 gains
     assert sign_flip_test(gains, flipped=lambda: sums[0]) == sign_flip_test(gains)
+
+
+def test_few_sides_are_exchanged_in_every_way_and_many_at_random_after_none():
+    few = np.concatenate(list(swaps(5, 40)))
+    assert sorted(map(tuple, few)) == sorted(itertools.product([-1, 1], repeat=5))
+    many = np.concatenate(list(swaps(20, 600)))
+    assert many.shape == (601, 20)
+    assert (few[0] == 1).all()
+    assert (many[0] == 1).all()
+    assert abs(many[1:].mean()) < 0.05
+    assert (many == np.concatenate(list(swaps(20, 600)))).all()

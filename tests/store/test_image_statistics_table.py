@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 import alignbench.store.image_statistics_table
 from alignbench.statistics.image_statistics import MEASURES, image_statistics
@@ -80,7 +81,7 @@ def test_a_kill_loses_no_more_than_a_chunk(tmp_path, table, counted, monkeypatch
 def test_another_version_of_the_statistics_is_measured_anew(tmp_path, table, counted, monkeypatch):
     images = {("p0", 0): shown(tmp_path / "0.png", 0)}
     measured(table, images)
-    monkeypatch.setattr(alignbench.store.image_statistics_table, "VERSION", "2")
+    monkeypatch.setattr(alignbench.store.image_statistics_table, "VERSION", "3")
     measured(table, images)
     assert counted == ["0.png", "0.png"]
 
@@ -92,3 +93,35 @@ def test_an_image_too_small_for_a_measure_has_none(tmp_path, table):
     figures = dict(zip(MEASURES, found.figures, strict=True))
     assert np.isnan(figures["grid_16"])
     assert figures["grid_8"] == 0
+
+
+def as_of_version_1(path):
+    """Take out of a table what version 1 had not."""
+    table = parquet.read_table(path)
+    later = ["edge_side", *(name for name, version in MEASURES.items() if version != "1")]
+    parquet.write_table(table.drop_columns(later).replace_schema_metadata({"alignbench": "1"}), path)
+
+
+def test_images_that_version_1_measured_are_measured_again_and_keep_their_figures(tmp_path, table, counted):
+    images = {(f"p{i}", 0): shown(tmp_path / f"{i}.png", i) for i in range(2)}
+    first = measured(table, images)
+    as_of_version_1(table)
+    counted.clear()
+    again = measured(table, images)
+    assert sorted(counted) == ["0.png", "1.png"]
+    assert {key: one.figures for key, one in again.items()} == {key: one.figures for key, one in first.items()}
+
+
+def test_what_version_1_measured_of_an_image_that_is_gone_is_kept_without_the_later_measures(tmp_path, table, counted):
+    images = {(f"p{i}", 0): shown(tmp_path / f"{i}.png", i) for i in range(2)}
+    first = measured(table, images)
+    as_of_version_1(table)
+    (tmp_path / "0.png").unlink()
+    counted.clear()
+    for _ in range(2):  # the second time from a table of today
+        found = measured(table, images)
+        figures = dict(zip(MEASURES, zip(found["p0", 0].figures, first["p0", 0].figures, strict=True), strict=True))
+        for name, (kept, before) in figures.items():
+            assert kept == before if MEASURES[name] == "1" else np.isnan(kept), name
+        assert (found["p0", 0].thumbnail == first["p0", 0].thumbnail).all()
+    assert counted == ["1.png"]

@@ -155,13 +155,14 @@ def _set_figures(
             continue
         texts = {name: record.prompt for one in runs[label] for name, record in one.prompts.items()}
         resampling = resamplings.of(texts[prompt_id] for prompt_id, _ in shared)
-        rows = [np.stack([[one[key] for key in shared] for one in vectors[who]]) for who in (other, label)]
+        compared = dict.fromkeys((other, label))  # base alone has one entry
+        rows = [np.stack([[one[key] for key in shared] for one in vectors[who]]) for who in compared]
         for make in measures:
             found = make(rows, shared, resampling)
             if not found.is_defined or (found.needs_base and other != BASE):
                 continue
             n = len(shared) * len(runs[label])
-            figure = Figure(label, kind, found.name, found.version, n, found.value(1))
+            figure = Figure(label, kind, found.name, found.version, n, found.value(len(rows) - 1))
             if other != label:
                 difference, p = found.over_base(1)
                 figure = replace(figure, base=found.value(0).value, difference=difference, p=p)

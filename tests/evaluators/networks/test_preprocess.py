@@ -6,10 +6,18 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import functional as transforms
-from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import BitImageProcessorPil, CLIPImageProcessorPil, SiglipImageProcessorPil
 
 from alignbench.miniature.scenes import render, sample_scene
-from evaluators.networks.preprocess import CLIP_MEAN, CLIP_STD, ClipPixels, HpsPixels, SiglipPixels, rgb
+from evaluators.networks.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ClipPixels,
+    Dinov2Pixels,
+    HpsPixels,
+    SiglipPixels,
+    rgb,
+)
 
 PIPELINES = [ClipPixels(224), HpsPixels(224, "antialias"), HpsPixels(224, "legacy_noaa"), SiglipPixels(384)]
 
@@ -49,6 +57,20 @@ def test_pixels_equal_those_of_the_clip_processor_of_transformers(size, mode):
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         expected = processor(image.convert("RGB"), return_tensors="pt").pixel_values
         torch.testing.assert_close(ClipPixels(side)([image]), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (512, 512), (301, 187), (48, 40)])
+def test_pixels_equal_those_of_the_processor_that_dinov2_is_published_with(size):
+    image = picture(*size)
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    expected = processor(image, return_tensors="pt").pixel_values
+    torch.testing.assert_close(Dinov2Pixels()([image]), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(384, 384), (512, 512), (301, 187)])
