@@ -66,7 +66,8 @@ class PublishedClipFeatures(ClipFeatures):
     Args:
         name: `clip_l14_336` is OpenAI's ViT-L/14 for images of 336 pixels, `clip_l14` the one for 224, which the
             evaluators `clip_score_l14` and `aesthetic` have, too.
-        source: hub id, folder that holds pytorch_model.bin or model.safetensors, or the file; None for the published.
+        source: hub id, folder that holds pytorch_model.bin (`clip_l14`: model.safetensors), or the file; None for the
+            published.
         architecture: see `clip_config`; None for the published.
         revision, precision: see `PublishedClipReward`.
 

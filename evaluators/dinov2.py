@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
+from alignbench.errors import UserError
 from alignbench.evaluator import Features
 from alignbench.files import file_digest
-from alignbench.models.weights.state_dicts import read_state_dict
 from alignbench.reading import read_json_object
 from evaluators.clip_reward import unit
-from evaluators.networks.checkpoint import assign, check_checkpoint, checkpoint_file
+from evaluators.networks.checkpoint import check_checkpoint, checkpoint_file
 from evaluators.networks.clip import Precision, check_precision
 from evaluators.networks.preprocess import Dinov2Pixels
 
@@ -65,12 +65,24 @@ class Dinov2Features(Features):
     def network(self) -> Dinov2Model:
         """The network, frozen.
 
+        Transformers names its layers otherwise than the published file, so it has to read the file itself.
+
         Raises:
             UserError: weights and configuration are not of one DINOv2.
         """
-        config = Dinov2Config.from_dict(read_json_object(checkpoint_file(self.source, CONFIG, self.revision)))
-        network = assign(lambda: Dinov2Model(config), read_state_dict(self.file))
-        return network.to(getattr(torch, self.precision))
+        config = checkpoint_file(self.source, CONFIG, self.revision)
+        if (kind := read_json_object(config).get("model_type")) != Dinov2Config.model_type:
+            raise UserError(f"{config} is of a {kind}, expected a {Dinov2Config.model_type}; give the published folder")
+        network, found = Dinov2Model.from_pretrained(
+            self.file.parent, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, dtype=getattr(torch, self.precision),
+        )  # fmt: skip
+        if wrong := sorted({str(key) for keys in found.values() for key in keys}):
+            raise UserError(
+                f"{self.file} does not fit {config}: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''} "
+                "missing, left over or of another shape; give the published folder"
+            )
+        return network.requires_grad_(False).eval()
 
     def rows(self, inputs: Tensor) -> Tensor:
         output = self.network(pixel_values=inputs.to(self.device, self.network.dtype))

@@ -42,7 +42,8 @@ def test_published_features_are_of_the_network_that_the_evaluator_has_loaded(wei
 
 
 def test_cmmd_is_published_with_whole_pictures_of_336_pixels(weights):
-    features = PublishedClipFeatures("clip_l14_336", weights["clip_score_l14"], architecture=TINY_QUICK)
+    file = f"{weights['clip_score_l14']}/model.safetensors"
+    features = PublishedClipFeatures("clip_l14_336", file, architecture=TINY_QUICK)
     assert features.preprocess([Image.new("RGB", (1024, 1024))]).shape == (1, 3, 336, 336)
 
 

@@ -49,5 +49,8 @@ def test_a_folder_without_weights_or_with_those_of_another_network_is_refused(pu
         Dinov2Features(source=str(tmp_path))
     Dinov2Model(Dinov2Config(**SIZES | {"hidden_size": 8})).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes((published[1] / "config.json").read_bytes())
-    with pytest.raises(UserError, match="the weights do not fit Dinov2Model"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not fit .*config\.json: .* and others missing, left"):
+        _ = Dinov2Features(source=str(tmp_path)).network
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(UserError, match=r"config\.json is of a clip, expected a dinov2; give the published folder"):
         _ = Dinov2Features(source=str(tmp_path)).network

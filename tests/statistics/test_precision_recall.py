@@ -18,14 +18,9 @@ def made(num_prompts=8, dimensions=3, seed=0, spread=1.0, num_seeds=1):
 
 def by_loops(points, centres):
     """Say which points lie in a ball of another prompt's centre, which reaches to its third nearest neighbour."""
-    num, found = len(points), []
-    for i in range(num):
-        inside = False
-        for j in range(num):
-            others = sorted(np.linalg.norm(centres[j] - centres[k]) for k in range(num) if k != j)
-            inside |= j != i and np.linalg.norm(points[i] - centres[j]) <= others[2]
-        found.append(inside)
-    return found
+    radii = [sorted(np.linalg.norm(centres - centre, axis=1))[3] for centre in centres]  # the first is itself
+    reached = [np.linalg.norm(centres - point, axis=1) <= radii for point in points]
+    return [any(inside for j, inside in enumerate(of_point) if j != i) for i, of_point in enumerate(reached)]
 
 
 def test_a_point_is_inside_where_a_ball_of_another_prompt_has_it():
@@ -49,17 +44,17 @@ def test_first_images_are_compared_with_base_s_second_ones():
 
 @pytest.mark.parametrize("kind", [Precision, Recall])
 def test_the_p_value_is_the_share_of_exchanges_that_differ_as_much(kind):
-    """Of every prompt the images of the method and of base change sides or not: all 256 ways, by plain loops."""
-    (base, images, texts), (own, *_) = made(), made(seed=1, spread=0.4)
+    """Of every prompt the images of the method and of base change sides or not: all 64 ways, by plain loops."""
+    (base, images, texts), (own, *_) = made(6), made(6, seed=1, spread=0.4)
     second, values = base[0][1::2], []
-    for sides in product([False, True], repeat=8):
+    for sides in product([False, True], repeat=6):
         swapped = np.array(sides)[:, None]
         both = (np.where(swapped, base[0][::2], own[0][::2]), np.where(swapped, own[0][::2], base[0][::2]))
         inside = [by_loops(one, second) if kind is Precision else by_loops(second, one) for one in both]
         values.append(np.mean(inside[0]) - np.mean(inside[1]))
     found, p_value = kind([base, own], images, Resampling(texts, 10)).over_base(1)
     assert p_value == pytest.approx(np.mean(np.abs(values) >= abs(values[0]) - 1e-9))
-    assert found.high - found.value == pytest.approx(2.364624 * np.sqrt(np.square(values).mean()), rel=1e-5)
+    assert found.high - found.value == pytest.approx(2.570582 * np.sqrt(np.square(values).mean()), rel=1e-5)
 
 
 def test_half_the_spread_has_full_precision_and_no_recall():

@@ -11,12 +11,12 @@ from alignbench.report.tables import Tables
 
 @dataclass(frozen=True)
 class ImagesChanged:
-    """A method that gains by what it trained on, and statistics of its images that differ significantly from base's.
+    """A method that gains by what it trained on, and measures of its images that differ significantly from base's.
 
     Attributes:
         where: the model and the prompt set in words.
         risen: evaluators that it trained on and gains by.
-        moved: statistics that are higher or lower.
+        moved: statistics and measures of sets that are higher or lower.
     """
 
     method: str
@@ -45,14 +45,14 @@ def images_changed(tables: Tables, model: str, prompt_set: str, figures: Sequenc
     """Return the methods of a section whose images changed while a trained-on evaluator rose.
 
     Args:
-        figures: of all methods of the section, with Holm's p-values over all of them.
+        figures: of the images of all methods of the section, with Holm's p-values over all of them.
     """
     found = []
     for (*section, method), evaluators in changes(tables).items():
         if section != [model, prompt_set]:
             continue
         risen = [one for one in evaluators if one.role == TRAINED and one.direction > 0]
-        moved = [one for one in figures if one.label == method and one.kind == "image" and _is_significant(one)]
+        moved = [one for one in figures if one.label == method and _is_significant(one)]
         if risen and moved:
             found.append(ImagesChanged(method, tables.where(model, prompt_set), risen, moved))
     return found

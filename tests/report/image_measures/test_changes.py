@@ -52,12 +52,12 @@ def test_statistics_that_are_higher_or_lower_are_named_with_both_figures(world):
     [
         (0.0, ["#ff0000"], ["clip"]),  # the reward has not risen
         (0.5, ["#ff0000"], []),  # nobody trained on what rose
-        (0.5, ["#808080"], ["clip"]),  # the images are the same
-        (0.5, ["#808080", "#7f7f7f", "#818181"], ["clip"]),  # or differ in both directions
+        (0.5, ["#7f7f7f", "#818181"], ["clip"]),  # the images are the same
+        (0.5, ["#818181", "#7f7f7f"], ["clip"]),  # or differ in both directions
     ],
 )
 def test_nothing_is_told_where_the_reward_or_the_images_stay(world, gain, colours, trained_on):
-    add_run(world, "base", 0.0, ["#808080"])
+    add_run(world, "base", 0.0, ["#7f7f7f", "#818181"])
     add_run(world, "srpo", gain, colours, trained_on)
     assert flagged(world)[0] == {}
 
