@@ -171,7 +171,6 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("evaluators=none", "evaluators is empty", "available: papers, shapes"),
         ("features=shape", "features=shape is unknown", "did you mean shapes"),
         ("features=clip_l14", "features=clip_l14 is unknown", "features=none +feature@features.clip_l14=clip_l14"),
-        ("features=papers", "openai/clip-vit-large-patch14-336", "facebook/dinov2-base"),
     ],
 )
 def test_bad_input_is_answered_with_what_was_found_and_what_was_expected(override, found, expected):
