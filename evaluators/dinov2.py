@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,10 +73,11 @@ class Dinov2Features(Features):
         config = checkpoint_file(self.source, CONFIG, self.revision)
         if (kind := read_json_object(config).get("model_type")) != Dinov2Config.model_type:
             raise UserError(f"{config} is of a {kind}, expected a {Dinov2Config.model_type}; give the published folder")
-        network, found = Dinov2Model.from_pretrained(
+        loaded: Any = Dinov2Model.from_pretrained(
             self.file.parent, local_files_only=True, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True, dtype=getattr(torch, self.precision),
         )  # fmt: skip
+        network, found = loaded
         if wrong := sorted({str(key) for keys in found.values() for key in keys}):
             raise UserError(
                 f"{self.file} does not fit {config}: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''} "

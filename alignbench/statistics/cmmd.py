@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from alignbench.statistics.intervals import Estimate, Resampling
 from alignbench.statistics.set_measure import Floats, SetMeasure, squared_distances, symmetric_interval
@@ -76,7 +76,7 @@ class Cmmd(SetMeasure):
     # ---- parts
 
     @cached_property
-    def _swaps(self) -> list[Floats]:
+    def _swaps(self) -> list[NDArray[np.floating]]:
         return list(swaps(self.resampling.num_clusters, seed=self.resampling.seed))
 
     def _excess(self, method: int) -> Floats:

@@ -103,7 +103,7 @@ def edge_density(luma: Floats) -> Floats:
     """
     across = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]) / 2
     down = (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]) / 2
-    return (np.hypot(across, down) > EDGE_STEP).mean(axis=(1, 2))
+    return (np.square(across) + np.square(down) > EDGE_STEP**2).mean(axis=(1, 2))
 
 
 def reduced(luma: Floats, side: int) -> Floats:
@@ -130,7 +130,8 @@ def _area_means(values: Floats, axis: int, size: int) -> Floats:
 
 def colour_entropy(picture: NDArray[np.uint8]) -> float:
     """Return the Shannon entropy of a picture's colours, [H, W, 3], in bits, 0..9, in 8 x 8 x 8 equal cells of RGB."""
-    red, green, blue = (picture[..., channel].astype(np.intp) // (256 // COLOUR_BINS) for channel in range(3))
+    cells = (picture // (256 // COLOUR_BINS)).astype(np.uint16)
+    red, green, blue = cells[..., 0], cells[..., 1], cells[..., 2]
     counts = np.bincount(((red * COLOUR_BINS + green) * COLOUR_BINS + blue).ravel())
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum()) + 0.0  # no minus before a zero

@@ -78,7 +78,7 @@ def is_inside(points: Floats, centres: Floats) -> NDArray[np.bool_]:
     np.fill_diagonal(among, np.inf)
     np.fill_diagonal(across, np.inf)
     radii = np.partition(among, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
-    return (across <= radii).any(axis=1)
+    return np.any(across <= radii, axis=1)
 
 
 class Precision(PrecisionRecall):

@@ -75,7 +75,7 @@ def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: 
     return 2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True)
 
 
-def swaps(num: int, num_swaps: int = NUM_FLIPS, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+def swaps(num: int, num_swaps: int = NUM_FLIPS, seed: int = 0) -> Iterator[NDArray[np.floating]]:
     """Yield ways to exchange the two sides of each of `num` clusters, some at a time, [F, num]: -1 where they are.
 
     The first keeps all sides, so the share of ways with a statistic at least as large as its own is a p-value. Each way
