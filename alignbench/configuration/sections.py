@@ -111,8 +111,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     for key in (*command.model_fields, *NODES[command]):
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
-    lots = ("evaluators", "comparers", "features")
-    parts = [f"{key}.{name}" for key in lots for name in _names(cfg, key)]
+    parts = [f"{key}.{name}" for key in ("evaluators", "comparers", "features") for name in _names(cfg, key)]
     parts += [f"auxiliary.{name}.term" for name in _names(cfg, "auxiliary")]
     for key in (*NODES[command], *OBJECTS, *parts):
         above, _, name = key.rpartition(".")
