@@ -140,7 +140,7 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("train.learning_rat=1", "train.learning_rat is unknown", "did you mean train.learning_rate?"),
         ("methods=dpo", "methods is unknown", "did you mean method"),
         ("stages=[scor]", "stages=scor is unknown", "did you mean score"),
-        ("stages=[]", "stages=[] must be a list", "one or more of prepare, train, generate, score, report"),
+        ("stages=[]", "stages=[] must be a list", "one or more of prepare, train, generate, score, compare, report"),
         ("train.max_train_steps=0", "train.max_train_steps=0", "at least 1"),
         ("train.max_train_steps=many", "train.max_train_steps=many", "whole number"),
         ("train.max_network_passes=true", "train.max_network_passes=true", "at least 1, or null"),

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
@@ -18,6 +19,7 @@ from alignbench.settings.compare import Compare
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.verdicts import VerdictFile, judged_pairs
 from evaluators.networks.preprocess import Pictures
+from tests.processes import together
 from tests.studies import SAMPLING, World
 
 BIAS = 0.75
@@ -242,3 +244,19 @@ def test_base_alone_is_refused(tmp_path):
         refuse_no_opponent(base, "shapes", SAMPLING)
     world.run("dpo")
     refuse_no_opponent(base, "shapes", SAMPLING)
+
+
+def _compare_in_group(rank, root):
+    """Compare a run in one process of a group; return how many calls it made."""
+    stub, world = Stub(), World(root)
+    compare.build = lambda node: {"stub": stub}
+    cfg = OmegaConf.create({"results": str(root), "comparers": {}, "compare": Compare.defaults()})
+    Comparing(cfg, "shapes", SAMPLING, Accelerator(cpu=True), Console(quiet=True)).compare(folder(world, "dpo"))
+    return len(stub.asked)
+
+
+@pytest.mark.matrix
+def test_two_processes_share_the_calls(world):
+    assert sorted(together(_compare_in_group, world.root)) == [3, 5]  # batches of three calls, three and two
+    assert len(lines(world)) == len({(one.pair, one.a_first) for one in lines(world)}) == 8
+    assert together(_compare_in_group, world.root) == [0, 0]
