@@ -14,6 +14,7 @@ from alignbench.errors import UserError
 from alignbench.report.curves.read import read_curves, read_profile, read_validation
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.labels import settings
+from alignbench.report.polls.comparers import compared_runs
 from alignbench.report.tables import Measurement, measurements
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import RewardModelData, data_of_run, readable_reward_models
@@ -67,7 +68,7 @@ def readable(root: Path, with_images: bool = False) -> Readable:
             found.studies.append(study)
     for file in verdict_files(root):
         try:
-            file.read()
+            compared_runs(file, file.read(), found.runs)
         except UserError as error:
             found.left_out[file.path.relative_to(root).as_posix()] = str(error)
         else:

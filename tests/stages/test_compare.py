@@ -73,16 +73,16 @@ def test_the_key_of_an_address_is_in_no_file_and_in_no_line(two_folders, tmp_pat
     root = tmp_path / "results"
     with at_work(Server((200, chat(f"B {KEY}", {"B": -0.1, "A": -3.0})))) as server:
         done = alignbench(
-            "model=images", "evaluators=none", "comparers=openai", "comparers.openai.name=judge",
+            "model=images", "evaluators=none", "comparers=openai", "comparers.openai.name=asked",
             f"comparers.openai.base_url={server.url}", "comparers.openai.model=judge",
             "comparers.openai.key_variable=KEY_OF_THE_TEST", folders_argument(two_folders), f"results={root}",
             "stages=[compare,report]",
         )  # fmt: skip
         assert {one["Authorization"] for one in server.headers} == {f"Bearer {KEY}"}
         assert len(server.asked) == 4
-    (file,) = root.glob("comparisons/*/*/judge@1-768px.jsonl")
+    (file,) = root.glob("comparisons/*/*/asked@1-768px.jsonl")
     assert '"raw": "B ***"' in file.read_text()
-    assert "judge" in (root / "win_rates.csv").read_text()
+    assert "asked" in (root / "win_rates.csv").read_text()
     files = [file for file in root.rglob("*") if file.is_file()]
     assert not [file for file in files if KEY.encode() in file.read_bytes()]
     assert KEY not in done.stdout + done.stderr

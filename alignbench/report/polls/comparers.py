@@ -16,7 +16,7 @@ from alignbench.report.columns import TableRow
 from alignbench.report.comparison import Measurement
 from alignbench.report.polls.poll import Poll
 from alignbench.statistics.intervals import NUM_RESAMPLES, Resampling
-from alignbench.store.image_records import ImageKey, PromptRecord, read_prompts, read_sampling
+from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
@@ -31,8 +31,8 @@ PAIRS = "pairs of images"  # what a comparer's figures are of, in the place of a
 class ComparedRun:
     """A run whose images were compared."""
 
-    folder: RunFolder
     manifest: Manifest
+    sampling: SamplingRecord
     records: dict[str, PromptRecord]
 
 
@@ -73,10 +73,8 @@ class ComparerPoll(Poll):
         for name in sorted(won):
             prompt_ids, images = zip(*won[name], strict=True)
             shares = [np.mean(each) for each in won[name].values()]
-            run, where = self.runs[name], (self.file.prompt_set, self.file.sampling_hash)
-            scores = Scores.of(info, prompt_ids, images, shares, [""] * len(shares))
-            sampling = read_sampling(run.folder.images(*where))
-            found.append(Measurement(run.manifest, sampling, where[1], run.records, scores))
+            run, scores = self.runs[name], Scores.of(info, prompt_ids, images, shares, [""] * len(shares))
+            found.append(Measurement(run.manifest, run.sampling, self.file.sampling_hash, run.records, scores))
         return found
 
     def resampling(self, preferences: Sequence[Preference], num_resamples: int) -> Resampling:
@@ -100,6 +98,20 @@ class ComparerPoll(Poll):
         return told
 
 
+def compared_runs(file: VerdictFile, lines: Sequence[Judged], folders: Iterable[RunFolder]) -> dict[str, ComparedRun]:
+    """Return those of the runs that verdicts are about, by name.
+
+    Raises:
+        UserError: what a run says of its images cannot be read.
+    """
+    named, found = {name for line in lines for name in (line.a, line.b)}, {}
+    for folder in (folder for folder in folders if folder.name in named):
+        images = folder.images(file.prompt_set, file.sampling_hash)
+        records = {record.prompt_id: record for record in read_prompts(images)}
+        found[folder.name] = ComparedRun(folder.manifest, read_sampling(images), records)
+    return found
+
+
 def comparer_polls(
     files: Iterable[VerdictFile], folders: Iterable[RunFolder], scored: Iterable[Measurement]
 ) -> list[ComparerPoll]:
@@ -115,13 +127,12 @@ def comparer_polls(
         for key, digest in zip(one.keys, one.scores.digest.tolist(), strict=True):
             if digest:  # early versions noted none
                 digests[one.manifest.run, one.sampling.prompt_set, one.sampling_hash, *key].add(digest)
-    folder_of, polls = {folder.name: folder for folder in folders}, []
+    folders, polls = list(folders), []
     for file in files:
-        lines = [line for line in file.read_latest() if {line.a, line.b} <= folder_of.keys()]
-        names = {name: None for line in lines for name in (line.a, line.b)}
-        runs = {name: _compared_run(folder_of[name], file) for name in names}
+        lines = file.read_latest()
+        runs = compared_runs(file, lines, folders)
         by_model: dict[str, list[Judged]] = defaultdict(list)
-        for line in lines:
+        for line in (line for line in lines if {line.a, line.b} <= runs.keys()):
             if all(_shows(run, line) for run in (runs[line.a], runs[line.b])) and not _is_stale(line, file, digests):
                 by_model[runs[line.a].manifest.model].append(line)
         polls += [ComparerPoll(file, model, runs, judged_pairs(of)) for model, of in sorted(by_model.items())]
@@ -169,11 +180,6 @@ def _win_cells(pairs: Sequence[JudgedPair]) -> TableRow:
     rate, failed = float(np.mean(won)), 1 - len(won) / len(pairs)
     least = rate * (1 - failed)
     return {"win_rate": rate, "win_rate_least": least, "win_rate_most": least + failed}
-
-
-def _compared_run(folder: RunFolder, file: VerdictFile) -> ComparedRun:
-    records = read_prompts(folder.images(file.prompt_set, file.sampling_hash))
-    return ComparedRun(folder, folder.manifest, {record.prompt_id: record for record in records})
 
 
 def _shows(run: ComparedRun, line: Judged) -> bool:

@@ -132,3 +132,13 @@ def test_verdicts_of_runs_that_are_gone_are_passed_over_and_damage_is_named(worl
     kept = [one for one in found.runs if not one.name.startswith("dpo")]
     tables = build(world.root, num_resamples=50, folders=kept, verdicts=found.verdicts)
     assert {row["evaluator"] for row in tables.leaderboard} == {"clip"}
+
+
+@pytest.mark.matrix
+def test_verdicts_on_images_that_say_nothing_of_themselves_any_more_are_left_out(world):
+    world.run("sft", groups=GROUPS)  # without scores, as of comparers alone
+    judge(world, {"sft": OVER_BASE["dpo"]})
+    (world.root / run(world, "sft") / "images" / "shapes" / SAMPLING / "prompts.jsonl").unlink()
+    found = readable(world.root)
+    assert found.verdicts == []
+    assert "prompts.jsonl" in found.left_out[f"comparisons/shapes/{SAMPLING}/stub@1.jsonl"]
