@@ -11,6 +11,7 @@ import cProfile
 import pstats
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 
-METHODS = ("sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo")
+METHODS = (
+    "sft", "dpo", "kto", "mapo", "smpo", "srpo", "inpo", "refl", "draft", "grpo", "nft", "ddpo", "dpok", "d3po", "spo",
+    "pepg",
+)  # fmt: skip
 # (name, version, display scale, centre, spread of prompts, spread of images, one method's usual gain)
 EVALUATORS = (
     ("pickscore", "1", 100.0, 0.21, 0.010, 0.006, 0.001),
@@ -31,6 +35,8 @@ EVALUATORS = (
     ("clip_score", "1", 100.0, 0.34, 0.040, 0.025, 0.001),
 )
 SAMPLING_HASH = "0123456789"
+
+EvaluatorRow = tuple[str, str, float, float, float, float, float]
 
 
 def prompt_sets() -> dict[str, list[PromptRecord]]:
@@ -47,12 +53,22 @@ def prompt_sets() -> dict[str, list[PromptRecord]]:
     }
 
 
-def write_runs(root: Path, num_methods: int, num_seeds: int) -> None:
-    """Write run folders of base and `num_methods` methods, the latter with `num_seeds` training seeds each."""
+def write_runs(
+    root: Path,
+    num_methods: int,
+    num_seeds: int = 1,
+    sets: Mapping[str, Sequence[PromptRecord]] | None = None,
+    evaluators: Sequence[EvaluatorRow] = EVALUATORS,
+) -> None:
+    """Write run folders of base and `num_methods` methods, the latter with `num_seeds` training seeds each.
+
+    Args:
+        sets: prompt sets by name; HPDv2 and Parti by default.
+    """
     rng = np.random.default_rng(0)
-    sets = prompt_sets()
+    sets = prompt_sets() if sets is None else sets
     difficulty = {
-        (name, evaluator[0]): rng.normal(size=len(rows)) for name, rows in sets.items() for evaluator in EVALUATORS
+        (name, evaluator[0]): rng.normal(size=len(rows)) for name, rows in sets.items() for evaluator in evaluators
     }
     for place, method in enumerate(("base", *METHODS[:num_methods])):
         for seed in range(num_seeds) if method != "base" else (None,):
@@ -64,7 +80,7 @@ def write_runs(root: Path, num_methods: int, num_seeds: int) -> None:
                 write_sampling(images, SamplingRecord(name, 50, 7.5, "constant", 0, 1, len(rows), subset=False))
                 folder.complete("generate", name, [images / "prompts.jsonl", images / "sampling.json"])
                 files = []
-                for evaluator, version, scale, centre, prompt_sd, image_sd, gain in EVALUATORS:
+                for evaluator, version, scale, centre, prompt_sd, image_sd, gain in evaluators:
                     shift = gain * place * (1 + 0.1 * rng.normal())
                     score = (
                         centre + shift + prompt_sd * difficulty[name, evaluator] + image_sd * rng.normal(size=len(rows))

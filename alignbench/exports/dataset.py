@@ -71,7 +71,7 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
         if not number:
             raise UserError(f"the runs of {root} have no images any more; add generate to stages to make them again")
         name, place = (out.resolve().name, PLACE) if repository is None else (repository, repository)
-        tables = build(root, folders=folders, studies=found.studies)
+        tables = build(root, folders=folders, studies=found.studies, reader=found.reader)
         write_text(partial / "README.md", dataset_card(name, place, folders, counts, scores, tables, FILES))
     print(f"{number} images of {sum(map(bool, counts.values()))} runs written to {out}; load them with")
     print(f'datasets.load_dataset("{out}", split="train")')

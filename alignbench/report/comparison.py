@@ -114,6 +114,7 @@ class MethodComparison:
         self.model = contenders[0].runs[0].manifest.model
         self.prompts = self._agreed_prompts()
         self.image_lists: list[list[ImageKey]] = []
+        self._image_sets: list[Set[ImageKey]] = []  # the same, as they are looked up
         self.over_base: dict[str, intervals.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
         self._shown: dict[str, int] = {}
@@ -155,10 +156,10 @@ class MethodComparison:
         return self._shown[contender.label]
 
     def _number_of(self, images: Set[ImageKey]) -> int:
-        ordered = sorted(images)
-        if ordered not in self.image_lists:
-            self.image_lists.append(ordered)
-        return self.image_lists.index(ordered)
+        if images not in self._image_sets:
+            self._image_sets.append(images)
+            self.image_lists.append(sorted(images))
+        return self._image_sets.index(images)
 
     def resampling(self, images: Sequence[ImageKey]) -> intervals.Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)

@@ -24,7 +24,7 @@ from alignbench.report.image_measures.figures import (
     set_figures,
 )
 from alignbench.report.image_measures.taken import Taken
-from alignbench.report.tables import Tables, measurements
+from alignbench.report.tables import ScoreReader, Tables
 from alignbench.statistics.intervals import Estimate
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
@@ -32,7 +32,7 @@ from alignbench.store.run_folder import RunFolder
 WEIGHT_DISTANCE, WEIGHT_DISTANCE_VERSION = "weight_distance", "1"
 
 
-def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[TableRow]:
+def diagnose(root: Path, tables: Tables, num_resamples: int, reader: ScoreReader | None = None) -> list[TableRow]:
     """Return the rows of all runs under a results root, measuring the images that were not measured yet."""
     resamplings = Resamplings(num_resamples)
     rows: list[TableRow] = []
@@ -45,7 +45,7 @@ def diagnose(root: Path, tables: Tables, num_resamples: int) -> list[TableRow]:
         folder = RunFolder(Path(root) / name)
         manifest = folder.manifest
         rows += _weight_rows(manifest, label, None, manifest.weight_distance)
-        rows += validation_rows(folder, manifest, label, resamplings)
+        rows += validation_rows(folder, manifest, label, resamplings, reader or ScoreReader())
     return sorted(rows, key=_sort_key)
 
 
@@ -132,14 +132,16 @@ def _base_mean(contenders: Mapping[str, Contender], method: str) -> float:
 # ---- while a run trains
 
 
-def validation_rows(folder: RunFolder, manifest: Manifest, label: str, resamplings: Resamplings) -> Iterator[TableRow]:
+def validation_rows(
+    folder: RunFolder, manifest: Manifest, label: str, resamplings: Resamplings, reader: ScoreReader
+) -> Iterator[TableRow]:
     """Yield the figures of each look at a run, over those of its start, as far as the looks are still there."""
     taken: dict[int, dict[tuple[str, str], list[Measurement]]] = {}
     for path in folder.validation_folders:
         look = RunFolder(path)
         step = int(path.name.removeprefix("step-"))
         yield from _weight_rows(manifest, label, step, look.manifest.weight_distance)
-        for entry in measurements(look):
+        for entry in reader.measurements(look):
             key = (entry.sampling.prompt_set, entry.sampling_hash)
             taken.setdefault(step, defaultdict(list))[key].append(entry)
     for key in sorted({key for of in taken.values() for key in of}):

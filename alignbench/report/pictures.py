@@ -176,7 +176,10 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
                 star = significance(row).replace("n.s.", "").replace("***", "*").replace("**", "*")
                 for y, x in ((a, b), (b, a)):
                     colour = "white" if abs(wins[y][x] - 50) > 35 else "black"
-                    panel.text(x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour)
+                    text = panel.text(
+                        x, y, f"{wins[y][x]:.0f}{star}", ha="center", va="center", fontsize=7, color=colour
+                    )
+                    text.set_in_layout(False)  # it lies within its panel, and there are hundreds
         panel.imshow(wins, cmap="RdBu", vmin=0, vmax=100)
         panel.set_title(evaluator_title(evaluator, evaluators), fontsize=9)
         panel.set_xticks(range(len(methods)), _short(methods), rotation=90, fontsize=8)

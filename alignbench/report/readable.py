@@ -15,7 +15,7 @@ from alignbench.report.curves.read import read_curves, read_profile, read_valida
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.labels import settings
 from alignbench.report.polls.comparers import compared_runs
-from alignbench.report.tables import Measurement, measurements
+from alignbench.report.tables import Measurement, ScoreReader
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import RewardModelData, data_of_run, readable_reward_models
 from alignbench.store.verdicts import VerdictFile, verdict_files
@@ -30,6 +30,7 @@ class Readable:
     Attributes:
         left_out: why each other run, study, file of verdicts or reward model is left out, by its path in the results:
             a sentence that names the file and says what to do.
+        reader: has read the scores of the runs, which need not be read again.
     """
 
     runs: list[RunFolder] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Readable:
     verdicts: list[VerdictFile] = field(default_factory=list)
     reward_models: list[RewardModelData] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    reader: ScoreReader = field(default_factory=ScoreReader)
 
 
 def readable(root: Path, with_images: bool = False) -> Readable:
@@ -48,7 +50,7 @@ def readable(root: Path, with_images: bool = False) -> Readable:
     found = Readable()
     for run in run_folders(root):
         try:
-            check_run(run, with_images)
+            check_run(run, with_images, found.reader)
         except UserError as error:
             found.left_out[run.name] = str(error)
         else:
@@ -79,7 +81,7 @@ def readable(root: Path, with_images: bool = False) -> Readable:
     return found
 
 
-def check_run(run: RunFolder, with_images: bool) -> None:
+def check_run(run: RunFolder, with_images: bool, reader: ScoreReader) -> None:
     """Read whatever the report reads of a run.
 
     Raises:
@@ -94,7 +96,7 @@ def check_run(run: RunFolder, with_images: bool) -> None:
     if run.validation_table.exists():
         read_validation(run.validation_table)
     for folder in (run, *map(RunFolder, run.validation_folders)):
-        measured = measurements(folder)
+        measured = reader.measurements(folder)
         for entries in _by_images(measured) if with_images else ():
             taken = Taken(folder, tuple(entries))
             assert taken.statistics is not None

@@ -7,8 +7,8 @@ prompt set. The same inputs give the same bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -32,12 +32,21 @@ from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
-from alignbench.store.image_records import PromptRecord, SamplingRecord, read_prompts, read_sampling
-from alignbench.store.manifest import ResultsError
+from alignbench.store.image_records import (
+    PROMPTS,
+    SAMPLING,
+    PromptRecord,
+    SamplingRecord,
+    read_prompts,
+    read_sampling,
+)
+from alignbench.store.manifest import Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.store.verdicts import VerdictFile, verdict_files
 from alignbench.votes.record import StudyFolder, study_folders
+
+SampledPrompts = tuple[SamplingRecord, dict[str, PromptRecord]]  # how its images were made, and the prompts by their id
 
 
 @dataclass(frozen=True)
@@ -102,25 +111,74 @@ class Tables:
             write_csv(Path(root) / "comparers.csv", COMPARER_COLUMNS, self.comparers)
 
 
+class ScoreReader:
+    """Reads the finished scores of run folders: those of each folder once, and equal lists of prompts once for all."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, list[Measurement]] = {}
+        self._prompts: dict[str | None, dict[str, PromptRecord]] = {}  # by the sha256 of their file
+
+    def measurements(self, folder: RunFolder) -> list[Measurement]:
+        """Return all finished scores of one run, each checked against the run's ledger, with its present manifest."""
+        manifest = folder.manifest
+        if folder.path not in self._read:
+            self._read[folder.path] = list(self._measurements(folder, manifest))
+        return [replace(one, manifest=manifest) for one in self._read[folder.path]]
+
+    def _measurements(self, folder: RunFolder, manifest: Manifest) -> Iterator[Measurement]:
+        image_folders: dict[Path, SampledPrompts] = {}
+        for name in sorted(manifest.files):
+            parts = PurePosixPath(name).parts
+            if len(parts) != 4 or parts[0] != "scores" or not name.endswith(".parquet"):
+                continue
+            images = folder.images(parts[1], parts[2])
+            if images not in image_folders:
+                image_folders[images] = self._image_folder(folder, images)
+            sampling, prompts = image_folders[images]
+            scores = Scores.read(folder.verified(folder.path / name))
+            unknown = set(scores.prompt_id.tolist()) - set(prompts)
+            if unknown:
+                raise ResultsError(
+                    f"{folder.path / name} scores prompts without images: {sorted(unknown)[:3]}; score again"
+                )
+            yield Measurement(manifest, sampling, parts[2], prompts, scores)
+
+    def _image_folder(self, folder: RunFolder, images: Path) -> SampledPrompts:
+        for file in (PROMPTS, SAMPLING):
+            folder.verified(images / file)
+        digest = folder.recorded(images / PROMPTS)
+        if digest not in self._prompts:
+            self._prompts[digest] = {record.prompt_id: record for record in read_prompts(images)}
+        return read_sampling(images), self._prompts[digest]
+
+
+def measurements(folder: RunFolder) -> list[Measurement]:
+    """Read all finished scores of one run, each checked against the run's ledger."""
+    return ScoreReader().measurements(folder)
+
+
 def build(
     root: Path,
     num_resamples: int = intervals.NUM_RESAMPLES,
     folders: Sequence[RunFolder] | None = None,
     studies: Sequence[StudyFolder] | None = None,
     verdicts: Sequence[VerdictFile] | None = None,
+    reader: ScoreReader | None = None,
 ) -> Tables:
     """Build the tables of runs under a results root; what a stage has not finished yet is left out.
 
     Args:
         folders, studies, verdicts: those that count; None for all.
+        reader: that may have read their scores before.
     """
+    reader = reader or ScoreReader()
     folders = run_folders(root) if folders is None else folders
     studies = study_folders(root) if studies is None else studies
     verdicts = verdict_files(root) if verdicts is None else verdicts
     labels = recipe_labels(folders)
     cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
     for folder in folders:
-        for entry in measurements(folder):
+        for entry in reader.measurements(folder):
             info = entry.scores.info
             key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
             cells[(*key, info.evaluator, info.version)].append(entry)
@@ -170,32 +228,6 @@ def build(
     _adjust(tables.leaderboard)
     _adjust(tables.win_rates)
     return tables
-
-
-def measurements(folder: RunFolder) -> list[Measurement]:
-    """Read all finished scores of one run, each checked against the run's ledger."""
-    manifest = folder.manifest
-    found = []
-    image_folders: dict[Path, tuple[SamplingRecord, dict[str, PromptRecord]]] = {}
-    for name in sorted(manifest.files):
-        parts = PurePosixPath(name).parts
-        if len(parts) != 4 or parts[0] != "scores" or not name.endswith(".parquet"):
-            continue
-        images = folder.images(parts[1], parts[2])
-        if images not in image_folders:
-            for file in ("prompts.jsonl", "sampling.json"):
-                folder.verified(images / file)
-            records = {record.prompt_id: record for record in read_prompts(images)}
-            image_folders[images] = (read_sampling(images), records)
-        sampling, prompts = image_folders[images]
-        scores = Scores.read(folder.verified(folder.path / name))
-        unknown = set(scores.prompt_id.tolist()) - set(prompts)
-        if unknown:
-            raise ResultsError(
-                f"{folder.path / name} scores prompts without images: {sorted(unknown)[:3]}; score again"
-            )
-        found.append(Measurement(manifest, sampling, parts[2], prompts, scores))
-    return found
 
 
 def _poll_remarks(

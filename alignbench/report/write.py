@@ -37,8 +37,9 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     for folder in found.runs:
         note_shared_data(folder, found.reward_models)
     with waiting("comparing the runs"):
-        tables = build(root, num_resamples, found.runs, found.studies, found.verdicts)
-    tables = replace(tables, left_out=found.left_out, diagnostics=diagnose(root, tables, num_resamples))
+        tables = build(root, num_resamples, found.runs, found.studies, found.verdicts, found.reader)
+    diagnostics = diagnose(root, tables, num_resamples, found.reader)
+    tables = replace(tables, left_out=found.left_out, diagnostics=diagnostics)
     tables.write(root)
     _write_turning_points(root, found.runs)
     markdown.write(root, tables)

@@ -158,11 +158,9 @@ class Diversity(SetMeasure):
     def _draws(self) -> list[Floats]:
         """By method, [S, R]."""
         counts = self.resampling.counts
-        chunks = [counts[start : start + CHUNK].astype(np.float64) for start in range(0, len(counts), CHUNK)]
-        return [
-            np.stack([np.concatenate([self._distance(seed, chunk) for chunk in chunks]) for seed in seeds])
-            for seeds in self._sums
-        ]
+        chunks = (counts[start : start + CHUNK].astype(np.float64) for start in range(0, len(counts), CHUNK))
+        parts = [[self._distance(seed, chunk) for seeds in self._sums for seed in seeds] for chunk in chunks]
+        return np.split(np.concatenate(parts, axis=1), np.cumsum([len(seeds) for seeds in self._sums])[:-1])
 
 
 class Distance(Diversity):

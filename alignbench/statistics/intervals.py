@@ -136,7 +136,7 @@ class Resampling:
         kind = np.float32 if is_exact else np.float64
         chunks, addends = range(0, self.num_resamples, _CHUNK), sums.T.astype(kind)
         found = np.concatenate([self.counts[start : start + _CHUNK].astype(kind) @ addends for start in chunks])
-        return found.T.astype(np.float64)
+        return np.ascontiguousarray(found.T, dtype=np.float64)  # rows are read one by one
 
     def means(self, values: Floats) -> Floats:
         """Return the mean of each row in each resample: [K, N] to [K, R]."""

@@ -16,7 +16,7 @@ def sign_test(gains: ArrayLike) -> float:
     """Return the exact two-sided p-value for gains, one a cluster, to lie above 0 as often as below; zeros drop out."""
     values = np.asarray(gains, dtype=np.float64)
     above, below = int((values > 0).sum()), int((values < 0).sum())
-    return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
+    return min(float(2 * stats.binom.cdf(min(above, below), above + below, 0.5)), 1.0)
 
 
 def sign_flip_test(
@@ -48,18 +48,10 @@ def sign_flip_test(
     if bound <= 1 / (num_flips + 1):
         return bound
     if flipped is not None and len(values) == np.size(gains):  # signs are drawn for gains that are not 0
-        at_least = int((np.abs(flipped()) / scale >= observed).sum())
-        return (at_least + 1) / (num_flips + 1)
-    width = -(-len(values) // 8)
-    # a bit a gain; eight gains together have 256 sums, looked up instead of added
-    eights = np.pad(values, (0, 8 * width - len(values))).reshape(width, 8)
-    sums = (eights @ np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).T).ravel()
-    offsets = np.arange(width) * 256
-    at_least = 0
-    for packed in _random_signs(len(values), num_flips, seed):
-        kept = sums[packed + offsets].sum(axis=1)
-        at_least += int((np.abs(2 * kept - values.sum()) >= observed).sum())
-    return (at_least + 1) / (num_flips + 1)
+        sums = flipped() / scale
+    else:
+        sums = flipped_sums(values[None], num_flips, seed)[0]
+    return (int((np.abs(sums) >= observed).sum()) + 1) / (num_flips + 1)
 
 
 def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: int = 0) -> NDArray[np.float64]:
@@ -72,7 +64,7 @@ def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: 
         np.unpackbits(packed, axis=1, count=num).astype(np.float64) @ values.T
         for packed in _random_signs(num, num_flips, seed)
     ]
-    return 2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True)
+    return np.ascontiguousarray(2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True))
 
 
 def swaps(num: int, num_swaps: int = NUM_FLIPS, seed: int = 0) -> Iterator[NDArray[np.floating]]:

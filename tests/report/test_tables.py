@@ -5,8 +5,10 @@ import pytest
 from scipy.stats import binomtest
 
 from alignbench.report.columns import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
+from alignbench.report.readable import readable
 from alignbench.report.tables import build
 from alignbench.store.manifest import ResultsError
+from alignbench.store.scores import Scores
 
 
 def only(rows, **conditions):
@@ -266,3 +268,18 @@ def test_an_empty_root_gives_empty_tables(tmp_path):
     tables = build(tmp_path)
     tables.write(tmp_path)
     assert (tmp_path / "leaderboard.csv").read_text() == ",".join(LEADERBOARD_COLUMNS) + "\n"
+
+
+def test_a_report_reads_scores_once_and_manifests_as_they_are_now(small_table, monkeypatch):
+    """What is found on the way, as data that a run shares with a reward model, is noted after the scores were read."""
+    found = readable(small_table.root)
+    prompts = [one.prompts for run in found.runs for one in found.reader.measurements(run)]
+    assert len(prompts) == 6
+    assert all(one is prompts[0] for one in prompts), "equal lists of prompts are one"
+    sft = next(run for run in found.runs if run.manifest.method == "sft")
+    sft.update(trained_on=["clip"])
+    expected = build(small_table.root, 50)
+    monkeypatch.setattr(Scores, "read", lambda path: pytest.fail(f"{path} is read again"))
+    tables = build(small_table.root, 50, found.runs, found.studies, found.reader)
+    assert [row["win_rate"] for row in tables.win_rates] == [row["win_rate"] for row in expected.win_rates]
+    assert next(row["trained_on"] for row in tables.leaderboard if row["method"] == "sft")
