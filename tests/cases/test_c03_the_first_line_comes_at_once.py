@@ -65,6 +65,6 @@ def test_who_ends_the_program_meanwhile_gets_the_cursor_back(monkeypatch):
 def test_pairs_that_take_long_are_drawn_with_a_bar(monkeypatch, capsys, delay, shown):
     monkeypatch.setattr(shapes, "tqdm", lambda *words, **settings: tqdm(*words, **settings | {"delay": delay}))
     votes = {"annotators": Population(), "num_votes": 5, "posterior": "mode"}
-    source = shapes.ShapesData("shapes", 2, 3, **votes, fault_share=0.4, dirt_share=0.3, seed=7)
+    source = shapes.ShapesData("shapes", 2, 3, **votes, fault_share=0.4, dirt_share=0.3, seed=7 + delay)
     assert source.pairs
     assert ("draw pairs: 100%" in capsys.readouterr().err) is shown

@@ -5,13 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from alignbench.data.source import Pair, PairSource, TrainingImage, decide
+from alignbench.data.storage.kept_array import keep_array, kept_array
 from alignbench.errors import UserError
+from alignbench.files import cache_folder
 from alignbench.miniature.candidates import candidate
 from alignbench.settings.data import Mixed, Posterior
 from alignbench.settings.section import Seed
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population
 
 NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
+PROGRAM = Path(__file__).parents[2] / "miniature"  # all that renders and measures
 
 
 class Candidates:
     """The images that annotators vote on, and their features; each is rendered and measured when it is first needed.
 
-    Pair number i belongs to prompt number i modulo `num_prompts`; its draws are keyed by (seed, i).
+    Pair number i belongs to prompt number i modulo `num_prompts`; its draws are keyed by (seed, i). Features take
+    several milliseconds an image, so those of all pairs are kept in the user's cache.
     """
 
     def __init__(self, num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> None:
@@ -64,6 +69,37 @@ class Candidates:
             self._features[key] = features(read(self.image(key).pixels), self.prompt(int(key.split("-")[0])))
         return self._features[key]
 
+    def measure(self, num_pairs: int) -> None:
+        """Have the features of the first pairs at hand, from the cache where an earlier command has measured them."""
+        from alignbench.miniature.annotators import FEATURES
+
+        keys = [_key(number, side) for number in range(num_pairs) for side in (0, 1)]
+        if all(key in self._features for key in keys):
+            return
+        kept = cache_folder() / "shapes" / f"{self._digest(num_pairs)}.npy"
+        found = kept_array(kept, (len(keys), len(FEATURES)), np.float64)
+        if found is None:
+            numbers = tqdm(
+                range(num_pairs), "draw pairs", unit="pair", dynamic_ncols=True, delay=1, disable=not is_main()
+            )
+            found = np.array([self.features(_key(number, side)) for number in numbers for side in (0, 1)])
+            keep_array(kept, found)
+        self._features.update(zip(keys, found, strict=True))
+
+    def _digest(self, num_pairs: int) -> str:
+        """Return a digest of all that decides the features of the first pairs.
+
+        The first few images and their features are part of it: another processor may round them differently.
+        """
+        settings = [num_pairs, self.fault_share, self.dirt_share, self.seed, self.prompts]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for file in sorted(PROGRAM.glob("*.py")):
+            digest.update(file.read_bytes())
+        for number in range(min(NUM_PROBES, num_pairs)):
+            for key in (_key(number, 0), _key(number, 1)):
+                digest.update(self.image(key).pixels.tobytes() + self.features(key).tobytes())
+        return digest.hexdigest()
+
 
 @lru_cache(maxsize=1)
 def _candidates(num_prompts: int, fault_share: float, dirt_share: float, seed: int) -> Candidates:
@@ -74,8 +110,8 @@ def _candidates(num_prompts: int, fault_share: float, dirt_share: float, seed: i
 class ShapesData(PairSource):
     """Pairs of renderings for prompts of the train split.
 
-    The first pairs are the same whatever their number. Everything is made on first use and kept in memory; for methods
-    that read prompts only, no image is rendered.
+    The first pairs are the same whatever their number. Everything is made on first use and kept in memory, and what
+    annotators see in the images in the user's cache; for methods that read prompts only, no image is rendered.
 
     Args:
         name: as typed in `data=`.
@@ -131,10 +167,8 @@ class ShapesData(PairSource):
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        numbers = tqdm(
-            range(self.num_pairs), "draw pairs", unit="pair", dynamic_ncols=True, delay=1, disable=not is_main()
-        )
-        decided = [self._voted(number) for number in numbers]
+        self.candidates.measure(self.num_pairs)
+        decided = [self._voted(number) for number in range(self.num_pairs)]
         kept = [pair for pair in decided if pair is not None]
         if len(kept) < self.num_pairs:
             self.num_filtered["tie"] = self.num_pairs - len(kept)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from alignbench.data.prompts import overlap, shapes
-from alignbench.data.sources.shapes import ShapesData
+from alignbench.data.sources import shapes as module
+from alignbench.data.sources.shapes import NUM_PROBES, ShapesData
 from alignbench.errors import UserError
 from alignbench.miniature.annotators import Population, features
 from alignbench.miniature.captions import content_of, parse
@@ -100,6 +101,55 @@ def test_jobs_of_a_sweep_draw_and_read_the_same_images_once(monkeypatch):
     other_people = data(seed=6, annotators=Population(seed=1))
     assert len(other_people.pairs) == 12
     assert other_people.image(other_people.pairs[0].key_w).pixels.shape == (64, 64, 3)
+
+
+@pytest.fixture
+def another_command(tmp_path, monkeypatch):
+    """Return the data as another command sees them, and the images that it measures because the cache has none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def start():
+        module._candidates.cache_clear()
+        measured = []
+        monkeypatch.setattr("alignbench.miniature.reading.read", lambda image: measured.append(image) or read(image))
+        return data(), measured
+
+    return start
+
+
+def test_another_command_measures_only_the_images_of_the_fingerprint(source, another_command):
+    cold, measured = another_command()
+    assert cold.pairs == source.pairs
+    assert len(measured) == 2 * 12
+    warm, measured = another_command()
+    assert (warm.pairs, warm.fingerprint) == (source.pairs, source.fingerprint)
+    assert len(measured) == 2 * NUM_PROBES
+    keys = [key for pair in source.pairs for key in (pair.key_w, pair.key_l)]
+    assert all(np.array_equal(warm.candidates.features(key), cold.candidates.features(key)) for key in keys)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-40], lambda content: content[:-50] + b"!" + content[-49:]]
+)
+def test_a_damaged_cache_is_measured_again(source, another_command, tmp_path, damage):
+    another_command()[0].pairs  # noqa: B018
+    (kept,) = tmp_path.rglob("*.npy")
+    whole = kept.read_bytes()
+    kept.write_bytes(damage(whole))
+    again, measured = another_command()
+    assert again.pairs == source.pairs
+    assert len(measured) == 2 * 12
+    assert kept.read_bytes() == whole
+
+
+def test_another_program_has_a_cache_of_its_own(another_command, tmp_path, monkeypatch):
+    another_command()[0].pairs  # noqa: B018
+    monkeypatch.setattr(module, "PROGRAM", tmp_path)
+    (tmp_path / "reading.py").write_text("MIN_CHROMA = 25.0")
+    other, measured = another_command()
+    assert other.pairs
+    assert len(measured) == 2 * 12
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
 
 
 def test_training_prompts_ask_for_no_picture_that_is_evaluated():
