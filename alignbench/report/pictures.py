@@ -348,14 +348,14 @@ def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> No
 
 
 def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
 def _save(figure: "Figure", path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        # as figure.savefig, which draws everything twice
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})

@@ -14,9 +14,13 @@ _CHUNK = 256  # random sign patterns held in memory at a time
 
 def sign_test(gains: ArrayLike) -> float:
     """Return the exact two-sided p-value for gains, one a cluster, to lie above 0 as often as below; zeros drop out."""
-    values = np.asarray(gains, dtype=np.float64)
-    above, below = int((values > 0).sum()), int((values < 0).sum())
-    return min(float(2 * stats.binom.cdf(min(above, below), above + below, 0.5)), 1.0)
+    return float(sign_tests(np.asarray(gains, dtype=np.float64)[None])[0])
+
+
+def sign_tests(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the p-value of `sign_test` of each row, [K, C] to [K], at hardly more than the cost of one."""
+    above, below = (gains > 0).sum(axis=1), (gains < 0).sum(axis=1)
+    return np.minimum(2 * stats.binom.cdf(np.minimum(above, below), above + below, 0.5), 1.0)
 
 
 def sign_flip_test(

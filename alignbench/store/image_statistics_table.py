@@ -42,7 +42,7 @@ class ImageToMeasure:
         digest: of its content then, 32 hexadecimal digits.
     """
 
-    path: Path
+    path: str | Path
     digest: str
 
 
@@ -59,12 +59,12 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
         ResultsError: a file is not what was scored.
     """
     rows = _read(path) if path.exists() else {}
-    there = {key: shown for key, shown in images.items() if shown.path.exists()}
+    there = {key: shown for key, shown in images.items() if os.path.exists(shown.path)}
     todo = [(key, shown) for key, shown in there.items() if not _is_measured(rows, key, shown)]
     num_threads = min(THREADS, len(os.sched_getaffinity(0)))
     if rows:
         written = path.stat().st_mtime_ns
-        touched = [there[key] for key in there.keys() & rows if there[key].path.stat().st_ctime_ns > written]
+        touched = [there[key] for key in there.keys() & rows if os.stat(there[key].path).st_ctime_ns > written]
         if touched:
             with ThreadPoolExecutor(num_threads) as pool:
                 list(pool.map(_unchanged, touched))
@@ -94,7 +94,7 @@ def _is_measured(rows: StatisticsRows, key: ImageKey, shown: ImageToMeasure) -> 
 
 def _unchanged(shown: ImageToMeasure) -> bytes:
     """Return the content of an image file if it is what was scored."""
-    content = shown.path.read_bytes()
+    content = Path(shown.path).read_bytes()
     if digest_of_content(content) != shown.digest:
         raise ResultsError(f"{shown.path} has changed since it was scored; add score to stages to score it again")
     return content

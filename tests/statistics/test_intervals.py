@@ -238,3 +238,12 @@ def test_p_values_of_equal_methods_fall_below_five_percent_in_about_five_percent
         below["p_gain"] += result.p_gain < 0.05
     assert 0.015 <= below["p_win"] / 400 <= 0.065  # discrete, so it cannot use all of its 5 %
     assert 0.03 <= below["p_gain"] / 400 <= 0.075
+
+
+@pytest.mark.parametrize("num", [1, 2, 40, 41, 10_000])
+def test_the_ends_of_an_interval_are_the_quantiles_of_numpy_to_the_last_bit(num):
+    rng = np.random.default_rng(num)
+    ends = [(1 - 0.95) / 2, (1 + 0.95) / 2]
+    for draws in (rng.normal(size=num), rng.integers(0, 9, size=num) / 8):
+        found = Resampling(range(9), 1).interval(0.0, draws)
+        assert [found.low, found.high] == np.quantile(draws, ends).tolist()

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.significance import NUM_FLIPS, flipped_sums, holm, sign_flip_test, sign_test, swaps
+from alignbench.statistics.significance import (
+    NUM_FLIPS,
+    flipped_sums,
+    holm,
+    sign_flip_test,
+    sign_test,
+    sign_tests,
+    swaps,
+)
 
 
 def test_the_sign_test_is_the_binomial_test_without_ties():
@@ -72,3 +80,10 @@ def test_few_sides_are_exchanged_in_every_way_and_many_at_random_after_none():
     assert (many[0] == 1).all()
     assert abs(many[1:].mean()) < 0.05
     assert (many == np.concatenate(list(swaps(20, 600)))).all()
+
+
+def test_sign_tests_of_many_rows_are_those_of_each_alone():
+    gains = np.sign(np.random.default_rng(1).normal(0.2, 1, size=(40, 31)).round(1))
+    assert (gains == 0).any()
+    alone = [stats.binomtest(int((row > 0).sum()), int((row != 0).sum())).pvalue for row in gains]
+    assert sign_tests(gains).tolist() == alone

@@ -1,5 +1,6 @@
 """The images of one run, with all that is known of them: their scores, statistics and feature vectors."""
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,7 +40,8 @@ class Taken:
             for key, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
                 digests[key] |= {digest} - {""}  # people note no digest of what they were shown
         prompts = self.prompts
-        paths = {(name, number): images / prompts[name].images[number] for name, number in digests}
+        # text, as a `Path` takes ten times as long and there may be a hundred thousand
+        paths = {(name, number): os.path.join(images, prompts[name].images[number]) for name, number in digests}
         return {key: ImageToMeasure(path, _digest(path, digests[key])) for key, path in paths.items()}
 
     @cached_property
@@ -78,9 +80,9 @@ class Taken:
         return replace(self.scored[0], scores=scores, prompts=self.prompts)
 
 
-def _digest(path: Path, noted: set[str]) -> str:
+def _digest(path: str, noted: set[str]) -> str:
     """Return the digest of an image as it was scored; where evaluators saw different files, of that which is there."""
-    if len(noted) == 1 or not path.exists():
+    if len(noted) == 1 or not os.path.exists(path):
         return min(noted, default="")
-    found = digest_of(path)
+    found = digest_of(Path(path))
     return found if found in noted or not noted else min(noted)

@@ -142,7 +142,7 @@ def _gains(
         own, of_base = other[evaluator].by_image, base[evaluator].by_image
         for image in own.keys() & of_base.keys():
             gains[image].append((own[image] - of_base[image]) / unit)
-    return {image: float(np.mean(each)) for image, each in gains.items() if len(each) == len(units)}
+    return {image: sum(each) / len(each) for image, each in gains.items() if len(each) == len(units)}
 
 
 def _extremes(gains: Mapping[ImageKey, float]) -> list[ImageKey]:
