@@ -135,12 +135,12 @@ def log_strengths(wins: Floats, start: ArrayLike = 0.0) -> Floats:
     Returns:
         [..., M], the first 0.
     """
-    pairs = _Pairs(wins)
+    games = wins + np.swapaxes(wins, -1, -2)
     strengths = np.array(np.broadcast_to(start, wins.shape[:-1]), dtype=np.float64)
     for _ in range(_MAX_STEPS):
-        probability = pairs.probability(strengths)
-        surplus = (pairs.won - pairs.games * probability) @ pairs.design
-        step = pairs.solved(probability, surplus[..., None, :])[..., 0, :]
+        probability = expit(strengths[..., :, None] - strengths[..., None, :])
+        surplus = (wins - games * probability).sum(axis=-1)
+        step = _solved(games, probability, surplus[..., None, :])[..., 0, :]
         spread = np.ptp(step, axis=-1, keepdims=True)
         if spread.max() < _PRECISION:
             return strengths + step
@@ -148,40 +148,14 @@ def log_strengths(wins: Floats, start: ArrayLike = 0.0) -> Floats:
     raise ArithmeticError(f"Bradley-Terry strengths did not settle in {_MAX_STEPS} steps; is somebody unbeaten?")
 
 
-class _Pairs:
-    """The games of the P pairs of methods, and the likelihood as that of a logistic regression on them.
-
-    Args:
-        wins: [..., M, M], how often i won over j.
-
-    Attributes:
-        design: what the difference of log-strengths of a pair is of them: 1 for the first, -1 for the second, [P, M].
-        won: how often the first of each pair won, [..., P].
-        games: how often they met, [..., P].
-    """
-
-    def __init__(self, wins: Floats) -> None:
-        first, second = np.triu_indices(wins.shape[-1], 1)
-        one_hot = np.eye(wins.shape[-1])
-        self.design = one_hot[first] - one_hot[second]
-        self.won = wins[..., first, second]
-        self.games = self.won + wins[..., second, first]
-
-    def probability(self, strengths: Floats) -> Floats:
-        """Return how probably the first of each pair wins at log-strengths [..., M]: [..., P]."""
-        return expit(strengths @ self.design.T)
-
-    def solved(self, probability: Floats, surplus: Floats) -> Floats:
-        """Return the first-order change of log-strengths that answers a surplus of wins, [..., K, M] for both."""
-        weight = self.games * probability * (1 - probability)
-        free = self.design[:, 1:]  # the first log-strength stays 0
-        num_pairs, num_free = free.shape
-        products = (free[:, :, None] * free[:, None, :]).reshape(num_pairs, -1)
-        curvature = (weight @ products).reshape(*weight.shape[:-1], num_free, num_free)
-        change = np.zeros_like(surplus)
-        solution = np.linalg.solve(curvature, np.swapaxes(surplus[..., 1:], -1, -2))
-        change[..., 1:] = np.swapaxes(solution, -1, -2)
-        return change
+def _solved(games: Floats, probability: Floats, surplus: Floats) -> Floats:
+    """Return the first-order change of log-strengths that answers a surplus of wins, [..., K, M] for both."""
+    weight = games * probability * np.swapaxes(probability, -1, -2)
+    curvature = weight.sum(axis=-1)[..., None] * np.eye(weight.shape[-1]) - weight
+    solution = np.linalg.solve(curvature[..., 1:, 1:], np.swapaxes(surplus[..., 1:], -1, -2))
+    change = np.zeros_like(surplus)
+    change[..., 1:] = np.swapaxes(solution, -1, -2)
+    return change
 
 
 def _meetings(values: list[Floats], resampling: Resampling) -> Iterator[Meeting]:
@@ -237,6 +211,6 @@ def _effects(meetings: list[Meeting], wins: Floats, strengths: Floats) -> list[F
                 change[..., m.a] = (by_seed - m.won).T
                 change[..., m.b] = -change[..., m.a]
                 changes[method] = changes[method] + change
-    pairs, none = _Pairs(wins), np.zeros((1, *strengths.shape))
-    probability = pairs.probability(strengths)
-    return [none if not c.any() else np.moveaxis(pairs.solved(probability, c), 1, 0) for c in changes]
+    games, probability = wins + np.swapaxes(wins, -1, -2), expit(strengths[..., :, None] - strengths[..., None, :])
+    none = np.zeros((1, *strengths.shape))
+    return [none if not c.any() else np.moveaxis(_solved(games, probability, c), 1, 0) for c in changes]

@@ -1,0 +1,1 @@
+"""How time and memory of commands grow with what they are given."""
