@@ -81,8 +81,7 @@ def report(folder: Path, num_prompts: int = 200, num_evaluators: int = 1, num_me
     """Make all tables, charts and the page of scores that are made up."""
     ids = [f"p-{number:05d}" for number in range(num_prompts)]
     prompts = [PromptRecord(one, f"prompt {one}", (), (image_name(one, 0),)) for one in ids]
-    version, *rest = EVALUATORS[0][1:]
-    evaluators = [(f"evaluator_{number}", version, *rest) for number in range(num_evaluators)]
+    evaluators = [(f"evaluator_{number}", *EVALUATORS[0][1:]) for number in range(num_evaluators)]
     write_runs(folder, num_methods, sets={"hpdv2": prompts}, evaluators=evaluators)
     return [sys.executable, "-c", REPORT, str(folder), str(RESAMPLES)]
 
