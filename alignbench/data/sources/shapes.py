@@ -23,7 +23,7 @@ from alignbench.terminal.endings import is_main
 if TYPE_CHECKING:
     from alignbench.miniature.annotators import Population
 
-NUM_PROBES = 8  # candidate pairs whose pixels and votes enter the fingerprint
+NUM_PROBES = 8  # candidate pairs that enter the fingerprint by pixels and votes, and the key of the cache
 PROGRAM = Path(__file__).parents[2] / "miniature"  # all that renders and measures
 
 
