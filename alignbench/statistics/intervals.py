@@ -166,10 +166,11 @@ class Resampling:
         kind = np.uint16 if max(total.max(), len(ascending)) < 2**16 else np.uint32
         wanted = np.maximum(middles - before, 0).astype(kind)
         counted = np.zeros(self.num_resamples, dtype=kind)
-        passed, is_below = np.zeros(middles.shape, dtype=kind), np.empty(middles.shape, dtype=bool)
+        is_below = np.empty(middles.shape, dtype=bool)
+        passed = np.zeros(middles.shape, dtype=np.uint8 if len(cluster[window]) < 2**8 else kind)
         for number in cluster[window]:
             counted += self._counts_by_cluster[number]
-            passed += np.less_equal(counted, wanted, out=is_below)
+            passed += np.less_equal(counted, wanted, out=is_below).view(np.uint8)
         lower, upper = np.minimum(window.start + passed.astype(np.intp), len(ascending) - 1)
         medians = (ascending[lower] + ascending[upper]) / 2
         outside = (before > middles[0]) | (before + counted <= middles[1])
