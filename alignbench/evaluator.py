@@ -16,6 +16,8 @@ from alignbench.errors import UserError
 from alignbench.images import opened
 
 CalibrationImages = Literal["photos", "scenes", "words"]
+Summary = Literal["median", "mean"]
+Overall = Literal["images", "groups"]
 
 
 class Preprocess(ABC):
@@ -108,6 +110,11 @@ class Evaluator(ImageReader):
             another image.
         labelled_by: names of the evaluators whose judgement it learned from, as far as known.
         caches_text: whether a network encodes the prompts, so that what it returns is worth keeping on the disk.
+        calibration_samples: a JSON list of `file`, beside it, and `prompt`, on which it is calibrated in place of the
+            shipped images; for evaluators that can judge prompts of their own alone.
+        tolerance: by how much scores of these may differ between two machines; None for the usual bound.
+        summary: which figure of many images is shown: the median of scores such as 0 and 1 would be one of the two.
+        overall: what the mean of all prompts is over: images, or the means of the groups of prompts, such as tasks.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -117,6 +124,10 @@ class Evaluator(ImageReader):
     matches_prompts: bool = False
     labelled_by: tuple[str, ...] = ()
     caches_text: ClassVar[bool] = False
+    calibration_samples: ClassVar[Path | None] = None
+    tolerance: ClassVar[float | None] = None
+    summary: ClassVar[Summary] = "median"
+    overall: ClassVar[Overall] = "images"
 
     @property
     def lineage(self) -> tuple[str, ...]:
@@ -178,6 +189,16 @@ class Evaluator(ImageReader):
         Returns:
             Scores, [N], float32, in the published scale.
         """
+
+    def explain(self, features: Any, encoded: Any) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Score as `score_features` does, and say what each score was made of.
+
+        Returns:
+            Scores, [N], float32, and for each image an object of JSON, kept beside the scores; none where all are
+            empty. `margin` in it says by how much a number would have to move to change a score that has thresholds.
+        """
+        scores = self.score_features(features, encoded)
+        return scores, [{} for _ in scores]
 
     def score_inputs(self, inputs: Any, encoded: Any) -> Tensor:
         """Score preprocessed images against encoded prompts, entry by entry. Returns [N], float32."""

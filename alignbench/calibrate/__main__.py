@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ def calibrate_all(overrides: list[str], precision: str | None, keep: bool) -> bo
             continue
         key = f"{evaluator.name}@{evaluator.version}"
         before = record.get(key)
-        same = before is not None and before["info"] == asdict(info(evaluator))
+        same = before is not None and before["info"] == info(evaluator).record()
         try:
             calibration = compare(evaluator, before["values"] if before is not None and same else None)
         except UserError as error:

@@ -19,13 +19,18 @@ CIRCLES = "; "  # between circles of methods, whose names may have blanks
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run, scored on one prompt set under one sampling by one evaluator."""
+    """One run, scored on one prompt set under one sampling by one evaluator.
+
+    Attributes:
+        borderline: see `alignbench.scoring.evidence.borderline_share`.
+    """
 
     manifest: Manifest
     sampling: SamplingRecord
     sampling_hash: str
     prompts: dict[str, PromptRecord]
     scores: Scores
+    borderline: float | None = None
 
     @property
     def compared_sampling(self) -> str:
@@ -36,6 +41,16 @@ class Measurement:
     def keys(self) -> list[ImageKey]:
         """What was scored, in the order of the scores."""
         return list(zip(self.scores.prompt_id.tolist(), self.scores.image.tolist(), strict=True))
+
+    @property
+    def summary(self) -> float:
+        """The figure of all its images that the evaluator is shown by."""
+        if self.scores.info.summary == "median":
+            return float(np.median(self.scores.score))
+        if self.scores.info.overall == "images":
+            return float(self.scores.score.mean())
+        groups = [self.prompts[prompt_id].groups[:1] for prompt_id in self.scores.prompt_id]
+        return intervals.mean_of_groups(self.scores.score, groups)
 
     @cached_property
     def by_image(self) -> dict[ImageKey, float]:
@@ -284,7 +299,9 @@ class GroupComparison:
         contenders, paired, images = self._paired_scores(self.comparison.shared(contender, *others))
         if paired is None:
             return None
-        return len(images) * len(contender.runs), self.comparison.published(paired.mean(contenders.index(contender)))
+        return len(images) * len(contender.runs), self.comparison.published(
+            self._mean(paired, images, contenders.index(contender))
+        )
 
     def row(self, contender: Contender, over_base: intervals.Comparison | None) -> TableRow | None:
         """Return the leaderboard row of one contender; None where it has no image of the group."""
@@ -294,14 +311,14 @@ class GroupComparison:
         comparison, index = self.comparison, contenders.index(contender)
         start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
-        medians = np.median(paired.scores[index], axis=1)
+        summaries = (np.median if comparison.info.summary == "median" else np.mean)(paired.scores[index], axis=1)
         nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"))
         return {
             "model": comparison.model,
             "method": contender.label,
             "run": " ".join(manifest.run for manifest in manifests),
             "num_seeds": len(manifests),
-            "seed_sd": float(medians.std(ddof=1)) if len(manifests) > 1 else None,
+            "seed_sd": float(summaries.std(ddof=1)) if len(manifests) > 1 else None,
             "prompt_set": comparison.prompt_set,
             "group": self.group,
             "evaluator": comparison.info.evaluator,
@@ -309,13 +326,19 @@ class GroupComparison:
             "n": len(images) * len(manifests),
             "subset": comparison.is_subset(contender),
             **_estimate("median", "median_ci", comparison.published(paired.median(index))),
-            **_estimate("mean", "mean_ci", comparison.published(paired.mean(index))),
+            **_estimate("mean", "mean_ci", comparison.published(self._mean(paired, images, index))),
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
             **{name: getattr(over_base, name) if over_base else None for name in P_VALUES},
             "trained_on": comparison.trained_on(contender),
             "start": None if start is None else start.label,
             **_mean_budget(manifests),
         }
+
+    def _mean(self, paired: intervals.PairedScores, images: Sequence[ImageKey], index: int) -> intervals.Estimate:
+        """Return the mean score: over images, or over the first groups of their prompts if the evaluator says so."""
+        if self.comparison.info.overall == "images" or self.group != ALL:
+            return paired.mean(index)
+        return paired.mean_of_groups(index, [self.comparison.prompts[prompt_id].groups[:1] for prompt_id, _ in images])
 
     def _paired_scores(self, number: int) -> tuple[list[Contender], intervals.PairedScores | None, list[ImageKey]]:
         """Return the scores on a list of images, of all contenders that have them; None where the group has none."""

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,11 @@ from alignbench.report.figures import (
     is_data,
     listed,
     marks,
-    median_text,
     notes,
     number,
     over_text,
     percent,
+    score_text,
     significance,
     strength_text,
     turned,
@@ -88,6 +89,14 @@ class TableSection:
         arrow = "↑" if self.infos[evaluator].higher_is_better else "↓"
         return f"{name} {arrow}" if versions == 1 else f"{name}@{version} {arrow}"
 
+    def score_head(self, evaluator: tuple[str, str]) -> str:
+        """Name an evaluator above its scores, and say so if these are means."""
+        return self.head(evaluator) + (", mean" if self.infos[evaluator].summary == "mean" else "")
+
+    def summary(self, evaluators: Iterable[tuple[str, str]]) -> str:
+        """Say which figure these evaluators are shown by: `median`, `mean`, or `median or mean`."""
+        return " or ".join(sorted({self.infos[evaluator].summary for evaluator in evaluators}, reverse=True))
+
 
 def sections(tables: Tables) -> list[TableSection]:
     """Cut the leaderboard into what is comparable."""
@@ -143,10 +152,10 @@ def ranking_evaluators(section: TableSection) -> list[tuple[str, str]]:
 
 
 def mean_ranks(section: TableSection) -> dict[str, float]:
-    """Return each method's rank by median, averaged over the evaluators that no method trained on.
+    """Return each method's rank by median or mean score, averaged over the evaluators that no method trained on.
 
-    Only methods with a figure by all of these, over the same images, have one: a mean over other evaluators, or a
-    median over other prompts, would be another question.
+    The evaluator decides which of the two. Only methods with a figure by all of these, over the same images, have a
+    rank: a mean over other evaluators, or a figure over other prompts, would be another question.
     """
     held_out = {
         evaluator: [row for (_, other), row in section.rows.items() if other == evaluator]
@@ -160,24 +169,27 @@ def mean_ranks(section: TableSection) -> dict[str, float]:
     ranks: dict[str, list[float]] = defaultdict(list)
     for evaluator, rows in held_out.items():
         ranked = [row for row in rows if row["method"] in methods]
-        direction = -1 if section.infos[evaluator].higher_is_better else 1
-        for row, rank in zip(ranked, stats.rankdata([direction * row["median"] for row in ranked]), strict=True):
+        info = section.infos[evaluator]
+        direction = -1 if info.higher_is_better else 1
+        for row, rank in zip(ranked, stats.rankdata([direction * row[info.summary] for row in ranked]), strict=True):
             ranks[row["method"]].append(float(rank))
     return {method: float(np.mean(values)) for method, values in ranks.items()}
 
 
 def grids(section: TableSection) -> list[Grid]:
-    """Return the tables of medians, win rates over base, strengths, published values, guidance, and of costs."""
+    """Return the tables of scores, win rates over base, strengths, published values, guidance, and of costs."""
     ranks = mean_ranks(section)
     heads = ["method", *map(section.head, section.evaluators)]
-    medians, wins = [], []
+    score_heads = ["method", *map(section.score_head, section.evaluators), "mean rank"]
+    title = f"{section.summary(section.evaluators).capitalize()} score, {section.where}"
+    scores, wins = [], []
     for method in section.methods:
         cells = [section.rows.get((method, evaluator)) for evaluator in section.evaluators]
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
-        medians.append([method, *(_median_cell(row, section) for row in cells), rank])
+        scores.append([method, *(_score_cell(row, section) for row in cells), rank])
         wins.append([method, *(_win_cell(row) for row in cells)])
     return [
-        Grid(f"Median score, {section.where}", [*heads, "mean rank"], medians),
+        Grid(title, score_heads, scores),
         Grid(f"Win rate over base, {section.where}", heads, wins),
         *([start_grid(section)] if section.over_start else []),
         *([_strength_grid(section)] if section.ranking else []),
@@ -199,10 +211,11 @@ def section_notes(section: TableSection) -> list[tuple[str, str]]:
     found = [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]).items()]
     if mean_ranks(section):
         names = [evaluator for evaluator, _ in ranking_evaluators(section)]
+        kind = section.summary(ranking_evaluators(section))
         of = (
-            f"the median score by {names[0]}, the only evaluator"
+            f"the {kind} score by {names[0]}, the only evaluator"
             if len(names) == 1
-            else f"the median scores by {listed(names)}, the evaluators"
+            else f"the {kind} scores by {listed(names)}, the evaluators"
         )
         found.append(("rank", f"mean rank: of {of} that no compared method trained on"))
     return [*found, *(("limits", text) for text in section.limits)]
@@ -225,6 +238,7 @@ def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
     num_shared, full_size = tables.num_shared.get(key, math.inf), sampling.full_size
     if num_shared < full_size:
         found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")
+    found += tables.borderline_told(model, prompt_set)
     if (distance := significant_distance(tables, model, prompt_set)) is not None:
         tested = _tested(tables, key)
         seeds = sorted({row["num_seeds"] for row in tested if row["num_seeds"] > 1})
@@ -348,11 +362,11 @@ def cost_grid(section: TableSection) -> Grid:
     return Grid(f"Cost, {section.where}", heads, rows)
 
 
-def _median_cell(row: TableRow | None, section: TableSection) -> str:
+def _score_cell(row: TableRow | None, section: TableSection) -> str:
     if row is None:
         return ""
     info = section.infos[row["evaluator"], row["version"]]
-    return " ".join([median_text(row, info), *filter(None, [",".join(marks(row))])])
+    return " ".join([score_text(row, info), *filter(None, [",".join(marks(row))])])
 
 
 def _win_cell(row: TableRow | None) -> str:

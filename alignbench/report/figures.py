@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from alignbench.report.columns import TableRow
 from alignbench.store.manifest import BASE, DATA
-from alignbench.store.scores import ScoreInfo
+from alignbench.store.scores import ScoreInfo, Summary
 from alignbench.text import duration
 
 SIGNIFICANT = 0.05
@@ -41,14 +41,14 @@ def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> s
     return text if math.isnan(half_width) else f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
 
 
-def median_text(row: TableRow, info: ScoreInfo) -> str:
-    """The median score in display scale with its interval."""
-    return number(row["median"], (row["median_ci_low"], row["median_ci_high"]), info.display_scale)
+def score_text(row: TableRow, info: ScoreInfo, summary: Summary | None = None) -> str:
+    """The median or mean score in display scale with its interval.
 
-
-def mean_text(row: TableRow, info: ScoreInfo) -> str:
-    """The mean score in display scale with its interval."""
-    return number(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), info.display_scale)
+    Args:
+        summary: which of the two; by default the one that the evaluator is shown by.
+    """
+    summary = summary or info.summary
+    return number(row[summary], (row[f"{summary}_ci_low"], row[f"{summary}_ci_high"]), info.display_scale)
 
 
 def percent(share: float, interval: tuple[float, float]) -> str:

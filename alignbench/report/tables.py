@@ -30,6 +30,7 @@ from alignbench.report.labels import prompt_set_names, recipe_labels, strength_l
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
 from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
+from alignbench.scoring.evidence import BORDERLINE, borderline_share
 from alignbench.statistics import intervals
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import (
@@ -99,6 +100,18 @@ class Tables:
         """Name a model and a prompt set in words."""
         return f"{model}, {self.prompt_names[prompt_set]}"
 
+    def borderline_told(self, model: str, prompt_set: str) -> list[str]:
+        """Say for each evaluator with thresholds how many images another machine could score otherwise."""
+        found = []
+        for (*where, evaluator, _), contenders in self.contenders.items():
+            shares = [run.borderline for one in contenders for run in one.runs if run.borderline is not None]
+            if where == [model, prompt_set] and shares:
+                found.append(
+                    f"{evaluator} has thresholds, and {100 * max(shares):.1f} % of the images of a run, or fewer, are "
+                    f"within {BORDERLINE:g} of one that decides their score; another machine may score these otherwise"
+                )
+        return found
+
     def write(self, root: Path) -> None:
         """Write the tables under the results root; those of guidance and of comparers only where there are rows."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
@@ -141,7 +154,8 @@ class ScoreReader:
                 raise ResultsError(
                     f"{folder.path / name} scores prompts without images: {sorted(unknown)[:3]}; score again"
                 )
-            yield Measurement(manifest, sampling, parts[2], prompts, scores)
+            borderline = borderline_share(folder.path / name, scores)
+            yield Measurement(manifest, sampling, parts[2], prompts, scores, borderline)
 
     def _image_folder(self, folder: RunFolder, images: Path) -> SampledPrompts:
         for file in (PROMPTS, SAMPLING):

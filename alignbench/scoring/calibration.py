@@ -84,7 +84,7 @@ def calibrate(
     record = Path(root) / RECORD
     here = {"device": network_pool.device.type, **{name: version(name) for name in PACKAGES}}
     for evaluator in evaluators:
-        key, how = f"{evaluator.name}@{evaluator.version}", asdict(info(evaluator))
+        key, how = f"{evaluator.name}@{evaluator.version}", info(evaluator).record()
         before = read_entry(record, key)
         if before is not None and before["info"] != how:
             different = [name for name in how if before["info"].get(name) != how[name]]
@@ -140,7 +140,7 @@ def compare(evaluator: Evaluator, before: Sequence[float] | None) -> Calibration
         ("of its first calibration in this results folder", before, SAME_PRECISION),
     ):
         if expected is not None:
-            bound = bounds[0] if evaluator.display_scale == 100.0 else bounds[1] * evaluator.display_scale
+            bound = _bound(evaluator, bounds)
             difference = largest_difference(evaluator, values, expected)
             if difference > bound:
                 raise UserError(
@@ -160,9 +160,9 @@ def scores(evaluator: Evaluator) -> list[float]:
     Raises:
         UserError: a score is impossible, or an image's own prompt does not fit it best.
     """
-    samples = json.loads((IMAGES / "samples.json").read_text())[evaluator.calibrated_on]
+    folder, samples = _samples(evaluator)
     prompts = [sample["prompt"] for sample in samples]
-    pictures = [opened(IMAGES / sample["file"]) for sample in samples]
+    pictures = [opened(folder / sample["file"]) for sample in samples]
     own = evaluator.score(pictures, prompts)
     low, high = evaluator.range
     if not (own.isfinite().all() and own.min() >= low and own.max() <= high):
@@ -179,6 +179,24 @@ def scores(evaluator: Evaluator) -> list[float]:
                 "all the same, add calibration=false"
             )
     return own.tolist()
+
+
+def _samples(evaluator: Evaluator) -> tuple[Path, list[dict[str, str]]]:
+    """Return the files and prompts that an evaluator is calibrated with, and the folder that the files are in."""
+    if evaluator.calibration_samples is None:
+        return IMAGES, json.loads((IMAGES / "samples.json").read_text())[evaluator.calibrated_on]
+    return evaluator.calibration_samples.parent, json.loads(evaluator.calibration_samples.read_text())
+
+
+def _bound(evaluator: Evaluator, bounds: tuple[float, float]) -> float:
+    """Return the largest difference that means nothing, in displayed units.
+
+    Args:
+        bounds: for cosines shown times 100, and for the scores of others.
+    """
+    if evaluator.tolerance is None and evaluator.display_scale == 100.0:
+        return bounds[0]
+    return evaluator.display_scale * (bounds[1] if evaluator.tolerance is None else evaluator.tolerance)
 
 
 def largest_difference(evaluator: Evaluator, values: Sequence[float], expected: Sequence[float]) -> float:

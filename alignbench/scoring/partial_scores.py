@@ -2,9 +2,9 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import Field, FiniteFloat
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
 from alignbench.reading import check_record, read_json_lines
+from alignbench.scoring.evidence import evidence_file
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
@@ -84,7 +85,18 @@ class ScoreTable:
         ]
         part = self.parts / f"{work_share.name}.jsonl"
         with self._alone():
-            append_json_lines(part, map(with_check, rows if _has_head(part) else [asdict(self.info), *rows]))
+            append_json_lines(part, map(with_check, rows if _has_head(part) else [self.info.record(), *rows]))
+
+    def add_evidence(
+        self, keys: Sequence[ImageKey], digests: Sequence[str], evidence: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep what the scores of some images were made of, in a file for all processes."""
+        rows = [
+            {"prompt_id": prompt_id, "image": number, "digest": digest, **entry}
+            for (prompt_id, number), digest, entry in zip(keys, digests, evidence, strict=True)
+        ]
+        with self._alone():
+            append_json_lines(evidence_file(self.path), rows)
 
     def finish(self, wanted: Collection[ImageKey]) -> int:
         """Join the parts into the table if all of `wanted` have their score; return how many have none yet.
@@ -128,7 +140,7 @@ class ScoreTable:
             entries = map(Entry, table.score.tolist(), table.digest.tolist())
             known.update(zip(keys, entries, strict=True))
         for part in self._parts():
-            head, *rows = _read_part(part) or [asdict(self.info)]
+            head, *rows = _read_part(part) or [self.info.record()]
             self._refuse_other(ScoreInfo(**head), part)
             known |= {(row["prompt_id"], row["image"]): Entry(row["score"], row["digest"]) for row in rows}
         return known

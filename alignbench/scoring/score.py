@@ -119,6 +119,8 @@ def info(evaluator: Evaluator) -> ScoreInfo:
         higher_is_better=evaluator.higher_is_better,
         display_scale=evaluator.display_scale,
         weights=evaluator.weights,
+        summary=evaluator.summary,
+        overall=evaluator.overall,
     )
 
 
@@ -197,10 +199,13 @@ def _score_batch(
         if rows:
             pictures = [batch.pictures[row] for row in rows]
             text = [encoded[evaluator.name][picture.prompt] for picture in pictures]
-            values = evaluator.score_features(take(features, rows), _stacked(text)).float().cpu().tolist()
+            scores, evidence = evaluator.explain(take(features, rows), _stacked(text))
+            digests = [batch.digests[row] for row in rows]
+            if any(evidence):  # before the scores: an image that has one is not scored again after a kill
+                tables[evaluator.name].add_evidence([picture.key for picture in pictures], digests, evidence)
             found = [
-                (picture.key, Entry(score, batch.digests[row]))
-                for picture, value, row in zip(pictures, values, rows, strict=True)
+                (picture.key, Entry(score, digest))
+                for picture, value, digest in zip(pictures, scores.float().cpu().tolist(), digests, strict=True)
                 if (score := frame_scores.add(evaluator.name, picture.key, value)) is not None
             ]
             if found:

@@ -145,6 +145,16 @@ class Resampling:
         totals = self.totals(self.cluster_sums(np.concatenate([values, np.ones((1, values.shape[1]))])))
         return totals[:-1] / totals[-1]
 
+    def means_of_groups(self, values: Floats, members: NDArray[np.bool_]) -> Floats:
+        """Return the average over groups of each group's mean, in each resample: [K, N] and [G, N] to [K, R].
+
+        A resample averages the groups that it holds.
+        """
+        sizes = self.totals(self.cluster_sums(members.astype(np.float64)))
+        sums = np.stack([self.totals(self.cluster_sums(np.where(rows, values, 0))) for rows in members])  # [G, K, R]
+        held = (sizes > 0)[:, None]
+        return (sums / np.maximum(sizes, 1)[:, None]).sum(axis=0) / held.sum(axis=0)
+
     def medians(self, values: Floats) -> Floats:
         """Return the median of each row in each resample: [K, N] to [K, R]."""
         order = np.argsort(values, axis=1, kind="stable")
@@ -236,6 +246,14 @@ class PairedScores:
         """Return the mean score with its interval."""
         draws = self._means[method]
         value = float(self.scores[method].mean())
+        return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
+
+    def mean_of_groups(self, method: int, groups: Sequence[Hashable]) -> Estimate:
+        """Return the average of the mean scores of groups of images, [N], with its interval."""
+        members = np.array([[one == group for one in groups] for group in dict.fromkeys(groups)])
+        values = self.scores[method]
+        draws = self.resampling.means_of_groups(values, members)
+        value = mean_of_groups(values, groups)
         return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
 
     def compare(self, method_a: int, method_b: int) -> Comparison:
@@ -359,6 +377,12 @@ def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the mean score, [N] or [S, N], with its interval."""
     return PairedScores([scores], resampling).mean(0)
+
+
+def mean_of_groups(scores: ArrayLike, groups: Sequence[Hashable]) -> float:
+    """Return the average of the mean scores, [N] or [S, N], of groups of images, [N]."""
+    values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    return float(np.mean([values[:, [one == group for one in groups]].mean() for group in dict.fromkeys(groups)]))
 
 
 def compare(

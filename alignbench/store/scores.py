@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from alignbench.files import replacing
 from alignbench.reading import check_record, parse_json, read_parquet
@@ -16,6 +16,7 @@ from alignbench.store.run_folder import checked
 if TYPE_CHECKING:
     import numpy as np
 
+Summary = Literal["median", "mean"]
 COLUMNS = {"prompt_id": "string", "image": "int64", "score": "float", "digest": "string"}  # and their Arrow types
 SCORE_AGAIN = "delete it and score again"
 
@@ -30,6 +31,7 @@ class ScoreInfo:
         precision: name of the precision policy of the scoring network.
         higher_is_better: direction.
         display_scale: factor in displays (100 for cosines); files keep the published scale.
+        summary, overall: which figure of many images is shown, and what a mean is over: see `Evaluator`.
     """
 
     evaluator: str
@@ -39,6 +41,13 @@ class ScoreInfo:
     higher_is_better: bool = True
     display_scale: float = 1.0
     weights: str = ""
+    summary: Summary = "median"
+    overall: Literal["images", "groups"] = "images"
+
+    def record(self) -> dict[str, Any]:
+        """Return the values as files hold them: those that came later only where they are not the usual ones."""
+        later = {one.name: one.default for one in fields(self) if one.name in ("summary", "overall")}
+        return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Scores:
             "score": self.score,
             "digest": list(self.digest),
         }
-        table = pyarrow.table(columns).replace_schema_metadata({"alignbench": json.dumps(asdict(self.info))})
+        table = pyarrow.table(columns).replace_schema_metadata({"alignbench": json.dumps(self.info.record())})
         with replacing(path) as temporary:
             parquet.write_table(table, temporary)
 

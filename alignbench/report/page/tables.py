@@ -4,8 +4,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-import numpy as np
-
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.display import (
@@ -21,9 +19,8 @@ from alignbench.report.figures import (
     MARKS,
     is_data,
     marks,
-    mean_text,
-    median_text,
     percent,
+    score_text,
     significance,
     strength_text,
     win_text,
@@ -33,7 +30,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE
-from alignbench.store.scores import ScoreInfo
+from alignbench.store.scores import ScoreInfo, Summary
 
 
 def section_entry(tables: Tables, section: TableSection, store: Store) -> PageData:
@@ -105,7 +102,7 @@ def _evaluator(tables: Tables, section: TableSection, evaluator: tuple[str, str]
     digits = min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread > 0 else 3
     return {
         "key": "@".join(evaluator),
-        "head": section.head(evaluator),
+        "head": section.score_head(evaluator),
         "higherIsBetter": info.higher_is_better,
         "isQuality": not info.evaluator.endswith(DISTANCE),
         "scale": info.display_scale,
@@ -132,19 +129,18 @@ def _methods(section: TableSection) -> list[PageData]:
 
 
 def _run_scores(tables: Tables, section: TableSection) -> dict[str, list[float | None]]:
-    """Return the median score of the images of each run as it was trained, by evaluator; None where it has no score."""
+    """Return the median or mean score of each run as it was trained, by evaluator; None where it has no score."""
     found: dict[str, list[float | None]] = defaultdict(lambda: [None] * len(section.evaluators))
     for number, evaluator in enumerate(section.evaluators):
         for contender in tables.contenders[section.model, section.prompt_set, *evaluator]:
             for run in contender.runs:
                 if run.sampling.strength == 1:
-                    found[run.manifest.run][number] = float(np.median(run.scores.score))
+                    found[run.manifest.run][number] = run.summary
     return found
 
 
 def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) -> PageData:
     """Return the figures of a row, with the marks that do not hold `everywhere`; base wins half over itself."""
-    scale = info.display_scale
     win = _figure(row["win_rate_vs_base"], (row["win_ci_low"], row["win_ci_high"]), 100, win_text(row))
     return {
         "method": row["method"],
@@ -153,13 +149,18 @@ def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) 
         "marks": [mark for mark in marks(row) if mark not in everywhere],
         "trainedOn": row["trained_on"],
         "isData": is_data(row["method"]),
-        "median": _figure(row["median"], (row["median_ci_low"], row["median_ci_high"]), scale, median_text(row, info)),
-        "mean": _figure(row["mean"], (row["mean_ci_low"], row["mean_ci_high"]), scale, mean_text(row, info)),
+        "median": _score(row, info.summary, info),  # what is shown of this evaluator: of some, the mean
+        "mean": _score(row, "mean", info),
         "win": {
             **(win if row["method"] != BASE else _figure(0.5, (0.5, 0.5), 100, "50")),
             "stars": significance(row),
         },
     }
+
+
+def _score(row: TableRow, summary: Summary, info: ScoreInfo) -> PageData:
+    interval = (row[f"{summary}_ci_low"], row[f"{summary}_ci_high"])
+    return _figure(row[summary], interval, info.display_scale, score_text(row, info, summary))
 
 
 def _strength(section: TableSection, method: str, evaluator: tuple[str, str]) -> PageData:

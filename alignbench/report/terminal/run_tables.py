@@ -9,7 +9,7 @@ from rich.text import Text
 
 from alignbench.errors import UserError
 from alignbench.report.display import TableSection, sections
-from alignbench.report.figures import is_data, marks, median_text, notes, over_text, significance, win_text
+from alignbench.report.figures import is_data, marks, notes, over_text, score_text, significance, win_text
 from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND, summary, verdicts
@@ -77,7 +77,7 @@ def _methods(manifest: Manifest, section: TableSection) -> list[str]:
 
 
 def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Table | Text]:
-    """Yield the table of a method; a narrow one has no borders, and its medians no intervals."""
+    """Yield the table of a method; a narrow one has no borders, and its scores no intervals."""
     rows = {evaluator: row for (other, evaluator), row in section.rows.items() if other == method}
     first = next(iter(rows.values()))
     seeds = f", {first['num_seeds']} seeds" if first["num_seeds"] > 1 else ""
@@ -87,7 +87,8 @@ def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Tab
     form: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)} if is_narrow else {"width": WIDE}
     table = Table(title=title, title_justify="left", **form)
     table.add_column("evaluator", no_wrap=True)
-    for head in ("median" if is_narrow else "median [95 %]", "base", "% won [95 %]"):
+    kind = section.summary(rows)
+    for head in (kind if is_narrow else f"{kind} [95 %]", "base", "% won [95 %]"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, min_width=4)
     trainable = sorted(evaluator for evaluator in rows if not evaluator[0].startswith(ORACLE))
@@ -96,9 +97,9 @@ def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Tab
         letters = [mark for mark in marks(rows[evaluator]) if mark not in everywhere]
         row, info, base = rows[evaluator], section.infos[evaluator], section.rows.get((BASE, evaluator))
         table.add_row(
-            " ".join([section.head(evaluator), *letters]),
-            median_text(row, info).split(" ")[0] if is_narrow else median_text(row, info),
-            median_text(base, info).split(" ")[0] if base else "",
+            " ".join([section.score_head(evaluator), *letters]),
+            score_text(row, info).split(" ")[0] if is_narrow else score_text(row, info),
+            score_text(base, info).split(" ")[0] if base else "",
             win_text(row),
             significance(row),
             end_section=evaluator in trainable[-1:],
