@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from alignbench.report.columns import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
+from alignbench.report.display import grids, mean_ranks, sections
 from alignbench.report.readable import readable
 from alignbench.report.tables import build
 from alignbench.store.manifest import ResultsError
@@ -41,6 +42,36 @@ def test_groups_hold_their_own_prompts(world):
     assert only(rows, method="sft", group="flat")["win_rate_vs_base"] == 0.75
     assert only(rows, method="sft", group="shaded")["win_rate_vs_base"] == 0.5
     assert [row["group"] for row in rows if row["method"] == "sft"] == ["all", "flat", "shaded"]
+
+
+def test_the_mean_of_all_is_that_of_groups_where_an_evaluator_says_so(world):
+    """Of the flat prompts one, of the shaded three; base scores 1 on the flat one and 0 on the others."""
+    groups = {"p0": ("flat",), "p1": ("shaded",), "p2": ("shaded",), "p3": ("shaded",)}
+    world.run("base", [1, 0, 0, 0], groups=groups, summary="mean", overall="groups")
+    world.run("sft", [1, 1, 1, 0], groups=groups, summary="mean", overall="groups")
+    world.run("base", [1, 0, 0, 0], groups=groups, evaluator="plain")
+    tables = build(world.root)
+    rows = [row for row in tables.leaderboard if row["method"] == "base" and row["evaluator"] == "clip"]
+    assert {row["group"]: row["mean"] for row in rows} == {"all": 0.5, "flat": 1, "shaded": 0}
+    assert only(tables.leaderboard, evaluator="plain", group="all")["mean"] == 0.25
+    sft = only(tables.leaderboard, method="sft", group="all")
+    assert sft["mean"] == pytest.approx((1 + 2 / 3) / 2)
+    assert sft["win_rate_vs_base"] == 0.75  # of images
+    section = sections(tables)[0]
+    assert mean_ranks(section) == {"base": 1.0}  # sft has no score by the other evaluator
+    scores = grids(section)[0]
+    assert scores.title.startswith("Median or mean score, ")
+    assert scores.heads == ["method", "clip ↑, mean", "plain ↑", "mean rank"]
+    assert scores.rows[0][1].startswith("0.500 [")
+
+
+def test_methods_are_ranked_by_what_an_evaluator_is_shown_by(world):
+    three = {"p0": "a", "p1": "b", "p2": "c"}
+    world.run("base", [0, 0.4, 0.4], prompts=three, summary="mean")
+    world.run("sft", [0, 0, 1], prompts=three, summary="mean")
+    section = sections(build(world.root))[0]
+    assert mean_ranks(section) == {"sft": 1.0, "base": 2.0}  # means 0.33 and 0.27, medians 0 and 0.4
+    assert section.score_head(("clip", "1")) == "clip ↑, mean"
 
 
 def test_lower_wins_where_an_evaluator_says_so(world):

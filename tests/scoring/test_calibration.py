@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from alignbench.calibrate import __main__ as program
@@ -141,6 +142,21 @@ def test_stored_values_hold_for_their_weights(monkeypatch, tmp_path, change, fit
             compare(Light(**change), None)
     else:
         assert compare(Light(**change), None).outcome == ("as stored" if fits else "first values")
+
+
+def test_an_evaluator_can_have_a_tolerance_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(reference, "STORED", tmp_path / "values.json")
+    store({"light@1": (info(Light()), compare(Light(), None))})
+    assert compare(Light(shift=9e-3, tolerance=0.01), None).outcome == "as stored"
+    with pytest.raises(UserError, match=r"differs by 0\.011 from .*, where 0\.01 is allowed"):
+        compare(Light(shift=0.011, tolerance=0.01), None)
+
+
+def test_an_evaluator_can_have_images_and_prompts_of_its_own(tmp_path):
+    own = tmp_path / "own.json"
+    Image.new("RGB", (32, 32), (51, 51, 51)).save(tmp_path / "dark.png")
+    own.write_text(json.dumps([{"file": "dark.png", "prompt": SAMPLES["photos"][2]["prompt"]}]))
+    assert compare(Light(calibration_samples=own), None).values == pytest.approx([0.2])
 
 
 def test_values_of_lower_precision_are_not_stored(monkeypatch, tmp_path):

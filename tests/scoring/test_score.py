@@ -16,16 +16,18 @@ from torch import Tensor
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.files import locked, write_png
+from alignbench.files import append_json_lines, locked, write_png
 from alignbench.generation.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
+from alignbench.reading import read_json_lines
+from alignbench.scoring.evidence import borderline_share, evidence_file
 from alignbench.scoring.partial_scores import ScoreTable
 from alignbench.scoring.score import info, score
 from alignbench.store.image_records import image_name
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.scores import Scores
+from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.work_share import WorkShare
 from evaluators.shapes_oracle import ShapesOracle
 
@@ -65,6 +67,16 @@ class Brightness(Evaluator):
     def score_features(self, features: Tensor, encoded: Tensor) -> Tensor:
         self.num_scored += len(features)
         return features + encoded
+
+
+class Explained(Brightness):
+    """Says of each score how bright its image is, and how far it is from 100."""
+
+    summary, overall = "mean", "groups"
+
+    def explain(self, features: Tensor, encoded: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        evidence = [{"brightness": one, "margin": abs(one - 100)} for one in features.tolist()]
+        return self.score_features(features, encoded), evidence
 
 
 class Undefined(Brightness):
@@ -125,6 +137,42 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path, batch_size, num_rows):
     for evaluator in (oracle, bright):
         expected = evaluator.score(images, prompt_set(num_rows).texts).numpy()
         np.testing.assert_array_equal(table(folder, evaluator).score, expected)
+
+
+def test_what_scores_were_made_of_is_kept_beside_the_parts(tmp_path):
+    folder = run_folder(tmp_path, 3)
+    plain, explained = Brightness("plain", Mean()), Explained("explained", Mean())
+    run(folder, prompt_set(3), SAMPLING, [plain, explained])
+    path = folder.score_file("test", SAMPLING.hash, "explained", "1")
+    assert not evidence_file(folder.score_file("test", SAMPLING.hash, "plain", "1")).exists()
+    assert evidence_file(path) == path.parent / "parts" / "explained@1.evidence.jsonl"
+    lines, scores = read_json_lines(evidence_file(path)), table(folder, explained)
+    assert [(line["prompt_id"], line["image"], line["digest"]) for line in lines] == [
+        (prompt_id, 0, digest) for prompt_id, digest in zip(scores.prompt_id, scores.digest, strict=True)
+    ]
+    lengths = [len(prompt) for prompt in prompt_set(3).texts]
+    assert [line["brightness"] + length for line, length in zip(lines, lengths, strict=True)] == pytest.approx(
+        scores.score.tolist()
+    )
+    assert (scores.info.summary, scores.info.overall) == ("mean", "groups")
+
+
+def test_the_records_of_evaluators_that_are_shown_by_medians_are_as_before():
+    record = info(Brightness("plain", Mean())).record()
+    assert "summary" not in record
+    assert "overall" not in record
+    assert ScoreInfo(**record) == info(Brightness("plain", Mean()))
+    assert info(Explained("explained", Mean())).record().items() >= {"summary": "mean", "overall": "groups"}.items()
+
+
+def test_the_share_of_borderline_images_is_of_the_images_as_they_are_now(tmp_path):
+    path = tmp_path / "x@1.parquet"
+    scores = Scores.of(ScoreInfo("x", "1"), ["a", "b", "c", "d"], [0] * 4, [0.0] * 4, ["new"] * 4)
+    assert borderline_share(path, scores) is None
+    margins = [("a", "old", 0.5), ("a", "new", 0.01), ("b", "new", 0.3), ("b", "old", 0.01), ("c", "new", 0.02)]
+    lines = [{"prompt_id": name, "image": 0, "digest": digest, "margin": one} for name, digest, one in margins]
+    append_json_lines(evidence_file(path), lines)
+    assert borderline_share(path, scores) == pytest.approx(1 / 3)  # of a, b and c; d has no evidence
 
 
 def test_equal_preprocessings_are_computed_once_and_repeated_prompts_encoded_once(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.intervals import Resampling, compare, mean, median
+from alignbench.statistics.intervals import PairedScores, Resampling, compare, mean, median
 
 
 def separate(num):
@@ -94,6 +94,24 @@ def test_medians_of_resamples_equal_those_of_written_out_samples():
         assert found == np.median(np.repeat(scores, counts[resampling.cluster]))
     for counts, found in zip(resampling.counts, resampling.means(scores[None])[0], strict=True):
         assert found == pytest.approx(np.mean(np.repeat(scores, counts[resampling.cluster])))
+
+
+def test_a_mean_of_groups_counts_groups_alike_in_every_resample():
+    """Two of one group, six of another: groups have means 1 and 0. A resample averages the groups that it holds."""
+    groups, scores = ["a"] * 2 + ["b"] * 6, np.array([1.0, 1, 0, 0, 0, 0, 0, 0])
+    resampling = Resampling(range(8), num_resamples=200)
+    found = PairedScores([scores], resampling).mean_of_groups(0, groups)
+    assert found.value == 0.5
+    members = np.array([[group == name for group in groups] for name in "ab"])
+    draws = resampling.means_of_groups(scores[None], members)[0]
+    for counts, draw in zip(resampling.counts, draws, strict=True):
+        assert draw == (1.0 if not counts[2:].any() else 0.5 if counts[:2].any() else 0.0)
+    assert (found.low, found.high) == tuple(np.quantile(draws, [0.025, 0.975]))
+
+
+def test_a_mean_of_one_group_is_the_mean():
+    scores, resampling = np.random.default_rng(4).normal(size=(3, 20)), Resampling(range(20))
+    assert PairedScores([scores], resampling).mean_of_groups(0, ["a"] * 20) == mean(scores, resampling)
 
 
 def test_medians_are_found_within_the_window_and_outside_of_it():
