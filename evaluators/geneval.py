@@ -113,7 +113,7 @@ class GenEval(Evaluator):
         return f"objects of {file_digest(self.file)} and their colours by {self.clip.shared_pass}"
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> nn.ModuleDict:
         """The detector and CLIP."""
         detector = load_mask2former(self.file, self.config)
         if detector.config.num_labels != len(CLASSES):

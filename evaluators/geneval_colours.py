@@ -22,7 +22,7 @@ def isolated(picture: Image.Image, one: DetectedObject) -> Image.Image:
     """Return the box of an object that has a mask, grey where the object is not."""
     left, top, right, bottom = one.box
     pixels = np.array(picture)[top:bottom, left:right]
-    return Image.fromarray(np.where(one.mask[..., None], pixels, np.uint8(GREY)))
+    return Image.fromarray(np.where(np.asarray(one.mask)[..., None], pixels, np.uint8(GREY)))
 
 
 class ColourClassifier:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from alignbench.errors import UserError
 from alignbench.models.weights.state_dicts import listed, read_state_dict
@@ -99,14 +99,15 @@ class DetectedObject:
 
 def swin_small() -> Mask2FormerConfig:
     """Return the architecture of the instance detectors with a Swin-S that learned COCO's 80 classes."""
-    backbone = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 18, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerConfig(backbone_config=backbone, num_labels=80)
+    backbone = {
+        "model_type": "swin",
+        "embed_dim": 96,
+        "depths": [2, 2, 18, 2],
+        "num_heads": [3, 6, 12, 24],
+        "window_size": 7,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    return Mask2FormerConfig.from_dict({"backbone_config": backbone, "num_labels": 80})
 
 
 def load_mask2former(file: Path, config: Mask2FormerConfig) -> Mask2FormerForUniversalSegmentation:
@@ -115,13 +116,14 @@ def load_mask2former(file: Path, config: Mask2FormerConfig) -> Mask2FormerForUni
     Raises:
         UserError: the file is damaged, or its weights are of another network.
     """
-    network, found = Mask2FormerForUniversalSegmentation.from_pretrained(
+    loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
         None,
         config=config,
         state_dict=to_transformers(read_state_dict(file)),
         ignore_mismatched_sizes=True,  # they are refused below, with all other faults
         output_loading_info=True,
     )
+    network, found = loaded
     faults = [
         listed("missing", (key for key in found["missing_keys"] if not NOT_READ.search(key))),
         listed("left over", (key for key in found["unexpected_keys"] if not NOT_READ.search(key))),

@@ -16,6 +16,7 @@ from evaluators.networks.mask2former import (
     in_order_of_patches,
     load_mask2former,
     network_input,
+    swin_small,
 )
 
 WIDTH, STAGES = 8, 4  # features of the first stage
@@ -113,6 +114,13 @@ def test_a_file_of_mmdet_fills_every_weight(in_mmdet, tmp_path):
     assert loaded.model.pixel_level_module.decoder.level_embed.equal(
         in_mmdet["panoptic_head.pixel_decoder.level_encoding.weight"]
     )
+
+
+def test_the_published_architecture_has_the_published_number_of_weights():
+    with torch.device("meta"):
+        network = Mask2FormerForUniversalSegmentation(swin_small())
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 68.7
+    assert network.class_predictor.out_features == 81
 
 
 def test_patches_merge_as_in_mmdet(network):
