@@ -1,7 +1,7 @@
 """The one interface between methods and model families."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -62,6 +62,8 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     # how the keys of each part begin in a single file of the original layout, the denoiser's first; a part that a file
     # lacks comes from `model.config`, and a family without any is not read from single files
     single_file_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # what its pipeline is given in place of a processor that it asks as soon as it is made, where there is none
+    stand_ins: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     controlnet: ClassVar[ControlNetSupport | None] = None  # None: it is not sampled under control, for this reason:
     no_controlnet: ClassVar[str] = "its family has no ControlNet here"
 

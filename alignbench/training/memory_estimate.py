@@ -346,16 +346,13 @@ class _FusedAttention(torch.autograd.Function):
 
 
 class _Fused(TorchFunctionMode):
-    """On the meta device torch would take the unfused path, and would take no mask from main memory."""
+    """On the meta device torch would take the unfused path."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             inputs = [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
             return _FusedAttention.apply(*inputs[:3])
-        if func is torch.where and any(isinstance(value, Tensor) and value.is_meta for value in args[1:]):
-            # a network that reads numbers from its mask gets that in main memory
-            args = (args[0].to("meta"), *args[1:])
         return func(*args, **kwargs)
 
 

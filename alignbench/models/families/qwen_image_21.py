@@ -1,10 +1,12 @@
 """Qwen-Image 2.1: a block-causal transformer with features of Qwen3-VL, rectified flow, pictures with transparency."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed
+from torch.overrides import TorchFunctionMode
 
 from alignbench.batch import Conditioning
 from alignbench.errors import UserError
@@ -27,6 +29,32 @@ def rows_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
     return [[row for row, own in enumerate(lengths) if own == length] for length in dict.fromkeys(lengths)]
 
 
+class NoProcessor:
+    """Stands in for the processor where no prompt will come: the pipeline counts its own text as soon as it is made."""
+
+    @property
+    def tokenizer(self) -> "NoProcessor":
+        """The same."""
+        return self
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        """Return one text without any token."""
+        return [[]]
+
+    def encode(self, text: str) -> list[int]:
+        """Return one token, whatever the text."""
+        return [0]
+
+
+class MaskInMainMemory(TorchFunctionMode):
+    """Lets the network choose by its mask among tensors of the meta device, which take no mask from elsewhere."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.where and any(isinstance(value, Tensor) and value.is_meta for value in args[1:]):
+            args = (args[0].to("meta"), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
 class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
     """Qwen-Image 2.1 from text, guided by two calls where the scale is above 1.
 
@@ -44,6 +72,7 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
     frozen_parts = ("vae", "text_encoder")
     samples_alone = True
     schedulers = FLOW_EULER
+    stand_ins: ClassVar = {"processor": NoProcessor}
 
     # ---- text
 
@@ -134,18 +163,20 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
         """Call the transformer with prompts of one length."""
         num, (height, width) = len(noisy_latents), noisy_latents.shape[-2:]
         num_words, num_slots = prompt_embeds.shape[1], height * width // SLOT**2
-        # the network counts with it, which needs numbers: of a network without memory it lies in main memory
-        device = "cpu" if noisy_latents.is_meta else noisy_latents.device
+        # the network counts with its mask, which needs numbers: of a network without memory it lies in main memory
+        without_memory = noisy_latents.is_meta
+        device = "cpu" if without_memory else noisy_latents.device
         is_image = torch.arange(num_words + num_slots, device=device) >= num_words
-        prediction = self.policy(
-            hidden_states=self.pack(noisy_latents).to(self.dtype),
-            # rounded to the network's dtype before the division, as the pipeline does
-            timestep=timesteps.to(self.dtype) / self.schedule.num_train_timesteps,
-            encoder_hidden_states=prompt_embeds.to(self.dtype),
-            img_shapes=[[(1, height, width)]] * num,
-            img_mask=is_image.expand(num, -1),
-            return_dict=False,
-        )[0]
+        with MaskInMainMemory() if without_memory else nullcontext():
+            prediction = self.policy(
+                hidden_states=self.pack(noisy_latents).to(self.dtype),
+                # rounded to the network's dtype before the division, as the pipeline does
+                timestep=timesteps.to(self.dtype) / self.schedule.num_train_timesteps,
+                encoder_hidden_states=prompt_embeds.to(self.dtype),
+                img_shapes=[[(1, height, width)]] * num,
+                img_mask=is_image.expand(num, -1),
+                return_dict=False,
+            )[0]
         return self.unpack(prediction[:, -height * width :], (height, width))  # what comes before is of the text
 
     def generation_arguments(

@@ -1,12 +1,13 @@
 """A model of the right shapes without weights: built from its configuration files alone."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -39,7 +40,8 @@ def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAda
         if Path(path).is_file() and model.config is not None:  # which is of the architecture of its folder
             path, revision = model.config, None
         architecture = _architecture(path, revision)
-        pipeline = build_pipeline(architecture, getattr(torch, pipeline_node["torch_dtype"]), device)
+        stand_ins = get_class(node["_target_"]).stand_ins
+        pipeline = build_pipeline(architecture, getattr(torch, pipeline_node["torch_dtype"]), device, stand_ins)
     else:
         pipeline = instantiate(pipeline_node)
         for part in pipeline.components.values():
@@ -48,35 +50,24 @@ def skeleton(model: DictConfig, device: torch.device | str = "meta") -> ModelAda
     return instantiate(node, _partial_=True)(pipeline)
 
 
-class NoProcessor:
-    """What a pipeline without a processor has in its place, where it counts the tokens of its own text at once."""
+def build_pipeline(
+    architecture: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    stand_ins: Mapping[str, Callable[[], Any]],
+) -> Any:
+    """Return the diffusers pipeline of an architecture, without tokenizers.
 
-    @property
-    def tokenizer(self) -> "NoProcessor":
-        """The same."""
-        return self
-
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        """Return one text without any token."""
-        return [[]]
-
-    def encode(self, text: str) -> list[int]:
-        """Return one token, whatever the text."""
-        return [0]
-
-
-def build_pipeline(architecture: dict[str, Any], dtype: torch.dtype, device: torch.device | str) -> Any:
-    """Return the diffusers pipeline of an architecture, without tokenizers."""
+    Args:
+        stand_ins: of the family, as `ModelAdapter` has them.
+    """
     import diffusers
 
     parts = {name: _part(dict(config), dtype, device) for name, config in architecture["parts"].items()}
     pipeline_class = getattr(diffusers, architecture["pipeline"])
     arguments = inspect.signature(pipeline_class).parameters.values()
-    absent: dict[str, Any] = {
-        one.name: None for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts
-    }
-    if "processor" in absent:
-        absent["processor"] = NoProcessor()
+    names = [one.name for one in arguments if one.default is inspect.Parameter.empty and one.name not in parts]
+    absent: dict[str, Any] = {name: stand_ins[name]() if name in stand_ins else None for name in names}
     without_filter = {"requires_safety_checker": False} if "safety_checker" in absent else {}
     return pipeline_class(**parts, **absent, **without_filter)
 

@@ -178,6 +178,7 @@ def test_a_pipeline_without_processor_is_built_all_the_same(model):
         name: {**getattr(model.pipeline, name).config, "_class_name": type(getattr(model.pipeline, name)).__name__}
         for name in ("transformer", "vae", "scheduler")
     }
-    pipeline = build_pipeline({"pipeline": "QwenImage21Pipeline", "parts": parts}, torch.float32, "meta")
+    architecture = {"pipeline": "QwenImage21Pipeline", "parts": parts}
+    pipeline = build_pipeline(architecture, torch.float32, "meta", model.stand_ins)
     assert next(pipeline.transformer.parameters()).is_meta
     assert pipeline.vae_scale_factor == 16
