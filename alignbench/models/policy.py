@@ -230,6 +230,13 @@ class Policy(ABC):
         policy_files.load_checkpoint(self.denoiser, run, weights, average, adapters)
 
 
+def is_sharded(network: nn.Module) -> bool:
+    """Say whether a process has only its part of the weights (FSDP2), so that a call waits for those of the others."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(network, FSDPModule)
+
+
 def gather_anew(network: nn.Module) -> None:
     """Let go of whole weights that shards were gathered to (FSDP2) and that may be kept after a forward pass."""
     from torch.distributed.fsdp import FSDPModule

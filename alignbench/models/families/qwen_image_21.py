@@ -9,10 +9,12 @@ from torch import Tensor, distributed
 from torch.overrides import TorchFunctionMode
 
 from alignbench.batch import Conditioning
+from alignbench.context import all_reduce_max
 from alignbench.errors import UserError
 from alignbench.models.flow_adapter import FlowAdapter
 from alignbench.models.frame_latents import FrameLatents
 from alignbench.models.latents import PackedLatents
+from alignbench.models.policy import is_sharded
 from alignbench.models.schedulers import FLOW_EULER
 
 SLOT = 2  # latent pixels along the side of what one slot of the text encoder stands for
@@ -150,14 +152,24 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
         mask, num_tokens = conditioning.text_mask, conditioning.prompt_embeds.shape[1]
         lengths = [num_tokens] * len(noisy_latents) if mask is None else mask.sum(1).tolist()
         groups = rows_of_one_length(lengths)
+        idle = groups[:1] * self._num_idle(len(groups))
         predictions = [
             self._call_network(
                 noisy_latents[rows], timesteps[rows], conditioning.prompt_embeds[rows, : lengths[rows[0]]]
             )
-            for rows in groups
-        ]
+            for rows in groups + idle
+        ][: len(groups)]
         order = torch.tensor([row for rows in groups for row in rows]).argsort()
         return torch.cat(predictions)[order.to(noisy_latents.device)]
+
+    def _num_idle(self, num_calls: int) -> int:
+        """Return how many calls more another process makes that shares the weights.
+
+        Without a gradient processes may have unlike numbers of rows, as in an inversion.
+        """
+        if torch.is_grad_enabled() or not is_sharded(self.policy):
+            return 0
+        return all_reduce_max(num_calls, self.device, distributed.get_world_size()) - num_calls
 
     def _call_network(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Call the transformer with prompts of one length."""

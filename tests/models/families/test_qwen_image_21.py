@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import distributed
 
 from alignbench.batch import Conditioning
@@ -11,6 +12,8 @@ from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.families.qwen_image_21 import rows_of_one_length
 from alignbench.models.tiny_random import RESOLUTION, tiny_adapter
 from alignbench.models.weights.skeleton import build_pipeline
+from alignbench.training.parallel import join
+from tests.processes import FSDP2, together
 
 PROMPTS = ["a red circle", "", "a far longer caption of a blue square"]
 KEYS = [("p0", 0), ("p1", 0), ("p2", 0)]
@@ -68,6 +71,26 @@ def test_processes_that_wait_for_each_other_make_as_many_calls(monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     assert rows_of_one_length([7, 5, 7]) == [[0], [1], [2]]
+
+
+@pytest.mark.matrix
+def test_shards_are_gathered_as_often_by_a_process_with_fewer_rows():
+    """As in an inversion, where some images have arrived before others."""
+    prompts, timesteps = ["circle", "a longer one", "square"], torch.tensor([900.0, 500.0, 20.0])
+    whole, numbers = tiny_adapter("qwen_image_21"), (3, 1)
+    noise = noise_for(whole)
+
+    def predicted(model, num_rows):
+        with torch.no_grad():
+            return model.predict(noise[:num_rows], timesteps[:num_rows], model.encode_prompts(prompts[:num_rows]))
+
+    def job(rank):
+        model = tiny_adapter("qwen_image_21")
+        join(Accelerator(cpu=True)).place(model.denoiser)
+        return predicted(model, numbers[rank]).numpy()
+
+    for array, num_rows in zip(together(job, environment=FSDP2), numbers, strict=True):
+        torch.testing.assert_close(torch.from_numpy(array), predicted(whole, num_rows), rtol=1e-4, atol=1e-6)
 
 
 def test_the_pipeline_mixes_prompts_of_a_call_and_the_sampler_does_not_let_it(model):
