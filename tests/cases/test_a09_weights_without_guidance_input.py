@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from hydra.utils import get_class
 
-from alignbench.configuration.build import resolve, run_name
+from alignbench.configuration.build import conf_folder, resolve, run_name
 from alignbench.configuration.checks import check
 from alignbench.configuration.compose import composed
 from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling
 from alignbench.models.families.qwen_image_21 import QwenImage21
+from alignbench.models.find_families import FAMILIES
 from alignbench.models.tiny_random.flux import tiny_flux
 from alignbench.models.tiny_random.flux2_klein import tiny_flux2_klein
 from alignbench.models.tiny_random.stable_diffusion import tiny_stable_diffusion
@@ -179,17 +181,6 @@ def test_distilled_klein_is_known_before_it_is_loaded(kleins):
     assert (cfg.sampling.num_inference_steps, cfg.sampling.guidance_scale) == (50, 4.0)
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize(("folder", "method", "warned"), [
-    ("distilled", ["method=sft", "data=shapes"], True),
-    ("distilled", ["method=nft", "data=prompts", "data.path=prompts.txt", "reward=shapes_clip"], False),
-    ("base", ["method=sft", "data=shapes"], False),
-])  # fmt: skip
-def test_a_loss_on_given_images_of_distilled_klein_is_warned_of(kleins, folder, method, warned):
-    lines = follow_distilled_weights(of_klein(kleins[folder], *method))
-    assert any(line.startswith("warning     method=sft trains on noise levels") for line in lines) == warned
-
-
 def test_qwen_image_21_with_noise_levels_of_its_own_is_distilled(tmp_path):
     index = {"_class_name": "QwenImage21Pipeline", "sample_sigmas": [1.0, 0.7, 0.3], "vae": ["diffusers", "Vae"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
@@ -222,3 +213,58 @@ def test_other_weights_are_left_as_they_are(folders, tmp_path):
         assert follow_distilled_weights(cfg) == []
         assert cfg == before
         assert cfg.sampling.num_inference_steps == 50
+
+
+# ---- every model whose weights may be of few steps
+
+EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.0}
+PNDM = {"_class_name": "PNDMScheduler"}
+LCM, TCD = {"_class_name": "LCMScheduler"}, {"_class_name": "TCDScheduler"}
+# what tells them: model_index.json, the network's config.json and scheduler_config.json; those of the others follow
+TOLD = {
+    "flux": (({}, {"guidance_embeds": False}, EULER), ({}, {"guidance_embeds": True}, EULER)),
+    "flux_schnell": (({}, {"guidance_embeds": False}, EULER), ({}, {"guidance_embeds": True}, EULER)),
+    "flux2_klein": (({"is_distilled": True}, {}, EULER), ({"is_distilled": False}, {}, EULER)),
+    "flux2_klein_9b": (({"is_distilled": True}, {}, EULER), ({}, {}, EULER)),
+    "qwen_image_21": (({"sample_sigmas": [1.0, 0.7, 0.3]}, {}, EULER), ({"sample_sigmas": None}, {}, EULER)),
+    "z_image": (({}, {}, EULER | {"shift": 3.0}), ({}, {}, EULER)),
+    "sd15": (({}, {}, LCM), ({}, {}, PNDM)),
+    "sdxl": (({}, {}, TCD), ({}, {}, PNDM)),
+}
+GIVEN_IMAGES = ["method=sft", "data=shapes"]
+OWN_IMAGES = ["method=nft", "data=prompts", "data.path=prompts.txt", "reward=shapes_clip"]
+
+
+def told_for(folder, model, files, *words):
+    """Return what is said of weights of which there are only these files."""
+    cfg = composed([f"model={model}", f"model.pretrained_model_name_or_path={folder}", "prompts=shapes", *words])
+    network = get_class(cfg.model.adapter._target_).denoiser_name
+    names = ("model_index.json", f"{network}/config.json", "scheduler/scheduler_config.json")
+    for name, content in zip(names, files, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps({"_class_name": "Any", **content}))
+    return follow_distilled_weights(cfg)
+
+
+def test_every_family_that_tells_weights_of_few_steps_is_here():
+    tells = {f"alignbench.models.families.{name}." for name, one in FAMILIES.items() if "takes_few_steps" in vars(one)}
+    files = "".join((conf_folder() / "model" / f"{model}.yaml").read_text() for model in TOLD)
+    assert [name for name in tells if name not in files] == []
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("model", TOLD)
+def test_a_loss_on_given_images_of_weights_of_few_steps_is_warned_of(tmp_path, model):
+    few, many = TOLD[model]
+    warning = "warning     method=sft trains on noise levels that weights of few steps were not distilled for"
+    assert told_for(tmp_path, model, few, *GIVEN_IMAGES)[-1].startswith(warning)
+    for files, words in ((few, OWN_IMAGES), (many, GIVEN_IMAGES), (few, [*GIVEN_IMAGES, "stages=[generate]"])):
+        assert not any(line.startswith("warning") for line in told_for(tmp_path, model, files, *words))
+
+
+def test_z_image_turbo_takes_9_steps_without_guidance_and_the_head_says_so(tmp_path):
+    few, many = TOLD["z_image"]
+    steps, guidance = told_for(tmp_path, "z_image", few, "method=base")
+    assert steps.startswith("steps       9: weights of this kind were distilled for few steps")
+    assert guidance.startswith("guidance    0.0: weights of this kind were distilled for few steps")
+    assert told_for(tmp_path, "z_image", many, "method=base") == []

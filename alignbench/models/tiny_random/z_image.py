@@ -12,8 +12,8 @@ from alignbench.models.families.z_image import ZImage
 from alignbench.models.tiny_random.parts import WIDTH, Tiny, autoencoder, qwen3_config, qwen_tokenizer
 
 
-def tiny_z_image(seed: int = 0) -> ZImagePipeline:
-    """Return a random Z-Image with the published shift."""
+def tiny_z_image(seed: int = 0, shift: float = 6.0) -> ZImagePipeline:
+    """Return a random Z-Image with the published shift, which is 3 for Turbo."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings: dict[str, Any] = {
@@ -36,7 +36,7 @@ def tiny_z_image(seed: int = 0) -> ZImagePipeline:
             "vae": autoencoder(0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
             "tokenizer": tokenizer,
             "text_encoder": Qwen3Model(qwen3_config(tokenizer, num_layers=2)),
-            "scheduler": FlowMatchEulerDiscreteScheduler(shift=6.0),
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
         }
         return ZImagePipeline(**parts)
 
