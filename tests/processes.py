@@ -5,6 +5,7 @@ import os
 import tempfile
 import traceback
 from pathlib import Path
+from queue import Empty
 
 import torch
 from accelerate.state import AcceleratorState
@@ -17,7 +18,10 @@ DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAG
 
 
 def together(function, *arguments, num_processes=2, environment=None):
-    """Call `function(rank, *arguments)` in processes of one group; return what each returned, in rank order."""
+    """Call `function(rank, *arguments)` in processes of one group; return what each returned, in rank order.
+
+    A single process is alone, as one that no launcher has started.
+    """
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +43,10 @@ def together(function, *arguments, num_processes=2, environment=None):
 
 def _result(results):
     """Return the rank of the next process that is ready, and its result; a failure need not wait for the others."""
-    rank, value = results.get(timeout=TIME_LIMIT)
+    try:
+        rank, value = results.get(timeout=TIME_LIMIT)
+    except Empty:
+        raise AssertionError(f"a process was not done within {TIME_LIMIT} seconds") from None
     if isinstance(value, Failure):
         raise AssertionError(value.args[0])
     return rank, value
@@ -50,21 +57,28 @@ class Failure(Exception):
 
 
 def _work(function, arguments, rank, num_processes, folder, environment, results):
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
-    os.environ.update({name: str(value) for name, value in names.items()} | environment)
     torch.set_num_threads(1)
-    if environment.get("ACCELERATE_USE_DEEPSPEED"):
-        _leave_reductions_to_gloo()
     AcceleratorState._reset_state(reset_partial_state=True)  # the parent was alone
-    meet = f"file://{Path(folder) / 'meet'}"
-    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=num_processes)
+    if num_processes > 1:
+        _join(rank, num_processes, folder, environment)
     try:
         results.put((rank, function(rank, *arguments)))
     except BaseException:
         results.put((rank, Failure(traceback.format_exc())))
     results.close()
     results.join_thread()
-    torch.distributed.barrier()
+    if num_processes > 1:
+        torch.distributed.barrier()
+
+
+def _join(rank, num_processes, folder, environment):
+    """Become one of the processes of a group, as a launcher tells them to."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+    os.environ.update({name: str(value) for name, value in names.items()} | environment)
+    if environment.get("ACCELERATE_USE_DEEPSPEED"):
+        _leave_reductions_to_gloo()
+    meet = f"file://{Path(folder) / 'meet'}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=num_processes)
 
 
 def _leave_reductions_to_gloo():
