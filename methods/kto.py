@@ -166,7 +166,10 @@ class KTO(Method[LabelledBatch]):
             case "zero":
                 return gain.new_zeros(())
             case "class_mean":
-                means = [context.reduce(gain[label].sum(), label.sum()) for label in (desirable, ~desirable)]
+                # rows chosen by a mask would be counted on the CPU, which waits for a GPU
+                means = [
+                    context.reduce(torch.where(label, gain, 0).sum(), label.sum()) for label in (desirable, ~desirable)
+                ]
                 point = torch.stack(means).nanmean()  # a label that nobody has is 0 / 0 and says nothing
             case "ema":
                 point = torch.as_tensor(self.running_gain, dtype=gain.dtype, device=gain.device)

@@ -13,7 +13,7 @@ from alignbench.diffusion.noise_levels import NoiseLevels
 from alignbench.diffusion.schedule import NoiseSchedule
 from alignbench.errors import UserError
 from alignbench.models.controlnet import ControlNetSupport
-from alignbench.models.latents import LatentSpace
+from alignbench.models.latents import ROWS_PER_CALL, LatentSpace
 from alignbench.models.policy import Policy
 from alignbench.models.predictor import Predictor
 from alignbench.models.prompt_length import CutPrompts, count_cut
@@ -54,6 +54,7 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     frozen_parts: ClassVar[Sequence[str]]  # attributes never trained: the VAE and the text encoders (some may be None)
     patch_size: ClassVar[int] = 1  # latent pixels along the side of one network token
     no_guidance_scale: ClassVar[float] = 1.0  # the largest scale that is no guidance, in the family's own sense
+    pads_prompts: ClassVar[bool] = True  # whether all prompts have features of one length, padding included
     takes_negative_prompt: ClassVar[bool] = True  # whether its pipeline guides away from a prompt that is given
     samples_alone: ClassVar[bool] = False  # whether other prompts of a call change the image that its pipeline makes
     is_told_sizes: ClassVar[bool] = False  # whether conditioning says how large images were and what was cut off
@@ -152,6 +153,14 @@ class ModelAdapter(LatentSpace, Policy, Predictor):
     def encode_no_prompt(self) -> Conditioning:
         """Return what the network is given in place of a prompt, one row, without a gradient."""
         return self.encode_prompts([""])
+
+    @property
+    def prompts_per_call(self) -> int:
+        """Prompts that are encoded together: 8 of 77 tokens, fewer longer ones, and one where lengths differ."""
+        if not self.pads_prompts:
+            return 1
+        num_tokens = self.blank_conditioning(1).prompt_embeds.shape[1]
+        return max(1, min(ROWS_PER_CALL, ROWS_PER_CALL * CLIP_TOKENS // num_tokens))
 
     @property
     def prompt_limits(self) -> dict[str, int]:

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from alignbench.errors import UserError
 from alignbench.models.weights.without_weights import is_without_weights
 
+ROWS_PER_CALL = 8  # most prompts or images in a call of an encoder; another number changes last bits of results
+PIXELS_PER_CALL = 512 * 512  # more than these make a GPU no faster, and need its memory
+
 
 def to_tokens(latents: Tensor, patch_size: int) -> Tensor:
     """Return [B, C, h, w] as tokens, one for each patch: [B, h/p * w/p, C * p * p]."""
@@ -159,6 +162,11 @@ class LatentSpace(ABC):
         factor = self.latent_factor
         frames = () if self.num_frames == 1 else (self.num_latent_frames,)
         return self.latent_channels, *frames, height // factor, (width or height) // factor
+
+    @property
+    def images_per_call(self) -> int:
+        """Images that the VAE encodes together: 8, or as many as have 512 x 512 pixels, and at least one."""
+        return max(1, min(ROWS_PER_CALL, PIXELS_PER_CALL // (self.num_frames * self.resolution**2)))
 
     @property
     def side_multiple(self) -> int:

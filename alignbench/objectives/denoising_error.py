@@ -182,12 +182,14 @@ def add_noise(
 ) -> Noised:
     """Mix latents and noise at the level of each timestep, with the network's target and the weight of its error."""
     level = model.schedule.level(timesteps)
+    weight = error_weight(weighting, model.schedule, level, snr_gamma)
     noise = noise.to(latents.device)
     return Noised(
         noisy_latents=model.schedule.add_noise(latents, noise, level),
         target=model.schedule.target(latents, noise, level),
-        timesteps=timesteps.to(latents.device),
-        weight=error_weight(weighting, model.schedule, level, snr_gamma).to(latents.device, torch.float32),
+        # a copy of so few numbers to a GPU waits for nothing: CUDA takes them from common memory before it returns
+        timesteps=timesteps.to(latents.device, non_blocking=True),
+        weight=weight.to(latents.device, torch.float32, non_blocking=True),
     )
 
 

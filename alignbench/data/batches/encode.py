@@ -1,8 +1,8 @@
 """Encode prompts and images for training: text features and latents, the same on any number of processes."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,11 +12,14 @@ from alignbench.batch import Conditioning
 from alignbench.context import Context
 from alignbench.crop import CropBox, CropSpec
 from alignbench.data.batches.feature_cache import Caches, picture_key, prompt_key
+from alignbench.data.batches.fixed_batches import filled, places_are_alike
 from alignbench.data.source import TrainingImage
 from alignbench.data.storage.tensor_store import Entry, TensorStore, num_bytes
 from alignbench.errors import UserError
 from alignbench.models.adapter import ModelAdapter
 from alignbench.settings.data import Posterior
+
+TEST_WORDS = "a red circle left of a blue square above two green stars".split()  # prompts of a test batch begin so
 
 
 class NotStoredError(Exception):
@@ -26,9 +29,9 @@ class NotStoredError(Exception):
 class Encoder:
     """Encodes prompts and images, and keeps the results in memory.
 
-    Each prompt and each image is encoded alone, never in a batch: in a batch the last bits of a result depend on the
-    other entries (by 7e-6 for the VAE of the miniatures on a CPU). Then a resumed run would differ from an
-    uninterrupted one, and a run of two processes from a run of one.
+    Encoders are called with batches of one size, or with one entry at a time. The last bits of a result depend on the
+    size of its batch (by 7e-6 for the VAE of the miniatures on a CPU). With batches of any size, a resumed run would
+    differ from an uninterrupted one, and a run of two processes from a run of one.
 
     Args:
         posterior: `mode` gives an image the same latents each time it is shown; `sample` draws new ones each time,
@@ -66,6 +69,7 @@ class Encoder:
         self.cached_latents = CachedLatents(caches.latents if caches else None, address, self.centre)
         self._prompts = _Memory(max_bytes)
         self._images = _Memory(max_bytes)
+        self._places_are_alike: dict[tuple[int, ...], bool] = {}  # in a batch of images, by the shape of one
 
     def prompts(self, texts: Sequence[str], encode: bool = True) -> Conditioning:
         """Return the features of each text, on the CPU.
@@ -75,29 +79,33 @@ class Encoder:
         """
         found = {text: self._prompts.find(text) for text in texts}
         unknown = [text for text, entry in found.items() if entry is None]
-        cached: Sequence[Entry | None] = [None] * len(unknown)
         if self.caches is not None:
-            cached = self.caches.prompts.read([prompt_key(text) for text in unknown])
-        make = self.encode_prompt if encode else _not_stored
-        made = {
-            text: self._prompts.keep(text, entry or make(text)) for text, entry in zip(unknown, cached, strict=True)
-        }
+            found |= zip(unknown, self.caches.prompts.read([prompt_key(text) for text in unknown]), strict=True)
+        missing = [text for text in unknown if found[text] is None]
+        if missing and not encode:
+            raise NotStoredError
+        made = dict(zip(missing, self.encode_prompts(missing), strict=True))
         entries = {text: entry or made[text] for text, entry in found.items()}
+        for text in unknown:
+            self._prompts.keep(text, entries[text])
         rows = {text: Conditioning(**{name: value[None] for name, value in entries[text].items()}) for text in entries}
         return Conditioning.cat([rows[text] for text in texts])
 
     def images(self, images: Sequence[TrainingImage], encode: bool = True) -> list[Entry]:
-        """Return what `encode_image` returns for each image; all cached entries are read together.
+        """Return what `encode_images` returns; all cached entries are read together.
 
         Args:
             encode: whether the VAE may be called; if not, `NotStoredError` is raised where it is needed.
         """
-        cached = self.cached_latents.read(images)
-        make = self.encode_image if encode else _not_stored
-        return [
-            entry or self._images.find(self._name(image)) or self._images.keep(self._name(image), make(image))
-            for image, entry in zip(images, cached, strict=True)
-        ]
+        stored = self.cached_latents.read(images)
+        others = {self._name(image): image for image, entry in zip(images, stored, strict=True) if entry is None}
+        known = {name: entry for name in others if (entry := self._images.find(name)) is not None}
+        missing = [name for name in others if name not in known]
+        if missing and not encode:
+            raise NotStoredError
+        for name, entry in zip(missing, self.encode_images([others[name] for name in missing]), strict=True):
+            known[name] = self._images.keep(name, entry)
+        return [entry or known[self._name(image)] for image, entry in zip(images, stored, strict=True)]
 
     def must_decode(self, image: TrainingImage) -> bool:
         """Say whether the pixels of an image are needed, as its latents are neither cached nor in memory."""
@@ -142,29 +150,70 @@ class Encoder:
         return self.model.with_crops(conditioning, boxes)
 
     @torch.no_grad()
-    def encode_prompt(self, text: str) -> Entry:
-        """Return the features of a prompt by their names in `Conditioning`, without a batch axis.
+    def encode_prompts(self, texts: Sequence[str]) -> list[Entry]:
+        """Return the features of each prompt by their names in `Conditioning`, without a batch axis.
 
         An empty prompt is none: it has what guidance goes away from.
         """
-        self._refuse_missing_encoder(f"the prompt {text!r}", self.model.encodes_prompts)
-        features = (self.model.encode_prompts([text]) if text else self.model.encode_no_prompt()).to("cpu")
-        return {name: tensor[0] for name, tensor in vars(features).items() if tensor is not None}
+        if not texts:
+            return []
+        self._refuse_missing_encoder(f"the prompt {texts[0]!r}", self.model.encodes_prompts)
+        made = {"": _entries(vars(self.model.encode_no_prompt()))[0]} if "" in texts else {}
+        given = [text for text in texts if text]
+        size = self._prompts_per_call if given else 1
+        for start in range(0, len(given), size):
+            few = given[start : start + size]
+            made |= zip(few, self._features(filled(few, size)), strict=False)
+        return [made[text] for text in texts]
+
+    @cached_property
+    def _prompts_per_call(self) -> int:
+        """`prompts_per_call` of the model; 1 where bits of a prompt depend on its place in the call."""
+        size = self.model.prompts_per_call
+        texts = [" ".join(TEST_WORDS[: number + 1]) for number in range(size)]
+        return size if size == 1 or places_are_alike(self._features, texts) else 1
+
+    def _features(self, texts: Sequence[str]) -> list[Entry]:
+        return _entries(vars(self.model.encode_prompts(texts)))
 
     @torch.no_grad()
-    def encode_image(self, image: TrainingImage) -> Entry:
-        """Return the VAE's posterior of the crop of an image, and the size of the whole image.
+    def encode_images(self, images: Sequence[TrainingImage]) -> list[Entry]:
+        """Return the VAE's posterior of the crop of each image, and the size of the whole image.
+
+        Args:
+            images: their crops have one size.
 
         Returns:
             `mean` and, if `posterior` is `sample`, `std`, [C, h, w], of a video [C, F, h, w]; `size`, original height
             and width, [2], int32.
         """
-        self._refuse_missing_encoder(f"the image {image.key}", self.model.encodes_pixels)
-        pixels = fit(image, image.crop or self.centre).to(self.model.device)
-        mean, std = self.model.encode_posterior(pixels)
-        size = torch.tensor(image.pixels.shape[-3:-1], dtype=torch.int32)
-        draws = {"std": std[0].cpu()} if self.posterior == "sample" else {}
-        return {"mean": mean[0].cpu(), "size": size, **draws}
+        if not images:
+            return []
+        self._refuse_missing_encoder(f"the image {images[0].key}", self.model.encodes_pixels)
+        crops = [image.crop or self.centre for image in images]
+        size = self._images_per_call((*images[0].pixels.shape[:-3], 3, *crops[0].size))
+        made: list[Entry] = []
+        for start in range(0, len(images), size):
+            few = zip(images[start : start + size], crops[start : start + size], strict=True)
+            made += self._posteriors(filled([fit(image, crop)[0] for image, crop in few], size))
+        sizes = [torch.tensor(image.pixels.shape[-3:-1], dtype=torch.int32) for image in images]
+        return [{**entry, "size": whole} for entry, whole in zip(made, sizes, strict=False)]
+
+    def _images_per_call(self, shape: tuple[int, ...]) -> int:
+        """Return `images_per_call` of the model; 1 where bits of an image depend on its place in the call.
+
+        Args:
+            shape: of the pixels of a crop, [3, H, W], of a video [T, 3, H, W].
+        """
+        size = self.model.images_per_call
+        if size > 1 and shape not in self._places_are_alike:
+            draws = torch.rand(size, *shape, generator=torch.Generator().manual_seed(0))
+            self._places_are_alike[shape] = places_are_alike(self._posteriors, list(draws))
+        return size if self._places_are_alike.get(shape) else 1
+
+    def _posteriors(self, pixels: Sequence[Tensor]) -> list[Entry]:
+        mean, std = self.model.encode_posterior(torch.stack(list(pixels)).to(self.model.device))
+        return _entries({"mean": mean, "std": std} if self.posterior == "sample" else {"mean": mean})
 
     def _refuse_missing_encoder(self, what: str, has_encoder: bool) -> None:
         if not has_encoder:
@@ -220,8 +269,13 @@ def fit(image: TrainingImage, crop: CropSpec) -> Tensor:
     return cropped[None] if is_video else cropped
 
 
-def _not_stored(what: Any) -> Entry:
-    raise NotStoredError
+def _entries(rows: Mapping[str, Tensor | None]) -> list[Entry]:
+    """Split rows into entries on the CPU, each with memory of its own, so that it can be forgotten alone."""
+    there = {name: tensor.cpu() for name, tensor in rows.items() if tensor is not None}
+    return [
+        {name: tensor.clone() for name, tensor in zip(there, row, strict=True)}
+        for row in zip(*there.values(), strict=True)
+    ]
 
 
 class _Memory:

@@ -82,13 +82,20 @@ def text_identity(model: ModelAdapter, device: torch.device) -> dict[str, Any]:
         "networks": {name: _network(getattr(pipeline, name)) for name in model.frozen_parts if name != "vae"},
         "tokenizers": {name: _tokenizer(part) for name, part in tokenizers.items()},
         **model.text_settings,
+        **_per_call(model.prompts_per_call),
         **_precision(device),
     }
 
 
 def image_identity(model: ModelAdapter, posterior: Posterior, device: torch.device) -> dict[str, Any]:
     """Return all that decides what the model makes of an image of a given size."""
-    return {"format": FORMAT, "vae": _network(model.pipeline.vae), "posterior": posterior, **_precision(device)}
+    return {
+        "format": FORMAT,
+        "vae": _network(model.pipeline.vae),
+        "posterior": posterior,
+        **_per_call(model.images_per_call),
+        **_precision(device),
+    }
 
 
 def _folder(parent: Path, identity: dict[str, Any]) -> Path:
@@ -111,6 +118,11 @@ def _tokenizer(tokenizer: Any) -> str | None:
     beside = [type(tokenizer).__name__, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.pad_token]
     beside += [] if template is None else [template]
     return hashlib.sha256(json.dumps([state, beside]).encode()).hexdigest()
+
+
+def _per_call(num: int) -> dict[str, int]:
+    """Return what tells entries that are encoded in batches from those encoded alone, as all once were."""
+    return {"per_call": num} if num > 1 else {}
 
 
 def _precision(device: torch.device) -> dict[str, Any]:

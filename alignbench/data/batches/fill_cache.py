@@ -3,6 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from alignbench.crop import CropSpec
+from alignbench.crop import CropSpec, Size
 from alignbench.data.batches.aspect_buckets import Buckets
 from alignbench.data.batches.crops import CropPolicy
 from alignbench.data.batches.encode import Encoder
@@ -96,7 +98,7 @@ class RequiredFeatures:
 def prompt_bytes(prompts: Sequence[str], encoder: Encoder) -> int:
     """Return the bytes that one encoded prompt takes: the mean over a few of them, as their lengths may differ."""
     few = prompts[:: -(-len(prompts) // NUM_MEASURED)]
-    return sum(num_bytes(encoder.encode_prompt(text)) for text in few) // len(few)
+    return sum(map(num_bytes, encoder.encode_prompts(few))) // len(few)
 
 
 def latents_bytes(model: ModelAdapter, encoder: Encoder) -> int:
@@ -143,21 +145,22 @@ def prepare(
     """
     size = prompt_bytes(required.prompts, encoder)
     todo = _groups(required.prompts, prompt_key, caches.prompts, size, work_share)
+    calls = [_calls(group, encoder.model.prompts_per_call) for group in todo]
     with _bar("prepare prompts", "prompt", todo, progress) as bar:
-        _fill(caches.prompts, todo, prompt_key, (encoder.encode_prompt(text) for group in todo for text in group), bar)
+        _fill(caches.prompts, calls, prompt_key, map(encoder.encode_prompts, chain(*calls)), bar)
 
     size = latents_bytes(encoder.model, encoder)
     todo = _groups(required.crops, _key, caches.latents, size, work_share)
+    calls = [_calls(group, encoder.model.images_per_call, _size) for group in todo]
     images = DataLoader(
-        _Decoded(required.view, [crop for group in todo for crop in group]),
+        _Decoded(required.view, list(chain(*calls))),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
         worker_init_fn=leave_signals_to_the_program,
     )
     with _bar("prepare images", "image", todo, progress) as bar:
-        entries = (one if isinstance(one, UnusableImageError) else encoder.encode_image(one) for one in images)
-        return _fill(caches.latents, todo, _key, entries, bar)
+        return _fill(caches.latents, calls, _key, map(partial(_encoded, encoder), images), bar)
 
 
 def _groups(
@@ -170,26 +173,40 @@ def _groups(
     return [group for group in missing if group]
 
 
+def _calls(group: list[T], num: int, kind: Callable[[T], Any] = lambda _: None) -> list[list[T]]:
+    """Split the items of a shard into those that are encoded together: at most `num`, of one kind."""
+    kinds: dict[Any, list[T]] = {}
+    for item in group:
+        kinds.setdefault(kind(item), []).append(item)
+    return [items[start : start + num] for items in kinds.values() for start in range(0, len(items), num)]
+
+
+def _encoded(encoder: Encoder, images: list[TrainingImage | UnusableImageError]) -> list[Entry | UnusableImageError]:
+    """Encode the images of a call, and return errors in their places."""
+    entries = iter(encoder.encode_images([one for one in images if isinstance(one, TrainingImage)]))
+    return [next(entries) if isinstance(one, TrainingImage) else one for one in images]
+
+
 def _fill(
     store: TensorStore,
-    todo: list[list[T]],
+    shards: list[list[list[T]]],
     key: Callable[[T], bytes],
-    entries: Iterator[Entry | UnusableImageError],
+    made: Iterator[Sequence[Entry | UnusableImageError]],
     bar: tqdm,
 ) -> list[UnusableImageError]:
-    """Store the entries, and return the images that have none, each once."""
+    """Store what is made of the calls of each shard, and return the images that have no entry, each once."""
     unusable: dict[str, UnusableImageError] = {}
-    for group in todo:
-        made: dict[bytes, Entry] = {}
-        for item in group:
-            entry = next(entries)
-            if isinstance(entry, UnusableImageError):
-                unusable[entry.key] = entry
-            else:
-                made[key(item)] = entry
-            bar.update()
-        if made:
-            store.add(made)
+    for calls in shards:
+        entries: dict[bytes, Entry] = {}
+        for call in calls:
+            for item, entry in zip(call, next(made), strict=True):
+                if isinstance(entry, UnusableImageError):
+                    unusable[entry.key] = entry
+                else:
+                    entries[key(item)] = entry
+            bar.update(len(call))
+        if entries:
+            store.add(entries)
     return list(unusable.values())
 
 
@@ -199,18 +216,20 @@ def _bar(what: str, unit: str, todo: list[list], progress: bool) -> tqdm:
 
 
 class _Decoded(Dataset):
-    """The images of a list of crops, decoded in the process that reads them."""
+    """The images of calls of the encoder, decoded in the process that reads them."""
 
-    def __init__(self, view: Sequence[PromptSample], crops: Sequence[CropRef]) -> None:
+    def __init__(self, view: Sequence[PromptSample], calls: Sequence[Sequence[CropRef]]) -> None:
         self.view = view
-        self.crops = crops
+        self.calls = calls
 
     def __len__(self) -> int:
-        return len(self.crops)
+        return len(self.calls)
 
-    def __getitem__(self, index: int) -> TrainingImage | UnusableImageError:
-        _, position, number, crop = self.crops[index]
-        image = images_of(self.view[position])[number].with_crop(crop)
+    def __getitem__(self, index: int) -> list[TrainingImage | UnusableImageError]:
+        return [self._image(ref) for ref in self.calls[index]]
+
+    def _image(self, ref: CropRef) -> TrainingImage | UnusableImageError:
+        image = images_of(self.view[ref.position])[ref.number].with_crop(ref.crop)
         try:
             _ = image.pixels
         except UnusableImageError as error:
@@ -222,5 +241,9 @@ def _key(crop: CropRef) -> bytes:
     return crop.key
 
 
-def _unchanged(image: Any) -> Any:
-    return image
+def _size(crop: CropRef) -> Size:
+    return crop.crop.size
+
+
+def _unchanged(images: Any) -> Any:
+    return images

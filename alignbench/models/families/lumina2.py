@@ -24,6 +24,7 @@ class Lumina2(FlowAdapter):
     pipeline_class = "Lumina2Pipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
+    pads_prompts = False
     patch_size = 2
     schedulers = FLOW_EULER
     original_blocks: ClassVar = {

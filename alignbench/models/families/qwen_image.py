@@ -26,6 +26,7 @@ class QwenImage(FrameLatents, PackedLatents, FlowAdapter):
     pipeline_class = "QwenImagePipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
+    pads_prompts = False
     patch_size = 2
     schedulers = FLOW_EULER
 

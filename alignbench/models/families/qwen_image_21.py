@@ -72,6 +72,7 @@ class QwenImage21(FrameLatents, PackedLatents, FlowAdapter):
     pipeline_class = "QwenImage21Pipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
+    pads_prompts = False
     samples_alone = True
     schedulers = FLOW_EULER
     stand_ins: ClassVar = {"processor": NoProcessor}

@@ -25,6 +25,7 @@ class Sana(FlowAdapter):
     pipeline_class = "SanaPipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
+    pads_prompts = False
     published_schedulers = OF_FLOW | {"DPMSolverMultistep"}
     has_posterior = False
     takes_reward_vae = False

@@ -24,6 +24,7 @@ class ZImage(FlowAdapter):
     pipeline_class = "ZImagePipeline"
     denoiser_name = "transformer"
     frozen_parts = ("vae", "text_encoder")
+    pads_prompts = False
     patch_size = 2
     schedulers = FLOW_EULER
     no_guidance_scale = 0.0

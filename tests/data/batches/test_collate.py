@@ -48,6 +48,7 @@ class FakeModel:
         return self.encode_prompts([""])
 
     encodes_prompts = encodes_pixels = True
+    prompts_per_call = images_per_call = 1
 
     def encode_posterior(self, pixels):
         self.num_images += len(pixels)

@@ -112,3 +112,21 @@ def test_a_folder_says_what_made_it(tmp_path):
     note = json.loads((caches.prompts.folder / "made_by.json").read_text())
     assert note["networks"]["text_encoder"]["class"] == "CLIPTextModel"
     assert note == text_identity(model, CPU)
+
+
+@pytest.mark.parametrize(("resolution", "per_call"), [(64, 8), (256, 4), (512, None), (1024, None)])
+def test_images_that_are_encoded_in_batches_have_a_folder_of_their_own(resolution, per_call):
+    model = tiny_adapter("stable_diffusion")
+    model.resolution = resolution
+    assert image_identity(model, "mode", CPU).get("per_call") == per_call
+
+
+@pytest.mark.parametrize(("num_tokens", "per_call"), [(77, 8), (256, 2), (512, None)])
+def test_prompts_that_are_encoded_in_batches_have_a_folder_of_their_own(num_tokens, per_call):
+    model = tiny_adapter("flux")
+    model.max_sequence_length = num_tokens
+    assert text_identity(model, CPU).get("per_call") == per_call
+
+
+def test_prompts_of_unlike_length_are_encoded_alone():
+    assert "per_call" not in text_identity(tiny_adapter("qwen_image"), CPU)
