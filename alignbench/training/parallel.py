@@ -65,11 +65,13 @@ class Replicated:
 
     def collect(self, parameters: list[nn.Parameter], factor: Tensor | float) -> None:
         """Put the gradients, averaged over processes, where the loop looks for them, multiplied by `factor`."""
-        for gradient in _gradients(parameters):
+        gradients = _gradients(parameters)
+        for gradient in gradients:
             if gradient.dtype in HALF:  # to which a GPU would round the factor, too
                 gradient.copy_(gradient.float().mul_(factor))
-            else:
-                gradient.mul_(factor)
+        wide = [gradient for gradient in gradients if gradient.dtype not in HALF]
+        if wide:
+            torch._foreach_mul_(wide, factor)
 
     def norm(self, tensors: Sequence[Tensor], whole: Sequence[Tensor] = ()) -> Tensor:
         """Return the norm of all `tensors`, shaped as `parameters`, and of `whole` ones that all processes have."""

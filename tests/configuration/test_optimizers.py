@@ -15,6 +15,7 @@ def optimizer(name):
     ("name", "whole", "together"),
     [
         ("adamw", False, False),
+        ("adamw_fused", False, False),
         ("adamw8bit", False, False),
         ("adafactor", True, False),
         ("prodigy", True, True),

@@ -152,8 +152,21 @@ def test_a_weight_without_a_gradient_and_one_of_float32_are_left_to_the_optimize
     assert torch.equal(parameters[0], torch.ones(4, dtype=torch.bfloat16))
 
 
-def test_adafactor_takes_small_steps_too():
-    make = partial(Adafactor, lr=RATE, scale_parameter=False, relative_step=False)
+def test_fused_adamw_makes_the_updates_of_adamw_but_for_last_digits():
+    files = [OmegaConf.load(conf_folder() / "optimizer" / f"{name}.yaml") for name in ("adamw", "adamw_fused")]
+    plain, fused = (moved(trained("nearest", 50, partial(build(file), lr=RATE), torch.float32)) for file in files)
+    assert 0 < (fused - plain).norm() < 1e-4 * plain.norm()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(Adafactor, lr=RATE, scale_parameter=False, relative_step=False),
+        partial(torch.optim.AdamW, lr=RATE, fused=True),
+    ],
+    ids=["adafactor", "fused"],
+)
+def test_other_optimizers_take_small_steps_too(make):
     parameters = weights()
     optimizer = WideUpdates(make, parameters, Compensated())
     train(parameters, optimizer, 50)

@@ -174,6 +174,7 @@ def eight_bit_bytes(shape, number):
 
 BYTES = {
     "adamw": lambda _, number: 8 * number,
+    "adamw_fused": lambda _, number: 8 * number,
     "adafactor": adafactor_bytes,
     "adamw8bit": eight_bit_bytes,
     "prodigy": lambda _, number: 16 * number,
