@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 128, 128  # of the area of a panel
-LEFT, TOP, PITCH = 34, 34, 196  # where the first area begins, and how far apart they are
+LEFT, TOP, PITCH = 34, 34, 208  # where the first area begins, and how far apart they are
 LINE = 12  # of text
 STYLE = """
 text{fill:#1c2b45}.note{fill:#5d6778}.frame{fill:none;stroke:#b9c2d3}.linear{stroke:#8a94a6;stroke-dasharray:3 3}
