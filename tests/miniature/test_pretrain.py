@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from scipy.stats import binom
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
 
@@ -29,6 +30,7 @@ from alignbench.miniature.pretrain.denoisers import (
     encode_for_sd3,
     encode_for_sdxl,
 )
+from alignbench.miniature.pretrain.evaluate import evaluate
 from alignbench.miniature.pretrain.export import export
 from alignbench.miniature.pretrain.loop import Muon, Plan, learning_rate_at, load_average, train
 from alignbench.miniature.pretrain.rewards import normalise
@@ -452,6 +454,21 @@ def test_a_shipped_pipeline_loads_in_float32_survives_saving_and_draws(name, tmp
     assert images[0].shape == (1, 64, 64, 3)
     assert np.isfinite(images[0]).all()
     assert np.array_equal(*images)
+
+
+BAR = {1: 0.85, 2: 0.7}  # share of held-out prompts for so many shapes that are drawn as they ask, at least
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_pipeline_draws_what_held_out_prompts_ask_for(name, tmp_path):
+    """The bar is for any number of prompts; of so few, weights at the bar would have fewer right in 1 of 100 draws."""
+    num_prompts = 32
+    figures = evaluate(name, num_prompts, tmp_path / "sheet.png")
+    num_shapes = [len(parse(prompt).shapes) for prompt in prompts("heldout", num_prompts, seed=1)]
+    for number, share in ((1, figures["one"]), (2, figures["two"])):
+        asked = num_shapes.count(number)
+        assert round(share * asked) >= binom.ppf(0.01, asked, BAR[number])
 
 
 def test_the_shipped_autoencoder_gives_codes_and_brings_pixels_back():
