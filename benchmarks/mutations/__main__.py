@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.mutations.listed import MUTATIONS
-from benchmarks.mutations.trial import Mutation, Tested, tested
+from benchmarks.mutations.trial import Mutation, Outcome, tested
 
 
 def load() -> None:
@@ -30,7 +30,7 @@ def load() -> None:
     torch.set_num_threads(1)
 
 
-def survivors(mutations: Sequence[Mutation]) -> dict[str, Tested]:
+def survivors(mutations: Sequence[Mutation]) -> dict[str, Outcome]:
     """Make each mistake alone; return those that no test found, by name."""
     left = {}
     for one in mutations:

@@ -53,7 +53,7 @@ class Mutation:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Outcome:
     """What came of tests.
 
     Attributes:
@@ -73,7 +73,7 @@ class Tested:
         return self.status == 1 and set(self.reasons) <= {"AssertionError", "Failed"}
 
 
-def tested(mutation: Mutation | None, tests: Sequence[str]) -> Tested:
+def tested(mutation: Mutation | None, tests: Sequence[str]) -> Outcome:
     """Run tests on the program with a mistake, or on the program as it is, in a forked process.
 
     What this process has imported beside the program and its tests is not imported again.
@@ -82,7 +82,7 @@ def tested(mutation: Mutation | None, tests: Sequence[str]) -> Tested:
         return pool.submit(_run, mutation, tests).result()
 
 
-def _run(mutation: Mutation | None, tests: Sequence[str]) -> Tested:
+def _run(mutation: Mutation | None, tests: Sequence[str]) -> Outcome:
     silence = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(silence, descriptor)
@@ -93,7 +93,7 @@ def _run(mutation: Mutation | None, tests: Sequence[str]) -> Tested:
     reasons = _Reasons()
     options = ["-n0", "-q", "-m", "", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     status = pytest.main([*options, *(str(ROOT / test) for test in tests)], plugins=[reasons])
-    return Tested(int(status), reasons.found)
+    return Outcome(int(status), reasons.found)
 
 
 class _Reasons:

@@ -64,18 +64,11 @@ def unlike_processes(loss):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda loss: loss, ["", ""]),
-        (lambda loss: 0 * loss, ["no weight moved", "no weight moved"]),
-        (unlike_processes, ["", "one update differs from one process's by"]),
-    ],
-)
-def test_a_method_that_does_not_train_and_processes_that_train_unlike_are_found(change, told, tmp_path):
+@pytest.mark.parametrize(("change", "told"), [(lambda loss: loss, ""), (unlike_processes, "one update differs")])
+def test_processes_that_train_unlike_are_found(change, told, tmp_path):
     load()
     combination = Combination(Wrapped(change), tiny_adapter("stable_diffusion"), tmp_path)
-    for num_processes, expected in enumerate(told, start=1):
-        wrong = tried(combination, num_processes)
-        assert bool(wrong) == bool(expected)
-        assert expected in "".join(wrong)
+    assert tried(combination, 1) == []
+    wrong = "; ".join(tried(combination, 2))
+    assert wrong.startswith(told)
+    assert bool(wrong) == bool(told)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.mutations.listed import MUTATIONS
-from benchmarks.mutations.trial import ROOT, Mutation, Tested
+from benchmarks.mutations.trial import ROOT, Mutation, Outcome
 
 ANY = Mutation("any", "alignbench.models.families.z_image", "return 1 + guidance_scale", "return guidance_scale", "")
 CHEAP = ["z_image: guidance has the usual sense", "chroma: checkpoints lose the mask", "sana: codes are not scaled"]
@@ -40,7 +40,7 @@ def test_text_that_is_not_there_once_is_refused():
     ],
 )
 def test_a_mistake_is_found_by_an_assertion_alone(status, reasons, found):
-    assert Tested(status, reasons).found == found
+    assert Outcome(status, reasons).found == found
 
 
 @pytest.mark.matrix
