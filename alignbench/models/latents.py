@@ -17,7 +17,7 @@ from alignbench.errors import UserError
 from alignbench.models.weights.without_weights import is_without_weights
 
 ROWS_PER_CALL = 8  # most prompts or images in a call of an encoder; another number changes last bits of results
-PIXELS_PER_CALL = 512 * 512  # more than these make a GPU no faster, and need its memory
+PIXELS_PER_CALL = 512 * 512  # one image of 512 px, so that full-size models need no more memory
 
 
 def to_tokens(latents: Tensor, patch_size: int) -> Tensor:
