@@ -4,7 +4,6 @@ The expected values are in tests/fixtures/v0_1_0/golden.json, by the command or 
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_folder_of_scores_of_training_images(tmp_path):
 @golden("evaluators")
 def test_what_scores_and_the_text_cache_are_kept_under(given, expected, tmp_path):
     evaluator = build_evaluator(given, {})
-    assert asdict(info(evaluator)) == expected["info"]
+    assert info(evaluator).record() == expected["info"]
     assert TextCache(evaluator, tmp_path).folder.name == expected["text"]
 
 

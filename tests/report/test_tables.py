@@ -311,6 +311,6 @@ def test_a_report_reads_scores_once_and_manifests_as_they_are_now(small_table, m
     sft.update(trained_on=["clip"])
     expected = build(small_table.root, 50)
     monkeypatch.setattr(Scores, "read", lambda path: pytest.fail(f"{path} is read again"))
-    tables = build(small_table.root, 50, found.runs, found.studies, found.reader)
+    tables = build(small_table.root, 50, found.runs, found.studies, reader=found.reader)
     assert [row["win_rate"] for row in tables.win_rates] == [row["win_rate"] for row in expected.win_rates]
     assert next(row["trained_on"] for row in tables.leaderboard if row["method"] == "sft")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from alignbench.files import write_json
 from alignbench.store.manifest import ResultsError
-from alignbench.votes.record import StudyFolder, keyed
+from alignbench.votes.record import StudyFolder
 
 
 def test_images_made_anew_stop_a_study(world):
@@ -29,7 +29,3 @@ def test_a_study_of_another_version_is_refused(world):
         assert StudyFolder(folder.path).study
     with pytest.raises(ResultsError, match="is not a study"):
         assert StudyFolder(world.root).study
-
-
-def test_keyed_draws_are_the_same_everywhere():
-    assert keyed(0, "order", 1, "p0").hex()[:16] == "589c2fdcf00866ae"
