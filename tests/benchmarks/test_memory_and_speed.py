@@ -38,6 +38,7 @@ def test_it_says_where_the_time_of_an_update_goes(run):
     assert figures["peak_memory_gib"] > 0
 
 
+@pytest.mark.matrix
 def test_it_measures_the_recipe_for_24_gb(run):
     mode = "memory=[base_4bit,checkpointing,offload]"
     out, figures = run("--model", "sdxl", "--method", "dpo", "--tuning", "lora", mode)

@@ -42,6 +42,7 @@ def run(weights, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.matrix
 def test_every_scorer_is_timed_alone_and_in_one_pass_and_scores_the_same_singly(run, capsys):
     rows = {(row["evaluator"], row["way"]): row for row in run()["measured"]}
     assert set(rows) == {(name, way) for name in [*SCORERS, "all"] for way in ("alignbench", "singly")}

@@ -1,6 +1,6 @@
 """Commands of the pages that need nothing but what ships are run as they stand, only smaller, and leave what they say.
 
-By default those of the README, one for each setting that it shows; with `-m matrix` all the others, too.
+By default the short ones of the README, one for each setting that it shows; with `-m matrix` all the others.
 """
 
 import math
@@ -50,7 +50,8 @@ def own_commands():
             sets = {"method." if key.startswith("method.") else key for key in sets}  # of one method or another
             sweeps = {"-m", "experiment"}  # of which one is enough
             seen = words and (sets <= shown or (sets & sweeps and shown & sweeps))
-            marks = [pytest.mark.matrix] if seen or page != "README.md" else []
+            is_short = page == "README.md" and len(words) <= 2
+            marks = [] if is_short and not seen else [pytest.mark.matrix]
             yield pytest.param(words, id=" ".join(words), marks=marks)
             shown |= sets
 

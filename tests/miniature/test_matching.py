@@ -120,6 +120,7 @@ def test_words_of_the_world_are_one_piece_and_others_are_spelled(vocabulary):
     assert tokenizer.tokenize("Zebra") == ["z", "##e", "##b", "##r", "##a"]
 
 
+@pytest.mark.matrix
 def test_training_goes_on_where_it_stopped_and_what_it_made_is_an_evaluator(vocabulary, tmp_path):
     tokenizer, plan = build_tokenizer(vocabulary), Plan(num_updates=2, learning_rate=1e-3, muon="encoder")
     networks = []

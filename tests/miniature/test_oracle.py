@@ -119,6 +119,7 @@ def test_a_planted_fault_is_found(fault):
     assert share_of_faults_found(NUM_QUICK // 2, fault, intact, seed=1) >= 0.95
 
 
+@pytest.mark.matrix
 def test_renderings_and_planted_faults_are_read_right_through_the_autoencoder(through_autoencoder):
     assert share_read_right(NUM_QUICK, through_autoencoder, seed=0) >= 0.95
     assert share_of_faults_found(NUM_QUICK // 2, "wrong colour", through_autoencoder, seed=1) >= 0.95

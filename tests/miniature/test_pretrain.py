@@ -245,6 +245,7 @@ def test_words_answer_for_their_shape_and_padding_for_its_region():
     assert answers_at(mirrored, "left")[:6] == first[:6]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["clip", "t5"])
 def test_a_text_encoder_learns_to_say_what_is_where(name, tmp_path, clip_tokenizer, t5_tokenizer, capsys):
     render_data(tmp_path / "data", num_scenes=8)

@@ -157,10 +157,7 @@ def composed(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        one if one.values[0] in ("kto", "srpo", "dgpo") else pytest.param(*one.values, marks=pytest.mark.matrix)
-        for one in METHODS
-    ],
+    [one if one.values[0] == "kto" else pytest.param(*one.values, marks=pytest.mark.matrix) for one in METHODS],
 )
 def test_every_method_makes_its_update_in_shards_and_nobody_waits_in_vain(tmp_path, name):
     """Inversions are of unequal length here: the processes draw timesteps of their own."""
