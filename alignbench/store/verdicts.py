@@ -4,7 +4,7 @@ results/comparisons/<prompt set>/<sampling hash>/<comparer>@<version>.jsonl
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -64,8 +64,8 @@ class Judged:
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> Self:
         """Return the record of a checked line."""
-        verdict = {**values["verdict"], "tokens": tuple(values["verdict"]["tokens"])}
-        return cls(**{**values, "verdict": Verdict(**verdict)})
+        verdict = Verdict(**values["verdict"])
+        return cls(**{**values, "verdict": replace(verdict, tokens=(verdict.tokens[0], verdict.tokens[1]))})
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,13 @@ def test_every_link_leads_to_a_place_on_the_site(pages):
             assert target.exists(), f"{file.name} links to {link}"
             fragment = unquote(parts.fragment)
             assert not fragment or fragment in pages[target].ids, f"{file.name} links to {link}"
-    assert elsewhere == {"https://hydra.cc", "https://ui.perfetto.dev", "https://github.com/RapidAI/RapidOCR"}
+    assert elsewhere == {
+        "https://hydra.cc",
+        "https://ui.perfetto.dev",
+        "https://github.com/RapidAI/RapidOCR",
+        "https://github.com/djghosh13/geneval",
+        "https://arxiv.org/abs/2310.11513",
+    }
 
 
 def test_every_page_says_its_language(pages, site):

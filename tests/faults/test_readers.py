@@ -17,6 +17,7 @@ KEPT = [
     ("checkpoint state", 3, 121), ("part of scores", 0, 100), ("part of scores", 5, 2), ("training_data.npy", 0, 3),
     ("training_data.npy", 0, 148), ("digests.json", 3, 261), ("digests.json", 3, 672), ("study.sqlite", 3, 55),
     ("study.sqlite", 3, 390),
+    ("verdicts", 2, 850),
 ]  # fmt: skip
 NUM_INPUTS = 5
 
