@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from alignbench.report.image_measures.figures import SET_MEASURES
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 
 
 def main() -> None:

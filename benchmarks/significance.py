@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 from alignbench.statistics.significance import Level, levels_test, sign_flip_test, sign_test
 
 ALPHA = 0.05

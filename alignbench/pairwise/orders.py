@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignbench.pairwise.comparer import Verdict
-from alignbench.statistics.intervals import NUM_RESAMPLES, Estimate, Resampling, mean
+from alignbench.statistics.intervals import mean
+from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate, Resampling
 
 UNBIASED = (0.4, 0.6)  # the share of answers for the first image beyond which the position decides too much
 MAX_FAILED = 0.05  # share of pairs beyond which what is left says little about all

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
 from alignbench.statistics import bradley_terry, intervals
+from alignbench.statistics.resampling import Estimate, Resampling
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
 from alignbench.store.manifest import BASE, DATA, Manifest, ResultsError
 from alignbench.store.scores import Scores
@@ -176,18 +177,18 @@ class MethodComparison:
             self.image_lists.append(sorted(images))
         return self._image_sets.index(images)
 
-    def resampling(self, images: Sequence[ImageKey]) -> intervals.Resampling:
+    def resampling(self, images: Sequence[ImageKey]) -> Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
 
     def scores(self, contender: Contender, images: Sequence[ImageKey]) -> np.ndarray:
         """Scores of these images, [S, N], turned so that the higher is the better."""
         return contender.scores(images) if self.info.higher_is_better else -contender.scores(images)
 
-    def published(self, estimate: intervals.Estimate) -> intervals.Estimate:
+    def published(self, estimate: Estimate) -> Estimate:
         """Turn a figure of `scores` back into the evaluator's own direction."""
         if self.info.higher_is_better:
             return estimate
-        return intervals.Estimate(-estimate.value, -estimate.high, -estimate.low)
+        return Estimate(-estimate.value, -estimate.high, -estimate.low)
 
     def rows(self) -> tuple[list[TableRow], list[TableRow], list[TableRow]]:
         """Return the rows of leaderboard, win rates and ranking."""
@@ -294,7 +295,7 @@ class GroupComparison:
         contenders, paired, _ = self._paired_scores(self.comparison.shared(a, b))
         return paired and paired.compare(contenders.index(a), contenders.index(b))
 
-    def mean(self, contender: Contender, *others: Contender) -> tuple[int, intervals.Estimate] | None:
+    def mean(self, contender: Contender, *others: Contender) -> tuple[int, Estimate] | None:
         """Return the mean score on the images that all of these have, and how many scores it is of; None for none."""
         contenders, paired, images = self._paired_scores(self.comparison.shared(contender, *others))
         if paired is None:
@@ -312,7 +313,7 @@ class GroupComparison:
         start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
         summaries = (np.median if comparison.info.summary == "median" else np.mean)(paired.scores[index], axis=1)
-        nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"))
+        nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return {
             "model": comparison.model,
             "method": contender.label,
@@ -334,7 +335,7 @@ class GroupComparison:
             **_mean_budget(manifests),
         }
 
-    def _mean(self, paired: intervals.PairedScores, images: Sequence[ImageKey], index: int) -> intervals.Estimate:
+    def _mean(self, paired: intervals.PairedScores, images: Sequence[ImageKey], index: int) -> Estimate:
         """Return the mean score: over images, or over the first groups of their prompts if the evaluator says so."""
         if self.comparison.info.overall == "images" or self.group != ALL:
             return paired.mean(index)
@@ -358,16 +359,16 @@ class Resamplings:
 
     def __init__(self, num_resamples: int) -> None:
         self.num_resamples = num_resamples
-        self._drawn: dict[tuple[str, ...], intervals.Resampling] = {}
+        self._drawn: dict[tuple[str, ...], Resampling] = {}
 
-    def of(self, clusters: Iterable[str]) -> intervals.Resampling:
+    def of(self, clusters: Iterable[str]) -> Resampling:
         key = tuple(clusters)
         if key not in self._drawn:
-            self._drawn[key] = intervals.Resampling(key, self.num_resamples)
+            self._drawn[key] = Resampling(key, self.num_resamples)
         return self._drawn[key]
 
 
-def _estimate(name: str, interval: str, estimate: intervals.Estimate) -> TableRow:
+def _estimate(name: str, interval: str, estimate: Estimate) -> TableRow:
     return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
 
 

@@ -25,7 +25,7 @@ from alignbench.report.image_measures.figures import (
 )
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.tables import ScoreReader, Tables
-from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.resampling import Estimate
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
 

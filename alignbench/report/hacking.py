@@ -24,7 +24,7 @@ from alignbench.report.figures import (
     turned,
 )
 from alignbench.report.tables import Tables
-from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.resampling import Estimate
 from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE
 

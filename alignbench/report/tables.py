@@ -32,6 +32,7 @@ from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
 from alignbench.scoring.evidence import BORDERLINE, borderline_share
 from alignbench.statistics import intervals
+from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.statistics.significance import holm
 from alignbench.store.image_records import (
     PROMPTS,
@@ -173,7 +174,7 @@ def measurements(folder: RunFolder) -> list[Measurement]:
 
 def build(
     root: Path,
-    num_resamples: int = intervals.NUM_RESAMPLES,
+    num_resamples: int = NUM_RESAMPLES,
     folders: Sequence[RunFolder] | None = None,
     studies: Sequence[StudyFolder] | None = None,
     verdicts: Sequence[VerdictFile] | None = None,

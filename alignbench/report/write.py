@@ -14,7 +14,7 @@ from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
 from alignbench.report.readable import readable
 from alignbench.report.tables import Tables, build
-from alignbench.statistics.intervals import NUM_RESAMPLES
+from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders

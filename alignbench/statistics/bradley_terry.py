@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from alignbench.statistics.intervals import Estimate, Floats, Resampling, won_by_seed
+from alignbench.statistics.intervals import won_by_seed
+from alignbench.statistics.resampling import Estimate, Floats, Resampling
 
 ELO = 400 / math.log(10)  # units of strength a unit of log-odds
 PSEUDO_WIN = 0.5

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from alignbench.statistics.intervals import Estimate, Resampling
+from alignbench.statistics.resampling import Estimate, Resampling
 from alignbench.statistics.set_measure import Floats, SetMeasure, squared_distances, symmetric_interval
 from alignbench.statistics.significance import Level, levels_test, swaps
 

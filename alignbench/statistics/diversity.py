@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from alignbench.statistics.intervals import Estimate, Resampling
+from alignbench.statistics.resampling import Estimate, Resampling
 from alignbench.statistics.set_measure import Floats, SetMeasure
 from alignbench.statistics.significance import Level, levels_test, sign_flip_test
 

@@ -10,32 +10,16 @@ Student's over the normal quantile, at Satterthwaite's degrees of freedom. Total
 is nothing to resample, so the exact binomial bound stands in. One cluster alone has no interval: its ends are NaN.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import ArrayLike
 
+from alignbench.statistics.resampling import CONFIDENCE, Estimate, Floats, Resampling
 from alignbench.statistics.significance import Level, flipped_sums, levels_test, sign_flip_test, sign_tests
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
-_CHUNK = 256  # resamples held as floats at a time
-_DRAWN = 16_384  # draws counted at a time; their counts stay in the processor's cache
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -64,160 +48,6 @@ class Comparison:
     p_win_weights: float
     p_gain_weights: float
     levels: tuple[Level, ...] = ()
-
-
-class Resampling:
-    """The bootstrap resamples of one list of images: clusters drawn with replacement, the same for all who ask.
-
-    Args:
-        clusters: what each of the N images belongs to, usually its prompt text.
-        num_resamples: how many; they take 4 bytes times the number of clusters each.
-        seed: with the number of clusters, decides the draws.
-    """
-
-    def __init__(self, clusters: Iterable[Hashable], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
-        number: dict[Hashable, int] = {}
-        self.cluster = np.array([number.setdefault(name, len(number)) for name in clusters], dtype=np.intp)
-        if not number:
-            raise ValueError("no images to compare; expected at least one prompt with a score")
-        self.num_clusters = len(number)
-        self.num_resamples = num_resamples
-        self.seed = seed
-
-    @cached_property
-    def counts(self) -> NDArray[np.uint16]:
-        """How often each resample holds each cluster, [R, C]."""
-        rng = np.random.default_rng([self.seed, self.num_clusters])
-        counts = np.empty((self.num_resamples, self.num_clusters), dtype=np.uint16)
-        step = max(_DRAWN // self.num_clusters, 1)
-        for start in range(0, self.num_resamples, step):
-            rows = counts[start : start + step]
-            drawn = rng.integers(self.num_clusters, size=rows.shape)
-            drawn += np.arange(len(rows))[:, None] * self.num_clusters
-            rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
-        return counts
-
-    @cached_property
-    def _counts_by_cluster(self) -> NDArray[np.uint16]:
-        """The same by cluster, [C, R], each row in one piece of memory."""
-        return np.ascontiguousarray(self.counts.T)
-
-    def num_units(self, sums: Floats | None = None) -> int:
-        """Return how many independent clusters there are, or those of them where `sums`, [C], is not 0."""
-        return self.num_clusters if sums is None else int(np.count_nonzero(sums))
-
-    def cluster_sums(self, values: Floats) -> Floats:
-        """Add up the images of each cluster: [S, N] to [S, C]."""
-        return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
-
-    def sums_by_level(self, values: Floats) -> list[Floats]:
-        """Add up what belongs to each prompt, [K, N] to [K, P], and so on for all else that was drawn."""
-        return [self.cluster_sums(values)]
-
-    def levels(self, values: Floats, pseudo_prompts: bool = False) -> list[Level]:
-        """Return what the mean of `values`, [N], depends on, training apart.
-
-        Args:
-            pseudo_prompts: whether to add a prompt with the value 1 and one with -1, each with the average number of
-                images: where all were won, there would be no variance (Agresti & Coull 1998).
-        """
-        found = []
-        for sums in self.sums_by_level(np.stack([values, np.ones_like(values)])):
-            size = sums[1].mean()
-            beside = [[size, -size], [size, size]] if pseudo_prompts else [[], []]
-            found.append(Level.of_clusters(*np.concatenate([sums, beside], axis=1)))
-        return found
-
-    def totals(self, sums: Floats) -> Floats:
-        """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
-        # wins and ties: float32 holds halves below 2^23 exactly, in whatever order they are added, at half the cost
-        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
-        is_exact = largest < 2**23 and bool((2 * sums == np.rint(2 * sums)).all())
-        kind = np.float32 if is_exact else np.float64
-        addends, found = sums.T.astype(kind), np.empty((len(sums), self.num_resamples))
-        for start in range(0, self.num_resamples, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            found[:, chunk] = (self.counts[chunk].astype(kind) @ addends).T
-        return found
-
-    def means(self, values: Floats) -> Floats:
-        """Return the mean of each row in each resample: [K, N] to [K, R]."""
-        totals = self.totals(self.cluster_sums(np.concatenate([values, np.ones((1, values.shape[1]))])))
-        return totals[:-1] / totals[-1]
-
-    def means_of_groups(self, values: Floats, members: NDArray[np.bool_]) -> Floats:
-        """Return the average over groups of each group's mean, in each resample: [K, N] and [G, N] to [K, R].
-
-        A resample averages the groups that it holds.
-        """
-        sizes = self.totals(self.cluster_sums(members.astype(np.float64)))
-        sums = np.stack([self.totals(self.cluster_sums(np.where(rows, values, 0))) for rows in members])  # [G, K, R]
-        held = (sizes > 0)[:, None]
-        return (sums / np.maximum(sizes, 1)[:, None]).sum(axis=0) / held.sum(axis=0)
-
-    def medians(self, values: Floats) -> Floats:
-        """Return the median of each row in each resample: [K, N] to [K, R]."""
-        order = np.argsort(values, axis=1, kind="stable")
-        num_images = values.shape[1]
-        # four standard deviations of a resample's median, in ranks; below them only a count is needed
-        reach = 8 + int(2 * np.sqrt(np.square(np.bincount(self.cluster)).sum()))
-        window = slice(max(num_images // 2 - reach, 0), num_images // 2 + reach)
-        sums = [np.bincount(self.cluster[row[: window.start]], minlength=self.num_clusters) for row in order]
-        *before, total = self.totals(np.array([*sums, np.bincount(self.cluster)], dtype=np.float64)).astype(np.int64)
-        rows = zip(np.take_along_axis(values, order, axis=1), self.cluster[order], before, strict=True)
-        return np.stack([self._medians(ascending, cluster, count, total, window) for ascending, cluster, count in rows])
-
-    def _medians(
-        self, ascending: Floats, cluster: NDArray[np.intp], before: NDArray, total: NDArray, window: slice
-    ) -> Floats:
-        """Find the middle of each resample where its images are counted up, `before` of them below the window."""
-        middles = np.stack([(total - 1) // 2, total // 2])  # [2, R]: the median lies between these ranks
-        # narrow numbers are added and compared faster
-        kind = np.uint16 if max(total.max(), len(ascending)) < 2**16 else np.uint32
-        wanted = np.maximum(middles - before, 0).astype(kind)
-        counted = np.zeros(self.num_resamples, dtype=kind)
-        is_below = np.empty(middles.shape, dtype=bool)
-        passed = np.zeros(middles.shape, dtype=np.uint8 if len(cluster[window]) < 2**8 else kind)
-        for number in cluster[window]:
-            counted += self._counts_by_cluster[number]
-            passed += np.less_equal(counted, wanted, out=is_below).view(np.uint8)
-        lower, upper = np.minimum(window.start + passed.astype(np.intp), len(ascending) - 1)
-        medians = (ascending[lower] + ascending[upper]) / 2
-        outside = (before > middles[0]) | (before + counted <= middles[1])
-        for row in np.flatnonzero(outside):
-            image = np.searchsorted(np.cumsum(self.counts[row, cluster]), middles[:, row], side="right")
-            medians[row] = ascending[image].mean()
-        return medians
-
-    def over_seeds(self, draws: Floats, *levels: Floats) -> Floats:
-        """Add to resamples over prompts alone, [R], what drawing training seeds with replacement changes.
-
-        Args:
-            levels: for each method that takes part, the figure by seed in each resample, [S, R].
-        """
-        repeated = [(stream, level) for stream, level in enumerate(levels) if len(level) > 1]
-        deviations = [self._seed_deviation(level, stream) for stream, level in repeated]
-        variances = np.array([deviation.var() for deviation in deviations])
-        if not variances.any():
-            return draws
-        freedom = np.array([len(level) - 1 for _, level in repeated])
-        effective = (draws.var() + variances.sum()) ** 2 / (variances**2 / freedom).sum()  # Satterthwaite
-        upper = (1 + CONFIDENCE) / 2
-        widening = stats.t.ppf(upper, effective) / stats.norm.ppf(upper)
-        return draws.mean() + widening * (draws - draws.mean() + sum(deviations))
-
-    def _seed_deviation(self, level: Floats, stream: int) -> Floats:
-        num_seeds = len(level)
-        rng = np.random.default_rng([self.seed, self.num_clusters, num_seeds, stream])
-        chosen = rng.integers(num_seeds, size=level.shape)
-        resampled = np.take_along_axis(level, chosen, axis=0).mean(axis=0)
-        return (resampled - level.mean(axis=0)) * np.sqrt(num_seeds / (num_seeds - 1))
-
-    def interval(self, value: float, draws: Floats) -> Estimate:
-        """Return `value` with the percentile interval of the resamples [R]."""
-        if self.num_units() == 1:
-            return Estimate(value, float("nan"), float("nan"))
-        return Estimate(value, *_quantiles(draws, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
 
 
 class PairedScores:
@@ -355,18 +185,6 @@ def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Return the share won by a, ties half, on each image: [Sa, N] by seed of a and [Sb, N] by seed of b."""
     signs = np.sign(a[:, None] - b[None])
     return 0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2
-
-
-def _quantiles(draws: Floats, shares: Sequence[float]) -> list[float]:
-    """Return what `np.quantile` does of numbers, to the last bit, at half its cost: a report has 20,000 intervals."""
-    places = [share * (len(draws) - 1) for share in shares]
-    below = [int(place) for place in places]
-    ordered = np.partition(draws, sorted({*below, *(min(rank + 1, len(draws) - 1) for rank in below)}))
-    found = []
-    for place, rank in zip(places, below, strict=True):
-        low, high, part = float(ordered[rank]), float(ordered[min(rank + 1, len(draws) - 1)]), place - rank
-        found.append(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
-    return found
 
 
 def median(scores: ArrayLike, resampling: Resampling) -> Estimate:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.statistics.intervals import CONFIDENCE, Estimate
+from alignbench.statistics.resampling import CONFIDENCE, Estimate
 
 MIN_VOTED = 50  # prompts; with fewer, what is fitted to votes follows their noise
 MIN_VOTED_PER_SCORE = 10

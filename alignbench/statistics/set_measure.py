@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.statistics.intervals import CONFIDENCE, Estimate, Resampling
+from alignbench.statistics.resampling import CONFIDENCE, Estimate, Resampling
 from alignbench.statistics.significance import Level
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Estimate, Resampling
+from alignbench.statistics.resampling import CONFIDENCE, NUM_RESAMPLES, Estimate, Resampling
 
 Floats = NDArray[np.float64]
 

@@ -24,7 +24,7 @@ from alignbench.report.polls.human import compare_votes
 from alignbench.report.readable import readable
 from alignbench.report.tables import measurements
 from alignbench.statistics import intervals
-from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate
 from alignbench.statistics.significance import holm
 from alignbench.study.powered import POWERED_COLUMNS, WORTH, EvaluatorScores, powered_rows
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
@@ -73,7 +73,7 @@ class StudyResults:
     powered: list[TableRow]
 
 
-def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
+def write_results(folder: StudyFolder, num_resamples: int = NUM_RESAMPLES) -> StudyResults:
     """Count the votes of a study so far and write its tables; return them."""
     results = study_results(folder, num_resamples)
     for name, columns, rows in (
@@ -89,7 +89,7 @@ def write_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMP
     return results
 
 
-def study_results(folder: StudyFolder, num_resamples: int = intervals.NUM_RESAMPLES) -> StudyResults:
+def study_results(folder: StudyFolder, num_resamples: int = NUM_RESAMPLES) -> StudyResults:
     """Count the votes of a study so far."""
     questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)

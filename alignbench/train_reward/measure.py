@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from alignbench.statistics.intervals import Estimate, Resampling, compare, mean
+from alignbench.statistics.intervals import compare, mean
+from alignbench.statistics.resampling import Estimate, Resampling
 
 NUM_BINS = 10
 SCALES = (0.01, 100.0)  # within which the factor on the scores is sought

@@ -29,7 +29,8 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
 from alignbench.settings.validation import Unit
-from alignbench.statistics.intervals import Resampling, compare, median
+from alignbench.statistics.intervals import compare, median
+from alignbench.statistics.resampling import Resampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
 from alignbench.store.scores import Scores

@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from alignbench.statistics.intervals import NUM_RESAMPLES, Estimate, Floats, Resampling, compare
+from alignbench.statistics.intervals import compare
+from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate, Floats, Resampling
 from alignbench.votes.preferences import Count, Preference
 from alignbench.votes.resampling import CrossedResampling
 

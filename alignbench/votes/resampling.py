@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.statistics.intervals import NUM_RESAMPLES, Estimate, Floats, Resampling
+from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate, Floats, Resampling
 
 
 class CrossedResampling(Resampling):

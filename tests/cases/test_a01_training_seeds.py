@@ -10,7 +10,8 @@ from alignbench.report.display import sections
 from alignbench.report.figures import significance
 from alignbench.report.markdown import markdown
 from alignbench.report.tables import build
-from alignbench.statistics.intervals import Resampling, compare
+from alignbench.statistics.intervals import compare
+from alignbench.statistics.resampling import Resampling
 from alignbench.statistics.significance import Level, levels_test, smallest_significant
 from benchmarks.significance import World, family_wise_error, simulate
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize, stats
 
 from alignbench.statistics.bradley_terry import ELO, log_strengths, rank
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 
 TRUE = np.array([0.0, 0.4, -0.3, 0.9])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignbench.statistics.cmmd import Cmmd, kernel
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 
 
 def unit(vectors):

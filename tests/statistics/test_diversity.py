@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignbench.statistics.diversity import Distance, Diversity
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 
 
 def made(num_prompts=6, num_images=2, dimensions=3, seed=0, repeated=()):

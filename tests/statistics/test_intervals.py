@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.intervals import PairedScores, Resampling, compare, mean, median
+from alignbench.statistics.intervals import PairedScores, compare, mean, median
+from alignbench.statistics.resampling import Resampling
 
 
 def separate(num):

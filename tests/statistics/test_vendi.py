@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import logm
 
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 from alignbench.statistics.vendi import Vendi, vendi_score
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alignbench.statistics.intervals import Resampling, compare, mean
+from alignbench.statistics.intervals import compare, mean
+from alignbench.statistics.resampling import Resampling
 from alignbench.votes.resampling import CrossedResampling
 
 

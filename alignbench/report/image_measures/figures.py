@@ -14,8 +14,9 @@ from alignbench.scoring.feature_rows import FeatureInfo
 from alignbench.statistics.cmmd import Cmmd
 from alignbench.statistics.diversity import Distance, Diversity
 from alignbench.statistics.image_statistics import MEASURES
-from alignbench.statistics.intervals import Comparison, Estimate, Resampling
+from alignbench.statistics.intervals import Comparison
 from alignbench.statistics.precision_recall import Precision, Recall
+from alignbench.statistics.resampling import Estimate, Resampling
 from alignbench.statistics.set_measure import SetMeasure
 from alignbench.statistics.significance import holm
 from alignbench.statistics.vendi import Vendi

@@ -15,7 +15,7 @@ from alignbench.pairwise.orders import JudgedPair, PositionBias, position_bias
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import Measurement
 from alignbench.report.polls.poll import Poll
-from alignbench.statistics.intervals import NUM_RESAMPLES, Resampling
+from alignbench.statistics.resampling import NUM_RESAMPLES, Resampling
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord, read_prompts, read_sampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder

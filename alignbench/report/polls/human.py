@@ -14,6 +14,7 @@ import numpy as np
 from alignbench.report.comparison import Measurement
 from alignbench.report.polls.poll import Poll
 from alignbench.statistics import intervals
+from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.votes.agreement import crossed
@@ -120,7 +121,7 @@ def compare_votes(
     counted: Count,
     votes: Sequence[Preference],
     won: np.ndarray,
-    num_resamples: int = intervals.NUM_RESAMPLES,
+    num_resamples: int = NUM_RESAMPLES,
     trained: Sequence[bool] | None = None,
 ) -> intervals.Comparison:
     """Compare two methods by votes; intervals and tests are over prompts and, where there are several, raters.

@@ -10,7 +10,7 @@ from typing import Any
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.tables import Tables
-from alignbench.statistics.intervals import Estimate
+from alignbench.statistics.resampling import Estimate
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE, ResultsError
 from alignbench.store.scores import ScoreInfo

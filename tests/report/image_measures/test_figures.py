@@ -11,7 +11,7 @@ from alignbench.report.tables import build
 from alignbench.scoring.feature_rows import FeatureInfo, FeatureRows
 from alignbench.statistics.cmmd import Cmmd
 from alignbench.statistics.image_statistics import MEASURES
-from alignbench.statistics.intervals import Resampling
+from alignbench.statistics.resampling import Resampling
 from alignbench.statistics.vendi import vendi_score
 from alignbench.store.scores import Scores, digest_of
 
