@@ -8,10 +8,12 @@ import pandas as pd
 
 from alignbench.reading import read_json_lines
 from alignbench.report.columns import (
+    BEST_SETTING_COLUMNS,
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
+    SENSITIVITY_COLUMNS,
     TURNING_POINT_COLUMNS,
     WIN_RATE_COLUMNS,
     read_table,
@@ -68,6 +70,16 @@ class Results:
     def turning_points(self) -> pd.DataFrame:
         """Where the curves of validation turn: the columns of `turning_points.csv`."""
         return self._table("turning_points.csv", TURNING_POINT_COLUMNS)
+
+    @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """Win rates over base by the value of one setting: the columns of `sensitivity.csv`."""
+        return self._table("sensitivity.csv", SENSITIVITY_COLUMNS)
+
+    @cached_property
+    def best_settings(self) -> pd.DataFrame:
+        """The best setting of each method within equal budgets: the columns of `best_settings.csv`."""
+        return self._table("best_settings.csv", BEST_SETTING_COLUMNS)
 
     @cached_property
     def scores(self) -> pd.DataFrame:

@@ -46,11 +46,21 @@ COMPARER_COLUMNS = (
     "first_rate", "consistent", "always_first", "always_second", "position", "position_ci_low", "position_ci_high",
     "win_rate", "win_rate_least", "win_rate_most", "tokens_read", "tokens_written", "seconds",
 )  # fmt: skip
+SENSITIVITY_COLUMNS = (
+    "model", "prompt_set", "evaluator", "version", "recipe_of", "setting", "others", "setting_value", "method",
+    "num_seeds", "n", "win_rate_vs_base", "win_ci_low", "win_ci_high", "trained_on",
+)  # fmt: skip
+BEST_SETTING_COLUMNS = (
+    "model", "prompt_set", "evaluator", "version", "budget_unit", "budget_limit", "recipe_of", "num_settings", "method",
+    "budget", "num_seeds", "seed_sd_win_rate", "win_rate_vs_base", "win_ci_low", "win_ci_high",
+    "other_prompts_win_rate", "other_prompts_ci_low", "other_prompts_ci_high", "trained_on",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (
         "model", "method", "method_a", "method_b", "run", "start", "prompt_set", "group", "evaluator", "version",
-        "intransitive", "kind", "measure", "role", "flag",
+        "intransitive", "kind", "measure", "role", "flag", "budget_unit", "recipe_of", "setting", "others",
+        "setting_value",
     )
 )  # fmt: skip
 TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))

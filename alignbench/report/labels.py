@@ -5,7 +5,7 @@ And how texts call a prompt set: a list of one's own by its file.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -35,7 +35,7 @@ def strength_label(strength: float, kind: str | None) -> str:
     """
     if strength == 1:
         return ""
-    return f"{STRENGTH}{_text(float(strength))}" + (f" strength_kind={kind}" if kind != "prediction" else "")
+    return f"{STRENGTH}{setting_text(float(strength))}" + (f" strength_kind={kind}" if kind != "prediction" else "")
 
 
 def recipe_labels(folders: Iterable[RunFolder]) -> dict[Recipe, str]:
@@ -77,16 +77,21 @@ def _name(manifests: list[Manifest]) -> str:
 def _differences(folders: list[RunFolder]) -> list[str]:
     """Return what differs between recipes, one text a recipe: ends in ` ...` where it is not all, empty if unknown."""
     found = [settings(folder) for folder in folders]
-    if not all(found):
-        return [""] * len(found)
-    keys = list(dict.fromkeys(key for one in found for key in one))
-    differing = [key for key in keys if any(one.get(key) != found[0].get(key) for one in found)]
-    # data of another name differ in all else, too: the name stands for all of it
-    named = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
-    told = [key for key in differing if key.removesuffix("name") in named or not key.startswith(named)]
+    told = differing(found)
     shown = told[:MAX_DIFFERENCES]
     ends = " ..." if len(told) > len(shown) else ""
     return [" ".join(_told(key, one[key]) for key in shown if key in one) + ends for one in found]
+
+
+def differing(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the full keys of the settings in which recipes differ; none where those of one are unknown."""
+    if not all(found):
+        return []
+    keys = list(dict.fromkeys(key for one in found for key in one))
+    unlike = [key for key in keys if any(one.get(key) != found[0].get(key) for one in found)]
+    # data of another name differ in all else, too: the name stands for all of it
+    named = tuple(key.removesuffix("name") for key in unlike if key.endswith(".name"))
+    return [key for key in unlike if key.removesuffix("name") in named or not key.startswith(named)]
 
 
 def settings(folder: RunFolder) -> dict[str, Any]:
@@ -117,11 +122,20 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 def _told(key: str, value: Any) -> str:
     """Write a setting as in `lr=1e-4`; the name of a part as in `data=local`."""
+    return f"{setting_name(key)}={setting_text(value)}"
+
+
+def setting_name(key: str) -> str:
+    """Return the short name of a setting.
+
+    >>> setting_name("train.learning_rate"), setting_name("method.beta"), setting_name("data.name")
+    ('lr', 'beta', 'data')
+    """
     *parts, last = key.split(".")
-    return f"{parts[-1] if last == 'name' else SHORT.get(last, last)}={_text(value)}"
+    return parts[-1] if last == "name" else SHORT.get(last, last)
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """Write a value without blanks: numbers shortest, a path by its last part."""
     if isinstance(value, bool) or value is None:
         return {None: "null", True: "true", False: "false"}[value]
@@ -130,7 +144,7 @@ def _text(value: Any) -> str:
         scientific = f"{float(mantissa):g}e{int(exponent)}"
         return scientific if value and not 1e-3 <= abs(value) < 1e5 else f"{value:g}"
     if isinstance(value, list):
-        return ",".join(map(_text, value))
+        return ",".join(map(setting_text, value))
     return shortened(str(value).rstrip("/").rpartition("/")[2].replace(" ", "_"), MAX_VALUE)
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from alignbench.files import write_text
-from alignbench.report.display import Grid, grid_notes, grids, sections
+from alignbench.report.display import Grid, TableSection, grid_notes, grids, sections
 from alignbench.report.hacking import below_base, findings, warnings
+from alignbench.report.sensitivity.display import NOTE, best_setting_grids
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND, summary, verdicts
 
@@ -33,10 +34,18 @@ def markdown(tables: Tables) -> str:
             lines += [f"> {_escaped(str(warning))}", ""]
         if told:
             lines += [f"**Each method over base.** {LEGEND}", "", *(f"- {_escaped(str(one))}" for one in told), ""]
-        for grid in grids(section):
+        for grid in _grids(tables, section):
             lines += [f"**{_without_html(grid.title)}**", "", *_markdown_rows(grid), ""]
-        lines += [*(f"- {_escaped(note)}" for note in grid_notes(section)), ""]
+        lines += [*(f"- {_escaped(note)}" for note in _notes(tables, section)), ""]
     return "\n".join(lines)
+
+
+def _grids(tables: Tables, section: TableSection) -> list[Grid]:
+    return [*grids(section), *(grid for _, grid in best_setting_grids(section, tables.best_settings))]
+
+
+def _notes(tables: Tables, section: TableSection) -> list[str]:
+    return [*grid_notes(section), *([NOTE] if best_setting_grids(section, tables.best_settings) else [])]
 
 
 def _markdown_rows(grid: Grid) -> list[str]:
@@ -61,7 +70,7 @@ def latex(tables: Tables) -> str:
         lines += [
             f"% {told}" for told in (*findings(tables, *key), *warnings(tables, *key), *verdicts(tables, section))
         ]
-        for grid in grids(section):
+        for grid in _grids(tables, section):
             lines += [
                 "\\begin{table}",
                 "\\centering",
@@ -76,7 +85,7 @@ def latex(tables: Tables) -> str:
                 "\\end{table}",
                 "",
             ]
-        lines += [*(f"% {note}" for note in grid_notes(section)), ""]
+        lines += [*(f"% {note}" for note in _notes(tables, section)), ""]
     return "\n".join(lines)
 
 

@@ -123,7 +123,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     methods = sorted({row["method"] for row in rows}, reverse=True)
     if not rows:
         raise ResultsError(f"no run of {model} was scored on {prompt_set}; train one before drawing its win rates")
-    figure = _figure(1.4 + _room(methods) + 2.4 * len(evaluators), 1.3 + 0.35 * len(methods))
+    figure = new_figure(1.4 + _room(methods) + 2.4 * len(evaluators), 1.3 + 0.35 * len(methods))
     panels = figure.subplots(1, len(evaluators), sharey=True, squeeze=False)[0]
     for panel, (evaluator, version) in zip(panels, evaluators, strict=True):
         for row in rows:
@@ -138,7 +138,7 @@ def forest(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     figure.supxlabel(
         f"win rate over base in %, 95 % interval; {tables.where(model, prompt_set)}; filled: significant", fontsize=9
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _forest_line(panel: "Axes", height: int, row: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
     columns = min(len(evaluators), 3)
     lines = -(-len(evaluators) // columns)
     side = 1.1 + _room(methods) + 0.5 * len(methods)
-    figure = _figure(columns * side, lines * side)
+    figure = new_figure(columns * side, lines * side)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, evaluator in zip(panels, evaluators, strict=False):
         wins = [[50.0] * len(methods) for _ in methods]
@@ -190,7 +190,7 @@ def win_matrix(tables: Tables, model: str, prompt_set: str, path: Path) -> None:
         f"win rate of row over column in %; {tables.where(model, prompt_set)}; *: significant, (*) for these weights",
         fontsize=10,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _short(methods: Sequence[str]) -> list[str]:
@@ -220,7 +220,7 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
         raise ResultsError(f"{train_log} logs no figures; train for at least one log step")
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
+    figure = new_figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
         marker = "." if len(curves[name]) < 30 else None
@@ -231,7 +231,7 @@ def training_curve(train_log: Path, path: Path, title: str = "") -> None:
         panel.set_axis_off()
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def validation_curves(table: Path, path: Path, title: str = "", kept: int | None = None) -> None:
@@ -244,7 +244,7 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
     names = list(curves)
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = _figure(3.2 * columns, 0.5 + 2.1 * lines)
+    figure = new_figure(3.2 * columns, 0.5 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, name in zip(panels, names, strict=False):
         steps, rates, low, high = zip(*curves[name], strict=True)
@@ -261,7 +261,7 @@ def validation_curves(table: Path, path: Path, title: str = "", kept: int | None
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("% won over the start", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def turning_curves(curves: Sequence[tuple[ValidationCurve, TableRow]], path: Path, title: str = "") -> None:
@@ -278,7 +278,7 @@ def turning_curves(curves: Sequence[tuple[ValidationCurve, TableRow]], path: Pat
     colours = {name: f"C{number % 10}" for number, name in enumerate(evaluators)}
     columns = min(len(methods), 3)
     lines = -(-len(methods) // columns)
-    figure = _figure(3.2 * columns, 1.1 + 2.3 * lines)
+    figure = new_figure(3.2 * columns, 1.1 + 2.3 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, method in zip(panels, methods, strict=False):
         panel.axhline(50, color="gray", linewidth=0.5)
@@ -306,7 +306,7 @@ def turning_curves(curves: Sequence[tuple[ValidationCurve, TableRow]], path: Pat
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supylabel("% won over the start", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> None:
@@ -319,7 +319,7 @@ def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> No
     methods = sorted({row["method"] for row in rows} - {BASE})
     columns = min(len(evaluators), 3)
     lines = -(-len(evaluators) // columns)
-    figure = _figure(3.2 * columns, 1.3 + 2.3 * lines)
+    figure = new_figure(3.2 * columns, 1.3 + 2.3 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, evaluator in zip(panels, evaluators, strict=False):
         own = [row for row in rows if (row["evaluator"], row["version"]) == evaluator]
@@ -344,16 +344,18 @@ def guidance_curves(rows: Sequence[TableRow], path: Path, title: str = "") -> No
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(shortened(title, MAX_TITLE), fontsize=10)
     figure.supylabel("% won over base", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG that depends on nothing but what it shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with replacing(path) as temporary:

@@ -15,12 +15,14 @@ import numpy as np
 
 from alignbench.files import write_csv
 from alignbench.report.columns import (
+    BEST_SETTING_COLUMNS,
     COMPARER_COLUMNS,
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     P_VALUES,
     RANKING_COLUMNS,
+    SENSITIVITY_COLUMNS,
     WIN_RATE_COLUMNS,
     TableRow,
 )
@@ -73,6 +75,10 @@ class Tables:
             `alignbench.report.readable`.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
         comparers: rows with the columns of `columns.COMPARER_COLUMNS`; none where nothing was compared in pairs.
+        polls: the keys of `contenders` whose win rates come from preferences.
+        sensitivity, best_settings: rows with the columns of `columns.SENSITIVITY_COLUMNS` and
+            `columns.BEST_SETTING_COLUMNS`; none where no method has several settings. See
+            `alignbench.report.sensitivity`.
     """
 
     leaderboard: list[TableRow]
@@ -91,6 +97,9 @@ class Tables:
     left_out: dict[str, str] = field(default_factory=dict)
     diagnostics: list[TableRow] = field(default_factory=list)
     comparers: list[TableRow] = field(default_factory=list)
+    polls: set[tuple[str, str, str, str]] = field(default_factory=set)
+    sensitivity: list[TableRow] = field(default_factory=list)
+    best_settings: list[TableRow] = field(default_factory=list)
 
     @property
     def left_out_told(self) -> list[str]:
@@ -114,15 +123,19 @@ class Tables:
         return found
 
     def write(self, root: Path) -> None:
-        """Write the tables under the results root; those of guidance and of comparers only where there are rows."""
+        """Write the tables under the results root; those that few results have only where there are rows."""
         write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
-        if self.guidance:
-            write_csv(Path(root) / "guidance.csv", GUIDANCE_COLUMNS, self.guidance)
-        if self.comparers:
-            write_csv(Path(root) / "comparers.csv", COMPARER_COLUMNS, self.comparers)
+        for name, columns, rows in (
+            ("guidance", GUIDANCE_COLUMNS, self.guidance),
+            ("comparers", COMPARER_COLUMNS, self.comparers),
+            ("sensitivity", SENSITIVITY_COLUMNS, self.sensitivity),
+            ("best_settings", BEST_SETTING_COLUMNS, self.best_settings),
+        ):
+            if rows:
+                write_csv(Path(root) / f"{name}.csv", columns, rows)
 
 
 class ScoreReader:
@@ -223,6 +236,7 @@ def build(
         contenders, entries = contenders_of[key], cells[key]
         if key in polls:
             methods = PollComparison(name, contenders, resamplings, polls[key])
+            tables.polls.add((model, name, methods.info.evaluator, methods.info.version))
         else:
             methods = MethodComparison(name, contenders, resamplings)
         tables.evaluators[methods.info.evaluator, methods.info.version] = methods.info

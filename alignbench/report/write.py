@@ -13,6 +13,10 @@ from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
 from alignbench.report.readable import readable
+from alignbench.report.sensitivity.best import best_settings
+from alignbench.report.sensitivity.curves import sensitivity_rows
+from alignbench.report.sensitivity.picture import sensitivity_picture
+from alignbench.report.sensitivity.tried import tried_settings
 from alignbench.report.tables import Tables, build
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
@@ -39,7 +43,14 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     with waiting("comparing the runs"):
         tables = build(root, num_resamples, found.runs, found.studies, found.verdicts, found.reader)
     diagnostics = diagnose(root, tables, num_resamples, found.reader)
-    tables = replace(tables, left_out=found.left_out, diagnostics=diagnostics)
+    tried = tried_settings(found.runs, tables.labels)
+    tables = replace(
+        tables,
+        left_out=found.left_out,
+        diagnostics=diagnostics,
+        sensitivity=sensitivity_rows(tables, tried),
+        best_settings=best_settings(tables, tried, num_resamples),
+    )
     tables.write(root)
     _write_turning_points(root, found.runs)
     markdown.write(root, tables)
@@ -59,6 +70,13 @@ def _write_charts(root: Path, tables: Tables) -> None:
             pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
             if section.guidance:
                 pictures.guidance_curves(section.guidance, folder / f"guidance-{key}", title=section.where)
+            swept = [
+                row
+                for row in tables.sensitivity
+                if (row["model"], row["prompt_set"]) == (section.model, section.prompt_set)
+            ]
+            if swept:
+                sensitivity_picture(swept, folder / f"sensitivity-{key}", title=section.where)
 
 
 def _write_turning_points(root: Path, folders: Sequence[RunFolder]) -> None:

@@ -22,10 +22,12 @@ from alignbench.configuration.page import TABLES, with_tables
 from alignbench.files import CHECK, write_csv
 from alignbench.models.tiny_random import RESOLUTION
 from alignbench.report.columns import (
+    BEST_SETTING_COLUMNS,
     BUDGET_COLUMNS,
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     RANKING_COLUMNS,
+    SENSITIVITY_COLUMNS,
     TURNING_POINT_COLUMNS,
     WIN_RATE_COLUMNS,
 )
@@ -153,6 +155,8 @@ def explained(section, level=2):
         ("ranking.csv", RANKING_COLUMNS),
         ("guidance.csv", GUIDANCE_COLUMNS),
         ("turning_points.csv", TURNING_POINT_COLUMNS),
+        ("sensitivity.csv", SENSITIVITY_COLUMNS),
+        ("best_settings.csv", BEST_SETTING_COLUMNS),
     ],
 )
 def test_every_column_of_a_table_is_explained(section, columns):

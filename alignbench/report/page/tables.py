@@ -26,6 +26,7 @@ from alignbench.report.figures import (
     win_text,
 )
 from alignbench.report.page.store import PageData, Store
+from alignbench.report.sensitivity.best import UNITS
 from alignbench.report.tables import Tables
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE
@@ -122,7 +123,7 @@ def _methods(section: TableSection) -> list[PageData]:
                 "isData": is_data(method),
                 "runs": row["run"].split(),
                 "meanRank": {"value": ranks[method], "text": f"{ranks[method]:.2f}"} if method in ranks else None,
-                "deviceHours": row["device_hours"],
+                "spent": {unit: row[unit] for unit in UNITS},
             }
         )
     return methods

@@ -9,6 +9,7 @@ from alignbench.report.page.hacking import hacking_entry
 from alignbench.report.page.images import gallery, image_entry, section_images
 from alignbench.report.page.overview import overview_entry
 from alignbench.report.page.runs import run_entry
+from alignbench.report.page.settings import settings_entry
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
 from alignbench.report.page.store import PageData, Store, script_json
 from alignbench.report.page.tables import section_entry
@@ -19,7 +20,8 @@ from alignbench.store.run_folder import RunFolder
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
     "elements", "report", "state", "table", "charts", "curves", "views/runs", "views/leaderboard", "views/wins",
-    "views/overview", "views/groups", "views/cost", "views/training", "views/hacking", "prompt", "views/images", "main",
+    "views/overview", "views/groups", "views/settings", "views/cost", "views/training", "views/hacking", "prompt",
+    "views/images", "main",
 )  # fmt: skip
 
 
@@ -55,6 +57,7 @@ def _section(tables: Tables, section: TableSection, store: Store, jobs: Jobs) ->
         **section_entry(tables, section, store),
         **hacking_entry(tables, section),
         **overview_entry(tables, section),
+        **settings_entry(tables, section),
         "gallery": gallery(section, images),
         "images": image_entry(section, images, store),
     }

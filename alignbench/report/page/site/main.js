@@ -7,6 +7,7 @@ const VIEWS = [
   ["leaderboard", "Leaderboard", leaderboard, ALL_FILTERS],
   ["wins", "Win rates", wins, ALL_FILTERS],
   ["groups", "Breakdown", groups, ALL_FILTERS],
+  ["settings", "Settings", settings, ALL_FILTERS],
   ["cost", "Cost", cost, ALL_FILTERS],
   ["training", "Training", training, ["model"]],
   ["hacking", "Reward hacking", hacking, ["model", "prompts"]],
@@ -14,6 +15,7 @@ const VIEWS = [
   ["runs", "Runs", runs, ALL_FILTERS],
 ];
 const EMPTY = {
+  settings: !report.sections.some((section) => section.settings),
   groups: !report.sections.some((section) => section.groups),
   training: !report.runs.some((run) => run.curves),
 };

@@ -12,6 +12,7 @@ const state = (() => {
     method: "",
     against: "",
     group: "",
+    unit: "", // of budgets
     seed: "",
     order: "", // of the images: as in the prompt set, wins or losses
     search: "",

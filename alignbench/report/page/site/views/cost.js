@@ -1,11 +1,18 @@
-// What it costs: the median score against the device-hours of training, and who is beaten by nobody cheaper.
+// What it costs: the median score against what training spent, and who is beaten by nobody cheaper.
 
 const cost = (() => {
   const WIDTH = 500;
   const EDGE = { left: 52, right: 168, top: 14, bottom: 40 };
   const LABEL = 13; // height of one
+  const UNITS = [
+    ["device_hours", "device-hours"],
+    ["network_passes", "network passes"],
+    ["optimizer_steps", "updates"],
+    ["samples_seen", "samples"],
+  ];
 
   function view(main, now) {
+    const unit = UNITS.find(([key]) => key === now.unit) ?? UNITS[0];
     const sections = report.chosen(now);
     const parts = sections.map((section) =>
       h(
@@ -15,7 +22,7 @@ const cost = (() => {
         h(
           "div",
           { class: "charts" },
-          report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator)),
+          report.evaluatorsOf(section, now).map(([number, evaluator]) => chart(section, number, evaluator, unit)),
         ),
         plainTable(section.cost),
       ),
@@ -23,34 +30,36 @@ const cost = (() => {
     const legend = h(
       "p",
       {},
-      "Median score against device-hours of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.",
+      `Median score against the ${unit[1]} of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.`,
     );
-    main.replaceChildren(legend, ...parts, noteList(sections, ["trained_on"]));
+    const chooser = segments("Cost in", "unit", UNITS, unit[0], (value) => state.change({ unit: value }));
+    main.replaceChildren(chooser, legend, ...parts, noteList(sections, ["trained_on"]));
   }
 
-  function chart(section, number, evaluator) {
+  function chart(section, number, evaluator, [unit, unitName]) {
     const points = section.methods
       .map((method) => ({
         ...method,
+        cost: method.spent[unit],
         row: section.rows.find((row) => row.method === method.method && row.evaluator === number),
       }))
       .filter((point) => point.row);
-    const trained = points.filter((point) => point.deviceHours > 0);
+    const trained = points.filter((point) => point.cost > 0);
     const base = points.find((point) => point.isBase);
     const unknown = points
-      .filter((point) => !point.isBase && !point.isData && point.deviceHours <= 0)
+      .filter((point) => !point.isBase && !point.isData && point.cost <= 0)
       .map((point) => point.method);
     const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
     const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
     if (trained.length === 0) return h("figure", {}, caption);
-    return h("figure", {}, caption, drawing(trained, base, evaluator));
+    return h("figure", {}, caption, drawing(trained, base, evaluator, unitName));
   }
 
-  function drawing(points, base, evaluator) {
-    const hours = points.map((point) => point.deviceHours);
-    const isLogarithmic = Math.max(...hours) > 5 * Math.min(...hours);
+  function drawing(points, base, evaluator, unitName) {
+    const costs = points.map((point) => point.cost);
+    const isLogarithmic = Math.max(...costs) > 5 * Math.min(...costs);
     const inner = isLogarithmic ? Math.log10 : (value) => value;
-    const [left, right] = isLogarithmic ? charts.extent(hours.map(inner)) : [0, 1.12 * Math.max(...hours)];
+    const [left, right] = isLogarithmic ? charts.extent(costs.map(inner)) : [0, 1.12 * Math.max(...costs)];
     const figures = [...points, ...(base ? [base] : [])].map((point) => point.row.median);
     const height = Math.max(290, EDGE.top + EDGE.bottom + LABEL * (points.length + 1));
     const [bottom, top] = charts.extent(figures.flatMap((one) => [one.value, one.low, one.high]));
@@ -63,7 +72,7 @@ const cost = (() => {
       {
         viewBox: `0 0 ${WIDTH} ${height}`,
         role: "img",
-        "aria-label": `Median by ${evaluator.head} against device-hours; the tables have both`,
+        "aria-label": `Median by ${evaluator.head} against ${unitName}; the tables have both`,
       },
       charts
         .ticks(bottom, top)
@@ -81,12 +90,12 @@ const cost = (() => {
       s(
         "text",
         { class: "tick", x: (EDGE.left + WIDTH - EDGE.right) / 2, y: height - 6, "text-anchor": "middle" },
-        `device-hours${isLogarithmic ? ", logarithmic" : ""}`,
+        `${unitName}${isLogarithmic ? ", logarithmic" : ""}`,
       ),
       base && baseLine(base, y),
       front(points, evaluator, x, y),
       labels(named, x, y, height - EDGE.bottom),
-      points.map((point) => mark(point, x, y)),
+      points.map((point) => mark(point, x, y, unitName)),
     );
   }
 
@@ -108,7 +117,7 @@ const cost = (() => {
     const inOrder = points
       .filter((point) => !point.row.trainedOn)
       .sort(
-        (one, other) => one.deviceHours - other.deviceHours || sign * (other.row.median.value - one.row.median.value),
+        (one, other) => one.cost - other.cost || sign * (other.row.median.value - one.row.median.value),
       );
     const steps = [];
     for (const point of inOrder) {
@@ -117,18 +126,18 @@ const cost = (() => {
     }
     if (steps.length === 0) return null;
     const path = steps.map(
-      (point, i) => `${i === 0 ? "M" : "H"}${x(point.deviceHours)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`,
+      (point, i) => `${i === 0 ? "M" : "H"}${x(point.cost)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`,
     );
     return s("path", { class: "front", d: `${path.join("")}H${WIDTH - EDGE.right}` });
   }
 
-  function mark(point, x, y) {
+  function mark(point, x, y, unitName) {
     const { value, low, high, text } = point.row.median;
-    const place = x(point.deviceHours);
+    const place = x(point.cost);
     return s(
       "g",
       { class: point.row.trainedOn ? "undecided trained" : "significant" },
-      s("title", {}, `${point.method}: ${text}, ${charts.label(point.deviceHours)} device-hours`),
+      s("title", {}, `${point.method}: ${text}, ${charts.label(point.cost)} ${unitName}`),
       low !== null && s("line", { class: "interval-line", x1: place, x2: place, y1: y(low), y2: y(high) }),
       s("circle", { cx: place, cy: y(value), r: 5 }),
     );
@@ -140,7 +149,7 @@ const cost = (() => {
     const heights = points.map((point) => y(point.row.median.value));
     const moved = charts.apart(heights, LABEL, EDGE.top, bottom);
     return points.map((point, i) => {
-      const from = point.isBase ? end : x(point.deviceHours);
+      const from = point.isBase ? end : x(point.cost);
       return s(
         "g",
         { class: point.isBase ? "base" : null },
