@@ -26,7 +26,8 @@ from alignbench.report.figures import (
     turned,
     win_text,
 )
-from alignbench.report.published_tables.reference import Match, load, matches
+from alignbench.report.published_tables.reference import Match, matches
+from alignbench.report.published_tables.values import load
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
 from alignbench.store.manifest import BASE

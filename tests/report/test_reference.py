@@ -5,7 +5,8 @@ import pytest
 
 from alignbench.report import markdown
 from alignbench.report.display import sections
-from alignbench.report.published_tables.reference import FOLDER, PublishedValue, load, matches
+from alignbench.report.published_tables.reference import matches
+from alignbench.report.published_tables.values import FOLDER, PublishedValue, load
 from alignbench.report.tables import build
 from alignbench.store.manifest import ResultsError
 
