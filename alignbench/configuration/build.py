@@ -148,15 +148,16 @@ def _missing_keys(cfg: DictConfig) -> set[str]:
 
 def config_hash(cfg: DictConfig) -> str:
     """Return the fingerprint of all that changes the weights; a run that trains nothing depends on its model alone."""
-    return _fingerprint(_recipe(cfg) | ({"seed": cfg.seed} if trains(cfg) else {}))
+    return _fingerprint(recipe(cfg) | ({"seed": cfg.seed} if trains(cfg) else {}))
 
 
 def recipe_hash(cfg: DictConfig) -> str:
     """Return the same without the training seed: runs that share it are repetitions of each other."""
-    return _fingerprint(_recipe(cfg))
+    return _fingerprint(recipe(cfg))
 
 
-def _recipe(cfg: DictConfig) -> dict[str, Any]:
+def recipe(cfg: DictConfig) -> dict[str, Any]:
+    """Return all settings that change the weights, but for the training seed, as plain values."""
     values = resolve(cfg)
     if frames_of(cfg.model) is None:
         values = without_frames(values)
@@ -167,12 +168,12 @@ def _recipe(cfg: DictConfig) -> dict[str, Any]:
         return {"method": values["method"], "model": model}
     method = _without_later("method", values["method"])
     train = {key: value for key, value in _without_later("train", values["train"]).items() if key not in NOT_IN_HASH}
-    recipe = {"method": method, "model": model, "data": values["data"], "train": train}
+    found = {"method": method, "model": model, "data": values["data"], "train": train}
     if values["auxiliary"]:
-        recipe["auxiliary"] = values["auxiliary"]
+        found["auxiliary"] = values["auxiliary"]
     if values["validation"]["every"] is not None:  # it chooses among weights
-        recipe["validation"] = _without_later("validation", values["validation"])
-    return recipe
+        found["validation"] = _without_later("validation", values["validation"])
+    return found
 
 
 def _without_later(section: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from alignbench.configuration.build import _recipe, run_name
+from alignbench.configuration.build import recipe, run_name
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.errors import UserError
 from alignbench.generation.pipeline_sampler import Sampler
@@ -95,7 +95,7 @@ def test_a_tiny_vae_of_another_model_is_refused(channels, levels, tmp_path):
 def test_it_is_part_of_a_runs_name_only_where_it_is_set(folder):
     plain, tiny = composed(CPU_COMMAND), composed([*CPU_COMMAND, f"train.reward_vae={folder}"])
     assert run_name(plain) != run_name(tiny)
-    assert "reward_vae" not in _recipe(plain)["train"]  # as before there was one
+    assert "reward_vae" not in recipe(plain)["train"]  # as before there was one
 
 
 def test_it_is_checked_before_anything_loads(folder, tmp_path):

@@ -1,0 +1,90 @@
+"""What a row came to: as lines at a terminal, and as `reproductions/ROW.json` in the results folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import alignbench
+from alignbench.files import write_json
+from alignbench.reproduce.finished import Found, measure
+from alignbench.reproduce.listing import aligned
+from alignbench.reproduce.rows import Row
+from alignbench.reproduce.verdict import DIFFERS, NOT_COMPARABLE, NOT_MEASURED, REPRODUCED, FigureVerdict, judge, overall
+
+FOLDER = "reproductions"
+HEADS = ("figure", "expected", "here", "95 % interval", "difference", "allowed", "verdict")
+
+
+def conclude(row: Row, results: Path) -> list[str]:
+    """Judge a row by the finished runs of a results folder, write the verdict there, and return it as lines.
+
+    Raises:
+        UserError: the folder holds no run of the row.
+    """
+    found, measured = measure(row, results)
+    verdicts = judge(measured, row.num_prompts)
+    file = results / FOLDER / f"{row.id}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, record(row, found, verdicts))
+    return [*lines(row, found, verdicts), f"  verdict     {file}"]
+
+
+def record(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> dict[str, Any]:
+    """Return what is written of a verdict."""
+    return {
+        "row": row.id,
+        "paper": row.paper,
+        "arxiv_id": row.arxiv_id,
+        "table": row.table,
+        "source": row.source,
+        "command": row.command,
+        "run": found.run.name,
+        "verdict": overall(verdicts),
+        "differences": list(found.differences),
+        "confounders": list(row.confounders),
+        "figures": [_figure(one) for one in verdicts],
+        "version": alignbench.__version__,
+    }
+
+
+def _figure(one: FigureVerdict) -> dict[str, Any]:
+    own = None if one.own is None else {"value": one.own.value, "low": one.own.low, "high": one.own.high}
+    told = {"figure": one.name, "expected": one.expected, "own": own, "difference": one.gap, "allowed": one.allowed}
+    return told | {"verdict": one.verdict, "why": one.told}
+
+
+def lines(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> Iterator[str]:
+    """Yield the verdict on a row, its figures, and what may have made a difference."""
+    verdict = overall(verdicts)
+    yield f"{row.id}: {_sentence(verdict, verdicts)}"
+    yield f"  run         {found.run.path}"
+    yield f"  source      {row.paper}, arXiv {row.arxiv_id}, table {row.table}; {row.source}"
+    yield from (f"  {line}" for line in aligned([HEADS, *(_cells(one) for one in verdicts)]))
+    reasons = dict.fromkeys(one.told for one in verdicts if one.verdict in (NOT_COMPARABLE, NOT_MEASURED))
+    for reason in reasons:
+        names = ", ".join(one.name for one in verdicts if one.told == reason)
+        yield f"  {names}: {reason}"
+    if verdict != REPRODUCED:
+        yield from (f"  may differ  {confounder}" for confounder in row.confounders)
+
+
+def _sentence(verdict: str, verdicts: Sequence[FigureVerdict]) -> str:
+    """Say what a row comes to."""
+    count = {name: sum(one.verdict == name for one in verdicts) for name in (REPRODUCED, DIFFERS)}
+    compared = sum(count.values())
+    left = f"; {len(verdicts) - compared} of its {len(verdicts)} figures are not compared" if compared < len(verdicts) else ""
+    if verdict == REPRODUCED:
+        return f"reproduced, all {compared} compared figures are within the tolerance{left}"
+    if verdict == DIFFERS:
+        return f"differs, {count[DIFFERS]} of {compared} compared figures are outside the tolerance{left}"
+    if verdict == NOT_COMPARABLE:
+        return "not comparable, for the reasons below"
+    return "not measured, for the reasons below"
+
+
+def _cells(one: FigureVerdict) -> tuple[str, ...]:
+    if one.own is None or one.gap is None:
+        return (one.name, f"{one.expected:g}", "", "", "", "", one.verdict)
+    allowed = "" if one.allowed is None else f"{one.allowed:.3g}"
+    interval = f"{one.own.low:.4g} to {one.own.high:.4g}"
+    return (one.name, f"{one.expected:g}", f"{one.own.value:.5g}", interval, f"{one.gap:+.3g}", allowed, one.verdict)
