@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from alignbench.reproduce.command import as_typed, lacks
+from alignbench.reproduce.command import POLICY, as_typed, lacks
 from alignbench.reproduce.rows import Figure, Row, figures
 
 HEADS = ("row", "paper", "model", "expected", "device hours", "weights")
@@ -62,9 +62,7 @@ def at_hand(model: str) -> str:
 
 def introduction(row: Row, given: Sequence[str]) -> Iterator[str]:
     """Yield the lines that say what a row is, what it costs and what it needs."""
-    yield f"{row.id}: {row.paper}, arXiv {row.arxiv_id}, table {row.table}, {row.model}, {row.method}" + (
-        f", {row.variant}" if row.variant else ""
-    )
+    yield ", ".join(filter(None, [f"{row.id}: {row.cited}", row.model, row.method, row.variant]))
     yield f"  source      {row.source}"
     yield f"  hardware    {row.hardware}"
     cost = "not known" if row.device_hours is None else f"{row.device_hours:g} device hours"
@@ -73,8 +71,10 @@ def introduction(row: Row, given: Sequence[str]) -> Iterator[str]:
     for key, told in lacks(row, given):
         yield f"  lacks       {key}: {told}"
     if row.starts_from is not None:
-        yield f"  starts from the weights of the row {row.starts_from}"
-    for confounder in row.confounders:
+        yield f"  starts      from the weights of the row {row.starts_from}, which are found in the results folder"
+    for confounder in row.may_differ:
         yield f"  may differ  {confounder}"
     missing = [f"{key}=PATH" for key, _ in lacks(row, given)]
+    if row.starts_from is not None and not any(word.startswith(f"{POLICY}=") for word in given):
+        missing.append(f"{POLICY}=RUN")
     yield f"  command     {as_typed([*row.command, *given, *missing])}"

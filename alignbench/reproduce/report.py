@@ -41,7 +41,7 @@ def record(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> dict[st
         "run": found.run.name,
         "verdict": overall(verdicts),
         "differences": list(found.differences),
-        "confounders": list(row.confounders),
+        "confounders": row.may_differ,
         "figures": [_figure(one) for one in verdicts],
         "version": alignbench.__version__,
     }
@@ -58,14 +58,14 @@ def lines(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> Iterator
     verdict = overall(verdicts)
     yield f"{row.id}: {_sentence(verdict, verdicts)}"
     yield f"  run         {found.run.path}"
-    yield f"  source      {row.paper}, arXiv {row.arxiv_id}, table {row.table}; {row.source}"
+    yield f"  source      {row.cited}; {row.source}"
     yield from (f"  {line}" for line in aligned([HEADS, *(_cells(one) for one in verdicts)]))
     reasons = dict.fromkeys(one.told for one in verdicts if one.verdict in (NOT_COMPARABLE, NOT_MEASURED))
     for reason in reasons:
-        names = ", ".join(one.name for one in verdicts if one.told == reason)
-        yield f"  {names}: {reason}"
+        names = [one.name for one in verdicts if one.told == reason]
+        yield f"  {'all figures' if len(names) == len(verdicts) else ', '.join(names)}: {reason}"
     if verdict != REPRODUCED:
-        yield from (f"  may differ  {confounder}" for confounder in row.confounders)
+        yield from (f"  may differ  {confounder}" for confounder in row.may_differ)
 
 
 def _sentence(verdict: str, verdicts: Sequence[FigureVerdict]) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent / "rows"
 Text = Annotated[str, Field(min_length=1)]
+BASE = "base"  # how tables call the untouched model
+ONE_RUN = "one training run on each side, so the spread of training seeds is not in the tolerance"
 
 
 class Row(BaseModel):
@@ -32,7 +34,7 @@ class Row(BaseModel):
         needs: keys of the command that the user has to give, and what to put there.
         device_hours: of training; None where our sources do not say.
         hours_source: who says so.
-        confounders: what may make a difference although all settings are the same.
+        confounders: what of its sources or settings may make a difference; see `may_differ`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -55,6 +57,17 @@ class Row(BaseModel):
     device_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     hours_source: Text
     confounders: Annotated[list[Text], Field(min_length=1)]
+
+    @property
+    def may_differ(self) -> list[str]:
+        """All that may make a difference although the settings are the same."""
+        return [*self.confounders, *([ONE_RUN] if self.method != BASE else [])]
+
+    @property
+    def cited(self) -> str:
+        """Where its figures are printed."""
+        number = "" if self.arxiv_id == "none" else f", arXiv {self.arxiv_id}"
+        return f"{self.paper}{number}, table {self.table}" if self.table[:1].isdigit() else f"{self.paper}{number}, {self.table}"
 
     @property
     def experiment(self) -> str:
