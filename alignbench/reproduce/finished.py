@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from alignbench.report.tables import Tables, build
 from alignbench.reproduce.rows import Figure, Row, figures, read_rows
 from alignbench.reproduce.verdict import Measured
 from alignbench.settings.section import shown
-from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
 
@@ -29,6 +29,7 @@ LOCATIONS = ("data.path", "data.revision", "model.policy", "model.policy_revisio
 # how an update is computed, which changes no more than rounding
 DIVISIONS = ("train.micro_batch_size", "train.gradient_checkpointing", "train.decode_checkpointing",
              "method.rollout_batch_size")  # fmt: skip
+# what no printed figure says of images; of guidance and noise most do
 SAMPLED = ("num_inference_steps", "scheduler", "resolution", "num_images_per_prompt", "seed", "strength")
 
 
@@ -96,73 +97,79 @@ def measure(row: Row, results: Path) -> tuple[Found, list[Measured]]:
             f"results={results}{hint}"
         )
     tables = build(results, folders=there.runs, studies=there.studies, verdicts=there.verdicts, reader=there.reader)
-    cfg = own_configuration(row)
-    prompt_set = _prompt_set(tables, row, cfg)
-    opponents = _opponents(row, there.runs, tables)
-    measured = [_measured(one, row, found, tables, prompt_set, cfg, opponents) for one in figures(row)]
-    return found, measured
+    expected = figures(row)
+    opponents = _opponents(row, {one.printed.opponent for one in expected}, there.runs, tables)
+    place = _Place(row, own_configuration(row), found, tables, opponents)
+    return found, [place.measured(one) for one in expected]
 
 
-def _prompt_set(tables: Tables, row: Row, cfg: DictConfig) -> str | None:
-    """Return the row's prompt set by its name in the tables; of several samplings, the one that is most like the row's."""
-    names = [name for model, name in tables.samplings if model == cfg.model.name and name.partition("@")[0] == row.prompts]
-    return min(names, key=lambda name: len(list(_sampled(tables.samplings[cfg.model.name, name], cfg))), default=None)
-
-
-def _sampled(sampling: SamplingRecord, cfg: DictConfig) -> Iterator[str]:
-    """Yield how images were made otherwise than the row makes them; the printed figures say more of guidance and noise."""
-    for name in ("guidance_scale", "noise", *SAMPLED):
-        here, own = getattr(sampling, name), cfg.sampling[name]
-        if name == "resolution" and here is None:
-            here = own
-        if here != own:
-            yield f"sampling.{name}={shown(here)} here, {shown(own)} in the row"
-
-
-def _opponents(row: Row, runs: Sequence[RunFolder], tables: Tables) -> dict[str, str | None]:
+def _opponents(row: Row, names: set[str], runs: Sequence[RunFolder], tables: Tables) -> dict[str, str | None]:
     """Return how the tables call the opponents of a row's win rates; None where their rows have no run here."""
-    labels: dict[str, str | None] = {BASE: BASE}
-    for other in read_rows().values():
-        is_beside = (other.paper, other.table, other.model, other.prompts) == (row.paper, row.table, row.model, row.prompts)
-        if is_beside and not other.variant and other.method not in labels:
+    labels: dict[str, str | None] = {BASE: BASE} | dict.fromkeys(names - {"", BASE})
+    for other in read_rows().values() if len(labels) > 1 else ():
+        if _table_of(other) == _table_of(row) and not other.variant and labels.get(other.method, "") is None:
             found = find_run(other, runs)
-            labels[other.method] = None if found is None or found.differences else tables.labels[found.run.name]
+            if found is not None and not found.differences:
+                labels[other.method] = tables.labels[found.run.name]
     return labels
 
 
-def _measured(
-    figure: Figure,
-    row: Row,
-    found: Found,
-    tables: Tables,
-    prompt_set: str | None,
-    cfg: DictConfig,
-    opponents: dict[str, str | None],
-) -> Measured:
-    printed = figure.printed
-    if prompt_set is None:
-        return Measured(figure, None, missing=f"no scores on {row.prompts}")
-    scored = [one for one in tables.leaderboard if _is_of(one, found.run, prompt_set) and one["evaluator"] == printed.evaluator]
-    if not scored:
-        return Measured(figure, None, missing=printed.obstacle or f"no scores by {printed.evaluator}")
-    opponent = opponents.get(printed.opponent) if printed.opponent else ""
-    if opponent is None:
-        return Measured(figure, None, missing=f"no run of {printed.opponent} as in its own row, to compare with")
-    own = own_figure(tables, scored[0], replace(printed, opponent=opponent))
-    if own is None:
-        return Measured(figure, None, missing=f"nothing compares it with {printed.opponent}")
-    sampling = tables.samplings[row.model, prompt_set]
-    info = tables.evaluators[printed.evaluator, scored[0]["version"]]
-    started = tables.starts[row.model, scored[0]["method"]]
-    kept_apart = [one.told for one in obstacles(printed, scored[0], sampling, info, started) if not one.is_unstated]
-    return Measured(figure, own, (*kept_apart, *found.differences, *_more(_sampled(sampling, cfg), kept_apart)))
+def _table_of(row: Row) -> tuple[str, ...]:
+    return row.paper, row.table, row.model, row.prompts
 
 
-def _is_of(row: TableRow, run: RunFolder, prompt_set: str) -> bool:
-    return run.name in row["run"].split() and (row["prompt_set"], row["group"]) == (prompt_set, ALL)
+@dataclass(frozen=True)
+class _Place:
+    """A row in the tables of a results folder.
 
+    Attributes:
+        opponents: how the tables call those of its win rates.
+    """
 
-def _more(sampled: Iterator[str], told: Sequence[str]) -> list[str]:
-    """Return how images were made otherwise, without what is told of noise and guidance already."""
-    told_of = {one.split()[0] for one in told}
-    return [one for one in sampled if one.removeprefix("sampling.").partition("=")[0].partition("_")[0] not in told_of]
+    row: Row
+    cfg: DictConfig
+    found: Found
+    tables: Tables
+    opponents: dict[str, str | None]
+
+    @cached_property
+    def prompt_set(self) -> str | None:
+        """How the tables call the row's prompt set; of several samplings, the one that is most like the row's."""
+        own = {one["prompt_set"] for one in self.tables.leaderboard if self.found.run.name in one["run"].split()}
+        names = sorted(name for name in own if name.partition("@")[0] == self.row.prompts)
+        settings = ("guidance_scale", "noise", *SAMPLED)
+        return min(names, key=lambda name: len(list(self._sampled_otherwise(name, settings))), default=None)
+
+    def _sampled_otherwise(self, prompt_set: str, settings: Sequence[str]) -> Iterator[str]:
+        """Yield how images were made otherwise than the row makes them."""
+        sampling = self.tables.samplings[self.cfg.model.name, prompt_set]
+        for name in settings:
+            here, own = getattr(sampling, name), self.cfg.sampling[name]
+            if here != own and not (name == "resolution" and here is None):  # None is the model's own, as in the row
+                yield f"sampling.{name}={shown(here)} here, {shown(own)} in the row"
+
+    def measured(self, figure: Figure) -> Measured:
+        """Return what is found of one figure."""
+        printed, prompt_set = figure.printed, self.prompt_set
+        if prompt_set is None:
+            return Measured(figure, None, missing=f"no scores on {self.row.prompts}")
+        scored = [one for one in self.tables.leaderboard if self._is_own(one) and one["evaluator"] == printed.evaluator]
+        if not scored:
+            return Measured(figure, None, missing=printed.obstacle or f"no scores by {printed.evaluator}")
+        opponent = self.opponents[printed.opponent] if printed.opponent else ""
+        if opponent is None:
+            return Measured(figure, None, missing=f"no run of {printed.opponent} as in its own row, to compare with")
+        own = own_figure(self.tables, scored[0], replace(printed, opponent=opponent))
+        if own is None:
+            return Measured(figure, None, missing=f"nothing compares it with {printed.opponent}")
+        sampling = self.tables.samplings[self.row.model, prompt_set]
+        info = self.tables.evaluators[printed.evaluator, scored[0]["version"]]
+        started = self.tables.starts[self.row.model, scored[0]["method"]]
+        kept_apart = [one.told for one in obstacles(printed, scored[0], sampling, info, started) if not one.is_unstated]
+        untold = {"guidance_scale": printed.guidance_scale is None, "noise": not printed.noise}
+        otherwise = self._sampled_otherwise(prompt_set, (*(name for name, is_so in untold.items() if is_so), *SAMPLED))
+        return Measured(figure, own, (*kept_apart, *self.found.differences, *otherwise))
+
+    def _is_own(self, row: TableRow) -> bool:
+        """Say whether a row of the leaderboard is of the run, on the whole prompt set."""
+        return self.found.run.name in row["run"].split() and (row["prompt_set"], row["group"]) == (self.prompt_set, ALL)

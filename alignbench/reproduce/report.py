@@ -9,7 +9,15 @@ from alignbench.files import write_json
 from alignbench.reproduce.finished import Found, measure
 from alignbench.reproduce.listing import aligned
 from alignbench.reproduce.rows import Row
-from alignbench.reproduce.verdict import DIFFERS, NOT_COMPARABLE, NOT_MEASURED, REPRODUCED, FigureVerdict, judge, overall
+from alignbench.reproduce.verdict import (
+    DIFFERS,
+    NOT_COMPARABLE,
+    NOT_MEASURED,
+    REPRODUCED,
+    FigureVerdict,
+    judge,
+    overall,
+)
 
 FOLDER = "reproductions"
 HEADS = ("figure", "expected", "here", "95 % interval", "difference", "allowed", "verdict")
@@ -72,7 +80,11 @@ def _sentence(verdict: str, verdicts: Sequence[FigureVerdict]) -> str:
     """Say what a row comes to."""
     count = {name: sum(one.verdict == name for one in verdicts) for name in (REPRODUCED, DIFFERS)}
     compared = sum(count.values())
-    left = f"; {len(verdicts) - compared} of its {len(verdicts)} figures are not compared" if compared < len(verdicts) else ""
+    left = (
+        f"; {len(verdicts) - compared} of its {len(verdicts)} figures are not compared"
+        if compared < len(verdicts)
+        else ""
+    )
     if verdict == REPRODUCED:
         return f"reproduced, all {compared} compared figures are within the tolerance{left}"
     if verdict == DIFFERS:

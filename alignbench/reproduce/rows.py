@@ -1,4 +1,4 @@
-"""The rows of published tables that can be run again: what each is, which command runs it, and what it is known to lack."""
+"""The rows of published tables that can be run again: what each is, and which command runs it."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -67,7 +67,11 @@ class Row(BaseModel):
     def cited(self) -> str:
         """Where its figures are printed."""
         number = "" if self.arxiv_id == "none" else f", arXiv {self.arxiv_id}"
-        return f"{self.paper}{number}, table {self.table}" if self.table[:1].isdigit() else f"{self.paper}{number}, {self.table}"
+        return (
+            f"{self.paper}{number}, table {self.table}"
+            if self.table[:1].isdigit()
+            else f"{self.paper}{number}, {self.table}"
+        )
 
     @property
     def experiment(self) -> str:
@@ -101,7 +105,9 @@ def read_rows(folder: Path = FOLDER) -> dict[str, Row]:
             rows[name] = _row(file, name, values)
     for row in rows.values():
         if row.starts_from is not None and row.starts_from not in rows:
-            raise UserError(f"row {row.id} starts from {row.starts_from}, which is no row;{_near(row.starts_from, rows)}")
+            raise UserError(
+                f"row {row.id} starts from {row.starts_from}, which is no row;{_near(row.starts_from, rows)}"
+            )
         if not figures(row, folder):
             raise UserError(
                 f"row {row.id} has no figure in alignbench/report/published_tables: {row.paper}, table {row.table}, "
@@ -119,7 +125,9 @@ def _entries(file: Path) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(content, dict) or set(content) != {"all", "rows"}:
         raise UserError(f"{file} must have the keys all and rows, and no others; put the right file back")
     common, rows = content["all"], content["rows"]
-    if not (isinstance(common, dict) and isinstance(rows, dict) and all(isinstance(one, dict) for one in rows.values())):
+    if not (
+        isinstance(common, dict) and isinstance(rows, dict) and all(isinstance(one, dict) for one in rows.values())
+    ):
         raise UserError(f"{file} must map each row to its settings; put the right file back")
     joined = {name: _joined(common.get("confounders"), values.get("confounders")) for name, values in rows.items()}
     return [(str(name), {"id": str(name)} | common | values | joined[name]) for name, values in rows.items()]
@@ -174,7 +182,9 @@ def figures(row: Row, folder: Path = FOLDER) -> list[Figure]:
     prompts = row.prompts if row.printed_prompts is None else row.printed_prompts
     wanted = (row.paper, row.table, row.model, row.method, row.variant, prompts)
     printed = _printed(folder)
-    own = [one for one in printed if (one.paper, one.table, one.model, one.method, one.variant, one.prompt_set) == wanted]
+    own = [
+        one for one in printed if (one.paper, one.table, one.model, one.method, one.variant, one.prompt_set) == wanted
+    ]
     return [Figure(one, _decimals(one, printed)) for one in own]
 
 

@@ -44,7 +44,8 @@ class Tolerance:
     def __str__(self) -> str:
         """Say what it is made of."""
         many = f", widened for {self.num_figures} figures" if self.num_figures > 1 else ""
-        return f"{self.total:.3g}: sampling error {self.ours:.2g} here and {self.theirs:.2g} there{many}, rounding {self.rounding:g}"
+        errors = f"sampling error {self.ours:.2g} here and {self.theirs:.2g} there{many}"
+        return f"{self.total:.3g}: {errors}, rounding {self.rounding:g}"
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def _judged(one: Measured, num_prompts: int, num_compared: int) -> FigureVerdict
         return FigureVerdict(name, printed.value, own, None, NOT_COMPARABLE, why)
     tolerance = tolerance_of(one.figure, own, num_prompts, num_compared)
     within = abs(own.value - printed.value) <= tolerance.total + ROUNDING_ERROR
-    return FigureVerdict(
-        name, printed.value, own, tolerance.total, REPRODUCED if within else DIFFERS, str(tolerance)
-    )
+    return FigureVerdict(name, printed.value, own, tolerance.total, REPRODUCED if within else DIFFERS, str(tolerance))
 
 
 def tolerance_of(figure: Figure, own: Estimate, num_prompts: int, num_figures: int = 1) -> Tolerance:

@@ -43,9 +43,9 @@ from alignbench.models.tiny_random.wan import tiny_wan
 from alignbench.objectives import denoising_error as preference
 from alignbench.objectives import inversion
 from alignbench.plan import __main__ as planning
-from alignbench.serve.__main__ import arguments as arguments_of_serve
 from alignbench.reproduce import __main__ as reproducing
 from alignbench.reproduce.rows import find_row
+from alignbench.serve.__main__ import arguments as arguments_of_serve
 from alignbench.soup import arguments as arguments_of_soup
 from alignbench.soup import read_shares
 from alignbench.stages.trained_weights import find_source
@@ -99,7 +99,8 @@ def commands(program="alignbench"):
 def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
-        f"alignbench.{one}" for one in ("calibrate", "export", "plan", "reproduce", "serve", "soup", "study", "train_reward")
+        f"alignbench.{one}"
+        for one in ("calibrate", "export", "plan", "reproduce", "serve", "soup", "study", "train_reward")
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from functools import partial
 
 import pytest
 import yaml
@@ -9,7 +10,9 @@ from omegaconf import OmegaConf
 
 from alignbench.configuration.build import config_hash, recipe_hash
 from alignbench.errors import UserError
+from alignbench.report.tables import build
 from alignbench.reproduce import __main__ as program
+from alignbench.reproduce import finished
 from alignbench.reproduce.command import words_of
 from alignbench.reproduce.finished import find_run, measure, own_configuration
 from alignbench.reproduce.report import conclude
@@ -39,6 +42,7 @@ def results(tmp_path, monkeypatch, composed_once):
     """A results folder with a base run and a run of the row whose figures are the printed ones."""
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("alignbench.reproduce.finished.own_configuration", lambda _: composed_once)
+    monkeypatch.setattr("alignbench.reproduce.finished.build", partial(build, num_resamples=200))
     world = World(tmp_path / "results")
     for method in ("base", "smpo"):
         for evaluator, version in SCORED.items():
@@ -64,10 +68,10 @@ def settle(folder, cfg, **changes):
     folder.update(config_hash=config_hash(changed), recipe_hash=recipe_hash(changed))
 
 
-def with_steps(root, steps=8):
+def with_steps(root, steps=8, **changes):
     for folder in run_folders(root):
         for file in folder.path.glob("images/*/*/sampling.json"):
-            values = json.loads(file.read_text()) | {"num_inference_steps": steps}
+            values = json.loads(file.read_text()) | {"num_inference_steps": steps} | changes
             file.write_text(json.dumps(values))
             folder.complete("generate", "again", [file, file.with_name("prompts.jsonl")])
 
@@ -75,7 +79,8 @@ def with_steps(root, steps=8):
 def all_settled(results, cfg, **changes):
     root, folder = results
     for run in run_folders(root):
-        settle(run, cfg, **(changes if run.name == folder.name else {}))
+        if run.manifest.method != "base":
+            settle(run, cfg, **(changes if run.name == folder.name else {}))
     with_steps(root)
     return root
 
@@ -92,10 +97,10 @@ def test_a_run_with_the_settings_of_a_row_and_its_figures_reproduces_it(results,
     assert noted["figures"][0]["own"]["value"] == pytest.approx(100 * WON / NUM)
 
 
-def test_a_figure_far_from_the_printed_one_differs_and_what_may_differ_is_told(results, row, composed_once, monkeypatch):
+def test_a_figure_far_from_the_printed_one_differs_and_what_may_differ_is_told(
+    results, row, composed_once, monkeypatch
+):
     root = all_settled(results, composed_once)
-    from alignbench.reproduce import finished
-
     printed = finished.figures(row)
     far = [dataclasses.replace(one, printed=dataclasses.replace(one.printed, value=20.0)) for one in printed]
     monkeypatch.setattr(finished, "figures", lambda _: [far[0], *printed[1:]])
@@ -124,6 +129,36 @@ def test_other_steps_of_sampling_and_fewer_prompts_are_named(results, row, compo
     assert "all figures: sampling.num_inference_steps=20 here, 8 in the row" in told
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"guidance_scale": 7.5}, "guidance 7.5 here, 4 there"),
+        ({"noise": "constant"}, "noise constant here, per_prompt there"),
+        ({"subset": True, "full_size": 384}, "fewer prompts here"),
+        ({"seed": 3}, "sampling.seed=3 here, 0 in the row"),
+    ],
+)
+def test_images_that_were_made_otherwise_are_not_compared(results, row, composed_once, changes, told):
+    root = all_settled(results, composed_once)
+    with_steps(root, **changes)
+    _, measured = measure(row, root)
+    assert {one.obstacles for one in measured} == {(told,)}
+
+
+def test_what_the_source_does_not_say_is_no_obstacle_unless_the_row_has_another_setting(
+    results, row, composed_once, monkeypatch
+):
+    root = all_settled(results, composed_once)
+    printed = finished.figures(row)
+    silent = [dataclasses.replace(one, printed=dataclasses.replace(one.printed, noise="", start="")) for one in printed]
+    monkeypatch.setattr(finished, "figures", lambda _: silent)
+    assert {one.obstacles for one in measure(row, root)[1]} == {()}
+    with_steps(root, noise="constant")
+    assert {one.obstacles for one in measure(row, root)[1]} == {
+        ("sampling.noise=constant here, per_prompt in the row",)
+    }
+
+
 def test_of_several_runs_that_with_the_fewest_differences_is_the_rows(results, row, composed_once):
     root, folder = results
     other = root / f"{folder.name}9"
@@ -141,7 +176,9 @@ def test_of_several_runs_that_with_the_fewest_differences_is_the_rows(results, r
 
 def test_a_folder_without_a_run_of_the_row_says_how_to_make_one(tmp_path, row):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no run of mini_smpo; make one by: python -m alignbench.reproduce mini_smpo"):
+    with pytest.raises(
+        UserError, match=r"holds no run of mini_smpo; make one by: python -m alignbench.reproduce mini_smpo"
+    ):
         measure(row, tmp_path / "empty")
     with pytest.raises(UserError, match=r"nowhere is no folder; give the results of finished runs"):
         measure(row, tmp_path / "nowhere")
@@ -151,7 +188,7 @@ def test_a_row_that_starts_from_another_finds_its_finished_run(results, row, com
     root = all_settled(results, composed_once)
     folder = results[1]
     after = row.model_copy(update={"starts_from": "mini_smpo"})
-    with pytest.raises(UserError, match="which .* does not hold"):
+    with pytest.raises(UserError, match=r"which .* does not hold"):
         words_of(after, [f"results={root}"])
     folder.complete("train", "", [])
     assert words_of(after, [f"results={root}"])[-1] == f"model.policy={folder.path}"
@@ -183,7 +220,7 @@ def test_the_verdict_is_read_without_running(results, composed_once, capsys, mon
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["smpo_sd15_dpo"], "smpo_sd15_dpo is no row; did you mean smpo_sd15_dpo_hpdv2"),
+        (["smpo_sd15_dpo"], "smpo_sd15_dpo is no row; did you mean smpo_sd15_dpo_"),
         (["smpo_sd15_dpo_hpdv2"], "add data.path=PATH"),
         (["mini_smpo", "--results", "nowhere"], "nowhere is no folder"),
     ],
