@@ -5,7 +5,6 @@ import sys
 from functools import partial
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from alignbench.configuration.build import config_hash, recipe_hash
@@ -54,17 +53,12 @@ def results(tmp_path, monkeypatch, composed_once):
     return world.root, folder
 
 
-def settle(folder, cfg, **changes):
-    """Give a run the settings of a configuration, but for some, and images of 8 steps, as the row's are."""
-    values = OmegaConf.to_container(cfg, resolve=True)
+def settle(folder, cfg, changes):
+    """Give a run the settings of a configuration, but for some."""
+    changed = cfg.copy()
     for key, value in changes.items():
-        node = values
-        *path, last = key.split("__")
-        for name in path:
-            node = node[name]
-        node[last] = value
-    changed = OmegaConf.create(values)
-    folder.config_file.write_text(yaml.safe_dump(values))
+        OmegaConf.update(changed, key, value, force_add=True)
+    folder.config_file.write_text(OmegaConf.to_yaml(changed, resolve=True))
     folder.update(config_hash=config_hash(changed), recipe_hash=recipe_hash(changed))
 
 
@@ -76,11 +70,13 @@ def with_steps(root, steps=8, **changes):
             folder.complete("generate", "again", [file, file.with_name("prompts.jsonl")])
 
 
-def all_settled(results, cfg, **changes):
+def all_settled(results, cfg, **named):
+    """Settle the runs of a results folder, and make images of 8 steps, as the row's are; `__` stands for a dot."""
     root, folder = results
+    changes = {name.replace("__", "."): value for name, value in named.items()}
     for run in run_folders(root):
         if run.manifest.method != "base":
-            settle(run, cfg, **(changes if run.name == folder.name else {}))
+            settle(run, cfg, changes if run.name == folder.name else {})
     with_steps(root)
     return root
 
@@ -168,7 +164,7 @@ def test_of_several_runs_that_with_the_fewest_differences_is_the_rows(results, r
     (other / "manifest.json").write_text(json.dumps(manifest | {"run": other.name}))
     all_settled(results, composed_once)
     runs = {run.name: run for run in run_folders(root)}
-    settle(runs[folder.name], composed_once, train__learning_rate=1e-3)
+    settle(runs[folder.name], composed_once, {"train.learning_rate": 1e-3})
     found = find_run(row, list(runs.values()))
     assert found is not None
     assert (found.run.name, found.differences) == (other.name, ())
