@@ -132,6 +132,7 @@ def test_no_folder_is_long():
 
 def test_looking_at_a_configuration_loads_no_network_library():
     heavy = "{'torch', 'diffusers', 'pandas'} & {*sys.modules}"
-    code = f"import sys, alignbench.configuration.checks, alignbench.cli; print({heavy})"
+    ours = "alignbench.configuration.checks, alignbench.cli, alignbench.reproduce.__main__"
+    code = f"import sys, {ours}; print({heavy})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "set()"
