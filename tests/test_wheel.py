@@ -20,6 +20,7 @@ def test_the_wheel_unpacked_elsewhere_runs_the_default_job(tmp_path):
     zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(site)
     assert not (site / "tests").exists()
     assert (site / "alignbench" / "report" / "published_tables" / "smpo.csv").is_file()
+    assert (site / "alignbench" / "reproduce" / "rows" / "smpo.yaml").is_file()
     assert (site / "alignbench" / "study" / "page" / "page.js").is_file()
     environment = os.environ | {"PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     few = ["train.max_train_steps=1", "train.total_batch_size=2", "prompts.limit=4", "sampling.num_inference_steps=2"]

@@ -19,7 +19,7 @@ OURS = {"draft_lv": "draft_lv", "dancegrpo": "dance_grpo"}  # methods that a pap
 @pytest.mark.matrix
 @pytest.mark.parametrize("experiment", sorted({row.experiment for row in ROWS.values()}))
 def test_the_rows_of_an_experiment_are_what_their_figures_are_of(experiment):
-    estimated = set()
+    is_estimated = experiment.startswith("mini_")  # whose rows are run below
     for row in (row for row in ROWS.values() if row.experiment == experiment):
         cfg = own_configuration(row)
         assert (cfg.model.name, cfg.prompts.name) == (row.model, row.prompts), row.id
@@ -37,9 +37,9 @@ def test_the_rows_of_an_experiment_are_what_their_figures_are_of(experiment):
             assert (row.starts_from is not None) == (one.start not in ("", "base")) or not one.start, row.id
         if not is_base(cfg):
             check(cfg)
-            if cfg.method.name not in estimated:
+            if not is_estimated:
                 assert total(estimate(cfg)) > 0
-                estimated.add(cfg.method.name)
+                is_estimated = True
 
 
 @pytest.mark.slow
