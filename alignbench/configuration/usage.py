@@ -50,6 +50,7 @@ PROGRAMS = {
     "study": "let people vote on images",
     "train_reward": "train a reward model on preferences",
     "soup": "average trained weights",
+    "capsule": "hand in runs as one file, check and merge such files",
     "plan": "how many prompts and seeds a claim needs",
     "serve": "score images over HTTP",
     "calibrate": "compare evaluators with their published scores",

@@ -107,6 +107,20 @@ class RunFolder:
         return self.path / "features"
 
     @property
+    def capsule_record(self) -> Path:
+        """What came with a run that was not made here: see `alignbench.store.capsule_record`."""
+        return self.path / "capsule.json"
+
+    @property
+    def is_from_capsule(self) -> bool:
+        """Whether the run came from a capsule, so that it has thumbnails in place of images."""
+        return self.capsule_record.exists()
+
+    def thumbnail(self, digest: str) -> Path:
+        """Return the small picture of an image, by the digest that its scores have of it."""
+        return self.path / "thumbnails" / f"{digest}.jpg"
+
+    @property
     def manifest(self) -> Manifest:
         """The manifest as it is on the disk now."""
         return Manifest.read(self.manifest_file)

@@ -1,0 +1,124 @@
+"""Whether what came out of a capsule is what a run of this program is: everything is read once, nothing is built."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from alignbench.capsule.archive import ASK_AGAIN, extract, read_member, read_members
+from alignbench.capsule.contents import CONTENTS, MIB, Contents, check_names, member_name, most_bytes, parse_contents
+from alignbench.capsule.thumbnails import check_thumbnail
+from alignbench.configuration.run_config import read_plain_config
+from alignbench.errors import UserError
+from alignbench.reading import parquet_errors
+from alignbench.report.readable import check_run
+from alignbench.report.tables import ScoreReader
+from alignbench.store.capsule_record import write_contents
+from alignbench.store.image_records import image_name, read_prompts, read_sampling
+from alignbench.store.run_folder import RunFolder
+
+MAX_CONTENTS = 256 * MIB
+MAX_IMAGES = 2_000_000  # of one run on one prompt set
+MAX_GROWTH = 64  # how many times as large a table of a capsule may be in memory
+MAX_TABLE = 2**30  # bytes of a table in memory
+
+
+def unpack(path: Path, into: Path) -> tuple[Contents, str]:
+    """Write the runs of a capsule into an empty folder; return what it holds, and the sha256 of its contents.
+
+    Raises:
+        UserError: a bit of the file has changed, or it holds something else than a capsule does.
+    """
+    members = read_members(path)
+    if CONTENTS not in members or members[CONTENTS].size > MAX_CONTENTS or [*members][-1] != CONTENTS:
+        raise UserError(f"{path} does not end with a {CONTENTS} and is no capsule; give a file that pack has written")
+    with path.open("rb") as file:
+        contents = parse_contents(read_member(file, members[CONTENTS]), path)
+        check_names(contents, members, path)
+        digest = extract(file, members[CONTENTS], into / CONTENTS)
+        (into / CONTENTS).unlink()
+        for name, run in contents.runs.items():
+            for inside, expected in run.files.items():
+                if extract(file, members[member_name(name, inside)], into / name / inside) != expected:
+                    raise UserError(
+                        f"{member_name(name, inside)} of {path} has changed since it was packed; {ASK_AGAIN}"
+                    )
+    for name, run in contents.runs.items():
+        folder = RunFolder(into / name)
+        with _in_capsule(path, into):
+            check_unpacked(folder)
+        write_contents(folder, run)
+    return contents, digest
+
+
+@contextmanager
+def _in_capsule(path: Path, into: Path) -> Iterator[None]:
+    """Name the file of a capsule that a sentence is about, in place of where it was unpacked."""
+    try:
+        yield
+    except UserError as error:
+        reason = str(error).replace(f"{into}{os.sep}", "").partition("; ")[0]
+        raise UserError(f"{path} cannot be used: {reason}; do not use it") from None
+
+
+def check_unpacked(run: RunFolder) -> None:
+    """Read everything of a run that came out of a capsule.
+
+    Raises:
+        UserError: it is no run of this program.
+    """
+    manifest = run.manifest
+    if manifest.run != run.name:
+        raise UserError(f"{run.manifest_file} is that of {manifest.run}")
+    for folder in (run, *map(RunFolder, run.validation_folders)):
+        check_prompts(folder)
+        for file in folder.path.glob("scores/*/*/*.parquet"):
+            _check_size(file)
+        for file in folder.path.glob("statistics/*/*.parquet"):
+            _check_size(file)
+    for file in run.path.glob("thumbnails/*.jpg"):
+        check_thumbnail(file)
+    read_plain_config(run.config_file)
+    for name in manifest.files:
+        if most_bytes(name) and not name.startswith("policy"):
+            run.verified(run.path / name)
+    if not run.policy.exists() or (run.recorded(run.policy) is not None and run.verified(run.policy)):
+        check_run(run, True, ScoreReader())
+        return
+    raise UserError(f"{run.policy} is there, and the manifest does not know it")
+
+
+def check_prompts(run: RunFolder) -> None:
+    """Refuse images that lie elsewhere, such as those of a list of pictures: a capsule cannot stand for them.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for file in sorted(run.path.glob("images/*/*/prompts.jsonl")):
+        sampling = read_sampling(file.parent)
+        if sampling.prompt_set != file.parts[-3]:
+            raise UserError(f"{file.parent / 'sampling.json'} is that of prompts={sampling.prompt_set}")
+        known: set[str] = set()
+        for record in read_prompts(file.parent):
+            for number, name in enumerate(record.images):
+                if name != image_name(record.prompt_id, number, sampling.frames is not None):
+                    shown = PurePosixPath(name).name
+                    raise UserError(
+                        f"{file} names the image {shown}, which this program did not make; leave the run out"
+                    )
+            if record.prompt_id in known:
+                raise UserError(f"{file} has prompt {record.prompt_id} twice")
+            known.add(record.prompt_id)
+        if len(known) > MAX_IMAGES:
+            raise UserError(f"{file} has more than {MAX_IMAGES:,} prompts")
+
+
+def _check_size(file: Path) -> None:
+    """Refuse a table that is small on the disk and too large for memory."""
+    from pyarrow import parquet
+
+    with parquet_errors(file), parquet.ParquetFile(file) as opened:
+        found = opened.metadata
+        size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
+        if found.num_rows > MAX_IMAGES or size > min(MAX_TABLE, MAX_GROWTH * file.stat().st_size + MIB):
+            raise UserError(f"{file} has {found.num_rows:,} rows and {size:,} bytes in memory, more than a capsule may")
