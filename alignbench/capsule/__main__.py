@@ -54,7 +54,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     verify.add_argument("file", type=home_path, metavar="FILE")
     verify.add_argument("--share", type=float, default=SHARE, help=f"of the images to make again; {SHARE} by default")
     verify.add_argument("--seed", type=int, help="chooses the images; drawn and printed by default")
-    verify.add_argument("--policy", type=home_path, metavar="PATH", help="trained weights that the capsule lacks")
+    verify.add_argument(
+        "--policy",
+        type=home_path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="weights that it lacks, for each run",
+    )
     merge = actions.add_parser("merge", help="bring capsules into a results folder, and write its tables and page")
     merge.add_argument("files", nargs="+", type=home_path, metavar="FILE")
     merge.add_argument("results", type=home_path, metavar="RESULTS")

@@ -1,14 +1,25 @@
 """Whether what came out of a capsule is what a run of this program is: everything is read once, nothing is built."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from alignbench.capsule.archive import ASK_AGAIN, extract, read_member, read_members
-from alignbench.capsule.contents import CONTENTS, MIB, Contents, check_names, member_name, most_bytes, parse_contents
+from alignbench.capsule.contents import (
+    CONTENTS,
+    MIB,
+    NAME,
+    Contents,
+    check_names,
+    member_name,
+    most_bytes,
+    parse_contents,
+)
 from alignbench.capsule.thumbnails import check_thumbnail
 from alignbench.configuration.run_config import read_plain_config
+from alignbench.data.prompts import MAX_ID
 from alignbench.errors import UserError
 from alignbench.reading import parquet_errors
 from alignbench.report.readable import check_run
@@ -17,6 +28,7 @@ from alignbench.store.capsule_record import write_contents
 from alignbench.store.image_records import image_name, read_prompts, read_sampling
 from alignbench.store.run_folder import RunFolder
 
+_ID = re.compile(NAME)
 MAX_CONTENTS = 256 * MIB
 MAX_IMAGES = 2_000_000  # of one run on one prompt set
 MAX_GROWTH = 64  # how many times as large a table of a capsule may be in memory
@@ -106,6 +118,8 @@ def check_prompts(run: RunFolder) -> None:
                     raise UserError(
                         f"{file} names the image {shown}, which this program did not make; leave the run out"
                     )
+            if not _ID.fullmatch(record.prompt_id) or len(record.prompt_id.encode()) > MAX_ID:
+                raise UserError(f"{file} has a prompt whose id cannot name a file")
             if record.prompt_id in known:
                 raise UserError(f"{file} has prompt {record.prompt_id} twice")
             known.add(record.prompt_id)

@@ -95,8 +95,9 @@ def check_evaluators(found: Sequence[Found], results: Path) -> None:
     for run in [*runs, *(one.folder for one in found)]:
         for info in {entry.scores.info for entry in measurements(run)}:
             before, where = known.setdefault((info.evaluator, info.version), (info, run.name))
-            if other := [one.name for one in fields(ScoreInfo) if getattr(before, one.name) != getattr(info, one.name)]:
+            names = [one.name for one in fields(ScoreInfo)]
+            if other := [name for name in names if getattr(before, name) != getattr(info, name)]:
                 raise UserError(
-                    f"{info.evaluator}@{info.version} scored {where} and {run.name} with another {' and '.join(other)}, "
-                    f"and such scores are not comparable; {KEEP_APART}"
+                    f"{info.evaluator}@{info.version} scored {where} and {run.name} with another "
+                    f"{' and '.join(other)}; such scores are not comparable: {KEEP_APART}"
                 )

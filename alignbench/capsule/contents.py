@@ -1,4 +1,4 @@
-"""Which files a capsule may hold, and its list of them: `contents.json`, the last file, which has the sha256 of each."""
+"""Which files a capsule may hold, and its list of them: `contents.json`, its last file, with the sha256 of each."""
 
 import json
 import re

@@ -36,7 +36,7 @@ def merge(files: Sequence[Path], results: Path) -> None:
         try:
             found = [_unpacked(file, staging / str(number)) for number, file in enumerate(files)]
             new = joined([run for runs in found for run in runs], results)
-            check_evaluators([*new, *(run for runs in found for run in runs)], results)
+            check_evaluators([run for runs in found for run in runs], results)
             for run in new:
                 _bring_in(run, results)
         finally:

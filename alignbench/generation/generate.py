@@ -163,8 +163,14 @@ def image_set(prompt_set: PromptSet, sampling: Sampling, resolution: int) -> Ima
 def generated(
     folder: RunFolder, prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare | None = None
 ) -> bool:
-    """Say whether all images of this shard exist and are complete."""
+    """Say whether all images of this shard exist and are complete.
+
+    Raises:
+        UserError: the run came from a capsule, and had no such images where it was made.
+    """
     images = folder.images(prompt_set.name, sampling.hash)
+    if folder.is_from_capsule:
+        return _was_generated(folder, prompt_set, sampling)
     if not (images / "sampling.json").exists() or read_prompts(images) != _records(images, prompt_set, sampling):
         return False
     work_share = work_share or WorkShare()
@@ -176,6 +182,21 @@ def generated(
     # the shard that makes the last image records that in the manifest
     noted = folder.completed("generate", f"{prompt_set.name}/{sampling.hash}")
     return complete(work_share.shard_of(batches)) and (noted or not complete(batches))
+
+
+def _was_generated(folder: RunFolder, prompt_set: PromptSet, sampling: Sampling) -> bool:
+    """Say that a run from a capsule had these images, which it has no more.
+
+    Raises:
+        UserError: it did not.
+    """
+    images, key = folder.images(prompt_set.name, sampling.hash), f"{prompt_set.name}/{sampling.hash}"
+    if not folder.completed("generate", key) or read_prompts(images) != _records(images, prompt_set, sampling):
+        raise UserError(
+            f"{folder.path} came from a capsule and has no images of prompts={prompt_set.name} with this sampling; "
+            "choose another results folder to make the run and its images there"
+        )
+    return True
 
 
 def generate(

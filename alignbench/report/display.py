@@ -239,7 +239,7 @@ def _limits(tables: Tables, model: str, prompt_set: str) -> list[str]:
     num_shared, full_size = tables.num_shared.get(key, math.inf), sampling.full_size
     if num_shared < full_size:
         found.append(f"medians and means are over {num_shared} of {full_size} prompts, which all compared runs have")
-    found += tables.borderline_told(model, prompt_set)
+    found += [*tables.borderline_told(model, prompt_set), *tables.capsules_told(model, prompt_set)]
     if (distance := significant_distance(tables, model, prompt_set)) is not None:
         tested = _tested(tables, key)
         seeds = sorted({row["num_seeds"] for row in tested if row["num_seeds"] > 1})

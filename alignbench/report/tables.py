@@ -79,6 +79,7 @@ class Tables:
         sensitivity, best_settings: rows with the columns of `columns.SENSITIVITY_COLUMNS` and
             `columns.BEST_SETTING_COLUMNS`; none where no method has several settings. See
             `alignbench.report.sensitivity`.
+        from_capsules: names of the runs that came from capsules.
     """
 
     leaderboard: list[TableRow]
@@ -100,6 +101,7 @@ class Tables:
     polls: set[tuple[str, str, str, str]] = field(default_factory=set)
     sensitivity: list[TableRow] = field(default_factory=list)
     best_settings: list[TableRow] = field(default_factory=list)
+    from_capsules: frozenset[str] = frozenset()
 
     @property
     def left_out_told(self) -> list[str]:
@@ -121,6 +123,20 @@ class Tables:
                     f"within {BORDERLINE:g} of one that decides their score; another machine may score these otherwise"
                 )
         return found
+
+    def capsules_told(self, model: str, prompt_set: str) -> list[str]:
+        """Say which rows of a section stand on runs that were not made here."""
+        found = {
+            one.label: None
+            for (*where, _, _), contenders in self.contenders.items()
+            for one in contenders
+            if where == [model, prompt_set] and not self.from_capsules.isdisjoint(run.manifest.run for run in one.runs)
+        }
+        if not found:
+            return []
+        return [
+            f"from capsules: {', '.join(found)}; they were made and scored elsewhere, and have thumbnails for images"
+        ]
 
     def write(self, root: Path) -> None:
         """Write the tables under the results root; those that few results have only where there are rows."""
@@ -225,6 +241,7 @@ def build(
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
     names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
     tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, _poll_remarks(studies, of_comparers))
+    tables = replace(tables, from_capsules=frozenset(one.name for one in folders if one.is_from_capsule))
     resamplings = Resamplings(num_resamples)
     at_sampling = {}
     for key in compared:

@@ -140,7 +140,7 @@ def compare(evaluator: Evaluator, before: Sequence[float] | None) -> Calibration
         ("of its first calibration in this results folder", before, SAME_PRECISION),
     ):
         if expected is not None:
-            bound = _bound(evaluator, bounds)
+            bound = allowed_difference(evaluator, bounds)
             difference = largest_difference(evaluator, values, expected)
             if difference > bound:
                 raise UserError(
@@ -188,7 +188,7 @@ def _samples(evaluator: Evaluator) -> tuple[Path, list[dict[str, str]]]:
     return evaluator.calibration_samples.parent, json.loads(evaluator.calibration_samples.read_text())
 
 
-def _bound(evaluator: Evaluator, bounds: tuple[float, float]) -> float:
+def allowed_difference(evaluator: Evaluator, bounds: tuple[float, float] = SAME_PRECISION) -> float:
     """Return the largest difference that means nothing, in displayed units.
 
     Args:

@@ -149,10 +149,10 @@ def _image_pairs(
 def _digests(files: Sequence[Path]) -> dict[Path, str]:
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(files)} images are missing, such as {missing[0]}; add generate to stages to make "
-            "them, or put them back"
-        )
+        remedy = "add generate to stages to make them, or put them back"
+        if RunFolder(missing[0].parents[3]).is_from_capsule:
+            remedy = "its run came from a capsule, which holds thumbnails alone: compare images where they were made"
+        raise UserError(f"{len(missing)} of {len(files)} images are missing, such as {missing[0]}; {remedy}")
     with ThreadPoolExecutor() as pool:
         return dict(zip(files, pool.map(digest_of, files), strict=True))
 

@@ -71,7 +71,7 @@ def score(
     batches = work_share.batches(wanted, batch_size)  # as images are made, so that a shard scores what it made
     todo = _todo([*chain.from_iterable(work_share.share(batches))], tables)
     pictures = [picture for picture in wanted if any(picture in some for some in todo.values())]
-    _refuse_missing([*chain.from_iterable(work_share.shard_of(batches))], images, tables)
+    _refuse_missing(folder, [*chain.from_iterable(work_share.shard_of(batches))], images, tables)
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
@@ -140,12 +140,16 @@ def _todo(share: Sequence[ImageToScore], tables: Mapping[str, ScoreTable]) -> di
     }
 
 
-def _refuse_missing(pictures: Sequence[ImageToScore], images: ImageSet, tables: Mapping[str, ScoreTable]) -> None:
+def _refuse_missing(
+    folder: RunFolder, pictures: Sequence[ImageToScore], images: ImageSet, tables: Mapping[str, ScoreTable]
+) -> None:
     """Refuse images of this shard that are gone and lack a score; all its processes find the same."""
     unknown = (picture for picture in pictures if any(picture.key not in table.known for table in tables.values()))
     missing = [picture.path for picture in unknown if not picture.path.exists()]
     if missing:
         remedy = "add generate to stages to make them" if images.generated else "put them back or take them out"
+        if folder.is_from_capsule:
+            remedy = f"{folder.name} came from a capsule, which holds thumbnails alone: score a run before it is packed"
         raise UserError(f"{len(missing)} of {len(pictures)} images are missing, such as {missing[0]}; {remedy}")
 
 

@@ -49,6 +49,11 @@ def open_study(
     _check_numbers(num_prompts, prompts_per_rater, checks_per_rater, leave_out_below)
     folders = [RunFolder(Path(path).resolve()) for path in runs]
     model = _check_runs(folders, pairs)
+    if strange := [folder.name for folder in folders if folder.is_from_capsule]:
+        raise UserError(
+            f"{strange[0]} came from a capsule, which holds thumbnails alone, and people vote on images; begin the "
+            "study where the images were made"
+        )
     chosen_set, chosen_hash = _image_set(folders, prompt_set, sampling_hash)
     if read_sampling(folders[0].images(chosen_set, chosen_hash)).frames is not None:
         raise UserError(f"{runs[0]} holds videos, and a study shows images; choose runs of a model of images")

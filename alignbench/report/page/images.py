@@ -218,12 +218,15 @@ def _picture(
     digests: dict[ImageKey, str],
     frames: FrameSpec | None,
 ) -> ThumbnailSource | None:
-    """Return an image that was scored and is still there."""
+    """Return an image that was scored and is still there, or the small picture that came in its place."""
     prompt_id, number = image
     if image not in digests:
         return None
     path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    return ThumbnailSource(path, digests[image] or sha256(path), frames) if path.exists() else None
+    if path.exists():
+        return ThumbnailSource(path, digests[image] or sha256(path), frames)
+    small = RunFolder(folder.parents[2]).thumbnail(digests[image])
+    return ThumbnailSource(small, digests[image]) if small.exists() else None
 
 
 def _scores(measured: Measurement | None, images: Sequence[ImageKey]) -> list[float | None]:

@@ -29,7 +29,7 @@ def run_entry(
     manifest = folder.manifest
     curves = read_curves(folder.train_log) if folder.train_log.exists() else {}
     rest = {
-        "facts": [*_facts(manifest), *_profile_facts(folder)],
+        "facts": [*_origin(folder), *_facts(manifest), *_profile_facts(folder)],
         "start": _texts(manifest.start_weights),
         "data": _texts(manifest.fingerprints),
         "versions": _texts(manifest.package_versions),
@@ -90,6 +90,10 @@ def _facts(manifest: Manifest) -> Facts:
         ("configuration hash", manifest.config_hash),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _origin(folder: RunFolder) -> Facts:
+    return [("from a capsule", "with thumbnails in place of its images")] if folder.is_from_capsule else []
 
 
 def _profile_facts(folder: RunFolder) -> Facts:
