@@ -1,5 +1,6 @@
 """Whether what came out of a capsule is what a run of this program is: everything is read once, nothing is built."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -41,26 +42,35 @@ def unpack(path: Path, into: Path) -> tuple[Contents, str]:
     Raises:
         UserError: a bit of the file has changed, or it holds something else than a capsule does.
     """
-    members = read_members(path)
-    if CONTENTS not in members or members[CONTENTS].size > MAX_CONTENTS or [*members][-1] != CONTENTS:
-        raise UserError(f"{path} does not end with a {CONTENTS} and is no capsule; give a file that pack has written")
-    with path.open("rb") as file:
-        contents = parse_contents(read_member(file, members[CONTENTS]), path)
-        check_names(contents, members, path)
-        digest = extract(file, members[CONTENTS], into / CONTENTS)
-        (into / CONTENTS).unlink()
-        for name, run in contents.runs.items():
-            for inside, expected in run.files.items():
-                if extract(file, members[member_name(name, inside)], into / name / inside) != expected:
-                    raise UserError(
-                        f"{member_name(name, inside)} of {path} has changed since it was packed; {ASK_AGAIN}"
-                    )
+    contents, digest = extract_all(path, into)
     for name, run in contents.runs.items():
         folder = RunFolder(into / name)
         with _in_capsule(path, into):
             check_unpacked(folder)
         write_contents(folder, run)
     return contents, digest
+
+
+def extract_all(path: Path, into: Path) -> tuple[Contents, str]:
+    """Do what `unpack` does; whether the files are those of runs is not looked at.
+
+    Raises:
+        UserError: a bit of the file has changed, or it holds files that no capsule holds.
+    """
+    members = read_members(path)
+    if CONTENTS not in members or members[CONTENTS].size > MAX_CONTENTS or [*members][-1] != CONTENTS:
+        raise UserError(f"{path} does not end with a {CONTENTS} and is no capsule; give a file that pack has written")
+    with path.open("rb") as file:
+        text = read_member(file, members[CONTENTS])
+        contents = parse_contents(text, path)
+        check_names(contents, members, path)
+        for name, run in contents.runs.items():
+            for inside, expected in run.files.items():
+                if extract(file, members[member_name(name, inside)], into / name / inside) != expected:
+                    raise UserError(
+                        f"{member_name(name, inside)} of {path} has changed since it was packed; {ASK_AGAIN}"
+                    )
+    return contents, hashlib.sha256(text).hexdigest()
 
 
 @contextmanager

@@ -1,14 +1,15 @@
-"""Which runs of capsules are new to a results folder, and which contradict what is there."""
+"""Which runs of capsules a results folder can take in, and which contradict what is there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 
+from alignbench.capsule.join import MANIFEST, Copy, contradictions, other_entries
 from alignbench.errors import UserError
 from alignbench.files import sha256
 from alignbench.report.tables import measurements
-from alignbench.store.capsule_record import RunContents, read_contents
-from alignbench.store.manifest import Manifest
+from alignbench.store.capsule_record import read_contents
 from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.scores import ScoreInfo
 
@@ -17,87 +18,75 @@ KEEP_APART = "merge into another results folder, or leave one of them out"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run of a capsule, unpacked.
+class RunToMerge:
+    """The copies of one run in capsules, and what a results folder has of it.
 
     Attributes:
-        file: the capsule.
+        there: the copy in the results folder; None where there is none.
+        is_own: whether that was made there, and did not come from a capsule.
     """
 
-    file: Path
-    folder: RunFolder
-    contents: RunContents
+    name: str
+    copies: tuple[Copy, ...]
+    there: Copy | None
+    is_own: bool
 
 
-def joined(found: Sequence[Found], results: Path) -> list[Found]:
-    """Return the runs that a results folder lacks, each once, by name.
+def runs_to_merge(copies: Iterable[Copy], results: Path) -> list[RunToMerge]:
+    """Return the runs of capsules by name, if no two copies of a run contradict each other.
 
     Raises:
-        UserError: a run is there, or in another capsule, with other content.
+        UserError: two copies do; the sentence names them and what differs.
     """
-    new: dict[str, Found] = {}
-    for run in sorted(found, key=lambda one: one.folder.name):
-        name, there = run.folder.name, RunFolder(results / run.folder.name)
-        if there.path.exists():
-            if other := _other_files(run, there):
-                raise UserError(_conflict(run, str(there.path), other))
-            print(f"{name}  is there already")
-        elif name in new:
-            if other := _unequal(run.contents.files, new[name].contents.files):
-                raise UserError(_conflict(run, str(new[name].file), other))
-        else:
-            new[name] = run
-    return list(new.values())
+    by_name: dict[str, list[Copy]] = {}
+    for copy in copies:
+        by_name.setdefault(copy.folder.name, []).append(copy)
+    found = []
+    for name in sorted(by_name):
+        own, folder = by_name[name], RunFolder(results / name)
+        there, is_own = None, False
+        if folder.path.exists():
+            is_own = not folder.is_from_capsule
+            if is_own:
+                for copy in own:
+                    _refuse(copy, str(folder.path), _other_files(copy, folder))
+            else:
+                there = Copy(str(folder.path), folder, read_contents(folder))
+        all_copies = own if there is None else [*own, there]
+        for one, other in combinations(all_copies, 2):
+            _refuse(one, other.source, contradictions(one, other))
+        found.append(RunToMerge(name, tuple(own), there, is_own))
+    return found
 
 
-def _conflict(run: Found, there: str, other: Sequence[str]) -> str:
-    more = f" and {len(other) - NUM_NAMED} more" if len(other) > NUM_NAMED else ""
-    named = ", ".join(other[:NUM_NAMED])
-    return f"{run.folder.name} of {run.file} differs from that of {there} in {named}{more}; {KEEP_APART}"
+def _refuse(copy: Copy, other: str, differing: Sequence[str]) -> None:
+    if differing:
+        more = f" and {len(differing) - NUM_NAMED} more" if len(differing) > NUM_NAMED else ""
+        named = f"{', '.join(differing[:NUM_NAMED])}{more}"
+        raise UserError(f"{copy.folder.name} of {copy.source} differs from that of {other} in {named}; {KEEP_APART}")
 
 
-def _unequal(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    return sorted(file for file in one.keys() | other.keys() if one.get(file) != other.get(file))
+def _other_files(copy: Copy, there: RunFolder) -> list[str]:
+    """Return in which files a run that was made in the results folder contradicts a capsule; both may have more."""
+    own = ((file, there.path / file) for file in sorted(copy.contents.files) if file != MANIFEST)
+    found = [file for file, path in own if path.is_file() and sha256(path) != copy.contents.files[file]]
+    return found + other_entries(copy.folder.manifest, there.manifest)
 
 
-def _other_files(run: Found, there: RunFolder) -> list[str]:
-    """Return the files of a run that are otherwise in a run folder of that name."""
-    if there.is_from_capsule:
-        return _unequal(run.contents.files, read_contents(there).files)
-    return sorted(file for file, digest in run.contents.files.items() if _differs(run, there, file, digest))
-
-
-def _differs(run: Found, there: RunFolder, file: str, digest: str) -> bool:
-    """Say whether a run that was made here has other content; it may have more than the capsule."""
-    if file.startswith("thumbnails/"):
-        return False
-    if file == "manifest.json":
-        return _is_other_manifest(run.folder.manifest, there.manifest)
-    return not (there.path / file).is_file() or sha256(there.path / file) != digest
-
-
-def _is_other_manifest(one: Manifest, other: Manifest) -> bool:
-    """Say whether two manifests are of different runs, whatever was done with them since."""
-    grows = {"files", "completed", "calibration", "image_costs", "cut_prompts", "trained_on", "trained_prompt_sets"}
-    return any(
-        getattr(one, entry.name) != getattr(other, entry.name) for entry in fields(Manifest) if entry.name not in grows
-    )
-
-
-def check_evaluators(found: Sequence[Found], results: Path) -> None:
+def check_evaluators(copies: Iterable[Copy], results: Path) -> None:
     """Refuse scores that one evaluator made in two ways: a results folder never mixes them.
 
     Raises:
         UserError: naming the evaluator and two runs.
     """
     known: dict[tuple[str, str], tuple[ScoreInfo, str]] = {}
-    runs = [folder for folder, _ in readable_manifests(results)] if results.is_dir() else []
-    for run in [*runs, *(one.folder for one in found)]:
+    there = [folder for folder, _ in readable_manifests(results)] if results.is_dir() else []
+    names = [one.name for one in fields(ScoreInfo)]
+    for run in [*there, *(copy.folder for copy in copies)]:
         for info in {entry.scores.info for entry in measurements(run)}:
             before, where = known.setdefault((info.evaluator, info.version), (info, run.name))
-            names = [one.name for one in fields(ScoreInfo)]
             if other := [name for name in names if getattr(before, name) != getattr(info, name)]:
                 raise UserError(
                     f"{info.evaluator}@{info.version} scored {where} and {run.name} with another "
-                    f"{' and '.join(other)}; such scores are not comparable: {KEEP_APART}"
+                    f"{' and '.join(other)}, and such scores are not comparable; {KEEP_APART}"
                 )

@@ -88,10 +88,11 @@ class Repeater:
             evaluators = []
             for scores in kept.values():
                 evaluator = self.evaluator(scores.info)
-                if isinstance(evaluator, str):
-                    found.told.append(f"scores by {scores.info.evaluator} were not made again: {evaluator}")
-                else:
+                reason = evaluator if isinstance(evaluator, str) else evaluator.supports(prompts.texts)
+                if reason is None:
                     evaluators.append(evaluator)
+                else:
+                    found.told.append(f"scores by {scores.info.evaluator} were not made again: {reason}")
             if evaluators:
                 score(again, images, evaluators, sampling.batch_size, self.network_pool)
             for evaluator in evaluators:
