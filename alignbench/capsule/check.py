@@ -125,9 +125,7 @@ def check_prompts(run: RunFolder) -> None:
             for number, name in enumerate(record.images):
                 if name != image_name(record.prompt_id, number, sampling.frames is not None):
                     shown = PurePosixPath(name).name
-                    raise UserError(
-                        f"{file} names the image {shown}, which this program did not make; leave the run out"
-                    )
+                    raise UserError(f"{file} names {shown}, an image of other origin; leave the run out")
             if not _ID.fullmatch(record.prompt_id) or len(record.prompt_id.encode()) > MAX_ID:
                 raise UserError(f"{file} has a prompt whose id cannot name a file")
             if record.prompt_id in known:

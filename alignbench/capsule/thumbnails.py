@@ -77,4 +77,4 @@ def check_thumbnail(file: Path) -> None:
                 raise ImageError(f"has {image.width} x {image.height} pixels, expected at most {SIDE}")
         decoded(file.read_bytes())
     except ImageError as error:
-        raise UserError(f"{file.name} {error}; do not use this capsule") from None
+        raise UserError(f"{file} {error}") from None
