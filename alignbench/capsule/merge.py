@@ -1,7 +1,6 @@
 """Bring the runs of capsules into a results folder, each whole or not at all."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +45,9 @@ def bring_in(files: Sequence[Path], results: Path) -> None:
         raise UserError(f"{results} is one run; give the results folder, here {results.resolve().parent}")
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{missing[0]} is no file; give capsules, and the results folder as the last word")
-    with locked(results / STAGING / ".lock"):
-        for left in (results / STAGING).iterdir():  # of a merge that was ended
-            if left.is_dir():
-                shutil.rmtree(left)
-        staging = results / STAGING / secrets.token_hex(6)
+    staging = results / STAGING
+    with locked(results / ".merge.lock"):
+        shutil.rmtree(staging, ignore_errors=True)  # of a merge that was killed
         try:
             copies = [copy for number, file in enumerate(files) for copy in _unpacked(file, staging / str(number))]
             runs = runs_to_merge(copies, results)

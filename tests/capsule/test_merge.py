@@ -9,14 +9,19 @@ import pytest
 from alignbench import load_results
 from alignbench.capsule.merge import bring_in, merge
 from alignbench.capsule.pack import pack
+from alignbench.configuration.find_evaluator import build_evaluator
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.generation.generate import Sampling, generated
 from alignbench.report.write import write_report
+from alignbench.scoring.pairs import planned_calls
+from alignbench.scoring.score import score
+from alignbench.store.image_records import ImageSet, read_prompts
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.study.begin import open_study
 from tests.capsule.conftest import BASE, DPO, SFT
+from tests.program import SMALL_RUN, alignbench, rows
 from tests.tiny_runs import files_of
 
 TABLES = ("leaderboard.csv", "win_rates.csv", "ranking.csv", "diagnostics.csv")
@@ -157,6 +162,11 @@ def test_what_needs_images_refuses_in_a_sentence(capsules, tmp_path):
     run = RunFolder(tmp_path / DPO)
     with pytest.raises(UserError, match=rf"{BASE} came from a capsule, which holds thumbnails alone, and people vote"):
         open_study([tmp_path / BASE, tmp_path / DPO], "smpo")
+    with pytest.raises(UserError, match="its run came from a capsule, which holds thumbnails alone: compare images"):
+        planned_calls(run, [RunFolder(tmp_path / BASE)], "shapes", "1a2b")
+    known = ImageSet("shapes", "1a2b", read_prompts(run.images("shapes", "1a2b")), (64, 64), generated=True)
+    with pytest.raises(UserError, match=f"{DPO} came from a capsule, which holds thumbnails alone: score a run before"):
+        score(run, known, [build_evaluator("shapes_oracle_realism", {})], 4)
     prompts = PromptSet("shapes", (Prompt("p9", "a cat"),), 1)
     with pytest.raises(UserError, match=f"{DPO} came from a capsule and has no images of prompts=shapes"):
         generated(run, prompts, Sampling(20, 4.0))
@@ -171,3 +181,22 @@ def test_words_that_are_no_files_or_no_results_folder_are_refused(capsules, grou
     ):
         with pytest.raises(UserError, match=message):
             bring_in(files, results)
+
+
+@pytest.mark.matrix
+def test_an_own_run_is_compared_with_the_base_run_of_a_capsule(tmp_path):
+    words = ("model=sd15_mini", "tracker=none", *SMALL_RUN)
+    alignbench("method=sft", *words, f"results={tmp_path / 'own'}")
+    (base,) = (tmp_path / "own").glob("base-*")
+    pack([base], tmp_path / "base.tar")
+    merge([tmp_path / "base.tar"], tmp_path / "there")
+    told = alignbench("method=sft", *words, f"results={tmp_path / 'there'}").stdout
+    assert "base run is missing" not in told
+    assert not list((tmp_path / "there" / base.name).glob("images/*/*/*.png"))
+    own, there = (rows(tmp_path / name / "leaderboard.csv") for name in ("own", "there"))
+    assert [(row["method"], row["win_rate_vs_base"], row["median"]) for row in there] == [
+        (row["method"], row["win_rate_vs_base"], row["median"]) for row in own
+    ]
+    told = alignbench("method=base", *words, "prompts.limit=5", f"results={tmp_path / 'there'}", check=False)
+    assert told.returncode == 2
+    assert "came from a capsule and has no images of prompts=shapes with this sampling" in told.stderr

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from alignbench.capsule.compared import Repeated, compare_images, compare_scores
+from alignbench.capsule.contents import Contents
 from alignbench.capsule.pack import pack
 from alignbench.capsule.repeat import chosen, sampling_of
 from alignbench.capsule.thumbnails import encoded
@@ -151,7 +152,7 @@ def test_a_policy_that_the_capsule_lacks_can_be_given(own, tmp_path, capsys):
     with pytest.raises(UserError, match=r"is not the policy of .* \(sha256 differs\)"):
         verify(tmp_path / "a.tar", 0.5, policies=[own / DPO])
     with pytest.raises(UserError, match="does not exist; give a run"):
-        find_policies([tmp_path / "none"], None, tmp_path)
+        find_policies([tmp_path / "none"], Contents(), tmp_path)
 
 
 def rescored(run, evaluator, change):

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 import methods
 from alignbench.batch import PairBatch
 from alignbench.calibrate.__main__ import calibrate_all
+from alignbench.capsule.__main__ import arguments as arguments_of_capsule
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.configuration.find_evaluator import read_settings
@@ -100,7 +101,9 @@ def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
         f"alignbench.{one}"
-        for one in ("calibrate", "export", "plan", "reproduce", "serve", "soup", "study", "train_reward")
+        for one in (
+            "calibrate", "capsule", "export", "plan", "reproduce", "serve", "soup", "study", "train_reward",
+        )
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
@@ -622,6 +625,11 @@ def test_every_plan_has_lines(words):
 def test_every_command_that_reproduces_names_a_row(words):
     args = reproducing.arguments(words)
     assert args.row is None or find_row(args.row).command
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.capsule")))
+def test_every_command_about_a_capsule_is_understood(words):
+    assert arguments_of_capsule(words).action in {"pack", "verify", "merge"}
 
 
 @pytest.mark.parametrize("words", list(commands("alignbench.soup")))
