@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from alignbench.capsule.archive import ASK_AGAIN, extract, read_member, read_members
+from alignbench.capsule.check_numbers import check_scores, check_taken
 from alignbench.capsule.contents import (
     CONTENTS,
     MIB,
@@ -23,7 +24,8 @@ from alignbench.configuration.run_config import read_plain_config
 from alignbench.data.prompts import MAX_ID
 from alignbench.errors import UserError
 from alignbench.reading import parquet_errors
-from alignbench.report.readable import check_run
+from alignbench.report.image_measures.taken import Taken
+from alignbench.report.readable import by_images, check_run
 from alignbench.report.tables import ScoreReader
 from alignbench.store.capsule_record import write_contents
 from alignbench.store.image_records import image_name, read_prompts, read_sampling
@@ -47,6 +49,8 @@ def unpack(path: Path, into: Path) -> tuple[Contents, str]:
         folder = RunFolder(into / name)
         with _in_capsule(path, into):
             check_unpacked(folder)
+            if lost := [file for file in run.files if not (folder.path / file).exists()]:
+                raise UserError(f"{folder.path / lost[0]} is damaged")  # a store of features drops such a file
         write_contents(folder, run)
     return contents, digest
 
@@ -105,9 +109,21 @@ def check_unpacked(run: RunFolder) -> None:
         if most_bytes(name) and not name.startswith("policy"):
             run.verified(run.path / name)
     if not run.policy.exists() or (run.recorded(run.policy) is not None and run.verified(run.policy)):
-        check_run(run, True, ScoreReader())
+        _check_numbers(run)
         return
     raise UserError(f"{run.policy} is there, and the manifest does not know it")
+
+
+def _check_numbers(run: RunFolder) -> None:
+    """Read what the report reads of a run, and refuse numbers that it could not use."""
+    reader = ScoreReader()
+    check_run(run, False, reader)
+    for folder in (run, *map(RunFolder, run.validation_folders)):
+        measured = reader.measurements(folder)
+        for entry in measured:
+            check_scores(folder, entry)
+        for entries in by_images(measured):
+            check_taken(Taken(folder, tuple(entries)))
 
 
 def check_prompts(run: RunFolder) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from alignbench.capsule.join import MANIFEST, Copy, contradictions, other_entries
 from alignbench.errors import UserError
 from alignbench.files import sha256
 from alignbench.report.tables import measurements
+from alignbench.scoring.feature_rows import FeatureInfo, feature_rows
 from alignbench.store.capsule_record import read_contents
 from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.scores import ScoreInfo
@@ -73,20 +75,40 @@ def _other_files(copy: Copy, there: RunFolder) -> list[str]:
     return found + other_entries(copy.folder.manifest, there.manifest)
 
 
-def check_evaluators(copies: Iterable[Copy], results: Path) -> None:
-    """Refuse scores that one evaluator made in two ways: a results folder never mixes them.
+def check_comparable(copies: Sequence[Copy], results: Path) -> None:
+    """Refuse runs that tables cannot show beside those that are there.
 
     Raises:
-        UserError: naming the evaluator and two runs.
+        UserError: one evaluator, or one kind of features, worked in two ways, or two runs are one training; the
+            sentence names both.
     """
-    known: dict[tuple[str, str], tuple[ScoreInfo, str]] = {}
+    known: dict[tuple[str, ...], tuple[Any, str]] = {}
+    twins: dict[tuple[str, str, int | None], str] = {}
     there = [folder for folder, _ in readable_manifests(results)] if results.is_dir() else []
-    names = [one.name for one in fields(ScoreInfo)]
     for run in [*there, *(copy.folder for copy in copies)]:
-        for info in {entry.scores.info for entry in measurements(run)}:
-            before, where = known.setdefault((info.evaluator, info.version), (info, run.name))
-            if other := [name for name in names if getattr(before, name) != getattr(info, name)]:
+        try:
+            found = _ways(run)
+        except UserError:
+            if run in there:  # the report names it
+                continue
+            raise
+        for key, how in found.items():
+            before, where = known.setdefault(key, (how, run.name))
+            if other := [one.name for one in fields(how) if getattr(before, one.name) != getattr(how, one.name)]:
                 raise UserError(
-                    f"{info.evaluator}@{info.version} scored {where} and {run.name} with another "
-                    f"{' and '.join(other)}, and such scores are not comparable; {KEEP_APART}"
+                    f"{'@'.join(key[1:])} worked on {where} and on {run.name} with another {' and '.join(other)}, and "
+                    f"such {key[0]} are not comparable; {KEEP_APART}"
                 )
+        manifest = run.manifest
+        twin = twins.setdefault((manifest.model, manifest.recipe_hash, manifest.seed), run.name)
+        if twin != run.name and run not in there:
+            raise UserError(f"{twin} and {run.name} are the same recipe with the same seed; {KEEP_APART}")
+
+
+def _ways(run: RunFolder) -> dict[tuple[str, ...], ScoreInfo | FeatureInfo]:
+    """Return how each evaluator and each kind of features worked on a run, by what it made, its name and version."""
+    scores = (entry.scores.info for entry in measurements(run))
+    features = (rows.info for rows in feature_rows(run))
+    return {("scores", one.evaluator, one.version): one for one in scores} | {
+        ("features", one.name, one.version): one for one in features
+    }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.capsule.check import unpack
-from alignbench.capsule.conflicts import RunToMerge, check_evaluators, runs_to_merge
+from alignbench.capsule.conflicts import RunToMerge, check_comparable, runs_to_merge
 from alignbench.capsule.join import Copy, joined_contents, with_all_of
 from alignbench.errors import UserError
 from alignbench.files import flush_files, locked
@@ -14,6 +14,7 @@ from alignbench.report.write import write_report
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.capsule_record import read_contents, write_contents
 from alignbench.store.run_folder import RunFolder
+from alignbench.terminal.waiting import waiting
 
 STAGING = ".merging"  # folder in the results; nothing in it is read as results
 
@@ -51,7 +52,7 @@ def bring_in(files: Sequence[Path], results: Path) -> None:
         try:
             copies = [copy for number, file in enumerate(files) for copy in _unpacked(file, staging / str(number))]
             runs = runs_to_merge(copies, results)
-            check_evaluators(copies, results)
+            check_comparable(copies, results)
             for run in runs:
                 print(f"{run.name}  {_place(run, results)}")
         finally:
@@ -60,7 +61,8 @@ def bring_in(files: Sequence[Path], results: Path) -> None:
 
 def _unpacked(file: Path, into: Path) -> list[Copy]:
     into.mkdir(parents=True)
-    contents, _ = unpack(file, into)
+    with waiting(f"checking {file.name}"):
+        contents, _ = unpack(file, into)
     return [Copy(str(file), RunFolder(into / name), run) for name, run in contents.runs.items()]
 
 

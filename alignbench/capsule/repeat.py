@@ -149,8 +149,10 @@ def sampling_of(record: SamplingRecord, sampling_hash: str, cfg: DictConfig) -> 
     odd = {"control": record.control, "base_bits": record.base_bits, "strength": None if record.strength == 1 else 1}
     if set_ones := [name for name, value in odd.items() if value is not None]:
         raise UserError(f"they were made with sampling.{set_ones[0]}, which is not repeated")
-    if record.num_inference_steps > MAX_STEPS or (record.resolution or 0) > MAX_SIDE:
+    if not 0 < record.num_inference_steps <= MAX_STEPS or (record.resolution or 0) > MAX_SIDE:
         raise UserError(f"they took more than {MAX_STEPS} steps or {MAX_SIDE} pixels a side")
+    if record.num_images_per_prompt < 1 or record.guidance_scale is None:
+        raise UserError("sampling.json does not say how they were made")
     size: Any = OmegaConf.select(cfg, "sampling.batch_size")
     values = {name: getattr(record, name) for name in FIELDS}
     sampling = Sampling(**values, batch_size=size if isinstance(size, int) and 0 < size <= MAX_BATCH else 16)

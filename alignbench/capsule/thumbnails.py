@@ -1,7 +1,6 @@
 """The small pictures of a capsule: one for each image that was scored, a JPEG of at most 128 pixels a side."""
 
 import io
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from alignbench.errors import UserError
 from alignbench.images import ImageError, damage_as_error, decoded
 from alignbench.report.comparison import Measurement
 from alignbench.report.image_measures.taken import Taken
+from alignbench.report.readable import by_images
 from alignbench.store.image_statistics_table import ImageToMeasure
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import digest_of_content
@@ -28,10 +28,7 @@ def scored_images(run: RunFolder, measured: Sequence[Measurement]) -> list[Image
     Args:
         measured: all scores of the run.
     """
-    by_images: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
-    for entry in measured:
-        by_images[entry.sampling.prompt_set, entry.sampling_hash].append(entry)
-    found = (one for entries in by_images.values() for one in Taken(run, tuple(entries)).shown.values())
+    found = (one for entries in by_images(measured) for one in Taken(run, tuple(entries)).shown.values())
     return list({one.digest: one for one in sorted(found, key=lambda one: one.digest) if one.digest}.values())
 
 

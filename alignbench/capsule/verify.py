@@ -15,6 +15,7 @@ from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
 from alignbench.files import sha256
 from alignbench.store.run_folder import RunFolder
+from alignbench.terminal.waiting import waiting
 
 
 def verify(path: Path, share: float, seed: int | None = None, policies: Sequence[Path] = ()) -> None:
@@ -37,7 +38,8 @@ def verify(path: Path, share: float, seed: int | None = None, policies: Sequence
     with tempfile.TemporaryDirectory(prefix="alignbench-capsule-") as folder:
         runs, workspace = Path(folder) / "runs", Path(folder) / "again"
         runs.mkdir()
-        contents, digest = unpack(path, runs)
+        with waiting(f"checking {path.name}"):
+            contents, digest = unpack(path, runs)
         num_files = sum(len(run.files) for run in contents.runs.values())
         print(f"{path}  {len(contents.runs)} runs, {num_files} files, {path.stat().st_size / MIB:,.1f} MiB")
         print(f"  whole: every bit is as it was packed; contents {digest[:16]}")

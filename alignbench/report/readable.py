@@ -97,13 +97,13 @@ def check_run(run: RunFolder, with_images: bool, reader: ScoreReader) -> None:
         read_validation(run.validation_table)
     for folder in (run, *map(RunFolder, run.validation_folders)):
         measured = reader.measurements(folder)
-        for entries in _by_images(measured) if with_images else ():
+        for entries in by_images(measured) if with_images else ():
             taken = Taken(folder, tuple(entries))
             assert taken.statistics is not None
             assert taken.features is not None
 
 
-def _by_images(measured: Sequence[Measurement]) -> list[list[Measurement]]:
+def by_images(measured: Sequence[Measurement]) -> list[list[Measurement]]:
     """Group what was scored of a run by the folder of its images."""
     found: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
     for entry in measured:

@@ -101,7 +101,7 @@ class FeatureRows:
     def read(self, digests: Sequence[str]) -> list[np.ndarray | None]:
         """Return the vector of each image file, [D], float32; None where there is none."""
         found = self._store.read([key_of(digest) for digest in digests])
-        return [None if entry is None else entry["row"].numpy() for entry in found]
+        return [None if entry is None or "row" not in entry else entry["row"].numpy() for entry in found]
 
     def add(self, rows: Mapping[str, torch.Tensor]) -> None:
         """Keep vectors, [D], by the digest of their image file."""

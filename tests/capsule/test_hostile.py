@@ -154,6 +154,37 @@ def test_a_table_that_grows_in_memory_is_refused(members, tmp_path):
     assert "has 3,000,000 rows" in told
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": [float("nan"), 1, 1, 1]}, "that are not finite numbers"),
+        ({"image": [0, 0, 0, 7]}, "of image 7 of prompt p3, which has no such image"),
+        ({"image": [-1, 0, 0, 0]}, "of image -1 of prompt p0, which has no such image"),
+        ({"prompt_id": ["p0", "p0", "p2", "p3"]}, "that score an image twice"),
+        ({"prompt_id": ["p0", "p1", "p2", "p9"]}, "scores prompts without images"),
+        ({"digest": ["../../secret", "a", "b", "c"]}, "of prompt p0 without a digest of it"),
+    ],
+)
+def test_scores_that_no_table_can_use_are_refused(members, tmp_path, changes, message):
+    table = parquet.read_table(io.BytesIO(members[SCORES]))
+    for name, values in changes.items():
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, name, pyarrow.array(values, table.schema.field(name).type))
+    file = io.BytesIO()
+    parquet.write_table(table, file)
+    members[SCORES] = file.getvalue()
+    assert message in refusal(relisted(members, "scores/shapes/1a2b/clip@1.parquet"), tmp_path)
+
+
+def test_statistics_of_another_size_are_refused(members, tmp_path):
+    name = f"{RUN}/statistics/shapes/1a2b.parquet"
+    table = parquet.read_table(io.BytesIO(members[name]))
+    position = table.schema.get_field_index("thumbnail")
+    file = io.BytesIO()
+    parquet.write_table(table.set_column(position, "thumbnail", pyarrow.array([b"x"] * 4)), file)
+    assert "has image statistics of another size" in refusal({**members, name: file.getvalue()}, tmp_path)
+
+
 def test_a_picture_that_is_larger_than_a_thumbnail_is_refused(members, tmp_path):
     file = io.BytesIO()
     Image.new("RGB", (4000, 4000)).save(file, "JPEG")

@@ -1,5 +1,6 @@
 """Capsules of one folder in the tables and the page of another."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ from alignbench.capsule.pack import pack
 from alignbench.configuration.find_evaluator import build_evaluator
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
+from alignbench.files import with_check, without_check
 from alignbench.generation.generate import Sampling, generated
 from alignbench.report.write import write_report
 from alignbench.scoring.pairs import planned_calls
@@ -21,6 +23,7 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.study.begin import open_study
 from tests.capsule.conftest import BASE, DPO, SFT
+from tests.capsule.hostile import forged, members_of
 from tests.program import SMALL_RUN, alignbench, rows
 from tests.tiny_runs import files_of
 
@@ -134,8 +137,25 @@ def test_one_evaluator_with_two_kinds_of_weights_is_named(capsules, groups, tmp_
     replace(scores, info=replace(scores.info, weights="abc")).write(file)
     run.complete("score", "shapes/1a2b/clip@1", [file])
     pack([run.path], tmp_path / "other.tar")
-    with pytest.raises(UserError, match=rf"clip@1 scored .* and {SFT} with another weights"):
+    with pytest.raises(UserError, match=rf"clip@1 worked on .* and on {SFT} with another weights, and such scores"):
         bring_in([capsules[0], tmp_path / "other.tar"], tmp_path / "there")
+
+
+def test_a_second_run_of_one_recipe_and_seed_is_named(capsules, tmp_path):
+    run = f"runs/{DPO}"
+    members = {name.replace(DPO, "evil-x-1"): one for name, one in members_of(capsules[0]).items() if run in name}
+    manifest = without_check(json.loads(members["runs/evil-x-1/manifest.json"]))
+    members["runs/evil-x-1/manifest.json"] = json.dumps(with_check({**manifest, "run": "evil-x-1"})).encode()
+    with pytest.raises(UserError, match=f"{DPO} and evil-x-1 are the same recipe with the same seed"):
+        bring_in([capsules[0], forged(tmp_path / "evil.tar", members)], tmp_path / "there")
+
+
+def test_a_damaged_run_that_is_there_stops_no_merge(capsules, tmp_path):
+    bring_in(capsules[1:], tmp_path)
+    file = next(tmp_path.glob(f"{SFT}/scores/*/*/clip@1.parquet"))
+    file.write_bytes(file.read_bytes()[:-100])
+    bring_in(capsules[:1], tmp_path)
+    assert (tmp_path / DPO / "manifest.json").exists()
 
 
 def test_an_interrupted_merge_leaves_nothing_half(capsules, tmp_path, monkeypatch):
