@@ -34,6 +34,7 @@ from alignbench.store.run_folder import RunFolder
 _ID = re.compile(NAME)
 MAX_CONTENTS = 256 * MIB
 MAX_IMAGES = 2_000_000  # of one run on one prompt set
+MAX_PROMPT, MAX_GROUPS = 100_000, 500  # characters of a prompt, and groups of a prompt set: each is a row of tables
 MAX_GROWTH = 64  # how many times as large a table of a capsule may be in memory
 MAX_TABLE = 2**30  # bytes of a table in memory
 
@@ -137,7 +138,13 @@ def check_prompts(run: RunFolder) -> None:
         if sampling.prompt_set != file.parts[-3]:
             raise UserError(f"{file.parent / 'sampling.json'} is that of prompts={sampling.prompt_set}")
         known: set[str] = set()
+        groups: set[str] = set()
         for record in read_prompts(file.parent):
+            groups.update(record.groups)
+            if len(record.prompt) > MAX_PROMPT or len(groups) > MAX_GROUPS:
+                raise UserError(
+                    f"{file} has a prompt of more than {MAX_PROMPT:,} characters or over {MAX_GROUPS} groups"
+                )
             for number, name in enumerate(record.images):
                 if name != image_name(record.prompt_id, number, sampling.frames is not None):
                     shown = PurePosixPath(name).name

@@ -143,6 +143,17 @@ def test_a_prompt_that_is_there_twice_is_refused(members, tmp_path):
     assert "has prompt p0 twice" in refusal(relisted(members, "images/shapes/1a2b/prompts.jsonl"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"prompt": "a" * 100_001}, {"groups": [f"group {n}" for n in range(501)]}, {"prompt_id": "_" * 3}]
+)
+def test_prompts_that_no_page_can_show_are_refused(members, tmp_path, changes):
+    lines = [json.loads(line) for line in members[PROMPTS].splitlines()]
+    lines[0] |= changes | {"images": [f"{changes.get('prompt_id', 'p0')}-0.png"]}
+    members[PROMPTS] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    told = refusal(relisted(members, "images/shapes/1a2b/prompts.jsonl"), tmp_path)
+    assert "over 500 groups" in told or "has a prompt whose id cannot name a file" in told
+
+
 def test_a_table_that_grows_in_memory_is_refused(members, tmp_path):
     rows = 3_000_000
     values = {"prompt_id": "p0", "image": 0, "score": pyarrow.scalar(0.5, "float32"), "digest": ""}
