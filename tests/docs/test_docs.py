@@ -102,7 +102,15 @@ def test_every_command_is_of_a_kind_that_is_tested():
     tested = {"alignbench"} | {
         f"alignbench.{one}"
         for one in (
-            "calibrate", "capsule", "export", "plan", "reproduce", "serve", "soup", "study", "train_reward",
+            "calibrate",
+            "capsule",
+            "export",
+            "plan",
+            "reproduce",
+            "serve",
+            "soup",
+            "study",
+            "train_reward",
         )
     }
     others = (
