@@ -43,7 +43,7 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
 FRAMES = {"num_frames", "fps"}
 
 # the extra of pyproject.toml that has a package
-EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking"}
+EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking", "optuna": "search"}
 
 
 def conf_folder() -> Path:

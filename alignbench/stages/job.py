@@ -59,12 +59,15 @@ from alignbench.store.training_data import note_shared_data, readable_reward_mod
 from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.training.memory_estimate import refuse_what_cannot_fit
 from alignbench.training.tracking import Tracking
-from alignbench.training.validation import build_validation
+from alignbench.training.validation import Watch, build_validation
 from alignbench.work_share import WorkShare
 
 
-def run(cfg: DictConfig) -> list[RunFolder]:
+def run(cfg: DictConfig, watch: Watch | None = None) -> list[RunFolder]:
     """Do the requested stages of one job, and what they need of the base run.
+
+    Args:
+        watch: see `alignbench.training.validation.Validation`.
 
     Returns:
         The runs that the job is about: base first, if it was needed, and the job's own last.
@@ -86,6 +89,7 @@ def run(cfg: DictConfig) -> list[RunFolder]:
         if has_images(cfg):
             return compare_existing(cfg, accelerator, console)
         job = Job(cfg, accelerator, console)
+        job.watch = watch
         job.run()
         base = RunFolder(job.root / run_name(base_of(cfg)))
         runs = [job.folder] if job.is_base or not base.manifest_file.exists() else [base, job.folder]
@@ -115,6 +119,7 @@ class Job:
         self.start = start_run(cfg)
         self.work_share = WorkShare.of(cfg.shard, accelerator.process_index, accelerator.num_processes)
         self.tracking: Tracking | None = None  # of a run that trains now
+        self.watch: Watch | None = None  # of its validations
         self.told: list[str] = []  # what was said of the weights
         self.printed = ""  # the tables, once they are printed
 
@@ -216,6 +221,8 @@ class Job:
         validation = build_validation(
             self.cfg, followed, sources, learned_from, self.prompts, self.folder, self.accelerator, self.tracking
         )
+        if validation is not None:
+            validation.watch = self.watch
         if self.accelerator.is_main_process:  # now, as a run that is stopped may be a start or be measured
             write_training_data(self.folder, learned_from)
             self.folder.update(

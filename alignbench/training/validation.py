@@ -61,6 +61,9 @@ class EvaluationResult:
     network_passes: int = 0
 
 
+Watch = Callable[[int, int, Sequence[EvaluationResult]], None]  # step, network passes, and what was found
+
+
 class Validation:
     """The looks at one run.
 
@@ -73,7 +76,12 @@ class Validation:
         select: names of the evaluators whose mean win rate over the start decides; none keeps the last weights.
         patience: looks without a better one after which training should end; None for no end.
         tracking: is told what every look found.
+
+    Attributes:
+        watch: called after each look in the main process; it ends the training by raising. None for nobody.
     """
+
+    watch: Watch | None = None
 
     def __init__(
         self,
@@ -180,6 +188,8 @@ class Validation:
         if self.work_share.is_main:
             self._write()
             self._track(step, found)
+            if self.watch is not None:
+                self.watch(step, network_passes, found)
 
     def _make_images(self, folder: RunFolder, model: ModelAdapter, in_step: bool) -> None:
         """Make and score the images of a look."""
@@ -309,7 +319,8 @@ def build_validation(
                 f"data={source.name} trains on {len(shared)} prompts of validation.prompts={prompts.name}, such as "
                 f"{shared[0]!r}; choose other prompts for validation"
             )
-    if evaluated is not None and (shared := overlap(evaluated.texts, prompts)):
+    # looks that choose nothing cannot flatter what is measured at the end
+    if select and evaluated is not None and (shared := overlap(evaluated.texts, prompts)):
         raise UserError(
             f"validation.prompts={prompts.name} shares {len(shared)} prompts with prompts={evaluated.name}, which "
             "measure the weights at the end; choose other prompts for validation"

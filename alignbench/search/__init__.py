@@ -1,0 +1,1 @@
+"""Find the best setting of a method on prompts that the report does not show."""

@@ -1,0 +1,100 @@
+"""Run one trial as an ordinary run of the program, and read what it came to."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial
+
+from alignbench.configuration.build import base_of, build, frames_of, recipe_hash, resolve, row_name, run_name
+from alignbench.configuration.compose import composed
+from alignbench.configuration.distilled_weights import follow_distilled_weights
+from alignbench.configuration.typed.plain_values import settle_arguments
+from alignbench.errors import RunInUseError
+from alignbench.generation.generate import Sampling
+from alignbench.search.objectives import Measured, Objective, is_scored, measure
+from alignbench.search.study import Study
+from alignbench.stages.job import run
+from alignbench.store.run_folder import RunFolder
+from alignbench.training.validation import EvaluationResult
+
+STAGES = "stages=[train,generate,score]"  # one report comes at the end of the search
+WAIT_SECONDS = 5.0  # between two looks at a run that another process makes
+
+
+class Pruned(Exception):
+    """A pruner stops the run of a trial; its last checkpoint stays."""
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """The run of one trial.
+
+    Attributes:
+        cfg: its configuration.
+        folder: where it is, also before it is made.
+    """
+
+    cfg: DictConfig
+    folder: RunFolder
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "TrialRun":
+        """Return the run of the words of a command."""
+        cfg = settle_arguments(composed([*words, STAGES]))
+        return cls(cfg, RunFolder(Path(cfg.results) / run_name(cfg)))
+
+    def identity(self) -> dict[str, str]:
+        """Return what tells the run from others: its name, model, method, and the hash of its settings."""
+        model, method = self.cfg.model.name, row_name(self.cfg)
+        return {"run": self.folder.name, "model": model, "method": method, "recipe": recipe_hash(self.cfg)}
+
+    def figures(self, objectives: Sequence[Objective]) -> list[Measured] | None:
+        """Return the figures of a run that is done; None if it is not."""
+        cfg = self.cfg.copy()
+        follow_distilled_weights(cfg)
+        made = {"control": build(cfg.sampling.control), "frames": frames_of(cfg.model)}
+        sampling_hash = Sampling(**resolve(cfg)["sampling"] | made).hash
+        base = RunFolder(Path(cfg.results) / run_name(base_of(cfg)))
+        prompt_set = build(cfg.prompts).name
+        if not (self.folder.completed("train") and is_scored(self.folder, prompt_set, sampling_hash, objectives)):
+            return None
+        return measure(self.folder, base, prompt_set, sampling_hash, objectives)
+
+
+def run_trial(trial: FrozenTrial, words: Sequence[str], study: Study) -> list[Measured]:
+    """Return the figures of a trial; its run is made, continued, or only read, as far as it has come.
+
+    Raises:
+        Pruned: the pruner stops it.
+        RunError: its settings cannot be run here.
+    """
+    one = TrialRun.of(words)
+    study.begin(trial, one.identity())
+    while (found := one.figures(study.objectives)) is None:
+        try:
+            run(one.cfg, Watch(trial, study, one.cfg) if study.settings.pruner is not None else None)
+        except RunInUseError:  # by a trial with the same values, or by a command of its own
+            time.sleep(WAIT_SECONDS)
+    return found
+
+
+class Watch:
+    """Tells the pruner what each validation of a run finds.
+
+    Its value is the win rate over the start, in the direction of the objective, by the evaluator of the objective.
+    """
+
+    def __init__(self, trial: FrozenTrial, study: Study, cfg: DictConfig) -> None:
+        self.trial, self.study = trial, study
+        self.unit, self.every = cfg.validation.every_unit, cfg.validation.every
+
+    def __call__(self, step: int, network_passes: int, found: Sequence[EvaluationResult]) -> None:
+        (objective,) = self.study.objectives
+        look = (step if self.unit == "updates" else network_passes) // self.every
+        value = next(one.win_rate for one in found if one.evaluator == objective.evaluator)
+        value = value if objective.is_maximised else 1 - value
+        if look > 0 and self.study.report(self.trial, look, value):
+            raise Pruned(f"{objective.evaluator}: wins {100 * value:.0f} % over its start at update {step}")
