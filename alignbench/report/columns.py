@@ -55,6 +55,7 @@ BEST_SETTING_COLUMNS = (
     "budget", "num_seeds", "seed_sd_win_rate", "win_rate_vs_base", "win_ci_low", "win_ci_high",
     "other_prompts_win_rate", "other_prompts_ci_low", "other_prompts_ci_high", "trained_on",
 )  # fmt: skip
+TRIED = "tried"  # a column of the leaderboard where searches were made: how many settings of the method they tried
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (

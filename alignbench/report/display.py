@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from alignbench.report.columns import TableRow
+from alignbench.report.columns import TRIED, TableRow
 from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.figures import (
     SIGNIFICANT,
@@ -208,6 +208,7 @@ def section_notes(section: TableSection) -> list[tuple[str, str]]:
         "published": bool(section.matches),
         "guidance": bool(section.guidance),
         "data": any(is_data(method) for method, _ in section.rows),
+        "tried": any(TRIED in row for row in section.rows.values()),
     }
     found = [*notes(section.rows.values(), [kind for kind, holds in shown.items() if holds]).items()]
     if mean_ranks(section):
@@ -360,6 +361,8 @@ def cost_grid(section: TableSection) -> Grid:
     ]
     counts = ["network passes", "updates", "samples", "reward calls"]
     heads = ["method", "seeds", *counts, "train time", "device hours", "peak GiB"]
+    if any(TRIED in row for row in section.rows.values()):
+        heads.append(TRIED)
     return Grid(f"Cost, {section.where}", heads, rows)
 
 
@@ -388,4 +391,5 @@ def _cost_cells(method: str, row: TableRow) -> list[str]:
         duration(row["train_seconds"]),
         hours_text(row["device_hours"]),
         memory,
+        *([f"{row[TRIED] or ''}"] if TRIED in row else []),
     ]

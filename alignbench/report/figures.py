@@ -27,6 +27,8 @@ NOTES = {
     "mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
     "data": "data: real images of the same prompts, which no model made",
+    "tried": "tried: settings of the method that searches tried on this model (docs/search.md); a method with more "
+    "tries has an advantage",
 }
 WIN_RATE = ("ci_low", "win_rate", "ci_high")
 MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}

@@ -23,6 +23,7 @@ from alignbench.report.columns import (
     P_VALUES,
     RANKING_COLUMNS,
     SENSITIVITY_COLUMNS,
+    TRIED,
     WIN_RATE_COLUMNS,
     TableRow,
 )
@@ -140,7 +141,8 @@ class Tables:
 
     def write(self, root: Path) -> None:
         """Write the tables under the results root; those that few results have only where there are rows."""
-        write_csv(Path(root) / "leaderboard.csv", LEADERBOARD_COLUMNS, self.leaderboard)
+        tried = (TRIED,) if any(TRIED in row for row in self.leaderboard) else ()
+        write_csv(Path(root) / "leaderboard.csv", (*LEADERBOARD_COLUMNS, *tried), self.leaderboard)
         write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)

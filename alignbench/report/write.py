@@ -18,10 +18,12 @@ from alignbench.report.sensitivity.curves import sensitivity_rows
 from alignbench.report.sensitivity.picture import sensitivity_picture
 from alignbench.report.sensitivity.tried import tried_settings
 from alignbench.report.tables import Tables, build
+from alignbench.report.tried import add_tried
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
+from alignbench.store.search_record import count_tried
 from alignbench.store.training_data import note_shared_data
 from alignbench.terminal.waiting import waiting
 
@@ -42,14 +44,16 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
         note_shared_data(folder, found.reward_models)
     with waiting("comparing the runs"):
         tables = build(root, num_resamples, found.runs, found.studies, found.verdicts, found.reader)
+    tried, damaged_searches = count_tried(Path(root))
+    add_tried(tables, found.runs, tried)
     diagnostics = diagnose(root, tables, num_resamples, found.reader)
-    tried = tried_settings(found.runs, tables.labels)
+    recipes = tried_settings(found.runs, tables.labels)
     tables = replace(
         tables,
-        left_out=found.left_out,
+        left_out=found.left_out | damaged_searches,
         diagnostics=diagnostics,
-        sensitivity=sensitivity_rows(tables, tried),
-        best_settings=best_settings(tables, tried, num_resamples),
+        sensitivity=sensitivity_rows(tables, recipes),
+        best_settings=best_settings(tables, recipes, num_resamples),
     )
     tables.write(root)
     _write_turning_points(root, found.runs)

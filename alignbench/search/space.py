@@ -40,7 +40,9 @@ class Choice:
         """Return the choice that stands for the value of a configuration; None if no choice does."""
         from alignbench.configuration.typed.words import parse_words
 
-        return next((one for one in self.values if parse_words([self.word(one)])[0].value() == value), None)
+        known = ((one, parse_words([self.word(one)])[0].value()) for one in self.values)
+        is_truth = isinstance(value, bool)
+        return next((one for one, of in known if of == value and isinstance(of, bool) == is_truth), None)
 
     def rounded(self, value: Value) -> Value:
         return value

@@ -34,7 +34,7 @@ WHAT = "what"  # attribute of the study
 LEAST_FOR_IMPORTANCE = 8  # trials; fewer say nothing
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+EXPERIMENTAL = optuna.exceptions.ExperimentalWarning  # its importance, and TPE for several processes
 
 
 class _Turn(JournalFileOpenLock):
@@ -201,7 +201,8 @@ class Study:
         done = [one for one in self.trials() if one.state == TrialState.COMPLETE]
         if len(self.objectives) > 1 or len(self.space.settings) < 2 or len(done) < LEAST_FOR_IMPORTANCE:
             return {}
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        with warnings.catch_warnings(action="ignore", category=EXPERIMENTAL):
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
 
     def write_table(self) -> None:
@@ -283,8 +284,9 @@ def make_sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseS
     seed = int.from_bytes(digest[:4], "little")
     if settings.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    # of trials that run at the same time, the later ones keep away from the others
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    with warnings.catch_warnings(action="ignore", category=EXPERIMENTAL):
+        # of trials that run at the same time, the later ones keep away from the others
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def make_pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
