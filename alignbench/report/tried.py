@@ -7,6 +7,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.manifest import BASE, DATA
 from alignbench.store.run_folder import RunFolder
 
+
 def add_tried(tables: Tables, folders: Iterable[RunFolder], tried: Mapping[tuple[str, str], int]) -> None:
     """Add the column `tried` to the rows of the leaderboard; none without searches.
 

@@ -12,12 +12,17 @@ docs/search.md explains what is chosen, and how.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from alignbench.errors import UserError
 from alignbench.search.settings import PREFIX, SearchSettings, read_settings
 from alignbench.terminal.endings import one_sentence, stop_by_signal
 from alignbench.terminal.signals import handled
+
+if TYPE_CHECKING:
+    from alignbench.search.space import Space
 
 
 def main() -> None:
@@ -37,6 +42,20 @@ def main() -> None:
 
 
 def _search(words: list[str]) -> None:
+    settings, shared, space = read_words(words)
+    from alignbench.cli import check_neighbours
+    from alignbench.search.run import search
+
+    check_neighbours()
+    search(shared, space, settings)
+
+
+def read_words(words: Sequence[str]) -> "tuple[SearchSettings, list[str], Space]":
+    """Return what the words of a command say: how to search, what all trials share, and which settings vary.
+
+    Raises:
+        UserError: a word is not understood, or Optuna is not installed.
+    """
     settings = read_settings([word for word in words if word.startswith(PREFIX)])
     if find_spec("optuna") is None:
         from alignbench.configuration.build import installation
@@ -44,12 +63,7 @@ def _search(words: list[str]) -> None:
         raise UserError(f"a search needs the package optuna, which is not installed: {installation('optuna')}")
     from alignbench.search.space import split_words
 
-    fixed, space = split_words([word for word in words if not word.startswith(PREFIX)])
-    from alignbench.cli import check_neighbours
-    from alignbench.search.run import search
-
-    check_neighbours()
-    search(fixed, space, settings)
+    return settings, *split_words([word for word in words if not word.startswith(PREFIX)])
 
 
 if __name__ == "__main__":

@@ -20,15 +20,12 @@ SHOWN = 5  # trials of one objective
 SEEDS = 3  # that the best setting is trained with anew
 
 
-def print_outcome(
-    study: Study, words: Sequence[str], report: Sequence[str], cfg: DictConfig, reported: str, console: Console
-) -> None:
+def print_outcome(study: Study, report: Sequence[str], cfg: DictConfig, reported: str, console: Console) -> None:
     """Print the best trials of a search, draw it, and print the command that comes next.
 
     Args:
-        words: those that all trials share.
-        report: the same for the prompts of the report.
-        cfg: the configuration of `words`.
+        report: words that all trials share, but those of the prompts.
+        cfg: the configuration that all trials share.
         reported: name of these prompts.
     """
     trials, best, default = study.trials(), study.best(), study.default_trial()

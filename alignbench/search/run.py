@@ -1,35 +1,31 @@
-"""Search: check the command, let processes take turns to run trials, and show what they came to."""
+"""Search: check the command as a whole, run its trials, and show what they came to."""
 
+import hashlib
+import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 
 from alignbench.configuration.build import build, recipe_hash
 from alignbench.configuration.compose import check_command_line, composed
-from alignbench.errors import DivergedError, RunError, StopRequested, UserError
+from alignbench.data.prompts import PromptSet
+from alignbench.errors import UserError
 from alignbench.search.held_out import check_held_out, check_objectives, report_words
+from alignbench.search.loop import run_trials
 from alignbench.search.objectives import Objective, read_objectives
 from alignbench.search.outcome import print_outcome
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import Space, Value
 from alignbench.search.study import Study
-from alignbench.search.trial_run import STAGES, Pruned, run_trial
+from alignbench.search.trial_run import STAGES, run_trial
 from alignbench.store.search_record import searches_folder
 from alignbench.terminal.console import headed, open_console, print_fact
-from alignbench.terminal.endings import tell_failure
-from alignbench.terminal.machine import of_the_machine
-from alignbench.terminal.signals import asked_to_end
 from alignbench.terminal.waiting import waiting
-from alignbench.text import duration
 
 OWN = ("stages", "shard", "dry_run", "requeue")  # keys that the search itself sets, or that need the main program
-MOST_FAILURES = 3  # in a row; then something else than the settings is wrong
 
 
 def search(words: Sequence[str], space: Space, settings: SearchSettings) -> None:
@@ -47,26 +43,29 @@ def search(words: Sequence[str], space: Space, settings: SearchSettings) -> None
             "them share its trials"
         )
     with waiting("loading libraries, checking the command"):
-        study, cfg, chosen_by, reported = prepare(words, space, settings)
+        cfg, objectives, chosen_by, reported = check_search(words, space, settings)
+        study = open_study(cfg, space, objectives, chosen_by, settings)
     console = open_console()
     console.print(headed(study.folder.name, f"search of {study.num_trials} trials"))
     console.print(f"  folder      {study.folder}", soft_wrap=True)
     for name, told in (
         ("settings", ", ".join(one.key for one in space.settings)),
         ("objective", ", ".join(f"{one.name} {'↑' if one.is_maximised else '↓'}" for one in study.objectives)),
-        ("prompts", f"{chosen_by} to choose by; {reported} for the report"),
+        ("prompts", f"{chosen_by.name} to choose by; {reported.name} for the report"),
     ):
         print_fact(console, name, told)
-    run_trials(study, words, console, Path(cfg.results))
+    run_trials(study, words, run_trial, console, Path(cfg.results))
     study.write_table()
-    print_outcome(study, words, report_words(words, settings), cfg, reported, console)
+    print_outcome(study, report_words(words, settings), cfg, reported.name, console)
 
 
-def prepare(words: Sequence[str], space: Space, settings: SearchSettings) -> tuple[Study, DictConfig, str, str]:
-    """Check a search as a whole, and open its study.
+def check_search(
+    words: Sequence[str], space: Space, settings: SearchSettings
+) -> tuple[DictConfig, list[Objective], PromptSet, PromptSet]:
+    """Check a search as a whole, before anything is made.
 
     Returns:
-        The study; the configuration that all trials share; the names of the prompts of search and report.
+        The configuration that all trials share; the objectives; the prompts of the search and those of the report.
 
     Raises:
         UserError: the command must be changed.
@@ -83,6 +82,17 @@ def prepare(words: Sequence[str], space: Space, settings: SearchSettings) -> tup
     check_objectives(cfg, objectives)
     if settings.pruner is not None:
         _check_pruner(cfg, objectives, settings)
+    return cfg, objectives, chosen_by, reported
+
+
+def open_study(
+    cfg: DictConfig, space: Space, objectives: list[Objective], chosen_by: PromptSet, settings: SearchSettings
+) -> Study:
+    """Return the study of a checked search: the one that is there, or a new one.
+
+    Raises:
+        UserError: its folder holds another search.
+    """
     what = {
         "recipe": recipe_hash(cfg),
         "training seed": cfg.seed,
@@ -95,79 +105,7 @@ def prepare(words: Sequence[str], space: Space, settings: SearchSettings) -> tup
     }
     name = settings.name or f"{cfg.method.name}-{cfg.model.name}-{_digest(what)}"
     folder = searches_folder(Path(cfg.results)) / name
-    study = Study(folder, what, space, objectives, settings, _default(cfg, space))
-    return study, cfg, chosen_by.name, reported.name
-
-
-def run_trials(study: Study, words: Sequence[str], console: Console, results: Path) -> None:
-    """Run trials until none is left for this process.
-
-    Args:
-        results: the folder that a file about a defect goes to.
-
-    Raises:
-        UserError: a command that cannot be run, or three trials failed one after the other.
-    """
-    began, done, failures = time.monotonic(), 0, 0
-    while (trial := study.claim()) is not None:
-        values = study.space.words(trial.params)
-        told = f"trial {trial.number + 1} of {study.num_trials}: {' '.join(values)}"
-        console.print(told + _time_left(began, done, study), soft_wrap=True)
-        failures = failures + 1 if run_one(trial, [*words, *values], study, console, results) else 0
-        study.write_table()
-        done += 1
-        if failures == MOST_FAILURES:
-            raise UserError(
-                f"{MOST_FAILURES} trials failed one after the other, as told above; mend that, and repeat the command "
-                "with a higher search.num_trials"
-            )
-
-
-def run_one(trial: FrozenTrial, words: Sequence[str], study: Study, console: Console, results: Path) -> bool:
-    """Run one trial and store what it came to; say whether it failed.
-
-    Raises:
-        UserError: its command is wrong, which the search as a whole has to say.
-    """
-    began = time.monotonic()
-
-    def end(state: TrialState, reason: str) -> None:
-        study.end(trial, state, reason, time.monotonic() - began)
-        ended = "stopped early" if state == TrialState.PRUNED else "failed"
-        console.print(f"  {ended}: {reason}", soft_wrap=True)
-
-    try:
-        figures = run_trial(trial, words, study)
-    except (Pruned, DivergedError) as reason:  # its settings are bad
-        end(TrialState.PRUNED, str(reason))
-        return False
-    except RunError as reason:
-        end(TrialState.FAIL, str(reason))
-        return True
-    except UserError:
-        raise
-    except Exception as error:  # the other trials need not fail
-        if of_the_machine(error) is None and (signum := asked_to_end()) is not None:
-            raise StopRequested(signum) from None
-        tell_failure(error, results, f"trial {trial.number + 1}")
-        end(TrialState.FAIL, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return True
-    study.complete(trial, figures, time.monotonic() - began)
-    told = (
-        f"{one.name} {one.scale * figure.value:.4g} [{one.scale * figure.low:.4g}, {one.scale * figure.high:.4g}]"
-        for one, figure in zip(study.objectives, figures, strict=True)
-    )
-    console.print(f"  {', '.join(told)}", soft_wrap=True)
-    return False
-
-
-def _time_left(began: float, done: int, study: Study) -> str:
-    """Say how long a search will take, at the pace of this process."""
-    if not done:
-        return ""
-    so_far = time.monotonic() - began
-    left = study.num_trials - sum(one.state.is_finished() for one in study.trials())
-    return f"  ({duration(so_far)} so far, about {duration(so_far / done * left)} left)"
+    return Study(folder, what, space, objectives, settings, _default(cfg, space))
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -204,7 +142,4 @@ def _default(cfg: DictConfig, space: Space) -> dict[str, Value] | None:
 
 
 def _digest(what: dict[str, Any]) -> str:
-    import hashlib
-    import json
-
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]

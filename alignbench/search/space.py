@@ -188,13 +188,14 @@ def split_words(words: Sequence[str]) -> tuple[list[str], Space]:
 
 
 def _setting(key: str, word: str, override: "Override") -> Setting:
+    from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+
     from alignbench.configuration.typed.words import swept_values
 
     value = override.value()
-    if override.is_interval_sweep():
+    if isinstance(value, IntervalSweep):
         return _interval(key, word, value)
-    is_shuffled = getattr(value, "shuffle", False)
-    if override.is_range_sweep() and not is_shuffled:
+    if isinstance(value, RangeSweep) and not value.shuffle:
         return _range(key, word, value)
     if unknown := getattr(value, "tags", set()) - {"log"}:
         raise UserError(f"{word} has the tag {sorted(unknown)[0]}, which is unknown; the only one is log")

@@ -14,6 +14,7 @@ from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.configuration.typed.plain_values import settle_arguments
 from alignbench.errors import RunInUseError
 from alignbench.generation.generate import Sampling
+from alignbench.search.loop import Pruned
 from alignbench.search.objectives import Measured, Objective, is_scored, measure
 from alignbench.search.study import Study
 from alignbench.stages.job import run
@@ -22,10 +23,6 @@ from alignbench.training.validation import EvaluationResult
 
 STAGES = "stages=[train,generate,score]"  # one report comes at the end of the search
 WAIT_SECONDS = 5.0  # between two looks at a run that another process makes
-
-
-class Pruned(Exception):
-    """A pruner stops the run of a trial; its last checkpoint stays."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ from alignbench.objectives import inversion
 from alignbench.plan import __main__ as planning
 from alignbench.reproduce import __main__ as reproducing
 from alignbench.reproduce.rows import find_row
+from alignbench.search import __main__ as searching
+from alignbench.search.run import check_search
 from alignbench.serve.__main__ import arguments as arguments_of_serve
 from alignbench.soup import arguments as arguments_of_soup
 from alignbench.soup import read_shares
@@ -101,17 +103,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
         f"alignbench.{one}"
-        for one in (
-            "calibrate",
-            "capsule",
-            "export",
-            "plan",
-            "reproduce",
-            "serve",
-            "soup",
-            "study",
-            "train_reward",
-        )
+        for one in "calibrate capsule export plan reproduce search serve soup study train_reward".split()
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
@@ -638,6 +630,13 @@ def test_every_command_that_reproduces_names_a_row(words):
 @pytest.mark.parametrize("words", list(commands("alignbench.capsule")))
 def test_every_command_about_a_capsule_is_understood(words):
     assert arguments_of_capsule(words).action in {"pack", "verify", "merge"}
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.search")))
+def test_every_search_passes_the_checks(words):
+    settings, shared, space = searching.read_words(words)
+    cfg, *_ = check_search(shared, space, settings)
+    assert cfg.stages == ["train", "generate", "score"]
 
 
 @pytest.mark.parametrize("words", list(commands("alignbench.soup")))

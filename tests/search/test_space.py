@@ -88,7 +88,7 @@ def test_a_grid_has_all_combinations_and_the_last_setting_changes_first():
         ["train.a=2", "train.b=x"],
         ["train.a=2", "train.b=y"],
     ]
-    with pytest.raises(UserError, match="search.sampler=grid needs a list of values"):
+    with pytest.raises(UserError, match="sampler=grid needs a list of values"):
         split_words(["train.a=log(1,2)"])[1].cells()
 
 

@@ -4,11 +4,10 @@ import math
 import sys
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 from rich.console import Console
 
-from alignbench.search import run
+from alignbench.search.loop import run_trials
 from alignbench.search.objectives import Measured, Objective
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import split_words
@@ -52,8 +51,7 @@ def search(folder, seconds=0.0, of=None, **values):
         return (of or (lambda trial, toy: [measured(value_of(trial.params))]))(trial, toy)
 
     found = study(folder, **values)
-    with patch.object(run, "run_trial", run_toy):
-        run.run_trials(found, ["method=dpo"], Console(quiet=True), Path(folder))
+    run_trials(found, ["method=dpo"], run_toy, Console(quiet=True), Path(folder))
     return found
 
 
