@@ -73,12 +73,15 @@ def check_search(
     _check_words(words)
     if settings.sampler == "grid":
         space.cells()
-    for corner in space.corners():
+    corners = space.corners()
+    for corner in corners:
         if check_command_line([*words, *corner, STAGES], multirun=False) != 1:
             raise UserError("an experiment that is a sweep cannot be searched; name its settings one by one")
-    cfg = composed([*words, STAGES])
+    # a setting of a method can only be composed with it
+    groups = [word for one, word in zip(space.settings, corners[0], strict=True) if "." not in one.key]
+    cfg = composed([*words, *groups, STAGES])
     objectives = read_objectives(settings.objective, build(cfg.evaluators))
-    chosen_by, reported = check_held_out(cfg, words, settings)
+    chosen_by, reported = check_held_out(cfg, [*words, *groups], settings)
     check_objectives(cfg, objectives)
     if settings.pruner is not None:
         _check_pruner(cfg, objectives, settings)

@@ -12,7 +12,7 @@ from alignbench.configuration.build import base_of, build, frames_of, recipe_has
 from alignbench.configuration.compose import composed
 from alignbench.configuration.distilled_weights import follow_distilled_weights
 from alignbench.configuration.typed.plain_values import settle_arguments
-from alignbench.errors import RunInUseError
+from alignbench.errors import RunInUseError, UserError
 from alignbench.generation.generate import Sampling
 from alignbench.search.loop import Pruned
 from alignbench.search.objectives import Measured, Objective, is_scored, measure
@@ -67,13 +67,23 @@ def run_trial(trial: FrozenTrial, words: Sequence[str], study: Study) -> list[Me
     Raises:
         Pruned: the pruner stops it.
         RunError: its settings cannot be run here.
+        UserError: an evaluator of the objectives left the prompts out.
     """
     one = TrialRun.of(words)
     study.begin(trial, one.identity())
+    watch = Watch(trial, study, one.cfg) if study.settings.pruner is not None else None
+    told, is_made = "", False
     while (found := one.figures(study.objectives)) is None:
+        if is_made:
+            names = ", ".join(objective.evaluator for objective in study.objectives)
+            raise UserError(f"{one.folder.path} has no scores by {names}; choose evaluators that can judge its prompts")
         try:
-            run(one.cfg, Watch(trial, study, one.cfg) if study.settings.pruner is not None else None)
-        except RunInUseError:  # by a trial with the same values, or by a command of its own
+            run(one.cfg, watch)
+            is_made = True
+        except RunInUseError as error:  # a trial with the same values, or a command of its own, makes it
+            if str(error) != told:
+                told = str(error)
+                print(f"  waiting: {told}", flush=True)
             time.sleep(WAIT_SECONDS)
     return found
 

@@ -1,6 +1,7 @@
 """A search at the terminal: trials are ordinary runs, figures are those of the tables, and prompts are held out."""
 
 import io
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -10,6 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from alignbench.search import __main__ as program
+from alignbench.search.settings import SearchSettings
+from tests.pages import ROOT
 from tests.program import SMALL_RUN, alignbench, manifests, rows
 
 SHARED = ("method=dpo", "model=sd15_mini", "prompts=shapes_validation", *SMALL_RUN)
@@ -99,7 +102,7 @@ def test_the_last_lines_are_the_command_that_measures_the_best_setting_anew(sear
     command = done.stdout.splitlines()[-1]
     assert command.startswith("  python -m alignbench -m method=dpo model=sd15_mini train.max_train_steps=2")
     assert command.endswith("seed=1,2,3")
-    assert "prompts=" not in command
+    assert " prompts=" not in command
     assert "prompts.limit" not in command
     assert (root / "searches" / "mine" / "search.png").stat().st_size > 5000
 
@@ -143,6 +146,18 @@ def test_commands_that_cannot_be_searched_are_refused_before_anything_is_made(tm
     assert done.returncode == 2
     assert told in done.stderr
     assert not root.exists()
+
+
+def test_help_loads_neither_networks_nor_hydra_nor_optuna():
+    """Each setting of a search is named."""
+    script = (
+        "import sys\nfrom alignbench.search.__main__ import main\nsys.argv = ['search', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    *told, loaded = done.stdout.splitlines()
+    assert not {"torch", "hydra", "optuna", "numpy", "rich"} & set(loaded.split())
+    assert all(f"search.{name}:" in " ".join("".join(told).split()) for name in SearchSettings.model_fields)
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):

@@ -229,3 +229,23 @@ def test_a_search_that_is_killed_twice_ends_with_its_trials(tmp_path, num_proces
         assert drawn(found) == drawn(uninterrupted)
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 21
     assert [one.name for one in ONE] == ["win_rate:judge"]
+
+
+def test_hyperband_stops_trials_that_are_worse_than_those_before(tmp_path):
+    """Of trials that win 80, 70, ... 10 % at each of nine looks, the last ones are stopped."""
+    found = study(tmp_path, num_trials=8, pruner="hyperband")
+    first = found.claim()
+    for look in range(1, 10):
+        Watch(first, found, Configuration)(10 * look, 0, validation(0.8, 10 * look))
+    found.complete(first, [measured(0.8)], 1.0)
+    for value in (0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
+        trial = found.claim()
+        try:
+            for look in range(1, 10):
+                Watch(trial, found, Configuration)(10 * look, 0, validation(value, 10 * look))
+            found.complete(trial, [measured(value)], 1.0)
+        except Pruned as reason:
+            found.end(trial, TrialState.PRUNED, str(reason), 1.0)
+    states = [trial.state for trial in found.trials()]
+    assert states[-1] == TrialState.PRUNED
+    assert states[0] == TrialState.COMPLETE
