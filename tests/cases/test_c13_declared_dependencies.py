@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"alignbench", "methods", "evaluators"}
 NOT_WITH_OURS = {"mlflow", "swanlab"}  # no version of them takes all the versions that were tested
-OPTIONAL = {"deepspeed", "av", "rapidocr_onnxruntime", *NOT_WITH_OURS}
+OPTIONAL = {"deepspeed", "av", "optuna", "rapidocr_onnxruntime", *NOT_WITH_OURS}
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 
@@ -68,11 +68,12 @@ def test_what_settings_ask_for_is_an_extra_and_nothing_else_is():
     trackers = {file.stem for file in (ROOT / "conf" / "tracker").glob("*.yaml")} - {"none"} - declared()[0]
     assert extra("tracking") == trackers - NOT_WITH_OURS
     assert extra("cluster") == {"hydra-joblib-launcher", "hydra-submitit-launcher"}
+    assert extra("search") == {"optuna"}
     assert extra("video") == {"av"}
     assert extra("ocr") == {"rapidocr-onnxruntime"}
-    names = ("gpu", "tracking", "cluster", "video", "ocr")
+    names = ("gpu", "tracking", "cluster", "search", "video", "ocr")
     assert not set().union(*map(extra, names)) & declared()[0]
 
 
 def test_the_tests_have_the_extras_that_they_run():
-    assert tomllib.loads(PYPROJECT)["dependency-groups"]["dev"][0] == "alignbench[gpu,cluster,video,ocr,dev]"
+    assert tomllib.loads(PYPROJECT)["dependency-groups"]["dev"][0] == "alignbench[gpu,cluster,search,video,ocr,dev]"

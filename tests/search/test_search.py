@@ -12,7 +12,8 @@ import pytest
 
 from alignbench.search import __main__ as program
 from alignbench.search.settings import SearchSettings
-from tests.pages import ROOT
+from alignbench.settings.section import shown
+from tests.pages import ROOT, tables
 from tests.program import SMALL_RUN, alignbench, manifests, rows
 
 SHARED = ("method=dpo", "model=sd15_mini", "prompts=shapes_validation", *SMALL_RUN)
@@ -184,3 +185,11 @@ def test_a_pruner_stops_real_runs_by_their_validations_and_leaves_their_checkpoi
     assert "train" not in left["completed"]
     assert list((tmp_path / table[5]["run"] / "checkpoints").glob("step-*")) != []
     assert len(rows(tmp_path / table[0]["run"] / "validation.csv")) > 0
+
+
+def test_the_page_names_each_setting_with_its_default():
+    listed = next(rows for heads, rows in tables(ROOT / "docs" / "search.md") if heads[:2] == ["key", "default"])
+    declared = {f"`search.{name}`": default for name, default in SearchSettings.defaults().items()}
+    assert [row[0] for row in listed] == list(declared)
+    for key, told, _ in listed:
+        assert told.strip("`") == ("required" if declared[key] == "???" else shown(declared[key]))
