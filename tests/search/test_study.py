@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from alignbench.errors import DivergedError, MemoryRanOutError, UserError
 from alignbench.search.loop import Pruned
+from alignbench.search.picture import draw_search
 from alignbench.search.study import HOLDER, JOURNAL
 from alignbench.search.trial_run import Watch
 from alignbench.training.validation import EvaluationResult
@@ -249,3 +250,18 @@ def test_hyperband_stops_trials_that_are_worse_than_those_before(tmp_path):
     states = [trial.state for trial in found.trials()]
     assert states[-1] == TrialState.PRUNED
     assert states[0] == TrialState.COMPLETE
+
+
+def test_the_picture_of_a_pareto_front_and_of_a_search_with_stopped_trials_can_be_drawn(tmp_path):
+    def of(trial, _):
+        if trial.number == 1:
+            raise Pruned("wins 10 %")
+        return [measured(0.5) for _ in objectives]
+
+    for objectives in (ONE, TWO):
+        found, file = (
+            search(tmp_path / f"{len(objectives)}", objectives=objectives, num_trials=3, of=of),
+            tmp_path / "a",
+        )
+        draw_search(found.trials(), found.best(), objectives, found.default_trial(), file)
+        assert file.read_bytes().startswith(b"\x89PNG")
