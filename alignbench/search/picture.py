@@ -56,21 +56,22 @@ def _course(
             values.append((trial.number, _scaled(figures_of(trial)[place], objective)))
     for number, one in values:
         colour = "tab:orange" if number in best else "tab:green" if number == default else "tab:blue"
-        panel.plot([number, number], [one.low, one.high], color=colour, linewidth=1)
-        panel.plot([number], [one.value], color=colour, marker="o", markersize=4)
+        panel.plot([number + 1, number + 1], [one.low, one.high], color=colour, linewidth=1)
+        panel.plot([number + 1], [one.value], color=colour, marker="o", markersize=4)
     best_so_far, course = None, []
     for number, one in values:
         better = max if objective.is_maximised else min
         best_so_far = one.value if best_so_far is None else better(best_so_far, one.value)
-        course.append((number, best_so_far))
+        course.append((number + 1, best_so_far))
     panel.step(*zip(*course, strict=True), where="post", color="black", linewidth=0.8, label="best so far")
     level = min(one.low for _, one in values)
     for state, (marker, colour, told) in STOPPED.items():
-        ended = [trial.number for trial in trials if trial.state == state]
+        ended = [trial.number + 1 for trial in trials if trial.state == state]
         if ended:
             panel.plot(ended, [level] * len(ended), marker, color=colour, markersize=4, label=told)
     _legend(panel, default)
     panel.set_ylabel(_axis(objective), fontsize=9)
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.tick_params(labelsize=8)
 
 

@@ -215,7 +215,7 @@ class Study:
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
         attributes = trial.user_attrs
-        row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name.lower(), **trial.params}
+        row: dict[str, Any] = {"trial": trial.number + 1, "state": trial.state.name.lower(), **trial.params}
         row |= {name: attributes.get(RUN, {}).get(name) for name in ("run", "model", "method", "recipe")}
         row |= {name: attributes.get(name) for name in (SECONDS, REASON)}
         for place, objective in enumerate(self.objectives):
