@@ -48,7 +48,8 @@ def print_outcome(study: Study, report: Sequence[str], cfg: DictConfig, reported
     for name, file in (("trials", TRIALS), ("picture", PICTURE)):
         console.print(f"{name:>10}  {study.folder / file}", soft_wrap=True)
     seeds = ",".join(str(cfg.seed + 1 + place) for place in range(SEEDS))
-    console.print(f"train the best setting with other seeds, and report it on prompts={reported}:")
+    settings = "settings" if len(best) > 1 else "setting"
+    console.print(f"train the best {settings} with other seeds, and report on prompts={reported}:")
     for one in best[:SHOWN]:
         chosen = [*report, *study.space.words(trials[one].params)]
         console.print(f"  python -m alignbench -m {shlex.join([*chosen, f'seed={seeds}'])}", soft_wrap=True)
@@ -82,7 +83,7 @@ def _table(study: Study, shown: Sequence[FrozenTrial], best: Sequence[int], defa
     table.add_column("trial", justify="right")
     for objective in study.objectives:
         unit = ", %" if objective.figure == "win_rate" else ""
-        table.add_column(f"{objective.name}{unit} [95 %]", justify="right")
+        table.add_column(f"{objective.name}{unit} [95 %]", justify="right", overflow="fold")
     table.add_column("settings", overflow="fold")
     for trial in shown:
         cells = [
