@@ -71,7 +71,7 @@ def _course(
             panel.plot(ended, [level] * len(ended), marker, color=colour, markersize=4, label=told)
     _legend(panel, default)
     panel.set_ylabel(_axis(objective), fontsize=9)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     panel.tick_params(labelsize=8)
 
 
