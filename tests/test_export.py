@@ -238,15 +238,18 @@ def test_the_card_tells_scores_settings_and_licence(make_run, tmp_path):
     row = dict.fromkeys(LEADERBOARD_COLUMNS, "")
     row |= {"run": f"{run.name} other", "group": "all", "prompt_set": "parti", "evaluator": "pickscore", "version": "1"}
     row |= {"n": "64", "median": "0.21234567", "median_ci_low": "0.2", "median_ci_high": "0.22", "trained_on": "True"}
+    row |= {"summary": "median", "mean": "0.5", "mean_ci_low": "0.4", "mean_ci_high": "0.6"}
     row |= {"win_rate_vs_base": "0.75", "win_ci_low": "0.7", "win_ci_high": "0.8"}
     with (run.path.parent / "leaderboard.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, LEADERBOARD_COLUMNS)
         writer.writeheader()
         writer.writerows([row, row | {"group": "anime"}, row | {"run": "other"}])
+        writer.writerow(row | {"evaluator": "geneval", "summary": "mean"})
     export(find_source(str(run.path), []), "merged", tmp_path / "out", repository="owner/name")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.count("pickscore") == 1
-    assert "| parti | 64 | `pickscore@1` | 0.2123 [0.2, 0.22] | 75.0 % [70.0, 80.0] | yes |" in card
+    assert "| parti | 64 | `pickscore@1` | median 0.2123 [0.2, 0.22] | 75.0 % [70.0, 80.0] | yes |" in card
+    assert "`geneval@1` | mean 0.5 [0.4, 0.6] |" in card
     assert 'from_pretrained("owner/name", subfolder="unet")' in card
     assert "whose licence holds for them too" in card
     front = yaml.safe_load(card.split("---")[1])

@@ -91,10 +91,11 @@ def score_lines(rows: Iterable[Mapping[str, Any]], named_by: Sequence[str] = ())
         rows: with the columns of `LEADERBOARD_COLUMNS`, as values or as a CSV file has them.
         named_by: columns that tell the rows of several runs apart.
     """
-    heads = [*named_by, "prompts", "n", "evaluator", "median [95 %]", "wins over base [95 %]", "trained on"]
+    heads = [*named_by, "prompts", "n", "evaluator", "score [95 %]", "wins over base [95 %]", "trained on"]
     lines = []
     for row in rows:
-        median = f"{_short(row['median'])} [{_short(row['median_ci_low'])}, {_short(row['median_ci_high'])}]"
+        kind = row.get("summary", "median")  # tables of older versions have medians alone
+        score = f"{kind} {_short(row[kind])} [{_short(row[f'{kind}_ci_low'])}, {_short(row[f'{kind}_ci_high'])}]"
         wins = ""
         if _short(row["win_rate_vs_base"]):
             rate, low, high = (
@@ -108,7 +109,7 @@ def score_lines(rows: Iterable[Mapping[str, Any]], named_by: Sequence[str] = ())
             row["prompt_set"],
             row["n"],
             f"`{row['evaluator']}@{row['version']}`",
-            median,
+            score,
             wins,
             trained_on,
         ]

@@ -93,8 +93,10 @@ class RunResult:
         return f"RunResult({str(self.folder)!r})\n{self._short().to_string(index=False)}"
 
     def _short(self) -> pd.DataFrame:
-        shown = ["method", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", "trained_on"]
-        return self.table.loc[:, shown]
+        table = self.table
+        score = table["median"].where(table["summary"] == "median", table["mean"])
+        shown = ["method", "evaluator", "n", "summary", "score", "win_rate_vs_base", "win_ci_low", "win_ci_high"]
+        return table.assign(score=score).loc[:, [*shown, "trained_on"]]
 
 
 def run(*overrides: str) -> RunResult:

@@ -16,7 +16,7 @@ P_VALUES = ("p_win", "p_gain", "p_win_weights", "p_gain_weights")
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 LEADERBOARD_COLUMNS = (
     "model", "method", "run", "num_seeds", "seed_sd", "prompt_set", "group", "evaluator", "version", "n", "subset",
-    "median", "median_ci_low", "median_ci_high", "mean", "mean_ci_low", "mean_ci_high",
+    "summary", "median", "median_ci_low", "median_ci_high", "mean", "mean_ci_low", "mean_ci_high",
     "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES, "trained_on", "start", *BUDGET_COLUMNS,
 )  # fmt: skip
 WIN_RATE_COLUMNS = (
@@ -61,7 +61,7 @@ TEXT_COLUMNS = frozenset(
     (
         "model", "method", "method_a", "method_b", "run", "start", "prompt_set", "group", "evaluator", "version",
         "intransitive", "kind", "measure", "role", "flag", "budget_unit", "recipe_of", "setting", "others",
-        "setting_value",
+        "setting_value", "summary",
     )
 )  # fmt: skip
 TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))

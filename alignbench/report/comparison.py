@@ -46,12 +46,10 @@ class Measurement:
     @property
     def summary(self) -> float:
         """The figure of all its images that the evaluator is shown by."""
-        if self.scores.info.summary == "median":
-            return float(np.median(self.scores.score))
-        if self.scores.info.overall == "images":
-            return float(self.scores.score.mean())
-        groups = [self.prompts[prompt_id].groups[:1] for prompt_id in self.scores.prompt_id]
-        return intervals.mean_of_groups(self.scores.score, groups)
+        info, by_group = self.scores.info, None
+        if info.overall == "groups":
+            by_group = [self.prompts[prompt_id].groups[:1] for prompt_id in self.scores.prompt_id]
+        return intervals.summary(self.scores.score, info.summary, by_group)
 
     @cached_property
     def by_image(self) -> dict[ImageKey, float]:
@@ -312,20 +310,21 @@ class GroupComparison:
         comparison, index = self.comparison, contenders.index(contender)
         start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
-        summaries = (np.median if comparison.info.summary == "median" else np.mean)(paired.scores[index], axis=1)
+        by_seed = np.array([self._summary(scores, images) for scores in paired.scores[index]])
         nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return {
             "model": comparison.model,
             "method": contender.label,
             "run": " ".join(manifest.run for manifest in manifests),
             "num_seeds": len(manifests),
-            "seed_sd": float(summaries.std(ddof=1)) if len(manifests) > 1 else None,
+            "seed_sd": float(by_seed.std(ddof=1)) if len(manifests) > 1 else None,
             "prompt_set": comparison.prompt_set,
             "group": self.group,
             "evaluator": comparison.info.evaluator,
             "version": comparison.info.version,
             "n": len(images) * len(manifests),
             "subset": comparison.is_subset(contender),
+            "summary": comparison.info.summary,
             **_estimate("median", "median_ci", comparison.published(paired.median(index))),
             **_estimate("mean", "mean_ci", comparison.published(self._mean(paired, images, index))),
             **_estimate("win_rate_vs_base", "win_ci", over_base.win_rate if over_base else nothing),
@@ -337,9 +336,18 @@ class GroupComparison:
 
     def _mean(self, paired: intervals.PairedScores, images: Sequence[ImageKey], index: int) -> Estimate:
         """Return the mean score: over images, or over the first groups of their prompts if the evaluator says so."""
+        groups = self._groups(images)
+        return paired.mean(index) if groups is None else paired.mean_of_groups(index, groups)
+
+    def _summary(self, scores: np.ndarray, images: Sequence[ImageKey]) -> float:
+        """Return the figure of one run's scores, [N], that the evaluator is shown by."""
+        return intervals.summary(scores, self.comparison.info.summary, self._groups(images))
+
+    def _groups(self, images: Sequence[ImageKey]) -> list[tuple[str, ...]] | None:
+        """Return the group of each image whose means are averaged; None where a mean is over images."""
         if self.comparison.info.overall == "images" or self.group != ALL:
-            return paired.mean(index)
-        return paired.mean_of_groups(index, [self.comparison.prompts[prompt_id].groups[:1] for prompt_id, _ in images])
+            return None
+        return [self.comparison.prompts[prompt_id].groups[:1] for prompt_id, _ in images]
 
     def _paired_scores(self, number: int) -> tuple[list[Contender], intervals.PairedScores | None, list[ImageKey]]:
         """Return the scores on a list of images, of all contenders that have them; None where the group has none."""

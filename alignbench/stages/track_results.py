@@ -10,7 +10,7 @@ from alignbench.report.tables import Tables
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.tracking import Tracking
 
-COLUMNS = ("prompt_set", "evaluator", "n", "median", "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES)
+COLUMNS = ("prompt_set", "evaluator", "n", "median", "mean", "win_rate_vs_base", "win_ci_low", "win_ci_high", *P_VALUES)
 
 
 def track_results(
@@ -23,7 +23,7 @@ def track_results(
     told = [row for row in rows if (row["run"], row["method"]) == (folder.name, label)]
     for row in told:
         name = f"eval/{row['prompt_set']}/{row['evaluator']}"
-        tracking.log({f"{name}/{key}": row[key] for key in ("median", "win_rate_vs_base")}, step)
+        tracking.log({f"{name}/{key}": row[key] for key in (row["summary"], "win_rate_vs_base")}, step)
     tracking.table("eval/table", COLUMNS, [[row[column] for column in COLUMNS] for row in told], step)
     for picture in pictures:
         tracking.picture(f"report/{picture.stem}", picture, step)

@@ -1,19 +1,17 @@
 """Medians, means and win rates with their uncertainty.
 
-The unit of all uncertainty is the cluster: all images of one prompt text. Everything that is compared on the same
-prompts uses the same resamples, so differences are paired. Scores are [N], or [S, N] for S training seeds measured on
-the same N images; with several seeds every figure is the mean over them, and intervals have them as second level.
+Everything that is compared on the same prompts uses the same resamples, so differences are paired. Scores are [N], or
+[S, N] for S training seeds measured on the same N images; with several seeds every figure is the mean over them.
 
-Two places go beyond the plain percentile bootstrap, both because it would claim too much. Few seeds: S seeds resampled
-show only (S-1)/S of their variance and no heavy tails, so their deviation is scaled by sqrt(S/(S-1)) and the whole by
-Student's over the normal quantile, at Satterthwaite's degrees of freedom. Total dominance: with every cluster won there
-is nothing to resample, so the exact binomial bound stands in. One cluster alone has no interval: its ends are NaN.
+A win rate of 0 or 1 goes beyond the plain percentile bootstrap: with every cluster won there is nothing to resample, so
+the exact binomial bound stands in.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -187,11 +185,6 @@ def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     return 0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2
 
 
-def median(scores: ArrayLike, resampling: Resampling) -> Estimate:
-    """Return the median score, [N] or [S, N], with its interval; with several seeds the mean of their medians."""
-    return PairedScores([scores], resampling).median(0)
-
-
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:
     """Return the mean score, [N] or [S, N], with its interval."""
     return PairedScores([scores], resampling).mean(0)
@@ -201,6 +194,18 @@ def mean_of_groups(scores: ArrayLike, groups: Sequence[Hashable]) -> float:
     """Return the average of the mean scores, [N] or [S, N], of groups of images, [N]."""
     values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     return float(np.mean([values[:, [one == group for one in groups]].mean() for group in dict.fromkeys(groups)]))
+
+
+def summary(scores: ArrayLike, kind: Literal["median", "mean"], groups: Sequence[Hashable] | None = None) -> float:
+    """Return the median or the mean of scores, [N].
+
+    Args:
+        groups: of each score, [N], of which the means are averaged; None for a mean over all scores.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if kind == "median":
+        return float(np.median(values))
+    return float(values.mean()) if groups is None else mean_of_groups(values, groups)
 
 
 def compare(

@@ -1,4 +1,10 @@
-"""The bootstrap resamples of images by their prompts, and what totals, means and medians are in each of them."""
+"""The bootstrap resamples of images by their prompts, and what totals, means and medians are in each of them.
+
+The unit of all uncertainty is the cluster: all images of one prompt text. Intervals are percentiles of the resamples.
+With several training seeds, intervals have the seeds as second level. S seeds resampled show only (S-1)/S of their
+variance and no heavy tails, so their deviation is scaled by sqrt(S/(S-1)) and the whole by Student's over the normal
+quantile, at Satterthwaite's degrees of freedom. One cluster alone has no interval: its ends are NaN.
+"""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass

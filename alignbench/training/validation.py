@@ -29,7 +29,7 @@ from alignbench.models.adapter import ModelAdapter
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import score
 from alignbench.settings.validation import Unit
-from alignbench.statistics.intervals import compare, median
+from alignbench.statistics.intervals import compare, summary
 from alignbench.statistics.resampling import Resampling
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
@@ -47,7 +47,7 @@ NUM_RESAMPLES = 2000  # of intervals that are read while a run trains
 class EvaluationResult:
     """What one evaluator says of one look; `win_rate` is that over the start, with its 95 % interval over prompts.
 
-    `network_passes` are those of training until then; looks of version 0.1.0 have none.
+    `network_passes` are those of training until then. Looks of older versions have none, and no mean.
     """
 
     step: int
@@ -59,6 +59,7 @@ class EvaluationResult:
     ci_low: float
     ci_high: float
     network_passes: int = 0
+    mean: float | None = None
 
 
 Watch = Callable[[int, int, Sequence[EvaluationResult]], None]  # step, network passes, and what was found
@@ -206,7 +207,8 @@ class Validation:
         if self.tracking is None:
             return
         name = f"eval/{self.prompts.name}"
-        values = {f"{name}/{one.evaluator}/median": one.median for one in found}
+        kinds = {evaluator.name: evaluator.summary for evaluator in self.evaluators}
+        values = {f"{name}/{one.evaluator}/{(kind := kinds[one.evaluator])}": getattr(one, kind) for one in found}
         values |= {f"{name}/{one.evaluator}/win_rate_vs_start": one.win_rate for one in found}
         self.tracking.log(values, step)
         images = self._folder(step).images(self.prompts.name, self.sampling.hash)
@@ -261,14 +263,15 @@ class Validation:
 
     def _compare(self, step: int, network_passes: int, evaluator: Evaluator) -> EvaluationResult:
         now, start = self._scores(step, evaluator), self._scores(0, evaluator)
-        texts = {prompt.prompt_id: prompt.prompt for prompt in self.prompts}
-        resampling = Resampling([texts[one] for one in now.prompt_id], NUM_RESAMPLES)
+        prompts = {prompt.prompt_id: prompt for prompt in self.prompts}
+        resampling = Resampling([prompts[one].prompt for one in now.prompt_id], NUM_RESAMPLES)
         sign = 1 if evaluator.higher_is_better else -1
         win_rate = compare(sign * now.score, sign * start.score, resampling).win_rate
-        middle = median(now.score, resampling).value
+        by_group = [prompts[one].groups[:1] for one in now.prompt_id] if evaluator.overall == "groups" else None
         name = (evaluator.name, evaluator.version)
+        middle, average = summary(now.score, "median"), summary(now.score, "mean", by_group)
         rate = (win_rate.value, win_rate.low, win_rate.high)
-        return EvaluationResult(step, *name, len(now.score), middle, *rate, network_passes)
+        return EvaluationResult(step, *name, len(now.score), middle, *rate, network_passes, average)
 
     def _write(self) -> None:
         """Write `validation.csv` of the run: one line a look and evaluator."""

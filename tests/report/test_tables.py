@@ -65,6 +65,17 @@ def test_the_mean_of_all_is_that_of_groups_where_an_evaluator_says_so(world):
     assert scores.rows[0][1] == "0.50 [0.00, 0.50]"
 
 
+def test_the_spread_of_seeds_is_that_of_the_figure_that_is_shown(world):
+    """Means of the two groups: 1 and 1/3, then 1 and 2/3; averages 2/3 and 5/6. Means of all images: 1/2 and 3/4."""
+    groups = {"p0": ("flat",), "p1": ("shaded",), "p2": ("shaded",), "p3": ("shaded",)}
+    for seed, scores in enumerate(([1, 1, 0, 0], [1, 1, 1, 0])):
+        world.run("sft", scores, seed=seed, groups=groups, summary="mean", overall="groups")
+    world.run("base", [1, 0, 0, 0], groups=groups, summary="mean", overall="groups")
+    row = only(build(world.root, 50).leaderboard, method="sft", group="all")
+    assert (row["summary"], row["mean"]) == ("mean", pytest.approx(0.75))
+    assert row["seed_sd"] == pytest.approx(np.std([2 / 3, 5 / 6], ddof=1))
+
+
 def test_methods_are_ranked_by_what_an_evaluator_is_shown_by(world):
     three = {"p0": "a", "p1": "b", "p2": "c"}
     world.run("base", [0, 0.4, 0.4], prompts=three, summary="mean")

@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignbench.statistics.intervals import PairedScores, compare, mean, median
+from alignbench.statistics.intervals import PairedScores, compare, mean, summary
 from alignbench.statistics.resampling import Resampling
+
+
+def median(scores, resampling):
+    return PairedScores([scores], resampling).median(0)
 
 
 def separate(num):
@@ -70,11 +74,6 @@ def test_a_wrong_number_of_scores_is_refused():
         mean(np.ones(4), separate(3))
 
 
-def test_no_images_are_refused():
-    with pytest.raises(ValueError, match="no images to compare"):
-        Resampling([])
-
-
 def test_copies_of_a_prompt_do_not_narrow_the_interval():
     """Thirty prompts with ten equal images each know no more than thirty prompts."""
     scores = np.random.default_rng(2).normal(size=30)
@@ -85,17 +84,6 @@ def test_copies_of_a_prompt_do_not_narrow_the_interval():
     single = compare(scores, np.zeros(30), Resampling(range(30)))
     assert result.p_win == single.p_win
     assert result.p_gain == pytest.approx(single.p_gain)
-
-
-def test_medians_of_resamples_equal_those_of_written_out_samples():
-    rng = np.random.default_rng(3)
-    clusters = rng.integers(12, size=40)
-    scores = rng.normal(size=40).round(1)
-    resampling = Resampling(clusters, num_resamples=50)
-    for counts, found in zip(resampling.counts, resampling.medians(scores[None])[0], strict=True):
-        assert found == np.median(np.repeat(scores, counts[resampling.cluster]))
-    for counts, found in zip(resampling.counts, resampling.means(scores[None])[0], strict=True):
-        assert found == pytest.approx(np.mean(np.repeat(scores, counts[resampling.cluster])))
 
 
 def test_a_mean_of_groups_counts_groups_alike_in_every_resample():
@@ -111,38 +99,17 @@ def test_a_mean_of_groups_counts_groups_alike_in_every_resample():
     assert (found.low, found.high) == tuple(np.quantile(draws, [0.025, 0.975]))
 
 
+def test_a_summary_is_the_median_or_a_mean_over_scores_or_over_groups():
+    """The groups have the means 1 and 0."""
+    scores = [1, 0, 0, 0, 0]
+    assert summary(scores, "median") == summary(scores, "median", list("abbbb")) == 0
+    assert (summary(scores, "mean"), summary(scores, "mean", list("abbbb"))) == (0.2, 0.5)
+
+
 def test_a_mean_of_one_group_is_the_mean():
     scores, resampling = np.random.default_rng(4).normal(size=(3, 20)), Resampling(range(20))
     found = PairedScores([scores], resampling).mean_of_groups(0, ["a"] * 20)
     assert astuple(found) == pytest.approx(astuple(mean(scores, resampling)))
-
-
-def test_medians_are_found_within_the_window_and_outside_of_it():
-    scores = np.random.default_rng(6).normal(size=300)
-    resampling = Resampling(range(300), num_resamples=60)
-    expected = [np.median(np.repeat(scores, counts)) for counts in resampling.counts]
-    assert resampling.medians(scores[None])[0].tolist() == expected  # its window has 84 of the 300 images
-    order = np.argsort(scores)
-    before, total = resampling.counts[:, order[:149]].sum(axis=1, dtype=int), resampling.counts.sum(axis=1, dtype=int)
-    narrow = resampling._medians(scores[order], order, before, total, slice(149, 151))
-    assert narrow.tolist() == expected
-
-
-def test_resamples_are_drawn_one_after_the_other_from_one_stream():
-    resampling = Resampling(range(70), num_resamples=500, seed=4)
-    rng = np.random.default_rng([4, 70])
-    expected = [np.bincount(rng.integers(70, size=70), minlength=70) for _ in range(500)]
-    np.testing.assert_array_equal(resampling.counts, expected)
-
-
-def test_totals_of_wins_are_exact_and_those_of_scores_have_all_their_digits():
-    resampling = Resampling(range(900), num_resamples=40)
-    rng = np.random.default_rng(5)
-    wins, scores = rng.integers(3, size=(2, 900)) / 2, rng.normal(size=(2, 900))
-    for rows in (wins, scores, 2.0**24 + wins):
-        found, counts = resampling.totals(rows), resampling.counts.astype(np.float64)
-        np.testing.assert_allclose(found, rows @ counts.T, rtol=1e-12, atol=1e-9)
-    assert (resampling.counts.astype(int) @ (2 * wins).astype(int).T == 2 * resampling.totals(wins).T).all()
 
 
 @pytest.mark.parametrize(("figure", "statistic"), [(mean, np.mean), (median, np.median)])
@@ -259,12 +226,3 @@ def test_p_values_of_equal_methods_fall_below_five_percent_in_about_five_percent
         below["p_gain"] += result.p_gain < 0.05
     assert 0.015 <= below["p_win"] / 400 <= 0.065  # discrete, so it cannot use all of its 5 %
     assert 0.03 <= below["p_gain"] / 400 <= 0.075
-
-
-@pytest.mark.parametrize("num", [1, 2, 40, 41, 10_000])
-def test_the_ends_of_an_interval_are_the_quantiles_of_numpy_to_the_last_bit(num):
-    rng = np.random.default_rng(num)
-    ends = [(1 - 0.95) / 2, (1 + 0.95) / 2]
-    for draws in (rng.normal(size=num), rng.integers(0, 9, size=num) / 8):
-        found = Resampling(range(9), 1).interval(0.0, draws)
-        assert [found.low, found.high] == np.quantile(draws, ends).tolist()

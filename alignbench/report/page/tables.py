@@ -103,7 +103,8 @@ def _evaluator(tables: Tables, section: TableSection, evaluator: tuple[str, str]
     digits = min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread > 0 else 3
     return {
         "key": "@".join(evaluator),
-        "head": section.score_head(evaluator),
+        "head": section.head(evaluator),
+        "summary": info.summary,
         "higherIsBetter": info.higher_is_better,
         "isQuality": not info.evaluator.endswith(DISTANCE),
         "scale": info.display_scale,
@@ -150,7 +151,7 @@ def _row(row: TableRow, evaluator: int, info: ScoreInfo, everywhere: list[str]) 
         "marks": [mark for mark in marks(row) if mark not in everywhere],
         "trainedOn": row["trained_on"],
         "isData": is_data(row["method"]),
-        "median": _score(row, info.summary, info),  # what is shown of this evaluator: of some, the mean
+        "score": _score(row, info.summary, info),
         "mean": _score(row, "mean", info),
         "win": {
             **(win if row["method"] != BASE else _figure(0.5, (0.5, 0.5), 100, "50")),
@@ -196,26 +197,33 @@ def _both_ways(row: TableRow, evaluator: int, stars: str) -> Iterable[PageData]:
 
 def _published(section: TableSection) -> list[PageData]:
     """Return the printed figures that have a column of their own, in display scale."""
-    columns = {"median": "median", "mean": "mean", "win_rate": "win"}
     found = []
     for match in section.matches:
         entry = match.published
-        if entry.statistic not in columns or entry.opponent not in ("", BASE):
+        if entry.opponent not in ("", BASE):
             continue
         for number, (name, version) in enumerate(section.evaluators):
             if name == entry.evaluator and entry.evaluator_version in ("", version):
-                scale = 100 if entry.opponent else section.infos[name, version].display_scale
-                found.append(
+                info = section.infos[name, version]
+                scale = 100 if entry.opponent else info.display_scale
+                found += [
                     {
                         "method": match.method,
                         "evaluator": number,
-                        "measure": columns[entry.statistic],
+                        "measure": measure,
                         "paper": entry.paper,
                         "text": f"{scale * entry.value / entry.scale:.6g}",
                         "source": f"{entry.paper}, arXiv {entry.arxiv_id}, {entry.table}: {match.verdict}",
                     }
-                )
+                    for measure in _measures(entry.statistic, info)
+                ]
     return found
+
+
+def _measures(statistic: str, info: ScoreInfo) -> list[str]:
+    """Return the measures of the page beside which a printed figure stands."""
+    measures = {"score": info.summary, "mean": "mean", "win": "win_rate"}
+    return [measure for measure, shown in measures.items() if shown == statistic]
 
 
 def _grid(grid: Grid) -> PageData:

@@ -20,7 +20,7 @@ def entry(small_table):
 def test_medians_win_rates_and_strengths_read_as_in_the_tables(entry):
     shown, section = entry
     heads = [evaluator["head"] for evaluator in shown["evaluators"]]
-    found = {name: {} for name in ("median", "win", "strength")}
+    found = {name: {} for name in ("score", "win", "strength")}
     for row in shown["rows"]:
         for name, column in found.items():
             value = row.get(name, {"text": ""})
@@ -49,9 +49,9 @@ def test_a_win_rate_is_told_both_ways(entry):
 def test_figures_are_in_the_scale_of_their_text(entry):
     shown, _ = entry
     for row in shown["rows"]:
-        median = row["median"]
-        assert float(re.match(r"[-\d.]+", median["text"])[0]) == pytest.approx(median["value"], abs=0.01)
-        assert median["low"] <= median["value"] <= median["high"]
+        score = row["score"]
+        assert float(re.match(r"[-\d.]+", score["text"])[0]) == pytest.approx(score["value"], abs=0.01)
+        assert score["low"] <= score["value"] <= score["high"]
     assert shown["evaluators"][0]["scale"] == 100
 
 
@@ -81,6 +81,18 @@ def test_a_pair_with_base_has_the_stars_of_the_leaderboard(entry):
     over_base = [win for win in shown["wins"] if win["b"] == "base"]
     assert len(over_base) == 4
     assert all(win["stars"] == of_rows[win["a"], win["evaluator"]] for win in over_base)
+
+
+def test_an_evaluator_is_shown_by_the_figure_that_it_names(world):
+    world.run("base", [1, 0, 0, 0], summary="mean")
+    world.run("base", [1, 0, 0, 0], evaluator="plain")
+    tables = build(world.root, 50)
+    [section] = sections(tables)
+    shown = section_entry(tables, section, Store(world.root))
+    assert [(one["head"], one["summary"]) for one in shown["evaluators"]] == [("clip ↑", "mean"), ("plain ↑", "median")]
+    assert [row["score"]["value"] for row in shown["rows"]] == [0.25, 0]
+    assert [row["mean"]["value"] for row in shown["rows"]] == [0.25, 0.25]
+    assert shown["runScores"] == {"base-sd15_mini-rNone": [0.25, 0]}
 
 
 def test_a_run_has_the_median_of_its_own_images(world):

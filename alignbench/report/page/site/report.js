@@ -40,6 +40,14 @@ const report = (() => {
     /** Return [number, evaluator] of those of a section that a state asks for. */
     evaluatorsOf: (section, state) =>
       [...section.evaluators.entries()].filter(([, one]) => !state.evaluator || one.key === state.evaluator),
+    /** Say which figure sections show of their images' scores: `Median`, `Mean`, or `Median or mean`. */
+    summary(sections, state) {
+      const shown = sections.flatMap((section) => this.evaluatorsOf(section, state).map(([, one]) => one.summary));
+      const text = ["median", "mean"].filter((kind) => shown.includes(kind)).join(" or ") || "median";
+      return text[0].toUpperCase() + text.slice(1);
+    },
+    /** Name an evaluator above its scores, and say so if these are means. */
+    scoreHead: (evaluator) => (evaluator.summary === "mean" ? `${evaluator.head}, mean` : evaluator.head),
     /** Name an evaluator, with its version where there are several. */
     evaluatorName: (key) => {
       const all = content.sections.flatMap((section) => section.evaluators.map((one) => one.key));

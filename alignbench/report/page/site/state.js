@@ -6,7 +6,7 @@ const state = (() => {
     model: "", // this and the next two: empty for all
     prompts: "",
     evaluator: "",
-    measure: "median",
+    measure: "score", // of the leaderboard and the styles
     sort: "", // key of a column
     direction: "", // ascending or descending
     method: "",

@@ -1,4 +1,4 @@
-// What it costs: the median score against what training spent, and who is beaten by nobody cheaper.
+// What it costs: the score against what training spent, and who is beaten by nobody cheaper.
 
 const cost = (() => {
   const WIDTH = 500;
@@ -30,7 +30,7 @@ const cost = (() => {
     const legend = h(
       "p",
       {},
-      `Median score against the ${unit[1]} of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.`,
+      `${report.summary(sections, now)} score against the ${unit[1]} of training, bars are 95 % intervals. Line: each method on it scores above all that cost as much or less; hollow: trained on the evaluator, left out of the line. Dashed: base, which costs no training.`,
     );
     const chooser = segments("Cost in", "unit", UNITS, unit[0], (value) => state.change({ unit: value }));
     main.replaceChildren(chooser, legend, ...parts, noteList(sections, ["trained_on"]));
@@ -50,7 +50,7 @@ const cost = (() => {
       .filter((point) => !point.isBase && !point.isData && point.cost <= 0)
       .map((point) => point.method);
     const remark = unknown.length > 0 ? `Not drawn, as what they cost is not known: ${unknown.join(", ")}.` : "";
-    const caption = h("figcaption", {}, h("b", {}, evaluator.head), remark);
+    const caption = h("figcaption", {}, h("b", {}, report.scoreHead(evaluator)), remark);
     if (trained.length === 0) return h("figure", {}, caption);
     return h("figure", {}, caption, drawing(trained, base, evaluator, unitName));
   }
@@ -60,7 +60,7 @@ const cost = (() => {
     const isLogarithmic = Math.max(...costs) > 5 * Math.min(...costs);
     const inner = isLogarithmic ? Math.log10 : (value) => value;
     const [left, right] = isLogarithmic ? charts.extent(costs.map(inner)) : [0, 1.12 * Math.max(...costs)];
-    const figures = [...points, ...(base ? [base] : [])].map((point) => point.row.median);
+    const figures = [...points, ...(base ? [base] : [])].map((point) => point.row.score);
     const height = Math.max(290, EDGE.top + EDGE.bottom + LABEL * (points.length + 1));
     const [bottom, top] = charts.extent(figures.flatMap((one) => [one.value, one.low, one.high]));
     const x = (value) => EDGE.left + ((inner(value) - left) / (right - left)) * (WIDTH - EDGE.left - EDGE.right);
@@ -72,7 +72,7 @@ const cost = (() => {
       {
         viewBox: `0 0 ${WIDTH} ${height}`,
         role: "img",
-        "aria-label": `Median by ${evaluator.head} against ${unitName}; the tables have both`,
+        "aria-label": `Scores by ${evaluator.head} against ${unitName}; the tables have both`,
       },
       charts
         .ticks(bottom, top)
@@ -101,7 +101,7 @@ const cost = (() => {
 
   /** Draw the untouched model, which cost nothing, as a line with its interval. */
   function baseLine(base, y) {
-    const { value, low, high } = base.row.median;
+    const { value, low, high } = base.row.score;
     const [x1, x2] = [EDGE.left, WIDTH - EDGE.right];
     return s(
       "g",
@@ -117,22 +117,22 @@ const cost = (() => {
     const inOrder = points
       .filter((point) => !point.row.trainedOn)
       .sort(
-        (one, other) => one.cost - other.cost || sign * (other.row.median.value - one.row.median.value),
+        (one, other) => one.cost - other.cost || sign * (other.row.score.value - one.row.score.value),
       );
     const steps = [];
     for (const point of inOrder) {
       const best = steps.at(-1);
-      if (!best || sign * (point.row.median.value - best.row.median.value) > 0) steps.push(point);
+      if (!best || sign * (point.row.score.value - best.row.score.value) > 0) steps.push(point);
     }
     if (steps.length === 0) return null;
     const path = steps.map(
-      (point, i) => `${i === 0 ? "M" : "H"}${x(point.cost)}${i === 0 ? "," : "V"}${y(point.row.median.value)}`,
+      (point, i) => `${i === 0 ? "M" : "H"}${x(point.cost)}${i === 0 ? "," : "V"}${y(point.row.score.value)}`,
     );
     return s("path", { class: "front", d: `${path.join("")}H${WIDTH - EDGE.right}` });
   }
 
   function mark(point, x, y, unitName) {
-    const { value, low, high, text } = point.row.median;
+    const { value, low, high, text } = point.row.score;
     const place = x(point.cost);
     return s(
       "g",
@@ -146,7 +146,7 @@ const cost = (() => {
   /** Write the names in a column right of the drawing, moved where they would lie on one another, each led to its mark. */
   function labels(points, x, y, bottom) {
     const end = WIDTH - EDGE.right;
-    const heights = points.map((point) => y(point.row.median.value));
+    const heights = points.map((point) => y(point.row.score.value));
     const moved = charts.apart(heights, LABEL, EDGE.top, bottom);
     return points.map((point, i) => {
       const from = point.isBase ? end : x(point.cost);

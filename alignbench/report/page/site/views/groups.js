@@ -1,13 +1,8 @@
 // The breakdown by style or category: groups by methods, one table an evaluator.
 
 const groups = (() => {
-  const MEASURES = [
-    ["win", "Win rate over base"],
-    ["median", "Median score"],
-  ];
-
   async function view(main, now) {
-    const measure = now.measure === "win" ? "win" : "median";
+    const measure = now.measure === "win" ? "win" : "score";
     const sections = report.chosen(now).filter((section) => section.groups);
     const asked = location.hash;
     const loaded = await Promise.all(sections.map((section) => report.load(section.groups)));
@@ -23,7 +18,11 @@ const groups = (() => {
       ),
     );
     const none = h("p", {}, "These prompts have no styles or categories.");
-    const chooser = segments("Measure", "measure", MEASURES, measure, (value) => state.change({ measure: value }));
+    const measures = [
+      ["win", "Win rate over base"],
+      ["score", `${report.summary(sections, now)} score`],
+    ];
+    const chooser = segments("Measure", "measure", measures, measure, (value) => state.change({ measure: value }));
     main.replaceChildren(
       ...(parts.length > 0
         ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "data"])]
@@ -59,7 +58,7 @@ const groups = (() => {
       { key: "n", head: "scores a method" },
     ];
     return sortableTable(
-      { caption: `${evaluator.head}, ${measure === "win" ? "win rate over base, %" : "median score"}`, columns, rows },
+      { caption: `${evaluator.head}, ${measure === "win" ? "win rate over base, %" : `${evaluator.summary} score`}`, columns, rows },
       now,
     );
   }

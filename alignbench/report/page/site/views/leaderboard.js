@@ -1,28 +1,29 @@
 // The leaderboard of each section: methods by evaluators, or all figures of one evaluator.
 
 const leaderboard = (() => {
-  const MEASURES = [
-    ["median", "Median score"],
-    ["mean", "Mean score"],
-    ["win", "Win rate over base"],
-    ["strength", "Strength"],
-  ];
-  const EXPLAINED = {
-    median: "median score",
-    mean: "mean score",
-    win: "win rate over base, %",
-    strength: "strength, rank in parentheses",
-  };
+  const EXPLAINED = { win: "win rate over base, %", strength: "strength, rank in parentheses" };
+
+  /** Return the measures to choose from: the mean is one of its own where an evaluator is shown by its median. */
+  function measuresOf(sections, now) {
+    const shown = report.summary(sections, now);
+    return [
+      ["score", `${shown} score`],
+      ...(shown === "Mean" ? [] : [["mean", "Mean score"]]),
+      ["win", "Win rate over base"],
+      ["strength", "Strength"],
+    ];
+  }
 
   function view(main, now) {
-    const measure = MEASURES.some(([key]) => key === now.measure) ? now.measure : "median";
     const sections = report.chosen(now);
+    const measures = measuresOf(sections, now);
+    const measure = measures.some(([key]) => key === now.measure) ? now.measure : "score";
     const parts = sections.map((section) => {
-      const columns = now.evaluator ? measuresOf(section, now) : evaluatorsOf(section, measure);
+      const columns = now.evaluator ? figuresOf(section, now) : evaluatorsOf(section, measure);
       if (columns.length === 0) return null;
       const caption = now.evaluator
         ? `All figures by ${columns[0].evaluator.head}`
-        : MEASURES.find(([key]) => key === measure)[1];
+        : measures.find(([key]) => key === measure)[1];
       return h(
         "section",
         {},
@@ -35,7 +36,7 @@ const leaderboard = (() => {
     });
     const chooser =
       !now.evaluator &&
-      segments("Measure", "measure", MEASURES, measure, (value) =>
+      segments("Measure", "measure", measures, measure, (value) =>
         state.change({ measure: value, sort: "", direction: "" }),
       );
     const legend = h(
@@ -43,7 +44,7 @@ const leaderboard = (() => {
       {},
       "Brackets: 95 % intervals. Bold: the best among the models that did not train on the evaluator, even if others are within its interval. Press a method for its settings.",
     );
-    const shownMeasures = now.evaluator ? MEASURES.map(([key]) => key) : [measure];
+    const shownMeasures = now.evaluator ? measures.map(([key]) => key) : [measure];
     const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "limits"];
     if (shownMeasures.includes("win") || sections.some((section) => section.startTable)) kinds.unshift("win");
     if (shownMeasures.includes("strength")) kinds.unshift("strength");
@@ -54,24 +55,24 @@ const leaderboard = (() => {
   function evaluatorsOf(section, measure) {
     return [...section.evaluators.entries()].map(([number, evaluator]) => ({
       key: evaluator.key,
-      head: evaluator.head,
+      head: measure === "score" ? report.scoreHead(evaluator) : evaluator.head,
       number,
       evaluator,
       measure,
-      ascendingFirst: !evaluator.higherIsBetter && (measure === "median" || measure === "mean"),
+      ascendingFirst: !evaluator.higherIsBetter && (measure === "score" || measure === "mean"),
     }));
   }
 
   /** Columns of one evaluator: a measure each. */
-  function measuresOf(section, now) {
+  function figuresOf(section, now) {
     return report.evaluatorsOf(section, now).flatMap(([number, evaluator]) =>
-      MEASURES.map(([measure]) => ({
+      measuresOf([section], now).map(([measure, name]) => ({
         key: measure,
-        head: EXPLAINED[measure],
+        head: EXPLAINED[measure] ?? name.toLowerCase(),
         number,
         evaluator,
         measure,
-        ascendingFirst: !evaluator.higherIsBetter && (measure === "median" || measure === "mean"),
+        ascendingFirst: !evaluator.higherIsBetter && (measure === "score" || measure === "mean"),
       })),
     );
   }

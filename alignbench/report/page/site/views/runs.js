@@ -83,8 +83,7 @@ const runs = (() => {
     const sections = report.chosen(now);
     const measured = new Set(report.sections.flatMap((section) => Object.keys(section.runScores)));
     const others = report.runs.filter((run) => !measured.has(run.run) && (!now.model || run.model === now.model));
-    const legend =
-      "Press a run for its settings, versions and costs. Scores: the median over the run's images. Command: the one that began the run; base and a start are begun by the run that needs them first.";
+    const legend = `Press a run for its settings, versions and costs. Scores: the ${report.summary(sections, now).toLowerCase()} over the run's images. Command: the one that began the run; base and a start are begun by the run that needs them first.`;
     main.replaceChildren(
       h("p", {}, legend),
       ...sections.map((section) => {
@@ -93,7 +92,7 @@ const runs = (() => {
           "section",
           {},
           sectionHeading(section, []),
-          table("Runs and their median scores", inside, section, now),
+          table(`Runs and their ${report.summary([section], now).toLowerCase()} scores`, inside, section, now),
         );
       }),
       ...(others.length > 0 ? [h("section", {}, table("Runs without scores", others, null, now))] : []),
@@ -107,7 +106,7 @@ const runs = (() => {
       ...(section ? [] : [{ key: "model", head: "model", ascendingFirst: true }]),
       { key: "seed", head: "training seed", ascendingFirst: true },
       { key: "started", head: "started, UTC" },
-      ...evaluators.map(([, evaluator]) => ({ key: `score ${evaluator.key}`, head: evaluator.head })),
+      ...evaluators.map(([, evaluator]) => ({ key: `score ${evaluator.key}`, head: report.scoreHead(evaluator) })),
       { key: "run", head: "run folder", class: "words", ascendingFirst: true },
       { key: "command", head: "command", class: "words", ascendingFirst: true },
     ];
