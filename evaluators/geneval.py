@@ -185,13 +185,14 @@ class GenEvalFacebook(GenEval):
 
 def _evidence(scene: Scene, verdict: Verdict) -> dict[str, Any]:
     """Return why an image has its score, as JSON; `margin` is how near it is to another one."""
-    found = {
-        name: [[round(one.score, 4), *one.box] for one in geneval_rules.kept(objects, geneval_rules.THRESHOLD)]
+    found = [
+        {"object": name, "score": round(one.score, 4), "box": list(one.box)}
         for name, objects in scene.objects.items()
-    }
+        for one in geneval_rules.kept(objects, geneval_rules.THRESHOLD)
+    ]
     return {
         "reasons": verdict.reasons,
         "margin": verdict.margin,
-        "margins": {f"{number} {term.name}": term.margin for number, term in enumerate(verdict.terms)},
-        "objects": {name: objects for name, objects in found.items() if objects},
+        "conditions": [{"condition": term.name, "holds": term.holds, "margin": term.margin} for term in verdict.terms],
+        "objects": sorted(found, key=lambda one: -one["score"]),
     }

@@ -1,8 +1,10 @@
 """Read a results folder into pandas tables."""
 
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,14 +20,19 @@ from alignbench.report.columns import (
     WIN_RATE_COLUMNS,
     read_table,
 )
-from alignbench.report.comparison import ALL
+from alignbench.report.comparison import ALL, Measurement
 from alignbench.report.labels import recipe_labels, strength_label
 from alignbench.report.readable import readable
 from alignbench.report.tables import measurements
+from alignbench.scoring.evidence import read_evidence
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 
 RUN_COLUMNS = ("model", "method", "run", "seed")
+EVIDENCE_COLUMNS = (
+    *RUN_COLUMNS, "prompt_set", "sampling", "evaluator", "version", "prompt_id", "prompt", "image", "frame", "score",
+    "evidence",
+)  # fmt: skip
 SCORE_COLUMNS = (
     *RUN_COLUMNS, "prompt_set", "sampling", "evaluator", "version", "prompt_id", "prompt", "image", "score",
 )  # fmt: skip
@@ -89,18 +96,10 @@ class Results:
             ResultsError: scores or prompts are not as their run wrote them.
         """
         frames = []
-        for entry in (entry for folder in self._folders for entry in measurements(folder)):
-            manifest, scores = entry.manifest, entry.scores
-            label = self._labels[manifest.run] + strength_label(entry.sampling.strength, entry.sampling.strength_kind)
+        for entry in self._measurements():
+            scores = entry.scores
             columns = {
-                "model": manifest.model,
-                "method": label,
-                "run": manifest.run,
-                "seed": manifest.seed,
-                "prompt_set": entry.sampling.prompt_set,
-                "sampling": entry.sampling_hash,
-                "evaluator": scores.info.evaluator,
-                "version": scores.info.version,
+                **self._origin(entry),
                 "prompt_id": scores.prompt_id,
                 "prompt": [entry.prompts[one].prompt for one in scores.prompt_id],
                 "image": scores.image,
@@ -108,6 +107,27 @@ class Results:
             }
             frames.append(pd.DataFrame(columns).astype({"seed": "Int64"}))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(SCORE_COLUMNS))
+
+    @cached_property
+    def evidence(self) -> pd.DataFrame:
+        """What scores were made of, by the evaluators that say so: a row for each image, or each frame of a video.
+
+        The columns are EVIDENCE_COLUMNS; `evidence` holds an object, which `pd.json_normalize(table["evidence"])` turns
+        into columns. `score` is that of the whole video.
+
+        Raises:
+            ResultsError: scores, prompts or evidence are not as their run wrote them.
+        """
+        rows = []
+        for entry in self._measurements():
+            info = entry.scores.info
+            folder = RunFolder(self.folder / entry.manifest.run)
+            file = folder.score_file(entry.sampling.prompt_set, entry.sampling_hash, info.evaluator, info.version)
+            for image, frames in read_evidence(file, entry.scores, entry.sampling.num_frames).items():
+                about = {"prompt_id": image[0], "prompt": entry.prompts[image[0]].prompt, "image": image[1]}
+                row = {**self._origin(entry), **about, "score": entry.by_image[image]}
+                rows += [{**row, "frame": number, "evidence": one} for number, one in enumerate(frames)]
+        return pd.DataFrame(rows, columns=list(EVIDENCE_COLUMNS)).astype({"seed": "Int64"})
 
     @cached_property
     def training(self) -> pd.DataFrame:
@@ -143,6 +163,23 @@ class Results:
         return (100 * table).round(1)
 
     # ---- parts
+
+    def _measurements(self) -> Iterator[Measurement]:
+        return (entry for folder in self._folders for entry in measurements(folder))
+
+    def _origin(self, entry: Measurement) -> dict[str, Any]:
+        """Return the columns that say where scores come from."""
+        manifest, sampling, info = entry.manifest, entry.sampling, entry.scores.info
+        return {
+            "model": manifest.model,
+            "method": self._labels[manifest.run] + strength_label(sampling.strength, sampling.strength_kind),
+            "run": manifest.run,
+            "seed": manifest.seed,
+            "prompt_set": sampling.prompt_set,
+            "sampling": entry.sampling_hash,
+            "evaluator": info.evaluator,
+            "version": info.version,
+        }
 
     @cached_property
     def _folders(self) -> list[RunFolder]:

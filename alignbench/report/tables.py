@@ -33,7 +33,7 @@ from alignbench.report.labels import prompt_set_names, recipe_labels, strength_l
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
 from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
-from alignbench.scoring.evidence import BORDERLINE, borderline_share
+from alignbench.scoring.evidence import BORDERLINE, borderline_share, read_evidence
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.statistics.significance import holm
@@ -186,7 +186,7 @@ class ScoreReader:
                 raise ResultsError(
                     f"{folder.path / name} scores prompts without images: {sorted(unknown)[:3]}; score again"
                 )
-            borderline = borderline_share(folder.path / name, scores)
+            borderline = borderline_share(read_evidence(folder.path / name, scores, sampling.num_frames))
             yield Measurement(manifest, sampling, parts[2], prompts, scores, borderline)
 
     def _image_folder(self, folder: RunFolder, images: Path) -> SampledPrompts:

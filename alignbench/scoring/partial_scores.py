@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat
 from alignbench.errors import UserError
 from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
 from alignbench.reading import check_record, read_json_lines
-from alignbench.scoring.evidence import evidence_file
+from alignbench.scoring.evidence import Evidence, add_evidence
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
@@ -87,16 +87,10 @@ class ScoreTable:
         with self._alone():
             append_json_lines(part, map(with_check, rows if _has_head(part) else [self.info.record(), *rows]))
 
-    def add_evidence(
-        self, keys: Sequence[ImageKey], digests: Sequence[str], evidence: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def add_evidence(self, keys: Sequence[ImageKey], digests: Sequence[str], evidence: Sequence[Evidence]) -> None:
         """Keep what the scores of some images were made of, in a file for all processes."""
-        rows = [
-            {"prompt_id": prompt_id, "image": number, "digest": digest, **entry}
-            for (prompt_id, number), digest, entry in zip(keys, digests, evidence, strict=True)
-        ]
         with self._alone():
-            append_json_lines(evidence_file(self.path), rows)
+            add_evidence(self.path, keys, digests, evidence)
 
     def finish(self, wanted: Collection[ImageKey]) -> int:
         """Join the parts into the table if all of `wanted` have their score; return how many have none yet.

@@ -159,9 +159,14 @@ def test_cats_are_found_and_nothing_else(three, pictures):
     assert published.score(pictures, [CAT, BENCH, CAT]).tolist() == [1, 0, 1]
     found, evidence = published.explain(published.image_features(pictures[:2]), published.encode_prompts([CAT, BENCH]))
     assert found.tolist() == [1, 0]
-    num_cats = len(evidence[0]["objects"]["cat"])
+    num_cats = sum(one["object"] == "cat" for one in evidence[0]["objects"])
+    scores = [one["score"] for one in evidence[0]["objects"]]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) > 0.3
     assert evidence[0]["reasons"] == []
-    assert evidence[0]["margin"] == evidence[0]["margins"]["0 cat >= 1"] > 0
+    [condition] = evidence[0]["conditions"]
+    assert condition == {"condition": "cat >= 1", "holds": True, "margin": evidence[0]["margin"]}
+    assert condition["margin"] > 0
     assert evidence[1]["reasons"] == ["expected bench >= 1, found 0"]
     assert evidence[1]["margin"] == pytest.approx(0.3, abs=1e-3)
     assert strict.score(pictures[:1], [CAT]).item() == (num_cats == 1)
@@ -180,7 +185,7 @@ def test_scores_do_not_depend_on_the_batch(three, pictures):
     ]
     assert torch.equal(torch.cat([scores for scores, _ in alone]), together[0])
     assert [evidence for _, [evidence] in alone] == together[1]
-    assert any(name.endswith("green cat") for evidence in together[1] for name in evidence["margins"])
+    assert any(one["condition"] == "green cat" for evidence in together[1] for one in evidence["conditions"])
 
 
 def test_the_three_share_what_is_seen_and_differ_in_name(three):

@@ -8,6 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alignbench.files import append_json_lines
+from alignbench.scoring.evidence import add_evidence
 from alignbench.store.image_records import PromptRecord, SamplingRecord, image_name, write_prompts, write_sampling
 from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.run_folder import RunFolder
@@ -51,9 +52,13 @@ class World:
         picture=None,
         strength=1.0,
         guidance_scale=4.0,
+        evidence=None,
         **info,
     ):
-        """Add a run, or another evaluator or strength to it; scores are listed by prompt, then image."""
+        """Add a run, or another evaluator or strength to it; scores are listed by prompt, then image.
+
+        `evidence` is listed as scores are.
+        """
         seed = None if method == "base" else seed
         folder = RunFolder(self.root / f"{method}-{model}-{recipe}{seed}")
         steps = 0 if seed is None else 60
@@ -98,6 +103,8 @@ class World:
         file = folder.score_file(prompt_set, sampling_hash, evaluator, version)
         Scores.of(ScoreInfo(evaluator, version, **info), ids, numbers, scores, digests).write(file)
         folder.complete("score", f"{prompt_set}/{sampling_hash}/{evaluator}@{version}", [file])
+        if evidence:
+            add_evidence(file, list(zip(ids, numbers, strict=True)), digests, evidence)
         if steps:
             for step in range(3):
                 append_json_lines(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from alignbench.interface.results import EVIDENCE_COLUMNS, load_results
 from alignbench.report.columns import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
 from alignbench.report.display import grids, mean_ranks, sections
 from alignbench.report.readable import readable
@@ -325,3 +326,22 @@ def test_a_report_reads_scores_once_and_manifests_as_they_are_now(small_table, m
     tables = build(small_table.root, 50, found.runs, found.studies, reader=found.reader)
     assert [row["win_rate"] for row in tables.win_rates] == [row["win_rate"] for row in expected.win_rates]
     assert next(row["trained_on"] for row in tables.leaderboard if row["method"] == "sft")
+
+
+def test_what_scores_were_made_of_is_a_table_in_python(world):
+    told = [
+        {"reasons": ["no cat"], "margin": 0.1},
+        {"reasons": [], "margin": 0.2},
+        {"lines": []},
+        {"lines": [{"a": 1}]},
+    ]
+    world.run("base", [0, 1, 0, 1], evidence=told)
+    world.run("sft", [0, 1, 0, 1])
+    found = load_results(world.root).evidence
+    assert list(found.columns) == list(EVIDENCE_COLUMNS)
+    assert found["evidence"].tolist() == told
+    assert found["prompt"].tolist() == ["a red circle", "a blue cross", "a green square", "a yellow cross"]
+    assert found[["method", "image", "frame", "score"]].to_numpy().tolist() == [["base", 0, 0, i % 2] for i in range(4)]
+    other = type(world)(world.root.parent / "other")
+    other.run("base", [0, 1, 0, 1])
+    assert load_results(other.root).evidence.empty

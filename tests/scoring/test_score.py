@@ -16,12 +16,12 @@ from torch import Tensor
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
-from alignbench.files import append_json_lines, locked, write_png
+from alignbench.files import locked, write_png
 from alignbench.generation.generate import Sampling, image_set
 from alignbench.miniature.captions import prompts as scene_prompts
 from alignbench.miniature.scenes import IMAGE_SIZE, render, sample_scene
 from alignbench.reading import read_json_lines
-from alignbench.scoring.evidence import borderline_share, evidence_file
+from alignbench.scoring.evidence import add_evidence, borderline_share, evidence_file, read_evidence
 from alignbench.scoring.partial_scores import ScoreTable
 from alignbench.scoring.score import info, score
 from alignbench.store.image_records import image_name
@@ -168,11 +168,11 @@ def test_the_records_of_evaluators_that_are_shown_by_medians_are_as_before():
 def test_the_share_of_borderline_images_is_of_the_images_as_they_are_now(tmp_path):
     path = tmp_path / "x@1.parquet"
     scores = Scores.of(ScoreInfo("x", "1"), ["a", "b", "c", "d"], [0] * 4, [0.0] * 4, ["new"] * 4)
-    assert borderline_share(path, scores) is None
+    assert borderline_share(read_evidence(path, scores)) is None
     margins = [("a", "old", 0.5), ("a", "new", 0.01), ("b", "new", 0.3), ("b", "old", 0.01), ("c", "new", 0.02)]
-    lines = [{"prompt_id": name, "image": 0, "digest": digest, "margin": one} for name, digest, one in margins]
-    append_json_lines(evidence_file(path), lines)
-    assert borderline_share(path, scores) == pytest.approx(1 / 3)  # of a, b and c; d has no evidence
+    for name, digest, margin in margins:
+        add_evidence(path, [(name, 0)], [digest], [{"margin": margin}])
+    assert borderline_share(read_evidence(path, scores)) == pytest.approx(1 / 3)  # of a, b and c; d has no evidence
 
 
 def test_equal_preprocessings_are_computed_once_and_repeated_prompts_encoded_once(tmp_path):

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -21,6 +22,7 @@ from alignbench.report.page.store import PageData, Store
 from alignbench.report.polls.comparers import PAIRS
 from alignbench.report.polls.human import of_people
 from alignbench.report.tables import Tables
+from alignbench.scoring.evidence import read_evidence
 from alignbench.store.image_records import ImageKey, PromptRecord
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder
@@ -79,7 +81,12 @@ def image_entry(section: TableSection, images: SectionImages, store: Store) -> P
     return {
         "prompts": store.script(f"prompts-{stem}", shown),
         "sets": [
-            {"run": run, "method": method, "file": store.script(f"images-{stem}-{run}", one)}
+            {
+                "run": run,
+                "method": method,
+                "file": store.script(f"images-{stem}-{run}", one),
+                "evidence": _evidence(images, (method, run), section, store, f"evidence-{stem}-{run}"),
+            }
             for (method, run), one in images.sets.items()
         ],
     }
@@ -227,6 +234,28 @@ def _picture(
         return ThumbnailSource(path, digests[image] or sha256(path), frames)
     small = RunFolder(folder.parents[2]).thumbnail(digests[image])
     return ThumbnailSource(small, digests[image]) if small.exists() else None
+
+
+def _evidence(
+    images: SectionImages, key: tuple[str, str], section: TableSection, store: Store, stem: str
+) -> list[str | None]:
+    """Return where the page finds what the scores of one run's images were made of: a file for those of each sprite.
+
+    A file has, by the number of an evaluator and the place of an image, a list: one object, or one for each frame.
+    """
+    parts: dict[int, dict[int, dict[int, Any]]] = defaultdict(lambda: defaultdict(dict))
+    for number, evaluator in enumerate(section.evaluators):
+        measured = images.runs[key].get(evaluator)
+        if measured is None:
+            continue
+        sampling = measured.sampling
+        file = RunFolder(store.root / key[1]).score_file(sampling.prompt_set, measured.sampling_hash, *evaluator)
+        known = read_evidence(file, measured.scores, sampling.num_frames)
+        for place, image in enumerate(images.keys):
+            if image in known:
+                parts[place // (COLUMNS * ROWS)][number][place] = known[image]
+    num_parts = max(parts, default=-1) + 1
+    return [store.script(f"{stem}-{part}", parts[part]) if part in parts else None for part in range(num_parts)]
 
 
 def _scores(measured: Measurement | None, images: Sequence[ImageKey]) -> list[float | None]:

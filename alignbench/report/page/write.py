@@ -20,8 +20,8 @@ from alignbench.store.run_folder import RunFolder
 SITE = Path(__file__).parent / "site"
 SCRIPTS = (  # each uses what stands before it
     "elements", "report", "state", "table", "charts", "curves", "views/runs", "views/leaderboard", "views/wins",
-    "views/overview", "views/groups", "views/settings", "views/cost", "views/training", "views/hacking", "prompt",
-    "views/images", "main",
+    "views/overview", "views/groups", "views/settings", "views/cost", "views/training", "views/hacking", "evidence",
+    "prompt", "views/images", "main",
 )  # fmt: skip
 
 

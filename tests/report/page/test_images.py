@@ -51,6 +51,25 @@ def test_every_run_lists_the_images_in_the_order_of_base(world, entry):
     assert len(jobs) == 2
 
 
+def test_evidence_lies_in_a_file_for_the_images_of_each_sprite(world):
+    """33 images of a prompt each, of which a sprite holds 32; sft has none."""
+    prompts = {f"p{i:02d}": f"prompt {i}" for i in range(33)}
+    told = [{"reasons": [f"no cat {i}"], "margin": 0.1} for i in range(33)]
+    world.run(BASE, range(33), prompts=prompts, evidence=told)
+    world.run("sft", range(33), prompts=prompts)
+    world.run(BASE, range(33), prompts=prompts, evaluator="aesthetic")
+    tables = build(world.root, 50)
+    [section] = sections(tables)
+    store = Store(world.root)
+    found = image_entry(section, section_images(tables, section, store, {}), store)
+    files = {one["method"]: one["evidence"] for one in found["sets"]}
+    assert files["sft"] == []
+    first, second = (received(world.root, file) for file in files[BASE])
+    number = str(section.evaluators.index(("clip", "1")))
+    assert first == {number: {str(i): [told[i]] for i in range(32)}}
+    assert second == {number: {"32": [told[32]]}}
+
+
 def test_several_images_of_a_prompt_follow_each_other(world, entry):
     world.run(BASE, [1, 2, 3, 4, 5, 6, 7, 8], num_images=2, picture="red")
     prompts, sets, _ = entry(world)

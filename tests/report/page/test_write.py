@@ -103,6 +103,41 @@ def test_hostile_prompts_are_shown_as_the_text_they_are(window, hostile, expect)
     assert len(set(heights)) == 1, "10,000 characters take no more room than one"
 
 
+def test_an_opened_image_shows_what_its_scores_were_made_of(window, world, expect):
+    """Whatever is in it is shown as the text that it is."""
+    told = [
+        {
+            "reasons": [HOSTILE["markup"]],
+            "margin": -0.123456,
+            "conditions": [{"condition": "cat >= 1", "holds": False, "margin": None}, {"condition": HOSTILE["end"]}],
+            "objects": [],
+            "size": {"<b>": [1, 2.5]},
+        }
+    ] * 4
+    world.run("base", [0, 1, 1, 1], picture="white")
+    world.run("sft", [0, 1, 1, 1], picture="white", evidence=told)
+    path, _ = made(world.root)
+    page = opened(window, path, "view=images&open=p0-0")
+    block = page.locator("details.evidence")
+    expect(block.locator("summary")).to_have_text("Why: clip ↑")
+    expect(block.locator("section")).to_have_count(1)  # base has none
+    assert block.locator("h3").inner_text() == "sft 0.000"
+    assert block.locator("section > dl > dt").all_inner_texts() == ["reasons", "margin", "objects", "size"]
+    shown = block.locator("section > dl > dd").all_inner_texts()
+    assert shown[:3] == [HOSTILE["markup"], "\u22120.1235", "none"]
+    nothing = "\u2013"
+    texts = ["cat >= 1", "no", nothing, HOSTILE["end"], nothing, nothing]
+    assert [" ".join(one.split()) for one in block.locator("td").all_inner_texts()] == [
+        " ".join(one.split()) for one in texts
+    ]
+    expect(block.locator("td.worse")).to_have_text("no")
+    page.get_by_role("button", name="next →").click()
+    expect(page.locator("#dialog-title")).to_have_text("p1-0")
+    expect(page.locator("details.evidence h3")).to_have_text("sft 1.000")
+    assert page.evaluate("window.hacked") is None
+    assert window.errors == []
+
+
 def test_the_settings_of_a_method_are_one_press_away(window, hostile, expect):
     path, _ = hostile
     page = opened(window, path)

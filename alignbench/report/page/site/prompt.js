@@ -38,6 +38,7 @@ const prompt = (() => {
         browser.columns.map((column) => picture(column, image)),
       ),
       scores(browser, image),
+      evidence.section(browser, image) ?? "",
     );
     dialog.className = "one-prompt";
     if (!dialog.open) dialog.showModal();

@@ -21,7 +21,7 @@ const images = (() => {
     );
     if (location.hash !== asked) return; // who asked last is served
     const isBase = (method) => section.methods.find((one) => one.method === method).isBase;
-    const columns = sets.map((one, i) => ({ name: one.method, isBase: isBase(one.method), set: loaded[i] }));
+    const columns = sets.map((one, i) => ({ name: one.method, isBase: isBase(one.method), set: loaded[i], evidence: one.evidence }));
     columns.sort((one, other) => other.isBase - one.isBase); // base first, what it is compared with beside it
     const key = [section.model, section.promptSet, seed].join("\n");
     if (browser?.key !== key || !main.contains(browser.list)) {
