@@ -120,7 +120,7 @@ class Tables:
             shares = [run.borderline for one in contenders for run in one.runs if run.borderline is not None]
             if where == [model, prompt_set] and shares:
                 found.append(
-                    f"{evaluator} has thresholds, and {100 * max(shares):.1f} % of the images of a run, or fewer, are "
+                    f"{evaluator} has thresholds: of no run are more than {100 * max(shares):.1f} % of the images "
                     f"within {BORDERLINE:g} of one that decides their score; another machine may score these otherwise"
                 )
         return found

@@ -261,7 +261,7 @@ def test_tables_have_the_mean_of_tasks_and_a_row_for_each(detector, weights, tmp
     text = (results / "leaderboard.md").read_text()
     assert "Mean score" in text
     assert "geneval\\_fb ↑, mean" in text
-    assert "0.0 % of the images of a run, or fewer, are within 0.02" in text
+    assert "of no run are more than 0.0 % of the images within 0.02" in text
     [file] = results.glob("*after*/scores/geneval/*/*.parquet")
     lines = [json.loads(line) for line in evidence_file(file).read_text().splitlines()]
     assert [line["prompt_id"] for line in lines if not line["reasons"]] == ["geneval-00062"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignbench.report.figures import SIGNIFICANT, listed, number, stars
+from alignbench.report.figures import SIGNIFICANT, listed, stars
 from alignbench.report.hacking import TRAINED, TRAINED_ON, Change, changes
 from alignbench.report.image_measures.figures import Figure
 from alignbench.report.tables import Tables
@@ -37,8 +37,7 @@ class ImagesChanged:
 
 
 def _told(figure: Figure) -> str:
-    value, base = (number(end, (float("nan"), float("nan"))) for end in (figure.value.value, figure.base))
-    return f"{figure.measure} ({value}, base {base}, {stars(figure.p)})"
+    return f"{figure.measure} ({figure.value.value:.3g}, base {figure.base:.3g}, {stars(figure.p)})"
 
 
 def images_changed(tables: Tables, model: str, prompt_set: str, figures: Sequence[Figure]) -> list[ImagesChanged]:

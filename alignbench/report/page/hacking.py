@@ -30,6 +30,7 @@ MEASURES = {  # what each is called, and the factor in displays
     "diversity_noise": ("diversity of different noise, %", 100.0),
     WEIGHT_DISTANCE: ("distance of the weights, %", 100.0),
 }
+KINDS = {"image": "Image statistics", "diversity": "Diversity of colours"}
 SET_MEASURES = {  # the same of measures of sets, whose names end with those of the features
     "cmmd": ("CMMD, distance from base's images", 1.0),
     "vendi": ("Vendi score of the images of a prompt", 1.0),
@@ -48,7 +49,10 @@ def hacking_entry(tables: Tables, section: TableSection) -> PageData:
     here = [row for row in rows if row["prompt_set"] == section.prompt_set and row["kind"] in kinds]
     moved = [row for row in rows if row["measure"] == WEIGHT_DISTANCE and row["method"] in section.methods]
     weights = [[row["method"], row["run"], number(100 * row["value"], (math.nan, math.nan))] for row in moved]
-    names = [*MEASURES, *sorted({row["measure"] for row in here if row["kind"] == "set"})]
+    of_sets = sorted(
+        {row["measure"] for row in here if row["kind"] == "set"}, key=lambda name: name.partition(".")[::-1]
+    )
+    names = [*MEASURES, *of_sets]
     plots = [_plot(name, [row for row in here if row["measure"] == name]) for name in names]
     return {
         "flags": [
@@ -73,19 +77,22 @@ def _plot(name: str, rows: list[TableRow]) -> PageData | None:
     compared = [row for row in rows if row["difference"] == row["difference"]]  # NaN without a base
     if base is None or not compared:
         return None
+    interval = (base["ci_low"], base["ci_high"])
+    has_interval = interval[1] > interval[0]  # base has no distance from itself, whatever the prompts
     return {
         "title": title,
-        "base": number(base["value"], (base["ci_low"], base["ci_high"]), scale),
+        "heading": KINDS.get(base["kind"]) or f"Images as sets, by the features {name.partition('.')[2]}",
+        "base": number(base["value"], interval, scale) if has_interval else f"{scale * base['value']:.3g}",
         "rows": [_difference(row, scale) for row in compared],
     }
 
 
 def _of_sets(name: str) -> tuple[str, float]:
     """Return what a measure of sets is called, such as `vendi_4.dinov2_base`, and the factor in displays."""
-    measure, _, features = name.partition(".")
+    measure = name.partition(".")[0]
     num_images = f", {measure[6:]} of each" if measure.startswith("vendi_") else ""
     title, scale = SET_MEASURES["vendi" if num_images else measure]
-    return f"{title}{num_images}; {features}", scale
+    return f"{title}{num_images}", scale
 
 
 def _difference(row: TableRow, scale: float) -> PageData:

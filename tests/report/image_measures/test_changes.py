@@ -41,7 +41,7 @@ def test_statistics_that_are_higher_or_lower_are_named_with_both_figures(world):
     assert text.startswith(
         "changed images: srpo on sd15_mini, shapes: better on clip 100.0 % (***), which it trained on"
     )
-    assert "while its images are higher in saturation (1.000, base 0.000, **), clipped (1.000, base 0.000, **)" in text
+    assert "while its images are higher in saturation (1, base 0, **), clipped (1, base 0, **)" in text
     assert " and lower in brightness (0.299, base 0.502, **); look at them" in text
 
 
@@ -69,6 +69,8 @@ def test_the_page_shows_each_sentence_once_and_draws_every_statistic(world):
     [section] = sections(tables)
     entry = hacking_entry(tables, section)
     assert entry["changed"] == [flags["saturation"]]
+    headings = dict.fromkeys(plot["heading"] for plot in entry["diagnostics"])
+    assert list(headings) == ["Image statistics", "Diversity of colours"]
     titles = [plot["title"] for plot in entry["diagnostics"]]
     assert titles[5:11] == [
         "brightness, %", "contrast, standard deviation of brightness, %", "pixels at an edge, %",

@@ -78,19 +78,22 @@ const evidence = (() => {
 
   function table(caption, rows) {
     const names = [...new Set(rows.flatMap(Object.keys))];
-    const head = names.map((name) => h("th", { scope: "col" }, words(name)));
-    const body = rows.map((row) => h("tr", {}, names.map((name) => h("td", { class: kind(row[name]) }, shown(row[name])))));
+    const isOfWords = (name) => rows.some((row) => typeof row[name] === "string" || typeof row[name] === "boolean");
+    const side = Object.fromEntries(names.map((name) => [name, isOfWords(name) ? "words" : ""]));
+    const head = names.map((name) => h("th", { scope: "col", class: side[name] }, words(name)));
+    const cell = (row, name) => h("td", { class: `${side[name]}${row[name] === false ? " worse" : ""}` }, shown(row[name]));
+    const body = rows.map((row) =>
+      h(
+        "tr",
+        {},
+        names.map((name) => cell(row, name)),
+      ),
+    );
     return h(
       "div",
       { class: "wide" },
       h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
     );
-  }
-
-  /** Return the class of a cell: words are set to the left, and what does not hold stands out. */
-  function kind(value) {
-    if (value === false) return "worse";
-    return typeof value === "number" ? null : "words";
   }
 
   /** Show a value of JSON; short lists of numbers and words on one line. */

@@ -73,6 +73,8 @@ function comparison(key, sign) {
 
 /** Make a table of texts as the report has it, numbers to the right. */
 function plainTable({ title, heads, rows }) {
+  const isOfWords = (i) => rows.every((cells) => !/^[-\u2212\d.]/.test(cells[i]));
+  const sides = heads.map((_, i) => (isOfWords(i) ? "words" : null));
   const body = rows.map((cells) =>
     h(
       "tr",
@@ -80,14 +82,14 @@ function plainTable({ title, heads, rows }) {
       cells.map((text, i) =>
         i === 0
           ? h("th", { scope: "row", title: text }, short(text))
-          : h("td", {}, text.includes(" [") ? figure(text) : text),
+          : h("td", { class: sides[i] }, text.includes(" [") ? figure(text) : text),
       ),
     ),
   );
   const head = h(
     "tr",
     {},
-    heads.map((text) => h("th", { scope: "col" }, breakable(text))),
+    heads.map((text, i) => h("th", { scope: "col", class: sides[i] }, breakable(text))),
   );
   return h(
     "div",

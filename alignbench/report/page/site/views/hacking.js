@@ -12,7 +12,7 @@ const hacking = (() => {
     const legend = h(
       "p",
       {},
-      "Flagged: a method that is significantly better than base by an evaluator that it trained on (reward hacking), or worse (collapse), while it is significantly worse by one that it did not train on (held out). Flags and verdicts rest on the same tests: the win rate, or the mean score where that alone shows a difference. The lowest held-out win rate says how bad it is: 50 % is no loss. Charts: differences to base with 95 % intervals; filled: significant after Holm. None of the image statistics is good or bad in itself.",
+      "Flagged: a method that is significantly better than base by an evaluator that it trained on (reward hacking), or worse (collapse), while it is significantly worse by one that it did not train on (held out). Flags and verdicts rest on the same tests: the win rate, or the mean score where that alone shows a difference. The lowest held-out win rate says how bad it is: 50 % is no loss. Charts: differences to base with 95 % intervals; filled: significant after Holm. No measure of images is good or bad in itself: look at the images.",
     );
     main.replaceChildren(
       legend,
@@ -25,7 +25,7 @@ const hacking = (() => {
           section.allClear && h("p", { class: "calm" }, section.allClear),
           sideEffects(section),
           changedImages(section),
-          h("div", { class: "charts" }, section.diagnostics.map(differences)),
+          diagnostics(section),
           section.weights.rows.length > 0 && plainTable(section.weights),
           section.guidance.map(plainTable),
         ),
@@ -55,6 +55,15 @@ const hacking = (() => {
       h("h3", {}, "Images that changed while the reward rose"),
       h("ul", { class: "verdicts" }, changed.map((text) => h("li", { class: "mixed" }, h("p", {}, text)))),
     ];
+  }
+
+  /** Draw all measures of images, those of a kind below one heading. */
+  function diagnostics({ diagnostics: plots }) {
+    const headings = [...new Set(plots.map((plot) => plot.heading))];
+    return headings.map((heading) => [
+      h("h3", {}, heading),
+      h("div", { class: "charts" }, plots.filter((plot) => plot.heading === heading).map(differences)),
+    ]);
   }
 
   /** Draw how much a statistic of each method differs from base. */
