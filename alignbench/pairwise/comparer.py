@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, FiniteFloat
 
@@ -54,6 +54,8 @@ class Comparer(ABC):
         precision: in which numbers the network computes.
         preprocess: what becomes of an image before the comparer sees it; gives a list, one entry an image.
         batch_size: pairs that `compare` is given at once.
+        can_change: whether another model can answer under the same identity, as that of a server; each command then
+            asks the canary pairs first.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Comparer(ABC):
     precision: str = "float32"
     preprocess: "Preprocess"
     batch_size: int = 1
+    can_change: ClassVar[bool] = False
 
     @property
     def weights(self) -> str:

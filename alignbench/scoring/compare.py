@@ -18,6 +18,7 @@ from alignbench.errors import UserError
 from alignbench.images import opened
 from alignbench.pairwise.comparer import Comparer, Verdict
 from alignbench.pairwise.orders import MAX_FAILED, position_bias
+from alignbench.scoring.changed_comparer import refuse_another_model, refuse_other_answers
 from alignbench.scoring.pairs import Call, opponents, planned_calls
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.verdicts import CallKey, Judged, VerdictFile, comparison_folder, judged_pairs
@@ -122,6 +123,12 @@ class Comparing:
         allowed = len(todo) if limit is None else min(len(todo), limit - self.num_calls)
         self.num_calls += allowed
         answered_by = next((one.answered_by for one in known.values() if one.answered_by), "")
+        if comparer.can_change and allowed:
+            if self.work_share.is_main:
+                refuse_other_answers(
+                    comparer, answered_by, file, is_known=any(one.identity == identity for one in lines)
+                )
+            self.accelerator.wait_for_everyone()
         self._ask_in_batches(comparer, list(todo.values())[:allowed], file, answered_by)
         return len(todo) - allowed
 
@@ -139,7 +146,7 @@ class Comparing:
                   disable=not self.work_share.is_main) as bar:  # fmt: skip
             for batch in share:
                 verdicts = _compare(comparer, [same[0] for same in batch])
-                answered_by = _refuse_another_model(comparer, verdicts, answered_by, file)
+                answered_by = refuse_another_model(comparer, verdicts, answered_by, file)
                 file.add(
                     call.judged(identity, verdict if call is same[0] else _without_cost(verdict))
                     for same, verdict in zip(batch, verdicts, strict=True)
@@ -187,19 +194,3 @@ def _compare(comparer: Comparer, calls: Sequence[Call]) -> list[Verdict]:
     return comparer.compare(
         [inputs[file] for file in first], [inputs[file] for file in second], [call.pair.prompt for call in calls]
     )
-
-
-def _refuse_another_model(comparer: Comparer, verdicts: Sequence[Verdict], before: str, file: VerdictFile) -> str:
-    """Return the model that answers; none of the verdicts is kept if it is not the one that has answered before.
-
-    Raises:
-        UserError: a server has put another model behind the name.
-    """
-    for name in (verdict.answered_by for verdict in verdicts if verdict.answered_by):  # garbage names none
-        before = before or name
-        if name != before:
-            raise UserError(
-                f"{comparer.name}: {name} answers now and {before} answered before; set comparers.KEY.name=NAME to "
-                f"keep both apart, or delete {file.path}"
-            )
-    return before

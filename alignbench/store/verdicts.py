@@ -98,6 +98,11 @@ class VerdictFile:
     def version(self) -> str:
         return self.path.stem.partition("@")[2]
 
+    @property
+    def canary_answers(self) -> Path:
+        """Where the answers to the canary pairs are."""
+        return self.path.with_suffix(".canaries.json")
+
     def read(self) -> list[Judged]:
         """Return all lines, in the order in which they came; a line that is being written is left out.
 

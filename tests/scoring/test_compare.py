@@ -37,8 +37,9 @@ class Stub(Comparer):
 
     name, version, preprocess, batch_size = "stub", "1", Means(), 3
 
-    def __init__(self, bias=BIAS, weights="", model="", fails_on=()):
+    def __init__(self, bias=BIAS, weights="", model="", fails_on=(), can_change=False):
         self.bias, self._weights, self.model, self.fails_on = bias, weights, model, fails_on
+        self.can_change = can_change
         self.asked = []
 
     @property
@@ -206,6 +207,25 @@ def test_another_model_behind_the_name_stops_before_its_verdicts_are_kept(world,
     with pytest.raises(UserError, match=r"stub: judge-2026-11 answers now and judge-2026-01 answered before; set"):
         ask(world, monkeypatch, "kto", Stub(model="judge-2026-11"))
     assert lines(world) == kept
+
+
+def test_a_comparer_that_can_change_answers_the_canary_pairs_first(world, monkeypatch):
+    stub = Stub(can_change=True)
+    assert ask(world, monkeypatch, "dpo", stub) == 8 + 8
+    answers = VerdictFile.of(world.root, "shapes", SAMPLING, "stub", "1").canary_answers
+    content = answers.read_bytes()
+    assert ask(world, monkeypatch, "dpo", stub) == 0  # a repeated command asks nothing at all
+    kept = lines(world)
+    with pytest.raises(
+        UserError, match=r"stub answers [1-8] of 8 test pairs otherwise than before, such as '.*', so another model"
+    ):
+        ask(world, monkeypatch, "kto", Stub(bias=BIAS + 3, can_change=True))
+    assert lines(world) == kept
+    assert answers.read_bytes() == content
+    assert ask(world, monkeypatch, "kto", Stub(bias=BIAS + 0.5, can_change=True)) == 8 + 8  # as rounding may do
+    other = Stub(bias=BIAS + 3, weights="other options", can_change=True)  # is another judge
+    assert ask(world, monkeypatch, "dpo", other) == 8 + 8
+    assert answers.read_bytes() != content
 
 
 @pytest.mark.matrix

@@ -79,7 +79,7 @@ def test_the_key_of_an_address_is_in_no_file_and_in_no_line(two_folders, tmp_pat
             "stages=[compare,report]",
         )  # fmt: skip
         assert {one["Authorization"] for one in server.headers} == {f"Bearer {KEY}"}
-        assert len(server.asked) == 4
+        assert len(server.asked) == 8 + 4  # the canary pairs first
     (file,) = root.glob("comparisons/*/*/asked@1-768px.jsonl")
     assert '"raw": "B ***"' in file.read_text()
     assert "asked" in (root / "win_rates.csv").read_text()
