@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from alignbench.data.storage.tensor_store import TensorStore, key_of
 from alignbench.errors import UserError
@@ -23,13 +22,12 @@ from alignbench.reading import check_record, read_json_object
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.preparation import (
     ImageToScore,
+    Passes,
     Prepared,
-    chunks,
     default_num_threads,
     digests_of,
     images_to_score,
 )
-from alignbench.scoring.score import BAR
 from alignbench.store.image_records import ImageSet
 from alignbench.store.manifest import ResultsError
 from alignbench.store.run_folder import RunFolder
@@ -143,20 +141,17 @@ def add_features(
     pictures = [picture for picture in digests if any(picture in lacking for lacking in todo.values())]
     preprocesses = list(dict.fromkeys(one.preprocess for one in features))
     num_threads = default_num_threads(work_share.num_processes)
-    with closing(chunks(pictures, preprocesses, images, batch_size, num_threads)) as prepared, tqdm(
-        total=len(pictures), desc=f"features {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
-        leave=None, disable=not (progress and work_share.is_main and pictures),
-    ) as bar:  # fmt: skip
-        for chunk in prepared:
-            for one in features:
-                network_pool.use(one)
-                found: dict[str, torch.Tensor] = {}
-                for batch in chunk:
-                    found |= _rows(one, batch.where([picture in todo[one] for picture in batch.pictures]))
-                    # an image is done when the last features have it; fractions may add up to a little too much
-                    bar.update(min(len(batch.pictures) / len(features), bar.total - bar.n))
-                if found:
-                    tables[one].add(found)
+    is_shown = progress and work_share.is_main
+    title = f"features {folder.short_name}"
+    going = Passes(title, features, pictures, preprocesses, images, batch_size, num_threads, is_shown)
+    with closing(going.steps()) as steps:
+        for one, chunk in steps:
+            network_pool.use(one)
+            found: dict[str, torch.Tensor] = {}
+            for batch in chunk:
+                found |= _rows(one, batch.where([picture in todo[one] for picture in batch.pictures]))
+            if found:
+                tables[one].add(found)
 
 
 def _lacking(digests: Mapping[ImageToScore, str | None], rows: FeatureRows) -> set[ImageToScore]:

@@ -5,15 +5,16 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from alignbench.evaluator import Preprocess
 from alignbench.images import SHAPE, ImageError
@@ -25,6 +26,9 @@ from alignbench.videos import read_frames
 CHUNK = 512  # images or frames that are kept preprocessed for one network after another: about 600 MB
 TASK = 8  # images or frames that a thread prepares at a time, or one video
 MAX_THREADS = 8
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+Pass = TypeVar("Pass")
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,54 @@ def chunks(
             following = begin(start)
             yield Chunk(coming, batch_size)
             coming = following
+
+
+class Passes(Generic[Pass]):
+    """Goes over images chunk by chunk, and over each chunk once for each pass, with a progress bar.
+
+    Args:
+        title: what the bar says.
+        passes: what goes over the images, one after the other, such as a network.
+        pictures, preprocesses, images, batch_size, num_threads: see `chunks`.
+        is_shown: whether there is a bar.
+
+    Attributes:
+        faults: what is wrong with images that could not be prepared, a sentence each.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        passes: Sequence[Pass],
+        pictures: Sequence[ImageToScore],
+        preprocesses: Sequence[Preprocess],
+        images: ImageSet,
+        batch_size: int,
+        num_threads: int,
+        is_shown: bool,
+    ) -> None:
+        self.title, self.passes, self.num_images = title, passes, len(pictures)
+        self.is_shown, self.num_frames = is_shown and bool(pictures), images.num_frames
+        self.faults: list[str] = []
+        self._chunks = chunks(pictures, preprocesses, images, batch_size, num_threads)
+
+    def steps(self) -> Generator[tuple[Pass, Iterator[Prepared]], None, None]:
+        """Yield each pass with the batches of a chunk, all of which it has to go over; then the next chunk."""
+        with closing(self._chunks) as prepared, tqdm(
+            total=self.num_images, desc=self.title, unit="image", bar_format=BAR, dynamic_ncols=True, leave=None,
+            disable=not self.is_shown,
+        ) as bar:  # fmt: skip
+            for chunk in prepared:
+                for one in self.passes:
+                    yield one, self._batches(chunk, bar)
+                self.faults += chunk.faults
+                bar.update(len(chunk.faults))
+
+    def _batches(self, chunk: Chunk, bar: tqdm) -> Iterator[Prepared]:
+        for batch in chunk:
+            yield batch
+            # an image is done when the last pass has seen it; fractions may add up to a little too much
+            bar.update(min(len(batch.pictures) / self.num_frames / len(self.passes), bar.total - bar.n))
 
 
 def default_num_threads(num_processes: int) -> int:

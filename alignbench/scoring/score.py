@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
@@ -19,8 +18,8 @@ from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.partial_scores import Entry, FrameScores, ScoreTable
 from alignbench.scoring.preparation import (
     ImageToScore,
+    Passes,
     Prepared,
-    chunks,
     default_num_threads,
     digests_of,
     images_to_score,
@@ -31,8 +30,6 @@ from alignbench.store.image_records import ImageSet
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
 from alignbench.work_share import WorkShare
-
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 @torch.no_grad()
@@ -75,26 +72,21 @@ def score(
     passes = _passes([evaluator for evaluator in evaluators if todo[evaluator.name]])
     preprocesses = list(dict.fromkeys(sharing[0].preprocess for sharing in passes))
     encoded: dict[str, dict[str, Any]] = {}  # evaluator -> prompt -> what it reads of it
-    faults: list[str] = []
     frame_scores = FrameScores(images.num_frames)
     num_threads = num_threads or default_num_threads(work_share.num_processes)
-    with closing(chunks(pictures, preprocesses, images, batch_size, num_threads)) as prepared, tqdm(
-        total=len(pictures), desc=f"score {folder.short_name}", unit="image", bar_format=BAR, dynamic_ncols=True,
-        leave=None, disable=not (progress and work_share.is_main and pictures),
-    ) as bar:  # fmt: skip
-        for chunk in prepared:
-            for sharing in passes:
-                for evaluator in sharing:
-                    if evaluator.name not in encoded:
-                        prompts = dict.fromkeys(picture.prompt for picture in todo[evaluator.name])
-                        encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
-                network_pool.use(sharing[0])
-                for batch in chunk:
-                    _score_batch(batch, sharing, todo, encoded, tables, frame_scores, work_share)
-                    # an image is done when the last pass has seen it; fractions may add up to a little too much
-                    bar.update(min(len(batch.pictures) / images.num_frames / len(passes), bar.total - bar.n))
-            faults += chunk.faults
-            bar.update(len(chunk.faults))
+    is_shown = progress and work_share.is_main
+    title = f"score {folder.short_name}"
+    going = Passes(title, passes, pictures, preprocesses, images, batch_size, num_threads, is_shown)
+    with closing(going.steps()) as steps:
+        for sharing, chunk in steps:
+            for evaluator in sharing:
+                if evaluator.name not in encoded:
+                    prompts = dict.fromkeys(picture.prompt for picture in todo[evaluator.name])
+                    encoded[evaluator.name] = _encode(evaluator, list(prompts), batch_size, network_pool)
+            network_pool.use(sharing[0])
+            for batch in chunk:
+                _score_batch(batch, sharing, todo, encoded, tables, frame_scores, work_share)
+    faults = going.faults
     if work_share.num_processes > 1:
         faults = gather_object(faults)  # all have scored when this returns
     if faults:
