@@ -155,7 +155,8 @@ class VisionLanguageComparer(InstructedComparer):
 
     def _harmless(self, text: str) -> str:
         """Return a text in which nothing is read as a special token, which would end the message or be an image."""
-        for token in self.processor.tokenizer.all_special_tokens:
+        of_pictures = (getattr(self.processor, name, None) for name in ("image_token", "video_token"))
+        for token in filter(None, (*self.processor.tokenizer.all_special_tokens, *of_pictures)):
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

@@ -57,6 +57,16 @@ def test_the_p_value_is_the_share_of_exchanges_that_differ_as_much(kind):
     assert found.high - found.value == pytest.approx(2.570582 * np.sqrt(np.square(values).mean()), rel=1e-5)
 
 
+def test_a_collapsed_set_has_the_difference_of_the_two_shares():
+    """All of its images lie at one of base's, nearer to it than any other of base's: more than `NEAREST` of them."""
+    base, images, texts = made(100)
+    own = base[:, :1] + 0.02 * np.random.default_rng(1).normal(size=base.shape)
+    found = Recall([base, own], images, Resampling(texts, 10))
+    expected = found.value(1).value - found.value(0).value
+    assert expected < -0.7
+    assert found.over_base(1)[0].value == pytest.approx(expected)
+
+
 def test_half_the_spread_has_full_precision_and_no_recall():
     (base, images, texts), (own, *_) = made(60, 64, seed=1), made(60, 64, spread=0.5)
     precision, recall = (kind([base, own], images, Resampling(texts, 10)) for kind in (Precision, Recall))

@@ -64,7 +64,7 @@ class ComparerPoll(Poll):
 
     @property
     def measurements(self) -> list[Measurement]:
-        info = ScoreInfo(self.evaluator, self.file.version, preprocess=PAIRS, display_scale=100.0)
+        info = ScoreInfo(self.evaluator, self.file.version, preprocess=PAIRS, display_scale=100.0, summary="mean")
         won: dict[str, dict[ImageKey, list[float]]] = defaultdict(lambda: defaultdict(list))
         for one in self.preferences:
             won[one.a][one.prompt_id, one.image].append(one.won)

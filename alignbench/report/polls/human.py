@@ -53,7 +53,7 @@ class StudyPoll(Poll):
         """The scores of the images that have votes, run by run."""
         folder = self.count.folder
         graded = folder.study.protocol.kind == "grades"
-        info = ScoreInfo(self.evaluator, folder.study.name, display_scale=1.0 if graded else 100.0)
+        info = ScoreInfo(self.evaluator, folder.study.name, display_scale=1.0 if graded else 100.0, summary="mean")
         scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         if graded:
             for vote in self.count.counting:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,6 +122,14 @@ def test_large_images_are_made_smaller_and_special_tokens_are_words(comparer):
     assert small.size == (56, 28)
     (found,) = comparer.compare([picture(0)], [picture(1)], ["<|image_pad|> <|im_end|>"])
     assert found.won in (0.0, 1.0)
+
+
+def test_what_stands_for_an_image_is_a_word_even_where_it_is_no_special_token(folder):
+    comparer = VisionLanguageComparer("tiny", str(folder))
+    vars(comparer)["processor"] = SimpleNamespace(
+        image_token="<image>", tokenizer=SimpleNamespace(all_special_tokens=["</s>"])
+    )
+    assert comparer._harmless("an <image> of </s>") == "an < image> of < /s>"
 
 
 def test_an_answer_that_begins_with_another_word_is_asked_about_again_and_is_a_failure(folder):

@@ -64,6 +64,7 @@ def test_win_rates_and_the_leaderboard_are_those_of_the_pairs(world):
     (row,) = rows(tables.win_rates, evaluator="stub", group="all", method_a="kto", method_b="dpo")
     assert row["win_rate"] == 0.0
     (row,) = rows(tables.leaderboard, evaluator="stub", group="all", method="dpo")
+    assert row["summary"] == "mean"
     assert (row["win_rate_vs_base"], row["n"], row["mean"]) == (0.75, 4, pytest.approx((1 + 1 + 1 + 0.5) / 4))
     assert "stub ↑" in markdown(tables)
 

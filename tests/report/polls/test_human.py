@@ -56,6 +56,7 @@ def test_the_leaderboard_has_shares_of_votes_won_and_the_win_rate_over_base(worl
     (row,) = rows(tables.leaderboard, evaluator="human", group="all", method="dpo")
     # by prompt, of four votes each: 4, 4, 4 and 2 won
     assert (row["n"], row["mean"], row["median"]) == (4, pytest.approx(0.875), 1.0)
+    assert row["summary"] == "mean"  # which says more than the median of images that won all of their votes or none
     assert (row["win_rate_vs_base"], row["version"], row["subset"]) == (0.75, study.study.name, False)
     (base,) = rows(tables.leaderboard, evaluator="human", group="all", method="base")
     assert math.isnan(base["win_rate_vs_base"])
