@@ -25,9 +25,11 @@ from alignbench.report.image_measures.figures import (
 )
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.tables import ScoreReader, Tables
+from alignbench.statistics.intervals import summary
 from alignbench.statistics.resampling import Estimate
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
+from alignbench.store.scores import ScoreInfo
 
 WEIGHT_DISTANCE, WEIGHT_DISTANCE_VERSION = "weight_distance", "1"
 
@@ -112,7 +114,7 @@ def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[Tab
             *key,
             row["n"],
             Estimate(row["mean"], row["mean_ci_low"], row["mean_ci_high"]),
-            _base_mean(contenders, row["method"]) if comparison else float("nan"),
+            _base_mean(contenders, row["method"], tables.evaluators[key]) if comparison else float("nan"),
             gain,
             p_of_gain(row) if comparison else float("nan"),
             Estimate(row["win_rate_vs_base"], row["win_ci_low"], row["win_ci_high"]),
@@ -123,10 +125,13 @@ def _evaluator_rows(tables: Tables, model: str, prompt_set: str) -> Iterator[Tab
         yield {**_row(manifests, row["method"], prompt_set, figure), "flag": flag}
 
 
-def _base_mean(contenders: Mapping[str, Contender], method: str) -> float:
-    """Return base's mean score on the images that it shares with a method."""
-    images = sorted(contenders[BASE].image_set & contenders[method].image_set)
-    return float(contenders[BASE].scores(images).mean())
+def _base_mean(contenders: Mapping[str, Contender], method: str, info: ScoreInfo) -> float:
+    """Return base's mean score on the images that it shares with a method, over groups if the evaluator says so."""
+    base = contenders[BASE]
+    images = sorted(base.image_set & contenders[method].image_set)
+    of_groups = info.overall == "groups"
+    groups = [base.runs[0].prompts[prompt_id].groups[:1] for prompt_id, _ in images] if of_groups else None
+    return summary(base.scores(images).mean(axis=0), "mean", groups)
 
 
 # ---- while a run trains

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from alignbench.interface.results import EVIDENCE_COLUMNS, load_results
 from alignbench.report.columns import LEADERBOARD_COLUMNS, RANKING_COLUMNS, WIN_RATE_COLUMNS
+from alignbench.report.diagnostics import diagnose
 from alignbench.report.display import grids, mean_ranks, sections
 from alignbench.report.readable import readable
 from alignbench.report.tables import build
@@ -345,3 +346,12 @@ def test_what_scores_were_made_of_is_a_table_in_python(world):
     other = type(world)(world.root.parent / "other")
     other.run("base", [0, 1, 0, 1])
     assert load_results(other.root).evidence.empty
+
+
+def test_base_beside_a_method_in_the_diagnostics_has_the_mean_that_is_shown(world):
+    """Base scores 1 on the flat prompt and 0 on the three others: 0.5 over groups, 0.25 over images."""
+    groups = {"p0": ("flat",), "p1": ("shaded",), "p2": ("shaded",), "p3": ("shaded",)}
+    for method, scores in (("base", [1, 0, 0, 0]), ("sft", [1, 1, 1, 0])):
+        world.run(method, scores, groups=groups, summary="mean", overall="groups")
+    rows = diagnose(world.root, build(world.root, 50), 50)
+    assert only(rows, method="sft", measure="clip")["base"] == 0.5
