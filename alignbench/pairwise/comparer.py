@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, FiniteFloat
 
@@ -63,7 +63,7 @@ class Comparer(ABC):
     precision: str = "float32"
     preprocess: "Preprocess"
     batch_size: int = 1
-    can_change: ClassVar[bool] = False
+    can_change: bool = False
 
     @property
     def weights(self) -> str:

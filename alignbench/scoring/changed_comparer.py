@@ -46,9 +46,10 @@ def refuse_other_answers(comparer: Comparer, before: str, file: VerdictFile, is_
         verdicts += comparer.compare(first, second, [one.prompt for one in batch])
     refuse_another_model(comparer, verdicts, before, file)
     answers = CanaryAnswers(comparer.identity, pairs_digest(), tuple(verdicts))
-    known = CanaryAnswers.read(file.canary_answers) if is_known else None
+    path = file.canary_answers(comparer.identity)
+    known = CanaryAnswers.read(path) if is_known else None
     if known is None or (known.identity, known.pairs) != (answers.identity, answers.pairs):
-        answers.write(file.canary_answers)
+        answers.write(path)
     elif others := other_answers(known.verdicts, verdicts):
         raise UserError(
             f"{comparer.name} answers {len(others)} of {len(pairs)} test pairs otherwise than before, such as "

@@ -64,6 +64,7 @@ class Comparing:
         self.work_share = WorkShare(accelerator.process_index, accelerator.num_processes)
         self.comparers: list[Comparer] = list(build(cfg.comparers).values())
         self.num_calls = 0  # of this command
+        self._unchanged: set[str] = set()  # comparers that have answered the canary pairs as before
         repeated = [name for name, count in Counter(one.name for one in self.comparers).items() if count > 1]
         if repeated:
             raise UserError(
@@ -123,7 +124,8 @@ class Comparing:
         allowed = len(todo) if limit is None else min(len(todo), limit - self.num_calls)
         self.num_calls += allowed
         answered_by = next((one.answered_by for one in known.values() if one.answered_by), "")
-        if comparer.can_change and allowed:
+        if comparer.can_change and allowed and comparer.name not in self._unchanged:
+            self._unchanged.add(comparer.name)
             if self.work_share.is_main:
                 refuse_other_answers(
                     comparer, answered_by, file, is_known=any(one.identity == identity for one in lines)

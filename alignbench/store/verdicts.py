@@ -3,6 +3,7 @@
 results/comparisons/<prompt set>/<sampling hash>/<comparer>@<version>.jsonl
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,10 +99,10 @@ class VerdictFile:
     def version(self) -> str:
         return self.path.stem.partition("@")[2]
 
-    @property
-    def canary_answers(self) -> Path:
-        """Where the answers to the canary pairs are."""
-        return self.path.with_suffix(".canaries.json")
+    def canary_answers(self, identity: str) -> Path:
+        """Return where the answers to the canary pairs are, of the comparer with this identity."""
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+        return self.path.with_name(f"{self.path.stem}.canaries-{digest}.json")
 
     def read(self) -> list[Judged]:
         """Return all lines, in the order in which they came; a line that is being written is left out.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -59,7 +59,7 @@ class OpenAICompatibleComparer(InstructedComparer):
     """
 
     precision = ""  # is the server's own
-    can_change: ClassVar[bool] = True
+    can_change = True
 
     def __init__(
         self,

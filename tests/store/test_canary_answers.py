@@ -14,13 +14,13 @@ ANSWERS = CanaryAnswers(
 
 @pytest.fixture
 def path(tmp_path):
-    return VerdictFile.of(tmp_path, "shapes", "1a2b", "judge", "1-768px").canary_answers
+    return VerdictFile.of(tmp_path, "shapes", "1a2b", "judge", "1-768px").canary_answers(ANSWERS.identity)
 
 
 def test_answers_are_read_as_they_were_written_and_are_no_verdicts(path, tmp_path):
     assert CanaryAnswers.read(path) is None
     ANSWERS.write(path)
-    assert path.name == "judge@1-768px.canaries.json"
+    assert path.name == "judge@1-768px.canaries-ba97e8c2d7.json"
     assert CanaryAnswers.read(path) == ANSWERS
     assert verdict_files(tmp_path) == []
 
@@ -40,6 +40,6 @@ def test_damage_ends_in_one_sentence(path):
             continue
         path.write_bytes(one)
         with pytest.raises(
-            UserError, match=r"judge@1-768px\.canaries\.json.*; delete it to ask for these answers again"
+            UserError, match=r"judge@1-768px\.canaries-.*\.json.*; delete it to ask for these answers again"
         ):
             CanaryAnswers.read(path)
