@@ -11,6 +11,7 @@ import pandas as pd
 from alignbench.reading import read_json_lines
 from alignbench.report.columns import (
     BEST_SETTING_COLUMNS,
+    COMPARER_COLUMNS,
     DIAGNOSTIC_COLUMNS,
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
@@ -72,6 +73,11 @@ class Results:
     def guidance(self) -> pd.DataFrame:
         """Win rates over base at other guidance: the columns of `guidance.csv`."""
         return self._table("guidance.csv", GUIDANCE_COLUMNS)
+
+    @cached_property
+    def comparers(self) -> pd.DataFrame:
+        """How far position and failures decided the verdicts of comparers: the columns of `comparers.csv`."""
+        return self._table("comparers.csv", COMPARER_COLUMNS)
 
     @cached_property
     def turning_points(self) -> pd.DataFrame:

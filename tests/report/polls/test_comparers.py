@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from alignbench.interface.results import load_results
 from alignbench.pairwise.comparer import Verdict
 from alignbench.report.columns import COMPARER_COLUMNS
 from alignbench.report.markdown import markdown
@@ -48,6 +49,15 @@ def judge(world, qualities, failed=(), digests=("1", "2"), a="base", comparer="s
 
 def rows(table, **wanted):
     return [row for row in table if wanted.items() <= row.items()]
+
+
+def test_what_comparers_csv_holds_is_a_table_in_python(world):
+    judge(world, OVER_BASE)
+    tables = build(world.root, num_resamples=300)
+    tables.write(world.root)
+    found = load_results(world.root).comparers
+    assert found["method_a"].tolist() == [row["method_a"] for row in tables.comparers]
+    assert found["position"].to_numpy() == pytest.approx(BIAS)
 
 
 def test_win_rates_and_the_leaderboard_are_those_of_the_pairs(world):
