@@ -195,10 +195,12 @@ PICTURES = {
         ),
     ),
     "reading_hacking": Picture(
-        (1250, 1700),
+        (1250, 1900),
         "view=hacking",
         hidden=(
             ".warning",
+            "h3:has-text('Diversity')",
+            "h3:has-text('Diversity') + .charts",
             ".over-training:not(:last-of-type)",
             ".over-training .small",
             ".charts figure:nth-child(n + 3)",

@@ -74,7 +74,7 @@ function comparison(key, sign) {
 /** Make a table of texts as the report has it, numbers to the right. */
 function plainTable({ title, heads, rows }) {
   const isOfWords = (i) => rows.every((cells) => !/^[-\u2212\d.]/.test(cells[i]));
-  const sides = heads.map((_, i) => (isOfWords(i) ? "words" : null));
+  const sides = heads.map((_, i) => (isOfWords(i) ? "left" : null));
   const body = rows.map((cells) =>
     h(
       "tr",
