@@ -21,9 +21,9 @@ from alignbench.configuration.build import build
 from alignbench.data.batches.sampler import StepSampler
 from alignbench.files import append_json_lines, forget_later_steps
 from alignbench.reward_model import RewardModel
+from alignbench.statistics.reliability import log_loss
 from alignbench.store.reward_model_folder import LOG, pooled
 from alignbench.terminal.signals import noted
-from alignbench.train_reward.measure import log_loss
 from alignbench.train_reward.pairs import PairSplit, Reader
 from alignbench.training.checkpoint import Checkpoints, Counters
 from alignbench.training.parallel import Replicated

@@ -23,8 +23,10 @@ from alignbench.data.source import PairSource
 from alignbench.devices import multiply_float32
 from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
+from alignbench.report.cards.reliability_picture import reliability
 from alignbench.reward_model import RewardModelRecipe
 from alignbench.stages.turns import training_alone
+from alignbench.statistics.reliability import best_scale, calibration
 from alignbench.store.provenance import PACKAGES, commit
 from alignbench.store.reward_model_folder import (
     CONFIG,
@@ -41,9 +43,8 @@ from alignbench.terminal.console import headed, open_console, print_fact
 from alignbench.text import duration
 from alignbench.train_reward.checks import recipe
 from alignbench.train_reward.fit import fit, pooled_features, predict
-from alignbench.train_reward.measure import Figures, best_scale, calibration, measure
+from alignbench.train_reward.measure import Figures, measure
 from alignbench.train_reward.pairs import PairSplit, make_reader
-from alignbench.train_reward.picture import reliability
 
 NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers"}
 

@@ -5,7 +5,7 @@ from io import BytesIO
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignbench.train_reward.measure import ProbabilityCalibration
+from alignbench.statistics.reliability import ProbabilityCalibration
 
 
 def reliability(calibration: ProbabilityCalibration, name: str) -> bytes:
