@@ -16,8 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.checks import check
 from alignbench.configuration.sections import (
-    REWARD_SECTIONS,
-    SECTIONS,
+    PROGRAMS,
     check_settings,
     refuse_lost_nodes,
     refuse_undeclared_root,
@@ -147,7 +146,7 @@ def is_plausible(cfg: DictConfig) -> bool:
     """Say whether a configuration of `unchecked` is one that a run may have had; the check says why it is not."""
     try:
         check_targets(OmegaConf.to_container(cfg))
-        refuse_lost_nodes(cfg, SECTIONS[""])
+        refuse_lost_nodes(cfg, PROGRAMS["config"][""])
         check_settings(settle(cfg))
         return not OmegaConf.missing_keys(cfg)
     except (UserError, OmegaConfBaseException):
@@ -249,7 +248,7 @@ def _check_additions(parsed: Sequence[Override], program: str = "config") -> Non
         return
     adding = [one.key_or_group for one in parsed if one.is_add() or one.is_force_add()]
     settings = [key for key in adding if not (group_choices(key) or key.startswith(("hydra.", "hydra/")))]
-    refuse_undeclared_root(settings, (REWARD_SECTIONS if program == "train_reward" else SECTIONS)[""])
+    refuse_undeclared_root(settings, PROGRAMS[program][""])
 
 
 def _added(group: str, name: str) -> str:
@@ -276,7 +275,7 @@ def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "conf
     check_targets(OmegaConf.to_container(cfg))
     if hydra:
         return cfg
-    sections = REWARD_SECTIONS if program == "train_reward" else SECTIONS
+    sections = PROGRAMS[program]
     refuse_lost_nodes(cfg, sections[""])
     return settle(cfg, sections)
 

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.auxiliary import AuxiliaryLoss
+from alignbench.settings.card import CardCommand, Exploit
 from alignbench.settings.command import Command
 from alignbench.settings.compare import Compare
 from alignbench.settings.data import DataSettings, HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
@@ -33,17 +34,22 @@ SECTIONS: Mapping[str, type[Section]] = {
 }
 # of train_reward
 REWARD_SECTIONS: Mapping[str, type[Section]] = {"": RewardCommand, "train": RewardTrain, "data": DataSettings}
+# of card
+CARD_SECTIONS: Mapping[str, type[Section]] = {"": CardCommand, "exploit": Exploit}
+# by the name of the main configuration file
+PROGRAMS = {"config": SECTIONS, "train_reward": REWARD_SECTIONS, "card": CARD_SECTIONS}
 # what is at the root beside the settings declared for it
 NODES: Mapping[type[Section], Sequence[str]] = {
     Command: ("auxiliary", "train", "sampling", "validation", "compare", "tracker", "data", "prompts", "reward",
               "evaluators", "comparers", "features", "model", "method"),
     RewardCommand: ("train", "data", "judge"),
+    CardCommand: ("exploit", "human_pairs", "evaluators", "comparers"),
 }  # fmt: skip
 # what else is built from settings, where it is there
 REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
 OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control", *REWARDS)
 NAMED = ("method", "model", "data", "prompts")  # by which files and tables call them
-WHOLE = ("train", "sampling", "validation", "compare")  # sections that have all that is declared
+WHOLE = ("train", "sampling", "validation", "compare", "exploit")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
 
@@ -53,6 +59,7 @@ def offer_defaults() -> None:
     for group, name, defaults in (
         (None, "command", Command.defaults()),
         (None, "train_reward_defaults", RewardCommand.defaults() | {"train": RewardTrain.defaults()}),
+        (None, "card_defaults", CardCommand.defaults() | {"exploit": Exploit.defaults()}),
         ("train", "default", Train.defaults()),
         ("sampling", "default", Sampling.defaults()),
         ("validation", "none", Validation.defaults()),
@@ -103,7 +110,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     """Refuse single values, and nothing, in the place of many settings.
 
     Args:
-        command: `Command` or `RewardCommand`.
+        command: the section at the root of a program.
 
     Raises:
         UserError: naming the key, and how its settings are typed.
@@ -111,7 +118,9 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
     for key in (*command.model_fields, *NODES[command]):
         if key not in cfg:
             raise UserError(f"{key} is missing, and the command needs it; leave out ~{key}")
-    parts = [f"{key}.{name}" for key in ("evaluators", "comparers", "features") for name in _names(cfg, key)]
+    parts = [
+        f"{key}.{name}" for key in ("evaluators", "comparers", "features", "human_pairs") for name in _names(cfg, key)
+    ]
     parts += [f"auxiliary.{name}.term" for name in _names(cfg, "auxiliary")]
     for key in (*NODES[command], *OBJECTS, *parts):
         above, _, name = key.rpartition(".")
@@ -156,7 +165,7 @@ def refuse_undeclared_root(keys: Sequence[str], command: type[Section]) -> None:
 
     Args:
         keys: as typed, with dots.
-        command: `Command` or `RewardCommand`.
+        command: the section at the root of a program.
 
     Raises:
         UserError: naming the key.

@@ -1,0 +1,1 @@
+"""Which images did people judge, and how?"""
