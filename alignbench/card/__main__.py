@@ -1,13 +1,13 @@
 """How far are judges to be trusted? Measure evaluators and comparers on images that people judged.
 
     python -m alignbench.card
-    python -m alignbench.card evaluators=papers human_pairs=imagereward human_pairs.imagereward.path=FILE human_pairs.imagereward.images=FOLDER
     python -m alignbench.card comparers=shapes evaluators=none
+    python -m alignbench.card evaluators=papers human_pairs=pickapic human_pairs.pickapic.path=FOLDER
 
 A card says how often a judge agrees with people, by our protocol and by the rule of each publication; whether its
-probabilities mean what they say; how far it can be raised without others noticing; how much it says that others do not;
-and what it costs. Cards are results/cards/NAME@VERSION.json; results/cards/cards.md shows them all. Tables that are made
-later name the accuracy of each evaluator that has a card.
+probabilities mean what they say; how far it can be raised without others noticing; how much it says that others do
+not; and what it costs. Cards are results/cards/NAME@VERSION.json; results/cards/cards.md shows them all. Tables that
+are made later name the accuracy of each evaluator that has a card.
 
 docs/which_judge.md explains the figures, docs/configuration.md and conf/human_pairs every key.
 """

@@ -40,11 +40,14 @@ def accuracy(
 
     Args:
         pairs: those that were judged.
-        margins: what the judge says of the first image minus the second, [P]; above 0 it prefers the first.
+        margins: what the judge says of the first image minus the second, [P]; above 0 it prefers the first. NaN where
+            it failed; these pairs are left out.
         lineage: the judge and those whose judgement it learned from, by name.
         scores: of the images of each record, the higher the better; None for a comparer.
         judged: what a comparer said in both orders, [P].
     """
+    everything, answered = pairs, np.isfinite(margins)
+    pairs, margins = pairs.some(answered), margins[answered]
     decided = pairs.worth != 0
     if not decided.any():
         return None
@@ -74,7 +77,10 @@ def accuracy(
         accuracy=interval(_share_right(won, names)),
         mean_of_prompts=_mean_of_prompts(won, names),
         own_rule=data.own_rule,
-        rules=_by_rules(records, pairs, margins, all_odds, half, scores, judged),
+        rules=[
+            *_by_rules(records, pairs, margins, all_odds, half, scores),
+            _by_both_orders(everything, margins, judged),
+        ],
         by_margin=_by_margin(won, np.abs(pairs.worth[decided]), names),
         by_group=[
             PartFigure(group, *_part(won, names, np.array([one == group for one in groups])))
@@ -136,11 +142,8 @@ def _by_margin(won: Floats, apart: Floats, prompts: Sequence[str]) -> list[PartF
     names = {0: f"up to {bounds[0]:.3g}"} | {len(bounds): f"above {bounds[-1]:.3g}"}
     if len(bounds) > 1:
         names[1] = f"up to {bounds[1]:.3g}"
-    return [
-        PartFigure(names[third], *_part(won, prompts, number == third))
-        for third in sorted(names)
-        if (number == third).any()
-    ]
+    thirds = [third for third in sorted(names) if (number == third).any()]
+    return [PartFigure(names[third], *_part(won, prompts, number == third)) for third in thirds]
 
 
 def _by_rules(
@@ -150,7 +153,6 @@ def _by_rules(
     log_odds: Floats,
     half: NDArray[np.bool_],
     scores: Sequence[Floats] | None,
-    judged: Sequence[JudgedPair] | None,
 ) -> list[RuleFigure]:
     found = [rules.without_human_ties(pairs.worth, margins), rules.with_predicted_ties(pairs.worth, log_odds, half)]
     if scores is not None:
@@ -161,14 +163,21 @@ def _by_rules(
     votes = [records[number].vote for number in pairs.record]
     if all(votes):
         found.append(rules.four_votes(votes, margins))
+    return [_figure(one) for one in found if one.num]
+
+
+def _by_both_orders(pairs: Pairs, margins: Floats, judged: Sequence[JudgedPair] | None) -> RuleFigure:
+    """Return the accuracy over answers; a scorer, which sees one image at a time, answers the same in both orders."""
     if judged is None:
         won = (0.5 + np.sign(margins) / 2).tolist()
-        found.append(rules.both_orders(pairs.worth, won, [1 - one for one in won]))
-    else:
-        first = [None if one.a_first is None else one.a_first.won for one in judged]
-        second = [None if one.b_first is None else one.b_first.won for one in judged]
-        found.append(rules.both_orders(pairs.worth, first, second))
-    return [RuleFigure(one.rule, one.value, one.num, one.told) for one in found if one.num]
+        return _figure(rules.both_orders(pairs.worth, won, [1 - one for one in won]))
+    first = [None if one.a_first is None else one.a_first.won for one in judged]
+    second = [None if one.b_first is None else one.b_first.won for one in judged]
+    return _figure(rules.both_orders(pairs.worth, first, second))
+
+
+def _figure(one: rules.RuleAccuracy) -> RuleFigure:
+    return RuleFigure(one.rule, one.value, one.num, one.told)
 
 
 def _position(judged: Sequence[JudgedPair]) -> PositionFigures:

@@ -68,7 +68,13 @@ def ascent(
     """
     before, after, control = (np.zeros((len(evaluators), len(images))) for _ in range(3))
     bar = tqdm(
-        total=len(images), desc=f"raise {reward.name} by {levels}/255", unit="image", delay=1, disable=not is_main()
+        total=len(images),
+        desc=f"raise {reward.name} by {levels}/255",
+        unit="image",
+        delay=1,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not is_main(),
     )
     with bar:
         for size, numbers in _of_one_size(images, batch_size):
@@ -103,11 +109,12 @@ def _figures(
     for place, evaluator in enumerate(evaluators):
         if not spread[place] > 0:
             continue
-        gain = (after[place] - control[place]).mean() / spread[place]
+        noise = float((control[place] - before[place]).mean() / spread[place])
+        gain = float((after[place] - before[place]).mean() / spread[place]) - noise
         won = (0.5 + np.sign(after[place] - before[place]) / 2).mean()
         related = evaluator.name in reward.lineage or reward.name in evaluator.lineage
-        found[evaluator.name] = OtherGain(evaluator.name, float(gain), float(won), related)
-    own = found.pop(reward.name, OtherGain(reward.name, 0.0, 0.5, True))
+        found[evaluator.name] = OtherGain(evaluator.name, gain, noise, float(won), related)
+    own = found.pop(reward.name, OtherGain(reward.name, 0.0, 0.0, 0.5, True))
     outside = [one for one in found.values() if not one.in_lineage]
     return PixelAscent(
         data=data,
@@ -115,6 +122,7 @@ def _figures(
         num_steps=num_steps,
         num_images=before.shape[1],
         gain=own.gain,
+        control=own.control,
         won=own.won,
         others=list(found.values()),
         exploitability=own.gain - max(one.gain for one in outside) if outside else None,

@@ -76,7 +76,7 @@ def best_of(
 def _curve(
     chooser: Sequence[Floats], judge: Sequence[Floats], kept: Sequence[int], numbers: Sequence[int]
 ) -> list[float] | None:
-    """Return gains over one image, in standard deviations of the judge's scores over all images; None where constant."""
+    """Return gains over one image, in standard deviations of the judge over all images; None where it is constant."""
     spread = float(np.concatenate([judge[number] for number in kept]).std())
     if not spread > 0:
         return None

@@ -43,6 +43,6 @@ def policy_gains(leaderboard: Path) -> dict[tuple[str, str], list[PolicyGain]]:
                     sum(held_out) / len(held_out),
                     len(held_out),
                     int(row["num_seeds"]),
-                )  # fmt: skip
+                )
             )
     return found

@@ -1,9 +1,9 @@
-"""Make the cards of the judges of one command: measure them on each data set, and write cards, pictures and the page."""
+"""Make the cards of the judges of one command: measure them on each data set, then write cards and their page."""
 
 import importlib.metadata
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from alignbench.card.accuracy import accuracy
 from alignbench.card.ascent import ascent
@@ -52,6 +54,7 @@ def make_cards(cfg: DictConfig) -> list[Path]:
         UserError: an evaluator or data set is not as it should be; naming it.
     """
     begin = time.monotonic()
+    transformers_logging.disable_progress_bar()
     console = open_console()
     root = Path(cfg.results)
     evaluators: list[Evaluator] = [build(node) for node in cfg.evaluators.values()]
@@ -72,10 +75,10 @@ def make_cards(cfg: DictConfig) -> list[Path]:
         cost = Cost(device_name(device), float(np.mean(used)), round(peak_memory_gib(), 3)) if used else None
         measured.cards[key] = replace(card, policies=gains.get((card.name, card.version), []), cost=cost)
     with locked(root / CARDS / ".cards.lock"):
-        files = [write_card(root, _merged(root, card)) for card in measured.cards.values()]
+        merged = [_merged(root, card) for card in measured.cards.values()]
+        files = [write_card(root, card) for card in merged]
         page = write_cards_page(root)
-    for card in measured.cards.values():
-        print_fact(console, card.name, _told(card))
+    console.print(_table(merged))
     for text in measured.redundancies:
         print_fact(console, "redundancy", text)
     print_fact(console, "cards", f"{root / CARDS}, made in {duration(time.monotonic() - begin)}")
@@ -212,17 +215,23 @@ def _refuse_repeated(judges: Sequence[Evaluator | Comparer]) -> None:
         raise UserError(f"two of the judges are called {repeated}; a card is kept by name, so choose one of them")
 
 
-def _told(card: Card) -> str:
-    """Say in a line what a card leads with."""
-    parts = []
-    if (lead := card.lead) is not None:
-        low, high = lead.accuracy.low, lead.accuracy.high
-        ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-        mark = ", in-domain" if lead.in_domain else ""
-        parts.append(f"{100 * lead.accuracy.value:.1f} %{ends} of {lead.num_pairs:,} pairs of {lead.data}{mark}")
-    for one in card.ascent:
-        others = "" if one.others_won is None else f", others find {100 * one.others_won:.0f} % of the images better"
-        parts.append(f"{one.levels}/255 raise it by {one.gain:+.2f} sd{others}")
-    if lead is not None and lead.position is not None and lead.position.is_biased:
-        parts.append(f"prefers the first image in {100 * (lead.position.first_rate or 0):.0f} % of its answers")
-    return "; ".join(parts) or "nothing was measured"
+def _table(cards: Iterable[Card]) -> Table:
+    """Return what cards lead with, as a table for the terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("judge", "agrees with people, %", "on", "raised by", "others find better, %", ""):
+        table.add_column(head)
+    for card in cards:
+        lead, most = card.lead, max(card.ascent, key=lambda one: one.levels, default=None)
+        agrees, on, remarks = "", "", []
+        if lead is not None:
+            low, high = lead.accuracy.low, lead.accuracy.high
+            agrees = f"{100 * lead.accuracy.value:.1f}"
+            agrees += "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+            on = f"{lead.num_pairs:,} pairs of {lead.data}"
+            remarks += ["in-domain"] * lead.in_domain
+            if lead.position is not None and lead.position.is_biased:
+                remarks.append(f"first image in {100 * (lead.position.first_rate or 0):.0f} % of answers")
+        raised = "" if most is None else f"{most.gain:+.2f} sd, {most.levels}/255"
+        others = "" if most is None or most.others_won is None else f"{100 * most.others_won:.0f}"
+        table.add_row(card.key, agrees, on, raised, others, ", ".join(remarks))
+    return table

@@ -135,7 +135,15 @@ def _score(
     seconds = np.zeros(len(evaluators))
     if not evaluators:
         return []
-    with tqdm(total=len(keys), desc=f"score {data}", unit="image", delay=1, disable=not is_main()) as bar:
+    with tqdm(
+        total=len(keys),
+        desc=f"score {data}",
+        unit="image",
+        delay=1,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not is_main(),
+    ) as bar:
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
             pictures = [picture(records[number].images[image]) for number, image in batch]
@@ -150,7 +158,7 @@ def _score(
 def scores_of(
     evaluators: Sequence[Evaluator], pictures: Sequence[Image.Image], prompts: Sequence[str], pool: NetworkPool
 ) -> list[tuple[list[float], float]]:
-    """Return the published scores of a batch by each evaluator, with the seconds it took; equal inputs are made once."""
+    """Return the scores of a batch by each evaluator, with the seconds it took; equal inputs are made once."""
     inputs: dict[Preprocess, tuple[object, float]] = {}
     found = []
     for evaluator in evaluators:
@@ -187,7 +195,7 @@ def drawn_pairs(records: Sequence[Record], pairs: Pairs, num: int) -> Pairs:
     columns = zip(pairs.record.tolist(), pairs.first.tolist(), pairs.second.tolist(), strict=True)
     order = [keyed(records[record].prompt, first, second) for record, first, second in columns]
     kept = np.sort(np.array(sorted(range(len(order)), key=order.__getitem__)[:num], dtype=np.intp))
-    return Pairs(*(getattr(pairs, name)[kept] for name in ("record", "first", "second", "worth", "chance")))
+    return pairs.some(kept)
 
 
 def judged_pairs(
@@ -218,7 +226,15 @@ def judged_pairs(
         return call_key(digests[record][first], digests[record][second], a_first, records[record].prompt)
 
     lacking = [call for call in dict.fromkeys(calls) if key(call) not in known]
-    bar = tqdm(total=len(lacking), desc=f"{comparer.name} on {data}", unit="call", delay=1, disable=not is_main())
+    bar = tqdm(
+        total=len(lacking),
+        desc=f"{comparer.name} on {data}",
+        unit="call",
+        delay=1,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not is_main(),
+    )
     with bar:
         for start in range(0, len(lacking), comparer.batch_size):
             batch = lacking[start : start + comparer.batch_size]
@@ -238,7 +254,7 @@ def judged_pairs(
                         a_first,
                         comparer.identity,
                         verdict,
-                    )  # fmt: skip
+                    )
                 )
             file.add(lines)
             bar.update(len(batch))
@@ -270,11 +286,11 @@ def _ask(comparer: Comparer, records: Sequence[Record], batch: Sequence[tuple[in
 
 
 def margins_of(judged: Sequence[JudgedPair]) -> Floats:
-    """Return by how much a comparer prefers the first image of each pair: log-odds where it gives them; 0 for failures."""
+    """Return how far a comparer prefers the first image of each pair, in log-odds if it has them; NaN: it failed."""
     found = []
     for pair in judged:
-        if pair.quality is not None:
-            found.append(pair.quality)
+        if pair.won is None:
+            found.append(float("nan"))
         else:
-            found.append(0.0 if pair.won is None else pair.won - 0.5)
+            found.append(pair.won - 0.5 if pair.quality is None else pair.quality)
     return np.array(found)

@@ -56,6 +56,15 @@ BEST_SETTING_COLUMNS = (
     "other_prompts_win_rate", "other_prompts_ci_low", "other_prompts_ci_high", "trained_on",
 )  # fmt: skip
 TRIED = "tried"  # a column of the leaderboard where searches were made: how many settings of the method they tried
+CARD_COLUMNS = (
+    "evaluator", "version", "weights", "data", "published", "of_people", "pairs_digest", "protocol", "pairs", "prompts",
+    "ties", "in_domain", "accuracy", "ci_low", "ci_high", "mean_of_prompts", "own_rule", "rule_hpsv2", "rule_pickscore",
+    "rule_imagereward", "rule_genai_bench_li", "rule_genai_bench_jiang", "rule_mmrb2", "calibration_error",
+    "calibration_by_chance", "first_rate",
+)  # fmt: skip
+ASCENT_COLUMNS = (
+    "data", "levels", "steps", "images", "raised", "raised_version", "scorer", "in_lineage", "gain", "won",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (

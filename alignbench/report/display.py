@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from alignbench.report.cards.beside import NOTE, ROW, agreement_text
 from alignbench.report.columns import TRIED, TableRow
 from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.figures import (
@@ -30,6 +31,7 @@ from alignbench.report.published_tables.reference import Match, matches
 from alignbench.report.published_tables.values import load
 from alignbench.report.tables import Tables
 from alignbench.statistics.significance import smallest_significant
+from alignbench.store.cards import Card
 from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE
 from alignbench.store.scores import ScoreInfo
@@ -54,6 +56,7 @@ class TableSection:
         over_start: rows of `win_rates.csv` of methods over what their training started from, where that is not base.
         guidance: rows of `guidance.csv`.
         limits: sentences on what the figures cannot tell.
+        cards: of the evaluators that have one.
     """
 
     model: str
@@ -66,6 +69,7 @@ class TableSection:
     over_start: dict[tuple[str, tuple[str, str]], TableRow]
     guidance: list[TableRow]
     limits: list[str]
+    cards: dict[tuple[str, str], Card]
 
     @property
     def where(self) -> str:
@@ -120,6 +124,7 @@ def sections(tables: Tables) -> list[TableSection]:
             _over_start(tables, rows),
             [row for row in tables.guidance if (row["model"], row["prompt_set"]) == key],
             _limits(tables, *key),
+            {evaluator: card for evaluator, card in tables.cards.items() if any(evaluator == one for _, one in rows)},
         )
         for key, rows in sorted(parts.items())
     ]
@@ -189,6 +194,9 @@ def grids(section: TableSection) -> list[Grid]:
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
         scores.append([method, *(_score_cell(row, section) for row in cells), rank])
         wins.append([method, *(_win_cell(row) for row in cells)])
+    if section.cards:
+        found = [section.cards.get(evaluator) for evaluator in section.evaluators]
+        wins.append([ROW, *("" if card is None else agreement_text(card) for card in found)])
     return [
         Grid(title, score_heads, scores),
         Grid(f"Win rate over base, {section.where}", heads, wins),
@@ -220,7 +228,8 @@ def section_notes(section: TableSection) -> list[tuple[str, str]]:
             else f"the {kind} scores by {listed(names)}, the evaluators"
         )
         found.append(("rank", f"mean rank: of {of} that no compared method trained on"))
-    return [*found, *(("limits", text) for text in section.limits)]
+    cards = [("cards", NOTE)] if section.cards else []
+    return [*found, *cards, *(("limits", text) for text in section.limits)]
 
 
 def grid_notes(section: TableSection) -> list[str]:

@@ -21,22 +21,22 @@ def write(root: Path, tables: Tables) -> None:
 
 def markdown(tables: Tables) -> str:
     """Return the leaderboard as GitHub Markdown."""
-    lines = ["# Leaderboard", "", *(f"> {_escaped(text)}\n" for text in tables.left_out_told)]
+    lines = ["# Leaderboard", "", *(f"> {escaped(text)}\n" for text in tables.left_out_told)]
     for section in sections(tables):
         lines += [f"## {_without_html(section.where)}", ""]
         told = verdicts(tables, section)
         if text := summary(told, below_base(tables, section.model, section.prompt_set)):
-            lines += [_escaped(text), ""]
+            lines += [escaped(text), ""]
         for finding in findings(tables, section.model, section.prompt_set):
-            lines += [f"> **{_escaped(str(finding))}**", ""]
+            lines += [f"> **{escaped(str(finding))}**", ""]
         key = (section.model, section.prompt_set)
         for warning in warnings(tables, *key):
-            lines += [f"> {_escaped(str(warning))}", ""]
+            lines += [f"> {escaped(str(warning))}", ""]
         if told:
-            lines += [f"**Each method over base.** {LEGEND}", "", *(f"- {_escaped(str(one))}" for one in told), ""]
+            lines += [f"**Each method over base.** {LEGEND}", "", *(f"- {escaped(str(one))}" for one in told), ""]
         for grid in _grids(tables, section):
-            lines += [f"**{_without_html(grid.title)}**", "", *_markdown_rows(grid), ""]
-        lines += [*(f"- {_escaped(note)}" for note in _notes(tables, section)), ""]
+            lines += [f"**{_without_html(grid.title)}**", "", *grid_lines(grid), ""]
+        lines += [*(f"- {escaped(note)}" for note in _notes(tables, section)), ""]
     return "\n".join(lines)
 
 
@@ -48,13 +48,15 @@ def _notes(tables: Tables, section: TableSection) -> list[str]:
     return [*grid_notes(section), *([NOTE] if best_setting_grids(section, tables.best_settings) else [])]
 
 
-def _markdown_rows(grid: Grid) -> list[str]:
+def grid_lines(grid: Grid) -> list[str]:
+    """Return the lines of a table."""
     rule = "|" + "|".join(["---", *["---:"] * (len(grid.heads) - 1)]) + "|"
-    head, *body = ("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [grid.heads, *grid.rows])
+    head, *body = ("| " + " | ".join(map(escaped, cells)) + " |" for cells in [grid.heads, *grid.rows])
     return [head, rule, *body]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text whose signs mean nothing in Markdown."""
     return "".join("\\" + sign if sign in "*_|" else sign for sign in _without_html(text))
 
 

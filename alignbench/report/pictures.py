@@ -354,10 +354,11 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG that depends on nothing but what it shows."""
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG, atomically; equal figures give equal bytes. Return its file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with replacing(path) as temporary:
         # as figure.savefig, which draws everything twice
         FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    return path

@@ -16,6 +16,7 @@ from alignbench.report.image_measures.taken import Taken
 from alignbench.report.labels import settings
 from alignbench.report.polls.comparers import compared_runs
 from alignbench.report.tables import Measurement, ScoreReader
+from alignbench.store.cards import Card, read_cards
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.training_data import RewardModelData, data_of_run, readable_reward_models
 from alignbench.store.verdicts import VerdictFile, verdict_files
@@ -28,8 +29,9 @@ class Readable:
     """What of a results folder can be read.
 
     Attributes:
-        left_out: why each other run, study, file of verdicts or reward model is left out, by its path in the results:
-            a sentence that names the file and says what to do.
+        cards: of judges, by name and version.
+        left_out: why each other run, study, file of verdicts, reward model or card is left out, by its path in the
+            results: a sentence that names the file and says what to do.
         reader: has read the scores of the runs, which need not be read again.
     """
 
@@ -37,6 +39,7 @@ class Readable:
     studies: list[StudyFolder] = field(default_factory=list)
     verdicts: list[VerdictFile] = field(default_factory=list)
     reward_models: list[RewardModelData] = field(default_factory=list)
+    cards: dict[tuple[str, str], Card] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     reader: ScoreReader = field(default_factory=ScoreReader)
 
@@ -75,6 +78,7 @@ def readable(root: Path, with_images: bool = False) -> Readable:
             found.left_out[file.path.relative_to(root).as_posix()] = str(error)
         else:
             found.verdicts.append(file)
+    found.cards.update(read_cards(root, found.left_out))
     damaged: dict[Path, str] = {}
     found.reward_models.extend(readable_reward_models(root, damaged))
     found.left_out.update({folder.relative_to(root).as_posix(): reason for folder, reason in damaged.items()})

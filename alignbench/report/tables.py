@@ -37,6 +37,7 @@ from alignbench.scoring.evidence import BORDERLINE, borderline_share, read_evide
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.statistics.significance import holm
+from alignbench.store.cards import Card
 from alignbench.store.image_records import (
     PROMPTS,
     SAMPLING,
@@ -81,6 +82,7 @@ class Tables:
             `columns.BEST_SETTING_COLUMNS`; none where no method has several settings. See
             `alignbench.report.sensitivity`.
         from_capsules: names of the runs that came from capsules.
+        cards: (evaluator, version) -> its card, for those that have one; see `alignbench.report.cards.beside`.
     """
 
     leaderboard: list[TableRow]
@@ -103,6 +105,7 @@ class Tables:
     sensitivity: list[TableRow] = field(default_factory=list)
     best_settings: list[TableRow] = field(default_factory=list)
     from_capsules: frozenset[str] = frozenset()
+    cards: dict[tuple[str, str], Card] = field(default_factory=dict)
 
     @property
     def left_out_told(self) -> list[str]:

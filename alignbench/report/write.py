@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignbench.files import locked, write_csv
 from alignbench.report import markdown, pictures
+from alignbench.report.cards.beside import cards_beside
 from alignbench.report.columns import TURNING_POINT_COLUMNS
 from alignbench.report.curves.turning_points import turning_points, validation_curves
 from alignbench.report.diagnostics import diagnose
@@ -47,11 +48,13 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     tried, damaged_searches = count_tried(Path(root))
     add_tried(tables, found.runs, tried)
     diagnostics = diagnose(root, tables, num_resamples, found.reader)
+    cards = cards_beside(tables.evaluators, found.cards)
     recipes = tried_settings(found.runs, tables.labels)
     tables = replace(
         tables,
         left_out=found.left_out | damaged_searches,
         diagnostics=diagnostics,
+        cards=cards,
         sensitivity=sensitivity_rows(tables, recipes),
         best_settings=best_settings(tables, recipes, num_resamples),
     )

@@ -26,8 +26,8 @@ class CardCommand(Section):
     )
     runs: str | None = setting(
         None,
-        "Results folder with trained runs. Cards then say what methods that trained on an evaluator gained by it and by "
-        "others. null: cards say nothing of it.",
+        "Results folder with trained runs. Cards then say what methods that trained on an evaluator gained by it and "
+        "by others. null: cards say nothing of it.",
     )
     seed: Seed = setting(0, "Of random signs and of the images that are drawn.")
     results: str = setting("results", "Folder of results. Cards go to its folder cards.")

@@ -124,13 +124,15 @@ class OtherGain:
     """What another scorer says of images that were changed, or chosen, for this one.
 
     Attributes:
-        gain: mean change of its score, in standard deviations over the images it was measured on; higher is better.
+        gain: mean change of its score, in standard deviations over the images, minus `control`; higher is better.
+        control: the mean change by random changes of the same size.
         won: share of the images that it finds better than before, ties half.
         in_lineage: whether one of the two learned from the other.
     """
 
     scorer: str
     gain: FiniteFloat
+    control: FiniteFloat
     won: Share
     in_lineage: bool
 
@@ -141,8 +143,8 @@ class PixelAscent:
 
     Attributes:
         levels: largest change of a channel, of 255 levels.
-        gain, won: of the scorer itself, random changes of the same size subtracted from the gain; as in `OtherGain`.
-        others: all other scorers of the command, random changes subtracted as well.
+        gain, control, won: of the scorer itself, as in `OtherGain`.
+        others: all other scorers of the command.
         exploitability: gain minus the largest gain of a scorer outside the lineage; null where there is none.
         others_won: median of `won` over scorers outside the lineage.
     """
@@ -152,6 +154,7 @@ class PixelAscent:
     num_steps: int
     num_images: int
     gain: FiniteFloat
+    control: FiniteFloat
     won: Share
     others: list[OtherGain]
     exploitability: FiniteFloat | None

@@ -1,4 +1,4 @@
-"""Images that people judged, as all data sets give them to a card: groups of images of one prompt, with what each is worth."""
+"""Images that people judged, as data sets give them to a card: groups of images of a prompt, and what each is worth."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class Record:
         worth: what people think of each, [N]; the higher the better, equal is a tie.
         group: part of the data set, whose accuracy is shown by itself; empty for none.
         vote: of two images, the vote in words where there are more than three; see `alignbench.card.rules`.
-        chance: probability that a person prefers the row's image to the column's, [N, N]; None where one label is known.
+        chance: probability that a person prefers the row's image to the column's, [N, N]; None where it is not known.
     """
 
     prompt: str
@@ -65,6 +65,10 @@ class Pairs:
             chance = 0.5 + np.sign(worth) / 2 if record.chance is None else record.chance[first, second]
             parts.append((np.full(len(first), number), first, second, worth, chance))
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def some(self, chosen: NDArray) -> "Pairs":
+        """Return pairs by their numbers, or those for which a mask is true."""
+        return Pairs(*(column[chosen] for column in vars(self).values()))
 
 
 class HumanPairs(ABC):

@@ -1,4 +1,4 @@
-"""The shapes world, whose people are a program: candidate renderings, and what the simulated annotators think of them."""
+"""The shapes world, whose people are a program: renderings, and what the simulated annotators think of them."""
 
 from typing import ClassVar
 

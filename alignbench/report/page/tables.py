@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+from alignbench.report.cards.beside import agreement_text
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL
 from alignbench.report.display import (
@@ -109,6 +110,7 @@ def _evaluator(tables: Tables, section: TableSection, evaluator: tuple[str, str]
         "isQuality": not info.evaluator.endswith(DISTANCE),
         "scale": info.display_scale,
         "digits": digits,
+        **({"agreement": agreement_text(section.cards[evaluator])} if evaluator in section.cards else {}),
     }
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
+from alignbench.report.cards.beside import ROW, agreement_text
 from alignbench.report.display import TableSection, sections
 from alignbench.report.figures import is_data, marks, notes, over_text, score_text, significance, win_text
 from alignbench.report.hacking import Finding, Remark, below_base, findings, warnings
@@ -114,7 +115,13 @@ def _tables(method: str, section: TableSection, is_narrow: bool) -> Iterator[Tab
             if (row := over_start[evaluator]) is not None:
                 table.add_row(section.head(evaluator), over_text(row))
         yield table
-    yield Text("\n".join(notes(rows.values()).values()), style="dim")
+    agree = [
+        f"{section.head(evaluator)} {agreement_text(section.cards[evaluator])}"
+        for evaluator in [*trainable, *oracle]
+        if evaluator in section.cards
+    ]
+    told = [*notes(rows.values()).values(), *([f"{ROW}: {'; '.join(agree)}"] if agree else [])]
+    yield Text("\n".join(told), style="dim")
 
 
 def _runs_of(tables: Tables, finding: Finding | Remark) -> list[str]:

@@ -45,17 +45,23 @@ const leaderboard = (() => {
       "Brackets: 95 % intervals. Bold: the best among the models that did not train on the evaluator, even if others are within its interval. Press a method for its settings.",
     );
     const shownMeasures = now.evaluator ? measures.map(([key]) => key) : [measure];
-    const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "limits"];
+    const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "cards", "limits"];
     if (shownMeasures.includes("win") || sections.some((section) => section.startTable)) kinds.unshift("win");
     if (shownMeasures.includes("strength")) kinds.unshift("strength");
     main.replaceChildren(...[chooser, legend, ...parts, noteList(sections, kinds)].filter(Boolean));
+  }
+
+  /** Name an evaluator above a measure, and how often it agrees with people where that is known. */
+  function headOf(evaluator, measure) {
+    const head = measure === "score" ? report.scoreHead(evaluator) : evaluator.head;
+    return evaluator.agreement ? `${head} · agrees with people: ${evaluator.agreement}` : head;
   }
 
   /** Columns of one measure: an evaluator each. */
   function evaluatorsOf(section, measure) {
     return [...section.evaluators.entries()].map(([number, evaluator]) => ({
       key: evaluator.key,
-      head: measure === "score" ? report.scoreHead(evaluator) : evaluator.head,
+      head: headOf(evaluator, measure),
       number,
       evaluator,
       measure,
