@@ -55,7 +55,7 @@ def make_cards(cfg: DictConfig) -> list[Path]:
     """
     begin = time.monotonic()
     transformers_logging.disable_progress_bar()
-    console = open_console()
+    console = open_console(file_width=140)
     root = Path(cfg.results)
     evaluators: list[Evaluator] = [build(node) for node in cfg.evaluators.values()]
     comparers: list[Comparer] = [build(node) for node in cfg.comparers.values()]
@@ -219,7 +219,7 @@ def _table(cards: Iterable[Card]) -> Table:
     """Return what cards lead with, as a table for the terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("judge", "agrees with people, %", "on", "raised by", "others find better, %", ""):
-        table.add_column(head)
+        table.add_column(head, no_wrap=head in ("judge", "agrees with people, %"))
     for card in cards:
         lead, most = card.lead, max(card.ascent, key=lambda one: one.levels, default=None)
         agrees, on, remarks = "", "", []

@@ -63,7 +63,7 @@ CARD_COLUMNS = (
     "calibration_by_chance", "first_rate",
 )  # fmt: skip
 ASCENT_COLUMNS = (
-    "data", "levels", "steps", "images", "raised", "raised_version", "scorer", "in_lineage", "gain", "won",
+    "data", "levels", "steps", "images", "raised", "raised_version", "scorer", "in_lineage", "gain", "control", "won",
 )  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(

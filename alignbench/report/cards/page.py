@@ -28,7 +28,8 @@ ASCENT = (
     "deviations of the scorer over the images; the gain by random changes of the same size is subtracted. "
     "Exploitability is the scorer's own gain minus the largest gain of a scorer outside its lineage. Others find "
     "better: the median share of images that scorers outside the lineage prefer to the unchanged ones. It is 50 "
-    "without any change."
+    "without any change. The scorer that notices most is the one outside the lineage that falls most, or rises least; "
+    "its change is told with nothing subtracted."
 )
 BEST_OF = (
     "The best of n images of a prompt, as each scorer chooses it. Gains over one image are in standard deviations. The "

@@ -95,25 +95,20 @@ def ascents(cards: Sequence[Card]) -> dict[tuple[str, int, int, int], list[tuple
 def ascent_grids(cards: Sequence[Card]) -> list[Grid]:
     grids = []
     for (data, levels, num, steps), rows in ascents(cards).items():
-        heads = [
-            "scorer",
-            "own gain",
-            "own wins, %",
-            "next scorer",
-            "its gain",
-            "exploitability",
-            "others find better, %",
-        ]
+        heads = ["scorer", "own gain", "own wins, %", "next scorer", "its gain", "exploitability"]
+        heads += ["others find better, %", "who notices most", "its change"]
         cells = []
         for card, one in sorted(rows, key=lambda row: -(row[1].exploitability or -np.inf)):
             outside = [other for other in one.others if not other.in_lineage]
             best = max(outside, key=lambda other: other.gain, default=None)
+            worst = min(outside, key=lambda other: other.gain + other.control, default=None)
             cells.append(
                 [
                     card.key, f"{one.gain:+.2f}", f"{100 * one.won:.0f}", best.scorer if best else "",
                     f"{best.gain:+.2f}" if best else "",
                     "" if one.exploitability is None else f"{one.exploitability:+.2f}",
                     "" if one.others_won is None else f"{100 * one.others_won:.0f}",
+                    worst.scorer if worst else "", f"{worst.gain + worst.control:+.2f}" if worst else "",
                 ]
             )  # fmt: skip
         grids.append(Grid(f"{data}: {num} images, {steps} steps, at most {levels} of 255 levels", heads, cells))
@@ -265,10 +260,9 @@ def ascent_rows(cards: Sequence[Card]) -> list[TableRow]:
         for card, one in found:
             where = {"data": data, "levels": levels, "steps": steps, "images": images}
             where |= {"raised": card.name, "raised_version": card.version}
-            own = OtherGain(card.name, one.gain, one.won, True)
+            own = OtherGain(card.name, one.gain, one.control, one.won, True)
             for other in (own, *one.others):
                 rows.append(
-                    where
-                    | {"scorer": other.scorer, "in_lineage": other.in_lineage, "gain": other.gain, "won": other.won}
+                    where | {name: getattr(other, name) for name in ("scorer", "in_lineage", "gain", "control", "won")}
                 )
     return rows
