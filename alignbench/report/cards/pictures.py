@@ -47,7 +47,8 @@ def _accuracy(rows: Sequence[tuple[Card, DataAccuracy]], path: Path) -> Path:
     left.set(xlabel=f"right about pairs of {rows[0][1].data} in %, 95 % interval; grey: in-domain", xlim=(35, 102))
     right.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1)
     right.set(xlabel="probability for the image that it prefers", ylabel="share of people", xlim=(0.5, 1))
-    right.legend(fontsize=6, frameon=False)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=6, frameon=False)
     for panel in (left, right):
         _small(panel)
     return save_figure(figure, path)

@@ -1,0 +1,94 @@
+"""Pixels that are moved up the gradient of a reward stay in their box, and beat random changes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alignbench.card.ascent import ascent, raised, with_random_signs
+from alignbench.evaluator import Evaluator, Reward
+from alignbench.scoring.network_pool import NetworkPool
+from evaluators.networks.preprocess import Pictures
+
+
+def array(images):
+    return torch.stack([torch.from_numpy(np.array(image, np.float32) / 255) for image in images])
+
+
+class Stripes(Reward):
+    """Even columns minus odd columns: random signs change it little, the gradient much."""
+
+    name, version, preprocess = "stripes", "1", Pictures()
+
+    def encode_prompts(self, prompts):
+        return list(prompts)
+
+    def score_features(self, inputs, encoded):
+        pixels = array(inputs)
+        return (pixels[:, :, ::2] - pixels[:, :, 1::2]).mean(dim=(1, 2, 3))
+
+    def reward(self, pixels, prompts):
+        return (pixels[..., ::2] - pixels[..., 1::2]).mean(dim=(1, 2, 3))
+
+
+class Dimness(Stripes):
+    """The darker the better, told by its mean; the lower the better."""
+
+    name, higher_is_better = "dimness", False
+
+    def score_features(self, inputs, encoded):
+        return array(inputs).mean(dim=(1, 2, 3))
+
+    def reward(self, pixels, prompts):
+        return pixels.mean(dim=(1, 2, 3))
+
+
+class Constant(Evaluator):
+    name, version, preprocess = "constant", "1", Pictures()
+
+    def encode_prompts(self, prompts):
+        return list(prompts)
+
+    def score_features(self, inputs, encoded):
+        return torch.ones(len(encoded))
+
+
+def images(num=6, side=8):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(40, 200, (side, side, 3), dtype=np.uint8)) for _ in range(num)]
+
+
+def test_steps_stay_within_the_bound_and_reach_it():
+    pixels = torch.rand(2, 3, 4, 4) * 0.5 + 0.25
+    found = raised(Stripes(), pixels, ["", ""], bound=0.1, num_steps=20)
+    assert (found - pixels).abs().max() == pytest.approx(0.1, abs=1e-6)
+    assert (found - pixels)[..., ::2] == pytest.approx(torch.full((2, 3, 4, 2), 0.1).numpy(), abs=1e-6)
+    assert raised(Dimness(), pixels, ["", ""], 0.1, 20).mean() < pixels.mean(), "lower scores are better"
+
+
+def test_random_signs_move_every_value_by_the_bound_and_are_the_same_again():
+    pixels = torch.full((2, 3, 4, 4), 0.5)
+    found = with_random_signs(pixels, 0.1, seed=3)
+    assert (found - pixels).abs().numpy() == pytest.approx(np.full((2, 3, 4, 4), 0.1), abs=1e-6)
+    assert torch.equal(found, with_random_signs(pixels, 0.1, seed=3))
+    assert not torch.equal(found, with_random_signs(pixels, 0.1, seed=4))
+
+
+def test_ascent_beats_random_changes_and_says_what_others_think():
+    pool, scorers = NetworkPool(torch.device("cpu")), [Stripes(), Dimness(), Constant()]
+    found = ascent(scorers[0], scorers, images(), [""] * 6, 8, 20, "toy", 4, pool, 0)
+    assert found.gain > 3 * abs(found.control)
+    assert (found.won, found.num_images, found.levels) == (1.0, 6, 8)
+    assert [one.scorer for one in found.others] == ["dimness"], "a scorer without spread has no standard deviation"
+    assert found.exploitability == pytest.approx(found.gain - found.others[0].gain)
+    assert found.others_won == found.others[0].won
+
+
+def test_scorers_of_the_lineage_are_no_others():
+    relative = Dimness()
+    relative.labelled_by = ("stripes",)
+    pool, scorers = NetworkPool(torch.device("cpu")), [Stripes(), relative]
+    found = ascent(scorers[0], scorers, images(), [""] * 6, 8, 2, "toy", 4, pool, 0)
+    assert found.others[0].in_lineage
+    assert found.exploitability is None
+    assert found.others_won is None
