@@ -1,6 +1,7 @@
 """How far a reward is raised by small changes of pixels, and whether anybody else notices."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,101 +46,112 @@ def with_random_signs(pixels: Tensor, bound: float, seed: int) -> Tensor:
     return (pixels + bound * signs).clamp(0, 1)
 
 
-def ascent(
-    reward: Reward,
-    evaluators: Sequence[Evaluator],
-    images: Sequence[Image.Image],
-    prompts: Sequence[str],
-    levels: int,
-    num_steps: int,
-    data: str,
-    batch_size: int,
-    pool: NetworkPool,
-    seed: int,
-) -> PixelAscent:
-    """Raise a reward on images and say what all evaluators think of the result, files of 8 bits as they are.
+class Ascents:
+    """The images that rewards are raised on, and what all evaluators think of them; asked once for all rewards.
 
     Args:
-        evaluators: all scorers that are asked; the reward is among them.
-        levels: largest change of a channel, of 255.
-
-    Returns:
-        Gains in standard deviations over the images; a scorer that gives all images one score is left out.
+        data: name of the data set that the images are from.
+        evaluators: all scorers that are asked; each reward is among them.
+        seed: of the random changes.
     """
-    before, after, control = (np.zeros((len(evaluators), len(images))) for _ in range(3))
-    bar = tqdm(
-        total=len(images),
-        desc=f"raise {reward.name} by {levels}/255",
-        unit="image",
-        delay=1,
-        dynamic_ncols=True,
-        leave=False,
-        disable=not is_main(),
-    )
-    with bar:
-        for size, numbers in _of_one_size(images, batch_size):
-            del size
-            pixels = torch.stack([_pixels(images[number]) for number in numbers])
-            told = [prompts[number] for number in numbers]
-            pool.use(reward)
-            up = raised(reward, pixels.to(reward.device), told, levels / 255, num_steps).cpu()
-            noisy = with_random_signs(pixels, levels / 255, seed)
-            for values, shown in ((before, pixels), (after, up), (control, noisy)):
-                pictures = [_picture(one) for one in shown]
-                with torch.no_grad():
-                    for place, (given, _) in enumerate(scores_of(evaluators, pictures, told, pool)):
-                        sign = 1.0 if evaluators[place].higher_is_better else -1.0
-                        values[place, numbers] = sign * np.array(given)
-            bar.update(len(numbers))
-    return _figures(reward, evaluators, before, after, control, levels, num_steps, data)
+
+    def __init__(
+        self,
+        data: str,
+        evaluators: Sequence[Evaluator],
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        batch_size: int,
+        pool: NetworkPool,
+        seed: int,
+    ) -> None:
+        self.data, self.evaluators, self.prompts, self.pool, self.seed = data, evaluators, prompts, pool, seed
+        self.batches = [
+            (rows, torch.stack([_pixels(images[row]) for row in rows])) for rows in _rows(images, batch_size)
+        ]
+        self._control: dict[int, Floats] = {}
+
+    @cached_property
+    def before(self) -> Floats:
+        """Scores of the unchanged images, [evaluators, images], the higher the better."""
+        return self._scores([pixels for _, pixels in self.batches])
+
+    def control(self, levels: int) -> Floats:
+        """Return the scores after random changes of a size, [evaluators, images]."""
+        if levels not in self._control:
+            noisy = [with_random_signs(pixels, levels / 255, self.seed + rows[0]) for rows, pixels in self.batches]
+            self._control[levels] = self._scores(noisy)
+        return self._control[levels]
+
+    def measure(self, reward: Reward, levels: int, num_steps: int) -> PixelAscent:
+        """Raise a reward and say what all evaluators think of the result, rounded to 8 bits as files are.
+
+        Args:
+            levels: largest change of a channel, of 255.
+
+        Returns:
+            Gains in standard deviations over the images; a scorer that gives all images one score is left out.
+        """
+        before, control = self.before, self.control(levels)
+        raised_images = []
+        bar = tqdm(
+            total=len(self.prompts),
+            desc=f"raise {reward.name} by {levels}/255",
+            unit="image",
+            delay=1,
+            dynamic_ncols=True,
+            leave=False,
+            disable=not is_main(),
+        )
+        with bar:
+            for rows, pixels in self.batches:
+                self.pool.use(reward)
+                told = [self.prompts[row] for row in rows]
+                raised_images.append(raised(reward, pixels.to(reward.device), told, levels / 255, num_steps).cpu())
+                bar.update(len(rows))
+        after, spread = self._scores(raised_images), before.std(axis=1)
+        found: dict[str, OtherGain] = {}
+        for place, evaluator in enumerate(self.evaluators):
+            if not spread[place] > 0:
+                continue
+            noise = float((control[place] - before[place]).mean() / spread[place])
+            gain = float((after[place] - before[place]).mean() / spread[place]) - noise
+            won = float((0.5 + np.sign(after[place] - before[place]) / 2).mean())
+            related = evaluator.name in reward.lineage or reward.name in evaluator.lineage
+            found[evaluator.name] = OtherGain(evaluator.name, gain, noise, won, related)
+        own = found.pop(reward.name, OtherGain(reward.name, 0.0, 0.0, 0.5, True))
+        outside = [one for one in found.values() if not one.in_lineage]
+        return PixelAscent(
+            data=self.data,
+            levels=levels,
+            num_steps=num_steps,
+            num_images=before.shape[1],
+            gain=own.gain,
+            control=own.control,
+            won=own.won,
+            others=list(found.values()),
+            exploitability=own.gain - max(one.gain for one in outside) if outside else None,
+            others_won=float(np.median([one.won for one in outside])) if outside else None,
+        )
+
+    @torch.no_grad()
+    def _scores(self, shown: Sequence[Tensor]) -> Floats:
+        """Return what all evaluators think of batches of changed images, [evaluators, images]."""
+        found = np.zeros((len(self.evaluators), len(self.prompts)))
+        for (rows, _), pixels in zip(self.batches, shown, strict=True):
+            told = [self.prompts[row] for row in rows]
+            given = scores_of(self.evaluators, [_picture(one) for one in pixels], told, self.pool)
+            for place, (evaluator, (scores, _)) in enumerate(zip(self.evaluators, given, strict=True)):
+                found[place, rows] = np.array(scores) * (1.0 if evaluator.higher_is_better else -1.0)
+        return found
 
 
-def _figures(
-    reward: Reward,
-    evaluators: Sequence[Evaluator],
-    before: Floats,
-    after: Floats,
-    control: Floats,
-    levels: int,
-    num_steps: int,
-    data: str,
-) -> PixelAscent:
-    spread = before.std(axis=1)
-    found: dict[str, OtherGain] = {}
-    for place, evaluator in enumerate(evaluators):
-        if not spread[place] > 0:
-            continue
-        noise = float((control[place] - before[place]).mean() / spread[place])
-        gain = float((after[place] - before[place]).mean() / spread[place]) - noise
-        won = (0.5 + np.sign(after[place] - before[place]) / 2).mean()
-        related = evaluator.name in reward.lineage or reward.name in evaluator.lineage
-        found[evaluator.name] = OtherGain(evaluator.name, gain, noise, float(won), related)
-    own = found.pop(reward.name, OtherGain(reward.name, 0.0, 0.0, 0.5, True))
-    outside = [one for one in found.values() if not one.in_lineage]
-    return PixelAscent(
-        data=data,
-        levels=levels,
-        num_steps=num_steps,
-        num_images=before.shape[1],
-        gain=own.gain,
-        control=own.control,
-        won=own.won,
-        others=list(found.values()),
-        exploitability=own.gain - max(one.gain for one in outside) if outside else None,
-        others_won=float(np.median([one.won for one in outside])) if outside else None,
-    )
-
-
-def _of_one_size(images: Sequence[Image.Image], batch_size: int) -> list[tuple[tuple[int, int], list[int]]]:
+def _rows(images: Sequence[Image.Image], batch_size: int) -> list[list[int]]:
     """Return the numbers of images of one size in batches."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for number, image in enumerate(images):
         by_size.setdefault(image.size, []).append(number)
-    return [
-        (size, numbers[start : start + batch_size])
-        for size, numbers in by_size.items()
-        for start in range(0, len(numbers), batch_size)
-    ]
+    return [rows[start : start + batch_size] for rows in by_size.values() for start in range(0, len(rows), batch_size)]
 
 
 def _pixels(image: Image.Image) -> Tensor:

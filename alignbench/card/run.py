@@ -16,7 +16,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from alignbench.card.accuracy import accuracy
-from alignbench.card.ascent import ascent
+from alignbench.card.ascent import Ascents
 from alignbench.card.best_of import best_of
 from alignbench.card.human.records import HumanPairs, Pairs, Record, picture
 from alignbench.card.policies import policy_gains
@@ -146,13 +146,11 @@ def _raise(
     drawn = places[: cfg.exploit.num_images]
     images = [picture(records[number].images[image]) for number, image in drawn]
     prompts = [records[number].prompt for number, _ in drawn]
-    for reward in (one for one in evaluators if isinstance(one, Reward) and drawn):
+    rewards = [one for one in evaluators if isinstance(one, Reward) and drawn]
+    ascents = Ascents(data.name, evaluators, images, prompts, cfg.batch_size, pool, cfg.seed)
+    for reward in rewards:
         for levels in cfg.exploit.levels:
-            found = ascent(
-                reward, evaluators, images, prompts, levels, cfg.exploit.num_steps, data.name, cfg.batch_size, pool,
-                cfg.seed,
-            )  # fmt: skip
-            _add(measured, _key(reward), ascent=found)
+            _add(measured, _key(reward), ascent=ascents.measure(reward, levels, cfg.exploit.num_steps))
 
 
 def _tell_alike(

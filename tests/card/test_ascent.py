@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignbench.card.ascent import ascent, raised, with_random_signs
+from alignbench.card.ascent import Ascents, raised, with_random_signs
 from alignbench.evaluator import Evaluator, Reward
 from alignbench.scoring.network_pool import NetworkPool
 from evaluators.networks.preprocess import Pictures
@@ -58,6 +58,10 @@ def images(num=6, side=8):
     return [Image.fromarray(rng.integers(40, 200, (side, side, 3), dtype=np.uint8)) for _ in range(num)]
 
 
+def on_images(scorers):
+    return Ascents("toy", scorers, images(), [""] * 6, 4, NetworkPool(torch.device("cpu")), 0)
+
+
 def test_steps_stay_within_the_bound_and_reach_it():
     pixels = torch.rand(2, 3, 4, 4) * 0.5 + 0.25
     found = raised(Stripes(), pixels, ["", ""], bound=0.1, num_steps=20)
@@ -75,8 +79,8 @@ def test_random_signs_move_every_value_by_the_bound_and_are_the_same_again():
 
 
 def test_ascent_beats_random_changes_and_says_what_others_think():
-    pool, scorers = NetworkPool(torch.device("cpu")), [Stripes(), Dimness(), Constant()]
-    found = ascent(scorers[0], scorers, images(), [""] * 6, 8, 20, "toy", 4, pool, 0)
+    scorers = [Stripes(), Dimness(), Constant()]
+    found = on_images(scorers).measure(scorers[0], 8, 20)
     assert found.gain > 3 * abs(found.control)
     assert (found.won, found.num_images, found.levels) == (1.0, 6, 8)
     assert [one.scorer for one in found.others] == ["dimness"], "a scorer without spread has no standard deviation"
@@ -87,8 +91,18 @@ def test_ascent_beats_random_changes_and_says_what_others_think():
 def test_scorers_of_the_lineage_are_no_others():
     relative = Dimness()
     relative.labelled_by = ("stripes",)
-    pool, scorers = NetworkPool(torch.device("cpu")), [Stripes(), relative]
-    found = ascent(scorers[0], scorers, images(), [""] * 6, 8, 2, "toy", 4, pool, 0)
+    scorers = [Stripes(), relative]
+    found = on_images(scorers).measure(scorers[0], 8, 2)
     assert found.others[0].in_lineage
     assert found.exploitability is None
     assert found.others_won is None
+
+
+def test_images_of_several_sizes_keep_their_prompts_and_places():
+    class ByPrompt(Stripes):
+        def score_features(self, inputs, encoded):
+            return torch.tensor([float(prompt) for prompt in encoded])
+
+    pictures = [Image.new("RGB", (size, 8)) for size in (8, 10, 8, 10, 8)]
+    found = Ascents("toy", [ByPrompt()], pictures, list("01234"), 2, NetworkPool(torch.device("cpu")), 0)
+    assert found.before.tolist() == [[0, 1, 2, 3, 4]]

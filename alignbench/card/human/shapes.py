@@ -52,5 +52,6 @@ class ShapesPeople(HumanPairs):
             chance = population.preference_probability(seen[:, None], seen[None])
             group = "one shape" if len(demand.shapes) == 1 else "two shapes"
             images = tuple(Image.fromarray(one) for one in pixels)
-            found.append(Record(prompt, images, population.mean_utility(seen), group, chance=chance))
+            worth = population.mean_utility(seen).astype(np.float32)  # as scores are kept, so that ties are ties
+            found.append(Record(prompt, images, worth.astype(np.float64), group, chance=chance))
         return found
