@@ -66,9 +66,8 @@ class Ascents:
         seed: int,
     ) -> None:
         self.data, self.evaluators, self.prompts, self.pool, self.seed = data, evaluators, prompts, pool, seed
-        self.batches = [
-            (rows, torch.stack([_pixels(images[row]) for row in rows])) for rows in _rows(images, batch_size)
-        ]
+        rows_of_batches = _rows(images, batch_size)
+        self.batches = [(rows, torch.stack([_pixels(images[row]) for row in rows])) for rows in rows_of_batches]
         self._control: dict[int, Floats] = {}
 
     @cached_property
@@ -141,7 +140,7 @@ class Ascents:
         for (rows, _), pixels in zip(self.batches, shown, strict=True):
             told = [self.prompts[row] for row in rows]
             given = scores_of(self.evaluators, [_picture(one) for one in pixels], told, self.pool)
-            for place, (evaluator, (scores, _)) in enumerate(zip(self.evaluators, given, strict=True)):
+            for place, (evaluator, scores) in enumerate(zip(self.evaluators, given, strict=True)):
                 found[place, rows] = np.array(scores) * (1.0 if evaluator.higher_is_better else -1.0)
         return found
 

@@ -105,8 +105,7 @@ def _measure(
         figures = accuracy(data, records, pairs, margins[evaluator.name], evaluator.lineage, found.scores)
         curve = _best_of(cfg, data, records, evaluator, evaluators, by_key)
         _add(measured, _key(evaluator), accuracy=figures, best_of=curve)
-        if found.seconds is not None:
-            measured.seconds[_key(evaluator)].append(found.seconds)
+        measured.seconds[_key(evaluator)].append(found.seconds)
     _raise(cfg, data, records, evaluators, pool, measured)
     _tell_alike(redundancy(margins, pairs.worth), data, len(pairs.record), evaluators, measured)
     some = drawn_pairs(records, pairs, cfg.comparer_pairs)

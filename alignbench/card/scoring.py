@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +36,11 @@ class Scored:
 
     Attributes:
         scores: of each record, [N], the higher the better, whatever the evaluator's own direction.
-        seconds: of an image; None where all scores were known.
+        seconds: of an image, its preprocessing included, when the network is loaded.
     """
 
     scores: list[Floats]
-    seconds: float | None
+    seconds: float
 
     def margins(self, pairs: Pairs) -> Floats:
         """Return first image minus second, [P]."""
@@ -72,20 +73,23 @@ def scored(
     folder = Path(root) / CARDS / "scores" / f"{data}-{digest(records)}"
     keys = [(number, image) for number, record in enumerate(records) for image in range(len(record.images))]
     digests = [image_digest(records[number].images[image]) for number, image in keys]
-    found: dict[str, Scored] = {}
+    found: dict[str, list[Floats]] = {}
     asked: list[Evaluator] = []
     for evaluator in evaluators:
         values = _known(folder, evaluator, keys, digests)
         if values is None:
             asked.append(evaluator)
         else:
-            found[_key(evaluator)] = Scored(_by_record(evaluator, keys, values), None)
-    for evaluator, (values, seconds) in zip(asked, _score(asked, records, keys, batch_size, pool, data), strict=True):
+            found[_key(evaluator)] = _by_record(evaluator, keys, values)
+    for evaluator, values in zip(asked, _score(asked, records, keys, batch_size, pool, data), strict=True):
         ids = [_id(number) for number, _ in keys]
         table = Scores.of(info(evaluator), ids, [image for _, image in keys], values, digests)
         table.write(folder / f"{_key(evaluator)}.parquet")
-        found[_key(evaluator)] = Scored(_by_record(evaluator, keys, table.score), seconds)
-    return {_key(evaluator): found[_key(evaluator)] for evaluator in evaluators}
+        found[_key(evaluator)] = _by_record(evaluator, keys, table.score)
+    return {
+        _key(evaluator): Scored(found[_key(evaluator)], _seconds(evaluator, records, keys[:batch_size], pool))
+        for evaluator in evaluators
+    }
 
 
 def _key(evaluator: Evaluator | Comparer) -> str:
@@ -129,49 +133,58 @@ def _score(
     batch_size: int,
     pool: NetworkPool,
     data: str,
-) -> list[tuple[NDArray[np.float32], float]]:
-    """Return the scores of all images by each evaluator, and the seconds of an image."""
+) -> list[NDArray[np.float32]]:
+    """Return the scores of all images by each evaluator."""
     values: list[list[float]] = [[] for _ in evaluators]
-    seconds = np.zeros(len(evaluators))
-    if not evaluators:
-        return []
-    with tqdm(
-        total=len(keys),
+    bar = tqdm(
+        total=len(keys) if evaluators else 0,
         desc=f"score {data}",
         unit="image",
         delay=1,
         dynamic_ncols=True,
         leave=False,
         disable=not is_main(),
-    ) as bar:
-        for start in range(0, len(keys), batch_size):
+    )
+    with bar:
+        for start in range(0, len(keys) if evaluators else 0, batch_size):
             batch = keys[start : start + batch_size]
-            pictures = [picture(records[number].images[image]) for number, image in batch]
-            prompts = [records[number].prompt for number, _ in batch]
-            for place, (given, used) in enumerate(scores_of(evaluators, pictures, prompts, pool)):
+            pictures, prompts = _pictures(records, batch)
+            for place, given in enumerate(scores_of(evaluators, pictures, prompts, pool)):
                 values[place] += given
-                seconds[place] += used
             bar.update(len(batch))
-    return [(np.array(of, np.float32), float(used / len(keys))) for of, used in zip(values, seconds, strict=True)]
+    return [np.array(of, np.float32) for of in values]
 
 
 def scores_of(
     evaluators: Sequence[Evaluator], pictures: Sequence[Image.Image], prompts: Sequence[str], pool: NetworkPool
-) -> list[tuple[list[float], float]]:
-    """Return the scores of a batch by each evaluator, with the seconds it took; equal inputs are made once."""
-    inputs: dict[Preprocess, tuple[object, float]] = {}
+) -> list[list[float]]:
+    """Return the scores of a batch by each evaluator; equal inputs are made once."""
+    inputs: dict[Preprocess, Any] = {}
     found = []
     for evaluator in evaluators:
         pool.use(evaluator)
-        start = time.perf_counter()
         if evaluator.preprocess not in inputs:
-            prepared = evaluator.preprocess(pictures)
-            inputs[evaluator.preprocess] = prepared, time.perf_counter() - start
-        prepared, took = inputs[evaluator.preprocess]
-        start = time.perf_counter()
-        given = evaluator.score_inputs(prepared, evaluator.encode_prompts(list(prompts))).float().cpu().tolist()
-        found.append((given, took + time.perf_counter() - start))
+            inputs[evaluator.preprocess] = evaluator.preprocess(pictures)
+        scores = evaluator.score_inputs(inputs[evaluator.preprocess], evaluator.encode_prompts(list(prompts)))
+        found.append(scores.float().cpu().tolist())
     return found
+
+
+@torch.no_grad()
+def _seconds(
+    evaluator: Evaluator, records: Sequence[Record], batch: Sequence[tuple[int, int]], pool: NetworkPool
+) -> float:
+    """Return how long an image of a batch takes; the first pass, which loads what is needed, is not counted."""
+    pictures, prompts = _pictures(records, batch)
+    scores_of([evaluator], pictures[:1], prompts[:1], pool)
+    start = time.perf_counter()
+    scores_of([evaluator], pictures, prompts, pool)
+    return (time.perf_counter() - start) / len(batch)
+
+
+def _pictures(records: Sequence[Record], batch: Sequence[tuple[int, int]]) -> tuple[list[Image.Image], list[str]]:
+    pictures = [picture(records[number].images[image]) for number, image in batch]
+    return pictures, [records[number].prompt for number, _ in batch]
 
 
 def image_digest(image: Picture) -> str:

@@ -44,7 +44,7 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
     assert clip.best_of[0].n == [1, 2, 4]
     assert clip.alike[0].num_scorers == 3
     assert clip.cost.seconds > 0
-    assert [one.method for one in truth.policies][:1] == ["smpo"]
+    assert {one.method for one in truth.policies} == {"smpo", "dpo"}
     assert found["shapes_comparer", "1"].lead.position.calls == 10
     page = (tmp_path / "cards" / "cards.md").read_text()
     assert "3 scorers are worth" in page
@@ -53,14 +53,14 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
     assert "shapes_clip@1" in capsys.readouterr().out
 
     from evaluators.comparers.shapes import ShapesComparer
-    from evaluators.shapes_reward import ShapesReward
 
     def refuse(*_):
         raise AssertionError("known already")
 
     monkeypatch.setattr(ShapesComparer, "compare", refuse)
-    monkeypatch.setattr(ShapesReward, "score_features", refuse)
-    again = cards(*words[4:], "comparers=shapes", "exploit.num_images=0", "comparer_pairs=5")
+    monkeypatch.setattr("alignbench.card.scoring._score", lambda asked, *_: [refuse() for _ in asked])
+    again = cards(*words[5:], "comparers=shapes", "exploit.num_images=0", "comparer_pairs=5")
+    assert again["shapes_clip", "1"].ascent == clip.ascent, "what an earlier command measured is kept"
     assert again["shapes_clip", "1"].lead == clip.lead
     assert again["shapes_comparer", "1"].lead == found["shapes_comparer", "1"].lead
 

@@ -131,7 +131,7 @@ def _same_length(values: dict[str, Any], where: str, names: str, ranks: str) -> 
     found, numbers = values.get(names), values.get(ranks)
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise UserError(f'{where} has no list of file names in "{names}"')
-    if not _are_numbers(numbers) or len(numbers) != len(found):
+    if not isinstance(numbers, list) or not _are_numbers(numbers) or len(numbers) != len(found):
         raise UserError(f'{where} has not one number in "{ranks}" for each of its {len(found)} images')
     return found, np.array(numbers, dtype=np.float64)
 
