@@ -14,7 +14,7 @@ PACKAGES = ("alignbench", "methods", "evaluators")
 # From the roof to the ground. A room imports from its own floor's line no other room, and from the floors below it any.
 FLOORS = """
     __main__
-    calibrate  capsule  export  interface  plan  reproduce  search  soup  study  train_reward
+    calibrate  capsule  card  export  interface  plan  reproduce  search  soup  study  train_reward
     serve
     cli
     stages

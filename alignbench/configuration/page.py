@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from alignbench.settings.auxiliary import AuxiliaryLoss
+from alignbench.settings.card import CardCommand, Exploit
 from alignbench.settings.command import Command
 from alignbench.settings.compare import Compare
 from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
@@ -37,6 +38,8 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "tracker": ("tracker.", Tracker),
     "reward_command": ("", RewardCommand),
     "reward_train": ("train.", RewardTrain),
+    "card_command": ("", CardCommand),
+    "exploit": ("exploit.", Exploit),
 }
 
 

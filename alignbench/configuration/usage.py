@@ -53,6 +53,7 @@ PROGRAMS = {
     "capsule": "hand in runs as one file, check and merge such files",
     "plan": "how many prompts and seeds a claim needs",
     "serve": "score images over HTTP",
+    "card": "how far evaluators and comparers are to be trusted",
     "calibrate": "compare evaluators with their published scores",
 }
 

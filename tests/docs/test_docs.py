@@ -29,6 +29,8 @@ import methods
 from alignbench.batch import PairBatch
 from alignbench.calibrate.__main__ import calibrate_all
 from alignbench.capsule.__main__ import arguments as arguments_of_capsule
+from alignbench.card.__main__ import arguments as arguments_of_card
+from alignbench.card.checks import check as check_card
 from alignbench.configuration.build import conf_folder
 from alignbench.configuration.compose import check_command_line, composed
 from alignbench.configuration.find_evaluator import read_settings
@@ -103,7 +105,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
         f"alignbench.{one}"
-        for one in "calibrate capsule export plan reproduce search serve soup study train_reward".split()
+        for one in "calibrate capsule card export plan reproduce search serve soup study train_reward".split()
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
@@ -234,6 +236,11 @@ def test_every_command_that_trains_a_judge_passes_its_checks(words, placeholders
         for text in arguments_of_train_reward(words).overrides
     ]
     check_reward_model(composed(overrides, "train_reward"))
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.card")))
+def test_every_command_that_makes_cards_passes_its_checks(words):
+    check_card(composed(arguments_of_card(words).overrides, "card"))
 
 
 @pytest.mark.usefixtures("scorers_at_hand")
