@@ -141,7 +141,7 @@ def _raise(
 ) -> None:
     """Raise each reward on the same images, drawn over all prompts; their order in the data does not matter."""
     places = [(number, image) for number, record in enumerate(records) for image in range(len(record.images))]
-    places.sort(key=lambda place: keyed(place[1], records[place[0]].prompt, cfg.seed))  # one of each prompt first
+    places.sort(key=lambda place: keyed(place[1], records[place[0]].prompt, cfg.seed))
     drawn = places[: cfg.exploit.num_images]
     images = [picture(records[number].images[image]) for number, image in drawn]
     prompts = [records[number].prompt for number, _ in drawn]

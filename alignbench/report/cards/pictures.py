@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def write_pictures(cards: Sequence[Card], folder: Path) -> dict[str, Path]:
-    """Draw all pictures that cards have figures for; return their files by name."""
+    """Draw all pictures that cards have figures for, and remove those of earlier cards; return their files by name."""
     found: dict[str, Path] = {}
     for number, rows in enumerate(accuracies(cards).values()):
-        found[f"accuracy-{number}"] = _accuracy(rows, folder / f"accuracy-{rows[0][1].data}-{rows[0][1].digest}.png")
+        found[f"accuracy-{number}"] = _accuracy(rows, folder / _name(rows[0][1]))
     for data, levels, num, steps in ascents(cards):
         name = f"ascent-{data}-{levels}-{num}-{steps}"
         found[name] = _ascent(cards, (data, levels, num, steps), folder / f"{name}.png")
@@ -26,7 +26,14 @@ def write_pictures(cards: Sequence[Card], folder: Path) -> dict[str, Path]:
         found[f"best_of-{data}"] = _best_of(cards, data, folder / f"best_of-{data}.png")
     for number, key in enumerate(alike_groups(cards)):
         found[f"alike-{number}"] = _dendrogram(cards, key, folder / f"alike-{key[0]}-{number}.png")
+    for file in set(folder.glob("*.png")) - set(found.values()):
+        file.unlink(missing_ok=True)
     return found
+
+
+def _name(one: DataAccuracy) -> str:
+    """Return the name of the picture of accuracies that may be compared."""
+    return f"accuracy-{one.data}-{one.digest}-{one.num_pairs}-{one.protocol}.png"
 
 
 def _accuracy(rows: Sequence[tuple[Card, DataAccuracy]], path: Path) -> Path:
