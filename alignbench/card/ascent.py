@@ -1,6 +1,6 @@
 """How far a reward is raised by small changes of pixels, and whether anybody else notices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -52,6 +52,7 @@ class Ascents:
     Args:
         data: name of the data set that the images are from.
         evaluators: all scorers that are asked; each reward is among them.
+        spreads: by the name of each, its standard deviation between images of one prompt; the unit of gains.
         seed: of the random changes.
     """
 
@@ -59,6 +60,7 @@ class Ascents:
         self,
         data: str,
         evaluators: Sequence[Evaluator],
+        spreads: Mapping[str, float],
         images: Sequence[Image.Image],
         prompts: Sequence[str],
         batch_size: int,
@@ -66,6 +68,7 @@ class Ascents:
         seed: int,
     ) -> None:
         self.data, self.evaluators, self.prompts, self.pool, self.seed = data, evaluators, prompts, pool, seed
+        self.spreads = spreads
         rows_of_batches = _rows(images, batch_size)
         self.batches = [(rows, torch.stack([_pixels(images[row]) for row in rows])) for rows in rows_of_batches]
         self._control: dict[int, Floats] = {}
@@ -89,7 +92,7 @@ class Ascents:
             levels: largest change of a channel, of 255.
 
         Returns:
-            Gains in standard deviations over the images; a scorer that gives all images one score is left out.
+            Gains in standard deviations between images of one prompt; a scorer without any is left out.
         """
         before, control = self.before, self.control(levels)
         raised_images = []
@@ -108,13 +111,13 @@ class Ascents:
                 told = [self.prompts[row] for row in rows]
                 raised_images.append(raised(reward, pixels.to(reward.device), told, levels / 255, num_steps).cpu())
                 bar.update(len(rows))
-        after, spread = self._scores(raised_images), before.std(axis=1)
+        after = self._scores(raised_images)
         found: dict[str, OtherGain] = {}
         for place, evaluator in enumerate(self.evaluators):
-            if not spread[place] > 0:
+            if not (spread := self.spreads[evaluator.name]) > 0:
                 continue
-            noise = float((control[place] - before[place]).mean() / spread[place])
-            gain = float((after[place] - before[place]).mean() / spread[place]) - noise
+            noise = float((control[place] - before[place]).mean() / spread)
+            gain = float((after[place] - before[place]).mean() / spread) - noise
             won = float((0.5 + np.sign(after[place] - before[place]) / 2).mean())
             related = evaluator.name in reward.lineage or reward.name in evaluator.lineage
             found[evaluator.name] = OtherGain(evaluator.name, gain, noise, won, related)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.card.human.records import spread_within
 from alignbench.store.cards import BestOf
 
 Floats = NDArray[np.float64]
@@ -76,8 +77,8 @@ def best_of(
 def _curve(
     chooser: Sequence[Floats], judge: Sequence[Floats], kept: Sequence[int], numbers: Sequence[int]
 ) -> list[float] | None:
-    """Return gains over one image, in standard deviations of the judge over all images; None where it is constant."""
-    spread = float(np.concatenate([judge[number] for number in kept]).std())
+    """Return gains over one image, in the judge's deviations between images of a prompt; None where it has none."""
+    spread = spread_within([judge[row] for row in kept])
     if not spread > 0:
         return None
     return [

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from alignbench.card.accuracy import accuracy
 from alignbench.card.ascent import Ascents
 from alignbench.card.best_of import best_of
-from alignbench.card.human.records import HumanPairs, Pairs, Record, picture
+from alignbench.card.human.records import HumanPairs, Pairs, Record, picture, spread_within
 from alignbench.card.policies import policy_gains
 from alignbench.card.redundancy import Redundancy, redundancy
 from alignbench.card.scoring import Scored, drawn_pairs, judged_pairs, margins_of, scored
@@ -106,7 +106,8 @@ def _measure(
         curve = _best_of(cfg, data, records, evaluator, evaluators, by_key)
         _add(measured, _key(evaluator), accuracy=figures, best_of=curve)
         measured.seconds[_key(evaluator)].append(found.seconds)
-    _raise(cfg, data, records, evaluators, pool, measured)
+    spreads = {evaluator.name: spread_within(by_key[_key(evaluator)].scores) for evaluator in evaluators}
+    _raise(cfg, data, records, evaluators, spreads, pool, measured)
     _tell_alike(redundancy(margins, pairs.worth), data, len(pairs.record), evaluators, measured)
     some = drawn_pairs(records, pairs, cfg.comparer_pairs)
     for comparer in comparers:
@@ -136,6 +137,7 @@ def _raise(
     data: HumanPairs,
     records: Sequence[Record],
     evaluators: Sequence[Evaluator],
+    spreads: Mapping[str, float],
     pool: NetworkPool,
     measured: Measured,
 ) -> None:
@@ -146,7 +148,7 @@ def _raise(
     images = [picture(records[number].images[image]) for number, image in drawn]
     prompts = [records[number].prompt for number, _ in drawn]
     rewards = [one for one in evaluators if isinstance(one, Reward) and drawn]
-    ascents = Ascents(data.name, evaluators, images, prompts, cfg.batch_size, pool, cfg.seed)
+    ascents = Ascents(data.name, evaluators, spreads, images, prompts, cfg.batch_size, pool, cfg.seed)
     for reward in rewards:
         for levels in cfg.exploit.levels:
             _add(measured, _key(reward), ascent=ascents.measure(reward, levels, cfg.exploit.num_steps))

@@ -124,7 +124,8 @@ class OtherGain:
     """What another scorer says of images that were changed, or chosen, for this one.
 
     Attributes:
-        gain: mean change of its score, in standard deviations over the images, minus `control`; higher is better.
+        gain: mean change of its score, in standard deviations between images of one prompt, minus `control`; higher is
+            better.
         control: the mean change by random changes of the same size.
         won: share of the images that it finds better than before, ties half.
         in_lineage: whether one of the two learned from the other.
@@ -167,7 +168,8 @@ class BestOf:
 
     Attributes:
         divergence: bound of the KL divergence from taking one image: log n - (n - 1) / n, in nats.
-        gain: mean gain over one image, by scorer, in standard deviations over all images; this scorer is among them.
+        gain: mean gain over one image, by scorer, in standard deviations between images of one prompt; this scorer is
+            among them.
         truth: the same in what people think of the images.
     """
 

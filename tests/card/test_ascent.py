@@ -59,7 +59,8 @@ def images(num=6, side=8):
 
 
 def on_images(scorers):
-    return Ascents("toy", scorers, images(), [""] * 6, 4, NetworkPool(torch.device("cpu")), 0)
+    spreads = {one.name: 0.0 if one.name == "constant" else 0.02 for one in scorers}
+    return Ascents("toy", scorers, spreads, images(), [""] * 6, 4, NetworkPool(torch.device("cpu")), 0)
 
 
 def test_steps_stay_within_the_bound_and_reach_it():
@@ -82,6 +83,8 @@ def test_ascent_beats_random_changes_and_says_what_others_think():
     scorers = [Stripes(), Dimness(), Constant()]
     found = on_images(scorers).measure(scorers[0], 8, 20)
     assert found.gain > 3 * abs(found.control)
+    # each of the two means moves by 8/255, but for rounding to 8 bits
+    assert found.gain + found.control == pytest.approx(2 * 8 / 255 / 0.02, rel=0.01)
     assert (found.won, found.num_images, found.levels) == (1.0, 6, 8)
     assert [one.scorer for one in found.others] == ["dimness"], "a scorer without spread has no standard deviation"
     assert found.exploitability == pytest.approx(found.gain - found.others[0].gain)
@@ -104,5 +107,5 @@ def test_images_of_several_sizes_keep_their_prompts_and_places():
             return torch.tensor([float(prompt) for prompt in encoded])
 
     pictures = [Image.new("RGB", (size, 8)) for size in (8, 10, 8, 10, 8)]
-    found = Ascents("toy", [ByPrompt()], pictures, list("01234"), 2, NetworkPool(torch.device("cpu")), 0)
+    found = Ascents("toy", [ByPrompt()], {}, pictures, list("01234"), 2, NetworkPool(torch.device("cpu")), 0)
     assert found.before.tolist() == [[0, 1, 2, 3, 4]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignbench.card.best_of import best_of, divergence, expected_best
+from alignbench.card.human.records import spread_within
 
 
 def test_the_best_of_one_gains_nothing():
@@ -20,9 +21,9 @@ def test_the_best_of_one_gains_nothing():
 def test_the_best_of_all_is_the_best_and_what_another_says_of_it():
     scores = {"a": [np.array([0.1, 0.9, 0.4, 0.2])], "b": [np.array([3.0, 1.0, 2.0, 5.0])]}
     found = best_of("a", scores, [np.array([0.0, 1.0, 0.0, 0.0])], [4], "toy")
-    spread = scores["b"][0].std()
+    spread = scores["b"][0].std(ddof=1)
     assert found.gain["b"] == [pytest.approx((1 - 2.75) / spread)]
-    assert found.truth == [pytest.approx(0.75 / np.array([0, 1, 0, 0]).std())]
+    assert found.truth == [pytest.approx(0.75 / np.array([0, 1, 0, 0]).std(ddof=1))]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -41,3 +42,14 @@ def test_prompts_with_too_few_images_are_left_out_and_n_ends_where_most_prompts_
     found = best_of("a", scores, None, [1, 2, 4, 8], "toy")
     assert (found.n, found.num_prompts) == ([1, 2, 4], 3)
     assert best_of("a", {"a": [np.ones(1)]}, None, [1, 2], "toy") is None
+
+
+def test_gains_do_not_depend_on_how_much_scores_differ_between_prompts():
+    rng = np.random.default_rng(1)
+    scores = [rng.normal(size=4) for _ in range(5)]
+    shifted = [one + 100 * number for number, one in enumerate(scores)]
+    assert spread_within(shifted) == pytest.approx(spread_within(scores))
+    assert spread_within([np.array([1.0, 3.0]), np.array([7.0])]) == pytest.approx(np.sqrt(2))
+    assert spread_within([np.ones(1)]) == 0
+    found = best_of("a", {"a": shifted}, None, [2], "toy").gain["a"]
+    assert found == pytest.approx(best_of("a", {"a": scores}, None, [2], "toy").gain["a"])

@@ -127,6 +127,16 @@ def digest(records: Sequence[Record]) -> str:
     return found.hexdigest()[:16]
 
 
+def spread_within(scores: Sequence[Floats]) -> float:
+    """Return the standard deviation between images of one prompt, from the scores of all records, pooled.
+
+    The unit of all gains: how much scores differ between prompts does not count, and for some scorers it is most of it.
+    """
+    deviations = sum(float(((one - one.mean()) ** 2).sum()) for one in scores)
+    degrees = sum(len(one) - 1 for one in scores)
+    return float(np.sqrt(deviations / degrees)) if degrees else 0.0
+
+
 def picture(image: Picture) -> Image.Image:
     """Return the picture of a record.
 

@@ -25,16 +25,16 @@ ACCURACY = (
 )
 ASCENT = (
     "Each image is changed along the gradient of one scorer, by at most so many of 255 levels. Gains are in standard "
-    "deviations of the scorer over the images; the gain by random changes of the same size is subtracted. "
+    "deviations of the scorer between images of one prompt; the gain by random changes of the same size is subtracted. "
     "Exploitability is the scorer's own gain minus the largest gain of a scorer outside its lineage. Others find "
     "better: the median share of images that scorers outside the lineage prefer to the unchanged ones. It is 50 "
     "without any change. The scorer that notices most is the one outside the lineage that falls most, or rises least; "
     "its change is told with nothing subtracted."
 )
 BEST_OF = (
-    "The best of n images of a prompt, as each scorer chooses it. Gains over one image are in standard deviations. The "
-    "truth is what people, or the program in their place, think of the images. KL is the bound log n - (n - 1) / n in "
-    "nats."
+    "The best of n images of a prompt, as each scorer chooses it. Gains over one image are in standard deviations "
+    "between images of one prompt. The truth is what people, or the program in their place, think of the images. KL is "
+    "the bound log n - (n - 1) / n in nats."
 )
 POLICIES = (
     "Win rates over base, in %, of methods that trained on a scorer: by this scorer, and the mean by those that the "
