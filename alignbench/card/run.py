@@ -64,10 +64,12 @@ def make_cards(cfg: DictConfig) -> list[Path]:
     gains = policy_gains(Path(cfg.runs) / "leaderboard.csv") if cfg.runs is not None else {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pool = NetworkPool(device)
+    measured = Measured({_key(one): _empty(one) for one in [*evaluators, *comparers]})
+    for card in measured.cards.values():
+        _merged(root, card)  # a damaged card is refused before anything is measured
     if cfg.calibration:
         for evaluator in evaluators:
             calibrate(evaluator, None)
-    measured = Measured({_key(one): _empty(one) for one in [*evaluators, *comparers]})
     for data in data_sets:
         _measure(cfg, data, evaluators, comparers, root, pool, measured)
     for key, card in measured.cards.items():
@@ -145,9 +147,11 @@ def _raise(
     places = [(number, image) for number, record in enumerate(records) for image in range(len(record.images))]
     places.sort(key=lambda place: keyed(place[1], records[place[0]].prompt, cfg.seed))
     drawn = places[: cfg.exploit.num_images]
+    rewards = [one for one in evaluators if isinstance(one, Reward) and drawn]
+    if not rewards:
+        return
     images = [picture(records[number].images[image]) for number, image in drawn]
     prompts = [records[number].prompt for number, _ in drawn]
-    rewards = [one for one in evaluators if isinstance(one, Reward) and drawn]
     ascents = Ascents(data.name, evaluators, spreads, images, prompts, cfg.batch_size, pool, cfg.seed)
     for reward in rewards:
         for levels in cfg.exploit.levels:

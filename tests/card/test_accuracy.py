@@ -14,6 +14,7 @@ from alignbench.card.rules import ranks_of_groups
 from alignbench.pairwise.comparer import Verdict
 from alignbench.pairwise.orders import JudgedPair
 
+# the rankings of THUDM/ImageReward's data/test.json (Apache-2.0), with the number of each record's prompt
 RANKINGS = Path(__file__).parents[1] / "fixtures" / "imagereward_test_rankings.json"
 
 

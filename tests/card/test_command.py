@@ -17,6 +17,8 @@ from alignbench.store.cards import read_cards
 from tests.pages import ROOT
 
 FEW = ["human_pairs.shapes.num_prompts=2", "human_pairs.shapes.num_images=6", "calibration=false"]
+OTHERS = ("clip", "preference", "oracle_agreement", "oracle_realism", "oracle_cleanliness")
+ANNOTATORS = [f"~evaluators.shapes_{one}" for one in OTHERS]  # words that leave them alone
 
 
 def cards(*words):
@@ -94,7 +96,8 @@ def test_prompts_that_an_evaluator_cannot_judge_are_refused(tmp_path):
     entry = {"prompt": "a painting of the sea", "generations": [one.name for one in files], "ranking": [1, 2]}
     (tmp_path / "test.json").write_text(json.dumps([entry]))
     words = [f"human_pairs.imagereward.path={tmp_path}/test.json", f"human_pairs.imagereward.images={tmp_path}"]
-    cfg = composed(["human_pairs=imagereward", *words, "calibration=false", f"results={tmp_path}"], "card")
+    words += [*ANNOTATORS, "calibration=false", f"results={tmp_path}"]
+    cfg = composed(["human_pairs=imagereward", *words], "card")
     with pytest.raises(UserError, match="human_pairs=imagereward cannot be judged: shapes_"):
         make_cards(cfg)
 
@@ -106,6 +109,15 @@ def test_the_gap_of_a_policy_is_between_its_reward_and_what_it_did_not_train_on(
     # the mean of annotators 51.7, agreement 49.9, cleanliness 31.9, realism 85.9 and clip 30.1
     assert round(100 * draft.held_out_won, 1) == 49.9
     assert draft.num_held_out == 5
+
+
+def test_a_damaged_card_is_refused_before_anything_is_measured(tmp_path):
+    file = tmp_path / "cards" / "shapes_annotators@2.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    with pytest.raises(UserError, match=r"shapes_annotators@2\.json has a wrong entry"):
+        cards(*ANNOTATORS, f"results={tmp_path}")
+    assert not (tmp_path / "cards" / "scores").exists()
 
 
 @pytest.mark.matrix

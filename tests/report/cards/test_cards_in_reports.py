@@ -9,8 +9,9 @@ from alignbench.report.cards.page import markdown
 from alignbench.report.cards.tables import accuracy_grids, ascent_grids, position_grid
 from alignbench.report.cards.write import write_cards_page
 from alignbench.report.write import write_report
-from alignbench.store.cards import Interval, PositionFigures, write_card
+from alignbench.store.cards import Interval, PositionFigures, read_cards, write_card
 from alignbench.store.scores import ScoreInfo
+from tests.pages import ROOT
 from tests.store.test_cards import CARD, ON_MMRB2
 
 
@@ -94,3 +95,13 @@ def test_names_from_elsewhere_are_no_markup():
 @pytest.mark.parametrize("cards", [[], [card_of("a", accuracy=[], ascent=[], cost=None)]])
 def test_a_page_of_nothing_has_no_tables(cards):
     assert markdown(cards, {}, {}) == "# Judge cards\n"
+
+
+def test_the_published_cards_can_be_read_and_the_readme_says_what_they_say():
+    cards = read_cards(ROOT / "results" / "published" / "mini_cards")
+    assert len(cards) == 8
+    assert {card.lead.num_pairs for card in cards.values() if card.kind == "evaluator"} == {14750}
+    readme = (ROOT / "results" / "published" / "README.md").read_text()
+    for name in ("shapes_clip", "shapes_matching", "shapes_preference"):
+        for one in cards[name, "1"].ascent:
+            assert f"| `{name}` | {one.levels} | {one.gain + one.control:+.2f} |" in readme
