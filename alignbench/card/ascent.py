@@ -8,14 +8,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from alignbench.card.scoring import scores_of
+from alignbench.card.scoring import progress, scores_of
 from alignbench.evaluator import Evaluator, Reward
 from alignbench.images import rgb
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.store.cards import OtherGain, PixelAscent
-from alignbench.terminal.endings import is_main
 
 Floats = NDArray[np.float64]
 STEP_SHARE = 6  # a step changes a pixel by this part of the largest change
@@ -96,16 +94,7 @@ class Ascents:
         """
         before, control = self.before, self.control(levels)
         raised_images = []
-        bar = tqdm(
-            total=len(self.prompts),
-            desc=f"raise {reward.name} by {levels}/255",
-            unit="image",
-            delay=1,
-            dynamic_ncols=True,
-            leave=False,
-            disable=not is_main(),
-        )
-        with bar:
+        with progress(f"raise {reward.name} by {levels}/255", len(self.prompts), "image") as bar:
             for rows, pixels in self.batches:
                 self.pool.use(reward)
                 told = [self.prompts[row] for row in rows]

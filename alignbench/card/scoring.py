@@ -136,16 +136,7 @@ def _score(
 ) -> list[NDArray[np.float32]]:
     """Return the scores of all images by each evaluator."""
     values: list[list[float]] = [[] for _ in evaluators]
-    bar = tqdm(
-        total=len(keys) if evaluators else 0,
-        desc=f"score {data}",
-        unit="image",
-        delay=1,
-        dynamic_ncols=True,
-        leave=False,
-        disable=not is_main(),
-    )
-    with bar:
+    with progress(f"score {data}", len(keys) if evaluators else 0, "image") as bar:
         for start in range(0, len(keys) if evaluators else 0, batch_size):
             batch = keys[start : start + batch_size]
             pictures, prompts = _pictures(records, batch)
@@ -185,6 +176,11 @@ def _seconds(
 def _pictures(records: Sequence[Record], batch: Sequence[tuple[int, int]]) -> tuple[list[Image.Image], list[str]]:
     pictures = [picture(records[number].images[image]) for number, image in batch]
     return pictures, [records[number].prompt for number, _ in batch]
+
+
+def progress(what: str, total: int, unit: str) -> tqdm:
+    """Return a bar that is shown while something is counted, and gone afterwards."""
+    return tqdm(total=total, desc=what, unit=unit, delay=1, dynamic_ncols=True, leave=False, disable=not is_main())
 
 
 def image_digest(image: Picture) -> str:
@@ -239,16 +235,7 @@ def judged_pairs(
         return call_key(digests[record][first], digests[record][second], a_first, records[record].prompt)
 
     lacking = [call for call in dict.fromkeys(calls) if key(call) not in known]
-    bar = tqdm(
-        total=len(lacking),
-        desc=f"{comparer.name} on {data}",
-        unit="call",
-        delay=1,
-        dynamic_ncols=True,
-        leave=False,
-        disable=not is_main(),
-    )
-    with bar:
+    with progress(f"{comparer.name} on {data}", len(lacking), "call") as bar:
         for start in range(0, len(lacking), comparer.batch_size):
             batch = lacking[start : start + comparer.batch_size]
             verdicts = _ask(comparer, records, batch)

@@ -10,60 +10,59 @@ from alignbench.errors import UserError
 from alignbench.reading import read_json
 
 
-class ImageRewardTest(HumanPairs):
-    """The test annotations of ImageReward: 466 records of 4 to 9 images, ranked by experts.
+class RankedImages(HumanPairs):
+    """A JSON list of groups of images with their ranks; 1 is best, and equal ranks are ties.
 
     Args:
-        path: test.json of THUDM/ImageReward (Apache-2.0).
+        path: the list.
         images: folder that its image names are in.
 
-    Source: Xu et al. 2023 (arXiv 2304.05977).
+    Attributes:
+        names, ranks: keys of the images and of their ranks.
+    """
+
+    names: ClassVar[str]
+    ranks: ClassVar[str]
+
+    def __init__(self, path: str, images: str) -> None:
+        self.path, self.folder = Path(path), Path(images)
+        _needs_file(self.path, f"human_pairs.{self.name}.path")
+
+    def read(self) -> list[Record]:
+        found = []
+        for values, where in _entries(self.path):
+            names, ranks = _same_length(values, where, self.names, self.ranks)
+            files = files_in(self.folder, names, f"human_pairs.{self.name}.images")
+            found.append(Record(_text(values, "prompt", where), files, -ranks))
+        return found
+
+
+class ImageRewardTest(RankedImages):
+    """The test annotations of ImageReward (Apache-2.0): 466 records of 4 to 9 images, ranked by experts.
+
+    Source: Xu et al. 2023 (arXiv 2304.05977), data/test.json of THUDM/ImageReward.
     """
 
     name: ClassVar[str] = "imagereward"
     published: ClassVar[str] = "2023-04"
     own_rule: ClassVar[str] = "imagereward"
     in_domain: ClassVar[tuple[str, ...]] = ("image_reward",)
-
-    def __init__(self, path: str, images: str) -> None:
-        self.path, self.folder = Path(path), Path(images)
-        _needs_file(self.path, "human_pairs.imagereward.path")
-
-    def read(self) -> list[Record]:
-        found = []
-        for values, where in _entries(self.path):
-            names, ranks = _same_length(values, where, "generations", "ranking")
-            files = files_in(self.folder, names, "human_pairs.imagereward.images")
-            found.append(Record(_text(values, "prompt", where), files, -ranks))
-        return found
+    names: ClassVar[str] = "generations"
+    ranks: ClassVar[str] = "ranking"
 
 
-class HPDv2Test(HumanPairs):
-    """The test annotations of HPDv2: 400 prompts of 9 images, whose ranks are averaged over annotators.
+class HPDv2Test(RankedImages):
+    """The test annotations of HPDv2 (Apache-2.0): 400 prompts of 9 images, whose ranks are averaged over annotators.
 
-    Args:
-        path: test.json of HPDv2 (Apache-2.0).
-        images: its folder test.
-
-    Source: Wu et al. 2023 (arXiv 2306.09341).
+    Source: Wu et al. 2023 (arXiv 2306.09341), test.json and the folder test.
     """
 
     name: ClassVar[str] = "hpdv2"
     published: ClassVar[str] = "2023-06"
     own_rule: ClassVar[str] = "hpsv2"
     in_domain: ClassVar[tuple[str, ...]] = ("hpsv2", "hpsv3", "sgp_hps")
-
-    def __init__(self, path: str, images: str) -> None:
-        self.path, self.folder = Path(path), Path(images)
-        _needs_file(self.path, "human_pairs.hpdv2.path")
-
-    def read(self) -> list[Record]:
-        found = []
-        for values, where in _entries(self.path):
-            names, ranks = _same_length(values, where, "image_path", "rank")
-            files = files_in(self.folder, names, "human_pairs.hpdv2.images")
-            found.append(Record(_text(values, "prompt", where), files, -ranks))
-        return found
+    names: ClassVar[str] = "image_path"
+    ranks: ClassVar[str] = "rank"
 
 
 class GenAIBenchLi(HumanPairs):
