@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,23 @@ from alignbench.reading import read_json_lines
 SHIPPED = Path(alignbench.__file__).parent / "data" / "prompt_sets"
 
 
-class Annotations(Mapping[str, Any]):
-    """A table of annotations by prompt.
+class PromptTable(Mapping[str, Any]):
+    """What is known of each prompt, by its text.
 
     Args:
-        source: name of a shipped prompt set that has annotations, such as `geneval`; or a .jsonl file, one object a
-            prompt.
-        key: where an object has the text of its prompt.
+        file: that it is from, for messages.
+        entries: by prompt, of values that JSON can hold, and of dataclasses.
 
     Attributes:
-        digest: of all prompts and annotations; part of `Evaluator.weights`, as it decides the scores.
-
-    Raises:
-        UserError: the file is missing or damaged, a line has no prompt, or a prompt has two different annotations.
+        digest: of all prompts and entries; part of `Evaluator.weights`, as it decides the scores.
     """
 
-    def __init__(self, source: str | Path, key: str = "prompt") -> None:
-        self.file = Path(source) if Path(source).suffix == ".jsonl" else SHIPPED / f"{source}.jsonl"
-        self._entries: dict[str, dict[str, Any]] = {}
-        for number, entry in enumerate(read_json_lines(self.file), start=1):
-            if not isinstance(prompt := entry.get(key), str):
-                raise UserError(f'line {number} of {self.file} has no text in "{key}"')
-            if self._entries.setdefault(prompt, entry) != entry:
-                raise UserError(
-                    f"line {number} of {self.file} is a second annotation of {prompt!r}; keep one of the two"
-                )
-        content = json.dumps(self._entries, sort_keys=True)
+    def __init__(self, file: Path, entries: Mapping[str, Any]) -> None:
+        self.file, self._entries = file, entries
+        content = json.dumps(entries, sort_keys=True, default=asdict)
         self.digest = hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def __getitem__(self, prompt: str) -> dict[str, Any]:
+    def __getitem__(self, prompt: str) -> Any:
         return self._entries[prompt]
 
     def __iter__(self) -> Iterator[str]:
@@ -58,3 +47,26 @@ class Annotations(Mapping[str, Any]):
         return (
             f"{len(without)} of {len(prompts)} prompts have no annotation in {self.file.name}, such as {without[0]!r}"
         )
+
+
+class Annotations(PromptTable):
+    """A table of annotations by prompt.
+
+    Args:
+        source: name of a shipped prompt set that has annotations, such as `geneval`; or a .jsonl file, one object a
+            prompt.
+        key: where an object has the text of its prompt.
+
+    Raises:
+        UserError: the file is missing or damaged, a line has no prompt, or a prompt has two different annotations.
+    """
+
+    def __init__(self, source: str | Path, key: str = "prompt") -> None:
+        file = Path(source) if Path(source).suffix == ".jsonl" else SHIPPED / f"{source}.jsonl"
+        entries: dict[str, dict[str, Any]] = {}
+        for number, entry in enumerate(read_json_lines(file), start=1):
+            if not isinstance(prompt := entry.get(key), str):
+                raise UserError(f'line {number} of {file} has no text in "{key}"')
+            if entries.setdefault(prompt, entry) != entry:
+                raise UserError(f"line {number} of {file} is a second annotation of {prompt!r}; keep one of the two")
+        super().__init__(file, entries)

@@ -42,6 +42,7 @@ FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))
 FOR_METHODS = FLOOR["online"]
 FOR_EVALUATORS = {
     "alignbench.configuration.find_evaluator": ("evaluators",),  # evaluators.load, as a library
+    "alignbench.data.storage.text_tables": ("evaluators.vqa.geneval2", "evaluators.vqa.tables"),  # of the user's
     "alignbench.serve.access": (
         "evaluators.comparers.openai_compatible",
         "evaluators.json_client",
@@ -52,6 +53,7 @@ FOR_EVALUATORS = {
         "evaluators.comparers.openai_compatible",
         "evaluators.comparers.vision_language",
         "evaluators.remote",
+        "evaluators.vqa.asking",
     ),
     "alignbench.store.reward_model_folder": ("evaluators.judge", "evaluators.judge_distance"),
     "alignbench.store.training_data": ("evaluators.judge", "evaluators.several"),

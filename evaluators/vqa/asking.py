@@ -1,0 +1,150 @@
+"""What evaluators share that ask a vision-language model questions about an image."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from alignbench.errors import UserError
+from alignbench.evaluator import Evaluator, Summary
+from alignbench.serve.protocol import is_name
+from alignbench.settings.section import Count
+from evaluators.annotations import PromptTable
+from evaluators.networks.chat_model import Precision, chat_model, chat_model_bytes
+from evaluators.networks.preprocess import Pictures, SmallPictures
+from evaluators.vqa.answers import Answer, Question
+from evaluators.vqa.questioner import Questioner
+from evaluators.vqa.tables import Item
+
+MaxSide = Annotated[int, Field(ge=64)]
+
+CALIBRATION = Path(__file__).parents[1] / "calibration"
+
+
+class AskingEvaluator(Evaluator):
+    """A score made of the answers of a vision-language model. What it was asked before is read from the disk.
+
+    Args:
+        prefix: beginning of the name in tables.
+        vlm: name of the model, which ends the name in tables.
+        source: hub id, or a folder with config.json, weights and the files of the processor.
+        revision: of the hub's repository.
+        precision: in which numbers the network computes; probabilities are computed in float32.
+        max_side: pixels of the longer side of an image as the model's processor gets it, larger images being made
+            smaller; None for the whole image, as published.
+        batch_size: questions that go through the network at once.
+        cache_answers: whether answers are kept on the disk, and read from there.
+
+    Raises:
+        UserError: the source is not there or no vision-language model, or the name is none.
+    """
+
+    range = (0.0, 1.0)
+    summary: ClassVar[Summary] = "mean"
+    tolerance: ClassVar[float | None] = 0.01  # of probabilities in bfloat16
+
+    def __init__(
+        self,
+        prefix: str,
+        vlm: str,
+        source: str,
+        revision: str | None,
+        precision: Precision,
+        max_side: MaxSide | None,
+        batch_size: Count,
+        cache_answers: bool,
+    ) -> None:
+        self.name = f"{prefix}_{vlm}"
+        if not is_name(self.name):
+            raise UserError(f"{self.name} cannot be a name; vlm must consist of letters, digits and _ . + -")
+        self.model = chat_model(source, revision, precision)
+        self.precision = precision
+        self.preprocess = Pictures() if max_side is None else SmallPictures(max_side)
+        self.questioner = Questioner(self.model, batch_size, cache_answers)
+
+    @property
+    def weights(self) -> str:
+        return self.model.weights
+
+    @property
+    def shared_pass(self) -> str:
+        return f"answers of {self.model.weights} in {self.precision}"
+
+    @property
+    def network(self) -> Any:
+        return self.model.network
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
+        return chat_model_bytes(settings)
+
+    def to(self, device: torch.device | str) -> None:
+        self.model.to(device)
+
+    def release(self) -> None:
+        self.model.release()
+
+    @abstractmethod
+    def questions(self, asked: Any) -> list[Question]:
+        """Return what is asked about an image of a prompt, of which `encode_prompts` returned `asked`."""
+
+    @abstractmethod
+    def judge(self, asked: Any, answers: Sequence[Answer]) -> tuple[float, list[dict[str, Any]]]:
+        """Return the score of an image, and what is to be kept of each question beside its answer."""
+
+    def score_features(self, features: Sequence[Image.Image], encoded: Sequence[Any]) -> Tensor:
+        """Ask about pictures, and score the answers."""
+        return self.explain(features, encoded)[0]
+
+    def explain(self, features: Sequence[Image.Image], encoded: Sequence[Any]) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Score pictures; also return all questions and answers."""
+        questions = [self.questions(asked) for asked in encoded]
+        pictures = [picture for picture, some in zip(features, questions, strict=True) for _ in some]
+        answers = iter(self.questioner.ask(pictures, [question for some in questions for question in some]))
+        scores, evidence = [], []
+        for asked, some in zip(encoded, questions, strict=True):
+            found = [next(answers) for _ in some]
+            score, told = self.judge(asked, found)
+            scores.append(score)
+            evidence.append(
+                {
+                    "questions": [
+                        {"question": question.text, "answers": list(question.answers), **asdict(answer), **more}
+                        for question, answer, more in zip(some, found, told, strict=True)
+                    ]
+                }
+            )
+        return torch.tensor(scores, dtype=torch.float32), evidence
+
+
+class AnnotatedAsking(AskingEvaluator):
+    """A score of prompts whose questions are in a table.
+
+    Attributes:
+        table: the questions of each prompt.
+        samples: questions about the images of the calibration, whose prompts are in no table.
+    """
+
+    calibration_samples: ClassVar[Path | None] = CALIBRATION / "photographs.json"
+    table: PromptTable
+    samples: PromptTable
+
+    @property
+    def weights(self) -> str:
+        return f"{self.model.weights} {self.table.digest}"
+
+    def supports(self, prompts: Sequence[str]) -> str | None:
+        lacking = self.table.lacking(prompts)
+        return lacking and f"{self.name} scores prompts with questions in its table alone, and {lacking}"
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[tuple[Item, ...]]:
+        """Return the questions of each prompt."""
+        if refusal := self.supports([prompt for prompt in prompts if prompt not in self.samples]):
+            raise UserError(refusal)
+        return [self.table[prompt] if prompt in self.table else self.samples[prompt] for prompt in prompts]
