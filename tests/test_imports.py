@@ -42,7 +42,11 @@ FLOOR = {room: number for number, line in enumerate(reversed(FLOORS.split("\n"))
 FOR_METHODS = FLOOR["online"]
 FOR_EVALUATORS = {
     "alignbench.configuration.find_evaluator": ("evaluators",),  # evaluators.load, as a library
-    "alignbench.data.storage.text_tables": ("evaluators.vqa.geneval2", "evaluators.vqa.tables"),  # of the user's
+    "alignbench.data.storage.text_tables": (
+        "evaluators.vqa.blip_vqa",
+        "evaluators.vqa.geneval2",
+        "evaluators.vqa.tables",
+    ),  # of the user's
     "alignbench.serve.access": (
         "evaluators.comparers.openai_compatible",
         "evaluators.json_client",

@@ -168,12 +168,29 @@ class SiglipPixels(Pixels):
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Return normalised pixels, [N, 3, size, size], float32."""
-        squashed = [rgb(image).resize((self.size, self.size), Image.Resampling.BICUBIC) for image in images]
-        return _normalise(_stack([np.asarray(image) for image in squashed]), SIGLIP_MEAN, SIGLIP_STD)
+        return _normalise(_stack(_squashed(images, self.size)), SIGLIP_MEAN, SIGLIP_STD)
 
     def differentiable(self, pixels: Tensor) -> Tensor:
         """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
         return _normalise(_resize(pixels, self.size, self.size), SIGLIP_MEAN, SIGLIP_STD)
+
+
+@dataclass(frozen=True, eq=False)
+class BlipPixels(Preprocess):
+    """BLIP's pipeline: RGB, squashed to `size` x `size` by PIL bicubic whatever the shape, 0..1, normalise.
+
+    Source: BLIPvqa_eval/data/__init__.py of Karine-Huang/T2I-CompBench; transformers, BlipImageProcessor.
+    """
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        return f"blip_{self.size}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return normalised pixels, [N, 3, size, size], float32."""
+        return _normalise(_stack(_squashed(images, self.size)), CLIP_MEAN, CLIP_STD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +285,11 @@ def _covering(width: int, height: int, size: int) -> tuple[int, int]:
     """Return width and height scaled so that the short side is `size`."""
     short = min(width, height)
     return int(size * width / short), int(size * height / short)
+
+
+def _squashed(images: Sequence[Image.Image], size: int) -> list[np.ndarray]:
+    """Return pictures of `size` x `size`, [size, size, 3] in 8 bits, whatever their shapes were."""
+    return [np.asarray(rgb(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images]
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:

@@ -1,6 +1,7 @@
 """Probabilities of answers with a gradient to the pixels, for models with the preprocessing of Qwen2-VL."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from alignbench.errors import UserError
 from evaluators.hpsv3 import patches_of
+from evaluators.networks.clip import checkpoint_layers
 from evaluators.vqa.answers import Question
 from evaluators.vqa.questioner import Questioner
 
@@ -17,8 +19,10 @@ from evaluators.vqa.questioner import Questioner
 def answer_probabilities(questioner: Questioner, pixels: Tensor, questions: Sequence[Question]) -> Tensor:
     """Return the probability of an accepted answer to the question about each image, with a gradient.
 
-    The pixels are resized as floats, where the model's own processor rounds to 8 bits and cuts overshoot off. So what
-    the network reads differs by half a level where nothing is resized, and by some levels at edges where it is.
+    The pixels are resized as floats, where the model's own processor rounds to 8 bits and cuts overshoot off. What the
+    network reads is the same where nothing is resized, as with Qwen3-VL for sides that are multiples of 32. For
+    photographs of 512 to 1024 pixels that are resized, it differs by 0.002 to 0.004 on average and 0.1 at most, in
+    units of the normalised pixels, of which a level of 8 bits is 0.015 with Qwen2-VL.
 
     Args:
         questioner: of a model whose processor is that of Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
@@ -42,6 +46,13 @@ def answer_probabilities(questioner: Questioner, pixels: Tensor, questions: Sequ
     probabilities = model.next_logits(inputs).softmax(dim=-1)
     tokens = [questioner.tokens(question.answers) for question in questions]
     return torch.stack([row[some].sum() for row, some in zip(probabilities, tokens, strict=True)])
+
+
+def checkpoint_activations(network: Any) -> None:
+    """Have the layers of a model of the Qwen-VL family computed twice instead of keeping their activations, once."""
+    layers = [*network.model.visual.blocks, *network.model.language_model.layers]
+    if not isinstance(layers[0].forward, partial):  # as this leaves them
+        checkpoint_layers(layers)
 
 
 def qwen_patches(processor: Any, pixels: Tensor, grid: Tensor | None, source: str) -> Tensor:

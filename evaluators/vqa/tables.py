@@ -94,7 +94,7 @@ def _dsg(row: TextRow, number: int) -> Item:
 
 
 def _tifa(row: TextRow, number: int) -> Item:
-    choices, answer = _texts(row, "choices"), row.text("answer")
+    choices, answer = texts(row, "choices"), row.text("answer")
     return Item(str(number), row.text("question"), choices, answer, category=str(row.values.get("element_type", "")))
 
 
@@ -102,14 +102,14 @@ def _own(row: TextRow, number: int) -> Item:
     return Item(
         id=row.identifier("id") if row.values.get("id") not in (None, "") else str(number),
         question=row.text("question"),
-        choices=_texts(row, "choices") or YES_NO,
+        choices=texts(row, "choices") or YES_NO,
         answer=row.text("answer") if row.values.get("answer") else "yes",
-        parents=_texts(row, "parents"),
+        parents=texts(row, "parents"),
         category=str(row.values.get("category") or ""),
     )
 
 
-def _texts(row: TextRow, column: str) -> tuple[str, ...]:
+def texts(row: TextRow, column: str) -> tuple[str, ...]:
     """Return the texts of a list, or of a cell where a | is between them."""
     value = row.values.get(column) or []
     parts = [part.strip() for part in value.split("|")] if isinstance(value, str) else value

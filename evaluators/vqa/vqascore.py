@@ -13,7 +13,7 @@ from alignbench.settings.section import Count
 from evaluators.networks.chat_model import Precision
 from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import AskingEvaluator, MaxSide
-from evaluators.vqa.differentiable import answer_probabilities
+from evaluators.vqa.differentiable import answer_probabilities, checkpoint_activations
 
 Template = Literal["paper", "t2v_metrics", "geneval2"]
 
@@ -32,6 +32,7 @@ class VqaScore(AskingEvaluator, Reward):
     Args:
         template: which question is asked; part of the version, as scores of two templates are not comparable.
         vlm, source, revision, precision, max_side, batch_size, cache_answers: see `AskingEvaluator`.
+        gradient_checkpointing: compute all layers twice instead of keeping their activations for the gradient.
 
     Raises:
         UserError: see `AskingEvaluator`.
@@ -49,11 +50,13 @@ class VqaScore(AskingEvaluator, Reward):
         max_side: MaxSide | None,
         batch_size: Count,
         cache_answers: bool,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if template not in get_args(Template):
             raise ValueError(f"template={template} is unknown; available: {', '.join(get_args(Template))}")
         super().__init__("vqascore", vlm, source, revision, precision, max_side, batch_size, cache_answers)
         self.version = f"1-{template}"
+        self.gradient_checkpointing = gradient_checkpointing
         self._text, self._answers = TEMPLATES[template]
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[str]:
@@ -77,4 +80,6 @@ class VqaScore(AskingEvaluator, Reward):
             UserError: the model reads pixels in another way.
         """
         questions = [self.questions(prompt)[0] for prompt in prompts]
+        if self.gradient_checkpointing:
+            checkpoint_activations(self.network)
         return answer_probabilities(self.questioner, pixels, questions)
