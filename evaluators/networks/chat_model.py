@@ -109,7 +109,8 @@ class ChatModel:
 
     def next_logits(self, inputs: Any) -> Tensor:
         """Return the logits of the next token of each message, [N, V], float32, on the device."""
-        return self.network(**inputs.to(self._device), logits_to_keep=1).logits[:, -1].float()
+        # layers that are computed twice for a gradient would find their keys in a cache
+        return self.network(**inputs.to(self._device), logits_to_keep=1, use_cache=False).logits[:, -1].float()
 
     def first_token(self, text: str) -> int:
         """Return the id of the token that begins a text."""

@@ -186,6 +186,13 @@ def placeholders(tmp_path_factory):
     vlm = tmp_path_factory.mktemp("vlm")
     (vlm / "config.json").write_text('{"model_type": "qwen3_vl"}')  # checked, not loaded
     weights["VLM_FOLDER"] = str(vlm)
+    for word, entry in {
+        "GENEVAL2": {"vqa_list": [["Is there a circle?", "Yes"]], "skills": ["object"]},
+        "QUESTIONS": {"question": "Is there a circle?"},
+        "CHUNKS": {"chunks": ["a red circle"]},
+    }.items():
+        (vlm / f"{word}.jsonl").write_text(json.dumps({"prompt": "a red circle"} | entry))
+        weights[word] = str(vlm / f"{word}.jsonl")
     stopped = RunFolder(tmp_path_factory.mktemp("stopped"))
     manifest = Manifest("dpo", "dpo", "sd15_mini", 0, "", "", fingerprints={"data": ""})
     write_json(stopped.manifest_file, asdict(manifest))

@@ -126,10 +126,11 @@ def test_what_the_network_reads_differs_a_little_from_the_published_path(scorer,
 def test_activations_can_be_computed_twice(settings):
     reward = VqaScore("t2v_metrics", **settings, gradient_checkpointing=True)
     reward.model = reward.questioner.model = ChatModel(settings["source"], None, "float32")
-    pixels = tensor_of(noise(0)).requires_grad_()
-    [expected] = torch.autograd.grad(VqaScore("t2v_metrics", **settings).reward(pixels, ["a cat"]).sum(), pixels)
+    pixels = torch.cat([tensor_of(noise(0)), tensor_of(noise(1))]).requires_grad_()
+    prompts = ["a cat", "a dog that is in the image"]
+    [expected] = torch.autograd.grad(VqaScore("t2v_metrics", **settings).reward(pixels, prompts).sum(), pixels)
     for _ in range(2):  # the second time changes nothing
-        [gradient] = torch.autograd.grad(reward.reward(pixels, ["a cat"]).sum(), pixels)
+        [gradient] = torch.autograd.grad(reward.reward(pixels, prompts).sum(), pixels)
         torch.testing.assert_close(gradient, expected)
     layers = [*reward.network.model.visual.blocks, *reward.network.model.language_model.layers]
     assert all(layer.forward.func is checkpoint and not isinstance(layer.forward.args[0], partial) for layer in layers)
