@@ -65,12 +65,16 @@ CARD_COLUMNS = (
 ASCENT_COLUMNS = (
     "data", "levels", "steps", "images", "raised", "raised_version", "scorer", "in_lineage", "gain", "control", "won",
 )  # fmt: skip
+QUESTION_COLUMNS = (
+    "model", "method", "run", "num_seeds", "prompt_set", "evaluator", "version", "category", "n", "questions",
+    "mean", "ci_low", "ci_high",
+)  # fmt: skip
 # Those that hold no number: text, and True or False.
 TEXT_COLUMNS = frozenset(
     (
         "model", "method", "method_a", "method_b", "run", "start", "prompt_set", "group", "evaluator", "version",
         "intransitive", "kind", "measure", "role", "flag", "budget_unit", "recipe_of", "setting", "others",
-        "setting_value", "summary",
+        "setting_value", "summary", "category",
     )
 )  # fmt: skip
 TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))

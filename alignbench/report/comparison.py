@@ -1,13 +1,14 @@
 """Compare the runs of one model on one prompt set by one evaluator: the rows of every table."""
 
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
 from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
+from alignbench.scoring.evidence import Counted
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.statistics.resampling import Estimate, Resampling
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
@@ -23,7 +24,7 @@ class Measurement:
     """One run, scored on one prompt set under one sampling by one evaluator.
 
     Attributes:
-        borderline: see `alignbench.scoring.evidence.borderline_share`.
+        borderline, categories: see `borderline_share` and `category_totals` of `alignbench.scoring.evidence`.
     """
 
     manifest: Manifest
@@ -32,6 +33,7 @@ class Measurement:
     prompts: dict[str, PromptRecord]
     scores: Scores
     borderline: float | None = None
+    categories: Mapping[str, Mapping[str, Counted]] = field(default_factory=dict)
 
     @property
     def compared_sampling(self) -> str:

@@ -21,6 +21,7 @@ from alignbench.report.columns import (
     GUIDANCE_COLUMNS,
     LEADERBOARD_COLUMNS,
     P_VALUES,
+    QUESTION_COLUMNS,
     RANKING_COLUMNS,
     SENSITIVITY_COLUMNS,
     TRIED,
@@ -33,7 +34,8 @@ from alignbench.report.labels import prompt_set_names, recipe_labels, strength_l
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
 from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
-from alignbench.scoring.evidence import BORDERLINE, borderline_share, read_evidence
+from alignbench.report.questions import question_rows
+from alignbench.scoring.evidence import BORDERLINE, borderline_share, category_totals, read_evidence
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.statistics.significance import holm
@@ -83,6 +85,7 @@ class Tables:
             `alignbench.report.sensitivity`.
         from_capsules: names of the runs that came from capsules.
         cards: (evaluator, version) -> its card, for those that have one; see `alignbench.report.cards.beside`.
+        questions: rows with the columns of `columns.QUESTION_COLUMNS`; none where no evaluator asked any of a category.
     """
 
     leaderboard: list[TableRow]
@@ -106,6 +109,7 @@ class Tables:
     best_settings: list[TableRow] = field(default_factory=list)
     from_capsules: frozenset[str] = frozenset()
     cards: dict[tuple[str, str], Card] = field(default_factory=dict)
+    questions: list[TableRow] = field(default_factory=list)
 
     @property
     def left_out_told(self) -> list[str]:
@@ -152,6 +156,7 @@ class Tables:
         for name, columns, rows in (
             ("guidance", GUIDANCE_COLUMNS, self.guidance),
             ("comparers", COMPARER_COLUMNS, self.comparers),
+            ("questions", QUESTION_COLUMNS, self.questions),
             ("sensitivity", SENSITIVITY_COLUMNS, self.sensitivity),
             ("best_settings", BEST_SETTING_COLUMNS, self.best_settings),
         ):
@@ -189,8 +194,9 @@ class ScoreReader:
                 raise ResultsError(
                     f"{folder.path / name} scores prompts without images: {sorted(unknown)[:3]}; score again"
                 )
-            borderline = borderline_share(read_evidence(folder.path / name, scores, sampling.num_frames))
-            yield Measurement(manifest, sampling, parts[2], prompts, scores, borderline)
+            evidence = read_evidence(folder.path / name, scores, sampling.num_frames)
+            of_evidence = borderline_share(evidence), category_totals(evidence)
+            yield Measurement(manifest, sampling, parts[2], prompts, scores, *of_evidence)
 
     def _image_folder(self, folder: RunFolder, images: Path) -> SampledPrompts:
         for file in (PROMPTS, SAMPLING):
@@ -272,6 +278,7 @@ def build(
         for table, rows in zip((tables.leaderboard, tables.win_rates, tables.ranking), methods.rows(), strict=True):
             table.extend(rows)
         tables.over_base[model, name, methods.info.evaluator, methods.info.version] = methods.over_base
+        tables.questions.extend(question_rows(model, name, methods.contenders, resamplings))
     tables.guidance.extend(guidance_rows(unvoted, at_sampling, resamplings))
     for poll in of_comparers:
         name = at_sampling.get(poll.key[:3], poll.file.prompt_set)

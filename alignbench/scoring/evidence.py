@@ -1,7 +1,7 @@
 """What scores were made of, one line an image or frame, in a file beside the partial scores of an evaluator."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,22 @@ class _About:
 
 
 TAKEN = ("prompt_id", "image", "digest", CHECK)  # keys of a line that are not the evaluator's
+
+
+@dataclass(frozen=True)
+class CountedQuestion:
+    """What is read of a question about an image: its kind, and what its answer counts."""
+
+    category: str
+    counted: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the answers about the images of a prompt count, and how many questions there were."""
+
+    total: float = 0.0
+    num: int = 0
 
 
 def evidence_file(scores: Path) -> Path:
@@ -99,3 +115,30 @@ def borderline_share(evidence: Mapping[ImageKey, Iterable[Evidence]]) -> float |
         margins[image] += [line["margin"] for line in lines if line.get("margin") is not None]
     nearest = [min(each) for each in margins.values() if each]  # of the frames of a video
     return float(np.mean(np.array(nearest) < BORDERLINE)) if nearest else None
+
+
+def category_totals(evidence: Mapping[ImageKey, Iterable[Evidence]]) -> Mapping[str, Mapping[str, Counted]]:
+    """Return what questions of each category count, by prompt id; nothing where evidence has no categories.
+
+    Raises:
+        ResultsError: a question is not as an evaluator writes it.
+    """
+    found: defaultdict[str, dict[str, Counted]] = defaultdict(dict)
+    for (prompt_id, number), lines in evidence.items():
+        for question in (one for line in lines for one in _with_category(line, f"image {number} of {prompt_id}")):
+            before = found[question.category].get(prompt_id, Counted())
+            found[question.category][prompt_id] = Counted(before.total + question.counted, before.num + 1)
+    return found
+
+
+def _with_category(line: Evidence, image: str) -> Iterator[CountedQuestion]:
+    """Yield the questions about an image that have a category."""
+    questions = line.get("questions", [])
+    named = f"the evidence of {image}"
+    if not isinstance(questions, list) or not all(isinstance(one, dict) for one in questions):
+        raise ResultsError(f"{named} has no list of questions; {REMEDY}")
+    for one in questions:
+        if one.get("category"):
+            told = {name: one.get(name) for name in CountedQuestion.__annotations__}
+            check_record(CountedQuestion, told, named, REMEDY)
+            yield CountedQuestion(**told)

@@ -19,8 +19,8 @@ from alignbench.store.run_folder import RunFolder
 FILE = "last_command.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 IN_TABLES = ("*/manifest.json", "judges/*/*", "studies/*/*", "comparisons/*/*/*.jsonl", "leaderboard.*",
-             "win_rates.csv", "ranking.csv", "comparers.csv", "diagnostics.csv", "guidance.csv", "turning_points.csv",
-             "sensitivity.csv", "best_settings.csv", "index.html")  # fmt: skip
+             "win_rates.csv", "ranking.csv", "comparers.csv", "questions.csv", "diagnostics.csv", "guidance.csv",
+             "turning_points.csv", "sensitivity.csv", "best_settings.csv", "index.html")  # fmt: skip
 
 
 def remember(cfg: DictConfig, runs: Iterable[RunFolder], text: str) -> None:

@@ -62,7 +62,7 @@ class TableQuestions(AnnotatedAsking):
                  for item, answer in zip(asked, answers, strict=True)]  # fmt: skip
         counted = with_parents(asked, right)
         told = [
-            {"id": item.id, "category": item.category, "right": is_right, "counted": is_counted}
+            {"id": item.id, "category": item.category, "right": is_right, "counted": float(is_counted)}
             for item, is_right, is_counted in zip(asked, right, counted, strict=True)
         ]
         return sum(counted) / len(counted), told

@@ -5,7 +5,14 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.files import with_check, write_json_lines
-from alignbench.scoring.evidence import add_evidence, borderline_share, evidence_file, read_evidence
+from alignbench.scoring.evidence import (
+    Counted,
+    add_evidence,
+    borderline_share,
+    category_totals,
+    evidence_file,
+    read_evidence,
+)
 from alignbench.store.manifest import ResultsError
 from alignbench.store.scores import ScoreInfo, Scores
 
@@ -89,3 +96,27 @@ def test_every_changed_byte_of_evidence_is_found(path):
     evidence_file(path).write_bytes(content[:-9])  # a kill has cut the last line
     assert read_evidence(path, SCORES) == {("a", 0): [CAT]}
     assert json.loads(content.splitlines()[0])["prompt_id"] == "a"
+
+
+def asked(*questions):
+    return {"questions": [{"category": one, "counted": counted, "question": "?"} for one, counted in questions]}
+
+
+def test_questions_are_added_up_by_category_and_prompt(path):
+    assert category_totals(read_evidence(path, SCORES)) == {}
+    add_evidence(path, KEYS[1:], ["of an earlier image"], [asked(("count", 1.0))])
+    add_evidence(path, KEYS[1:], DIGESTS[1:], [asked(("count", 1.0))])  # scored again after a kill
+    first = asked(("count", 0.5), ("count", 0.25), ("object", 1.0), ("", 1.0))
+    add_evidence(path, KEYS, DIGESTS, [first, asked(("count", 0.0))])
+    assert category_totals(read_evidence(path, SCORES)) == {
+        "count": {"a": Counted(0.75, 2), "b": Counted(0.0, 1)},
+        "object": {"a": Counted(1.0, 1)},
+    }
+
+
+@pytest.mark.parametrize("question", [{"category": 3, "counted": 0.5}, {"category": "count", "counted": "half"}, 7])
+def test_damaged_questions_are_refused_in_one_sentence(path, question):
+    add_evidence(path, KEYS[:1], DIGESTS[:1], [{"questions": [question]}])
+    with pytest.raises(UserError, match=r"the evidence of image 0 of a has .*; delete it") as refused:
+        category_totals(read_evidence(path, SCORES))
+    assert "\n" not in str(refused.value)

@@ -52,6 +52,10 @@ def test_images_of_a_miniature_are_scored_once(vlm, tmp_path, asked):
     alignbench(*run, *evaluator("vqascore"), *evaluator("questions", ("table", str(table)), ("name", "dsg")))
     assert sum(asked) == 4 + 4  # both questions of an image are one and the same
     assert {row["evaluator"] for row in rows(results / "leaderboard.csv")} == {"vqascore_tiny", "dsg_tiny"}
+    [first, second] = rows(results / "questions.csv")
+    assert (first["evaluator"], first["category"], second["category"]) == ("dsg_tiny", "entity - 1", "entity - 2")
+    assert (first["n"], first["questions"], first["method"]) == ("4", "4", "base")
+    assert float(first["ci_low"]) <= float(first["mean"]) <= float(first["ci_high"])
     alignbench(*run, *evaluator("vqascore"), *evaluator("dpg", ("table", str(table))))
     assert sum(asked) == 4 + 4  # they are known from dsg
 
