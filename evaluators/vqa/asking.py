@@ -28,7 +28,10 @@ CALIBRATION = Path(__file__).parents[1] / "calibration"
 
 
 class AskingEvaluator(Evaluator):
-    """A score made of the answers of a vision-language model. What it was asked before is read from the disk.
+    """A score made of the answers of a vision-language model.
+
+    Answers about the images of runs are kept, and read where the model was asked before. Calibration and training ask
+    anew, as the first has to notice another library, and the images of the second are new.
 
     Args:
         prefix: beginning of the name in tables.
@@ -39,7 +42,6 @@ class AskingEvaluator(Evaluator):
         max_side: pixels of the longer side of an image as the model's processor gets it, larger images being made
             smaller; None for the whole image, as published.
         batch_size: questions that go through the network at once.
-        cache_answers: whether answers are kept on the disk, and read from there.
 
     Raises:
         UserError: the source is not there or no vision-language model, or the name is none.
@@ -58,7 +60,6 @@ class AskingEvaluator(Evaluator):
         precision: Precision,
         max_side: MaxSide | None,
         batch_size: Count,
-        cache_answers: bool,
     ) -> None:
         self.name = f"{prefix}_{vlm}"
         if not is_name(self.name):
@@ -66,7 +67,7 @@ class AskingEvaluator(Evaluator):
         self.model = chat_model(source, revision, precision)
         self.precision = precision
         self.preprocess = Pictures() if max_side is None else SmallPictures(max_side)
-        self.questioner = Questioner(self.model, batch_size, cache_answers)
+        self.questioner = Questioner(self.model, batch_size)
 
     @property
     def weights(self) -> str:
@@ -100,13 +101,18 @@ class AskingEvaluator(Evaluator):
 
     def score_features(self, features: Sequence[Image.Image], encoded: Sequence[Any]) -> Tensor:
         """Ask about pictures, and score the answers."""
-        return self.explain(features, encoded)[0]
+        return self._judged(features, encoded, cached=False)[0]
 
     def explain(self, features: Sequence[Image.Image], encoded: Sequence[Any]) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Score pictures; also return all questions and answers."""
+        """Score pictures by answers that are known or asked for; also return all questions and answers."""
+        return self._judged(features, encoded, cached=True)
+
+    def _judged(
+        self, features: Sequence[Image.Image], encoded: Sequence[Any], cached: bool
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
         questions = [self.questions(asked) for asked in encoded]
         pictures = [picture for picture, some in zip(features, questions, strict=True) for _ in some]
-        answers = iter(self.questioner.ask(pictures, [question for some in questions for question in some]))
+        answers = iter(self.questioner.ask(pictures, [question for some in questions for question in some], cached))
         scores, evidence = [], []
         for asked, some in zip(encoded, questions, strict=True):
             found = [next(answers) for _ in some]

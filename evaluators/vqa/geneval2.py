@@ -50,7 +50,7 @@ class GenEval2(AnnotatedAsking):
         table: geneval2_data.jsonl, which the user has to download.
         count_blank: whether a bare blank as the next token counts as the right answer to a question of number, as in
             the published code with the tokenizer of Qwen; part of the version.
-        vlm, source, revision, precision, max_side, batch_size, cache_answers: see `AskingEvaluator`.
+        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
 
     Raises:
         UserError: see `AskingEvaluator`; or the table is not there or another.
@@ -69,13 +69,12 @@ class GenEval2(AnnotatedAsking):
         precision: Precision,
         max_side: MaxSide | None,
         batch_size: Count,
-        cache_answers: bool,
     ) -> None:
         if score not in get_args(Score):
             raise ValueError(f"score={score} is unknown; available: {', '.join(get_args(Score))}")
         if table is None or not Path(table).is_file():
             raise UserError(f"{score} needs table, the file of GenEval 2, and table={table} is no file; {LICENCE}")
-        super().__init__(score, vlm, source, revision, precision, max_side, batch_size, cache_answers)
+        super().__init__(score, vlm, source, revision, precision, max_side, batch_size)
         self.version = "1" if count_blank else "1-no_blank"
         self._score: Score = score
         self._count_blank = count_blank

@@ -28,7 +28,7 @@ class TableQuestions(AnnotatedAsking):
     Args:
         name: beginning of the name in tables, such as dpg.
         table: file of the questions; see `read_questions`.
-        vlm, source, revision, precision, max_side, batch_size, cache_answers: see `AskingEvaluator`.
+        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
 
     Raises:
         UserError: see `AskingEvaluator` and `read_questions`.
@@ -46,9 +46,8 @@ class TableQuestions(AnnotatedAsking):
         precision: Precision,
         max_side: MaxSide | None,
         batch_size: Count,
-        cache_answers: bool,
     ) -> None:
-        super().__init__(name, vlm, source, revision, precision, max_side, batch_size, cache_answers)
+        super().__init__(name, vlm, source, revision, precision, max_side, batch_size)
         self.table = read_questions(Path(table))
         self.samples = read_questions(CALIBRATION / "questions.jsonl")
 

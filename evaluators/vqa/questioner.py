@@ -21,16 +21,15 @@ class Questioner:
     Args:
         model: the model.
         batch_size: questions that go through the network at once.
-        cached: whether answers are kept on the disk, and read from there.
     """
 
-    def __init__(self, model: ChatModel, batch_size: int, cached: bool = True) -> None:
-        self.model, self.batch_size, self.cached = model, batch_size, cached
+    def __init__(self, model: ChatModel, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
 
     @cached_property
-    def cache(self) -> AnswerCache | None:
-        """The answers of this model; None where they are not kept."""
-        return AnswerCache(f"{self.model.weights} {self.model.precision} {TEMPLATE}") if self.cached else None
+    def cache(self) -> AnswerCache:
+        """The answers of this model that are kept."""
+        return AnswerCache(f"{self.model.weights} {self.model.precision} {TEMPLATE}")
 
     def answer_probability(self, picture: Image.Image, question: str, answers: Sequence[str]) -> float:
         """Return the probability that the answer begins like one of those accepted, 0..1.
@@ -42,15 +41,16 @@ class Questioner:
         """
         return self.ask([picture], [Question(question, tuple(answers))])[0].probability
 
-    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[Question]) -> list[Answer]:
-        """Return the answer to each question about its picture; what is known is not asked.
+    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[Question], cached: bool = True) -> list[Answer]:
+        """Return the answer to each question about its picture.
 
         Args:
             pictures: in RGB, one a question; several questions may have the same one.
+            cached: whether answers are kept on the disk, and what is known from there is not asked.
         """
         digests = {id(picture): picture_digest(picture) for picture in {id(one): one for one in pictures}.values()}
         keys = [key_of(digests[id(picture)], question) for picture, question in zip(pictures, questions, strict=True)]
-        answers = dict(zip(keys, self.cache.get(keys) if self.cache else [None] * len(keys), strict=True))
+        answers = dict(zip(keys, self.cache.get(keys) if cached else [None] * len(keys), strict=True))
         rows = {key: row for row, key in enumerate(keys) if answers[key] is None}
         # short questions together, so that they are not filled up to the longest
         missing = sorted(rows, key=lambda key: len(questions[rows[key]].text))
@@ -59,7 +59,7 @@ class Questioner:
             asked = [questions[rows[key]] for key in batch]
             found = dict(zip(batch, self._answers([pictures[rows[key]] for key in batch], asked), strict=True))
             answers |= found
-            if self.cache:
+            if cached:
                 self.cache.add({key: (question, found[key]) for key, question in zip(batch, asked, strict=True)})
         return [answer for key in keys if (answer := answers[key]) is not None]
 

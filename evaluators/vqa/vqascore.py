@@ -31,7 +31,7 @@ class VqaScore(AskingEvaluator, Reward):
 
     Args:
         template: which question is asked; part of the version, as scores of two templates are not comparable.
-        vlm, source, revision, precision, max_side, batch_size, cache_answers: see `AskingEvaluator`.
+        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
         gradient_checkpointing: compute all layers twice instead of keeping their activations for the gradient.
 
     Raises:
@@ -49,12 +49,11 @@ class VqaScore(AskingEvaluator, Reward):
         precision: Precision,
         max_side: MaxSide | None,
         batch_size: Count,
-        cache_answers: bool,
         gradient_checkpointing: bool = False,
     ) -> None:
         if template not in get_args(Template):
             raise ValueError(f"template={template} is unknown; available: {', '.join(get_args(Template))}")
-        super().__init__("vqascore", vlm, source, revision, precision, max_side, batch_size, cache_answers)
+        super().__init__("vqascore", vlm, source, revision, precision, max_side, batch_size)
         self.version = f"1-{template}"
         self.gradient_checkpointing = gradient_checkpointing
         self._text, self._answers = TEMPLATES[template]

@@ -1,6 +1,7 @@
 """`questions.csv`: means over all questions of a category, with intervals over prompts."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from alignbench.store.scores import ScoreInfo, Scores
 def contender(label, *runs):
     """A method whose runs have these categories; prompt ids are the texts of prompts in small letters."""
     scores = Scores.of(ScoreInfo("tifa_tiny", "1"), ["a"], [0], [1.0], ["d"])
-    prompts = {text.lower(): SimpleNamespace(prompt=text) for text in "ABC"}
-    manifest = SimpleNamespace(run=f"{label}-0")
-    return Contender(label, tuple(Measurement(manifest, None, "", prompts, scores, None, found) for found in runs))
+    prompts: Any = {text.lower(): SimpleNamespace(prompt=text) for text in (*"ABC", *map(str, range(400)))}
+    manifest: Any = SimpleNamespace(run=f"{label}-0")
+    sampling: Any = None
+    return Contender(label, tuple(Measurement(manifest, sampling, "", prompts, scores, None, found) for found in runs))
 
 
 def test_a_mean_is_over_all_questions_of_a_category_and_all_seeds():
@@ -35,10 +37,8 @@ def test_a_mean_is_over_all_questions_of_a_category_and_all_seeds():
 def test_an_interval_over_prompts_is_that_of_their_share():
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.7
-    found = {f"p{number}": Counted(float(one), 1) for number, one in enumerate(right)}
-    one = contender("base", {"count": found})
-    one.runs[0].prompts.update({prompt_id: SimpleNamespace(prompt=prompt_id) for prompt_id in found})
-    [row] = question_rows("sd", "shapes", [one], Resamplings(2000))
+    found = {str(number): Counted(float(one), 1) for number, one in enumerate(right)}
+    [row] = question_rows("sd", "shapes", [contender("base", {"count": found})], Resamplings(2000))
     half = 1.96 * (right.mean() * (1 - right.mean()) / 400) ** 0.5
     assert row["ci_low"] == pytest.approx(right.mean() - half, abs=0.01)
     assert row["ci_high"] == pytest.approx(right.mean() + half, abs=0.01)

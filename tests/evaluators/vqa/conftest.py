@@ -23,7 +23,6 @@ def settings(vlm) -> dict:
     """Arguments that evaluators with a vision-language model have in common."""
     return {
         "vlm": "tiny", "source": str(vlm), "revision": None, "precision": "float32", "max_side": None, "batch_size": 4,
-        "cache_answers": True,
     }  # fmt: skip
 
 

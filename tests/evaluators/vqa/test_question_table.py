@@ -98,19 +98,18 @@ def test_scores_do_not_depend_on_the_batch(evaluator):
     pictures = [noise(number, size) for number, size in enumerate([(56, 56), (28, 84), (84, 28)])]
     prompts = ["a red cat on a mat", "a dog", "a red cat on a mat"]
     _, together = evaluator.explain(pictures, evaluator.encode_prompts(prompts))
-    evaluator.questioner.cached = False
-    del evaluator.questioner.cache
     for picture, prompt, expected in zip(pictures, prompts, together, strict=True):
-        _, [alone] = evaluator.explain([picture], evaluator.encode_prompts([prompt]))
+        _, [alone] = evaluator._judged([picture], evaluator.encode_prompts([prompt]), cached=False)
         for one, other in zip(alone["questions"], expected["questions"], strict=True):
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
 
 
-def test_calibration_has_questions_about_its_images(evaluator):
+def test_calibration_has_questions_about_its_images_and_always_asks(evaluator, own_cache):
     folder, samples = _samples(evaluator)
     assert all((folder / sample["file"]).is_file() for sample in samples)
     assert len(scores(evaluator)) == 4
     assert evaluator.supports([samples[0]["prompt"]]) is not None  # no prompt of the user's
+    assert not (own_cache / "answers").exists()  # asked anew each time, to notice another library
 
 
 @pytest.mark.parametrize(

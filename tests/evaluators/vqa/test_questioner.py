@@ -63,11 +63,10 @@ def test_a_probability_sums_over_the_set_of_first_tokens_and_a_bare_blank_is_cou
 def test_answers_do_not_depend_on_the_batch_nor_on_the_cache(model):
     questions = [Question(f"Are there {'many ' * number}cats?", YES) for number in range(5)]
     pictures = [noise(number, size) for number, size in enumerate([(56, 56), (28, 84), (84, 28), (56, 84), (112, 56)])]
-    alone = [
-        Questioner(model, 1, cached=False).ask([one], [two])[0] for one, two in zip(pictures, questions, strict=True)
-    ]
+    one_by_one = Questioner(model, 1)
+    alone = [one_by_one.ask([one], [two], cached=False)[0] for one, two in zip(pictures, questions, strict=True)]
     together = Questioner(model, 5).ask(pictures, questions)
-    backwards = Questioner(model, 2, cached=False).ask(pictures[::-1], questions[::-1])[::-1]
+    backwards = Questioner(model, 2).ask(pictures[::-1], questions[::-1], cached=False)[::-1]
     for found in (together, backwards):
         assert [one.probability for one in found] == pytest.approx([one.probability for one in alone], abs=1e-6)
     assert len({round(one.probability, 6) for one in alone}) == 5
@@ -80,7 +79,7 @@ def test_what_is_known_is_not_asked_again_and_what_differs_is(model, asked):
     assert asked == [2]
     Questioner(model, 4).ask([noise(0)] * 3, [*questions, questions[0]])
     assert asked == [2]
-    Questioner(model, 4, cached=False).ask([noise(0)], questions[:1])
+    Questioner(model, 4).ask([noise(0)], questions[:1], cached=False)
     assert asked == [2, 1]
     Questioner(model, 4).ask(
         [noise(1), noise(0), noise(0)], [questions[0], Question("Is there a cat?", TWO), questions[1]]
@@ -110,6 +109,7 @@ def test_a_damaged_line_is_not_read_and_its_question_is_asked_again(own_cache, d
     assert cache.get([key]) == [Answer(0.125, 0.0, "no")] == AnswerCache("m").get([key])
 
 
+@pytest.mark.matrix
 def test_processes_that_add_at_once_lose_nothing(own_cache):
     script = (
         "import sys; from evaluators.vqa.answers import Answer, AnswerCache, Question\n"
