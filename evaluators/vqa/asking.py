@@ -75,7 +75,7 @@ class AskingEvaluator(Evaluator):
 
     @property
     def shared_pass(self) -> str:
-        return f"answers of {self.model.weights} in {self.precision}"
+        return f"answers of {self.model.source} {self.model.revision} in {self.precision}"
 
     @property
     def network(self) -> Any:

@@ -1,14 +1,14 @@
 """Scores of a table of questions, as TIFA, DSG and DPG have them: the share that is answered rightly.
 
 Source: Hu et al. 2023 (TIFA), arXiv 2303.11897; Cho et al. 2024 (DSG), arXiv 2310.18235; Hu et al. 2024 (ELLA, with
-DPG-Bench), arXiv 2403.05135; dpg_bench/compute_dpg_bench.py of TencentQQGYLab/ELLA for the rule about parents. How a
-question is put to a model is our own.
+DPG-Bench), arXiv 2403.05135; for the rules about parents dsg/vqa_utils.py of j-min/DSG and
+dpg_bench/compute_dpg_bench.py of TencentQQGYLab/ELLA. How a question is put to a model is our own.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, Literal, get_args
 
 from alignbench.settings.section import Count
 from evaluators.networks.chat_model import Precision
@@ -16,30 +16,31 @@ from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import CALIBRATION, AnnotatedAsking, MaxSide
 from evaluators.vqa.tables import YES_NO, Item, read_questions
 
+Rule = Literal["dsg", "dpg"]
+
 
 class TableQuestions(AnnotatedAsking):
     """The share of the questions of a prompt that a vision-language model answers rightly, 0..1.
 
     A question of yes or no is right if the likeliest next token is the right word, whatever its capitals and blanks; of
     several choices each has a letter, and the likeliest next token has to be the right letter. A question with a parent
-    that is wrong counts as wrong; in the order of the table, so that this reaches a grandchild whose parent stands
-    before it.
+    that is wrong counts as wrong.
 
     Args:
         name: beginning of the name in tables, such as dpg.
         table: file of the questions; see `read_questions`.
+        rule: when a parent is wrong; see `with_parents`.
         vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
 
     Raises:
         UserError: see `AskingEvaluator` and `read_questions`.
     """
 
-    version = "1"
-
     def __init__(
         self,
         name: str,
         table: str,
+        rule: Rule,
         vlm: str,
         source: str,
         revision: str | None,
@@ -47,7 +48,11 @@ class TableQuestions(AnnotatedAsking):
         max_side: MaxSide | None,
         batch_size: Count,
     ) -> None:
+        if rule not in get_args(Rule):
+            raise ValueError(f"rule={rule} is unknown; available: {', '.join(get_args(Rule))}")
         super().__init__(name, vlm, source, revision, precision, max_side, batch_size)
+        self.version = f"1-{rule}"
+        self._rule: Rule = rule
         self.table = read_questions(Path(table))
         self.samples = read_questions(CALIBRATION / "questions.jsonl")
 
@@ -59,7 +64,7 @@ class TableQuestions(AnnotatedAsking):
         """Return the share of the right answers."""
         right = [answer.likeliest.strip().lower() == _expected(item).lower()
                  for item, answer in zip(asked, answers, strict=True)]  # fmt: skip
-        counted = with_parents(asked, right)
+        counted = with_parents(asked, right, self._rule)
         told = [
             {"id": item.id, "category": item.category, "right": is_right, "counted": float(is_counted)}
             for item, is_right, is_counted in zip(asked, right, counted, strict=True)
@@ -67,14 +72,20 @@ class TableQuestions(AnnotatedAsking):
         return sum(counted) / len(counted), told
 
 
-def with_parents(items: Sequence[Item], right: Sequence[bool]) -> list[bool]:
-    """Return which questions count as right: those answered rightly whose parents do, as far as these stand before.
+def with_parents(items: Sequence[Item], right: Sequence[bool], rule: Rule) -> list[bool]:
+    """Return which questions count as right: those answered rightly whose parents are not wrong.
 
-    A parent that stands behind its child counts by its own answer alone, as in the published code.
+    Args:
+        items: the questions of a prompt.
+        right: whether each is answered rightly.
+        rule: `dsg`: a parent is wrong if its own answer is; `dpg`: if it counts as wrong by then, as the questions are
+            gone through in their order, so that a grandchild counts as wrong if its parent stands before it.
     """
-    counted = {item.id: is_right for item, is_right in zip(items, right, strict=True)}
+    answered = {item.id: is_right for item, is_right in zip(items, right, strict=True)}
+    counted = dict(answered)
     for item in items:
-        if not all(counted[parent] for parent in item.parents):
+        known = counted if rule == "dpg" else answered
+        if not all(known[parent] for parent in item.parents):
             counted[item.id] = False
     return [counted[item.id] for item in items]
 

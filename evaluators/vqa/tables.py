@@ -1,8 +1,9 @@
 """Tables of questions about the images of prompts, in the layouts in which people publish them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from alignbench.data.storage.text_tables import TextRow, columns_of, read_rows, stream_json_list
 from alignbench.errors import UserError
@@ -42,24 +43,50 @@ def read_questions(file: Path) -> PromptTable:
             `question_natural_language`), that of TIFA (`caption`, `question`, `choices`, `answer`, `element_type`), or
             our own (`prompt` and `question`, and if needed `id`, `choices`, `answer`, `parents`, `category`).
 
+    A prompt may be there under several ids with the same questions. Parents that DSG's table names without having a
+    question of that number are left out, as nothing can be wrong about them.
+
     Raises:
-        UserError: the file cannot be read, a row is of no use, or an id is there twice or stands for no question.
+        UserError: the file cannot be read, a row is of no use, a question is there twice, a prompt has two different
+            lists of questions, or a parent in a table of our own layout stands for no question.
     """
     rows = list(_rows(file))
-    named, read = _layout(file, columns_of(rows))
-    found: dict[str, list[Item]] = {}
+    layout = _layout(file, columns_of(rows))
+    lists: dict[tuple[str, Any], list[Item]] = {}
     for row in rows:
-        items = found.setdefault(row.prompt(named), [])
-        item = read(row, len(items) + 1)
+        items = lists.setdefault((row.prompt(layout.prompt), row.values.get(layout.list_id)), [])
+        item = layout.read(row, len(items) + 1)
         if item.id in {other.id for other in items}:
             raise UserError(f"{row.location} is a second question {item.id} of its prompt; give it another id")
         _check_choices(row, item)
         items.append(item)
-    for prompt, items in found.items():
+    found: dict[str, tuple[Item, ...]] = {}
+    for (prompt, _), items in lists.items():
         ids = {item.id for item in items}
-        if unknown := [parent for item in items for parent in item.parents if parent not in ids]:
+        unknown = [parent for item in items for parent in item.parents if parent not in ids]
+        if unknown and layout.read is _own:
             raise UserError(f"{file} names question {unknown[0]} as a parent, which {prompt!r} does not have")
-    return PromptTable(file, {prompt: tuple(items) for prompt, items in found.items()})
+        known = tuple(replace(item, parents=tuple(one for one in item.parents if one in ids)) for item in items)
+        if found.setdefault(prompt, known) != known:
+            raise UserError(f"{file} has two different lists of questions about {prompt!r}; keep one of the two")
+    return PromptTable(file, found)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the columns of a table are.
+
+    Attributes:
+        needed: columns by which it is known.
+        prompt: column of the prompt.
+        list_id: column that names the list of questions a row belongs to.
+        read: makes a question of a row and of its number in its list.
+    """
+
+    needed: tuple[str, ...]
+    prompt: str
+    list_id: str
+    read: Callable[[TextRow, int], Item]
 
 
 def _rows(file: Path) -> Iterator[TextRow]:
@@ -69,15 +96,14 @@ def _rows(file: Path) -> Iterator[TextRow]:
     yield from kinds[file.suffix](file)
 
 
-def _layout(file: Path, columns: Sequence[str]) -> tuple[str, Callable[[TextRow, int], Item]]:
-    """Return the column of the prompt, and what reads a row of this layout."""
-    for needed, prompt, read in (
-        (("text", "proposition_id", "question_natural_language"), "text", _dsg),
-        (("caption", "question", "answer"), "caption", _tifa),
-        (("prompt", "question"), "prompt", _own),
+def _layout(file: Path, columns: Sequence[str]) -> _Layout:
+    for layout in (
+        _Layout(("text", "proposition_id", "question_natural_language"), "text", "item_id", _dsg),
+        _Layout(("caption", "question", "answer"), "caption", "id", _tifa),
+        _Layout(("prompt", "question"), "prompt", "", _own),
     ):
-        if set(needed) <= set(columns):
-            return prompt, read
+        if set(layout.needed) <= set(columns):
+            return layout
     raise UserError(
         f"{file} has the columns {', '.join(columns) or 'none'}; expected prompt and question, or those of DSG or TIFA"
     )

@@ -38,7 +38,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def evaluator(settings, write):
-    return TableQuestions("dsg", str(write("dsg.csv", DSG)), **settings)
+    return TableQuestions("dsg", str(write("dsg.csv", DSG)), "dsg", **settings)
 
 
 def test_the_layouts_of_dsg_tifa_and_our_own_are_read(write):
@@ -62,13 +62,25 @@ def test_the_layouts_of_dsg_tifa_and_our_own_are_read(write):
     assert read_questions(write("own.csv", table))["a"][1] == Item("2", "Which?", ("x", "y"), "y", ("1",))
 
 
-def test_a_child_of_a_wrong_parent_counts_as_wrong_in_the_order_of_the_table():
+def test_a_child_of_a_wrong_parent_counts_as_wrong():
     chain = [Item("1", ""), Item("2", "", parents=("1",)), Item("3", "", parents=("2",)), Item("4", "")]
-    assert with_parents(chain, [True] * 4) == [True] * 4
-    assert with_parents(chain, [False, True, True, True]) == [False, False, False, True]
-    assert with_parents(chain, [True, True, False, True]) == [True, True, False, True]
-    # as published: a grandchild that stands before its parent sees the parent's own answer
-    assert with_parents([chain[0], chain[2], chain[1]], [False, True, True]) == [False, True, False]
+    for rule in ("dsg", "dpg"):
+        assert with_parents(chain, [True] * 4, rule) == [True] * 4
+        assert with_parents(chain, [True, True, False, True], rule) == [True, True, False, True]
+        assert with_parents(chain, [True, False, True, True], rule) == [True, False, False, True]
+    # a grandchild, as published: DSG asks for the parent's own answer, DPG for what it counts by then
+    assert with_parents(chain, [False, True, True, True], "dsg") == [False, False, True, True]
+    assert with_parents(chain, [False, True, True, True], "dpg") == [False, False, False, True]
+    assert with_parents([chain[0], chain[2], chain[1]], [False, True, True], "dpg") == [False, True, False]
+
+
+def test_what_dsgs_own_table_has_wrong_is_read(write):
+    """A text under two ids, a word among parents, and a parent that is no question: all are in the published file."""
+    again = DSG + DSG[DSG.index("a_2") :].replace("a_2", "a_3")
+    table = again.replace('4,"1,2",relation', '4,"1, mat, 9",relation')
+    assert read_questions(write("dsg.csv", table))["a red cat on a mat"][3].parents == ("1",)
+    with pytest.raises(UserError, match="two different lists of questions about 'a dog'"):
+        read_questions(write("dsg.csv", again + "a_3,a dog,dog,2,0,entity,whole,entity - whole (dog),Is it big?\n"))
 
 
 def test_the_score_is_the_share_of_right_answers_after_the_rule(evaluator):
@@ -83,7 +95,7 @@ def test_the_score_is_the_share_of_right_answers_after_the_rule(evaluator):
 
 
 def test_choices_have_letters(settings, write):
-    evaluator = TableQuestions("tifa_v1", str(write("tifa.json", json.dumps(TIFA))), **settings)
+    evaluator = TableQuestions("tifa_v1", str(write("tifa.json", json.dumps(TIFA))), "dsg", **settings)
     asked = evaluator.encode_prompts(["two dogs"])[0]
     choice, there = evaluator.questions(asked)
     assert choice.text == "how many dogs?\nA. 1\nB. 2\nC. 3\nAnswer with one letter."
@@ -91,7 +103,7 @@ def test_choices_have_letters(settings, write):
     assert there.text == "are there dogs? Answer yes or no."
     assert there.answers == ("yes", " yes", "Yes", " Yes")
     assert evaluator.judge(asked, [Answer(0.4, 0.0, " b"), Answer(0.4, 0.0, "no")])[0] == 0.5
-    assert (evaluator.name, evaluator.version, evaluator.summary) == ("tifa_v1_tiny", "1", "mean")
+    assert (evaluator.name, evaluator.version, evaluator.summary) == ("tifa_v1_tiny", "1-dsg", "mean")
 
 
 def test_scores_do_not_depend_on_the_batch(evaluator):
