@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from alignbench import load_results
@@ -41,7 +42,7 @@ def repacked(run, evaluator, scores, to, **changes):
     (known,) = run.path.glob("scores/*/*/clip@1.parquet")
     before = Scores.read(known)
     file = known.with_name(f"{evaluator}@1.parquet")
-    Scores.of(info, before.prompt_id, before.image, scores, before.digest).write(file)
+    replace(before, info=info, score=np.array(scores, np.float32)).write(file)
     run.complete("score", f"shapes/1a2b/{evaluator}@1", [file])
     run.update(**changes)
     pack([run.path], to)
@@ -150,6 +151,7 @@ def test_a_second_run_of_one_recipe_and_seed_is_named(capsules, tmp_path):
         bring_in([capsules[0], forged(tmp_path / "evil.tar", members)], tmp_path / "there")
 
 
+@pytest.mark.matrix
 def test_a_damaged_run_that_is_there_stops_no_merge(capsules, tmp_path):
     bring_in(capsules[1:], tmp_path)
     file = next(tmp_path.glob(f"{SFT}/scores/*/*/clip@1.parquet"))
