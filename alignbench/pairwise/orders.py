@@ -120,6 +120,17 @@ class PositionBias:
         """Whether the position decides too often."""
         return self.first_rate < UNBIASED[0] or self.first_rate > UNBIASED[1]
 
+    @property
+    def warning(self) -> str:
+        """What is said of a comparer that goes by the position; empty of others."""
+        if not self.is_biased:
+            return ""
+        side = "first" if self.first_rate > 0.5 else "second"
+        remedy = (
+            "asking in one random order makes this noise" if np.isnan(self.consistent) else "both orders cancel this"
+        )
+        return f"it prefers the {side} image too often, whatever it shows; {remedy}"
+
     def __str__(self) -> str:
         """Write the figures as the program prints them."""
         parts = [f"{self.pairs} comparisons in {self.calls} calls"]

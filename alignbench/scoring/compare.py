@@ -167,8 +167,8 @@ class Comparing:
         print_fact(
             self.console, "compared", f"{told}; {read:,} tokens read, {written:,} written, {duration(bias.seconds)}"
         )
-        if bias.is_biased:
-            self.console.print(f"  {file.comparer} goes by the position of an image, which both orders together cancel")
+        if bias.warning:
+            self.console.print(f"  {file.comparer}: {bias.warning}")
         if bias.fails_often:
             limit = f"more than {100 * MAX_FAILED:g} % of the pairs"
             self.console.print(f"  {file.comparer} failed on {limit}, so no table has its figures")

@@ -59,6 +59,16 @@ def test_the_figures_of_a_biased_judge_are_those_counted_by_hand():
     assert "failures 1 (20.0 %)" in str(found)
 
 
+def test_a_warning_names_the_place_that_is_preferred_and_what_cancels_it():
+    first, second = Verdict.of_log_odds(1.0), Verdict.of_log_odds(-1.0)
+    both = position_bias([JudgedPair("a cat", second, second)] * 3)
+    assert both.warning == "it prefers the second image too often, whatever it shows; both orders cancel this"
+    one = position_bias([JudgedPair("a cat", first, None)] * 3)
+    assert one.warning.startswith("it prefers the first image too often")
+    assert one.warning.endswith("asking in one random order makes this noise")
+    assert position_bias([JudgedPair("a cat", first, second)]).warning == ""
+
+
 def test_nothing_asked_says_nothing():
     found = position_bias([])
     assert math.isnan(found.first_rate)

@@ -93,9 +93,7 @@ class ComparerPoll(Poll):
         told = f"{self.evaluator}: {self.bias}"
         if self.bias.fails_often:
             return f"{told}; that is too many, so its figures are in no table"
-        if self.bias.is_biased:
-            told += "; it goes by the position of an image, which both orders together cancel"
-        return told
+        return "; ".join(filter(None, (told, self.bias.warning)))
 
 
 def compared_runs(file: VerdictFile, lines: Sequence[Judged], folders: Iterable[RunFolder]) -> dict[str, ComparedRun]:
