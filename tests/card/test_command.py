@@ -51,7 +51,9 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
     page = (tmp_path / "cards" / "cards.md").read_text()
     assert "3 scorers are worth" in page
     assert "the truth is a program's" in page
-    assert len(list((tmp_path / "cards" / "pictures").glob("*.png"))) == 5, "comparers saw fewer pairs: one of their own"
+    assert (
+        len(list((tmp_path / "cards" / "pictures").glob("*.png"))) == 5
+    )  # comparers saw fewer pairs, so have one of their own
     assert "shapes_clip@1" in capsys.readouterr().out
 
     from evaluators.comparers.shapes import ShapesComparer
