@@ -169,7 +169,7 @@ def test_what_a_policy_was_trained_on_marks_rows_and_changes_no_weights():
         ("model.policy=/nowhere", "model.policy=/nowhere is neither here nor a hub id", "trained weights"),
         ("nonsense", "'nonsense' is not understood", "key=value"),
         ("reward=none", "method=srpo trains on a reward", "reward=NAME"),
-        ("evaluators=none", "evaluators is empty", "available: geneval, papers, shapes"),
+        ("evaluators=none", "evaluators is empty", "available: geneval, geneval2, papers, shapes"),
         ("features=shape", "features=shape is unknown", "did you mean shapes"),
         ("features=clip_l14", "features=clip_l14 is unknown", "features=none +feature@features.clip_l14=clip_l14"),
     ],
