@@ -21,7 +21,7 @@ from alignbench.files import home_path, replacing_folder
 from alignbench.models.weights.find_policy import find_policy
 from alignbench.stages.start import load_start
 from alignbench.stages.trained_weights import Source, find_source
-from alignbench.store.soup_record import Parent, SoupRecord
+from alignbench.store.origin.soup_record import Parent, SoupRecord
 from alignbench.store.training_data import data_of_run, union
 from alignbench.terminal.endings import one_sentence
 

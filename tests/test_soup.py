@@ -18,8 +18,8 @@ from alignbench.soup import arguments, find_parent, make_soup, read_shares
 from alignbench.stages.open_run import start_weights
 from alignbench.stages.start import display_name, start_data, start_run, start_trained_on
 from alignbench.store.manifest import Manifest
+from alignbench.store.origin.soup_record import SoupRecord, find_soup
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.soup_record import SoupRecord, find_soup
 from alignbench.store.training_data import digests, write_training_data
 
 # ---- the mathematics

@@ -27,8 +27,8 @@ from alignbench.reading import parquet_errors
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.readable import by_images, check_run
 from alignbench.report.tables import ScoreReader
-from alignbench.store.capsule_record import write_contents
 from alignbench.store.image_records import image_name, read_prompts, read_sampling
+from alignbench.store.origin.capsule_record import write_contents
 from alignbench.store.run_folder import RunFolder
 
 _ID = re.compile(NAME)

@@ -11,7 +11,7 @@ from alignbench.errors import UserError
 from alignbench.files import sha256
 from alignbench.report.tables import measurements
 from alignbench.scoring.feature_rows import FeatureInfo, feature_rows
-from alignbench.store.capsule_record import read_contents
+from alignbench.store.origin.capsule_record import read_contents
 from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.scores import ScoreInfo
 

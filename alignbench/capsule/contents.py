@@ -10,7 +10,7 @@ from alignbench.capsule.archive import ASK_AGAIN, Member
 from alignbench.errors import UserError
 from alignbench.files import CHECK, is_intact, with_check, without_check
 from alignbench.reading import check_record, parse_json
-from alignbench.store.capsule_record import RunContents
+from alignbench.store.origin.capsule_record import RunContents
 
 CONTENTS = "contents.json"
 FORMAT = 1

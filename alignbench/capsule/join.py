@@ -11,8 +11,8 @@ from functools import reduce
 from typing import Any
 
 from alignbench.files import sha256
-from alignbench.store.capsule_record import RunContents
 from alignbench.store.manifest import Manifest
+from alignbench.store.origin.capsule_record import RunContents
 from alignbench.store.run_folder import RunFolder
 
 MANIFEST = "manifest.json"

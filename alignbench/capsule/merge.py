@@ -12,7 +12,7 @@ from alignbench.errors import UserError
 from alignbench.files import flush_files, locked
 from alignbench.report.write import write_report
 from alignbench.statistics.resampling import NUM_RESAMPLES
-from alignbench.store.capsule_record import read_contents, write_contents
+from alignbench.store.origin.capsule_record import read_contents, write_contents
 from alignbench.store.run_folder import RunFolder
 from alignbench.terminal.waiting import waiting
 

@@ -16,8 +16,8 @@ from alignbench.files import replacing, sha256
 from alignbench.models.weights.policy_files import LORA_FILE
 from alignbench.report.readable import check_run
 from alignbench.report.tables import ScoreReader
-from alignbench.store.capsule_record import RunContents, read_contents
 from alignbench.store.manifest import BASE, Manifest
+from alignbench.store.origin.capsule_record import RunContents, read_contents
 from alignbench.store.run_folder import RunFolder, checked, readable_manifests
 
 NUM_NAMED = 3  # settings with paths that are named

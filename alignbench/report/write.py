@@ -17,9 +17,9 @@ from alignbench.report.readable import readable
 from alignbench.report.sensitivity.best import best_settings
 from alignbench.report.sensitivity.curves import sensitivity_rows
 from alignbench.report.sensitivity.picture import sensitivity_picture
+from alignbench.report.sensitivity.searched import add_tried
 from alignbench.report.sensitivity.tried import tried_settings
 from alignbench.report.tables import Tables, build
-from alignbench.report.tried import add_tried
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE

@@ -19,7 +19,7 @@ from alignbench.scoring.session import Scoring
 from alignbench.stages.turns import turn
 from alignbench.store.image_records import ImageSet, store_records
 from alignbench.store.manifest import BASE, Manifest
-from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.origin.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder, readable_manifests
 from alignbench.store.training_data import data_of_run, write_training_data
 from alignbench.terminal.console import headed

@@ -10,7 +10,7 @@ from alignbench.devices import device_name
 from alignbench.files import write_text
 from alignbench.stages.start import display_name, refuse_other_weights, start_data, start_trained_on, start_weights
 from alignbench.store.manifest import Manifest
-from alignbench.store.provenance import PACKAGES, command, commit, now
+from alignbench.store.origin.provenance import PACKAGES, command, commit, now
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import write_training_data
 

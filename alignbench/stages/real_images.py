@@ -20,7 +20,7 @@ from alignbench.store.image_records import (
     write_sampling,
 )
 from alignbench.store.manifest import DATA, Manifest
-from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.origin.provenance import PACKAGES, commit
 from alignbench.store.run_folder import RunFolder
 
 

@@ -14,8 +14,8 @@ from alignbench.files import file_digest
 from alignbench.models.adapter import ModelAdapter
 from alignbench.models.weights.find_policy import find_policy
 from alignbench.models.weights.policy_files import Adapters
+from alignbench.store.origin.soup_record import SoupRecord, find_soup
 from alignbench.store.run_folder import RunFolder
-from alignbench.store.soup_record import SoupRecord, find_soup
 from alignbench.store.stopped_run import StoppedRun
 from alignbench.store.training_data import data_of_run, union
 

@@ -108,7 +108,7 @@ class RunFolder:
 
     @property
     def capsule_record(self) -> Path:
-        """What came with a run that was not made here: see `alignbench.store.capsule_record`."""
+        """What came with a run that was not made here: see `alignbench.store.origin.capsule_record`."""
         return self.path / "capsule.json"
 
     @property

@@ -20,7 +20,7 @@ import psutil
 
 from alignbench.errors import RunInUseError
 from alignbench.files import locked
-from alignbench.store.provenance import now
+from alignbench.store.origin.provenance import now
 
 CLOCK_SECONDS = 2.0  # by which two readings of the start of one process may differ
 EMPTY_SECONDS = 1.0  # a lock that holds nothing for so long was left by a kill

@@ -27,7 +27,7 @@ from alignbench.report.cards.reliability_picture import reliability
 from alignbench.reward_model import RewardModelRecipe
 from alignbench.stages.turns import training_alone
 from alignbench.statistics.reliability import best_scale, calibration
-from alignbench.store.provenance import PACKAGES, commit
+from alignbench.store.origin.provenance import PACKAGES, commit
 from alignbench.store.reward_model_folder import (
     CONFIG,
     LOG,

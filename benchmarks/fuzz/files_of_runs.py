@@ -32,10 +32,10 @@ from alignbench.store.image_records import (
 )
 from alignbench.store.image_statistics_table import ImageToMeasure, measured
 from alignbench.store.manifest import Budget, Manifest
+from alignbench.store.origin.soup_record import Parent, SoupRecord
 from alignbench.store.reward_model_folder import RewardModelRecord
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores, digest_of
-from alignbench.store.soup_record import Parent, SoupRecord
 from alignbench.store.training_data import digests, encoded, read_digests
 from alignbench.store.verdicts import Judged, VerdictFile, judged_pairs
 from alignbench.votes.ballots import Ballots, Vote

@@ -26,7 +26,7 @@ import torch
 from transformers.utils import logging
 
 from alignbench.files import write_json
-from alignbench.store.provenance import PACKAGES, commit, now
+from alignbench.store.origin.provenance import PACKAGES, commit, now
 from benchmarks.steps.commands import finished_command, first_update, report_seconds, scoring_outside
 from benchmarks.steps.data import write_pairs
 from benchmarks.steps.interval import Interval

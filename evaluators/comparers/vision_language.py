@@ -98,7 +98,6 @@ class VisionLanguageComparer(InstructedComparer):
         return verdicts
 
 
-
 def label_log_odds(logits: Tensor, label_tokens: Sequence[Sequence[int]]) -> Tensor:
     """Return the log-odds of the first label over the second, [N]: each has the probability of all its tokens.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignbench.capsule.archive import ArchiveWriter
 from alignbench.capsule.contents import CONTENTS, Contents
-from alignbench.store.capsule_record import RunContents
+from alignbench.store.origin.capsule_record import RunContents
 
 
 def written(path: Path, members: dict[str, bytes], close: bool = True) -> Path:

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from alignbench.report.tried import add_tried
+from alignbench.report.sensitivity.searched import add_tried
 
 RUNS = {"base-m-0": "base", "dpo-m-1": "dpo", "sft-m-2": "sft"}
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from hydra.core.hydra_config import HydraConfig
 
-from alignbench.store.provenance import command, commit, now
+from alignbench.store.origin.provenance import command, commit, now
 
 
 def test_a_machine_without_git_has_no_commit(monkeypatch, tmp_path):
