@@ -13,6 +13,7 @@ from rich.text import Text
 from alignbench.report.figures import number
 from alignbench.search.picture import draw_search
 from alignbench.search.study import Study, figures_of
+from alignbench.search.verdict import verdict
 from alignbench.store.search_record import TRIALS
 
 PICTURE = "search.png"
@@ -47,12 +48,20 @@ def print_outcome(study: Study, report: Sequence[str], cfg: DictConfig, reported
     draw_search(trials, best, study.objectives, default, study.folder / PICTURE)
     for name, file in (("trials", TRIALS), ("picture", PICTURE)):
         console.print(f"{name:>10}  {study.folder / file}", soft_wrap=True)
-    seeds = ",".join(str(cfg.seed + 1 + place) for place in range(SEEDS))
+    seeds = [cfg.seed + 1 + place for place in range(SEEDS)]
+    chosen = [study.space.words(trials[one].params) for one in best[:SHOWN]]
+    is_only = len(study.objectives) == 1 and default != best[0] and study.default is not None
+    if is_only and (told := verdict(report, chosen[0], seeds, reported, study.objectives[0])) is not None:
+        console.print(told, soft_wrap=True)
+        return
     settings = "settings" if len(best) > 1 else "setting"
-    console.print(f"train the best {settings} with other seeds, and report on prompts={reported}:")
-    for one in best[:SHOWN]:
-        chosen = [*report, *study.space.words(trials[one].params)]
-        console.print(f"  python -m alignbench -m {shlex.join([*chosen, f'seed={seeds}'])}", soft_wrap=True)
+    beside = ", and the default settings beside it" if is_only else ""
+    console.print(f"train the best {settings} with other seeds{beside}, and report on prompts={reported}:")
+    for words in [*chosen, *([[]] if is_only else [])]:
+        command = shlex.join([*report, *words, f"seed={','.join(map(str, seeds))}"])
+        console.print(f"  python -m alignbench -m {command}", soft_wrap=True)
+    if is_only:
+        console.print("the same search then says whether the best setting beats the default one")
 
 
 def _counts(trials: Sequence[FrozenTrial]) -> str:

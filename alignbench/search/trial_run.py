@@ -48,14 +48,18 @@ class TrialRun:
         model, method = self.cfg.model.name, row_name(self.cfg)
         return {"run": self.folder.name, "model": model, "method": method, "recipe": recipe_hash(self.cfg)}
 
-    def figures(self, objectives: Sequence[Objective]) -> list[Measured] | None:
-        """Return the figures of a run that is done; None if it is not."""
+    @property
+    def sampling_hash(self) -> str:
+        """Hash of the settings that its images are sampled with."""
         cfg = self.cfg.copy()
         follow_distilled_weights(cfg)
         made = {"control": build(cfg.sampling.control), "frames": frames_of(cfg.model)}
-        sampling_hash = Sampling(**resolve(cfg)["sampling"] | made).hash
-        base = RunFolder(Path(cfg.results) / run_name(base_of(cfg)))
-        prompt_set = build(cfg.prompts).name
+        return Sampling(**resolve(cfg)["sampling"] | made).hash
+
+    def figures(self, objectives: Sequence[Objective]) -> list[Measured] | None:
+        """Return the figures of a run that is done; None if it is not."""
+        base = RunFolder(Path(self.cfg.results) / run_name(base_of(self.cfg)))
+        prompt_set, sampling_hash = build(self.cfg.prompts).name, self.sampling_hash
         if not (self.folder.completed("train") and is_scored(self.folder, prompt_set, sampling_hash, objectives)):
             return None
         return measure(self.folder, base, prompt_set, sampling_hash, objectives)
