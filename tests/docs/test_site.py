@@ -68,6 +68,7 @@ def test_every_link_leads_to_a_place_on_the_site(pages):
             assert not fragment or fragment in pages[target].ids, f"{file.name} links to {link}"
     assert elsewhere == {
         "https://hydra.cc",
+        "https://optuna.org",
         "https://ui.perfetto.dev",
         "https://github.com/RapidAI/RapidOCR",
         "https://github.com/djghosh13/geneval",
