@@ -40,6 +40,7 @@ def check(cfg: DictConfig) -> None:
     settle_arguments(cfg)
     WorkShare.of(cfg.shard)
     _check_compare_settings(cfg)
+    _check_stopping(cfg)
     if has_images(cfg):
         _check_existing_images(cfg)
         return
@@ -95,6 +96,36 @@ def _check_compare_settings(cfg: DictConfig) -> None:
         )
     if cfg.shard is not None:
         raise UserError("shard splits prepare, generate and score alone; take compare out of stages and do it apart")
+
+
+def _check_stopping(cfg: DictConfig) -> None:
+    """Refuse looks at the win rate that nobody could take."""
+    sampling, stages = cfg.sampling, set(cfg.stages)
+    if sampling.stop == "none":
+        if sampling.stop_on is not None:
+            raise UserError(
+                f"sampling.stop_on={sampling.stop_on} decides when to stop, and sampling.stop is none; add "
+                "sampling.stop=obrien_fleming, or leave it out"
+            )
+        return
+    asked = f"sampling.stop={sampling.stop}"
+    if has_images(cfg):
+        raise UserError(
+            f"{asked} is for images that are generated, and model=images has its images already; leave it out"
+        )
+    if is_base(cfg):
+        raise UserError(f"{asked} goes by the win rate over base, and this command measures base itself; leave it out")
+    if cfg.shard is not None:
+        raise UserError(
+            f"{asked} decides after each part, and shards do not wait for each other; leave shard or it out"
+        )
+    if cfg.real_images is not None:
+        raise UserError(f"{asked} does not know which real images it will need; leave real_images or it out")
+    if stages & {"generate", "score", "compare"} and not stages >= {"generate", "score"}:
+        raise UserError(f"{asked} generates and scores in turn; add generate and score to stages, or leave it out")
+    looks = sampling.looks
+    if not isinstance(looks, int) and list(looks) != sorted(set(looks)):
+        raise UserError(f"sampling.looks=[{','.join(f'{share:g}' for share in looks)}] must be shares that rise")
 
 
 def _check_comparers(cfg: DictConfig, prompts: Sequence[str], num_images: int) -> None:

@@ -44,11 +44,14 @@ class PromptSet:
         name: path-safe; images and scores are stored under this name.
         prompts: the prompts that are used.
         full_size: number of prompts before `limit` was applied.
+        whole: the set that these are the first prompts of, where it is measured look by look; see
+            `alignbench.data.prompt_looks`.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     full_size: int
+    whole: "PromptSet | None" = None
 
     def __post_init__(self) -> None:
         names = [self.name, *(prompt.prompt_id for prompt in self.prompts)]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from alignbench.context import all_reduce_max
+from alignbench.data.prompt_looks import in_random_order
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
@@ -25,7 +27,7 @@ from alignbench.generation.control.control import Control
 from alignbench.generation.image_writer import ImageWriter
 from alignbench.generation.pipeline_sampler import Sampler
 from alignbench.models.adapter import ModelAdapter
-from alignbench.settings.sampling import NoiseMode, StrengthKind
+from alignbench.settings.sampling import Looks, NoiseMode, StopRule, StrengthKind
 from alignbench.store.image_records import (
     ImageSet,
     PromptRecord,
@@ -62,6 +64,7 @@ class Sampling:
         strength_kind: what that scales: the difference of their predictions, which the sampler does, or of their
             weights, which `ModelAdapter.scale_policy` does before.
         frames: of each video that the model makes; None for a model of images.
+        stop, looks, stop_on: when images are enough; see `alignbench.settings.sampling`. They change no image.
     """
 
     num_inference_steps: int
@@ -79,6 +82,9 @@ class Sampling:
     strength: float = 1.0
     strength_kind: StrengthKind = "prediction"
     frames: FrameSpec | None = None
+    stop: StopRule = "none"
+    looks: Looks = 5
+    stop_on: str | None = None
 
     @property
     def hash(self) -> str:
@@ -278,8 +284,25 @@ def generate(
 
 
 def _batches(prompt_set: PromptSet, sampling: Sampling, work_share: WorkShare) -> list[Batch]:
-    wanted = [(prompt, number) for prompt in prompt_set for number in range(sampling.num_images_per_prompt)]
-    return work_share.batches(wanted, sampling.batch_size)
+    """Return what is made together.
+
+    The first prompts of a set that is measured look by look are made in batches of the sizes that the whole set is made
+    in, or rounding would differ. So the last batch of a look may already hold some images of the next one.
+    """
+    batches = work_share.batches(_items(prompt_set.whole or prompt_set, sampling), sampling.batch_size)
+    if prompt_set.whole is None:
+        return batches
+    last = batches.pop() if len(batches[-1]) < len(batches[0]) else []
+    in_order = [prompt for same_text in in_random_order(prompt_set.whole, sampling.seed) for prompt in same_text]
+    rest = [item for item in _items(in_order, sampling) if item not in last]
+    size = len(batches[0]) if batches else 1
+    batches = [rest[start : start + size] for start in range(0, len(rest), size)] + [last]
+    wanted = set(_items(prompt_set, sampling))
+    return [batch for batch in batches if wanted.intersection(batch)]
+
+
+def _items(prompts: Iterable[Prompt], sampling: Sampling) -> Batch:
+    return [(prompt, number) for prompt in prompts for number in range(sampling.num_images_per_prompt)]
 
 
 def _records(images: Path, prompt_set: PromptSet, sampling: Sampling) -> list[PromptRecord]:

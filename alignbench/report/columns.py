@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TableRow = dict[str, Any]  # column -> value
 
+STOPPED_AT = "stopped_at"  # the last column of tables with a run that was measured look by look, and of no others
 P_VALUES = ("p_win", "p_gain", "p_win_weights", "p_gain_weights")
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 LEADERBOARD_COLUMNS = (
@@ -74,7 +75,7 @@ TEXT_COLUMNS = frozenset(
     (
         "model", "method", "method_a", "method_b", "run", "start", "prompt_set", "group", "evaluator", "version",
         "intransitive", "kind", "measure", "role", "flag", "budget_unit", "recipe_of", "setting", "others",
-        "setting_value", "summary", "category",
+        "setting_value", "summary", "category", STOPPED_AT,
     )
 )  # fmt: skip
 TRUTH_COLUMNS = frozenset(("subset", "trained_on", "turned", "best"))

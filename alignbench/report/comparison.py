@@ -1,17 +1,19 @@
 """Compare the runs of one model on one prompt set by one evaluator: the rows of every table."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
-from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, TableRow
+from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, STOPPED_AT, TableRow
+from alignbench.report.looks import LooksOfPair
 from alignbench.scoring.evidence import Counted
 from alignbench.statistics import bradley_terry, intervals
-from alignbench.statistics.resampling import Estimate, Resampling
+from alignbench.statistics.resampling import Estimate, Resampling, Resamplings
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
+from alignbench.store.look_record import LookRecord
 from alignbench.store.manifest import BASE, DATA, Manifest, ResultsError
 from alignbench.store.scores import Scores
 
@@ -25,6 +27,7 @@ class Measurement:
 
     Attributes:
         borderline, categories: see `borderline_share` and `category_totals` of `alignbench.scoring.evidence`.
+        looks: those at its win rate over base, where it was measured look by look.
     """
 
     manifest: Manifest
@@ -34,6 +37,7 @@ class Measurement:
     scores: Scores
     borderline: float | None = None
     categories: Mapping[str, Mapping[str, Counted]] = field(default_factory=dict)
+    looks: LookRecord | None = None
 
     @property
     def compared_sampling(self) -> str:
@@ -117,7 +121,7 @@ class MethodComparison:
         over_base: how each method compares with base on all prompts; filled by `rows`.
     """
 
-    def __init__(self, name: str, contenders: list[Contender], resamplings: "Resamplings"):
+    def __init__(self, name: str, contenders: list[Contender], resamplings: Resamplings):
         self.prompt_set = name
         contenders = with_equal_scores_of_equal_images(contenders)
         self.contenders = sorted(contenders, key=lambda contender: (contender.label != BASE, contender.label))
@@ -216,10 +220,31 @@ class MethodComparison:
         """Say whether two contenders can be compared."""
         return bool(a.image_set & b.image_set)
 
+    def looks(self, a: Contender, b: Contender) -> LooksOfPair | None:
+        """Return the looks that decided which prompts two contenders have in common; None where nobody looked."""
+        records = [run.looks for one in (a, b) for run in one.runs]
+        decided_by = self.info if b.label == BASE and len(a.runs) == 1 else None
+        return LooksOfPair.of(records, len(self.shared_texts(a, b)), decided_by) if any(records) else None
+
+    def stopped_at(self, a: Contender, b: Contender) -> str | None:
+        """Write which of its looks a comparison shows, as in `2 of 5`."""
+        looks = self.looks(a, b)
+        return None if looks is None else " of ".join(map(str, looks.look))
+
+    def shared_texts(self, a: Contender, b: Contender) -> set[str]:
+        """Return the prompts that both have."""
+        return {self.prompts[prompt_id].prompt for prompt_id, _ in a.image_set & b.image_set}
+
+    def widening(self, ranked: Sequence[Contender]) -> list[list[float]]:
+        """Return how many times as wide as plain intervals those of each pair of contenders are, [M, M]."""
+        looks = [[self.looks(a, b) for b in ranked] for a in ranked]
+        return [[1.0 if one is None else one.widening for one in row] for row in looks]
+
     def strengths(self, ranked: Sequence[Contender]) -> bradley_terry.Ranking:
         """Fit the strengths of contenders of which the first meets all others."""
         images = sorted(set.union(*(contender.image_set for contender in ranked)))
-        return bradley_terry.rank([self.scores(one, images) for one in ranked], self.resampling(images))
+        scores = [self.scores(one, images) for one in ranked]
+        return bradley_terry.rank(scores, self.resampling(images), self.widening(ranked))
 
     def ranking(self) -> list[TableRow]:
         """Return the strength of each method that shares images with base; nothing where there is none, or no base."""
@@ -279,6 +304,7 @@ class MethodComparison:
             "ties": result.ties,
             **_estimate("win_rate", "ci", result.win_rate),
             **{name: getattr(result, name) for name in P_VALUES},
+            STOPPED_AT: self.stopped_at(a, b),
         }
 
 
@@ -293,7 +319,10 @@ class GroupComparison:
     def compare(self, a: Contender, b: Contender) -> intervals.Comparison | None:
         """Compare on the images that both have; None where they share none."""
         contenders, paired, _ = self._paired_scores(self.comparison.shared(a, b))
-        return paired and paired.compare(contenders.index(a), contenders.index(b))
+        if paired is None:
+            return None
+        looks, single = self.comparison.looks(a, b), paired.compare(contenders.index(a), contenders.index(b))
+        return single if looks is None else looks.result(single, is_whole=self.group == ALL)
 
     def mean(self, contender: Contender, *others: Contender) -> tuple[int, Estimate] | None:
         """Return the mean score on the images that all of these have, and how many scores it is of; None for none."""
@@ -334,6 +363,7 @@ class GroupComparison:
             "trained_on": comparison.trained_on(contender),
             "start": None if start is None else start.label,
             **_mean_budget(manifests),
+            STOPPED_AT: comparison.stopped_at(contender, comparison.contenders[0]) if over_base else None,
         }
 
     def _mean(self, paired: intervals.PairedScores, images: Sequence[ImageKey], index: int) -> Estimate:
@@ -362,20 +392,6 @@ class GroupComparison:
             paired = intervals.PairedScores(scores, comparison.resampling(images), trained) if images else None
             self._paired[number] = contenders, paired, images
         return self._paired[number]
-
-
-class Resamplings:
-    """The resamples of every list of prompts that is asked for, each drawn once."""
-
-    def __init__(self, num_resamples: int) -> None:
-        self.num_resamples = num_resamples
-        self._drawn: dict[tuple[str, ...], Resampling] = {}
-
-    def of(self, clusters: Iterable[str]) -> Resampling:
-        key = tuple(clusters)
-        if key not in self._drawn:
-            self._drawn[key] = Resampling(key, self.num_resamples)
-        return self._drawn[key]
 
 
 def _estimate(name: str, interval: str, estimate: Estimate) -> TableRow:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS, TableRow
-from alignbench.report.comparison import ALL, Contender, Measurement, MethodComparison, Resamplings
+from alignbench.report.comparison import ALL, Contender, Measurement, MethodComparison
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings, p_of_gain
 from alignbench.report.image_measures.changes import images_changed
 from alignbench.report.image_measures.figures import (
@@ -26,7 +26,7 @@ from alignbench.report.image_measures.figures import (
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.tables import ScoreReader, Tables
 from alignbench.statistics.intervals import summary
-from alignbench.statistics.resampling import Estimate
+from alignbench.statistics.resampling import Estimate, Resamplings
 from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo

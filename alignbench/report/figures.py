@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from alignbench.report.columns import TableRow
+from alignbench.report.columns import STOPPED_AT, TableRow
 from alignbench.store.manifest import BASE, DATA
 from alignbench.store.scores import ScoreInfo, Summary
 from alignbench.text import duration
@@ -26,12 +26,15 @@ NOTES = {
     "trained_on": "b: the method trained on this evaluator: on its scores or labels, or on data that it learned from; "
     "mean ranks leave the evaluator out for all methods",
     "subset": "c: fewer prompts than the full set",
+    "looks": "d: measured in parts, to stop as soon as the win rate over base is significant (sampling.stop). "
+    "Intervals and stars of win rates take all planned looks into account. Stopping biases the win rate itself away "
+    "from 50. It is over the prompts that both methods have",
     "data": "data: real images of the same prompts, which no model made",
     "tried": "tried: settings of the method that searches tried on this model (docs/search.md); a method with more "
     "tries has an advantage",
 }
 WIN_RATE = ("ci_low", "win_rate", "ci_high")
-MARKS = {"seed": "a", "trained_on": "b", "subset": "c"}
+MARKS = {"seed": "a", "trained_on": "b", "subset": "c", "looks": "d"}
 
 
 def number(value: float, interval: tuple[float, float], scale: float = 1.0) -> str:
@@ -117,6 +120,7 @@ def marks(row: TableRow) -> list[str]:
         "seed": row["num_seeds"] == 1 and row["method"] != BASE and not is_data(row["method"]),
         "trained_on": row["trained_on"],
         "subset": row["subset"],
+        "looks": bool(row.get(STOPPED_AT)),
     }
     return [MARKS[name] for name, holds in applies.items() if holds]
 

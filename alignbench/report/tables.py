@@ -24,11 +24,12 @@ from alignbench.report.columns import (
     QUESTION_COLUMNS,
     RANKING_COLUMNS,
     SENSITIVITY_COLUMNS,
+    STOPPED_AT,
     TRIED,
     WIN_RATE_COLUMNS,
     TableRow,
 )
-from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
+from alignbench.report.comparison import Contender, Measurement, MethodComparison
 from alignbench.report.guidance import guidance_rows, of_base_at_other_guidance
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
@@ -37,7 +38,7 @@ from alignbench.report.polls.poll import Poll, PollComparison
 from alignbench.report.questions import question_rows
 from alignbench.scoring.evidence import BORDERLINE, borderline_share, category_totals, read_evidence
 from alignbench.statistics import intervals
-from alignbench.statistics.resampling import NUM_RESAMPLES
+from alignbench.statistics.resampling import NUM_RESAMPLES, Resamplings
 from alignbench.statistics.significance import holm
 from alignbench.store.cards import Card
 from alignbench.store.image_records import (
@@ -48,6 +49,7 @@ from alignbench.store.image_records import (
     read_prompts,
     read_sampling,
 )
+from alignbench.store.look_record import read_looks
 from alignbench.store.manifest import Manifest, ResultsError
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
@@ -148,9 +150,8 @@ class Tables:
 
     def write(self, root: Path) -> None:
         """Write the tables under the results root; those that few results have only where there are rows."""
-        tried = (TRIED,) if any(TRIED in row for row in self.leaderboard) else ()
-        write_csv(Path(root) / "leaderboard.csv", (*LEADERBOARD_COLUMNS, *tried), self.leaderboard)
-        write_csv(Path(root) / "win_rates.csv", WIN_RATE_COLUMNS, self.win_rates)
+        write_csv(Path(root) / "leaderboard.csv", _columns(LEADERBOARD_COLUMNS, self.leaderboard), self.leaderboard)
+        write_csv(Path(root) / "win_rates.csv", _columns(WIN_RATE_COLUMNS, self.win_rates), self.win_rates)
         write_csv(Path(root) / "ranking.csv", RANKING_COLUMNS, self.ranking)
         write_csv(Path(root) / "diagnostics.csv", DIAGNOSTIC_COLUMNS, self.diagnostics)
         for name, columns, rows in (
@@ -162,6 +163,12 @@ class Tables:
         ):
             if rows:
                 write_csv(Path(root) / f"{name}.csv", columns, rows)
+
+
+def _columns(columns: Sequence[str], rows: Sequence[TableRow]) -> list[str]:
+    """Return the columns of a table: with those that few results have, where a row has something in them."""
+    few = [name for name in (TRIED, STOPPED_AT) if any(row.get(name) not in (None, "") for row in rows)]
+    return [*columns, *few]
 
 
 class ScoreReader:
@@ -196,7 +203,8 @@ class ScoreReader:
                 )
             evidence = read_evidence(folder.path / name, scores, sampling.num_frames)
             of_evidence = borderline_share(evidence), category_totals(evidence)
-            yield Measurement(manifest, sampling, parts[2], prompts, scores, *of_evidence)
+            looks = read_looks(folder, parts[1], parts[2])
+            yield Measurement(manifest, sampling, parts[2], prompts, scores, *of_evidence, looks)
 
     def _image_folder(self, folder: RunFolder, images: Path) -> SampledPrompts:
         for file in (PROMPTS, SAMPLING):

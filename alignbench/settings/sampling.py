@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignbench.settings.section import Count, NotNegative, Section, Seed, setting
+from alignbench.settings.section import Count, NotNegative, ProperShare, Section, Seed, setting
 
 NoiseMode = Literal["per_prompt", "constant"]
 StrengthKind = Literal["prediction", "weights"]
+StopRule = Literal["none", "obrien_fleming", "pocock"]
+Looks = Count | Annotated[list[ProperShare], Field(min_length=1)]
 
 
 class Sampling(Section):
@@ -62,4 +64,19 @@ class Sampling(Section):
         None,
         "Bits per weight of the denoiser's linear layers during sampling; adapters keep their precision. For a network "
         "that does not fit otherwise. It changes the images of the policy and of the base model. null: as loaded.",
+    )
+    stop: StopRule = setting(
+        "none",
+        "Generate and score the prompts in parts, and stop as soon as the win rate over base is significant. "
+        "obrien_fleming: hardly ever at the first looks. pocock: equally strict at each look. none: all prompts. See "
+        "docs/statistics.md.",
+    )
+    looks: Looks = setting(
+        5,
+        "With stop: how many times the win rate is tested, each time after equally many more prompts; or the shares of "
+        "the prompts after which it is tested, as in [0.25,0.5], before the test of all.",
+        expected="a whole number of at least 1, or a list of shares that rise between 0 and 1, as in [0.25,0.5]",
+    )
+    stop_on: str | None = setting(
+        None, "With stop: the evaluator whose win rate decides. null: the only evaluator of the command."
     )

@@ -1,7 +1,5 @@
 """One job from its configuration to its table: the stages in order, each through the run folder alone."""
 
-import io
-import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +12,6 @@ from accelerate.utils import broadcast_object_list
 from diffusers.utils import logging as diffusers_logging
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from alignbench.configuration.build import (
@@ -32,8 +29,8 @@ from alignbench.data.prompts import PromptSet
 from alignbench.data.source import kind_of
 from alignbench.devices import float32_products, free_memory, multiply_float32
 from alignbench.generation.generate import Sampling, generate, generated, image_set
+from alignbench.generation.ready_to_sample import make_ready
 from alignbench.models.adapter import ModelAdapter
-from alignbench.models.weights.quantised import quantise_blocks
 from alignbench.scoring.compare import Comparing, refuse_no_opponent
 from alignbench.scoring.session import Scoring
 from alignbench.settings.command import STAGES, Stage
@@ -42,6 +39,7 @@ from alignbench.stages.existing import compare_existing
 from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
+from alignbench.stages.looks.look_by_look import STAGES_OF_A_LOOK, LookByLook
 from alignbench.stages.open_run import open_run
 from alignbench.stages.prepare import Preparation, build_adapter, prepare_data
 from alignbench.stages.real_images import open_real_images, real_records
@@ -133,13 +131,27 @@ class Job:
             real_records(self.cfg.real_images, self.prompts, 1)  # refuses a wrong folder before hours of training
         built = {"control": build(self.cfg.sampling.control), "frames": frames_of(self.cfg.model)}
         self.sampling = Sampling(**resolve(self.cfg)["sampling"] | built)
+        looks = self._looks() if self.sampling.stop != "none" and "score" in stages else None
         seen = evaluation_prompts_trained_on(self.cfg, self.prompts)
         before_images: list[Stage] = [stage for stage in stages if stage in ("prepare", "train")]
         trains = self.trains and "train" in stages and not self.folder.completed("train")
         with training_alone(self.folder.path, self.accelerator) if trains else nullcontext():
             self._begin(stages, seen)
             self._do(before_images)
-        self._do(stages[len(before_images) :])
+        if looks is not None:
+            looks.run(self._measure)
+        self._do(stage for stage in stages[len(before_images) :] if looks is None or stage not in STAGES_OF_A_LOOK)
+
+    def _looks(self) -> LookByLook:
+        """Return how the run is measured look by look; what cannot be is refused before training."""
+        assert self.prompts is not None
+        assert self.scoring is not None
+        runs, evaluators = (self.folder, RunFolder(self.root / run_name(base_of(self.cfg)))), self.scoring.evaluators
+        return LookByLook.of(self.sampling, self.prompts, evaluators, runs, self.accelerator, self.console)
+
+    def _measure(self, prompts: PromptSet) -> None:
+        self.prompts = prompts
+        self._do(STAGES_OF_A_LOOK)
 
     def _begin(self, stages: Sequence[Stage], seen: str | None) -> None:
         """Open the run folder, say what will be done, and calibrate the evaluators.
@@ -257,8 +269,11 @@ class Job:
             self._base().generate()
         self._also_start("generate")
         if self._generated():
-            self.console.print(f"generate: done before, {self._images}")
+            if self.prompts.whole is None:
+                self.console.print(f"generate: done before, {self._images}")
             return
+        if self.scoring is not None:
+            self.scoring.network_pool.clear()  # of an earlier look
         with turn("generate", self._images, self.work_share, self.accelerator, self.console):
             if not self._generated():  # by another command, meanwhile
                 self._make_images()
@@ -267,17 +282,9 @@ class Job:
         assert self.prompts is not None
         if self.trains and not self.folder.completed("train"):
             raise no_policy(self.folder)
-        keep_start = self.sampling.strength != 1
-        model = self._model(self.cfg, keep_start=keep_start)
-        if self.trains:
-            model.load_policy(self.folder.verified(self.folder.policy), keep_start=keep_start)
-        if keep_start and self.sampling.strength_kind == "weights":
-            model.scale_policy(self.sampling.strength)
-        if self.sampling.base_bits is not None:
-            for network in (model.denoiser, model.reference_network):
-                if network is not None:
-                    quantise_blocks(network, self.sampling.base_bits, self.accelerator.device)
-        model.to(self.accelerator.device)
+        model = self._model(self.cfg, keep_start=self.sampling.strength != 1)
+        policy = self.folder.verified(self.folder.policy) if self.trains else None
+        make_ready(model, self.sampling, policy, self.accelerator.device)
         self._tell_cut(model, self.prompts.name, self.prompts.texts)
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
 
@@ -312,21 +319,14 @@ class Job:
         """Make the tables of all runs under the results root, and this run's pictures."""
         if not self.accelerator.is_main_process or (self.scoring is not None and self.scoring.left()):
             return  # other shards have work to do before a table makes sense
-        from alignbench.report.terminal.run_tables import print_run
+        from alignbench.report.terminal.print_results import print_results
         from alignbench.report.write import write_report, write_run_pictures
         from alignbench.stages.track_results import track_results
 
         tables = write_report(self.root)
         pictures = write_run_pictures(self.folder, [RunFolder(self.root / name) for name in tables.labels])
-        recorded = Console(file=io.StringIO(), width=self.console.width, record=True, force_jupyter=False)
-        for console in (self.console, recorded):
-            print_run(self.folder, tables, console)
-            for picture in pictures:
-                console.print(Text(f"     picture  {picture}"), soft_wrap=True)
-            if self.trains:
-                console.print("    in Python, with diffusers:")
-                console.print(Text(textwrap.indent(policy_lines(self.cfg, self.folder), " " * 14)), soft_wrap=True)
-        self.printed = recorded.export_text()
+        python = policy_lines(self.cfg, self.folder) if self.trains else ""
+        self.printed = print_results(self.folder, tables, pictures, python, self.console)
         if self.tracking is not None:
             track_results(self.tracking, self.folder, self.sampling, tables, pictures)
 

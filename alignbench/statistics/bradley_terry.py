@@ -82,17 +82,20 @@ class Ranking:
         return [1 + int(number) if counts else None for number, counts in zip(above, taking_part, strict=True)]
 
 
-def rank(scores: Sequence[ArrayLike], resampling: Resampling) -> Ranking:
+def rank(scores: Sequence[ArrayLike], resampling: Resampling, widening: ArrayLike = 1.0) -> Ranking:
     """Fit the strengths of several methods; the higher score wins.
 
     Args:
         scores: of at least two methods, [N] or [S, N], in the order of the images that `resampling` was made for; NaN
             where a method has no score of an image. The first method is the zero of the scale.
+        widening: how many times as wide as the plain one the interval of each difference is, [M, M], as where runs were
+            stopped early.
 
     Raises:
         ValueError: when a method shares no image with the first.
     """
     num = len(scores)
+    factors = np.broadcast_to(np.asarray(widening, dtype=np.float64), (num, num))
     clusters = list(_meetings([np.atleast_2d(np.asarray(score, dtype=np.float64)) for score in scores], resampling))
     if alone := set(range(1, num)) - {m.b for m in clusters if m.a == 0}:
         raise ValueError(f"method {min(alone)} shares no image with method 0; compare methods on the same images")
@@ -112,6 +115,7 @@ def rank(scores: Sequence[ArrayLike], resampling: Resampling) -> Ranking:
         levels = [difference + effect[..., j] - effect[..., i] for effect in effects]
         value = float(fitted[j] - fitted[i])
         interval = resampling.interval(ELO * value, ELO * resampling.over_seeds(difference, *levels))
+        interval = interval if factors[i, j] == 1 else interval.stretched(float(factors[i, j]))
         low, high = np.minimum(interval.low, interval.value), np.maximum(interval.high, interval.value)
         stronger[j, i], stronger[i, j] = low > 0, high < 0
         if i == 0:

@@ -32,6 +32,12 @@ class Estimate:
     low: float
     high: float
 
+    def stretched(self, factor: float) -> "Estimate":
+        """Return the same figure with both ends `factor` times as far from it."""
+        return Estimate(
+            self.value, self.value + factor * (self.low - self.value), self.value + factor * (self.high - self.value)
+        )
+
 
 class Resampling:
     """The bootstrap resamples of one list of images: clusters drawn with replacement, the same for all who ask.
@@ -185,6 +191,20 @@ class Resampling:
         if self.num_units() == 1:
             return Estimate(value, float("nan"), float("nan"))
         return Estimate(value, *_quantiles(draws, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
+
+
+class Resamplings:
+    """The resamples of every list of prompts that is asked for, each drawn once."""
+
+    def __init__(self, num_resamples: int) -> None:
+        self.num_resamples = num_resamples
+        self._drawn: dict[tuple[str, ...], Resampling] = {}
+
+    def of(self, clusters: Iterable[str]) -> Resampling:
+        key = tuple(clusters)
+        if key not in self._drawn:
+            self._drawn[key] = Resampling(key, self.num_resamples)
+        return self._drawn[key]
 
 
 def _quantiles(draws: Floats, shares: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
     human_votes.csv           every vote, raters by code
     raters.csv                who voted how much, how attentively, and whether they count
-    win_rates.csv             every method against every other, by question
+    win_rates.csv             every method against every other, by question; with an interval that holds at any time
     grades.csv                of graded images: mean grade and share of excellent ones, by method and question
     rater_agreement.csv       how far raters agree, by question
     evaluator_agreement.csv   how often each evaluator prefers what raters prefer, by question
@@ -26,6 +26,7 @@ from alignbench.report.tables import measurements
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate
 from alignbench.statistics.significance import holm
+from alignbench.study.any_time import any_time
 from alignbench.study.powered import POWERED_COLUMNS, WORTH, EvaluatorScores, powered_rows
 from alignbench.votes.agreement import between_raters, with_another_rater, with_evaluator
 from alignbench.votes.preferences import Count, count
@@ -44,6 +45,7 @@ VOTE_COLUMNS = (
 RATER_COLUMNS = ("rater", "votes", "checks", "passed", "left_out", "seconds")
 WIN_COLUMNS = (
     "question", "method_a", "method_b", "n", "wins", "ties", "win_rate", "ci_low", "ci_high", "p_win", "p_gain",
+    "any_time_low", "any_time_high",
 )  # fmt: skip
 GRADE_COLUMNS = (
     "question", "method", "n", "mean", "mean_ci_low", "mean_ci_high", "excellent", "excellent_ci_low",
@@ -134,6 +136,7 @@ def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resam
         if votes:
             won = np.array([one.won if one.a == a else 1 - one.won for one in votes])
             result = compare_votes(counted, votes, won, num_resamples)
+            at_any_time = any_time(counted, votes, a)
             rows.append(
                 {
                     "question": question,
@@ -143,6 +146,8 @@ def _win_rates(counted: Count, question: str, methods: dict[str, str], num_resam
                     "p_win": result.p_win_weights,  # a study shows images of one run a method
                     "p_gain": result.p_gain_weights,
                     **_estimate("win_rate", "ci", result.win_rate),
+                    "any_time_low": at_any_time.low,
+                    "any_time_high": at_any_time.high,
                 }
             )
     return rows
@@ -230,11 +235,13 @@ def print_results(results: StudyResults, console: "Console") -> None:
     console.print(f"{counts}; {rule}", soft_wrap=True, markup=False)
     if raters and len(out) == len(raters):
         console.print("no vote counts, as all raters are left out", soft_wrap=True, markup=False)
-    wins = Table("question", "method", "over", "n", "ties", "% won [95 %]", "p", title="Human win rates")
+    wins = Table("question", "method", "over", "n", "ties", "% won [95 %]", "p", "% won, at any time",
+                 title="Human win rates")  # fmt: skip
     for row in results.win_rates:
         rate = _percent(row, "win_rate", "ci")
-        p = f"{row['p_win']:.3g}"
-        wins.add_row(row["question"], row["method_a"], row["method_b"], str(row["n"]), str(row["ties"]), rate, p)
+        p, ends = f"{row['p_win']:.3g}", (100 * row[f"any_time_{end}"] for end in ("low", "high"))
+        cells = (str(row["n"]), str(row["ties"]), rate, p, "[{:.1f}, {:.1f}]".format(*ends))
+        wins.add_row(row["question"], row["method_a"], row["method_b"], *cells)
     grades = Table("question", "method", "n", "mean grade [95 %]", "% excellent [95 %]", title="Grades, 1 to 4")
     for row in results.grades:
         mean = _text(row, "mean", "mean_ci", 1, 2)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alignbench.report.comparison import ALL, Contender, MethodComparison, Resamplings
+from alignbench.report.comparison import ALL, Contender, MethodComparison
 from alignbench.report.image_measures.taken import Taken, Vectors
 from alignbench.scoring.feature_rows import FeatureInfo
 from alignbench.statistics.cmmd import Cmmd
@@ -16,7 +16,7 @@ from alignbench.statistics.diversity import Distance, Diversity
 from alignbench.statistics.image_statistics import MEASURES
 from alignbench.statistics.intervals import Comparison
 from alignbench.statistics.precision_recall import Precision, Recall
-from alignbench.statistics.resampling import Estimate, Resampling
+from alignbench.statistics.resampling import Estimate, Resampling, Resamplings
 from alignbench.statistics.set_measure import SetMeasure
 from alignbench.statistics.significance import holm
 from alignbench.statistics.vendi import Vendi

@@ -17,6 +17,7 @@ from alignbench.report.comparison import Measurement
 from alignbench.report.polls.poll import Poll
 from alignbench.statistics.resampling import NUM_RESAMPLES, Resampling
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord, read_prompts, read_sampling
+from alignbench.store.look_record import LookRecord, read_looks
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
@@ -34,6 +35,7 @@ class ComparedRun:
     manifest: Manifest
     sampling: SamplingRecord
     records: dict[str, PromptRecord]
+    looks: LookRecord | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class ComparerPoll(Poll):
             prompt_ids, images = zip(*won[name], strict=True)
             shares = [np.mean(each) for each in won[name].values()]
             run, scores = self.runs[name], Scores.of(info, prompt_ids, images, shares, [""] * len(shares))
-            found.append(Measurement(run.manifest, run.sampling, self.file.sampling_hash, run.records, scores))
+            run_and_images = run.manifest, run.sampling, self.file.sampling_hash, run.records
+            found.append(Measurement(*run_and_images, scores, looks=run.looks))
         return found
 
     def resampling(self, preferences: Sequence[Preference], num_resamples: int) -> Resampling:
@@ -106,7 +109,8 @@ def compared_runs(file: VerdictFile, lines: Sequence[Judged], folders: Iterable[
     for folder in (folder for folder in folders if folder.name in named):
         images = folder.images(file.prompt_set, file.sampling_hash)
         records = {record.prompt_id: record for record in read_prompts(images)}
-        found[folder.name] = ComparedRun(folder.manifest, read_sampling(images), records)
+        looks = read_looks(folder, file.prompt_set, file.sampling_hash)
+        found[folder.name] = ComparedRun(folder.manifest, read_sampling(images), records, looks)
     return found
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignbench.report.comparison import Contender, GroupComparison, Measurement, MethodComparison, Resamplings
+from alignbench.report.comparison import ALL, Contender, GroupComparison, Measurement, MethodComparison
 from alignbench.statistics import bradley_terry, intervals
+from alignbench.statistics.resampling import Resamplings
 from alignbench.votes.preferences import Preference
 
 
@@ -70,6 +71,10 @@ class PollComparison(MethodComparison):
         """Return the images of this contender that have votes, which need not be those of others."""
         return self.shared(contender)
 
+    def shared_texts(self, a: Contender, b: Contender) -> set[str]:
+        """Return the prompts that both have images of: which of these the poll saw was not decided by any look."""
+        return set.intersection(*({one.prompt for one in run.prompts.values()} for run in (*a.runs, *b.runs)))
+
     def meet(self, a: Contender, b: Contender) -> bool:
         return (a.label, b.label) in self.votes or (b.label, a.label) in self.votes
 
@@ -82,7 +87,8 @@ class PollComparison(MethodComparison):
             scores[index[a], number] = one.won
             scores[index[b], number] = 1 - one.won
         votes = [one for _, one in pairs]
-        return bradley_terry.rank(list(scores), self.poll.resampling(votes, self.resamplings.num_resamples))
+        resampling = self.poll.resampling(votes, self.resamplings.num_resamples)
+        return bradley_terry.rank(list(scores), resampling, self.widening(ranked))
 
 
 class GroupPoll(GroupComparison):
@@ -96,4 +102,6 @@ class GroupPoll(GroupComparison):
         if not votes:
             return None
         resampling = self.comparison.poll.resampling(votes, self.comparison.resamplings.num_resamples)
-        return intervals.compare(won, 1 - won, resampling, (a.trained, b.trained))
+        single = intervals.compare(won, 1 - won, resampling, (a.trained, b.trained))
+        looks = self.comparison.looks(a, b)
+        return single if looks is None else looks.result(single, is_whole=self.group == ALL)
