@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alignbench.data.prompt_looks import first_prompts
 from alignbench.data.prompts import Prompt, PromptSet
 from alignbench.diffusion.initial_noise import initial_noise
 from alignbench.errors import UserError
@@ -153,6 +154,42 @@ def test_images_agree_within_one_level_whatever_the_batch(tmp_path, family: str)
     assert (difference > 1).mean() <= 0.001
     assert one.std() > 1
     assert (np.abs(np.diff(one.astype(int), axis=0)) > 1).mean() > 0.1  # different prompts, different images
+
+
+class SizePainter(Painter):
+    """A painter whose rounding depends on how many images it makes together."""
+
+    def __call__(self, keys, prompts, noise) -> list[np.ndarray]:
+        pictures = super().__call__(keys, prompts, noise)
+        for picture in pictures:
+            picture[0, 0] = len(prompts)
+        return pictures
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_images_that_are_made_look_by_look_are_the_same_bit_for_bit(tmp_path, num_processes):
+    """30 images in batches of 4: whatever the looks are, the last two of the set are made together."""
+    whole, at_once, by_looks = prompt_set(30), run_folder(tmp_path / "at_once"), run_folder(tmp_path / "by_looks")
+
+    def make(prompts, folder):
+        model: Any = SizePainter()
+        for rank in reversed(range(num_processes)):
+            generate(model, prompts, SAMPLING, folder, WorkShare(rank, num_processes), progress=False)
+        return len(model.asked)
+
+    make(whole, at_once)
+    counts = [0]
+    for num in (7, 15, 21, 30):
+        look = first_prompts(whole, SAMPLING.seed, num)
+        assert not generated(by_looks, look, SAMPLING)
+        counts.append(counts[-1] + make(look, by_looks))
+        assert num <= counts[-1] <= num + 4 + 2  # a batch that two looks share, and the last of the set
+        assert generated(by_looks, look, SAMPLING)
+        assert {record.prompt_id for record in read_prompts(by_looks.images("test", SAMPLING.hash))} == {
+            prompt.prompt_id for prompt in look
+        }
+    assert counts[-1] == 30
+    assert bytes_of(by_looks) == bytes_of(at_once)
 
 
 def test_the_folder_says_what_it_holds(tmp_path):
