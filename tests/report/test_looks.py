@@ -2,11 +2,14 @@
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 
+from alignbench.report import page
 from alignbench.report.columns import LEADERBOARD_COLUMNS, STOPPED_AT, WIN_RATE_COLUMNS
 from alignbench.report.display import grid_notes, grids, sections
+from alignbench.report.figures import MARKS
 from alignbench.report.looks import LooksOfPair
 from alignbench.report.tables import build
 from alignbench.statistics.intervals import compare
@@ -110,6 +113,14 @@ def test_the_page_marks_and_explains_a_run_that_stopped(world):
     wins = next(grid for grid in grids(section) if grid.title.startswith("Win rate over base"))
     assert {row[0]: "d" in row[1].split()[-1].split(",") for row in wins.rows} == {"base": False, "dpo": True}
     assert any("Stopping biases the win rate itself away from 50" in note for note in grid_notes(section))
+
+
+def test_views_of_the_page_that_explain_one_mark_explain_all():
+    views = [file.read_text() for file in Path(page.__file__).parent.glob("site/views/*.js")]
+    explaining = [text for text in views if '"trained_on", "subset"' in text]
+    assert len(explaining) == 4
+    for name in MARKS:
+        assert all(f'"{name}"' in text for text in explaining)
 
 
 def test_strengths_of_a_stopped_run_have_wider_intervals(world):

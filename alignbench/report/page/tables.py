@@ -78,12 +78,12 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
 
 
 def _marks_of_all(rows: list[TableRow]) -> list[str]:
-    """Return the marks that all rows bear to which they can apply; base has no training seed."""
+    """Return the marks that all rows bear to which they can apply; base has no training seed and no looks."""
     of_trained = [row for row in rows if row["method"] != BASE]
     return [
         mark
         for name, mark in MARKS.items()
-        if (able := of_trained if name == "seed" else rows) and all(mark in marks(row) for row in able)
+        if (able := of_trained if name in ("seed", "looks") else rows) and all(mark in marks(row) for row in able)
     ]
 
 

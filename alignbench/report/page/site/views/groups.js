@@ -25,7 +25,7 @@ const groups = (() => {
     const chooser = segments("Measure", "measure", measures, measure, (value) => state.change({ measure: value }));
     main.replaceChildren(
       ...(parts.length > 0
-        ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "data"])]
+        ? [chooser, ...parts, noteList(sections, [measure, "seed", "trained_on", "subset", "looks", "data"])]
         : [none]),
     );
   }

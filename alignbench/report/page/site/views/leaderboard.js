@@ -45,7 +45,7 @@ const leaderboard = (() => {
       "Brackets: 95 % intervals. Bold: the best among the models that did not train on the evaluator, even if others are within its interval. Press a method for its settings.",
     );
     const shownMeasures = now.evaluator ? measures.map(([key]) => key) : [measure];
-    const kinds = ["seed", "trained_on", "subset", "data", "rank", "published", "cards", "limits"];
+    const kinds = ["seed", "trained_on", "subset", "looks", "data", "rank", "published", "cards", "limits"];
     if (shownMeasures.includes("win") || sections.some((section) => section.startTable)) kinds.unshift("win");
     if (shownMeasures.includes("strength")) kinds.unshift("strength");
     main.replaceChildren(...[chooser, legend, ...parts, noteList(sections, kinds)].filter(Boolean));

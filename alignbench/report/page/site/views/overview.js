@@ -16,7 +16,7 @@ const overview = (() => {
       ),
     );
     const leftOut = report.leftOut.map((text) => h("p", { class: "warning" }, text));
-    main.replaceChildren(...leftOut, ...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]));
+    main.replaceChildren(...leftOut, ...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "looks", "data", "limits"]));
   }
 
   /** List what is said of each method, and what its training cost. */

@@ -21,7 +21,7 @@ const wins = (() => {
       {},
       `Chart: ${LEGEND[0].toLowerCase()}${LEGEND.slice(1)} Table: win rate of the row's method over the column's in %; stars: significant, those over base as in the leaderboard.`,
     );
-    const notes = noteList(sections, ["win", "seed", "trained_on", "subset", "data", "limits"]);
+    const notes = noteList(sections, ["win", "seed", "trained_on", "subset", "looks", "data", "limits"]);
     const none = h("p", {}, "Nothing is compared here yet.");
     main.replaceChildren(...(shown.length > 0 ? [legend, ...shown, notes] : [none]));
   }
