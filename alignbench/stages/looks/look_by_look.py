@@ -44,9 +44,7 @@ def look_plan(sampling: Sampling, whole: PromptSet, evaluators: Sequence[Evaluat
     assert sampling.stop != "none"
     sizes, version = look_sizes(whole, sampling.looks), evaluators[names.index(decides)].version
     by_spending = not isinstance(sampling.looks, int)
-    return LookPlan(
-        sampling.stop, by_spending, decides, version, whole.fingerprint, sampling.seed, tuple(sizes)
-    )  # fmt: skip
+    return LookPlan(sampling.stop, by_spending, decides, version, whole.fingerprint, sampling.seed, tuple(sizes))
 
 
 @dataclass(frozen=True)
