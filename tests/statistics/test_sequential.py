@@ -60,8 +60,8 @@ def test_exit_probabilities_are_those_of_the_two_dimensional_normal_distribution
     bounds, share, drift = (1.5, 1.2), 0.3, 0.8
     found = exit_probabilities(bounds, (share, 1.0), drift)
     means = np.array([drift * math.sqrt(share), drift])
-    both = stats.multivariate_normal(means, [[1, math.sqrt(share)], [math.sqrt(share), 1]])
-    inside = both.cdf(bounds, lower_limit=[-1.5, -1.2])
+    covariance = np.array([[1, math.sqrt(share)], [math.sqrt(share), 1]])
+    inside = stats.multivariate_normal.cdf(bounds, means, covariance, lower_limit=[-1.5, -1.2])
     first = stats.norm.cdf(-1.5 - means[0]) + stats.norm.sf(1.5 - means[0])
     assert found == pytest.approx([first, 1 - first - inside], abs=1e-5)
 

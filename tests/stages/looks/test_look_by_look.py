@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
@@ -34,13 +35,14 @@ class Measured:
     """Two runs whose images exist, and the look at them."""
 
     def __init__(self, root, gains, sampling=SAMPLING, evaluators=("clip",), whole=WHOLE):
-        self.gains, self.asked, self.fail_at = gains, [], None
+        self.gains, self.asked = gains, []
+        self.fail_at: int | None = None
         self.base, self.own = (RunFolder(root / name) for name in ("base-m-0", "dpo-m-0"))
         for folder, method, seed in ((self.base, "base", None), (self.own, "dpo", 0)):
             folder.open(Manifest(folder.name, method, "m", seed, method, method))
         self.said = io.StringIO()
         runs, console = (self.own, self.base), Console(file=self.said, width=200)
-        stubs = [Stub(name) for name in evaluators]
+        stubs: list[Any] = [Stub(name) for name in evaluators]
         self.looks = LookByLook.of(sampling, whole, stubs, runs, Accelerator(cpu=True), console)
 
     def measure(self, prompts):
