@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,17 +15,21 @@ from omegaconf import DictConfig
 import alignbench
 from alignbench.configuration.build import conf_folder, run_name
 from alignbench.configuration.compose import (
+    CheckedJob,
     as_composed,
-    check_command_line,
+    checked_jobs,
     for_sweep,
     is_plausible,
-    sweep_jobs,
+    launcher_of,
     unchecked,
 )
 from alignbench.configuration.usage import usage
-from alignbench.errors import MemoryRanOutError, RunError, StopRequested, UserError
+from alignbench.errors import MemoryRanOutError, StopRequested, UserError
+from alignbench.settings.section import Section
 from alignbench.stages.last_command import recall
 from alignbench.store.run_folder import RunFolder
+from alignbench.sweeps.follow import SweepRun
+from alignbench.sweeps.launch import IN_PROCESS, launcher_settings
 from alignbench.terminal.endings import (
     DEFECT,
     REFUSED,
@@ -41,6 +46,7 @@ from alignbench.terminal.waiting import waiting
 
 PACE_OF = 4  # jobs by which the time left is estimated
 NUM_NAMED = 6  # jobs of a sweep that are named when it ends early
+FAILED = "--failed"  # the only flag of ours, which Hydra does not know
 
 
 def main() -> None:
@@ -59,7 +65,7 @@ def _main(typed: list[str]) -> None:
     with one_sentence():
         args = read_flags(typed)
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
-    jobs, found = [""], None
+    sweep, found = None, None
     requeues = REQUEUE in args.overrides  # a signal may come before anything is composed of the words
     with one_sentence(_results(args.overrides), requeues=requeues):
         check_neighbours()
@@ -73,65 +79,97 @@ def _main(typed: list[str]) -> None:
             if found is not None and is_one_run and is_plausible(found[0]) and _tell_what_is_done(found[0]):
                 return
             with waiting("loading libraries, checking the command"):
-                if check_command_line(args.overrides, args.multirun) > 1:
-                    jobs = sweep_jobs(args.overrides, args.multirun)
-            _rewrite_words(args, for_sweep(args.overrides, args.multirun))
+                jobs = checked_jobs(args.overrides, args.multirun)
+            launcher, settings = launcher_of(args.overrides)
+            if launcher != IN_PROCESS:
+                chosen = launcher_settings(launcher, settings)
             found = found or unchecked(args.overrides)
-            if found is not None:
-                make_folder(Path(found[0].results).expanduser())
-    failures = _run_jobs(typed, jobs, requeues=found is not None and found[0].requeue)
-    with one_sentence(_results(args.overrides), "all jobs are done"):
-        if len(jobs) > 1 and found is not None and is_main():
-            _tell_all(found[0])
-    if failures:
-        if len(jobs) > 1 and is_main():
-            print(f"alignbench: {len(failures)} of {len(jobs)} jobs failed, as told above", file=sys.stderr, flush=True)
-        sys.exit(DEFECT if DEFECT in failures else REFUSED)
+            make_folder(Path(jobs[0].cfg.results).expanduser())
+            if len(jobs) > 1 or launcher != IN_PROCESS:
+                sweep = _sweep(jobs, typed, launcher, args.failed)
+            _rewrite_words(args, for_sweep(args.overrides, args.multirun))
+    requeues = found is not None and found[0].requeue
+    if sweep is not None and sweep.launcher != IN_PROCESS:
+        with one_sentence(sweep.results, requeues=requeues):
+            _launch(sweep, chosen, jobs, typed, requeues)
+    else:
+        _run_jobs(typed, sweep, requeues)
+    if sweep is None:
+        return
+    with one_sentence(sweep.results, "all jobs are done"):
+        if is_main():
+            sweep.tell_table()
+            _tell_all(jobs[0].cfg)
+    if status := sweep.exit_status:
+        sys.exit(status)
 
 
-def _run_jobs(typed: list[str], jobs: list[str], requeues: bool) -> list[int]:
-    """Run the jobs of a checked command; return the exit status of those that failed.
+def _sweep(jobs: list[CheckedJob], typed: list[str], launcher: str, only_failed: bool) -> SweepRun:
+    """Write what a sweep is to be.
+
+    Raises:
+        UserError: its jobs have several results folders.
+    """
+    if len(folders := {str(job.cfg.results) for job in jobs}) > 1:
+        raise UserError(f"the jobs of a sweep share one results folder; these have {', '.join(sorted(folders))}")
+    words = [word for word in typed if word != FAILED]
+    return SweepRun.begin(jobs, words, launcher, only_failed)
+
+
+def _launch(sweep: SweepRun, settings: Section, jobs: list[CheckedJob], typed: list[str], requeues: bool) -> None:
+    """Run the jobs of a sweep side by side."""
+    try:
+        sweep.launch(settings, [job.cfg for job in jobs])
+    except KeyboardInterrupt as error:
+        stop_by_signal(error, f"finished jobs are kept{_left(sweep.not_done)}", typed, requeues=requeues)
+
+
+def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool) -> None:
+    """Run the jobs of a checked command one after the other.
 
     Args:
-        jobs: what tells each from the others.
+        sweep: what is noted of each; None if there is only one.
         requeues: whether Slurm is asked to start the command again where it announces its end.
     """
     ends = [time.monotonic()]  # of the jobs of a sweep
-    failures: list[int] = []
+    labels = sweep.labels if sweep else [""]
 
     def job(cfg: DictConfig) -> None:
         number = len(ends)
-        name = f"job {number} of {len(jobs)}" if len(jobs) > 1 else ""
+        name = f"job {number} of {len(labels)}" if sweep else ""
+        if sweep and not sweep.is_left(number - 1):
+            ends.append(time.monotonic())
+            return
         if name and is_main():
-            print(f"{name}{_time_left(ends, len(jobs))}", flush=True)
+            print(f"{name}{_time_left(ends, len(labels))}", flush=True)
         try:
-            with handled():  # a launcher of Hydra may have started a process of its own for this job
+            with sweep.noting(number - 1) if sweep else nullcontext():
                 _job(cfg)
         except KeyboardInterrupt as error:
-            _stop(error, cfg, name, jobs[number:], typed, requeues)
-        except RunError as error:
-            told = f"{error}; {_kept(cfg)}" if isinstance(error, MemoryRanOutError) else str(error)
-            if not name:
-                stop(UserError(told))
-            failures.append(REFUSED)
-            print(f"alignbench: {name} failed: {told}", file=sys.stderr, flush=True)
+            _stop(error, cfg, name, labels[number:], typed, requeues)
         except UserError as error:
-            stop(error)
+            told = f"{error}; {_kept(cfg)}" if isinstance(error, MemoryRanOutError) else str(error)
+            if not sweep:
+                stop(UserError(told))
+            sweep.failed(number - 1, REFUSED, told)
+            print(f"alignbench: {name} failed: {told}", file=sys.stderr, flush=True)
         except Exception as error:  # the other jobs of a sweep need not fail
             is_refusal = of_the_machine(error) is not None
             if not is_refusal and (signum := asked_to_end()) is not None:  # it may have ended what the job waits for
-                _stop(StopRequested(signum), cfg, name, jobs[number:], typed, requeues)
-            failures.append(REFUSED if is_refusal else DEFECT)
-            tell_failure(error, Path(cfg.results), name, _kept(cfg))
+                _stop(StopRequested(signum), cfg, name, labels[number:], typed, requeues)
+            told = tell_failure(error, Path(cfg.results), name, _kept(cfg))
+            status = REFUSED if is_refusal else DEFECT
+            if not sweep:
+                sys.exit(status)
+            sweep.failed(number - 1, status, told)
         finally:
             ends.append(time.monotonic())
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-    except KeyboardInterrupt as error:  # between two jobs, or while others run them
-        told = "finished jobs are kept" + _left(jobs[len(ends) - 1 :])
+    except KeyboardInterrupt as error:  # between two jobs
+        told = "finished jobs are kept" + _left(labels[len(ends) - 1 :])
         stop_by_signal(error, told, typed, requeues=requeues)
-    return failures
 
 
 def _stop(
@@ -192,6 +230,7 @@ def read_flags(words: list[str]) -> argparse.Namespace:
     """
     parser = get_args_parser()
     parser.exit_on_error = False
+    parser.add_argument(FAILED, action="store_true", help="of a sweep: only the jobs that failed")
     try:
         args, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
@@ -220,8 +259,8 @@ def make_folder(results: Path) -> None:
 
 def _rewrite_words(args: argparse.Namespace, overrides: list[str]) -> None:
     """Give a command other words, where Hydra will read it anew, too: those of `as_composed` or `for_sweep`."""
-    if overrides != args.overrides:
-        options = [word for word in sys.argv[1:] if word not in args.overrides]
+    if overrides != args.overrides or FAILED in sys.argv:
+        options = [word for word in sys.argv[1:] if word not in (*args.overrides, FAILED)]
         args.overrides, sys.argv[1:] = overrides, [*overrides, *options]
 
 

@@ -17,6 +17,7 @@ FLOORS = """
     calibrate  capsule  card  export  interface  plan  reproduce  search  soup  study  train_reward
     serve
     cli
+    sweeps
     stages
     exports
     report

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -13,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignbench.configuration.build import conf_folder
+from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.checks import check
 from alignbench.configuration.sections import (
     PROGRAMS,
@@ -28,9 +30,36 @@ from alignbench.configuration.typed.words import needs_multirun, parse_words, sw
 from alignbench.errors import UserError, did_you_mean
 from alignbench.settings.section import shown
 
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # every combination of lists, and no other
+ONE_RUN = "hydra.mode=RUN"
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """One job of a command that was checked.
+
+    Attributes:
+        told: the words by which it differs from the others; empty if there is only one.
+        words: those of a command that does it alone.
+        cfg: its configuration.
+    """
+
+    told: str
+    words: list[str]
+    cfg: DictConfig
+
 
 def check_command_line(overrides: list[str], multirun: bool) -> int:
     """Compose and check every job of a command before the first one starts; return the number of jobs.
+
+    Raises:
+        UserError: the message says what was typed, what was expected and what to do.
+    """
+    return len(checked_jobs(overrides, multirun))
+
+
+def checked_jobs(overrides: list[str], multirun: bool) -> list[CheckedJob]:
+    """Compose and check every job of a command before the first one starts, and return them.
 
     Raises:
         UserError: the message says what was typed, what was expected and what to do.
@@ -48,17 +77,39 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
                 if override.is_sweep_override():
                     raise needs_multirun(override, bool(group_choices(override.key_or_group)))
             jobs = [overrides]
+        composed_jobs = []
         for job in jobs:
-            check(_compose(job))
-    return len(jobs)
-
-
-def sweep_jobs(overrides: list[str], multirun: bool) -> list[str]:
-    """Return what tells each job of a checked command from the others, as words; one empty text if it is no sweep."""
-    with _hydra():
-        jobs = _jobs(_parse(as_composed(overrides)), multirun) or [[]]
+            cfg = _compose(job)
+            check(cfg)
+            composed_jobs.append(cfg)
     in_all = set.intersection(*map(set, jobs))
-    return [" ".join(word for word in job if word not in in_all) for job in jobs]
+    return [
+        CheckedJob(" ".join(word for word in job if word not in in_all), _alone(job), cfg)
+        for job, cfg in zip(jobs, composed_jobs, strict=True)
+    ]
+
+
+def _alone(job: Sequence[str]) -> list[str]:
+    """Return the words of a job without those about the sweep; an experiment must not sweep again."""
+    words = [word for word in job if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    return [*words, ONE_RUN] if any(word.startswith("experiment=") for word in words) else words
+
+
+def launcher_of(overrides: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return who runs the jobs of a command, and the settings of that launcher.
+
+    Raises:
+        UserError: a setting refers to what is not there.
+    """
+    with _hydra():
+        parsed = [one for one in _parse(overrides) if not one.is_sweep_override() and _is_about_jobs(one.key_or_group)]
+        hydra = _compose([str(one.input_line) for one in parsed], hydra=True).hydra
+        try:
+            settings = OmegaConf.to_container(hydra.launcher, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"hydra.launcher cannot be read: {' '.join(str(error).split())}") from None
+    assert isinstance(settings, dict)
+    return hydra.runtime.choices["hydra/launcher"], {str(key): value for key, value in settings.items()}
 
 
 def _jobs(parsed: list[Override], multirun: bool) -> list[list[str]] | None:
@@ -188,6 +239,11 @@ def _sweep_of_experiment(parsed: Sequence[Override]) -> tuple[Mapping[str, Any],
     if not words:
         return {}, False
     hydra = _compose(words, hydra=True).hydra
+    if hydra.sweeper._target_ != SWEEPER:
+        raise UserError(
+            f"hydra/sweeper={hydra.runtime.choices.get('hydra/sweeper')} searches by the value that a job returns, and "
+            "jobs return none; leave it out, and list the values to compare, as in train.learning_rate=1e-5,5e-5"
+        )
     return hydra.sweeper.get("params") or {}, hydra.mode == RunMode.MULTIRUN
 
 
@@ -204,15 +260,21 @@ def _hydra() -> Iterator[None]:
     state.clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            _forget_launchers_of_plugins()
             yield
     finally:
         state.clear()
         state.hydra = of_job
 
 
+def _forget_launchers_of_plugins() -> None:
+    """Let our files say which settings a launcher has, where a plugin of Hydra declares one of the same name."""
+    declared: Any = ConfigStore.instance().repo["hydra"].get("launcher", {})
+    for name in choices("hydra/launcher"):
+        declared.pop(f"{name}.yaml", None)
+
+
 def _sweep(parsed: list[Override]) -> list[list[str]]:
-    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        return [[str(override.input_line) for override in parsed if not override.is_sweep_override()]]
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     for override in parsed:

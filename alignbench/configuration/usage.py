@@ -41,6 +41,7 @@ KEYS = {
 }
 FLAGS = {
     "-m": "sweep: run every combination of comma-separated values",
+    "--failed": "with -m: only the jobs that failed before",
     "--cfg job": "print every key with its value, and stop",
     "--version": "print the version",
     "-sc install=bash": 'completion: eval "$(alignbench -sc install=bash)"; also zsh, fish',
@@ -51,6 +52,7 @@ PROGRAMS = {
     "train_reward": "train a reward model on preferences",
     "soup": "average trained weights",
     "capsule": "hand in runs as one file, check and merge such files",
+    "sweeps": "how the jobs of sweeps stand; run those that failed again",
     "plan": "how many prompts and seeds a claim needs",
     "serve": "score images over HTTP",
     "card": "how far evaluators and comparers are to be trusted",

@@ -97,8 +97,11 @@ def stop_by_signal(
     sys.exit(stopped.exit_status)
 
 
-def tell_failure(error: Exception, results: Path, job: str = "", kept: str = "what was finished is kept") -> None:
+def tell_failure(error: Exception, results: Path, job: str = "", kept: str = "what was finished is kept") -> str:
     """Say in a sentence why a program or a job of it ended: the machine lacks something, or the program has a defect.
+
+    Returns:
+        The sentence.
 
     Args:
         results: the folder that the file about a defect goes to.
@@ -109,6 +112,7 @@ def tell_failure(error: Exception, results: Path, job: str = "", kept: str = "wh
     if reason is None:
         reason = _defect(error, results)
     _tell(f"{job} failed: {reason}" if job else reason)
+    return reason
 
 
 def _defect(error: Exception, results: Path) -> str:

@@ -75,7 +75,7 @@ def test_ctrl_c_before_anything_began(monkeypatch):
     def raising_command(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignbench.cli.check_command_line", raising_command)
+    monkeypatch.setattr("alignbench.cli.checked_jobs", raising_command)
     done = alignbench("method=sft", check=False)
     assert (done.returncode, last_line(done)) == (130, "alignbench: stopped by Ctrl-C; nothing was begun")
 

@@ -21,7 +21,7 @@ def tell_what_is_loaded(*_):
     print(*sorted({"torch", "diffusers", "transformers", "numpy", "pandas", "scipy"} & set(sys.modules)))
     sys.exit()
 
-cli.check_command_line = tell_what_is_loaded
+cli.checked_jobs = tell_what_is_loaded
 cli.main()
 """
 

@@ -299,7 +299,7 @@ def test_slurm_is_asked_also_while_the_command_is_checked(monkeypatch, requeues)
     asked = []
     monkeypatch.setattr(endings.slurm, "requeue", asked.append)
     monkeypatch.setenv("SLURM_JOB_ID", "123")
-    monkeypatch.setattr(cli, "check_command_line", lambda *_: sends(signal.SIGUSR1)())
+    monkeypatch.setattr(cli, "checked_jobs", lambda *_: sends(signal.SIGUSR1)())
     done = alignbench(*FIT, f"requeue={str(requeues).lower()}", check=False)
     assert done.returncode == 138
     assert "stopped by SIGUSR1; nothing was begun" in done.stderr

@@ -1,0 +1,1 @@
+"""Who runs the cells of a sweep side by side: processes of this machine, submitit or Ray."""
