@@ -43,7 +43,8 @@ LATER_IN_HASH: dict[str, dict[str, Any]] = {
 FRAMES = {"num_frames", "fps"}
 
 # the extra of pyproject.toml that has a package
-EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking", "optuna": "search"}
+EXTRAS = {"bitsandbytes": "gpu", "prodigyopt": "gpu", "deepspeed": "gpu", "wandb": "tracking", "optuna": "search",
+          "joblib": "cluster", "submitit": "cluster", "ray": "ray"}  # fmt: skip
 
 
 def conf_folder() -> Path:

@@ -69,6 +69,8 @@ def checked_jobs(overrides: list[str], multirun: bool) -> list[CheckedJob]:
         parsed = _parse(overrides)
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
+            if override.key_or_group == "hydra/sweeper" and override.value() != "basic":
+                raise _searches(shown(override.value()))
             _check_choice(override)
         _check_additions(parsed)
         jobs = _jobs(parsed, multirun)
@@ -240,11 +242,16 @@ def _sweep_of_experiment(parsed: Sequence[Override]) -> tuple[Mapping[str, Any],
         return {}, False
     hydra = _compose(words, hydra=True).hydra
     if hydra.sweeper._target_ != SWEEPER:
-        raise UserError(
-            f"hydra/sweeper={hydra.runtime.choices.get('hydra/sweeper')} searches by the value that a job returns, and "
-            "jobs return none; leave it out, and list the values to compare, as in train.learning_rate=1e-5,5e-5"
-        )
+        raise _searches(hydra.runtime.choices["hydra/sweeper"])
     return hydra.sweeper.get("params") or {}, hydra.mode == RunMode.MULTIRUN
+
+
+def _searches(sweeper: str) -> UserError:
+    """Return the sentence about a sweeper of a plugin, which would find out after all trials that it cannot search."""
+    return UserError(
+        f"hydra/sweeper={sweeper} searches by the value that a job returns, and jobs return none; leave it out, and "
+        "list the values to compare, as in train.learning_rate=1e-5,5e-5"
+    )
 
 
 def _is_about_jobs(key: str) -> bool:

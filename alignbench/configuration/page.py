@@ -12,6 +12,7 @@ from alignbench.settings.card import CardCommand, Exploit
 from alignbench.settings.command import Command
 from alignbench.settings.compare import Compare
 from alignbench.settings.data import HubSettings, LabelSettings, PairSettings, RowSettings, VideoSettings
+from alignbench.settings.launchers import OfRay, OfSubmititLocal, OfSubmititSlurm, OfThisMachine
 from alignbench.settings.model import Model
 from alignbench.settings.reward_training import RewardCommand, RewardTrain
 from alignbench.settings.sampling import Sampling
@@ -36,6 +37,10 @@ TABLES: dict[str, tuple[str, type[Section]]] = {
     "validation": ("validation.", Validation),
     "compare": ("compare.", Compare),
     "tracker": ("tracker.", Tracker),
+    "launcher_joblib": ("hydra.launcher.", OfThisMachine),
+    "launcher_submitit_local": ("hydra.launcher.", OfSubmititLocal),
+    "launcher_submitit_slurm": ("hydra.launcher.", OfSubmititSlurm),
+    "launcher_ray": ("hydra.launcher.", OfRay),
     "reward_command": ("", RewardCommand),
     "reward_train": ("train.", RewardTrain),
     "card_command": ("", CardCommand),

@@ -32,15 +32,7 @@ WATCH_SECONDS = 2.0
 
 def main() -> None:
     """Answer as the command line asks. See `alignbench.terminal.endings` for its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alignbench.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", nargs="?", default="results", help="the results folder; default: results")
-    parser.add_argument("--sweep", metavar="NAME", help="only this sweep")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--watch", action="store_true", help="print the table again every two seconds, until all is done")
-    what.add_argument("--retry", action="store_true", help="run the cells that failed again, by the same command")
-    args = parser.parse_args()
+    args = parser().parse_args()
     results = Path(args.results).expanduser()
     with handled(), one_sentence(kept="the sweeps go on"):
         sweeps, damaged = chosen(results, args.sweep)
@@ -50,6 +42,19 @@ def main() -> None:
         show(results, sweeps, console, args.watch)
         if damaged:
             raise UserError("; ".join(damaged))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m alignbench.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("results", nargs="?", default="results", help="the results folder; default: results")
+    made.add_argument("--sweep", metavar="NAME", help="only this sweep")
+    what = made.add_mutually_exclusive_group()
+    what.add_argument("--watch", action="store_true", help="print the table again every two seconds, until all is done")
+    what.add_argument("--retry", action="store_true", help="run the cells that failed again, by the same command")
+    return made
 
 
 def chosen(results: Path, name: str | None) -> tuple[list[Sweep], list[str]]:

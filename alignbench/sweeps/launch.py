@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import UserError, did_you_mean
+from alignbench.settings.launchers import OfRay, OfSubmititLocal, OfSubmititSlurm, OfThisMachine
 from alignbench.settings.section import Section
 from alignbench.sweeps.launchers.order import Order
-from alignbench.sweeps.launchers.settings import OfRay, OfSubmititLocal, OfSubmititSlurm, OfThisMachine
 from alignbench.sweeps.record import Sweep
 from alignbench.sweeps.standing import standing_of, summary
 from alignbench.sweeps.state import CellFiles

@@ -98,9 +98,14 @@ def cells_of(jobs: Sequence[tuple[str, list[str], str, int]]) -> list[Cell]:
 
 def sweep_name(cells: Sequence[Cell]) -> str:
     """Return the name of a sweep: its first words for people, and a hash of the words of all its cells."""
-    words = [cell.words for cell in cells if not cell.is_base]
-    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
-    swept = " ".join(dict.fromkeys(word for cell in cells if not cell.is_base for word in cell.name.split()))
+    others = [cell for cell in cells if not cell.is_base]
+    digest = hashlib.sha256(json.dumps([cell.words for cell in others]).encode()).hexdigest()[:8]
+    values: dict[str, list[str]] = {}  # of each key that is swept over
+    for word in (word for cell in others for word in cell.name.split()):
+        key, _, value = word.partition("=")
+        if value not in values.setdefault(key, []):
+            values[key].append(value)
+    swept = " ".join(f"{key}={'_'.join(found)}" for key, found in values.items())
     return file_name(f"{_values(swept)}-{digest}")
 
 

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from alignbench.sweeps.record import Sweep
+from alignbench.sweeps.record import FOLDER, Sweep
 from alignbench.sweeps.standing import Row, standing_of, summary
 from alignbench.text import duration
 
@@ -19,7 +19,7 @@ def sweep_table(results: Path, sweep: Sweep) -> RenderableType:
     rows = standing_of(results, sweep)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("cell", overflow="fold")
-    for name in ("state", "step", "left", "device-h", "job"):
+    for name in ("state", "step", "left", "device-h", "job", "log"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("left", "device-h") else "left")
     for row in rows:
         table.add_row(
@@ -29,10 +29,12 @@ def sweep_table(results: Path, sweep: Sweep) -> RenderableType:
             Text("" if row.left is None else duration(row.left)),
             Text(f"{row.device_hours:.3f}" if row.state.attempts else ""),
             Text(row.state.job or ""),
+            Text(row.cell.slug),
         )
     head = Text.assemble((f"sweep {sweep.name}", "bold"), f"  {_launcher(sweep)}, begun {sweep.started} UTC")
     cost = sum(row.device_hours for row in rows)
-    foot = Text(f"{summary(rows)}; {cost:.3f} device-hours so far")
+    logs = results / FOLDER / sweep.name
+    foot = Text(f"{summary(rows)}; {cost:.3f} device-hours so far\n{'logs':>12}  {logs}/LOG.log")
     return Group(head, table, foot, *(Text(line) for line in failure_lines(results, sweep)))
 
 

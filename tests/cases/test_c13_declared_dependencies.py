@@ -12,10 +12,12 @@ from pathlib import Path
 
 import yaml
 
+from alignbench.sweeps.launch import LAUNCHERS
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"alignbench", "methods", "evaluators"}
 NOT_WITH_OURS = {"mlflow", "swanlab"}  # no version of them takes all the versions that were tested
-OPTIONAL = {"deepspeed", "av", "optuna", "rapidocr_onnxruntime", *NOT_WITH_OURS}
+OPTIONAL = {"deepspeed", "av", "optuna", "rapidocr_onnxruntime", "joblib", "submitit", "ray", *NOT_WITH_OURS}
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 
@@ -67,11 +69,12 @@ def test_what_settings_ask_for_is_an_extra_and_nothing_else_is():
     assert extra("gpu") == (packages | {"deepspeed"}) - declared()[0]
     trackers = {file.stem for file in (ROOT / "conf" / "tracker").glob("*.yaml")} - {"none"} - declared()[0]
     assert extra("tracking") == trackers - NOT_WITH_OURS
-    assert extra("cluster") == {"hydra-joblib-launcher", "hydra-submitit-launcher"}
+    packages = {package for _, package in LAUNCHERS.values()}
+    assert extra("cluster") | extra("ray") == packages
     assert extra("search") == {"optuna"}
     assert extra("video") == {"av"}
     assert extra("ocr") == {"rapidocr-onnxruntime"}
-    names = ("gpu", "tracking", "cluster", "search", "video", "ocr")
+    names = ("gpu", "tracking", "cluster", "ray", "search", "video", "ocr")
     assert not set().union(*map(extra, names)) & declared()[0]
 
 

@@ -59,6 +59,7 @@ from alignbench.store.image_records import PromptRecord, SamplingRecord, write_p
 from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.study.__main__ import arguments as arguments_of_study
+from alignbench.sweeps import __main__ as sweeping
 from alignbench.train_reward.__main__ import arguments as arguments_of_train_reward
 from alignbench.train_reward.checks import check as check_reward_model
 from alignbench.train_reward.run import reward_model_name, train_reward
@@ -651,6 +652,11 @@ def test_every_search_passes_the_checks(words):
     settings, shared, space = searching.read_words(words)
     cfg, *_ = check_search(shared, space, settings)
     assert cfg.stages == ["train", "generate", "score"]
+
+
+@pytest.mark.parametrize("words", list(commands("alignbench.sweeps")))
+def test_every_question_about_sweeps_is_understood(words):
+    assert sweeping.parser().parse_args(words).results
 
 
 @pytest.mark.parametrize("words", list(commands("alignbench.soup")))

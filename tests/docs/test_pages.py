@@ -50,7 +50,8 @@ def named(text):
 
 
 # folders, and the groups of which every choice is declared
-GROUPS = sorted({folder.name for folder in conf_folder().iterdir() if folder.is_dir()} | {"train"})
+FOLDERS = {folder.name for folder in conf_folder().iterdir() if folder.is_dir()}
+GROUPS = sorted((FOLDERS - {"hydra"}) | {"train", "hydra/launcher"})
 
 
 def test_every_group_of_the_configuration_has_a_section():

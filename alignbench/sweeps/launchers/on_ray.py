@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from alignbench.settings.launchers import OfRay
 from alignbench.sweeps.launchers.order import Order
-from alignbench.sweeps.launchers.settings import OfRay
 from alignbench.sweeps.run_cell import run_cell
 from alignbench.sweeps.state import LOST
 

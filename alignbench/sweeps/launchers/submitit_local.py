@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from alignbench.settings.launchers import OfSubmititLocal
 from alignbench.sweeps.launchers.order import Order
-from alignbench.sweeps.launchers.settings import OfSubmititLocal
 from alignbench.sweeps.launchers.submitted import FOLDER, SubmittedCell
 from alignbench.sweeps.launchers.this_machine import device_groups
 from alignbench.sweeps.state import LOST

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from alignbench.errors import UserError
+from alignbench.settings.launchers import OfSubmititSlurm
 from alignbench.sweeps.launchers.order import Order
-from alignbench.sweeps.launchers.settings import OfSubmititSlurm
 from alignbench.sweeps.launchers.submitted import FOLDER, SubmittedCell
 from alignbench.terminal import slurm
 

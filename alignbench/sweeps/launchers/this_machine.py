@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 
 from alignbench.errors import UserError
+from alignbench.settings.launchers import OfThisMachine
 from alignbench.sweeps.launchers.order import Order
-from alignbench.sweeps.launchers.settings import OfThisMachine
 from alignbench.sweeps.run_cell import run_cell
 
 
