@@ -87,6 +87,8 @@ def _main(typed: list[str]) -> None:
             make_folder(Path(jobs[0].cfg.results).expanduser())
             if len(jobs) > 1 or launcher != IN_PROCESS:
                 sweep = _sweep(jobs, typed, launcher, args.failed)
+            elif args.failed:
+                raise UserError(f"{FAILED} is about the jobs of a sweep, and this command is one run; leave it out")
             _rewrite_words(args, for_sweep(args.overrides, args.multirun))
     requeues = found is not None and found[0].requeue
     if sweep is not None and sweep.launcher != IN_PROCESS:
@@ -132,7 +134,7 @@ def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool) -> None:
         requeues: whether Slurm is asked to start the command again where it announces its end.
     """
     ends = [time.monotonic()]  # of the jobs of a sweep
-    labels = sweep.labels if sweep else [""]
+    labels = sweep.labels if sweep else []
 
     def job(cfg: DictConfig) -> None:
         number = len(ends)

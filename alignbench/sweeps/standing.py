@@ -103,11 +103,17 @@ def seconds_left(rows: list[Row]) -> float | None:
     mean = sum(done) / len(done) if done else None
     running = [row for row in rows if row.standing == "running"]
     waiting = sum(row.standing in ("waiting", "pre-empted") for row in rows)
-    left = [max(0.0, mean - row.state.ran) if row.left is None and mean is not None else row.left for row in running]
-    known = [one for one in left if one is not None]
+    known = [left for row in running if (left := _expected(row, mean)) is not None]
     if len(known) < len(running) or (waiting and mean is None) or not running:
         return None
     return max([*known, (sum(known) + waiting * (mean or 0.0)) / len(running)])
+
+
+def _expected(row: Row, mean: float | None) -> float | None:
+    """Return the seconds that a running cell still takes; None for one that takes longer than those before it."""
+    if row.left is None and mean is not None and row.state.ran < mean:
+        return mean - row.state.ran
+    return row.left
 
 
 def summary(rows: list[Row]) -> str:

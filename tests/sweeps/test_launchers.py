@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ TIME_LIMIT = 600.0  # seconds
 
 def program(*words, check=True):
     """Run the program in a process of its own, as a launcher of Slurm or Ray may need."""
-    command = [shutil.which("python") or "python", "-m", "alignbench", *words]
+    command = [sys.executable, "-m", "alignbench", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, timeout=TIME_LIMIT)
 
 
@@ -76,7 +77,7 @@ def test_a_sweep_on_slurm_with_a_bad_a_preempted_and_a_limited_cell_ends_right(s
     (damaged / "manifest.json").write_text("damaged")
     command = [*words, f"results={results}", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
     with subprocess.Popen(
-        ["python", "-m", "alignbench", *command, "hydra.launcher.timeout_min=60"],
+        [sys.executable, "-m", "alignbench", *command, "hydra.launcher.timeout_min=60"],
         cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as sweep:  # fmt: skip
         wait_until(lambda: len(list(results.glob("sft-*/train.jsonl"))) == 2)

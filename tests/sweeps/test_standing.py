@@ -36,6 +36,7 @@ def row(standing, ran=0.0, left=None, attempts=1):
         ([row("done", 100.0), row("running", left=40.0), row("running", left=20.0), *[row("waiting")] * 3], 180.0),
         ([row("done", 60.0), row("done", 100.0), row("running", ran=20.0), row("waiting")], 140.0),  # 80 s each
         ([row("running", left=30.0), row("waiting")], None),  # nobody knows how long that one takes
+        ([row("done", 60.0), row("running", ran=70.0)], None),  # longer than the other one
         ([row("done", 5.0), row("failed", 9.0)], None),
     ],
 )

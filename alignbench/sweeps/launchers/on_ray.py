@@ -1,6 +1,8 @@
 """Run cells as tasks of Ray, on this machine or on a cluster of Ray: `hydra/launcher=ray`."""
 
+import logging
 from collections.abc import Iterator
+from typing import Any
 
 from alignbench.settings.launchers import OfRay
 from alignbench.sweeps.launchers.order import Order
@@ -14,8 +16,8 @@ def run(order: Order, settings: OfRay) -> Iterator[int]:
     """Run the cells of an order; yield the number of each that has ended."""
     import ray
 
-    ray.init(settings.address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
-    task = ray.remote(_cell).options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0)
+    ray.init(settings.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    task: Any = ray.remote(_cell).options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0)
     results, sweep = order.results, order.sweep
     try:
         for numbers in (order.first, order.then):

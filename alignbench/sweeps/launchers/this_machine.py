@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from queue import SimpleQueue
+from typing import Any
 
 from alignbench.errors import UserError
 from alignbench.settings.launchers import OfThisMachine
@@ -33,7 +34,7 @@ def run(order: Order, settings: OfThisMachine) -> Iterator[int]:
 
     for numbers in (order.first, order.then):
         # threads: each only waits for the process of its cell, so no cell can take another with it
-        pool = Parallel(num_jobs, backend="threading", return_as="generator_unordered", pre_dispatch="n_jobs")
+        pool: Any = Parallel(num_jobs, backend="threading", return_as="generator_unordered", pre_dispatch="n_jobs")
         yield from pool(delayed(one)(number) for number in numbers)
 
 
