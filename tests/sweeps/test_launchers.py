@@ -51,7 +51,7 @@ def test_a_launcher_makes_what_one_process_makes(launcher, tmp_path):
     alignbench(*words, f"results={tmp_path / 'serial'}")
     assert made(tmp_path / launcher) == made(tmp_path / "serial")
     rows = standings(tmp_path / launcher)
-    assert {slug: row.standing for slug, row in rows.items()} == {"base-0": "done", "1-": "done"}
+    assert {slug: row.standing for slug, row in rows.items()} == {"base-0": "done", "1": "done"}
 
 
 # ---- Slurm
