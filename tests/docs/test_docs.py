@@ -106,7 +106,7 @@ def test_every_command_is_of_a_kind_that_is_tested():
     """Others are the shell's and other people's; what is added to them is run by nobody."""
     tested = {"alignbench"} | {
         f"alignbench.{one}"
-        for one in "calibrate capsule card export plan reproduce search serve soup study train_reward".split()
+        for one in "calibrate capsule card export plan reproduce search serve soup study sweeps train_reward".split()
     }
     others = (
         "#", "python -m benchmarks.", "export HF_HUB_OFFLINE=1", "head=$(", "pip install uv", 'pip install ".[',
