@@ -83,7 +83,7 @@ def show(results: Path, sweeps: list[Sweep], console: Console, watch: bool) -> N
         return Group(*(part for sweep in sweeps for part in (sweep_table(results, sweep), Text())))
 
     if not watch:
-        console.print(tables())
+        console.print(tables(), crop=False)
         return
     with Live(tables(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while not _is_over(results, sweeps):

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignbench.errors import UserError
 from alignbench.sweeps.record import Cell, Sweep
 from alignbench.sweeps.state import STANDINGS, CellFiles, Standing, State
 from alignbench.text import duration
@@ -35,15 +34,12 @@ class Row:
 
 
 def standing_of(results: Path, sweep: Sweep) -> list[Row]:
-    """Return a row for each cell of a sweep. A cell whose state is damaged stands as failed, and says so."""
+    """Return a row for each cell of a sweep."""
     return [_row(CellFiles(results, sweep, cell)) for cell in sweep.cells]
 
 
 def _row(files: CellFiles) -> Row:
-    try:
-        state = files.read()
-    except UserError as error:
-        state = State("failed", reason=str(error))
+    state = files.read()
     log = files.log if files.log.exists() else None
     update, step = _progress(files)
     left = None

@@ -98,24 +98,25 @@ class CellFiles:
         return steps[-1] if steps else 0
 
     def read(self) -> State:
-        """Return how the cell stands. A running one whose process is known to be gone has failed.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Return how the cell stands. If its process is known to be gone, or its file is damaged, it has failed."""
         try:
             age = time.time() - self.state_file.stat().st_mtime
+            found = self._stored()
         except FileNotFoundError:
             return State()
+        except UserError as error:
+            return State("failed", reason=str(error))
+        if found.standing == "running" and (age > LOST_SECONDS or _is_gone(found.holder)):
+            return replace(found, standing="failed", seconds=found.ran - age, reason=LOST)
+        return found
+
+    def _stored(self) -> State:
         values = read_json_object(self.state_file, REMEDY)
         if CHECK not in values or not is_intact(values):
             raise UserError(f"{self.state_file} has changed since it was written; {REMEDY}")
         values = without_check(values)
         check_record(State, values, str(self.state_file), REMEDY)
-        found = State(**values)
-        if found.standing == "running" and (age > LOST_SECONDS or _is_gone(found.holder)):
-            return replace(found, standing="failed", seconds=found.ran - age, reason=LOST)
-        return found
+        return State(**values)
 
     def write(self, state: State) -> None:
         write_json(self.state_file, with_check(asdict(state)))

@@ -35,7 +35,10 @@ def sweep_table(results: Path, sweep: Sweep) -> RenderableType:
     cost = sum(row.device_hours for row in rows)
     logs = results / FOLDER / sweep.name
     foot = Text(f"{summary(rows)}; {cost:.3f} device-hours so far\n{'logs':>12}  {logs}/LOG.log")
-    return Group(head, table, foot, *(Text(line) for line in failure_lines(results, sweep)))
+    lines = [head, foot, *map(Text, failure_lines(results, sweep))]
+    for line in lines:  # a path is never cut
+        line.no_wrap, line.overflow = True, "ignore"
+    return Group(head, table, *lines[1:])
 
 
 def _launcher(sweep: Sweep) -> str:
@@ -54,4 +57,4 @@ def _failure(row: Row) -> str:
 
 def print_table(results: Path, sweep: Sweep, console: Console) -> None:
     """Print the table of a sweep."""
-    console.print(sweep_table(results, sweep), soft_wrap=False)
+    console.print(sweep_table(results, sweep), crop=False)

@@ -31,8 +31,8 @@ def requeue(job: str) -> str | None:
 
 
 def is_running(job: str) -> bool:
-    """Say whether Slurm runs a job and has not been asked to end it, as by scancel."""
-    return standings([job]).get(job, ("", ""))[0] == "RUNNING"
+    """Say whether Slurm runs a job, or preempts it now, and has not been asked to end it, as by scancel."""
+    return standings([job]).get(job, ("", ""))[0] in ("RUNNING", "SIGNALING")
 
 
 def standings(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:

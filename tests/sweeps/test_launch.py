@@ -55,6 +55,16 @@ def test_what_is_done_is_not_repeated_and_a_retry_runs_only_what_failed(tmp_path
     assert states(tmp_path, sweep)[0].attempts == 2, "its run folder is gone"
 
 
+def test_a_damaged_state_is_of_one_cell_and_is_written_anew(tmp_path):
+    sweep = small_sweep(["pass", "pass"])
+    run(tmp_path, sweep)
+    file = CellFiles(tmp_path, sweep, sweep.cells[0]).state_file
+    file.write_text(file.read_text().replace("done", "lost"))
+    assert "has changed since it was written" in states(tmp_path, sweep)[0].reason
+    run(tmp_path, sweep, only_failed=True)
+    assert [state.standing for state in states(tmp_path, sweep)] == ["done", "done"]
+
+
 def test_base_runs_come_before_the_others_and_not_again(tmp_path):
     slow = "import time, pathlib; time.sleep(0.6); pathlib.Path(r'{0}').touch()"
     needs = "import pathlib, sys; sys.exit(not pathlib.Path(r'{0}').exists())"

@@ -34,6 +34,10 @@ def test_what_slurm_knows_of_jobs_is_read(squeue):
     }
     assert slurm.is_running("7_0")
     assert not slurm.is_running("7_1")
+    squeue("7_0|SIGNALING|None")
+    assert slurm.is_running("7_0"), "it is being preempted"
+    squeue("7_0|COMPLETING|None")
+    assert not slurm.is_running("7_0"), "it is being cancelled"
 
 
 def test_jobs_that_slurm_no_longer_knows_have_ended_and_silence_is_no_end(squeue):
