@@ -53,6 +53,7 @@ def test_a_refusal_ends_no_other_job_and_all_that_failed_is_told_in_a_line_each(
     assert done.stderr.endswith("alignbench: 2 of 3 jobs failed, as told above\n")
 
 
+@pytest.mark.matrix
 def test_a_defect_gives_the_sweep_its_exit_status_and_names_its_file(sweep, tmp_path):
     done, _ = sweep(UserError("the run is damaged"), RuntimeError("shapes do not fit"), None)
     assert done.returncode == 1
@@ -69,14 +70,17 @@ def test_only_what_failed_is_run_again_and_the_sweep_is_the_same(sweep, tmp_path
     assert recorded.command == ["-m", *WORDS, "seed=0,1,2", f"results={tmp_path}"]
 
 
+@pytest.mark.matrix
 def test_a_signal_leaves_a_table_that_names_what_is_missing(sweep, tmp_path):
     done, _ = sweep(None, StopRequested(15), None)
     assert done.returncode == 143
     assert [one for one, _ in standings(tmp_path)] == ["done", "pre-empted", "waiting"]
 
 
+@pytest.mark.matrix
 def test_the_words_of_a_job_run_it_alone():
-    jobs = checked_jobs(["experiment=mini_table", "seed=0", "model=sd15_mini", "hydra/launcher=joblib"], False)
+    experiment = ["experiment=mini_table", "seed=0", "model=sd15_mini"]
+    jobs = checked_jobs([*experiment, "method=sft,dpo", "hydra/launcher=joblib"], False)
     alone = [checked_jobs(job.words, False) for job in jobs]
     assert [job.cfg for (job,) in alone] == [job.cfg for job in jobs]
     assert all("hydra/launcher=joblib" not in job.words for job in jobs)

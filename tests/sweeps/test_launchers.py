@@ -71,7 +71,7 @@ def wait_until(there):
 @pytest.mark.matrix
 def test_a_sweep_on_slurm_with_a_bad_a_preempted_and_a_limited_cell_ends_right(slurm, tmp_path):
     results = tmp_path / "results"
-    words = ["-m", "method=sft", "seed=0,1,2", *RUN, "train.max_train_steps=40", "stages=[train]"]
+    words = ["-m", "method=sft", "seed=0,1,2", *RUN, "train.max_train_steps=80", "stages=[train]"]
     damaged = results / run_name(composed(["method=sft", "seed=0", *words[3:]]))
     damaged.mkdir(parents=True)
     (damaged / "manifest.json").write_text("damaged")
@@ -84,26 +84,23 @@ def test_a_sweep_on_slurm_with_a_bad_a_preempted_and_a_limited_cell_ends_right(s
         rows = standings(results)
         preempted, limited = rows["2-seed1"].state.job, rows["3-seed2"].state.job
         assert ask("squeue", "-h", "-j", preempted, "-o", "%j") == "2-seed1"
-        ask(
-            "sbatch",
-            "-p",
-            "urgent",
-            "-w",
-            ask("squeue", "-h", "-j", preempted, "-o", "%N"),
-            "-n",
-            "2",
-            "--wrap",
-            "true",
-        )
         ask("scancel", "--signal=USR2", limited)  # as Slurm sends it before the limit
-        for job in (preempted, limited):
-            wait_until(lambda job=job: "Restarts=1" in ask("scontrol", "show", "job", job))
-            ask("scontrol", "update", f"jobid={job}", "StartTime=now")  # it would wait for two minutes
-        told, _ = sweep.communicate(timeout=TIME_LIMIT)
+        node = ask("squeue", "-h", "-j", preempted, "-o", "%N")
+        ask("sbatch", "-p", "urgent", "-w", node, "-n", "2", "-o", "/dev/null", "--wrap", "true")
+        deadline = time.monotonic() + TIME_LIMIT
+        while sweep.poll() is None:
+            assert time.monotonic() < deadline
+            for line in ask("squeue", "-hr", "-t", "PD", "-o", "%i|%r").split():
+                job, _, why = line.partition("|")
+                if why == "BeginTime":  # it would wait for two minutes
+                    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)
+            time.sleep(0.5)
+        told, _ = sweep.communicate()
     assert sweep.returncode == 2
     assert f"seed=0: failed: {damaged}/manifest.json is not JSON" in " ".join(told.split())
     rows = standings(results)
-    assert [(row.standing, row.state.attempts) for row in rows.values()] == [("failed", 1), ("done", 2), ("done", 2)]
+    assert [row.standing for row in rows.values()] == ["failed", "done", "done"]
+    assert all(row.state.attempts >= 2 for row in list(rows.values())[1:])
     shutil.rmtree(damaged)
     assert "1 of 3 jobs are left" in program(*command).stdout
     alignbench(*words, f"results={tmp_path / 'serial'}")
