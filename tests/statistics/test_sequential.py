@@ -83,7 +83,7 @@ def test_a_repeated_p_value_is_the_level_whose_boundary_is_just_reached(plan):
 
 @every_plan
 def test_p_values_rise_with_that_of_the_single_test_and_are_never_below_it(plan):
-    singles = [1e-12, 1e-5, 0.001, 0.03, 0.2, 0.9]
+    singles = [1e-12, 0.001, 0.2]
     for look in range(len(plan.fractions)):
         for function in (plan.repeated_p, plan.stagewise_p):
             found = [function(look, single) for single in singles]
