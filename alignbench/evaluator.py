@@ -90,7 +90,7 @@ class ImageReader(ABC):
 
 
 class Features(ImageReader):
-    """A vector for each image, by which sets of images are measured: see `alignbench.statistics.set_measure`."""
+    """A vector for each image, by which sets of images are measured: see `alignbench.statistics.sets.set_measure`."""
 
     @abstractmethod
     def rows(self, inputs: Any) -> Tensor:

@@ -30,12 +30,12 @@ from alignbench.report.columns import (
     TableRow,
 )
 from alignbench.report.comparison import Contender, Measurement, MethodComparison
-from alignbench.report.guidance import guidance_rows, of_base_at_other_guidance
+from alignbench.report.further_tables.guidance import guidance_rows, of_base_at_other_guidance
+from alignbench.report.further_tables.questions import question_rows
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
 from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
-from alignbench.report.questions import question_rows
 from alignbench.scoring.evidence import BORDERLINE, borderline_share, category_totals, read_evidence
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES, Resamplings

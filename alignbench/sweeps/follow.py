@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from alignbench.configuration.build import base_of, has_images, is_base, run_name, trains
-from alignbench.store.provenance import now
+from alignbench.store.origin.provenance import now
 from alignbench.store.run_folder import RunFolder
 from alignbench.sweeps.launch import IN_PROCESS, launch
 from alignbench.sweeps.record import Cell, Sweep, cells_of, sweep_name

@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike
 from alignbench.report.comparison import ALL, Contender, MethodComparison
 from alignbench.report.image_measures.taken import Taken, Vectors
 from alignbench.scoring.feature_rows import FeatureInfo
-from alignbench.statistics.cmmd import Cmmd
-from alignbench.statistics.diversity import Distance, Diversity
 from alignbench.statistics.image_statistics import MEASURES
 from alignbench.statistics.intervals import Comparison
-from alignbench.statistics.precision_recall import Precision, Recall
 from alignbench.statistics.resampling import Estimate, Resampling, Resamplings
-from alignbench.statistics.set_measure import SetMeasure
+from alignbench.statistics.sets.cmmd import Cmmd
+from alignbench.statistics.sets.diversity import Distance, Diversity
+from alignbench.statistics.sets.precision_recall import Precision, Recall
+from alignbench.statistics.sets.set_measure import SetMeasure
+from alignbench.statistics.sets.vendi import Vendi
 from alignbench.statistics.significance import holm
-from alignbench.statistics.vendi import Vendi
 from alignbench.store.image_statistics_table import NOT_MEASURED
 from alignbench.store.manifest import BASE, ResultsError
 

@@ -9,10 +9,10 @@ from alignbench.errors import UserError
 from alignbench.report.diagnostics import diagnose
 from alignbench.report.tables import build
 from alignbench.scoring.feature_rows import FeatureInfo, FeatureRows
-from alignbench.statistics.cmmd import Cmmd
 from alignbench.statistics.image_statistics import MEASURES
 from alignbench.statistics.resampling import Resampling
-from alignbench.statistics.vendi import vendi_score
+from alignbench.statistics.sets.cmmd import Cmmd
+from alignbench.statistics.sets.vendi import vendi_score
 from alignbench.store.scores import Scores, digest_of
 
 PROMPTS = {f"p{i:02d}": f"prompt {i}" for i in range(12)}

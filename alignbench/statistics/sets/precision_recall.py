@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.statistics.resampling import Estimate, Resampling
-from alignbench.statistics.set_measure import Floats, SetMeasure, squared_distances, symmetric_interval
+from alignbench.statistics.sets.set_measure import Floats, SetMeasure, squared_distances, symmetric_interval
 from alignbench.statistics.significance import Level, levels_test, swaps
 
 NEIGHBOURS = 3  # the ball around an image reaches to this one of its nearest neighbours

@@ -8,7 +8,7 @@ import pytest
 
 from alignbench.report.columns import QUESTION_COLUMNS
 from alignbench.report.comparison import Contender, Measurement, Resamplings
-from alignbench.report.questions import question_rows
+from alignbench.report.further_tables.questions import question_rows
 from alignbench.scoring.evidence import Counted
 from alignbench.store.scores import ScoreInfo, Scores
 

@@ -5,8 +5,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from alignbench.statistics.diversity import Distance, Diversity
 from alignbench.statistics.resampling import Resampling
+from alignbench.statistics.sets.diversity import Distance, Diversity
 
 
 def made(num_prompts=6, num_images=2, dimensions=3, seed=0, repeated=()):

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import logm
 
 from alignbench.statistics.resampling import Resampling
-from alignbench.statistics.vendi import Vendi, vendi_score
+from alignbench.statistics.sets.vendi import Vendi, vendi_score
 
 
 def unit(vectors):

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from alignbench.statistics.intervals import PairedScores
 from alignbench.statistics.resampling import Estimate, Resampling
-from alignbench.statistics.set_measure import Floats, SetMeasure
+from alignbench.statistics.sets.set_measure import Floats, SetMeasure
 
 MIN_IMAGES = 4  # of a prompt: of two, the score says no more than their cosine
 

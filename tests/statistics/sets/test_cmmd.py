@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from alignbench.statistics.cmmd import Cmmd, kernel
 from alignbench.statistics.resampling import Resampling
+from alignbench.statistics.sets.cmmd import Cmmd, kernel
 
 
 def unit(vectors):

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from alignbench.statistics.precision_recall import Precision, Recall, is_inside
 from alignbench.statistics.resampling import Resampling
+from alignbench.statistics.sets.precision_recall import Precision, Recall, is_inside
 
 
 def made(num_prompts=8, dimensions=3, seed=0, spread=1.0, num_seeds=1):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.statistics.resampling import Estimate, Resampling
-from alignbench.statistics.set_measure import Floats, SetMeasure
+from alignbench.statistics.sets.set_measure import Floats, SetMeasure
 from alignbench.statistics.significance import Level, levels_test, sign_flip_test
 
 Pairs = Literal["prompts", "noise"]
