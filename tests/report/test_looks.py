@@ -118,7 +118,7 @@ def test_the_page_marks_and_explains_a_run_that_stopped(world):
 def test_views_of_the_page_that_explain_one_mark_explain_all():
     views = [file.read_text() for file in Path(page.__file__).parent.glob("site/views/*.js")]
     explaining = [text for text in views if '"trained_on", "subset"' in text]
-    assert len(explaining) == 4
+    assert len(explaining) == 5
     for name in MARKS:
         assert all(f'"{name}"' in text for text in explaining)
 

@@ -34,7 +34,7 @@ const settings = (() => {
     });
     const nothing = sections.length === 0 && h("p", {}, "Each method of this choice has one setting.");
     main.replaceChildren(...[units.length > 0 && chooser, legend, ...parts, nothing].filter(Boolean));
-    main.append(noteList(sections, ["win", "seed", "trained_on", "subset"]));
+    main.append(noteList(sections, ["win", "seed", "trained_on", "subset", "looks"]));
   }
 
   function drawing(panel, evaluator) {
