@@ -50,6 +50,8 @@ TOLERANCE = 1e-5  # of the norm of one update
 TOLERANCE_OF_TWO = 1e-3
 # presets, which have a mark, only set what a method has
 OWN_METHODS = [one.values[0] for one in METHODS if not one.marks]
+# whether a model is one of flow matching, and the miniature whose recipes methods have on such models
+MINIATURES = {False: "sd15_mini", True: "sd3_mini"}
 ADAPTERS = {"tuning": "lora", "lora_rank": 2, "lora_alpha": 2, "gradient_checkpointing": True}
 
 
@@ -150,6 +152,11 @@ def tried(combination: Combination, num_processes: int) -> list[str]:
         return [str(error).strip().splitlines()[-1]]
 
 
+def few_steps(name: str, miniature: str) -> Method:
+    """Return a method with the recipe for a miniature, but few steps of whatever it walks."""
+    return build(shortened(composed([f"method={name}", f"model={miniature}", "reward=shapes_clip"]).method, 2))
+
+
 def load() -> None:
     """Load once what all trainings need: they run in processes that are forked from this one."""
     torch.set_num_threads(1)
@@ -173,9 +180,9 @@ def main() -> None:
     found: dict[tuple[str, str, str], list[str]] = {}
     with tempfile.TemporaryDirectory(prefix="families-") as folder:
         for name in named(arguments.only, OWN_METHODS):
-            node = composed([f"method={name}", "model=sd15_mini", "reward=shapes_clip"]).method
-            method = build(shortened(node, 2))
+            methods = {world: few_steps(name, miniature) for world, miniature in MINIATURES.items()}
             for (family, model), num_processes in product(models.items(), arguments.processes):
+                method = methods[model.schedule.prediction_type == "velocity"]
                 wrong = tried(Combination(method, model, Path(folder)), num_processes)
                 found[name, family, str(num_processes)] = wrong
                 print(f"{name}, {family}, {num_processes}: {'; '.join(wrong) or 'as promised'}", flush=True)
