@@ -36,10 +36,7 @@ SelectTypeParameters=CR_CPU
 ReturnToService=2
 NodeName=a NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000
 NodeName=b NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
-PartitionName=urgent Nodes=a,b MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
+PartitionName=main Nodes=a,b Default=YES MaxTime=INFINITE State=UP
 """
 
 

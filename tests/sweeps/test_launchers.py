@@ -85,8 +85,7 @@ def test_a_sweep_on_slurm_with_a_bad_a_preempted_and_a_limited_cell_ends_right(s
         preempted, limited = rows["2-seed1"].state.job, rows["3-seed2"].state.job
         assert ask("squeue", "-h", "-j", preempted, "-o", "%j") == "2-seed1"
         ask("scancel", "--signal=USR2", limited)  # as Slurm sends it before the limit
-        node = ask("squeue", "-h", "-j", preempted, "-o", "%N")
-        ask("sbatch", "-p", "urgent", "-w", node, "-n", "2", "-o", "/dev/null", "--wrap", "true")
+        ask("scontrol", "requeue", preempted)  # as preemption without GraceTime does
         deadline = time.monotonic() + TIME_LIMIT
         while sweep.poll() is None:
             assert time.monotonic() < deadline
