@@ -89,7 +89,10 @@ def test_a_sweep_on_slurm_with_a_bad_a_preempted_and_a_limited_cell_ends_right(s
         deadline = time.monotonic() + TIME_LIMIT
         while sweep.poll() is None:
             assert time.monotonic() < deadline
-            for line in ask("squeue", "-hr", "-t", "PD", "-o", "%i|%r").split():
+            waiting = subprocess.run(  # which may fail while Slurm is busy
+                ["squeue", "-hr", "-t", "PD", "-o", "%i|%r"], capture_output=True, text=True, check=False
+            )
+            for line in waiting.stdout.split():
                 job, _, why = line.partition("|")
                 if why == "BeginTime":  # it would wait for two minutes
                     subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)
