@@ -250,7 +250,7 @@ def _searches(sweeper: str) -> UserError:
     """Return the sentence about a sweeper of a plugin, which would find out after all trials that it cannot search."""
     return UserError(
         f"hydra/sweeper={sweeper} searches by the value that a job returns, and jobs return none; leave it out, and "
-        "list the values to compare, as in train.learning_rate=1e-5,5e-5"
+        "list the values to compare, as in train.learning_rate=1e-5,5e-5, or use python -m alignbench.search"
     )
 
 

@@ -1,12 +1,13 @@
 """How a program ends before its work is done: one sentence on stderr in place of a traceback.
 
 Exit status 2: the command must be changed, or the machine lacks something. 128 and the number of a signal, 130 for
-Ctrl-C: a signal asked to end. 1: a defect of the program, whose traceback is in a file.
+Ctrl-C: a signal asked to end. 141: nobody reads the output any more. 1: a defect of the program, whose traceback is in a file.
 """
 
 import io
 import os
 import platform
+import select
 import shlex
 import signal
 import sys
@@ -108,11 +109,27 @@ def tell_failure(error: Exception, results: Path, job: str = "", kept: str = "wh
         job: which of several, as in `job 2 of 3`.
         kept: what lies on the disk, in words.
     """
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        _end_silently()
     reason = of_the_machine(error, kept)
     if reason is None:
         reason = _defect(error, results)
     _tell(f"{job} failed: {reason}" if job else reason)
     return reason
+
+
+def _nobody_reads() -> bool:
+    """Whether the output goes to a program that has ended, as to `head` when it has read enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _end_silently() -> NoReturn:
+    """End as the shell's own programs do whose reader has ended: there is nobody to tell."""
+    # or the interpreter would fail to write the rest when it ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _defect(error: Exception, results: Path) -> str:
