@@ -1,7 +1,8 @@
 """How a program ends before its work is done: one sentence on stderr in place of a traceback.
 
 Exit status 2: the command must be changed, or the machine lacks something. 128 and the number of a signal, 130 for
-Ctrl-C: a signal asked to end. 141: nobody reads the output any more. 1: a defect of the program, whose traceback is in a file.
+Ctrl-C: a signal asked to end. 141: nobody reads the output any more. 1: a defect of the program, whose traceback is in
+a file.
 """
 
 import io

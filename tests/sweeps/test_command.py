@@ -61,6 +61,7 @@ def test_a_defect_gives_the_sweep_its_exit_status_and_names_its_file(sweep, tmp_
     assert str(file) in standings(tmp_path)[1][1]
 
 
+@pytest.mark.matrix
 def test_only_what_failed_is_run_again_and_the_sweep_is_the_same(sweep, tmp_path):
     sweep(None, UserError("the run is damaged"), None)
     done, seen = sweep(None, None, None, more=["--failed"])
