@@ -10,6 +10,7 @@ the table.
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from alignbench.errors import UserError, did_you_mean
+from alignbench.sweeps.ownership import is_own
 from alignbench.sweeps.record import Sweep, read_sweeps
 from alignbench.sweeps.standing import standing_of
 from alignbench.sweeps.table import sweep_table
@@ -100,7 +102,8 @@ def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:
     """Run the failed cells of a sweep in place of this program, by the command of the sweep.
 
     Raises:
-        UserError: no cell has failed, or cells of several sweeps have.
+        UserError: no cell has failed, or cells of several sweeps have; or somebody else typed the command, which could
+            start any program.
     """
     failed = {s.name: s for s in sweeps for row in standing_of(results, s) if row.standing == "failed"}
     if not failed:
@@ -108,6 +111,12 @@ def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:
     if len(failed) > 1:
         raise UserError(f"cells of {len(failed)} sweeps have failed; choose one by --sweep: {', '.join(failed)}")
     (sweep,) = failed.values()
+    if not is_own(sweep.command, sweep.folder, sweep.signed):
+        told = "".join(letter if letter.isprintable() else "?" for letter in shlex.join([*sweep.command, "--failed"]))
+        raise UserError(
+            f"sweep {sweep.name} was not started by you with this home folder, so its command is not run for you; if "
+            f"you trust it, type: python -m alignbench {told}"
+        )
     if not os.path.isdir(sweep.folder):
         raise UserError(f"the sweep was started in {sweep.folder}, which is not there; repeat its command")
     os.chdir(sweep.folder)

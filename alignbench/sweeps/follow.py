@@ -12,6 +12,7 @@ from alignbench.configuration.build import base_of, has_images, is_base, run_nam
 from alignbench.store.origin.provenance import now
 from alignbench.store.run_folder import RunFolder
 from alignbench.sweeps.launch import IN_PROCESS, launch
+from alignbench.sweeps.ownership import signature
 from alignbench.sweeps.record import Cell, Sweep, cells_of, sweep_name
 from alignbench.sweeps.state import CellFiles, State
 from alignbench.terminal.endings import DEFECT, REFUSED, is_main
@@ -48,7 +49,9 @@ class SweepRun:
         described = [(job.told, job.words, _run(job.cfg), _updates(job.cfg)) for job in jobs]
         cells = cells_of(described)
         bases = [] if launcher == IN_PROCESS else _base_cells(jobs)
-        sweep = Sweep(sweep_name(cells), typed, launcher, str(Path.cwd()), now(), [*bases, *cells])
+        here = str(Path.cwd())
+        signed = signature(typed, here)
+        sweep = Sweep(sweep_name(cells), typed, launcher, here, now(), [*bases, *cells], signed)
         found = cls(Path(jobs[0].cfg.results), sweep, list(range(len(bases), len(sweep.cells))), only_failed)
         if is_main():
             sweep.write(found.results)

@@ -52,6 +52,7 @@ class Sweep:
         folder: the working folder of the command, which relative paths in its words start from.
         started: when the command began, UTC.
         cells: bases first.
+        signed: shows that this user typed the command; see `alignbench.sweeps.ownership`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Sweep:
     folder: str
     started: str
     cells: list[Cell]
+    signed: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:

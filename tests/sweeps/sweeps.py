@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignbench.sweeps import run_cell
 from alignbench.sweeps.launchers.order import Order
+from alignbench.sweeps.ownership import signature
 from alignbench.sweeps.record import Cell, Sweep, cells_of
 from alignbench.sweeps.state import CellFiles
 
@@ -13,7 +14,8 @@ def small_sweep(programs, base=None, launcher="joblib"):
     """Return a sweep whose cells are texts of Python programs; `run_programs` lets them run."""
     cells = cells_of([(f"seed={n}", [program], f"run{n}", 10) for n, program in enumerate(programs)])
     bases = [] if base is None else [Cell("base of a model", "base-0", [base], "base", 0, is_base=True)]
-    return Sweep("small", ["-m", "seed=0,1"], launcher, str(Path.cwd()), "2026-01-31 18:05", [*bases, *cells])
+    command, here = ["-m", "seed=0,1"], str(Path.cwd())
+    return Sweep("small", command, launcher, here, "2026-01-31 18:05", [*bases, *cells], signature(command, here))
 
 
 def run_programs(monkeypatch):

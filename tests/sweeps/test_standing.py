@@ -123,6 +123,14 @@ def test_a_retry_is_the_command_of_the_sweep_for_what_failed(tmp_path, sweep, mo
         retry(tmp_path, [sweep])
 
 
+@pytest.mark.parametrize("change", [{"signed": ""}, {"command": ["-m", "method._target_=os.system"]}, {"folder": "/"}])
+def test_a_command_that_this_user_did_not_type_is_shown_and_not_run(tmp_path, sweep, monkeypatch, change):
+    monkeypatch.setattr("alignbench.sweeps.__main__.os.execv", lambda *_: pytest.fail("it ran"))
+    foreign = replace(sweep, **change)
+    with pytest.raises(UserError, match=r"was not started by you .* type: python -m alignbench -m .* --failed"):
+        retry(tmp_path, [foreign])
+
+
 def test_a_folder_without_sweeps_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no sweep"):
         chosen(tmp_path, None)
