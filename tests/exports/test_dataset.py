@@ -117,7 +117,7 @@ def test_the_page_tells_scores_commands_and_licence(out, results):
     assert front["size_categories"] == ["n<1K"]
     assert "These images were made with `sd15_mini` or with weights that were trained from there, whose licence" in card
     assert re.search(
-        r"\| sd15_mini \| smpo \| shapes \| 8 \| `shapes_annotators@2` \| [\d.]+ .*50\.0 % .* \| yes \|", card
+        r"\| sd15_mini \| smpo \| shapes \| 8 \| `shapes_annotators@2` \| median [\d.]+ .*50\.0 % .* \| yes \|", card
     )
     assert "nan" not in card
     assert "| `score_shapes_clip_v1` | score of `shapes_clip`, version 1; higher is better |" in card
