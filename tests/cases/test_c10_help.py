@@ -11,8 +11,8 @@ from alignbench.configuration.usage import EXAMPLES, FLAGS, GROUPS, PROGRAMS, us
 from tests.program import alignbench as program
 
 BELOW_ANOTHER = {  # read through the choice of another group, or by other programs
-    "accelerate", "evaluator", "feature", "human_pairs", "hydra", "judge", "online", "preset", "recipe", "trained_as", "train",
-    "train_reward", "world",
+    "accelerate", "evaluator", "feature", "human_pairs", "hydra", "judge", "online", "preset", "recipe", "trained_as",
+    "train", "train_reward", "world",
 }  # fmt: skip
 
 
