@@ -15,16 +15,19 @@ import yaml
 
 from alignbench.errors import UserError, did_you_mean
 from alignbench.plan.lines import PlanSettings, plan
+from alignbench.settings.section import help_lines
 from alignbench.terminal.endings import one_sentence
 
 
 def main() -> None:
     """Plan as the command line says. See `alignbench.terminal.endings` for its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m alignbench.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alignbench.plan",
+        description=__doc__,
+        epilog=help_lines(PlanSettings).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    told = "; ".join(f"{name}: {field.description}" for name, field in PlanSettings.model_fields.items())
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=told.replace("%", "%%"))
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="the keys below")
     args = parser.parse_args()
     with one_sentence():
         print("\n".join(plan(read_settings(args.settings))))

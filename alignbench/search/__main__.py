@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.errors import UserError
 from alignbench.search.settings import PREFIX, SearchSettings, read_settings
+from alignbench.settings.section import help_lines
 from alignbench.terminal.endings import one_sentence, stop_by_signal
 from alignbench.terminal.signals import handled
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 def main() -> None:
     """Search as the command line says. See `alignbench.terminal.endings` for its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m alignbench.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alignbench.search",
+        description=__doc__,
+        epilog=help_lines(SearchSettings, PREFIX).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    told = "; ".join(f"{PREFIX}{name}: {field.description}" for name, field in SearchSettings.model_fields.items())
-    parser.add_argument("words", nargs="*", metavar="key=value", help=told.replace("%", "%%"))
+    parser.add_argument("words", nargs="*", metavar="key=value", help="settings, and the keys below")
     args = parser.parse_args()
     with handled(), one_sentence():
         try:

@@ -3,6 +3,7 @@
 Hydra's defaults, the checks of a command and the tables of docs/configuration.md are all made from these declarations.
 """
 
+import textwrap
 from collections.abc import Mapping
 from functools import cache
 from itertools import chain
@@ -188,3 +189,17 @@ def _only(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the declaration of a setting without the null that it may also be."""
     options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
     return options[0] if len(options) == 1 else {}
+
+
+def help_lines(section: type[Section], prefix: str = "") -> str:
+    """Return the settings of a section for the help of a program: name, default and meaning, in 80 columns.
+
+    Args:
+        prefix: of the names, as typed.
+    """
+    lines = ["keys:"]
+    for name, field in section.model_fields.items():
+        default = "" if field.is_required() else shown(field.default)
+        lines.append(f"  {prefix}{name}={default}")
+        lines += textwrap.wrap(str(field.description), 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ from diffusers.optimization import SchedulerType
 
 from alignbench.configuration.page import TABLES
 from alignbench.errors import UserError
-from alignbench.settings.section import Count, Positive, ProperShare, Section, Share, expected, setting
+from alignbench.settings.section import Count, Positive, ProperShare, Section, Share, expected, help_lines, setting
 from alignbench.settings.train import Train
 
 SETTINGS = {
@@ -115,3 +115,11 @@ def test_numbers_out_of_range_are_refused_by_name(prefix, section, key):
 def test_learning_rate_schedules_are_those_of_diffusers_that_need_no_rules():
     known = set(Train.schemas()["lr_scheduler"]["enum"])
     assert known == {one.value for one in SchedulerType} - {"piecewise_constant"}
+
+
+def test_the_help_of_a_program_has_each_setting_with_its_default_in_80_columns():
+    lines = help_lines(Train, "train.").splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.strip().partition("=") for line in lines if line.startswith("  train.")]
+    assert [name for name, _, _ in names] == [f"train.{name}" for name in Train.model_fields]
+    assert ("train.tuning", "=", "full") in names
