@@ -41,8 +41,10 @@ def test_every_experiment_of_a_row_is_a_file_whose_head_says_command_hardware_an
 def test_the_heads_of_experiments_have_the_figures_of_the_tables(rows):
     for row in rows.values():
         head = (conf_folder() / "experiment" / f"{row.experiment}.yaml").read_text()
-        if row.command == [f"experiment={row.experiment}"] and row.experiment.startswith("paper_smpo_s"):
-            for one in figures(row)[:5]:
+        if row.command == [f"experiment={row.experiment}"] and row.experiment.startswith(
+            ("paper_smpo_s", "paper_linear_dpo")
+        ):
+            for one in figures(row)[: 5 if row.paper == "SmPO" else None]:
                 assert f"{one.printed.value:.{one.decimals}f}" in head, (row.id, one.printed.evaluator)
 
 
