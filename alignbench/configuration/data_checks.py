@@ -96,6 +96,8 @@ def _check_reward(method: dict[str, Any]) -> None:
     """Refuse rewards without a gradient where a method follows one, and scores that it would read upside down."""
     name = f"method={method['name']}"
     if target_class(method["_target_"]).differentiates_pixels:
+        if "reward" not in method:
+            raise UserError(f"method.reward is missing, and {name} follows it; leave out ~method.reward")
         for part in reward_parts(method["reward"]):
             if not issubclass(target_class(part["_target_"]), Reward):
                 others = ", ".join(one for one in choices("method") if _reads_scores_alone(one))

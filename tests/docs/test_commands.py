@@ -64,6 +64,8 @@ def smaller(given):
     cut = {word: ",".join(text.split(",")[:2]) for word, text in cut.items()}
     sweeps_itself = any(word.startswith("experiment=") for word in given)
     evaluated = ["validation.prompts.limit=4"] if "validation=shapes" in given else []
+    if any(word.startswith("sampling.stop=") for word in given) and "sampling.looks" not in " ".join(given):
+        evaluated.append("sampling.looks=2")
     words = [cut.get(word, word) for word in given]
     method = next((word for word in words if word.startswith("method=")), "method=srpo")
     keys = composed([method.split(",")[0], "reward=shapes_clip"]).method

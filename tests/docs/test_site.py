@@ -72,7 +72,18 @@ def test_every_link_leads_to_a_place_on_the_site(pages):
         "https://ui.perfetto.dev",
         "https://github.com/RapidAI/RapidOCR",
         "https://github.com/djghosh13/geneval",
-        "https://arxiv.org/abs/2310.11513",
+        *(
+            f"https://arxiv.org/abs/{paper}"
+            for paper in (
+                "2303.11897",
+                "2307.06350",
+                "2310.11513",
+                "2310.18235",
+                "2403.05135",
+                "2404.01291",
+                "2512.16853",
+            )
+        ),
     }
 
 

@@ -90,9 +90,8 @@ def test_large_images_are_made_smaller_and_special_tokens_are_words(comparer):
 
 def test_what_stands_for_an_image_is_a_word_even_where_it_is_no_special_token(folder):
     comparer = VisionLanguageComparer("tiny", str(folder))
-    vars(comparer)["processor"] = SimpleNamespace(
-        image_token="<image>", tokenizer=SimpleNamespace(all_special_tokens=["</s>"])
-    )
+    tokenizer = SimpleNamespace(all_special_tokens=["</s>"])
+    vars(comparer.model)["processor"] = SimpleNamespace(image_token="<image>", tokenizer=tokenizer)
     assert comparer.model._harmless("an <image> of </s>") == "an < image> of < /s>"
 
 
