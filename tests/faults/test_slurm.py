@@ -12,7 +12,7 @@ from tests.tiny_runs import files_of
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
-    "method=sft", "model=sd15_mini", *SMALL_RUN, "train.max_train_steps=40", "train.checkpointing_steps=100",
+    "method=sft", "model=sd15_mini", *SMALL_RUN, "train.max_train_steps=120", "train.checkpointing_steps=1000",
     "tracker=none", "stages=[train]", "requeue=true",
 ]  # fmt: skip
 TIME_LIMIT = 300.0  # seconds
