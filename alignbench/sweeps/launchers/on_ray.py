@@ -14,7 +14,7 @@ POLL_SECONDS = 1.0
 
 def run(order: Order, settings: OfRay) -> Iterator[int]:
     """Run the cells of an order; yield the number of each that has ended."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] an extra of its own, which tests do not install
 
     ray.init(settings.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     task: Any = ray.remote(_cell).options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0)
