@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from alignbench.errors import UserError
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.image_measures.taken import Taken
 from alignbench.statistics.image_statistics import THUMBNAIL
 from alignbench.store.run_folder import RunFolder

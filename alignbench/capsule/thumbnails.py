@@ -9,7 +9,7 @@ from PIL import Image
 
 from alignbench.errors import UserError
 from alignbench.images import ImageError, damage_as_error, decoded
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.readable import by_images
 from alignbench.store.image_statistics_table import ImageToMeasure

@@ -17,7 +17,7 @@ from alignbench.exports.model_card import PLACE
 from alignbench.files import replacing_folder, write_text
 from alignbench.images import ImageError
 from alignbench.reading import read_json_object
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.readable import readable
 from alignbench.report.tables import build, measurements
 from alignbench.store.image_records import SAMPLING, ImageKey, read_prompts

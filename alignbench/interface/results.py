@@ -21,7 +21,8 @@ from alignbench.report.columns import (
     WIN_RATE_COLUMNS,
     read_table,
 )
-from alignbench.report.comparison import ALL, Measurement
+from alignbench.report.comparison import ALL
+from alignbench.report.contenders import Measurement
 from alignbench.report.labels import recipe_labels, strength_label
 from alignbench.report.readable import readable
 from alignbench.report.tables import measurements

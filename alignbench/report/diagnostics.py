@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS, TableRow
-from alignbench.report.comparison import ALL, Contender, Measurement, MethodComparison
+from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.contenders import Contender, Measurement
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings, p_of_gain
 from alignbench.report.image_measures.changes import images_changed
 from alignbench.report.image_measures.figures import (

@@ -29,7 +29,8 @@ from alignbench.report.columns import (
     WIN_RATE_COLUMNS,
     TableRow,
 )
-from alignbench.report.comparison import Contender, Measurement, MethodComparison
+from alignbench.report.comparison import MethodComparison
+from alignbench.report.contenders import Contender, Measurement
 from alignbench.report.further_tables.guidance import guidance_rows, of_base_at_other_guidance
 from alignbench.report.further_tables.questions import question_rows
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label

@@ -8,7 +8,7 @@ from alignbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from alignbench.evaluator import Evaluator
-    from alignbench.report.comparison import Measurement
+    from alignbench.report.contenders import Measurement
     from alignbench.store.run_folder import RunFolder
 
 Figure = Literal["win_rate", "mean", "median"]
@@ -105,7 +105,8 @@ def measure(
     Raises:
         UserError: scores are missing or have changed since they were written, or the evaluator left prompts out.
     """
-    from alignbench.report.comparison import ALL, Contender, MethodComparison, Resamplings
+    from alignbench.report.comparison import ALL, MethodComparison, Resamplings
+    from alignbench.report.contenders import Contender
     from alignbench.report.tables import ScoreReader
     from alignbench.statistics.resampling import NUM_RESAMPLES
     from alignbench.store.manifest import BASE

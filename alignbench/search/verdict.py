@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from alignbench.report.comparison import Contender, Measurement, MethodComparison, Resamplings
+from alignbench.report.comparison import MethodComparison, Resamplings
+from alignbench.report.contenders import Contender, Measurement
 from alignbench.report.figures import percent
 from alignbench.report.tables import ScoreReader
 from alignbench.search.objectives import Objective

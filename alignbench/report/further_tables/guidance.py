@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import ALL, Contender, MethodComparison
+from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.contenders import Contender
 from alignbench.statistics.resampling import Resamplings
 from alignbench.store.image_records import SamplingRecord
 from alignbench.store.manifest import BASE

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import Contender, Resamplings
+from alignbench.report.comparison import Resamplings
+from alignbench.report.contenders import Contender
 
 
 def question_rows(

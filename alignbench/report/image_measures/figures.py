@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alignbench.report.comparison import ALL, Contender, MethodComparison
+from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.contenders import Contender
 from alignbench.report.image_measures.taken import Taken, Vectors
 from alignbench.scoring.feature_rows import FeatureInfo
 from alignbench.statistics.image_statistics import MEASURES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.scoring.feature_rows import FeatureInfo, feature_rows
 from alignbench.statistics.image_statistics import MEASURES, ImageStatistics
 from alignbench.store.image_records import ImageKey, PromptRecord

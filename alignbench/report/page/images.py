@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from alignbench.files import sha256
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.display import TableSection, ranking_evaluators
 from alignbench.report.figures import listed
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, ThumbnailSource, sprite_names

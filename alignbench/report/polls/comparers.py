@@ -13,7 +13,7 @@ import numpy as np
 
 from alignbench.pairwise.orders import JudgedPair, PositionBias, position_bias
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.polls.poll import Poll
 from alignbench.statistics.resampling import NUM_RESAMPLES, Resampling
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord, read_prompts, read_sampling

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignbench.report.comparison import Measurement
+from alignbench.report.contenders import Measurement
 from alignbench.report.polls.poll import Poll
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES

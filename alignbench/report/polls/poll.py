@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignbench.report.comparison import ALL, Contender, GroupComparison, Measurement, MethodComparison
+from alignbench.report.comparison import ALL, GroupComparison, MethodComparison
+from alignbench.report.contenders import Contender, Measurement
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.statistics.resampling import Resamplings
 from alignbench.votes.preferences import Preference

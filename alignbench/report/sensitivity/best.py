@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignbench.report.columns import TableRow
-from alignbench.report.comparison import ALL, Contender
+from alignbench.report.comparison import ALL
+from alignbench.report.contenders import Contender
 from alignbench.report.sensitivity.tried import Tried
 from alignbench.report.tables import Tables
 from alignbench.statistics.best_of import BestOf, best_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from alignbench.report.comparison import Contender, with_equal_scores_of_equal_images
+from alignbench.report.contenders import Contender, with_equal_scores_of_equal_images
 from alignbench.report.tables import measurements
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import Resampling

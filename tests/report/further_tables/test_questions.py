@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from alignbench.report.columns import QUESTION_COLUMNS
-from alignbench.report.comparison import Contender, Measurement, Resamplings
+from alignbench.report.comparison import Resamplings
+from alignbench.report.contenders import Contender, Measurement
 from alignbench.report.further_tables.questions import question_rows
 from alignbench.scoring.evidence import Counted
 from alignbench.store.scores import ScoreInfo, Scores
