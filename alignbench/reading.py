@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 PUT_BACK = "put the right file back"
+MAX_NAME = 255  # bytes of a file's name, on most file systems
 HEAD = re.compile(  # how a NumPy file of one dimension begins
     rb"\x93NUMPY\x01\0..{'descr': '(?P<kind>[^']*)', 'fortran_order': False, 'shape': \((?P<size>\d{1,18}),\), } *\n",
     re.DOTALL,
@@ -35,6 +36,11 @@ def read_bytes(path: Path, remedy: str = PUT_BACK) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+
+
+def is_file_name(text: str) -> bool:
+    """Say whether a text can be the name of a file or folder in another one, and leads to no other place."""
+    return text not in ("", ".", "..") and "/" not in text and text.isprintable() and len(text.encode()) <= MAX_NAME
 
 
 def parse_json(text: str | bytes, named: str, remedy: str = "") -> Any:

@@ -32,6 +32,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def printable(text: str) -> str:
+    """Return a text that others wrote so that it can be printed: a ? for each letter that would move the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def shortened(name: str, limit: int) -> str:
     """Return a name of at most `limit` characters: the middle of a longer one is cut out, for both ends tell it apart.
 

@@ -223,7 +223,12 @@ def _load() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
+    import alignbench.report.page.write
+    import alignbench.report.terminal.print_results
+    import alignbench.report.write
     import alignbench.stages.job
+    import alignbench.stages.track_results
+    import alignbench.sweeps.launch
     import alignbench.train_reward.run
     import alignbench.training.train  # noqa: F401
     from alignbench.terminal.endings import one_sentence  # noqa: F401

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alignbench.errors import UserError
+from alignbench.text import printable
 
 BLOCK = tarfile.BLOCKSIZE
 RECORD = tarfile.RECORDSIZE  # the size of a tar file is a multiple of it
@@ -155,7 +156,7 @@ def _read_header(block: bytes, path: Path, last: str) -> tuple[str, int]:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
         raise UserError(f"{path} is no capsule, or is damaged behind {last}; {ASK_AGAIN}") from None
-    name = "".join(letter if letter.isprintable() else "?" for letter in info.name)
+    name = printable(info.name)
     if info.type in KINDS:
         raise UserError(f"{path} holds {KINDS[info.type]}, {name}, and a capsule holds files alone; do not use it")
     if name != info.name or info.size < 0 or block != _header(info.name, info.size):

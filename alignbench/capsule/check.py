@@ -30,6 +30,7 @@ from alignbench.report.tables import ScoreReader
 from alignbench.store.image_records import image_name, read_prompts, read_sampling
 from alignbench.store.origin.capsule_record import write_contents
 from alignbench.store.run_folder import RunFolder
+from alignbench.text import printable
 
 _ID = re.compile(NAME)
 MAX_CONTENTS = 256 * MIB
@@ -147,7 +148,7 @@ def check_prompts(run: RunFolder) -> None:
                 )
             for number, name in enumerate(record.images):
                 if name != image_name(record.prompt_id, number, sampling.frames is not None):
-                    shown = PurePosixPath(name).name
+                    shown = printable(PurePosixPath(name).name)
                     raise UserError(f"{file} names {shown}, an image of other origin; leave the run out")
             if not _ID.fullmatch(record.prompt_id) or len(record.prompt_id.encode()) > MAX_ID:
                 raise UserError(f"{file} has a prompt whose id cannot name a file")

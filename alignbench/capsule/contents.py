@@ -11,6 +11,7 @@ from alignbench.errors import UserError
 from alignbench.files import CHECK, is_intact, with_check, without_check
 from alignbench.reading import check_record, parse_json
 from alignbench.store.origin.capsule_record import RunContents
+from alignbench.text import printable
 
 CONTENTS = "contents.json"
 FORMAT = 1
@@ -118,21 +119,17 @@ def check_names(contents: Contents, members: dict[str, Member], path: Path) -> N
     found = members.keys() - {CONTENTS}
     if odd := sorted(listed ^ found):
         problem = "lists and does not hold" if odd[0] in listed else "holds and does not list"
-        raise UserError(f"{path} {problem} {_shown(odd[0])}; {ASK_AGAIN}")
+        raise UserError(f"{path} {problem} {printable(odd[0])}; {ASK_AGAIN}")
     if len({name.casefold() for name in found}) < len(found):
         raise UserError(f"{path} holds two names that some file systems take for one; {ASK_AGAIN}")
     for name in sorted(found):
         match = _MEMBER.fullmatch(name)
         limit = None if match is None else most_bytes(match[2])
         if limit is None:
-            raise UserError(f"{path} holds {_shown(name)}, which no capsule holds; do not use it")
+            raise UserError(f"{path} holds {printable(name)}, which no capsule holds; do not use it")
         if members[name].size > limit:
             raise UserError(f"{path} holds {name} of {members[name].size:,} bytes, more than {limit:,}; do not use it")
     for run, of in contents.runs.items():
         for file in ("manifest.json", "config.yaml"):
             if file not in of.files:
                 raise UserError(f"{path} lacks {file} of {run}; {ASK_AGAIN}")
-
-
-def _shown(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

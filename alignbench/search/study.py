@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.errors import UserError
 from alignbench.files import locked
+from alignbench.reading import check_record
 from alignbench.search.objectives import Measured, Objective
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import Space, Value
@@ -95,6 +97,7 @@ class Study:
                 load_if_exists=True,
             )
             self._refuse_another(what)
+            self._check(self.trials())
 
     @property
     def num_trials(self) -> int:
@@ -138,13 +141,7 @@ class Study:
             return self.cells[number]
         if number == 0 and self.default is not None:
             return dict(self.default)
-        known = optuna.create_study(
-            sampler=make_sampler(self.settings, number),
-            pruner=self.study.pruner,
-            study_name=STUDY,
-            directions=[one.direction for one in self.objectives],
-        )
-        known.add_trials(trials)
+        known = self._in_memory(trials)
         drawn = known.ask(self.space.distributions()).params
         return {one.key: one.rounded(drawn[one.key]) for one in self.space.settings}
 
@@ -230,10 +227,10 @@ class Study:
     def held_elsewhere(self) -> list[tuple[FrozenTrial, Holder]]:
         """Return the trials that other processes run, or that processes of other machines have left."""
         running = [one for one in self.trials() if one.state == TrialState.RUNNING]
-        return [(one, Holder(**one.user_attrs[HOLDER])) for one in running]
+        return [(one, _holder_of(one)) for one in running]
 
     def _is_free(self, trial: FrozenTrial) -> bool:
-        holder = Holder(**trial.user_attrs[HOLDER])
+        holder = _holder_of(trial)
         is_elsewhere = not holder.is_near(self.holder)
         return holder.is_gone(self.holder) or (self.settings.take_over and is_elsewhere)
 
@@ -258,10 +255,59 @@ class Study:
                 "repeat the command of that search"
             )
 
+    def _check(self, trials: Sequence[FrozenTrial]) -> None:
+        """Refuse trials that nobody can go on from: Optuna reads whatever values a line has.
+
+        Raises:
+            UserError, ValueError: something is wrong in one.
+        """
+        if [one.name.lower() for one in self.study.directions] != [one.direction for one in self.objectives]:
+            raise ValueError("its objectives have other directions")
+        self._in_memory(trials)  # which Optuna checks as it adds them
+        for trial in trials:
+            named = f"trial {trial.number + 1}"
+            check_record(_Notes, trial.user_attrs, named)
+            if trial.distributions != self.space.distributions():
+                raise ValueError(f"{named} has other settings than the search")
+            seen = [*trial.intermediate_values.values(), *(trial.values or ())]
+            if not all(isinstance(one, int | float) and math.isfinite(number_or_nan(one)) for one in seen):
+                raise ValueError(f"{named} has a value that is no number")
+            if trial.state == TrialState.RUNNING:
+                _holder_of(trial)
+            num = len(self.objectives)
+            if trial.state == TrialState.COMPLETE and not len(trial.values or ()) == len(figures_of(trial)) == num:
+                raise ValueError(f"{named} has no figure of each objective")
+
+    def _in_memory(self, trials: Sequence[FrozenTrial]) -> optuna.Study:
+        """Return a study of some trials that is in no file, which draws the trial that follows them."""
+        known = optuna.create_study(
+            sampler=make_sampler(self.settings, len(trials)),
+            pruner=make_pruner(self.settings),
+            study_name=STUDY,
+            directions=[one.direction for one in self.objectives],
+        )
+        known.add_trials(trials)
+        return known
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """The attributes of a trial."""
+
+    holder: dict[str, Any] | None = None
+    run: dict[str, str] | None = None
+    figures: list[Measured] = field(default_factory=list)
+    reason: str | None = None
+    seconds: float | None = None
+
+
+def _holder_of(trial: FrozenTrial) -> Holder:
+    return Holder.of_json(trial.user_attrs.get(HOLDER) or {}, f"trial {trial.number + 1}")
+
 
 def figures_of(trial: FrozenTrial) -> list[Measured]:
     """Return the figures of a finished trial, in the order of the objectives."""
-    return [Measured(**one) for one in trial.user_attrs[FIGURES]]
+    return [Measured(**one) for one in trial.user_attrs.get(FIGURES, ())]
 
 
 @contextmanager
@@ -271,7 +317,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged ({' '.join(str(error).split())}); put the right file back, or choose another "
             "search.name"

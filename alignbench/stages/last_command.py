@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignbench.configuration.build import conf_folder
 from alignbench.errors import UserError
-from alignbench.files import CHECK, is_intact, with_check, write_json
-from alignbench.reading import read_json_object
+from alignbench.files import CHECK, is_intact, with_check, without_check, write_json
+from alignbench.reading import check_record, is_file_name, read_json_object
 from alignbench.store.run_folder import RunFolder
 
 FILE = "last_command.json"
@@ -23,12 +24,27 @@ IN_TABLES = ("*/manifest.json", "judges/*/*", "studies/*/*", "comparisons/*/*/*.
              "turning_points.csv", "sensitivity.csv", "best_settings.csv", "index.html")  # fmt: skip
 
 
+@dataclass(frozen=True)
+class LastCommand:
+    """What a finished command came to.
+
+    Attributes:
+        state: digest of its settings and of all files that it read and wrote.
+        runs: names of the runs that it was about.
+        text: what it printed.
+    """
+
+    state: str
+    runs: list[str]
+    text: str
+
+
 def remember(cfg: DictConfig, runs: Iterable[RunFolder], text: str) -> None:
     """Note what a command came to, in the folder of the last of its runs."""
     *_, own = runs = list(runs)
     state = _state(cfg, runs)
     if state is not None:
-        write_json(own.path / FILE, with_check({"state": state, "runs": [run.name for run in runs], "text": text}))
+        write_json(own.path / FILE, with_check(asdict(LastCommand(state, [run.name for run in runs], text))))
 
 
 def recall(cfg: DictConfig, own: RunFolder) -> str | None:
@@ -41,13 +57,17 @@ def recall(cfg: DictConfig, own: RunFolder) -> str | None:
     if "RANK" in os.environ or not file.exists():
         return None
     try:
-        noted = read_json_object(file)
+        values = read_json_object(file)
+        check_record(LastCommand, without_check(values), str(file))
     except UserError:  # damaged: the stages say what is there
         return None
-    if CHECK not in noted or not is_intact(noted):
+    if CHECK not in values or not is_intact(values):
         return None
-    runs = [RunFolder(own.path.parent / name) for name in noted["runs"]]
-    return noted["text"] if noted["state"] == _state(cfg, runs) else None
+    noted = LastCommand(**without_check(values))
+    if not all(map(is_file_name, noted.runs)):
+        return None
+    runs = [RunFolder(own.path.parent / name) for name in noted.runs]
+    return noted.text if noted.state == _state(cfg, runs) else None
 
 
 def _state(cfg: DictConfig, runs: Iterable[RunFolder]) -> str | None:

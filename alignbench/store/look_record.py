@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignbench.statistics.sequential import Boundaries
 
 FOLDER = "looks"
+MAX_PROMPTS = 10**9
 LOOK_AGAIN = "put the right file back, or delete the images and scores of this sampling and repeat the command"
 
 
@@ -54,7 +55,7 @@ class LookPlan:
     version: str
     prompts: str
     seed: int
-    sizes: tuple[Annotated[int, Field(ge=1)], ...]
+    sizes: tuple[Annotated[int, Field(ge=1, le=MAX_PROMPTS)], ...]
 
     @property
     def boundaries(self) -> "Boundaries":

@@ -10,16 +10,18 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
-from alignbench.errors import RunInUseError
+from alignbench.errors import RunInUseError, UserError
 from alignbench.files import locked
+from alignbench.reading import check_record, parse_json
+from alignbench.settings.section import Count
 from alignbench.store.origin.provenance import now
 
 CLOCK_SECONDS = 2.0  # by which two readings of the start of one process may differ
@@ -41,7 +43,7 @@ class Holder:
     """
 
     host: str
-    pid: int
+    pid: Count
     since: str
     process_start: float
     namespace: str
@@ -63,6 +65,19 @@ class Holder:
             slurm_job=os.environ.get("SLURM_JOB_ID"),
             slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         )
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any], named: str) -> Self:
+        """Return the holder that a record names.
+
+        Args:
+            named: the record, for the message.
+
+        Raises:
+            UserError: it names none.
+        """
+        check_record(cls, values, named)
+        return cls(**values)
 
     def is_gone(self, seen_by: Self) -> bool:
         """Say whether this process is known to have ended; False where nobody here can know."""
@@ -129,13 +144,13 @@ def _read(file: Path) -> Holder | None:
     Raises:
         RunInUseError: it is damaged.
     """
-    text = file.read_text()
+    text = file.read_bytes()
     if not text:
         time.sleep(EMPTY_SECONDS)
-        text = file.read_text()
+        text = file.read_bytes()
     try:
-        return Holder(**json.loads(text)) if text else None
-    except (ValueError, TypeError):
+        return Holder.of_json(parse_json(text, str(file)), str(file)) if text else None
+    except UserError:
         raise RunInUseError(
             f"{file} is damaged, so it is not known whether another command trains this run; if none does, type: "
             f"rm {shlex.quote(str(file))}"

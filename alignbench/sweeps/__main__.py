@@ -28,6 +28,7 @@ from alignbench.sweeps.table import sweep_table
 from alignbench.terminal.console import open_console
 from alignbench.terminal.endings import one_sentence
 from alignbench.terminal.signals import handled
+from alignbench.text import printable
 
 WATCH_SECONDS = 2.0
 
@@ -112,7 +113,7 @@ def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:
         raise UserError(f"cells of {len(failed)} sweeps have failed; choose one by --sweep: {', '.join(failed)}")
     (sweep,) = failed.values()
     if not is_own(sweep.command, sweep.folder, sweep.signed):
-        told = "".join(letter if letter.isprintable() else "?" for letter in shlex.join([*sweep.command, "--failed"]))
+        told = printable(shlex.join([*sweep.command, "--failed"]))
         raise UserError(
             f"sweep {sweep.name} was not started by you with this home folder, so its command is not run for you; if "
             f"you trust it, type: python -m alignbench {told}"

@@ -13,7 +13,7 @@ from typing import Self
 
 from alignbench.errors import UserError
 from alignbench.files import CHECK, is_intact, with_check, without_check, write_json
-from alignbench.reading import check_record, read_json_object
+from alignbench.reading import check_record, is_file_name, read_json_object
 
 FOLDER = "sweeps"
 NAME_LENGTH = 40  # letters of a cell's or a sweep's words in the name of a file
@@ -77,7 +77,9 @@ class Sweep:
         check_record(cls, values, str(file), RESTORE)
         found = cls(**{**values, "cells": [Cell(**cell) for cell in values["cells"]]})
         slugs = [cell.slug for cell in found.cells]
-        if found.name != file.stem or len(set(slugs)) < len(slugs) or any(slug != file_name(slug) for slug in slugs):
+        names = [*slugs, *(cell.run for cell in found.cells if cell.run)]
+        is_own = found.name == file.stem and all(slug == file_name(slug) for slug in slugs)
+        if not is_own or len(set(slugs)) < len(slugs) or not all(map(is_file_name, names)):
             raise UserError(f"{file} names files that are not its own; {RESTORE}")
         return found
 

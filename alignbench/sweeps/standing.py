@@ -1,9 +1,10 @@
 """How far a sweep has come: a row for each cell, read from the results folder alone."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignbench.errors import UserError
+from alignbench.reading import parse_json, read_json_object
 from alignbench.sweeps.record import Cell, Sweep
 from alignbench.sweeps.state import STANDINGS, CellFiles, Standing, State
 from alignbench.text import duration
@@ -75,8 +76,8 @@ def _last_update(log: Path) -> int:
     except FileNotFoundError:
         return 0
     try:
-        found = json.loads(lines[-1]).get("step") if lines else 0
-    except (ValueError, AttributeError):  # longer than what was read, or damaged, which the report names
+        found = parse_json(lines[-1], str(log)).get("step") if lines else 0
+    except (UserError, AttributeError):  # longer than what was read, or damaged, which the report names
         return 0
     return found if isinstance(found, int) else 0
 
@@ -84,8 +85,8 @@ def _last_update(log: Path) -> int:
 def _completed(manifest: Path) -> set[str]:
     """Return the stages of which a run has done something; none where its manifest cannot be read."""
     try:
-        found = json.loads(manifest.read_bytes())["completed"]
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, which the report names
+        found = read_json_object(manifest).get("completed")
+    except UserError:  # damaged, which the report names
         return set()
     return set(found) if isinstance(found, dict) else set()
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args
 from alignbench.errors import RunInUseError, UserError
 from alignbench.files import CHECK, is_intact, locked, with_check, without_check, write_json
 from alignbench.reading import check_record, read_json_object
+from alignbench.settings.section import Count, CountOrZero, NotNegative
 from alignbench.store.training_lock import Holder
 from alignbench.sweeps.record import FOLDER, Cell, Sweep
 
@@ -46,10 +47,10 @@ class State:
 
     standing: Standing = "waiting"
     since: float = 0.0
-    seconds: float = 0.0
-    devices: int = 1
-    attempts: int = 0
-    first_update: int = 0
+    seconds: NotNegative = 0.0
+    devices: Count = 1
+    attempts: CountOrZero = 0
+    first_update: CountOrZero = 0
     job: str | None = None
     reason: str | None = None
     holder: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class CellFiles:
         except UserError as error:
             return State("failed", reason=str(error))
         if found.standing == "running" and (age > LOST_SECONDS or _is_gone(found.holder)):
-            return replace(found, standing="failed", seconds=found.ran - age, reason=LOST)
+            return replace(found, standing="failed", seconds=max(0.0, found.ran - age), reason=LOST)
         return found
 
     def _stored(self) -> State:
@@ -179,6 +180,6 @@ class CellFiles:
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     try:
-        return Holder(**holder).is_gone(Holder.of_this_process())
-    except TypeError:  # of another version
+        return Holder.of_json(holder, "holder").is_gone(Holder.of_this_process())
+    except UserError:  # of another version
         return False

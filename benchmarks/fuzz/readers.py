@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fuzz.files_of_commands import of_commands
+from benchmarks.fuzz.files_of_judges import of_judges
 from benchmarks.fuzz.files_of_runs import of_runs, of_studies
 from benchmarks.fuzz.files_of_users import pictures, tables, texts, weights
 from benchmarks.fuzz.mutations import mutated
@@ -13,7 +15,7 @@ from benchmarks.fuzz.reader import Reader
 
 def readers() -> list[Reader]:
     """Return all readers, those of users' files first."""
-    return [*texts(), *tables(), *pictures(), *weights(), *of_runs(), *of_studies()]
+    return [*texts(), *tables(), *pictures(), *weights(), *of_runs(), *of_studies(), *of_commands(), *of_judges()]
 
 
 def changed_file(reader: Reader, place: Path, seed: int) -> Callable[[int], Callable[[], Any]]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from alignbench.data.storage.text_tables import TextRow, columns_of, read_rows, stream_json_list
 from alignbench.errors import UserError
@@ -52,9 +51,9 @@ def read_questions(file: Path) -> PromptTable:
     """
     rows = list(_rows(file))
     layout = _layout(file, columns_of(rows))
-    lists: dict[tuple[str, Any], list[Item]] = {}
+    lists: dict[tuple[str, str], list[Item]] = {}
     for row in rows:
-        items = lists.setdefault((row.prompt(layout.prompt), row.values.get(layout.list_id)), [])
+        items = lists.setdefault((row.prompt(layout.prompt), str(row.values.get(layout.list_id))), [])
         item = layout.read(row, len(items) + 1)
         if item.id in {other.id for other in items}:
             raise UserError(f"{row.location} is a second question {item.id} of its prompt; give it another id")

@@ -17,9 +17,20 @@ KEPT = [
     ("checkpoint state", 3, 121), ("part of scores", 0, 100), ("part of scores", 5, 2), ("training_data.npy", 0, 3),
     ("training_data.npy", 0, 148), ("digests.json", 3, 261), ("digests.json", 3, 672), ("study.sqlite", 3, 55),
     ("study.sqlite", 3, 390),
-    ("verdicts", 2, 850),
+    ("verdicts", 2, 850), ("training lock", 1, 8), ("training lock", 1, 50), ("journal of a search", 1, 13),
+    ("journal of a search", 1, 67), ("journal of a search", 1, 93), ("journal of a search", 1, 177),
+    ("journal of a search", 5, 926), ("journal of a search", 6, 459), ("last command", 1, 2), ("last command", 1, 43),
+    ("last command", 5, 228), ("last command", 5, 714), ("train.jsonl of a cell", 5, 290),
+    ("manifest.json of a cell", 5, 119), ("record of a sweep", 6, 62), ("record of a sweep", 6, 669),
+    ("looks", 5, 61), ("questions_tifa.json", 1, 224), ("imagereward of people", 1, 230),
+    ("genai_bench_li of people", 1, 133), ("prompts of a capsule", 6, 78),
 ]  # fmt: skip
 NUM_INPUTS = 5
+# what is damaged in them is made again, or tells how far a cell has come
+MADE_AGAIN = (
+    "statistics", "tensor store", "digests.json", "last command", "answers.jsonl", "state of a cell",
+    "train.jsonl of a cell", "manifest.json of a cell",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +57,12 @@ def test_what_once_failed_does_not_fail_again(name, seed, number, tmp_path):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", READERS)
-def test_a_thousand_inputs_are_read_or_refused_in_a_sentence(name, tmp_path):
-    found = run(name, changed_file(READERS[name], tmp_path, seed=2), range(1000), until=float("inf"))
+def test_hundreds_of_inputs_are_read_or_refused_in_a_sentence(name, tmp_path):
+    num = 200 if name.endswith("of a capsule") else 1000
+    found = run(name, changed_file(READERS[name], tmp_path, seed=2), range(num), until=float("inf"))
     assert found.failures == {}
-    assert found.tried == 1000
-    assert found.refused > 0 or name in ("statistics", "tensor store", "digests.json")  # which are made again
+    assert found.tried == num
+    assert found.refused > 0 or name in MADE_AGAIN
 
 
 def test_every_change_changes_something_in_most_inputs():

@@ -1,11 +1,13 @@
 """Test annotations that are JSON lists of groups of images: ImageReward, HPDv2 and GenAI-Bench of Li et al."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from alignbench.card.human.records import HumanPairs, Record, files_in
+from alignbench.data.sources.labels import number_or_nan
 from alignbench.errors import UserError
 from alignbench.reading import read_json
 
@@ -105,7 +107,7 @@ class GenAIBenchLi(HumanPairs):
     def _file(self, model: str, number: str) -> str:
         """Return the name of an image; releases differ in its ending."""
         names = [f"{model}/{number}{ending}" for ending in (".jpeg", ".jpg", ".png")]
-        return next((name for name in names if (self.folder / name).is_file()), names[0])
+        return next((name for name in names if os.path.isfile(self.folder / name)), names[0])
 
 
 def _needs_file(path: Path, setting: str) -> None:
@@ -137,5 +139,5 @@ def _same_length(values: dict[str, Any], where: str, names: str, ranks: str) -> 
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and np.isfinite(one) for one in values
+        isinstance(one, int | float) and not isinstance(one, bool) and np.isfinite(number_or_nan(one)) for one in values
     )

@@ -1,6 +1,7 @@
 """Images that people judged, as data sets give them to a card: groups of images of a prompt, and what each is worth."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def files_in(folder: Path, names: Sequence[str], setting: str) -> tuple[Path, ..
         file = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"the annotations name {name}, which is not within {setting}={folder}")
-        if not file.is_file():
+        if not os.path.isfile(file):  # which is false for a name that no file can have
             raise UserError(f"{file} does not exist; {setting} must be the folder with the images of the data set")
         found.append(file)
     return tuple(found)
