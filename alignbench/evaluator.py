@@ -115,6 +115,8 @@ class Evaluator(ImageReader):
         tolerance: by how much scores of these may differ between two machines; None for the usual bound.
         summary: which figure of many images is shown: the median of scores such as 0 and 1 would be one of the two.
         overall: what the mean of all prompts is over: images, or the means of the groups of prompts, such as tasks.
+        sees_group: whether the score of an image says how it compares with the others of the same call, which are then
+            the images of one prompt that a method compares; it is a reward alone, and no score to report.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -128,6 +130,7 @@ class Evaluator(ImageReader):
     tolerance: ClassVar[float | None] = None
     summary: ClassVar[Summary] = "median"
     overall: ClassVar[Overall] = "images"
+    sees_group: ClassVar[bool] = False
 
     @property
     def lineage(self) -> tuple[str, ...]:
@@ -173,6 +176,14 @@ class Evaluator(ImageReader):
     def supports(self, prompts: Sequence[str]) -> str | None:
         """Return None if these prompts can be scored, otherwise a sentence that says why not. Loads nothing."""
         return None
+
+    def cost(self, num_images: int, group_size: int) -> str:
+        """Return what it takes to score images, where it is more than one look at each; empty where it is not."""
+        return ""
+
+    def take_figures(self) -> dict[str, tuple[float, float]]:
+        """Return what a log should say of the scores since this was last called, by name: a sum, and its count."""
+        return {}
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor | list[Any]:
@@ -287,10 +298,11 @@ class Reward(Evaluator):
         raise TypeError(f"reward {self.name} has no embeddings")
 
 
-def weight_bytes(kind: type[Evaluator], arguments: Mapping[str, Any]) -> int | None:
+def weight_bytes(kind: type[Any], arguments: Mapping[str, Any]) -> int | None:
     """Return how many bytes the network of an evaluator takes, None where that is not known.
 
     Args:
+        kind: its class, or another with the same class method.
         arguments: of the constructor, as plain values.
     """
     given = inspect.signature(kind).bind_partial(**arguments)

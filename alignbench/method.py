@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -84,6 +85,8 @@ class Method(ABC, Generic[BatchT]):
             visits to a sample take them in turn, and what the loss needs of the frozen start there is computed once by
             `reference_values`, before training, and kept on the disk. None: every visit has draws of its own.
         reward_calls: images that the method's rewards have scored so far, in this process.
+        beside: figures of the last rollout that are of no single sample, [] each, alike on all processes; the loop logs
+            them with each update.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Method(ABC, Generic[BatchT]):
     scorer: Evaluator | None = None
     num_draws: int | None = None
     reward_calls: int = 0
+    beside: Mapping[str, Tensor] = MappingProxyType({})
 
     @classmethod
     def weight_copies(cls, settings: Mapping[str, Any]) -> WeightCopies:

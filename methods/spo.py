@@ -100,12 +100,11 @@ class SPO(StochasticSampling[ComparisonBatch]):
 
     def comparisons(self, model: ModelAdapter, batch: PromptBatch, context: Context) -> ComparisonBatch:
         """Sample once for each prompt of this process's share and return all compared steps."""
-        scorer, found = ImageScorer(self.reward), []
+        scorer, found = ImageScorer(self.reward, self.group_size), []
         num_prompts = max((self.rollout_batch_size or context.micro_batch_size) // self.group_size, 1)
         for chunk in batch.split(num_prompts * self.group_size):
             found += self.sample(model, chunk, context, scorer)
-        steps, scores = CandidateBatch.cat(found), scorer.scores().to(model.device)
-        self.reward_calls += scores.numel()
+        steps, scores = CandidateBatch.cat(found), self.scored(scorer, model, context)
         scores = scores.unflatten(0, (-1, self.group_size))
         rewards = scores.double() @ self.component_weights.to(model.device)
         best, worst = rewards.argmax(1), rewards.argmin(1)

@@ -9,6 +9,7 @@ from alignbench.batch import PromptBatch
 from alignbench.configuration.build import build, conf_folder
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.models.lagged_weights import LaggedWeights
+from alignbench.pairwise.comparer import Comparer, Verdict
 from tests.tiny_runs import shortened
 
 PROMPTS = ["a red circle", "two blue squares", "a green star on white", "a small black ring"]
@@ -33,6 +34,31 @@ class Brightness(Evaluator):
 
     def score_features(self, features, encoded):
         return torch.tensor([np.asarray(image).mean() / 255 for image in features], dtype=torch.float32)
+
+
+class Brighter(Comparer):
+    """Prefers the brighter image, and the first place by `bias` levels; keeps what it was asked."""
+
+    name, version, preprocess, batch_size = "brighter", "1", AsTheyAre(), 3
+
+    def __init__(self, bias=0.0, fails=lambda first, second: False, words=False, models=("",)):
+        self.bias, self.fails, self.words, self.models = bias, fails, words, list(models)
+        self.asked = []
+
+    def compare(self, first, second, prompts):
+        found = []
+        for one, other, prompt in zip(first, second, prompts, strict=True):
+            levels = [int(np.asarray(image)[0, 0, 0]) for image in (one, other)]
+            self.asked.append((*levels, prompt))
+            model = self.models[min(len(self.asked), len(self.models)) - 1]
+            log_odds = float(levels[0] - levels[1] + self.bias)
+            if self.fails(*levels):
+                found.append(Verdict(None, None, answered_by=model))
+            elif self.words:
+                found.append(Verdict(None, Verdict.of_log_odds(log_odds).won, answered_by=model))
+            else:
+                found.append(Verdict.of_log_odds(log_odds, answered_by=model))
+        return found
 
 
 def method_of(name, num_steps=2, reward=None, **changes):

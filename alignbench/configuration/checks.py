@@ -192,13 +192,20 @@ def _check_existing_images(cfg: DictConfig) -> None:
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:
-    from alignbench.configuration.data_checks import check_crop_settings, check_rewards, check_samples, check_videos
+    from alignbench.configuration.data_checks import (
+        check_crop_settings,
+        check_rewarded_videos,
+        check_rewards,
+        check_samples,
+        check_videos,
+    )
 
     train, auxiliary = values["train"], values["auxiliary"]
     check_gradients(train)
     check_quantised_base(train)
     for term in ({"term": values["method"], "data": values["data"]}, *auxiliary.values()):
         check_rewards(term["term"])
+        check_rewarded_videos(term["term"], cfg.model.name, frames_of(cfg.model))
         if not cfg.dry_run:  # an estimate reads no data
             check_samples(term["term"], term["data"])
             check_videos(term["term"], term["data"], cfg.model.name, frames_of(cfg.model))

@@ -28,6 +28,7 @@ def check_rewards(method: dict[str, Any]) -> None:
     for key, use in (("reward", "trains on a reward"), ("scorer", "reads a reward's scores")):
         if method.get(key) is not None and not method[key].get("_target_"):
             raise UserError(f"{name} {use}; add reward=NAME;{did_you_mean('', choices('reward'))}")
+    _check_group_reward(method)
     _check_reward(method)
 
 
@@ -90,6 +91,42 @@ def check_generated_pairs(method: Method, data: DataSource, model: DictConfig) -
 def reward_parts(reward: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the rewards that one consists of, as their nodes in the configuration: itself alone, or those of a sum."""
     return list(reward["components"].values()) if "components" in reward else [reward]
+
+
+def check_rewarded_videos(method: dict[str, Any], model: str, frames: FrameSpec | None) -> None:
+    """Refuse rewards that compare images where a model makes videos."""
+    if frames is not None and _sees_group(method.get("reward")):
+        raise UserError(
+            f"model={model} makes videos, and reward=comparer compares images; choose another reward, or "
+            "model.num_frames=1"
+        )
+
+
+def _sees_group(reward: Mapping[str, Any] | None) -> bool:
+    parts = reward_parts(reward) if reward else []
+    return any(target_class(part["_target_"]).sees_group for part in parts if part.get("_target_"))
+
+
+def _check_group_reward(method: dict[str, Any]) -> None:
+    """Refuse rewards that compare images of a prompt where a method looks at each image alone."""
+    name = f"method={method['name']}"
+    if _sees_group(method.get("scorer")):
+        raise UserError(
+            f"{name} reads a score of each training image, and reward=comparer compares images that a method makes; "
+            "choose another reward"
+        )
+    if not _sees_group(method.get("reward")):
+        return
+    if target_class(method["_target_"]).differentiates_pixels:
+        raise UserError(
+            f"{name} follows the gradient of its reward, and reward=comparer has none; choose another reward, or a "
+            f"method that compares images: {', '.join(one for one in choices('method') if _reads_scores_alone(one))}"
+        )
+    if method["group_size"] < 2:
+        raise UserError(
+            f"method.group_size={method['group_size']} leaves nothing to compare an image with, which reward=comparer "
+            "does; set it to 2 or more"
+        )
 
 
 def _check_reward(method: dict[str, Any]) -> None:

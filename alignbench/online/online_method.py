@@ -1,6 +1,6 @@
 """What all methods share that train on images of their own: sampling, scoring, and comparing within a prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -57,6 +57,7 @@ class RolloutMethod(Method[BatchT]):
     rollout_guidance_scale: NotNegative | None
     rollout_batch_size: Count | None
     updates_per_round: Count
+    beside: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.group_size < self.smallest_group:
@@ -91,6 +92,17 @@ class RolloutMethod(Method[BatchT]):
             )
         return rows
 
+    def scored(self, scorer: ImageScorer, model: ModelAdapter, context: Context) -> Tensor:
+        """Return the scores of a round, by each reward, [N, K], on the device; note what its rewards have counted."""
+        scores = scorer.scores().to(model.device)
+        self.reward_calls += scores.numel()
+        for name, (_, evaluator) in self.reward.components.items():
+            where = "reward" if len(self.reward.components) == 1 else f"reward_{name}"
+            for figure, both in evaluator.take_figures().items():
+                total, count = torch.tensor(both, dtype=torch.float64, device=scores.device)
+                self.beside[f"{where}_{figure}"] = context.reduce(total, count)
+        return scores
+
     @property
     def component_weights(self) -> Tensor:
         """The weight of each reward, [K], float64."""
@@ -124,8 +136,6 @@ class OnlineMethod(RolloutMethod[BatchT]):
         self, model: ModelAdapter, batch: PromptBatch, latents: Tensor, scores: Tensor, context: Context
     ) -> RolledOut:
         """Return the images of a round with their advantages; statistics are those of all processes."""
-        scores = scores.to(model.device)
-        self.reward_calls += scores.numel()
         index = context.gather(batch.index.to(model.device))
         of_all = context.gather(scores.double())
         groups, weights = self.comparison_groups(batch, index, context), self.component_weights
@@ -149,9 +159,9 @@ class OnlineMethod(RolloutMethod[BatchT]):
         Returns:
             The images, and the trajectory of each batch that was sampled at once.
         """
-        scorer, trajectories = ImageScorer(self.reward), []
+        scorer, trajectories = ImageScorer(self.reward, self.group_size), []
         for chunk in batch.split(self.rollout_batch_size or context.micro_batch_size):
             trajectories.append(self.sample(model, chunk, context))
             scorer.add(model.decode_latents(trajectories[-1].latents), chunk.prompts)
         latents = torch.cat([trajectory.latents for trajectory in trajectories])
-        return self.compared(model, batch, latents, scorer.scores(), context), trajectories
+        return self.compared(model, batch, latents, self.scored(scorer, model, context), context), trajectories

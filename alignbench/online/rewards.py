@@ -55,33 +55,44 @@ class ImageScorer:
     """Scores images batch by batch.
 
     Evaluators without a network of their own (another program, a server) work in a thread while the next batch is
-    sampled; those with one share the device with the policy and score at once. The scores are the same.
+    sampled; those with one share the device with the policy and score at once. The scores are the same. An evaluator
+    that sees groups gets one group a call, whatever the batches.
 
     Args:
         reward: one evaluator, or a sum of several.
+        group_size: images of a prompt that are compared; they come one after the other, in whole groups.
     """
 
-    def __init__(self, reward: Evaluator) -> None:
+    def __init__(self, reward: Evaluator, group_size: int = 1) -> None:
         self.evaluators = [evaluator for _, evaluator in reward.components.values()]
+        self.group_size = group_size
         self._threads = ThreadPoolExecutor(max_workers=1)
-        self._batches: list[list[Tensor | Future[Tensor]]] = []
+        self._scores: list[list[Tensor | Future[Tensor]]] = [[] for _ in self.evaluators]
+        self._waiting: list[tuple[list[Image.Image], str]] = []  # of a group that is not whole yet
 
     def add(self, pixels: Tensor, prompts: Sequence[str]) -> None:
         """Begin to score images [N, 3, H, W] or videos [N, T, 3, H, W] in 0..1."""
         videos = [pictures(one.reshape(-1, *one.shape[-3:])) for one in pixels]
-        self._batches.append(
-            [
-                self._threads.submit(evaluator.score_videos, videos, prompts, len(videos))
-                if evaluator.network is None
-                else evaluator.score_videos(videos, prompts, len(videos))
-                for evaluator in self.evaluators
-            ]
-        )
+        self._begin(videos, prompts, whole_groups=False)
+        self._waiting += zip(videos, prompts, strict=True)
+        while len(self._waiting) >= self.group_size:
+            group, self._waiting = self._waiting[: self.group_size], self._waiting[self.group_size :]
+            self._begin([video for video, _ in group], [prompt for _, prompt in group], whole_groups=True)
+
+    def _begin(self, videos: list[list[Image.Image]], prompts: Sequence[str], whole_groups: bool) -> None:
+        """Begin to score videos by the evaluators that see groups, or by those that do not."""
+        for evaluator, scores in zip(self.evaluators, self._scores, strict=True):
+            if evaluator.sees_group != whole_groups:
+                continue
+            if evaluator.network is None:
+                scores.append(self._threads.submit(evaluator.score_videos, videos, prompts, len(videos)))
+            else:
+                scores.append(evaluator.score_videos(videos, prompts, len(videos)))
 
     def scores(self) -> Tensor:
         """Return the scores of all images, in the order they came, one column an evaluator, [N, K], float32."""
-        rows = []
-        for batch in self._batches:
-            rows.append(torch.stack([one.result() if isinstance(one, Future) else one for one in batch], dim=1))
+        columns = [
+            torch.cat([one.result() if isinstance(one, Future) else one for one in scores]) for scores in self._scores
+        ]
         self._threads.shutdown()
-        return torch.cat(rows)
+        return torch.stack(columns, dim=1)

@@ -1,7 +1,7 @@
 """Comparers say which of two images is better for a prompt; they see both images at once, one first and one second."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -9,6 +9,7 @@ from pydantic import Field, FiniteFloat
 
 if TYPE_CHECKING:  # reports read verdicts, and need no network
     import torch
+    from torch import nn
 
     from alignbench.evaluator import Preprocess
 
@@ -56,6 +57,7 @@ class Comparer(ABC):
         batch_size: pairs that `compare` is given at once.
         can_change: whether another model can answer under the same identity, as that of a server; each command then
             asks the canary pairs first.
+        labelled_by: names of the evaluators whose judgement it gives again or learned from, as far as known.
     """
 
     name: str
@@ -64,6 +66,17 @@ class Comparer(ABC):
     preprocess: "Preprocess"
     batch_size: int = 1
     can_change: bool = False
+    labelled_by: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> "nn.Module | None":
+        """The network, loaded if need be, frozen; None for what has none here."""
+        return None
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
+        """Return how many bytes the network takes, as `Evaluator.weight_bytes` does."""
+        return None
 
     @property
     def weights(self) -> str:

@@ -46,7 +46,9 @@ from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
 from alignbench.stages.training_terms import (
     build_terms,
+    cost_of_reward,
     evaluation_prompts_trained_on,
+    refuse_prompts,
     trained_on,
     training_data,
 )
@@ -203,10 +205,13 @@ class Job:
         terms = build_terms(self.cfg)
         for term in terms:
             check_mix(*term)
+        refuse_prompts(terms)
         method, data = terms[0]
         kind = kind_of(method.batch_type)
         size, dropped = len(data.view(kind)), data.summary()
         print_fact(self.console, "data", f"{data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        if cost := cost_of_reward(method, self.cfg):
+            print_fact(self.console, "reward", cost)
         left_out: Sequence[str] = ()
         if self.cfg.validation.every is None:  # images need all networks
             with float32_products(self.cfg.train.tf32):

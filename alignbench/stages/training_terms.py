@@ -1,5 +1,6 @@
 """What one training learns from: its method and the losses beside it, each with its data, and what these have seen."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,30 @@ def build_terms(cfg: DictConfig) -> list[Term]:
     for node in cfg.auxiliary.values():
         terms.append((build(node.term), data if node.data == cfg.data else build(node.data)))
     return terms
+
+
+def refuse_prompts(terms: Sequence[Term]) -> None:
+    """Refuse prompts that a reward cannot judge.
+
+    Raises:
+        UserError: saying why.
+    """
+    for method, data in terms:
+        if method.reward is not None and (refusal := method.reward.supports(data.prompts)):
+            raise UserError(f"data={data.name} cannot be rewarded: {refusal}")
+
+
+def cost_of_reward(method: Method, cfg: DictConfig) -> str | None:
+    """Return what the rewards of a method will be asked for; None where it is one look at each image."""
+    if method.reward is None:
+        return None
+    size, updates = cfg.train.total_batch_size, method.batch_multiple // method.group_size
+    costs = [one.cost(size, method.group_size) for _, one in method.reward.components.values()]
+    rounds = math.ceil(cfg.train.max_train_steps / updates)
+    told = [
+        f"{cost}; at most {rounds:,} such rounds of {updates} update{'s' * (updates > 1)}" for cost in costs if cost
+    ]
+    return "; ".join(told) or None
 
 
 def trained_on(cfg: DictConfig, start: RunFolder | None, terms: Sequence[Term]) -> list[str]:

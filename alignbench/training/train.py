@@ -259,7 +259,7 @@ def train(
 
             for number, micro_batches in enumerate(autocast(rollout(method, model, share, context), accelerator)):
                 context = replace(context, step=progress.step, update=number)
-                gradients, figures, beside = [], [], {}
+                gradients, figures, beside = [], [], dict(method.beside)
                 for term, its_batches in zip(auxiliary, streams, strict=True):
                     its_context = replace(context, seed=term.seed(cfg.seed), update=0)
                     its_share = its_batches.next()
@@ -286,7 +286,8 @@ def train(
                 if not math.isfinite(norm) and settings.mixed_precision != "fp16":  # which skips such updates
                     told = f"the gradient of method={method.name} is not finite at update {progress.step + 1}"
                     raise FloatingPointError(f"{told}, {of_samples(micro_batches, accelerator)}")
-                metrics |= {**numbers, "lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
+                metrics |= {name: value for name, value in numbers.items() if not math.isnan(value)}  # of nothing
+                metrics |= {"lr": float(lr_scheduler.get_last_lr()[0]), "grad_norm": norm}
                 parallel.step(optimizer)
                 lr_scheduler.step()
                 if ema is not None:

@@ -88,6 +88,10 @@ class OpenAICompatibleComparer(InstructedComparer):
         self.batch_size = num_parallel
         self.timeout_seconds, self.num_retries, self.pause_seconds = timeout_seconds, num_retries, pause_seconds
 
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        return 0
+
     @property
     def weights(self) -> str:
         options = json.dumps(self.options, sort_keys=True) if self.options else ""

@@ -1,6 +1,7 @@
 """A comparer of the shapes world that needs no network: the simulated people, with a liking for the first image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,15 @@ class ShapesComparer(Comparer):
     precision = "float64"
     preprocess = OracleReading()
     batch_size = 64
+    labelled_by = ("shapes_annotators",)
 
     def __init__(self, position_bias: float = 0.5) -> None:
         self.position_bias = position_bias
         self.population = Population()
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int:
+        return 0
 
     @property
     def weights(self) -> str:

@@ -1,9 +1,9 @@
 """Vision-language models that transformers knows, such as Qwen2.5-VL and Qwen3-VL, as comparers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from alignbench.pairwise.comparer import Verdict
 from alignbench.serve.protocol import is_name
 from alignbench.settings.section import Count
 from evaluators.comparers.instruction import INTRODUCTIONS, LABELS, VERSION, InstructedComparer
-from evaluators.networks.chat_model import Precision, chat_model
+from evaluators.networks.chat_model import Precision, chat_model, chat_model_bytes
 from evaluators.networks.preprocess import SmallPictures
 
 MaxSide = Annotated[int, Field(ge=64)]
@@ -54,6 +54,14 @@ class VisionLanguageComparer(InstructedComparer):
         self.name, self.version = name, f"{VERSION}-{max_side}px"
         self.precision, self.batch_size = precision, batch_size
         self.preprocess = SmallPictures(max_side)
+
+    @property
+    def network(self) -> Any:
+        return self.model.network
+
+    @classmethod
+    def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
+        return chat_model_bytes(settings)
 
     @property
     def weights(self) -> str:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from alignbench.online.rewards import ImageScorer, embedding_of, pictures, reward_of
+from evaluators.several import Several
 from evaluators.shapes_reward import ShapesReward
-from tests.online_runs import Brightness
+from tests.online_runs import Brightness, method_of, prompts_in_groups
 
 PROMPTS = ["a red circle", "two blue squares"]
 
@@ -52,3 +53,40 @@ def test_scorers_see_each_frame_as_a_picture():
     torch.testing.assert_close(scores[:2, 0], videos.mean(dim=(1, 2, 3, 4)), atol=1e-3, rtol=0)
     assert scores[2] == scores[0]
     assert len(pictures(videos[0])) == 3
+
+
+class Above(Brightness):
+    """How much brighter an image is than the mean of its call; keeps how many images the calls had."""
+
+    sees_group = True
+
+    def __init__(self):
+        self.calls = []
+
+    def score_features(self, features, encoded):
+        self.calls.append((len(features), set(encoded)))
+        scores = super().score_features(features, encoded)
+        return scores - scores.mean()
+
+    def take_figures(self):
+        return {"calls": (float(len(self.calls)), 1.0)}
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 8])
+def test_what_compares_images_sees_whole_groups_whatever_the_batches(batch):
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    above = Above()
+    scorer = ImageScorer(Several({"bright": Brightness(), "above": above}, {}), group_size=4)
+    for start in range(0, 8, batch):
+        scorer.add(images[start : start + batch], prompts[start : start + batch])
+    bright, scores = scorer.scores().unbind(1)
+    assert above.calls == [(4, {prompt}) for prompt in PROMPTS]
+    groups = bright.unflatten(0, (2, 4))
+    torch.testing.assert_close(scores, (groups - groups.mean(1, keepdim=True)).flatten())
+
+
+def test_what_a_reward_counts_is_noted_beside_the_scores_of_a_round(kit, make_model):
+    model, method = make_model(), method_of("nft", reward=Above(), rollout_policy="policy", lag=None)
+    next(iter(method.rollout(model, prompts_in_groups(model, 2, 2), kit.context())))
+    assert {name: float(value) for name, value in method.beside.items()} == {"reward_calls": 2.0}

@@ -20,8 +20,9 @@ from alignbench.objectives.denoising_error import noise_images, noise_pairs, pre
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.compile_and_attention import compile_networks
 from alignbench.training.train import Auxiliary, train
+from evaluators.comparer_reward import ComparerReward
 from methods.output_distance import OutputDistance
-from tests.online_runs import method_of
+from tests.online_runs import Brighter, method_of
 from tests.tiny_runs import (
     METHODS,
     DiesAt,
@@ -147,6 +148,25 @@ def test_pairs_on_the_way_of_a_sampling_are_those_of_a_run_that_was_never_killed
     assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
     assert any(0 < line["kept"] < 1 for line in log_of(tmp_path / "whole"))
+
+
+@pytest.mark.matrix
+def test_a_killed_run_by_verdicts_of_a_comparer_ends_like_one_that_was_never_killed(tmp_path):
+    def nft():
+        reward = ComparerReward(Brighter(bias=3.0, fails=lambda one, other: (one + other) % 3 == 0), max_failed=1.0)
+        return method_of("nft", reward=reward, group_size=4)
+
+    changes = {"checkpointing_steps": 2, "max_train_steps": 4, "micro_batch_size": 2}
+    _, _, budget = run(tmp_path / "whole", nft(), **changes)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", DiesAt(nft(), 3), **changes)
+    run(tmp_path / "killed", nft(), **changes)
+    assert files_of(tmp_path / "whole" / "policy") == files_of(tmp_path / "killed" / "policy")
+    lines = log_of(tmp_path / "whole")
+    assert lines == log_of(tmp_path / "killed")
+    assert all(0 <= line["reward_failed"] < 1 for line in lines)
+    assert any(line["reward_failed"] > 0 for line in lines)
+    assert budget["reward_calls"] == 8 * 4
 
 
 def of_fixed_draws():
