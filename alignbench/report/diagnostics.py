@@ -20,6 +20,7 @@ from alignbench.report.image_measures.figures import (
     RunsByMethod,
     adjusted,
     diversity_figures,
+    features_alike,
     figures_of,
     image_figures,
     set_figures,
@@ -50,6 +51,14 @@ def diagnose(root: Path, tables: Tables, num_resamples: int, reader: ScoreReader
         rows += _weight_rows(manifest, label, None, manifest.weight_distance)
         rows += validation_rows(folder, manifest, label, resamplings, reader or ScoreReader())
     return sorted(rows, key=_sort_key)
+
+
+def features_left_out(root: Path, tables: Tables) -> dict[str, str]:
+    """Return why features of some runs are in no row, by their folder in the results; see `features_alike`."""
+    found: dict[str, str] = {}
+    for runs in _runs(root, tables).values():
+        found |= features_alike(runs)[1]
+    return found
 
 
 def _sort_key(row: TableRow) -> tuple:

@@ -9,7 +9,7 @@ from alignbench.report import markdown, pictures
 from alignbench.report.cards.beside import cards_beside
 from alignbench.report.columns import TURNING_POINT_COLUMNS
 from alignbench.report.curves.turning_points import turning_points, validation_curves
-from alignbench.report.diagnostics import diagnose
+from alignbench.report.diagnostics import diagnose, features_left_out
 from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
@@ -52,7 +52,7 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     recipes = tried_settings(found.runs, tables.labels)
     tables = replace(
         tables,
-        left_out=found.left_out | damaged_searches,
+        left_out=found.left_out | damaged_searches | features_left_out(root, tables),
         diagnostics=diagnostics,
         cards=cards,
         sensitivity=sensitivity_rows(tables, recipes),

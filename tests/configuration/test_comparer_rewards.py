@@ -16,7 +16,10 @@ COMPARER = ["model=sd15_mini", "reward=comparer"]
         (["method=srpo"], "method=srpo follows the gradient of its reward, and reward=comparer has none; choose anoth"),
         (["method=smpo"], "method=smpo reads a score of each training image, and reward=comparer compares images that"),
         (["method=ddpo", "method.group_size=1"], "method.group_size=1 leaves nothing to compare an image with"),
-        (["method=nft", "model=wan_video"], "model=wan_video makes videos, and reward=comparer compares images"),
+        (
+            ["method=nft", "model=wan_video", "data=shapes"],
+            "model=wan_video makes videos, and reward=comparer compares images",
+        ),
         (["method=nft", "comparers@reward.comparer=none"], "reward=comparer has no comparer; add comparers@reward.com"),
         (["method=nft", "reward.opponents=3"], "method.reward.opponents=3 must be an even number of at least 2"),
         (["method=nft", "reward.value=wins"], "method.reward.value=wins is unknown; did you mean win_share?"),

@@ -6,7 +6,7 @@ import torch
 from alignbench.online.rewards import ImageScorer, embedding_of, pictures, reward_of
 from evaluators.several import Several
 from evaluators.shapes_reward import ShapesReward
-from tests.online_runs import Brightness, method_of, prompts_in_groups
+from tests.online_runs import Brightness, keep_old_policy, method_of, prompts_in_groups
 
 PROMPTS = ["a red circle", "two blue squares"]
 
@@ -87,6 +87,7 @@ def test_what_compares_images_sees_whole_groups_whatever_the_batches(batch):
 
 
 def test_what_a_reward_counts_is_noted_beside_the_scores_of_a_round(kit, make_model):
-    model, method = make_model(), method_of("nft", reward=Above(), rollout_policy="policy", lag=None)
+    model, method = make_model(), method_of("nft", reward=Above())
+    keep_old_policy(model)
     next(iter(method.rollout(model, prompts_in_groups(model, 2, 2), kit.context())))
     assert {name: float(value) for name, value in method.beside.items()} == {"reward_calls": 2.0}

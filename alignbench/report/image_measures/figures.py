@@ -1,8 +1,9 @@
 """The figures of images: statistics, diversity and measures of sets, of each method and over base."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,7 @@ from alignbench.statistics.sets.set_measure import SetMeasure
 from alignbench.statistics.sets.vendi import Vendi
 from alignbench.statistics.significance import holm
 from alignbench.store.image_statistics_table import NOT_MEASURED
-from alignbench.store.manifest import BASE, ResultsError
+from alignbench.store.manifest import BASE
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 MakeMeasure = Callable[[Sequence[ArrayLike], Sequence[tuple[str, int]], Resampling], SetMeasure]
@@ -107,12 +108,8 @@ def diversity_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[
 
 
 def set_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure]:
-    """Yield the measures of images as sets, by each of the features that were computed.
-
-    Raises:
-        ResultsError: features of one name were made in two ways.
-    """
-    for info in _features(runs):
+    """Yield the measures of images as sets, by each of the features that were computed, as far as they are alike."""
+    for info in features_alike(runs)[0]:
         vectors = {
             label: [one.features[info] for one in taken]
             for label, taken in runs.items()
@@ -123,18 +120,35 @@ def set_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure
             yield replace(figure, measure=f"{figure.measure}.{info.name}", version=version)
 
 
-def _features(runs: RunsByMethod) -> list[FeatureInfo]:
-    """Return the features that were computed of some runs."""
-    found: dict[tuple[str, str], tuple[FeatureInfo, Taken]] = {}
-    for run in (run for taken in runs.values() for run in taken):
+def features_alike(runs: RunsByMethod) -> tuple[list[FeatureInfo], dict[str, str]]:
+    """Return the features that sets are measured by, and why others of the same names are left out.
+
+    Vectors of one name that come from other weights, or were computed in another precision, cannot be compared. Those
+    of base are kept, or where base has none those that most runs have.
+
+    Returns:
+        The features; and by the folder of the features that are left out, in the results, a sentence.
+    """
+    found: dict[tuple[str, str], dict[FeatureInfo, list[tuple[str, Taken]]]] = defaultdict(lambda: defaultdict(list))
+    for label, run in ((label, run) for label, taken in runs.items() for run in taken):
         for info in run.features:
-            known, other = found.setdefault((info.name, info.version), (info, run))
-            if known != info:
-                raise ResultsError(
-                    f"features of {run.folder.path} were computed as {info}, those of {other.folder.path} as {known}; "
-                    "delete the folder features of one of them and score again"
+            found[info.name, info.version][info].append((label, run))
+    kept: list[FeatureInfo] = []
+    left_out: dict[str, str] = {}
+    for _, ways in sorted(found.items()):
+        chosen = max(ways, key=lambda way: (any(label == BASE for label, _ in ways[way]), len(ways[way]), str(way)))
+        kept.append(chosen)
+        other = ways[chosen][0][1].folder
+        for way, of in ways.items():
+            for _, run in of if way != chosen else ():
+                folder = run.folder.features / f"{way.name}@{way.version}"
+                pairs = zip(asdict(way).items(), asdict(chosen).values(), strict=True)
+                told = ", ".join(f"{key} ({own!r} and {its!r})" for (key, own), its in pairs if own != its)
+                left_out[folder.relative_to(run.folder.path.parent).as_posix()] = (
+                    f"its vectors and those of {other.name} differ in {told}; delete the one of the two that you do "
+                    "not want, and score its run again"
                 )
-    return [info for _, (info, _) in sorted(found.items())]
+    return kept, left_out
 
 
 def _set_figures(

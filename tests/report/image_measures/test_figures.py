@@ -1,13 +1,15 @@
 """Measures of sets stand in `diagnostics.csv` beside base, by the features that were computed of a run's images."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from alignbench.errors import UserError
-from alignbench.report.diagnostics import diagnose
+from alignbench.report.diagnostics import diagnose, features_left_out
 from alignbench.report.tables import build
+from alignbench.report.write import write_report
 from alignbench.scoring.feature_rows import FeatureInfo, FeatureRows
 from alignbench.statistics.image_statistics import MEASURES
 from alignbench.statistics.resampling import Resampling
@@ -85,11 +87,37 @@ def test_sets_are_compared_on_the_images_that_both_have(world):
     assert row["base"] == pytest.approx(np.mean([vendi_score(base[4 * i : 4 * i + 4]) for i in range(10)]))
 
 
-def test_features_that_were_made_in_two_ways_are_not_compared(world):
+def test_features_that_were_made_in_two_ways_are_not_compared_and_stop_nothing_else(world):
     add_run(world, "base", vectors(0))
-    add_run(world, "sft", vectors(1), FeatureInfo("shades", "3", "mean", "bfloat16", ""))
-    with pytest.raises(UserError, match=r"precision='bfloat16'.* delete the folder features of one of them"):
-        sets(world)
+    other = add_run(world, "sft", vectors(1), FeatureInfo("shades", "3", "mean", "float32", "other"))
+    add_run(world, "dpo", vectors(2))
+    tables = build(world.root, 50)
+    assert {method for method, _ in sets(world)} == {"base", "dpo"}
+    assert {row["method"] for row in diagnose(world.root, tables, 50) if row["kind"] == "image"} >= {"sft", "dpo"}
+    [(name, told)] = features_left_out(world.root, tables).items()
+    assert name == f"{other.name}/features/shades@3"
+    assert (world.root / name).is_dir()
+    assert re.match(r"its vectors and those of \S*base\S* differ in weights \('other' and ''\); delete the one", told)
+
+
+def test_without_base_the_features_of_most_runs_are_kept(world):
+    infos = [FeatureInfo("shades", "3", "mean", precision, "") for precision in ("float32", "bfloat16", "bfloat16")]
+    for number, (method, info) in enumerate(zip(("sft", "dpo", "kto"), infos, strict=True)):
+        add_run(world, method, vectors(number), info)
+    assert {method for method, _ in sets(world)} == {"dpo", "kto"}
+    [name] = features_left_out(world.root, build(world.root, 50))
+    assert name.startswith("sft")
+
+
+@pytest.mark.matrix
+def test_the_report_names_what_was_left_out_and_shows_all_else(world):
+    add_run(world, "base", vectors(0))
+    other = add_run(world, "sft", vectors(1), FeatureInfo("shades", "3", "mean", "bfloat16", ""))
+    tables = write_report(world.root, 50)
+    assert {row["method"] for row in tables.leaderboard} == {"base", "sft"}
+    told = f"{other.name}/features/shades@3 is left out of this report: its vectors and those of"
+    assert told in tables.left_out_told[0]
+    assert "shades@3 is left out" in (world.root / "leaderboard.md").read_text()
 
 
 def test_edges_that_were_counted_at_two_resolutions_are_not_compared(world):
