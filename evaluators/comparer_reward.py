@@ -49,7 +49,8 @@ class ComparerReward(Evaluator):
     ) -> None:
         if not isinstance(comparer, Comparer):
             raise UserError("reward=comparer has no comparer; add comparers@reward.comparer=NAME")
-        self.comparer, self.value, self.max_failed = comparer, value, max_failed
+        self.comparer, self.max_failed = comparer, max_failed
+        self.value: Standing = value
         self.tournament = Tournament(opponents, orders)
         self.name, self.version, self.precision = comparer.name, comparer.version, comparer.precision
         self.labelled_by = comparer.labelled_by

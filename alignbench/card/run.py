@@ -21,7 +21,7 @@ from alignbench.card.best_of import best_of
 from alignbench.card.human.records import HumanPairs, Pairs, Record, picture, spread_within
 from alignbench.card.policies import policy_gains
 from alignbench.card.redundancy import Redundancy, redundancy
-from alignbench.card.scoring import Scored, drawn_pairs, judged_pairs, margins_of, scored
+from alignbench.card.scoring import Scored, drawn_pairs, judged_pairs, margins_of, scored, tournament_scores
 from alignbench.configuration.build import build
 from alignbench.devices import device_name, peak_memory_gib
 from alignbench.errors import UserError
@@ -116,7 +116,8 @@ def _measure(
         comparer.to(pool.device)
         judged, seconds = judged_pairs(comparer, data.name, records, some, root)
         figures = accuracy(data, records, some, margins_of(judged), (comparer.name,), judged=judged)
-        _add(measured, _key(comparer), accuracy=figures)
+        curve = _best_by_comparer(cfg, data, records, comparer, evaluators, by_key, root)
+        _add(measured, _key(comparer), accuracy=figures, best_of=curve)
         measured.seconds[_key(comparer)].append(seconds)
         comparer.release()
 
@@ -132,6 +133,23 @@ def _best_of(
     worth = [record.worth for record in records] if data.has_scale else None
     scores = {one.name: by_key[_key(one)].scores for one in evaluators}
     return best_of(evaluator.name, scores, worth, list(cfg.exploit.best_of), data.name)
+
+
+def _best_by_comparer(
+    cfg: DictConfig,
+    data: HumanPairs,
+    records: Sequence[Record],
+    comparer: Comparer,
+    evaluators: Sequence[Evaluator],
+    by_key: Mapping[str, Scored],
+    root: Path,
+) -> Any:
+    if not cfg.exploit.comparer_prompts:
+        return None
+    chosen, shares = tournament_scores(comparer, data.name, records, cfg.exploit.comparer_prompts, root)
+    worth = [records[number].worth for number in chosen] if data.has_scale else None
+    scores = {one.name: [by_key[_key(one)].scores[number] for number in chosen] for one in evaluators}
+    return best_of(comparer.name, {comparer.name: shares} | scores, worth, list(cfg.exploit.best_of), data.name)
 
 
 def _raise(

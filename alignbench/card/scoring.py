@@ -18,6 +18,7 @@ from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess
 from alignbench.pairwise.comparer import Comparer, Verdict
 from alignbench.pairwise.orders import JudgedPair
+from alignbench.pairwise.tournament import standings
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.scoring.score import info
 from alignbench.store.cards import CARDS
@@ -264,6 +265,29 @@ def judged_pairs(
     ]
     all_seconds = [verdict.seconds for pair in found for verdict in pair.verdicts]
     return found, float(np.mean(all_seconds)) if all_seconds else 0.0
+
+
+def tournament_scores(
+    comparer: Comparer, data: str, records: Sequence[Record], num_prompts: int, root: Path
+) -> tuple[list[int], list[Floats]]:
+    """Let all images of some records meet in both orders; return their numbers, and the win share of each image, [N].
+
+    Records are drawn by their prompts; a larger number keeps those of a smaller one.
+
+    Raises:
+        UserError: as `judged_pairs`.
+    """
+    order = sorted(range(len(records)), key=lambda number: keyed(records[number].prompt, "tournament"))
+    chosen = sorted(order[:num_prompts])
+    pairs = Pairs.of(records)
+    pairs = pairs.some(np.isin(pairs.record, chosen))
+    judged, _ = judged_pairs(comparer, data, records, pairs, root)
+    found = []
+    for number in chosen:
+        mine = np.flatnonzero(pairs.record == number)
+        met = list(zip(pairs.first[mine].tolist(), pairs.second[mine].tolist(), strict=True))
+        found.append(standings(met, [judged[pair] for pair in mine], len(records[number].images), "win_share"))
+    return chosen, found
 
 
 def _ask(comparer: Comparer, records: Sequence[Record], batch: Sequence[tuple[int, int, int, bool]]) -> list[Verdict]:

@@ -44,3 +44,8 @@ class Exploit(Section):
     best_of: Annotated[list[Count], Field(min_length=1)] = setting(
         [1, 2, 4, 8, 16], "Numbers of images of a prompt among which a scorer chooses the best."
     )
+    comparer_prompts: CountOrZero = setting(
+        0,
+        "Prompts whose images all meet, two by two in both orders, before each comparer, which then chooses the best "
+        "of them: N (N - 1) calls for N images of a prompt. 0: comparers choose none.",
+    )

@@ -34,6 +34,7 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
         "comparers=shapes", "exploit.num_images=2", "exploit.num_steps=1", "exploit.levels=8", "comparer_pairs=5",
         f"results={tmp_path}", "~evaluators.shapes_oracle_agreement", "~evaluators.shapes_oracle_cleanliness",
         "~evaluators.shapes_preference", f"runs={ROOT / 'results/published/mini_online_table'}",
+        "exploit.comparer_prompts=2",
     ]  # fmt: skip
     found = cards(*words)
     judges = {"shapes_annotators", "shapes_clip", "shapes_oracle_realism", "shapes_comparer"}
@@ -47,7 +48,12 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
     assert clip.alike[0].num_scorers == 3
     assert clip.cost.seconds > 0
     assert {one.method for one in truth.policies} == {"smpo", "dpo"}
-    assert found["shapes_comparer", "1"].lead.position.calls == 10
+    comparer = found["shapes_comparer", "1"]
+    assert comparer.lead.position.calls == 10
+    [chosen] = comparer.best_of
+    assert (chosen.n, chosen.num_prompts) == ([1, 2, 4], 2)
+    assert chosen.gain["shapes_comparer"][-1] > chosen.gain["shapes_comparer"][1] > 0
+    assert chosen.gain["shapes_annotators"] == pytest.approx(chosen.truth), "both orders take its bias away"
     page = (tmp_path / "cards" / "cards.md").read_text()
     assert "3 scorers are worth" in page
     assert "the truth is a program's" in page
@@ -63,10 +69,12 @@ def test_a_command_makes_a_card_of_each_judge_and_a_second_one_asks_nothing(tmp_
 
     monkeypatch.setattr(ShapesComparer, "compare", refuse)
     monkeypatch.setattr("alignbench.card.scoring._score", lambda asked, *_: [refuse() for _ in asked])
-    again = cards(*words[5:], "comparers=shapes", "exploit.num_images=0", "comparer_pairs=5")
+    again = cards(*words[5:], "comparers=shapes", "exploit.num_images=0", "comparer_pairs=5",
+                  "exploit.comparer_prompts=1")  # fmt: skip
     assert again["shapes_clip", "1"].ascent == clip.ascent, "what an earlier command measured is kept"
     assert again["shapes_clip", "1"].lead == clip.lead
-    assert again["shapes_comparer", "1"].lead == found["shapes_comparer", "1"].lead
+    assert again["shapes_comparer", "1"].lead == comparer.lead
+    assert again["shapes_comparer", "1"].best_of[0].num_prompts == 1
 
 
 @pytest.mark.parametrize(
