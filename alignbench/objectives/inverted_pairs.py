@@ -40,13 +40,17 @@ def pairs_at_points(
     visited = invert_through(model, latents, batch.conditioning_both, timesteps, settings, context, generators)
     known = [known_inversion(inverted) for inverted in visited]
     at_points = {name: torch.stack([one[name] for one in known]) for name in known[0]}
-    draws = [context.sample_generator(int(i), "order_of_points") for i in batch.index]
-    order = torch.stack([torch.randperm(num, generator=draw) for draw in draws])
-    rows = torch.arange(len(batch))
+    order, rows = draw_order(batch.index, num, context), torch.arange(len(batch))
     return [
         replace(batch, known={name: value[points, rows] for name, value in at_points.items()})
         for points in order.unbind(1)
     ]
+
+
+def draw_order(index: Tensor, num: int, context: Context) -> Tensor:
+    """Return in which order each pair is trained at its `num` points, [B, num], int64."""
+    draws = [context.sample_generator(int(i), "order_of_points") for i in index]
+    return torch.stack([torch.randperm(num, generator=draw) for draw in draws])
 
 
 def known_inversion(inverted: Inverted) -> dict[str, Tensor]:

@@ -76,6 +76,7 @@ def _smpo(parts: Parts) -> PlainStep:
         num_steps=settings.inversion.num_steps,
         prompt_dropout=settings.prompt_dropout,
         grid=grids[chosen],
+        num_points=settings.points_per_inversion,
     )
 
 

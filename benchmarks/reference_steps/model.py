@@ -55,6 +55,10 @@ class Draws:
         """Return training timesteps of the model's family, [B], float64."""
         return adapter.sample_timesteps(len(rows), torch.default_generator)
 
+    def points(self, adapter: ModelAdapter, rows: Sequence[int], num: int) -> Tensor:
+        """Return the timesteps of `num` visits of each sample, [B, num], float64."""
+        return torch.stack([self.timesteps(adapter, rows) for _ in range(num)], dim=1)
+
     def order(self, rows: Sequence[int], num: int) -> Tensor:
         """Return the numbers below `num` in a random order for each sample, [B, num], int64."""
         return torch.stack([torch.randperm(num) for _ in rows])

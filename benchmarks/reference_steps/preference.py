@@ -4,7 +4,7 @@ Sources: arXiv 2311.12908 (DPO), 2404.04465 (KTO), 2406.06424 (MaPO), 2506.02698
 do at each visit of a sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignbench.batch import Conditioning
 from benchmarks.reference_steps.model import Draws, PlainModel, Sample
-from benchmarks.reference_steps.step import ImageStep
+from benchmarks.reference_steps.step import ImageStep, SingleUpdateStep
 
 Grid = Literal["exact", "published"]
 
@@ -23,7 +23,7 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).pow(2).mean(dim=[1, 2, 3])
 
 
-class DPO(ImageStep):
+class DPO(SingleUpdateStep, ImageStep):
     """Diffusion-DPO: both images of a pair share noise and timestep; policy and reference see all of them."""
 
     def __init__(
@@ -54,7 +54,7 @@ def pair_loss(prediction: Tensor, expected: Tensor, target: Tensor, scale: float
     return -F.logsigmoid(inside).mean()
 
 
-class KTO(ImageStep):
+class KTO(SingleUpdateStep, ImageStep):
     """Diffusion-KTO: single images with labels; the gain of the batch is the point of reference."""
 
     def __init__(
@@ -79,7 +79,7 @@ class KTO(ImageStep):
         return (1 - torch.sigmoid(sign * self.beta * (gain - reference_point))).mean()
 
 
-class MaPO(ImageStep):
+class MaPO(SingleUpdateStep, ImageStep):
     """MaPO: as Diffusion-DPO without a reference; errors enter by a bounded link."""
 
     def __init__(
@@ -106,7 +106,7 @@ class MaPO(ImageStep):
         return a / (torch.exp(a) - 1)
 
 
-class SFT(ImageStep):
+class SFT(SingleUpdateStep, ImageStep):
     """Denoising training on winners."""
 
     def __init__(self, model: PlainModel, micro_batch_size: int, draws: Draws, prompt_dropout: float) -> None:
@@ -132,6 +132,8 @@ class SmPO(ImageStep):
         grid: `exact` climbs from clean latents to the timestep itself and asks with the timestep it climbs to;
             `published` climbs as the released code does: it takes clean latents for those of timestep 0, asks with the
             timestep it comes from, averages both predictions of a step and ends at the grid level above.
+        num_points: timesteps at which each pair of a batch is trained, one in each of as many updates; each is inverted
+            to anew.
     """
 
     def __init__(
@@ -144,15 +146,23 @@ class SmPO(ImageStep):
         num_steps: int,
         prompt_dropout: float,
         grid: Grid,
+        num_points: int,
     ) -> None:
         super().__init__(model, 1, draws)
         if model.prediction_type == "v_prediction":
             raise ValueError("the plain inversion is written for networks that predict noise or velocities")
         self.beta, self.gamma, self.score_range, self.prompt_dropout = beta, gamma, score_range, prompt_dropout
-        self.num_steps, self.grid = num_steps, grid
+        self.num_steps, self.grid, self.num_points = num_steps, grid, num_points
 
-    def loss(self, samples: Sequence[Sample]) -> Tensor:
-        model, (sample,) = self.model, samples
+    def updates(self, samples: Sequence[Sample]) -> Iterator[Iterator[Tensor]]:
+        points = self.draws.points(self.model.adapter, [sample.index for sample in samples], self.num_points)
+        for timesteps in points.unbind(1):
+            losses = (self.pair_loss_at(*visit) for visit in zip(samples, timesteps.tolist(), strict=True))
+            yield (loss / len(samples) for loss in losses)
+
+    def pair_loss_at(self, sample: Sample, timestep: float) -> Tensor:
+        """Return the loss of one pair at one timestep."""
+        model, samples = self.model, [sample]
         latents = self.pair_latents(samples)
         low, high = self.score_range
         score_w, score_l = ((score - low) / (high - low) for score in sample.scores)
@@ -160,9 +170,8 @@ class SmPO(ImageStep):
             latents, score_w, score_l = latents.flip(0), score_l, score_w
         probability = torch.tensor([score_w, score_l], dtype=torch.float64).softmax(0)[0]
         conditioning = model.encode_prompts(self.prompts(samples, self.prompt_dropout)).repeat(2)
-        timestep = self.draws.timesteps(model.adapter, [sample.index])
-        noisy = self.inverted(latents, conditioning, float(timestep))
-        timesteps = timestep.repeat(2)
+        noisy = self.inverted(latents, conditioning, timestep)
+        timesteps = torch.tensor([timestep, timestep], dtype=torch.float64)
         alpha, sigma = model.coefficients(timesteps)
         noise = (noisy - alpha * latents) / sigma
         target = model.target(latents, noise, timesteps)

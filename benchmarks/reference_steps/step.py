@@ -42,7 +42,7 @@ class SingleUpdateStep(PlainStep):
         """Return the mean loss of a micro-batch."""
 
 
-class ImageStep(SingleUpdateStep):
+class ImageStep(PlainStep):
     """A step on images that exist; they and their prompts are read and encoded at every visit."""
 
     def prompts(self, samples: Sequence[Sample], dropout: float) -> list[str]:

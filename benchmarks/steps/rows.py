@@ -24,7 +24,7 @@ class Row:
         against: micro-batch of each plain step: that of the program (`equal`), or a number of samples.
         prepared: whether the program reads encoded prompts and images from its caches.
         updates: paired turns that are measured unless `--updates` says otherwise. A turn is a batch of samples, which
-            some online methods make several updates of.
+            some online methods, and inversions with several points, make several updates of.
     """
 
     name: str
@@ -45,6 +45,22 @@ ROWS = (
     Row("sft", "sft", "sd15_mini", BATCH_OF_24),
     Row("smpo-5", "smpo", "sd15_mini", (*BATCH_OF_24, "method.inversion.num_steps=5"), (1,), updates=6),
     Row("smpo-10", "smpo", "sd15_mini", (*BATCH_OF_24, "method.inversion.num_steps=10"), (1,), updates=6),
+    Row(
+        "smpo-5-points",
+        "smpo",
+        "sd15_mini",
+        (*BATCH_OF_24, "method.inversion.num_steps=5", "method.points_per_inversion=5"),
+        (1,),
+        updates=6,
+    ),
+    Row(
+        "smpo-10-points",
+        "smpo",
+        "sd15_mini",
+        (*BATCH_OF_24, "method.inversion.num_steps=10", "method.points_per_inversion=10"),
+        (1,),
+        updates=6,
+    ),
     Row("srpo", "srpo", "flux_mini", (*BATCH_OF_24, "method.num_rollout_steps=25"), (1,), updates=6),
     Row("refl", "refl", "sd15_mini", (PUBLISHED_LEVELS,), updates=6),
     Row("draft", "draft", "sd15_mini", (PUBLISHED_LEVELS,), updates=6),

@@ -23,6 +23,8 @@ from alignbench.configuration.compose import composed
 from alignbench.context import Context
 from alignbench.evaluator import Evaluator
 from alignbench.models.adapter import ModelAdapter
+from alignbench.objectives.denoising_error import draw_spread_timesteps
+from alignbench.objectives.inverted_pairs import draw_order
 from alignbench.stages.prepare import Preparation, build_adapter
 from alignbench.stages.training_terms import build_terms
 from alignbench.store.run_folder import RunFolder
@@ -79,7 +81,10 @@ class Turns:
 
 
 class SameTimesteps(Draws):
-    """Fresh random numbers but for timesteps: those are the program's, because they decide how long an inversion is."""
+    """Fresh random numbers but for timesteps: those are the program's, because they decide how long an inversion is.
+
+    Several timesteps of a sample are the points that the program makes of one inversion, in its order.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -87,6 +92,13 @@ class SameTimesteps(Draws):
     def timesteps(self, adapter: ModelAdapter, rows: Sequence[int]) -> Tensor:
         generators = [self.context.sample_generator(row, "timesteps") for row in rows]
         return torch.cat([adapter.sample_timesteps(1, generator) for generator in generators])
+
+    def points(self, adapter: ModelAdapter, rows: Sequence[int], num: int) -> Tensor:
+        if num == 1:
+            return super().points(adapter, rows, num)
+        index, latents = torch.tensor(rows), torch.empty(len(rows), *adapter.latent_shape)
+        timesteps = draw_spread_timesteps(adapter, index, latents, num, self.context)
+        return timesteps.gather(1, draw_order(index, num, self.context))
 
 
 class Plain(Turns):
@@ -146,7 +158,11 @@ class Referee:
 
 @dataclass(frozen=True)
 class Measured:
-    """One row: what the program and the plain steps did in turns; the first turn, which warms up, is left out."""
+    """One row: what the program and the plain steps did in turns; the first turn, which warms up, is left out.
+
+    Attributes:
+        batch: samples that are trained in a turn; one that is trained at several points counts at each of them.
+    """
 
     row: Row
     model: str
@@ -168,7 +184,7 @@ class Measured:
         return Interval.of(shares[1:])
 
     def passes(self, one: Turns) -> dict[str, float]:
-        """Return the rows of each network for each sample of the batch, mean over turns."""
+        """Return the rows of each network for each trained sample, mean over turns."""
         total = sum(one.rows[1:], Counter())
         return {name: rows / self.batch / len(one.rows[1:]) for name, rows in sorted(total.items())}
 
@@ -188,7 +204,8 @@ def measure(row: Row, model: str | None, data: Path, updates: int, overrides: Se
     """
     command = [f"model={model or row.model}", f"method={row.method}", "data=local", f"data.path={data}"]
     cfg = composed([*command, *COMMON, *row.options, *overrides])
-    cfg.train.max_train_steps = (updates + 1) * cfg.method.get("updates_per_round", 1)
+    num_points = cfg.method.get("points_per_inversion", 1)
+    cfg.train.max_train_steps = (updates + 1) * cfg.method.get("updates_per_round", num_points)
     with (
         tempfile.TemporaryDirectory() as temporary,
         redirect_stderr(io.StringIO()),  # no progress bars
@@ -198,7 +215,7 @@ def measure(row: Row, model: str | None, data: Path, updates: int, overrides: Se
         root = Path(temporary)
         others = [_plain(cfg, against) for against in row.against]
         program = _by_program(cfg, root, others, row.prepared)
-    return Measured(row, cfg.model.name, cfg.train.total_batch_size, program, others)
+    return Measured(row, cfg.model.name, cfg.train.total_batch_size * num_points, program, others)
 
 
 def _by_program(cfg: DictConfig, root: Path, others: Sequence[Plain], prepared: bool) -> Turns:

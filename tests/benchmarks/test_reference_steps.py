@@ -19,8 +19,10 @@ from alignbench.models.lagged_weights import LaggedWeights
 from alignbench.models.tiny_random import tiny_adapter
 from benchmarks.reference_steps.build import STEPS, Parts, plain_step
 from benchmarks.reference_steps.model import Draws, Sample
+from benchmarks.reference_steps.preference import SmPO
 from benchmarks.reference_steps.rewards import PlainReward
 from benchmarks.steps.meter import Meter
+from benchmarks.steps.turns import SameTimesteps
 
 PROMPTS = ["a red circle", "two blue squares", "a green star on white", "a small black ring"]
 SCORES = ((0.7, 0.1), (0.2, 0.5), (0.9, 0.3), (0.0, 1.0))  # in two pairs the scorer prefers the loser by vote
@@ -71,6 +73,9 @@ class DrawsOfTheProgram(Draws):
         size = adapter.latent_shape[-2:]
         generators = [self.context.sample_generator(row, "timesteps") for row in rows]
         return torch.cat([adapter.sample_timesteps(1, generator, size) for generator in generators])
+
+    def points(self, adapter, rows, num):
+        return SameTimesteps(self.context).points(adapter, rows, num)
 
     def order(self, rows, num):
         return torch.stack(
@@ -129,14 +134,17 @@ def both(kit, files):
         plain_losses = []
         with plainly_counted.counting():
             for losses_of_update in step.updates(samples):
+                plain_losses.append([])
                 for loss in losses_of_update:
                     loss.backward()
-                    plain_losses.append(float(loss.detach()))
+                    plain_losses[-1].append(float(loss.detach()))
         return SimpleNamespace(
             loss=float(losses.mean()),
+            losses=losses.tolist(),
             gradient=kit.gradient(model),
             rows=counted.rows,
-            plain_loss=sum(plain_losses),
+            plain_loss=sum(map(sum, plain_losses)) / len(plain_losses),
+            plain_losses=plain_losses,
             plain_gradient=kit.gradient(adapter),
             plain_rows=plainly_counted.rows,
         )
@@ -182,6 +190,45 @@ def test_inversion_of_the_released_code_is_that_of_smpo_upstream(both):
     turn = both("smpo", "stable_diffusion", overrides=options)
     assert turn.plain_loss == pytest.approx(turn.loss, rel=1e-4)
     assert (turn.plain_gradient - turn.gradient).norm() < 2e-3 * turn.gradient.norm()
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("family", MODELS)
+def test_each_point_of_an_inversion_has_the_loss_of_an_inversion_to_it(both, family, monkeypatch):
+    """The plain step inverts each pair to each point anew, over the stops that the program makes on its way."""
+    num, drawn = 3, {}
+    points = SameTimesteps.points
+
+    def noted(self, adapter, rows, num):
+        found = points(self, adapter, rows, num)
+        drawn.update({t: sorted(row) for row in found.tolist() for t in row})
+        return found
+
+    def path(self, timestep):
+        stops, stride = [0.0], 1000 // self.num_steps
+        for point in drawn[timestep]:
+            length = point - stops[-1]
+            steps = max(1, round(length / stride))
+            inner = [float(round(stops[-1] + length * step / steps)) for step in range(1, steps)]
+            stops += [*inner, point]
+            if point == timestep:
+                break
+        return list(zip([None, *stops[1:-1]], stops[1:], stops[1:], strict=True))
+
+    monkeypatch.setattr(SameTimesteps, "points", noted)
+    monkeypatch.setattr(SmPO, "path", path)
+    turn = both("smpo", family, overrides=[f"method.points_per_inversion={num}", "method.beta=20"])
+    found = [len(PROMPTS) * loss for losses in turn.plain_losses for loss in losses]
+    assert found == pytest.approx(turn.losses, rel=1e-4)
+    assert len(set(found)) == num * len(PROMPTS)
+    assert (turn.plain_gradient / num - turn.gradient).norm() < 2e-3 * turn.gradient.norm()
+    # the program inverts once, up to the last point; the plain step does so up to each of them
+    assert turn.rows["backward"] == turn.plain_rows["backward"] == 2 * num * len(PROMPTS)
+    steps = [len(path(SimpleNamespace(num_steps=4), timestep)) for timestep in drawn]
+    longest = [len(path(SimpleNamespace(num_steps=4), row[-1])) for row in drawn.values()]
+    trained = 2 * num * len(PROMPTS)
+    assert turn.plain_rows["forward"] == 2 * 2 * sum(steps) + trained
+    assert turn.rows["forward"] == 2 * 2 * sum(longest) / num + trained
 
 
 def passes(rows):
