@@ -23,6 +23,7 @@ from alignbench.configuration.compose import (
     launcher_of,
     unchecked,
 )
+from alignbench.configuration.one_run import run_once
 from alignbench.configuration.usage import usage
 from alignbench.errors import MemoryRanOutError, StopRequested, UserError
 from alignbench.settings.section import Section
@@ -65,7 +66,7 @@ def _main(typed: list[str]) -> None:
     with one_sentence():
         args = read_flags(typed)
     asks_for_text = args.hydra_help or args.info or args.cfg or args.shell_completion
-    sweep, found = None, None
+    sweep, found, tree = None, None, None
     requeues = REQUEUE in args.overrides  # a signal may come before anything is composed of the words
     with one_sentence(_results(args.overrides), requeues=requeues):
         check_neighbours()
@@ -75,12 +76,13 @@ def _main(typed: list[str]) -> None:
             if is_main():
                 print(f"alignbench {alignbench.__version__}  {' '.join(typed)}".rstrip(), flush=True)
             found = unchecked(args.overrides)
-            is_one_run = found is not None and not (args.multirun or found[1])
-            if found is not None and is_one_run and is_plausible(found[0]) and _tell_what_is_done(found[0]):
+            is_one_run = found is not None and not (args.multirun or found.is_sweep)
+            if found is not None and is_one_run and is_plausible(found.cfg) and _tell_what_is_done(found.cfg):
                 return
+            tree = found.tree if found is not None and is_one_run else None
             with waiting("loading libraries, checking the command"):
-                jobs = checked_jobs(args.overrides, args.multirun)
-            launcher, settings = launcher_of(args.overrides)
+                jobs = checked_jobs(args.overrides, args.multirun, tree)
+            launcher, settings = launcher_of(args.overrides, tree)
             if launcher != IN_PROCESS:
                 chosen = launcher_settings(launcher, settings)
             found = found or unchecked(args.overrides)
@@ -90,12 +92,12 @@ def _main(typed: list[str]) -> None:
             elif args.failed:
                 raise UserError(f"{FAILED} is about the jobs of a sweep, and this command is one run; leave it out")
             _rewrite_words(args, for_sweep(args.overrides, args.multirun))
-    requeues = found is not None and found[0].requeue
+    requeues = found is not None and found.cfg.requeue
     if sweep is not None and sweep.launcher != IN_PROCESS:
         with one_sentence(sweep.results, requeues=requeues):
             _launch(sweep, chosen, jobs, typed, requeues)
     else:
-        _run_jobs(typed, sweep, requeues)
+        _run_jobs(typed, sweep, requeues, None if sweep else tree)
     if sweep is None:
         return
     with one_sentence(sweep.results, "all jobs are done"):
@@ -126,12 +128,13 @@ def _launch(sweep: SweepRun, settings: Section, jobs: list[CheckedJob], typed: l
         stop_by_signal(error, f"finished jobs are kept{_left(sweep.not_done)}", typed, requeues=requeues)
 
 
-def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool) -> None:
+def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool, tree: DictConfig | None) -> None:
     """Run the jobs of a checked command one after the other.
 
     Args:
         sweep: what is noted of each; None if there is only one.
         requeues: whether Slurm is asked to start the command again where it announces its end.
+        tree: of a command that is one run, what was composed of it.
     """
     ends = [time.monotonic()]  # of the jobs of a sweep
     labels = sweep.labels if sweep else []
@@ -168,7 +171,10 @@ def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool) -> None:
             ends.append(time.monotonic())
 
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+        if tree is not None:
+            run_once(job, tree)
+        else:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
     except KeyboardInterrupt as error:  # between two jobs
         told = "finished jobs are kept" + _left(labels[len(ends) - 1 :])
         stop_by_signal(error, told, typed, requeues=requeues)

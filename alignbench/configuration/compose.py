@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.checks import check
+from alignbench.configuration.reward_sums import with_reward_sums
 from alignbench.configuration.sections import (
     PROGRAMS,
     check_settings,
@@ -49,6 +51,21 @@ class CheckedJob:
     cfg: DictConfig
 
 
+@dataclass(frozen=True)
+class Unchecked:
+    """A command of the main program before its check.
+
+    Attributes:
+        cfg: its configuration without its sweeps.
+        is_sweep: whether it is a sweep.
+        tree: what Hydra composed of it, which has Hydra's own settings, too. Nobody changes it.
+    """
+
+    cfg: DictConfig
+    is_sweep: bool
+    tree: DictConfig
+
+
 def check_command_line(overrides: list[str], multirun: bool) -> int:
     """Compose and check every job of a command before the first one starts; return the number of jobs.
 
@@ -58,14 +75,17 @@ def check_command_line(overrides: list[str], multirun: bool) -> int:
     return len(checked_jobs(overrides, multirun))
 
 
-def checked_jobs(overrides: list[str], multirun: bool) -> list[CheckedJob]:
+def checked_jobs(overrides: list[str], multirun: bool, tree: DictConfig | None = None) -> list[CheckedJob]:
     """Compose and check every job of a command before the first one starts, and return them.
+
+    Args:
+        tree: `Unchecked.tree` of the same words, so that a command that is no sweep is composed once.
 
     Raises:
         UserError: the message says what was typed, what was expected and what to do.
     """
     overrides = as_composed(overrides)
-    with _hydra():
+    with in_hydra():
         parsed = _parse(overrides)
         check_overrides([override.key_or_group for override in parsed])
         for override in parsed:
@@ -74,14 +94,16 @@ def checked_jobs(overrides: list[str], multirun: bool) -> list[CheckedJob]:
             _check_choice(override)
         _check_additions(parsed)
         jobs = _jobs(parsed, multirun)
-        if jobs is None:
+        if jobs is not None:
+            tree = None
+        else:
             for override in parsed:
                 if override.is_sweep_override():
                     raise needs_multirun(override, bool(group_choices(override.key_or_group)))
             jobs = [overrides]
         composed_jobs = []
         for job in jobs:
-            cfg = _compose(job)
+            cfg = _compose(job, tree=tree)
             check(cfg)
             composed_jobs.append(cfg)
     in_all = set.intersection(*map(set, jobs))
@@ -97,15 +119,21 @@ def _alone(job: Sequence[str]) -> list[str]:
     return [*words, ONE_RUN] if any(word.startswith("experiment=") for word in words) else words
 
 
-def launcher_of(overrides: list[str]) -> tuple[str, dict[str, Any]]:
+def launcher_of(overrides: list[str], tree: DictConfig | None = None) -> tuple[str, dict[str, Any]]:
     """Return who runs the jobs of a command, and the settings of that launcher.
+
+    Args:
+        tree: see `checked_jobs`; None for a sweep, whose settings may be those of one job only.
 
     Raises:
         UserError: a setting refers to what is not there.
     """
-    with _hydra():
-        parsed = [one for one in _parse(overrides) if not one.is_sweep_override() and _is_about_jobs(one.key_or_group)]
-        hydra = _compose([str(one.input_line) for one in parsed], hydra=True).hydra
+    with in_hydra():
+        if tree is None:
+            parsed = [one for one in _parse(overrides) if not one.is_sweep_override()]
+            words = [str(one.input_line) for one in parsed if _is_about_jobs(one.key_or_group)]
+            tree = _compose(words, hydra=True)
+        hydra = tree.hydra
         try:
             settings = OmegaConf.to_container(hydra.launcher, resolve=True)
         except OmegaConfBaseException as error:
@@ -140,7 +168,7 @@ def for_sweep(words: Sequence[str], multirun: bool) -> list[str]:
     Raises:
         UserError: a word is not understood.
     """
-    with _hydra():
+    with in_hydra():
         parsed = _parse(words)
         if not (multirun or _sweep_of_experiment(parsed)[1]):
             return list(words)
@@ -168,7 +196,7 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
     Raises:
         UserError: the message says what was typed, what was expected and what to do.
     """
-    with _hydra():
+    with in_hydra():
         overrides = as_composed(overrides)
         parsed = _parse(overrides)
         check_overrides([override.key_or_group for override in parsed])
@@ -178,21 +206,21 @@ def composed(overrides: list[str], program: str = "config") -> DictConfig:
         return _compose(overrides, program=program)
 
 
-def unchecked(overrides: list[str]) -> tuple[DictConfig, bool] | None:
+def unchecked(overrides: list[str]) -> Unchecked | None:
     """Return the configuration of a command of the main program without its sweeps, and whether it is a sweep.
 
     Nothing that the configuration names is imported, so this takes a second. None if the command is not understood: the
     check says why.
     """
-    with _hydra():
+    with in_hydra():
         try:
             parsed = _parse(as_composed(overrides))
             words = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
-            cfg = compose("config", words, return_hydra_config=True)
+            tree = compose("config", words, return_hydra_config=True)
         except (UserError, HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError):
             return None
-        is_sweep = cfg.hydra.mode == RunMode.MULTIRUN or len(words) < len(parsed)
-        return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), is_sweep
+        is_sweep = tree.hydra.mode == RunMode.MULTIRUN or len(words) < len(parsed)
+        return Unchecked(_without_hydra(tree), is_sweep, tree)
 
 
 def is_plausible(cfg: DictConfig) -> bool:
@@ -204,31 +232,6 @@ def is_plausible(cfg: DictConfig) -> bool:
         return not OmegaConf.missing_keys(cfg)
     except (UserError, OmegaConfBaseException):
         return False
-
-
-def with_reward_sums(words: Sequence[str]) -> list[str]:
-    """Return the words of a command with `reward=[NAME,NAME]` in the words that compose it: a sum of rewards.
-
-    `reward.weights.NAME=0.5` sets the weight of one of them, 1 by default. All other words stay as they are.
-
-    >>> with_reward_sums(["reward=[pickscore,clip_score]", "reward.weights.clip_score=0.5"])[:2]
-    ['reward=several', '+reward@reward.components.pickscore=pickscore']
-
-    Raises:
-        UserError: a reward is named twice.
-    """
-    chosen = {word: parse_words([word])[0].value() for word in words if word.startswith("reward=[")}
-    lists = [value for value in chosen.values() if isinstance(value, list)]  # a sweep over lists is refused elsewhere
-    names = [shown(name) for value in lists[-1:] for name in value]
-    if len(names) < 2:  # Hydra takes a list of one
-        return list(words)
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"reward={shown(names)} names {repeated} twice; count it twice by reward.weights.{repeated}=2")
-    parts = [f"+reward@reward.components.{name}={name}" for name in names]
-    weights = [f"+reward.weights.{name}=1.0" for name in names]
-    # a weight of another name is refused by the sum, which knows the names
-    others = [f"++{word}" if word.startswith("reward.weights.") else word for word in words if word not in chosen]
-    return ["reward=several", *parts, *weights, *others]
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -260,7 +263,7 @@ def _is_about_jobs(key: str) -> bool:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
+def in_hydra() -> Iterator[None]:
     """Let Hydra compose from our tree; within a job, that of the job comes back afterwards."""
     state = GlobalHydra.instance()
     of_job = state.hydra
@@ -328,9 +331,11 @@ def _added(group: str, name: str) -> str:
     return f"; to measure by {name} alone, type {group}=none +{one}@{group}.{name}={name}"
 
 
-def _compose(overrides: Sequence[str], hydra: bool = False, program: str = "config") -> DictConfig:
+def _compose(
+    overrides: Sequence[str], hydra: bool = False, program: str = "config", tree: DictConfig | None = None
+) -> DictConfig:
     try:
-        cfg = compose(program, list(overrides), return_hydra_config=hydra)
+        cfg = compose(program, list(overrides), return_hydra_config=hydra) if tree is None else job_of(tree)
     except (ValueError, TypeError, AttributeError) as error:  # of a value that Hydra takes for that of another kind
         raise UserError(
             f"the command is not understood: {' '.join(str(error).split())}; leave out its odd words"
@@ -371,6 +376,14 @@ def _refuse_unknown_keys(overrides: Sequence[str], program: str) -> None:
             continue
         if told := unknown_key(key, _without_hydra(tree), names, chosen):
             raise UserError(told)
+
+
+def job_of(tree: DictConfig) -> DictConfig:
+    """Return a copy of what Hydra composed, without its own settings: the configuration of a job as Hydra gives it."""
+    cfg = deepcopy(tree)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def _without_hydra(tree: DictConfig) -> DictConfig:

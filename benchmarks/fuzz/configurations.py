@@ -48,8 +48,8 @@ def check_words(words: list[str]) -> None:
     """Do with the words of a command what the program does before it loads anything."""
     args = read_flags(words)
     found = unchecked(args.overrides)
-    if found is not None and not (args.multirun or found[1]) and is_plausible(found[0]):
-        _tell_what_is_done(found[0])
+    if found is not None and not (args.multirun or found.is_sweep) and is_plausible(found.cfg):
+        _tell_what_is_done(found.cfg)
     check_command_line(args.overrides, args.multirun)
     for_sweep(args.overrides, args.multirun)
 

@@ -33,7 +33,7 @@ def test_its_examples_are_understood_and_its_programs_exist():
         words = command.split()[3:]
         found = unchecked([word for word in words if word != "-m"])
         assert found is not None
-        assert found[1] == ("-m" in words)
+        assert found.is_sweep == ("-m" in words)
     for name in PROGRAMS:
         assert importlib.util.find_spec(f"alignbench.{name}")
 

@@ -23,9 +23,10 @@ def finished(tmp_path_factory):
 
 
 def recalled(root, *more):
-    cfg, is_sweep = unchecked([*WORDS, *more, f"results={root}"])
-    assert not is_sweep
-    return recall(cfg, RunFolder(root / run_name(cfg)))
+    found = unchecked([*WORDS, *more, f"results={root}"])
+    assert found is not None
+    assert not found.is_sweep
+    return recall(found.cfg, RunFolder(root / run_name(found.cfg)))
 
 
 def test_the_same_command_imports_no_network_library_and_says_the_same(finished):

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from alignbench.configuration.build import build, run_name
-from alignbench.configuration.compose import check_command_line, composed, with_reward_sums
+from alignbench.configuration.compose import check_command_line, composed
+from alignbench.configuration.reward_sums import with_reward_sums
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward, weight_bytes
 from alignbench.online.rewards import ImageScorer
