@@ -4,12 +4,17 @@ import argparse
 import difflib
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 import alignbench
@@ -19,11 +24,11 @@ from alignbench.configuration.compose import (
     as_composed,
     checked_jobs,
     for_sweep,
+    in_hydra,
     is_plausible,
     launcher_of,
     unchecked,
 )
-from alignbench.configuration.one_run import run_once
 from alignbench.configuration.usage import usage
 from alignbench.errors import MemoryRanOutError, StopRequested, UserError
 from alignbench.settings.section import Section
@@ -178,6 +183,24 @@ def _run_jobs(typed: list[str], sweep: SweepRun | None, requeues: bool, tree: Di
     except KeyboardInterrupt as error:  # between two jobs
         told = "finished jobs are kept" + _left(labels[len(ends) - 1 :])
         stop_by_signal(error, told, typed, requeues=requeues)
+
+
+def run_once(task: Callable[[DictConfig], None], tree: DictConfig) -> None:
+    """Run `task` as Hydra runs a job: with its settings known to `HydraConfig`, in the environment that they ask for.
+
+    `hydra.main` would compose the same words twice more, once to find out that they are no sweep.
+
+    Args:
+        tree: what Hydra composed of the command, which has Hydra's own settings, too.
+    """
+    with in_hydra():
+        tree.hydra.mode = RunMode.RUN
+        callbacks = Callbacks(tree)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+        callbacks.on_run_start(config=tree, config_name="config")
+        found = run_job(task, tree, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+        callbacks.on_run_end(config=tree, config_name="config", job_return=found)
+        _ = found.return_value  # raises what the job raised
 
 
 def _stop(

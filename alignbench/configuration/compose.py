@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignbench.configuration.build import choices, conf_folder
 from alignbench.configuration.checks import check
-from alignbench.configuration.reward_sums import with_reward_sums
 from alignbench.configuration.sections import (
     PROGRAMS,
     check_settings,
@@ -27,6 +26,7 @@ from alignbench.configuration.sections import (
 )
 from alignbench.configuration.targets import check_overrides, check_targets
 from alignbench.configuration.typed.plain_values import settle
+from alignbench.configuration.typed.reward_sums import with_reward_sums
 from alignbench.configuration.typed.unknown_keys import unknown_key
 from alignbench.configuration.typed.words import needs_multirun, parse_words, swept_values, with_home
 from alignbench.errors import UserError, did_you_mean

@@ -12,7 +12,7 @@ from torch import nn
 
 from alignbench.configuration.build import build, run_name
 from alignbench.configuration.compose import check_command_line, composed
-from alignbench.configuration.reward_sums import with_reward_sums
+from alignbench.configuration.typed.reward_sums import with_reward_sums
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Reward, weight_bytes
 from alignbench.online.rewards import ImageScorer
