@@ -19,6 +19,7 @@ from alignbench.statistics.significance import Level
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 _CHUNK = 256  # resamples held as floats at a time
+_EVERY = 16  # of the draws, one in so many says about where their quantiles lie
 _DRAWN = 16_384  # draws counted at a time; their counts stay in the processor's cache
 
 Floats = NDArray[np.float64]
@@ -208,12 +209,23 @@ class Resamplings:
 
 
 def _quantiles(draws: Floats, shares: Sequence[float]) -> list[float]:
-    """Return what `np.quantile` does of numbers, to the last bit, at half its cost: a report has 20,000 intervals."""
-    places = [share * (len(draws) - 1) for share in shares]
-    below = [int(place) for place in places]
-    ordered = np.partition(draws, sorted({*below, *(min(rank + 1, len(draws) - 1) for rank in below)}))
+    """Return what `np.quantile` does of numbers, to the last bit, at a quarter of its cost: a report has 20,000
+    intervals.
+
+    A few of the draws say where a quantile lies, so that only those beyond are put in order.
+    """
+    few, last = np.sort(draws[::_EVERY]), len(draws) - 1
     found = []
-    for place, rank in zip(places, below, strict=True):
-        low, high, part = float(ordered[rank]), float(ordered[min(rank + 1, len(draws) - 1)]), place - rank
+    for share in shares:
+        place = share * last
+        rank, is_low = int(place), share < 0.5
+        reach = min(int(1.3 * len(few) * min(share, 1 - share)) + 8, len(few) - 1)
+        beyond = draws[draws <= few[reach]] if is_low else draws[~(draws < few[-1 - reach])]
+        before = 0 if is_low else len(draws) - len(beyond)  # draws that are smaller than all of these
+        if not before <= rank <= min(rank + 1, last) < before + len(beyond):
+            beyond, before = draws, 0
+        ranks = [rank - before, min(rank + 1, last) - before]
+        low, high = np.partition(beyond, sorted({*ranks}))[ranks].tolist()
+        part = place - rank
         found.append(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
     return found

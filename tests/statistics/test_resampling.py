@@ -52,6 +52,10 @@ def test_totals_of_wins_are_exact_and_those_of_scores_have_all_their_digits():
 def test_the_ends_of_an_interval_are_the_quantiles_of_numpy_to_the_last_bit(num):
     rng = np.random.default_rng(num)
     ends = [(1 - 0.95) / 2, (1 + 0.95) / 2]
-    for draws in (rng.normal(size=num), rng.integers(0, 9, size=num) / 8):
+    misleading = rng.normal(size=num)
+    misleading[: 40 * 16 : 16] = np.linspace(8, 9, len(misleading[: 40 * 16 : 16]))  # by one in 16, 6 % are so large
+    alike = np.full(num, 0.3)
+    skewed = np.sort(rng.exponential(size=num))
+    for draws in (rng.normal(size=num), rng.integers(0, 9, size=num) / 8, misleading, -misleading, alike, skewed):
         found = Resampling(range(9), 1).interval(0.0, draws)
         assert [found.low, found.high] == np.quantile(draws, ends).tolist()
