@@ -1,4 +1,4 @@
-"""Texts that several folders treat alike: equal and held-out prompts, random orders, durations, names too long."""
+"""Texts that several folders treat alike: equal and held-out prompts, random orders, durations, what is printed."""
 
 import hashlib
 import json
@@ -32,11 +32,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def printable(text: str) -> str:
-    """Return a text that others wrote so that it can be printed: a ? for each letter that would move the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def shortened(name: str, limit: int) -> str:
     """Return a name of at most `limit` characters: the middle of a longer one is cut out, for both ends tell it apart.
 
@@ -47,3 +42,12 @@ def shortened(name: str, limit: int) -> str:
         return name
     end = (limit - 1) // 2
     return f"{name[: limit - 1 - end]}…{name[len(name) - end :]}"
+
+
+def printable(text: str) -> str:
+    """Return a text of somebody else as a terminal can show it: what would move its cursor or clear it becomes `?`.
+
+    >>> printable("two\x1b[2J words")
+    'two?[2J words'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from alignbench.configuration.compose import CheckedJob
     from alignbench.settings.section import Section
 
+ENDED_EARLY = {
+    "failed": "failed, as told above",
+    "pre-empted": "were stopped, as told above; the same command goes on with them",
+}
 NEED_IMAGES = {"generate", "score", "compare", "report"}  # stages that need those of the base run
 
 
@@ -121,14 +125,15 @@ class SweepRun:
 
     def tell_table(self) -> None:
         """Print the table of the sweep, with a line for each failure."""
-        from alignbench.sweeps.table import failure_lines, print_table
+        from alignbench.sweeps.standing import standing_of
+        from alignbench.sweeps.table import print_table
         from alignbench.terminal.console import open_console
 
         print_table(self.results, self.sweep, open_console())
-        cells = self.sweep.cells
-        if failed := len(failure_lines(self.results, self.sweep)):
-            told = f"alignbench: {failed} of {len(cells)} jobs failed, as told above"
-            print(told, file=sys.stderr, flush=True)
+        standings = [row.standing for row in standing_of(self.results, self.sweep)]
+        for standing, told in ENDED_EARLY.items():
+            if number := standings.count(standing):
+                print(f"alignbench: {number} of {len(standings)} jobs {told}", file=sys.stderr, flush=True)
 
     @property
     def exit_status(self) -> int:

@@ -27,7 +27,9 @@ def signature(command: Sequence[str], folder: str) -> str:
 
 def is_own(command: Sequence[str], folder: str, signed: str) -> bool:
     """Whether this user typed a command, on a machine with the same home folder."""
-    return (cache_folder() / KEY_FILE).exists() and hmac.compare_digest(signature(command, folder), signed)
+    return (cache_folder() / KEY_FILE).exists() and hmac.compare_digest(
+        signature(command, folder).encode(), signed.encode()
+    )
 
 
 def _key() -> bytes:

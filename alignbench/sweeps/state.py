@@ -8,18 +8,21 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field
 
 from alignbench.errors import RunInUseError, UserError
 from alignbench.files import CHECK, is_intact, locked, with_check, without_check, write_json
 from alignbench.reading import check_record, read_json_object
-from alignbench.settings.section import Count, CountOrZero, NotNegative
+from alignbench.settings.section import Count, CountOrZero
 from alignbench.store.training_lock import Holder
 from alignbench.sweeps.record import FOLDER, Cell, Sweep
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Standing = Literal["waiting", "running", "done", "failed", "pre-empted"]
 STANDINGS = get_args(Standing)
 BEAT_SECONDS = 15.0
@@ -46,8 +49,8 @@ class State:
     """
 
     standing: Standing = "waiting"
-    since: float = 0.0
-    seconds: NotNegative = 0.0
+    since: Seconds = 0.0
+    seconds: Seconds = 0.0
     devices: Count = 1
     attempts: CountOrZero = 0
     first_update: CountOrZero = 0
@@ -129,10 +132,18 @@ class CellFiles:
             if not (before.standing == "running" or before.job == job):
                 self.write(replace(before, standing="waiting", since=time.time(), job=job, reason=None))
 
-    def fail(self, reason: str, standing: Standing = "failed") -> None:
-        """Note why a cell ended whose own process could not say it."""
+    def fail(self, job: str | None, reason: str, standing: Standing = "failed") -> None:
+        """Note why a cell ended whose own process could not say it.
+
+        Args:
+            job: the number of the job that has ended; a cell that another job or command has by now is left to that.
+        """
         with self._locked():
-            self.write(self.read().ended(standing, reason))
+            before = self.read()
+            is_anothers = before.standing in ("waiting", "running") and before.job != job
+            is_free = before.standing == "waiting" and before.job is None
+            if is_free or not is_anothers:
+                self.write(before.ended(standing, reason))
 
     def begin(self, job: str | None, devices: int) -> State:
         """Claim the cell for this process.
@@ -167,7 +178,8 @@ class CellFiles:
 
         def beat() -> None:
             while not over.wait(BEAT_SECONDS):
-                os.utime(self.state_file)
+                with suppress(OSError):  # the file system may answer at the next beat
+                    os.utime(self.state_file)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from alignbench.sweeps.record import FOLDER, Sweep
 from alignbench.sweeps.standing import Row, standing_of, summary
-from alignbench.text import duration
+from alignbench.text import duration, printable
 
 STYLES = {"done": "green", "failed": "bold red", "running": "bold", "pre-empted": "yellow", "waiting": "dim"}
 
@@ -23,15 +23,15 @@ def sweep_table(results: Path, sweep: Sweep) -> RenderableType:
         table.add_column(name, no_wrap=True, justify="right" if name in ("left", "device-h") else "left")
     for row in rows:
         table.add_row(
-            Text(row.cell.name),
+            Text(printable(row.cell.name)),
             Text(row.standing, style=STYLES[row.standing]),
             Text(row.step),
             Text("" if row.left is None else duration(row.left)),
             Text(f"{row.device_hours:.3f}" if row.state.attempts else ""),
-            Text(row.state.job or ""),
+            Text(printable(row.state.job or "")),
             Text(row.cell.slug),
         )
-    head = Text.assemble((f"sweep {sweep.name}", "bold"), f"  {_launcher(sweep)}, begun {sweep.started} UTC")
+    head = Text.assemble((f"sweep {sweep.name}", "bold"), printable(f"  {_launcher(sweep)}, begun {sweep.started} UTC"))
     cost = sum(row.device_hours for row in rows)
     logs = results / FOLDER / sweep.name
     foot = Text(f"{summary(rows)}; {cost:.3f} device-hours so far\n{'logs':>12}  {logs}/LOG.log")
@@ -52,7 +52,7 @@ def failure_lines(results: Path, sweep: Sweep) -> list[str]:
 
 def _failure(row: Row) -> str:
     log = "" if row.log is None else f"; log: {row.log}"
-    return f"{row.cell.name}: {row.standing}: {row.state.reason or 'no reason is known'}{log}"
+    return printable(f"{row.cell.name}: {row.standing}: {row.state.reason or 'no reason is known'}{log}")
 
 
 def print_table(results: Path, sweep: Sweep, console: Console) -> None:

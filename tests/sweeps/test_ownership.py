@@ -17,6 +17,7 @@ def test_a_command_that_was_signed_is_own_and_no_other():
     assert not is_own(["-m", "seed=0,2"], "/here", signed)
     assert not is_own(["-m", "seed=0,1"], "/there", signed)
     assert not is_own(["-m", "seed=0,1"], "/here", "")
+    assert not is_own(["-m", "seed=0,1"], "/here", "é")
 
 
 def test_another_users_signature_is_not_own(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_what_is_written_is_read_again(tmp_path):
         (lambda text: text.replace("seed=1", "seed=2"), "has changed since it was written"),
         (lambda text: checked(text, cells=[]) and checked(text, name="../../x"), "names files that are not its own"),
         (lambda text: checked(text, cells=[cell(slug="../x")]), "names files that are not its own"),
+        (lambda text: checked(text, cells=[cell(run="../r")]), "names files that are not its own"),
         (lambda text: checked(text, cells=[cell(), cell()]), "names files that are not its own"),
         (lambda text: checked(text, cells=[cell(updates="2")]), "has a wrong entry cells.0.updates"),
         (lambda text: checked(text, more=1), "has a wrong entry more"),

@@ -1,6 +1,7 @@
 """A cell ends as its own: a refusal, a kill or a signal becomes its state, with a reason and a log."""
 
 import json
+import os
 import threading
 import time
 
@@ -128,3 +129,38 @@ def test_seconds_of_all_attempts_are_added_up(monkeypatch):
     monkeypatch.setattr("alignbench.sweeps.state.time.time", lambda: next(clock, 999.0))
     ended = State("running", since=100.0, seconds=5.0).ended("pre-empted")
     assert (ended.seconds, ended.ran) == (15.0, 15.0)
+
+
+@pytest.mark.parametrize(("standing", "job"), [("running", "8"), ("waiting", "8"), ("running", None)])
+def test_a_job_that_ended_says_nothing_of_a_cell_that_another_one_has_by_now(tmp_path, standing, job):
+    sweep = small_sweep(["a"])
+    files = CellFiles(tmp_path, sweep, sweep.cells[0])
+    files.write(State(standing, time.time(), job=job))
+    files.fail("7", LOST)
+    assert files.read().standing == standing
+    files.fail(job, LOST)
+    assert files.read().standing == "failed"
+
+
+def test_a_cell_gives_signs_of_life_after_its_files_were_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignbench.sweeps.state.BEAT_SECONDS", 0.01)
+    sweep = small_sweep(["a"])
+    files = CellFiles(tmp_path, sweep, sweep.cells[0])
+    begun = files.begin(None, 1)
+    with files.beating():
+        files.state_file.unlink()
+        time.sleep(0.05)
+        files.write(begun)
+        os.utime(files.state_file, (0, 0))
+        deadline = time.monotonic() + 5
+        while files.state_file.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1.0"])
+def test_a_state_with_times_that_cannot_be_is_damaged(tmp_path, seconds):
+    sweep = small_sweep(["a"])
+    files = CellFiles(tmp_path, sweep, sweep.cells[0])
+    files.write(State("running", time.time(), seconds=float(seconds)))
+    assert "has a wrong entry seconds" in files.read().reason

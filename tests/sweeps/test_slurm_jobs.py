@@ -102,6 +102,28 @@ def test_jobs_that_are_in_the_queue_are_waited_for_and_not_submitted_again(tmp_p
     assert "  Slurm holds job 8_0 back (JobHeldUser); scontrol release 8_0 lets it run" in told
 
 
+def test_a_cell_that_two_commands_submitted_is_followed_in_the_job_that_runs_it(tmp_path, monkeypatch, squeue):
+    squeue("")
+    sweep = small_sweep(["a"])
+    files = CellFiles(tmp_path, sweep, sweep.cells[0])
+    monkeypatch.setattr(submitit_slurm, "POLL_SECONDS", 0)
+    monkeypatch.setattr(submitit_slurm, "SETTLE_SECONDS", 0)
+
+    def submit(order, settings, numbers, after):
+        files.begin("8", 1)  # the job of another command began first
+        return dict.fromkeys(numbers, "9")
+
+    def standings(jobs):
+        if jobs == ["8"]:
+            files.write(files.read().ended("done"))
+        return {"8": ("RUNNING", ""), "9": ("COMPLETED", "")}
+
+    monkeypatch.setattr(slurm, "standings", standings)
+    monkeypatch.setattr(submitit_slurm, "_submit", submit)
+    assert list(run(order(tmp_path, sweep, [0]), settings())) == [0]
+    assert (files.read().standing, files.read().reason) == ("done", None)
+
+
 def test_jobs_stay_in_the_queue_when_the_command_is_ended(tmp_path, monkeypatch, squeue):
     squeue("")
     sweep, told = small_sweep(["a"]), []

@@ -86,6 +86,17 @@ def test_the_table_shows_every_cell_and_names_what_is_missing(tmp_path, sweep):
     assert "1 of 5 done, 1 waiting, 1 running, 1 failed, 1 pre-empted" in told
 
 
+def test_what_others_wrote_moves_no_cursor(tmp_path, sweep):
+    foreign = replace(
+        sweep, launcher="jo\x1b[2Jblib", started="2026\x1b[1m", cells=[replace(sweep.cells[2], name="a\x1b[31m")]
+    )
+    CellFiles(tmp_path, foreign, foreign.cells[0]).write(
+        State("failed", reason="why\x1b[2J", job="7\x1b[H", attempts=1)
+    )
+    assert "\x1b" not in printed(tmp_path, foreign)
+    assert "a?[31m: failed: why?[2J" in printed(tmp_path, foreign)
+
+
 def test_damaged_states_and_runs_take_out_nothing_else(tmp_path, sweep):
     CellFiles(tmp_path, sweep, sweep.cells[0]).state_file.write_text("{")
     (tmp_path / "run1" / "train.jsonl").write_bytes(b"\xff\n")

@@ -30,8 +30,11 @@ def run(order: Order, settings: OfRay) -> Iterator[int]:
                 ended, _ = ray.wait(list(left), timeout=POLL_SECONDS)
                 for one in ended:
                     number = left.pop(one)
-                    if (files := order.files(number)).read().standing == "running":
-                        files.fail(LOST)
+                    try:
+                        ray.get(one)
+                    except ray.exceptions.RayError:  # its process ended, or it was cancelled
+                        if (files := order.files(number)).read().standing == "running":
+                            files.fail(None, LOST)
                     yield number
                 if order.stopped() and not is_told:
                     for one in left:

@@ -32,9 +32,10 @@ def run(order: Order, settings: OfSubmititLocal) -> Iterator[int]:
                     job._process.send_signal(signal.SIGTERM)  # its controller passes it on
                 is_told = True
             for number in [number for number, (job, _) in running.items() if job.done()]:
-                free.append(running.pop(number)[1])
+                job, devices = running.pop(number)
+                free.append(devices)
                 if (files := order.files(number)).read().standing in ("waiting", "running"):
-                    files.fail(LOST)
+                    files.fail(job.job_id, LOST)
                 yield number
             time.sleep(POLL_SECONDS)
 

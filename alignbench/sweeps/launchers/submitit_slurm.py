@@ -49,6 +49,9 @@ def run(order: Order, settings: OfSubmititSlurm) -> Iterator[int]:
                 time.sleep(SETTLE_SECONDS)
                 _settle(order, number, job, standing)
                 state = order.files(number).read()
+                if state.standing in ("waiting", "running") and state.job not in (None, job):
+                    jobs[number] = state.job  # another command has submitted it as well
+                    continue
             elif state.standing not in ("done", "failed"):
                 continue
             del jobs[number]
@@ -66,7 +69,7 @@ def _settle(order: Order, number: int, job: str, standing: str) -> None:
         return
     told = f"Slurm ended job {job} ({standing or 'it is no longer known'})"
     goes_on = standing in RESUMED or (state.standing == "pre-empted" and standing != "CANCELLED")
-    files.fail(told, "pre-empted" if goes_on else "failed")
+    files.fail(job, told, "pre-empted" if goes_on else "failed")
 
 
 def _submit(order: Order, settings: OfSubmititSlurm, numbers: Sequence[int], after: Sequence[str]) -> dict[int, str]:
