@@ -67,13 +67,20 @@ class ArchiveWriter:
         return hashlib.sha256(content).hexdigest()
 
     def add_file(self, name: str, path: Path) -> str:
-        """Add a file of any size; return its sha256."""
+        """Add a file of any size; return its sha256.
+
+        Raises:
+            UserError: it changed its size meanwhile, or its name is longer than a tar file can have.
+        """
         digest, size = hashlib.sha256(), path.stat().st_size
         self._put(_header(name, size))
+        begins = self._size
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
                 self._put(chunk)
+        if self._size - begins != size:
+            raise UserError(f"{path} changed while it was packed; pack again when no command writes it")
         self._put(bytes(-self._size % BLOCK))
         return digest.hexdigest()
 

@@ -98,6 +98,8 @@ def check_unpacked(run: RunFolder) -> None:
     manifest = run.manifest
     if manifest.run != run.name:
         raise UserError(f"{run.manifest_file} is that of {manifest.run}")
+    if not run.name.startswith(f"{manifest.method}-{manifest.model}-"):  # `report`, or a file of the results folder
+        raise UserError(f"{run.name} is no name of a run of {manifest.method} on {manifest.model}")
     for folder in (run, *map(RunFolder, run.validation_folders)):
         check_prompts(folder)
         for file in folder.path.glob("scores/*/*/*.parquet"):
@@ -161,10 +163,29 @@ def check_prompts(run: RunFolder) -> None:
 
 def _check_size(file: Path) -> None:
     """Refuse a table that is small on the disk and too large for memory."""
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     with parquet_errors(file), parquet.ParquetFile(file) as opened:
-        found = opened.metadata
+        found, columns = opened.metadata, list(opened.schema_arrow)
         size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
-        if found.num_rows > MAX_IMAGES or size > min(MAX_TABLE, MAX_GROWTH * file.stat().st_size + MIB):
-            raise UserError(f"{file} has {found.num_rows:,} rows and {size:,} bytes in memory, more than a capsule may")
+        most = min(MAX_TABLE, MAX_GROWTH * file.stat().st_size + MIB)
+        texts = [one.name for one in columns if types.is_string(one.type) or types.is_binary(one.type)]
+        if odd := [one.name for one in columns if one.name not in texts and not types.is_primitive(one.type)]:
+            raise UserError(f"{file} has a column {printable(odd[0])} of a kind that a capsule has not")
+    if found.num_rows <= MAX_IMAGES and size <= most:
+        size += _text_bytes(file, texts)
+    if found.num_rows > MAX_IMAGES or size > most:
+        raise UserError(f"{file} has {found.num_rows:,} rows and {size:,} bytes in memory, more than a capsule may")
+
+
+def _text_bytes(file: Path, columns: list[str]) -> int:
+    """Return the bytes of all texts of a table: a file may hold a long text once and name it in each row."""
+    from pyarrow import compute, parquet
+
+    size = 0
+    with parquet_errors(file), parquet.ParquetFile(file, read_dictionary=columns) as opened:
+        for batch in opened.iter_batches(columns=columns) if columns else ():
+            for texts in batch.columns:
+                lengths = compute.binary_length(texts.dictionary).take(texts.indices)
+                size += compute.sum(lengths.cast("int64")).as_py() or 0
+    return size

@@ -9,6 +9,7 @@ from alignbench.report.contenders import Measurement
 from alignbench.report.image_measures.taken import Taken
 from alignbench.statistics.image_statistics import THUMBNAIL
 from alignbench.store.run_folder import RunFolder
+from alignbench.text import printable
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 THUMBNAIL_BYTES = 3 * THUMBNAIL**2  # of the small image that diversity is computed from
@@ -24,6 +25,9 @@ def check_scores(run: RunFolder, entry: Measurement) -> None:
     named = f"{run.name} has scores by {scores.info.evaluator}"
     if not (np.isfinite(scores.score).all() and 0 < scores.info.display_scale < np.inf):
         raise UserError(f"{named} that are not finite numbers")
+    file = run.score_file(entry.sampling.prompt_set, entry.sampling_hash, scores.info.evaluator, scores.info.version)
+    if run.recorded(file) is None:
+        raise UserError(f"{run.name} has scores by {printable(scores.info.evaluator)} in a file of another name")
     if len(set(entry.keys)) != len(entry.keys):
         raise UserError(f"{named} that score an image twice")
     for (prompt_id, number), digest in zip(entry.keys, scores.digest.tolist(), strict=True):

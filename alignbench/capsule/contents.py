@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def check_names(contents: Contents, members: dict[str, Member], path: Path) -> N
     if odd := sorted(listed ^ found):
         problem = "lists and does not hold" if odd[0] in listed else "holds and does not list"
         raise UserError(f"{path} {problem} {printable(odd[0])}; {ASK_AGAIN}")
-    if len({name.casefold() for name in found}) < len(found):
+    if len({unicodedata.normalize("NFC", name).casefold() for name in found}) < len(found):
         raise UserError(f"{path} holds two names that some file systems take for one; {ASK_AGAIN}")
     for name in sorted(found):
         match = _MEMBER.fullmatch(name)

@@ -1,10 +1,11 @@
 """The one form of a capsule's bytes, and that a change of any bit is noticed."""
 
 import tarfile
+from pathlib import Path
 
 import pytest
 
-from alignbench.capsule.archive import BLOCK, read_members
+from alignbench.capsule.archive import BLOCK, ArchiveWriter, read_members
 from alignbench.capsule.check import extract_all
 from alignbench.errors import UserError
 from tests.capsule.hostile import as_tar, forged, members_of, written
@@ -123,6 +124,14 @@ def test_names_and_sizes_in_further_headers_are_refused(tmp_path, kind):
 def test_a_name_that_no_header_holds_is_refused_when_it_is_packed(tmp_path):
     with pytest.raises(UserError, match="too long a name"):
         written(tmp_path / "a.tar", {300 * "x": b""})
+
+
+def test_a_file_that_grows_while_it_is_packed_is_refused(tmp_path):
+    file = Path("/proc/self/status")  # of 0 bytes by its size, and more when it is read
+    if not file.exists():
+        pytest.skip("this system has no file that grows when it is read")
+    with (tmp_path / "a.tar").open("wb") as opened, pytest.raises(UserError, match="changed while it was packed"):
+        ArchiveWriter(opened).add_file("a", file)
 
 
 def test_a_size_beyond_the_end_of_the_file_is_refused(tmp_path):

@@ -132,6 +132,19 @@ def test_a_manifest_of_another_run_is_refused(members, tmp_path):
     assert f"manifest.json is that of {BASE}" in refusal(moved, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["report", "index.html", "leaderboard.csv", "searches", "dpo-sd15_mini-r0"])
+def test_a_run_cannot_take_the_name_of_something_else_in_the_results_folder(members, tmp_path, name):
+    manifest = without_check(json.loads(members[f"{RUN}/manifest.json"])) | {"run": name}
+    members[f"{RUN}/manifest.json"] = json.dumps(with_check(manifest)).encode()
+    renamed = {one.replace(RUN, f"runs/{name}"): content for one, content in members.items()}
+    assert f"{name} is no name of a run of base on sd15_mini" in refusal(renamed, tmp_path)
+
+
+def test_names_that_some_file_systems_take_for_one_are_refused(members, tmp_path):
+    twice = {f"{RUN}/features/{name}@1/features.json": b"{}" for name in ("\u00e9", "e\u0301")}
+    assert "two names that some file systems take for one" in refusal(members | twice, tmp_path)
+
+
 @pytest.mark.parametrize("image", ["/etc/passwd", "../../../secret.png", "p0-1.png", "p0-0.webp"])
 def test_images_that_lie_elsewhere_are_refused(members, tmp_path, image):
     members[PROMPTS] = members[PROMPTS].replace(b"p0-0.png", image.encode())
@@ -163,6 +176,28 @@ def test_a_table_that_grows_in_memory_is_refused(members, tmp_path):
     assert len(members[SCORES]) < 10**5
     told = refusal(relisted(members, "scores/shapes/1a2b/clip@1.parquet"), tmp_path)
     assert "has 3,000,000 rows" in told
+
+
+def test_a_text_that_is_long_in_every_row_is_refused_before_it_is_read(members, tmp_path):
+    rows, text = 1000, "x" * 900_000  # 900 MB, of which the file holds one copy
+    digest = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, "int32"), pyarrow.array([text]))
+    values = {"prompt_id": "p0", "image": 0, "score": pyarrow.scalar(0.5, "float32")}
+    table = pyarrow.table({name: pyarrow.repeat(one, rows) for name, one in values.items()} | {"digest": digest})
+    file = io.BytesIO()
+    parquet.write_table(table, file, compression="zstd", store_schema=False, write_statistics=False)
+    members[SCORES] = file.getvalue()
+    assert len(members[SCORES]) < 2000
+    assert "has 1,000 rows and 90" in refusal(relisted(members, "scores/shapes/1a2b/clip@1.parquet"), tmp_path)
+
+
+def test_scores_under_the_name_of_another_evaluator_are_refused(members, tmp_path):
+    table = parquet.read_table(io.BytesIO(members[SCORES]))
+    info = json.loads(table.schema.metadata[b"alignbench"]) | {"evaluator": "clip\x1b[2J"}
+    file = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({"alignbench": json.dumps(info)}), file)
+    members[SCORES] = file.getvalue()
+    told = refusal(relisted(members, "scores/shapes/1a2b/clip@1.parquet"), tmp_path)
+    assert "has scores by clip?[2J in a file of another name" in told
 
 
 @pytest.mark.parametrize(

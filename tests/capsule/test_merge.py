@@ -144,10 +144,14 @@ def test_one_evaluator_with_two_kinds_of_weights_is_named(capsules, groups, tmp_
 
 def test_a_second_run_of_one_recipe_and_seed_is_named(capsules, tmp_path):
     run = f"runs/{DPO}"
-    members = {name.replace(DPO, "evil-x-1"): one for name, one in members_of(capsules[0]).items() if run in name}
-    manifest = without_check(json.loads(members["runs/evil-x-1/manifest.json"]))
-    members["runs/evil-x-1/manifest.json"] = json.dumps(with_check({**manifest, "run": "evil-x-1"})).encode()
-    with pytest.raises(UserError, match=f"{DPO} and evil-x-1 are the same recipe with the same seed"):
+    members = {
+        name.replace(DPO, "dpo-sd15_mini-x1"): one for name, one in members_of(capsules[0]).items() if run in name
+    }
+    manifest = without_check(json.loads(members["runs/dpo-sd15_mini-x1/manifest.json"]))
+    members["runs/dpo-sd15_mini-x1/manifest.json"] = json.dumps(
+        with_check({**manifest, "run": "dpo-sd15_mini-x1"})
+    ).encode()
+    with pytest.raises(UserError, match=f"{DPO} and dpo-sd15_mini-x1 are the same recipe with the same seed"):
         bring_in([capsules[0], forged(tmp_path / "evil.tar", members)], tmp_path / "there")
 
 
