@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -19,18 +20,23 @@ SMALL_RUN = (
 
 
 def alignbench(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `python -m alignbench` with arguments; return its exit status and what it printed.
+    """Run `python -m alignbench` with arguments; see `run_main`."""
+    return run_main(cli.main, *arguments, check=check)
+
+
+def run_main(main: Callable[[], None], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the main function of a program with arguments; return its exit status and what it printed.
 
     Raises:
         AssertionError: it failed, and `check` is set.
     """
     with (
-        patch.object(sys, "argv", ["alignbench", *arguments]),
+        patch.object(sys, "argv", ["program", *arguments]),
         redirect_stdout(io.StringIO()) as stdout,
         redirect_stderr(io.StringIO()) as stderr,
     ):
         try:
-            cli.main()
+            main()
             status = 0
         except SystemExit as stopped:
             status = int(stopped.code or 0)

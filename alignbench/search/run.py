@@ -73,16 +73,21 @@ def check_search(
     _check_words(words)
     if settings.sampler == "grid":
         space.cells()
-    corners = space.corners()
-    for corner in corners:
+    chosen: dict[tuple[str, ...], None] = {}
+    for corner in space.corners():
         if check_command_line([*words, *corner, STAGES], multirun=False) != 1:
             raise UserError("an experiment that is a sweep cannot be searched; name its settings one by one")
-    # a setting of a method can only be composed with it
-    groups = [word for one, word in zip(space.settings, corners[0], strict=True) if "." not in one.key]
-    cfg = composed([*words, *groups, STAGES])
+        # a setting of a method can only be composed with it
+        chosen[tuple(word for one, word in zip(space.settings, corner, strict=True) if "." not in one.key)] = None
+    first, *others = chosen  # each choice of a method, data or reward is in one of them
+    cfg = composed([*words, *first, STAGES])
     objectives = read_objectives(settings.objective, build(cfg.evaluators))
-    chosen_by, reported = check_held_out(cfg, [*words, *groups], settings)
+    chosen_by, reported = check_held_out(cfg, [*words, *first], settings)
     check_objectives(cfg, objectives)
+    for groups in others:
+        other = composed([*words, *groups, STAGES])
+        check_held_out(other, [*words, *groups], settings)
+        check_objectives(other, objectives)
     if settings.pruner is not None:
         _check_pruner(cfg, objectives, settings)
     return cfg, objectives, chosen_by, reported

@@ -25,7 +25,7 @@ from alignbench.reading import check_record
 from alignbench.search.objectives import Measured, Objective
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import Space, Value
-from alignbench.store.search_record import write_trials
+from alignbench.store.search_record import FIXED, write_trials
 from alignbench.store.training_lock import Holder
 
 JOURNAL = "study.jsonl"
@@ -194,9 +194,14 @@ class Study:
         return next((one.number for one in self.trials() if one.params == self.default), None)
 
     def importance(self) -> dict[str, float]:
-        """Return how much each setting matters, by PED-ANOVA; empty for several objectives, or few trials."""
+        """Return how much each setting matters, by PED-ANOVA.
+
+        Empty for several objectives, for few trials, and for trials that are all alike.
+        """
         done = [one for one in self.trials() if one.state == TrialState.COMPLETE]
         if len(self.objectives) > 1 or len(self.space.settings) < 2 or len(done) < LEAST_FOR_IMPORTANCE:
+            return {}
+        if len({one.value for one in done}) < 2:  # Optuna would give all settings the same share
             return {}
         with warnings.catch_warnings(action="ignore", category=EXPERIMENTAL):
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -206,9 +211,8 @@ class Study:
         """Write `trials.csv`."""
         with self._alone():
             columns = [f"{one.name}{end}" for one in self.objectives for end in ("", "_ci_low", "_ci_high")]
-            write_trials(
-                self.folder, [*columns, *self.space.distributions()], [self._row(one) for one in self.trials()]
-            )
+            columns += [one.key for one in self.space.settings if one.key not in FIXED]
+            write_trials(self.folder, columns, [self._row(one) for one in self.trials()])
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
         attributes = trial.user_attrs

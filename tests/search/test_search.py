@@ -1,12 +1,8 @@
 """A search at the terminal: trials are ordinary runs, figures are those of the tables, and prompts are held out."""
 
-import io
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from subprocess import CompletedProcess
-from unittest.mock import patch
 
 import pytest
 
@@ -14,7 +10,7 @@ from alignbench.search import __main__ as program
 from alignbench.search.settings import SearchSettings
 from alignbench.settings.section import shown
 from tests.pages import ROOT, tables
-from tests.program import SMALL_RUN, alignbench, manifests, rows
+from tests.program import SMALL_RUN, alignbench, manifests, rows, run_main
 
 SHARED = ("method=dpo", "model=sd15_mini", "prompts=shapes_validation", *SMALL_RUN)
 OBJECTIVE = "search.objective=shapes_annotators"
@@ -23,18 +19,7 @@ SPACE = ("train.learning_rate=log(1e-6,1e-3)", "method.beta=250,500")
 
 def search(*words, check=True):
     """Run `python -m alignbench.search` within this process."""
-    with (
-        patch.object(sys, "argv", ["search", *words]),
-        redirect_stdout(io.StringIO()) as stdout,
-        redirect_stderr(io.StringIO()) as stderr,
-    ):
-        try:
-            program.main()
-            status = 0
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-    assert not check or status == 0, stderr.getvalue()[-4000:]
-    return CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
+    return run_main(program.main, *words, check=check)
 
 
 def files(root: Path):
@@ -133,6 +118,10 @@ REFUSED_LATER = [  # of what is composed first
     ([OBJECTIVE, *SHARED, *SPACE, "search.pruner=median"], "add validation=shapes"),
     (
         ["search.objective=shapes_clip", "method=srpo", *SHARED[1:], SPACE[0]],
+        "search.objective=shapes_clip is what training follows",
+    ),
+    (
+        ["search.objective=shapes_clip", "method=refl", *SHARED[1:], "reward=shapes_preference,shapes_clip"],
         "search.objective=shapes_clip is what training follows",
     ),
     ([OBJECTIVE, "method=base", *SHARED[1:], SPACE[0]], "method=base trains nothing"),

@@ -206,6 +206,18 @@ def test_importance_is_of_the_setting_that_matters(uninterrupted):
     assert next(iter(importance)) == "train.learning_rate"
 
 
+def test_trials_that_are_all_alike_say_nothing_of_what_matters(tmp_path):
+    assert search(tmp_path, num_trials=8, of=lambda *_: [measured(1.0)]).importance() == {}
+
+
+def test_a_searched_method_is_one_column_of_the_table(tmp_path):
+    words = ["method=choice(dpo,kto)"]
+    search(tmp_path, num_trials=2, words=words, default=None, of=lambda *_: [measured(1.0)])
+    head, *lines = (tmp_path / "trials.csv").read_text().splitlines()
+    assert head.split(",").count("method") == 1
+    assert len(lines) == 2
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("num_processes", [1, 3])
 def test_a_search_that_is_killed_twice_ends_with_its_trials(tmp_path, num_processes, uninterrupted):
