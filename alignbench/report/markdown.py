@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alignbench.files import write_text
 from alignbench.report.display import Grid, TableSection, grid_notes, grids, sections
+from alignbench.report.further_tables.reproductions import NOTE as REPRODUCED
+from alignbench.report.further_tables.reproductions import reproduction_grid
 from alignbench.report.hacking import below_base, findings, warnings
 from alignbench.report.sensitivity.display import NOTE, best_setting_grids
 from alignbench.report.tables import Tables
@@ -37,6 +39,8 @@ def markdown(tables: Tables) -> str:
         for grid in _grids(tables, section):
             lines += [f"**{_without_html(grid.title)}**", "", *grid_lines(grid), ""]
         lines += [*(f"- {escaped(note)}" for note in _notes(tables, section)), ""]
+    if (grid := reproduction_grid(tables.reproductions)) is not None:
+        lines += [f"## {grid.title}", "", *grid_lines(grid), "", f"- {escaped(REPRODUCED)}", ""]
     return "\n".join(lines)
 
 

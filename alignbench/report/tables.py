@@ -52,6 +52,7 @@ from alignbench.store.image_records import (
 )
 from alignbench.store.look_record import read_looks
 from alignbench.store.manifest import Manifest, ResultsError
+from alignbench.store.reproduction_record import ReproductionRecord
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.store.verdicts import VerdictFile, verdict_files
@@ -88,6 +89,7 @@ class Tables:
             `alignbench.report.sensitivity`.
         from_capsules: names of the runs that came from capsules.
         cards: (evaluator, version) -> its card, for those that have one; see `alignbench.report.cards.beside`.
+        reproductions: verdicts on rows of published tables, of the runs in these tables.
         questions: rows with the columns of `columns.QUESTION_COLUMNS`; none where no evaluator asked any of a category.
     """
 
@@ -113,6 +115,7 @@ class Tables:
     from_capsules: frozenset[str] = frozenset()
     cards: dict[tuple[str, str], Card] = field(default_factory=dict)
     questions: list[TableRow] = field(default_factory=list)
+    reproductions: list[ReproductionRecord] = field(default_factory=list)
 
     @property
     def left_out_told(self) -> list[str]:

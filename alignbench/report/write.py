@@ -23,6 +23,7 @@ from alignbench.report.tables import Tables, build
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
+from alignbench.store.reproduction_record import read_reproductions
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.search_record import count_tried
 from alignbench.store.training_data import note_shared_data
@@ -50,9 +51,12 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     diagnostics = diagnose(root, tables, num_resamples, found.reader)
     cards = cards_beside(tables.evaluators, found.cards)
     recipes = tried_settings(found.runs, tables.labels)
+    left_out = found.left_out | damaged_searches | features_left_out(root, tables)
+    reproductions = [one for one in read_reproductions(Path(root), left_out) if one.run in tables.labels]
     tables = replace(
         tables,
-        left_out=found.left_out | damaged_searches | features_left_out(root, tables),
+        left_out=left_out,
+        reproductions=reproductions,
         diagnostics=diagnostics,
         cards=cards,
         sensitivity=sensitivity_rows(tables, recipes),

@@ -94,7 +94,14 @@ def _alignbench(words: Sequence[str]) -> None:
 def _conclude(row: Row, results: Path) -> None:
     from alignbench.reproduce.report import conclude
 
-    print("\n".join(conclude(row, results.expanduser())))
+    results = results.expanduser()
+    for line in conclude(row, results):
+        print(line, flush=True)
+    if (page := results / "index.html").exists():
+        from alignbench.report.write import write_report
+
+        write_report(results)
+        print(f"  page        {page}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ POLICY = "model.policy"
 
 def results_of(words: Sequence[str]) -> Path:
     """Return the results folder that the words of a command name."""
-    named = [word.partition("=")[2] for word in words if word.startswith("results=")]
-    return Path(named[-1] if named else "results").expanduser()
+    from alignbench.configuration.typed.words import parse_words
+
+    named = [word for word in words if word.startswith("results=")]
+    return Path(str(parse_words(named)[-1].value()) if named else "results").expanduser()
 
 
 def words_of(row: Row, given: Sequence[str]) -> list[str]:

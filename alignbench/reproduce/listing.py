@@ -1,7 +1,9 @@
 """The table of all rows, and what is said of one before it is run."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import yaml
@@ -9,22 +11,33 @@ import yaml
 from alignbench.reproduce.command import POLICY, as_typed, lacks
 from alignbench.reproduce.rows import Figure, Row, figures
 
-HEADS = ("row", "paper", "model", "expected", "device hours", "weights")
-NUM_SHOWN = 2  # figures of a row in the table
+HEADS = ("row", "hours", "printed")
+WIDTH = 80  # of a terminal
+LEAST_WIDTH = 16  # of a column whose texts are broken into lines
+WEIGHTS = {"ships": "its weights ship", "yes": "its weights are here", "no": "its weights are not here"}
 UNKNOWN = "-"
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield the lines of the table of rows."""
-    cells = [(row.id, row.paper, row.model, expected(row), hours(row), at_hand(row.model)) for row in rows]
-    yield from aligned([HEADS, *cells])
+    """Yield the lines of the table of rows, those of a paper and model together."""
+    yield "hours: device hours of training"
+    yield "printed: the first figure of the row, and the number of its other figures"
+    yield ""
+    groups = [(key, list(group)) for key, group in groupby(rows, lambda row: (row.paper, row.model))]
+    cells = [(row.id, hours(row), expected(row)) for _, group in groups for row in group]
+    head, *lines = aligned([HEADS, *cells])
+    yield head
+    found = iter(lines)
+    for (paper, model), group in groups:
+        yield ""
+        yield f"{paper} on {model}; {WEIGHTS[at_hand(model)]}"
+        yield from (next(found) for _ in group)
 
 
 def expected(row: Row) -> str:
-    """Return the first figures of a row, and how many more there are."""
-    found = figures(row)
-    told = ", ".join(f"{one.printed.evaluator} {printed(one)}" for one in found[:NUM_SHOWN])
-    return told + (f" and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else "")
+    """Return the first figure of a row, and how many more there are."""
+    first, *others = figures(row)
+    return f"{first.printed.evaluator} {printed(first)}" + (f" +{len(others)}" if others else "")
 
 
 def printed(figure: Figure) -> str:
@@ -37,11 +50,20 @@ def hours(row: Row) -> str:
     return UNKNOWN if row.device_hours is None else f"{row.device_hours:g}"
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield lines whose cells stand below each other."""
+def aligned(cells: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """Yield lines whose cells stand below each other.
+
+    Args:
+        width: of the lines; where they would be longer, texts of the first column are broken between words.
+    """
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    if width is not None:
+        widths[0] = min(widths[0], max(LEAST_WIDTH, width - sum(2 + other for other in widths[1:])))
+    for first, *others in cells:
+        lines = textwrap.wrap(first, widths[0], break_long_words=False, break_on_hyphens=False) or [""]
+        row = [lines[0], *others]
+        yield "  ".join(cell.ljust(each) for cell, each in zip(row, widths, strict=True)).rstrip()
+        yield from lines[1:]
 
 
 @cache

@@ -1,13 +1,12 @@
-"""What a row came to: as lines at a terminal, and as `reproductions/ROW.json` in the results folder."""
+"""What a row came to: as lines at a terminal, and as a record in the results folder."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import alignbench
-from alignbench.files import write_json
 from alignbench.reproduce.finished import Found, measure
-from alignbench.reproduce.listing import aligned
+from alignbench.reproduce.listing import WIDTH, aligned
 from alignbench.reproduce.rows import Row
 from alignbench.reproduce.verdict import (
     DIFFERS,
@@ -18,47 +17,47 @@ from alignbench.reproduce.verdict import (
     judge,
     overall,
 )
+from alignbench.store.reproduction_record import FigureRecord, OwnFigure, ReproductionRecord
 
-FOLDER = "reproductions"
-HEADS = ("figure", "expected", "here", "95 % interval", "difference", "allowed", "verdict")
+HEADS = ("figure", "printed", "here", "95 % interval", "gap", "allowed", "verdict")
 
 
-def conclude(row: Row, results: Path) -> list[str]:
-    """Judge a row by the finished runs of a results folder, write the verdict there, and return it as lines.
+def conclude(row: Row, results: Path) -> Iterator[str]:
+    """Judge a row by the finished runs of a results folder: yield the verdict as lines, then write it there.
 
     Raises:
         UserError: the folder holds no run of the row.
     """
     found, measured = measure(row, results)
     verdicts = judge(measured, row.num_prompts)
-    file = results / FOLDER / f"{row.id}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, record(row, found, verdicts))
-    return [*lines(row, found, verdicts), f"  verdict     {file}"]
+    yield from lines(row, found, verdicts)
+    yield f"  verdict     {record(row, found, verdicts).write(results)}"
 
 
-def record(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> dict[str, Any]:
+def record(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> ReproductionRecord:
     """Return what is written of a verdict."""
-    return {
-        "row": row.id,
-        "paper": row.paper,
-        "arxiv_id": row.arxiv_id,
-        "table": row.table,
-        "source": row.source,
-        "command": row.command,
-        "run": found.run.name,
-        "verdict": overall(verdicts),
-        "differences": list(found.differences),
-        "confounders": row.may_differ,
-        "figures": [_figure(one) for one in verdicts],
-        "version": alignbench.__version__,
-    }
+    return ReproductionRecord(
+        row=row.id,
+        paper=row.paper,
+        arxiv_id=row.arxiv_id,
+        table=row.table,
+        source=row.source,
+        command=row.command,
+        run=found.run.name,
+        verdict=overall(verdicts),
+        differences=list(found.differences),
+        confounders=row.may_differ,
+        figures=[_figure(one) for one in verdicts],
+        version=alignbench.__version__,
+    )
 
 
-def _figure(one: FigureVerdict) -> dict[str, Any]:
-    own = None if one.own is None else {"value": one.own.value, "low": one.own.low, "high": one.own.high}
-    told = {"figure": one.name, "expected": one.expected, "own": own, "difference": one.gap, "allowed": one.allowed}
-    return told | {"verdict": one.verdict, "why": one.told}
+def _figure(one: FigureVerdict) -> FigureRecord:
+    own = None
+    if one.own is not None:
+        low, high = (end if math.isfinite(end) else None for end in (one.own.low, one.own.high))
+        own = OwnFigure(one.own.value, low, high)
+    return FigureRecord(one.name, one.expected, own, one.gap, one.allowed, one.verdict, one.told)
 
 
 def lines(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> Iterator[str]:
@@ -67,7 +66,8 @@ def lines(row: Row, found: Found, verdicts: Sequence[FigureVerdict]) -> Iterator
     yield f"{row.id}: {_sentence(verdict, verdicts)}"
     yield f"  run         {found.run.path}"
     yield f"  source      {row.cited}; {row.source}"
-    yield from (f"  {line}" for line in aligned([HEADS, *(_cells(one) for one in verdicts)]))
+    indent = "  "
+    yield from (indent + line for line in aligned([HEADS, *map(_cells, verdicts)], WIDTH - len(indent)))
     reasons = dict.fromkeys(one.told for one in verdicts if one.verdict in (NOT_COMPARABLE, NOT_MEASURED))
     for reason in reasons:
         names = [one.name for one in verdicts if one.told == reason]

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 from alignbench.reproduce.rows import Figure
 from alignbench.statistics.resampling import Estimate
+from alignbench.store.reproduction_record import Verdict
 
-Verdict = Literal["reproduced", "differs", "not comparable", "not measured"]
 REPRODUCED: Verdict = "reproduced"
 DIFFERS: Verdict = "differs"
 NOT_COMPARABLE: Verdict = "not comparable"

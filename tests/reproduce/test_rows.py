@@ -1,11 +1,12 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from alignbench.configuration.build import conf_folder
 from alignbench.errors import UserError
 from alignbench.reproduce.command import lacks, results_of, words_of
-from alignbench.reproduce.listing import introduction, table
+from alignbench.reproduce.listing import WIDTH, aligned, introduction, table
 from alignbench.reproduce.page import PAGE, with_rows
 from alignbench.reproduce.rows import figures, find_row, read_rows
 
@@ -129,11 +130,33 @@ def test_a_row_that_starts_from_another_names_it_until_its_weights_are_there(row
 
 def test_the_table_and_the_introduction_say_what_a_row_is(rows):
     text = "\n".join(table(rows.values()))
-    assert re.search(r"smpo_sd15_hpdv2 +SmPO +sd15 +pickscore 22\.08, hpsv2_1 29\.31 and 23 more +41\.3 +no", text)
-    assert re.search(r"mini_smpo .* ships", text)
+    assert "\nSmPO on sd15; its weights are not here\nsmpo_sd15_base_hpdv2 " in text
+    assert re.search(r"\nsmpo_sd15_hpdv2 +41\.3 +pickscore 22\.08 \+24\n", text)
+    assert re.search(r"on sd15_mini; its weights ship\nmini_smpo ", text)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert all(f"\n{row} " in text for row in rows)
     told = "\n".join(introduction(rows["smpo_sd15_hpdv2"], []))
     assert "training    41.3 device hours (published" in told
     assert "experiment=paper_smpo_sd15 data.path=PATH model.policy=RUN" in told
+
+
+def test_a_long_text_of_the_first_column_is_broken_between_words():
+    assert list(aligned([("figure", "n"), ("a reward that has a long name", "1")], 20)) == [
+        "figure             n", "a reward that has  1", "a long name",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "results"),
+        (["results=a", "results=b"], "b"),
+        (["results='my runs'"], "my runs"),
+        (['results="é (1)"'], "é (1)"),
+    ],
+)
+def test_the_results_folder_is_the_one_that_the_main_program_reads_of_the_words(words, folder):
+    assert results_of(words) == Path(folder)
 
 
 def test_the_page_shows_the_rows_as_they_are():

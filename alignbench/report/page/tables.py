@@ -26,6 +26,7 @@ from alignbench.report.figures import (
     strength_text,
     win_text,
 )
+from alignbench.report.further_tables.reproductions import NOTE, reproduction_grid
 from alignbench.report.page.store import PageData, Store
 from alignbench.report.sensitivity.best import UNITS
 from alignbench.report.tables import Tables
@@ -69,9 +70,9 @@ def section_entry(tables: Tables, section: TableSection, store: Store) -> PageDa
         ],
         "runScores": _run_scores(tables, section),
         "published": _published(section),
-        "publishedTable": _grid(published_grid(section)) if section.matches else None,
-        "startTable": _grid(start_grid(section)) if section.over_start else None,
-        "cost": _grid(cost_grid(section)),
+        "publishedTable": grid_entry(published_grid(section)) if section.matches else None,
+        "startTable": grid_entry(start_grid(section)) if section.over_start else None,
+        "cost": grid_entry(cost_grid(section)),
         "notes": [{"kind": kind, "text": text} for kind, text in section_notes(section)],
         "groups": store.script(f"groups-{section.model}-{section.prompt_set}", groups) if groups else None,
     }
@@ -228,5 +229,12 @@ def _measures(statistic: str, info: ScoreInfo) -> list[str]:
     return [measure for measure, shown in measures.items() if shown == statistic]
 
 
-def _grid(grid: Grid) -> PageData:
+def grid_entry(grid: Grid) -> PageData:
+    """Return a table of text."""
     return {"title": grid.title, "heads": grid.heads, "rows": grid.rows}
+
+
+def reproductions_entry(tables: Tables) -> PageData | None:
+    """Return the verdicts on rows of published tables; None where there are none."""
+    grid = reproduction_grid(tables.reproductions)
+    return None if grid is None else {"table": grid_entry(grid), "note": NOTE}

@@ -12,7 +12,7 @@ from alignbench.report.page.runs import run_entry
 from alignbench.report.page.settings import settings_entry
 from alignbench.report.page.sprites import COLUMNS, ROWS, Jobs, draw_all
 from alignbench.report.page.store import PageData, Store, script_json
-from alignbench.report.page.tables import section_entry
+from alignbench.report.page.tables import reproductions_entry, section_entry
 from alignbench.report.tables import Tables
 from alignbench.report.verdict import LEGEND
 from alignbench.store.run_folder import RunFolder
@@ -44,6 +44,7 @@ def write_page(root: Path, tables: Tables) -> Path:
             "sprite": {"columns": COLUMNS, "rows": ROWS},
             "legend": LEGEND,
             "leftOut": tables.left_out_told,
+            "reproductions": reproductions_entry(tables),
         }
         draw_all(store, jobs)
         write_text(path, _page(content, title=root.resolve().name))

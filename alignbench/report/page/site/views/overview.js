@@ -16,7 +16,13 @@ const overview = (() => {
       ),
     );
     const leftOut = report.leftOut.map((text) => h("p", { class: "warning" }, text));
-    main.replaceChildren(...leftOut, ...parts, noteList(sections, ["win", "seed", "trained_on", "subset", "looks", "data", "limits"]));
+    const reproduced = report.reproductions && reproductions(report.reproductions);
+    main.replaceChildren(...leftOut, ...parts, ...(reproduced ? [reproduced] : []), noteList(sections, ["win", "seed", "trained_on", "subset", "looks", "data", "limits"]));
+  }
+
+  /** Show the verdicts on rows of published tables. */
+  function reproductions({ table, note }) {
+    return h("section", { class: "reproductions" }, plainTable(table), h("p", { class: "about" }, note));
   }
 
   /** List what is said of each method, and what its training cost. */
