@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 TIME_LIMIT = 60.0  # seconds for both nodes to be ready
+JOB_SECONDS = 600.0  # in which what a test waits for happens
 CONFIGURATION = """
 ClusterName=local
 SlurmctldHost=localhost(127.0.0.1)
@@ -98,3 +99,16 @@ def _free_ports(number: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def ask(*command: str) -> str:
+    """Run a command of Slurm; return what it prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    """Wait until something is there."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -8,14 +8,14 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from alignbench.errors import DivergedError, RunError, StopRequested, UserError
-from alignbench.search.objectives import Measured
 from alignbench.search.study import Study
+from alignbench.statistics.resampling import Estimate
 from alignbench.terminal.endings import tell_failure
 from alignbench.terminal.machine import of_the_machine
 from alignbench.terminal.signals import asked_to_end
 from alignbench.text import duration
 
-TrialRunner = Callable[[FrozenTrial, Sequence[str], Study], list[Measured]]  # trial, words of its command, its study
+TrialRunner = Callable[[FrozenTrial, Sequence[str], Study], list[Estimate]]  # trial, words of its command, its study
 MOST_FAILURES = 3  # in a row; then something else than the settings is wrong
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from alignbench.errors import UserError, did_you_mean
+from alignbench.statistics.resampling import NUM_RESAMPLES, Estimate
 
 if TYPE_CHECKING:
     from alignbench.evaluator import Evaluator
@@ -47,15 +48,6 @@ class Objective:
         return "maximize" if self.is_maximised else "minimize"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A figure with its 95 % interval over prompts."""
-
-    value: float
-    low: float
-    high: float
-
-
 def read_objectives(words: Sequence[str], evaluators: "dict[str, Evaluator]") -> list[Objective]:
     """Return the objectives of words such as `win_rate:shapes_oracle_agreement`.
 
@@ -96,7 +88,7 @@ def is_scored(run: "RunFolder", prompt_set: str, sampling_hash: str, objectives:
 
 def measure(
     run: "RunFolder", base: "RunFolder", prompt_set: str, sampling_hash: str, objectives: Sequence[Objective]
-) -> list[Measured]:
+) -> list[Estimate]:
     """Return the figures of a run, as the leaderboard shows them.
 
     Args:
@@ -108,7 +100,6 @@ def measure(
     from alignbench.report.comparison import ALL, MethodComparison, Resamplings
     from alignbench.report.contenders import Contender
     from alignbench.report.tables import ScoreReader
-    from alignbench.statistics.resampling import NUM_RESAMPLES
     from alignbench.store.manifest import BASE
 
     reader, resamplings = ScoreReader(), Resamplings(NUM_RESAMPLES)
@@ -137,5 +128,5 @@ def measure(
         within = comparison.within(ALL)
         row = within.row(of_trial, within.compare(of_trial, of_base))
         assert row is not None
-        found.append(Measured(*(float(row[column]) for column in COLUMNS[objective.figure])))
+        found.append(Estimate(*(float(row[column]) for column in COLUMNS[objective.figure])))
     return found

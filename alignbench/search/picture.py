@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from alignbench.report.pictures import new_figure, save_figure
-from alignbench.search.objectives import Measured, Objective
+from alignbench.search.objectives import Objective
 from alignbench.search.study import figures_of
+from alignbench.statistics.resampling import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def _course(
     default: int | None,
 ) -> None:
     """Draw one objective over the trials, and the best so far."""
-    values: list[tuple[int, Measured]] = []
+    values: list[tuple[int, Estimate]] = []
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             values.append((trial.number, _scaled(figures_of(trial)[place], objective)))
@@ -106,8 +107,8 @@ def _legend(panel: "Axes", default: int | None) -> None:
     panel.legend(fontsize=8)
 
 
-def _scaled(one: Measured, objective: Objective) -> Measured:
-    return Measured(*(objective.scale * value for value in (one.value, one.low, one.high)))
+def _scaled(one: Estimate, objective: Objective) -> Estimate:
+    return Estimate(*(objective.scale * value for value in (one.value, one.low, one.high)))
 
 
 def _axis(objective: Objective) -> str:

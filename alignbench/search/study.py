@@ -22,9 +22,10 @@ from alignbench.data.sources.labels import number_or_nan
 from alignbench.errors import UserError
 from alignbench.files import locked
 from alignbench.reading import check_record
-from alignbench.search.objectives import Measured, Objective
+from alignbench.search.objectives import Objective
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import Space, Value
+from alignbench.statistics.resampling import Estimate
 from alignbench.store.search_record import FIXED, write_trials
 from alignbench.store.training_lock import Holder
 
@@ -166,7 +167,7 @@ class Study:
         with self._alone():
             self._note(trial, RUN, dict(run))
 
-    def complete(self, trial: FrozenTrial, figures: Sequence[Measured], seconds: float) -> None:
+    def complete(self, trial: FrozenTrial, figures: Sequence[Estimate], seconds: float) -> None:
         """Store what a trial came to."""
         with self._alone():
             self._note(trial, FIGURES, [asdict(one) for one in figures])
@@ -220,7 +221,7 @@ class Study:
         row |= {name: attributes.get(RUN, {}).get(name) for name in ("run", "model", "method", "recipe")}
         row |= {name: attributes.get(name) for name in (SECONDS, REASON)}
         for place, objective in enumerate(self.objectives):
-            one = figures_of(trial)[place] if FIGURES in attributes else Measured(math.nan, math.nan, math.nan)
+            one = figures_of(trial)[place] if FIGURES in attributes else Estimate(math.nan, math.nan, math.nan)
             row |= {
                 objective.name: one.value,
                 f"{objective.name}_ci_low": one.low,
@@ -300,7 +301,7 @@ class _Notes:
 
     holder: dict[str, Any] | None = None
     run: dict[str, str] | None = None
-    figures: list[Measured] = field(default_factory=list)
+    figures: list[Estimate] = field(default_factory=list)
     reason: str | None = None
     seconds: float | None = None
 
@@ -309,9 +310,9 @@ def _holder_of(trial: FrozenTrial) -> Holder:
     return Holder.of_json(trial.user_attrs.get(HOLDER) or {}, f"trial {trial.number + 1}")
 
 
-def figures_of(trial: FrozenTrial) -> list[Measured]:
+def figures_of(trial: FrozenTrial) -> list[Estimate]:
     """Return the figures of a finished trial, in the order of the objectives."""
-    return [Measured(**one) for one in trial.user_attrs.get(FIGURES, ())]
+    return [Estimate(**one) for one in trial.user_attrs.get(FIGURES, ())]
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from alignbench.configuration.typed.plain_values import settle_arguments
 from alignbench.errors import RunInUseError, UserError
 from alignbench.generation.generate import Sampling
 from alignbench.search.loop import Pruned
-from alignbench.search.objectives import Measured, Objective, is_scored, measure
+from alignbench.search.objectives import Objective, is_scored, measure
 from alignbench.search.study import Study
 from alignbench.stages.job import run
+from alignbench.statistics.resampling import Estimate
 from alignbench.store.run_folder import RunFolder
 from alignbench.training.validation import EvaluationResult
 
@@ -56,7 +57,7 @@ class TrialRun:
         made = {"control": build(cfg.sampling.control), "frames": frames_of(cfg.model)}
         return Sampling(**resolve(cfg)["sampling"] | made).hash
 
-    def figures(self, objectives: Sequence[Objective]) -> list[Measured] | None:
+    def figures(self, objectives: Sequence[Objective]) -> list[Estimate] | None:
         """Return the figures of a run that is done; None if it is not."""
         base = RunFolder(Path(self.cfg.results) / run_name(base_of(self.cfg)))
         prompt_set, sampling_hash = build(self.cfg.prompts).name, self.sampling_hash
@@ -65,7 +66,7 @@ class TrialRun:
         return measure(self.folder, base, prompt_set, sampling_hash, objectives)
 
 
-def run_trial(trial: FrozenTrial, words: Sequence[str], study: Study) -> list[Measured]:
+def run_trial(trial: FrozenTrial, words: Sequence[str], study: Study) -> list[Estimate]:
     """Return the figures of a trial; its run is made, continued, or only read, as far as it has come.
 
     Raises:

@@ -115,7 +115,7 @@ def _count_trials(folder: Path) -> None:
 def _journal(folder: Path) -> None:
     from optuna.trial import TrialState
 
-    from alignbench.search.objectives import Measured
+    from alignbench.statistics.resampling import Estimate
 
     found = _study(folder)
     for _ in range(2):
@@ -123,7 +123,7 @@ def _journal(folder: Path) -> None:
         assert trial is not None
         found.begin(trial, {"run": "r", "model": "m", "method": "dpo", "recipe": "ab"})
         found.report(trial, 0, 0.5)
-        found.complete(trial, [Measured(0.5, 0.4, 0.6)], 1.0)
+        found.complete(trial, [Estimate(0.5, 0.4, 0.6)], 1.0)
     trial = found.claim()
     assert trial is not None
     found.end(trial, TrialState.FAIL, "no memory", 1.0)

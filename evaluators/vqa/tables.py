@@ -109,7 +109,8 @@ def _layout(file: Path, columns: Sequence[str]) -> _Layout:
 
 
 def _dsg(row: TextRow, number: int) -> Item:
-    parents = [part.strip() for part in str(row.values.get("dependency", "0")).split(",")]
+    value = row.values.get("dependency", "0")
+    parents = [str(part).strip() for part in (value if isinstance(value, list) else str(value).split(","))]
     return Item(
         id=row.identifier("proposition_id"),
         question=row.text("question_natural_language"),

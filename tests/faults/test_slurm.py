@@ -1,13 +1,12 @@
 """F11: a job of a real Slurm whose end is announced goes back into the queue, and ends as one that ran through."""
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.program import SMALL_RUN, alignbench
+from tests.slurm import ask, wait_until
 from tests.tiny_runs import files_of
 
 ROOT = Path(__file__).parents[2]
@@ -15,18 +14,6 @@ WORDS = [
     "method=sft", "model=sd15_mini", *SMALL_RUN, "train.max_train_steps=120", "train.checkpointing_steps=1000",
     "tracker=none", "stages=[train]", "requeue=true",
 ]  # fmt: skip
-TIME_LIMIT = 300.0  # seconds
-
-
-def ask(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def wait_until(there):
-    deadline = time.monotonic() + TIME_LIMIT
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.matrix

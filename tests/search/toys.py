@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from alignbench.search.loop import run_trials
-from alignbench.search.objectives import Measured, Objective
+from alignbench.search.objectives import Objective
 from alignbench.search.settings import SearchSettings
 from alignbench.search.space import split_words
 from alignbench.search.study import Study
+from alignbench.statistics.resampling import Estimate
 
 WORDS = ["train.learning_rate=log(1e-6,1e-2)", "method.beta=choice(250,500)"]
 ONE = (Objective("win_rate", "judge", "1", True, 100.0),)
@@ -37,7 +38,7 @@ def value_of(params):
 
 
 def measured(value):
-    return Measured(value, value - 0.05, value + 0.05)
+    return Estimate(value, value - 0.05, value + 0.05)
 
 
 def search(folder, seconds=0.0, of=None, **values):

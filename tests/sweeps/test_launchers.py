@@ -15,6 +15,7 @@ from alignbench.configuration.compose import composed
 from alignbench.sweeps.record import read_sweeps
 from alignbench.sweeps.standing import standing_of
 from tests.program import SMALL_RUN, alignbench
+from tests.slurm import ask, wait_until
 from tests.tiny_runs import files_of
 
 ROOT = Path(__file__).parents[2]
@@ -55,17 +56,6 @@ def test_a_launcher_makes_what_one_process_makes(launcher, tmp_path):
 
 
 # ---- Slurm
-
-
-def ask(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def wait_until(there):
-    deadline = time.monotonic() + TIME_LIMIT
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.matrix

@@ -27,6 +27,14 @@ TIFA = [
 ]  # fmt: skip
 
 
+def test_a_list_of_parents_is_read_like_their_numbers_in_a_text(write):
+    rows = [
+        {"item_id": "a", "text": "a cat", "proposition_id": 1, "dependency": 0, "question_natural_language": "A cat?"},
+        {"item_id": "a", "text": "a cat", "proposition_id": 2, "dependency": [1], "question_natural_language": "Red?"},
+    ]
+    assert [item.parents for item in read_questions(write("a.json", json.dumps(rows)))["a cat"]] == [(), ("1",)]
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(name, content):
