@@ -1,5 +1,6 @@
 """Write runs into a capsule."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,7 @@ def pack(runs: Sequence[Path], out: Path, with_policy: bool = False) -> None:
     for run in folders:
         _tell_paths(run)
     print(f"{len(folders)} runs written to {out}, {out.stat().st_size / MIB:,.1f} MiB, contents {digest[:16]}")
-    print(f"check it with: python -m alignbench.capsule verify {out}")
+    print(f"check it with: python -m alignbench.capsule verify {shlex.quote(str(out))}")
 
 
 def with_bases(runs: Sequence[RunFolder]) -> list[RunFolder]:

@@ -37,6 +37,7 @@ from alignbench.report.labels import prompt_set_names, recipe_labels, strength_l
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
 from alignbench.report.polls.human import read_polls, uncounted_studies
 from alignbench.report.polls.poll import Poll, PollComparison
+from alignbench.report.published_tables.reproduced import ReproductionRecord
 from alignbench.scoring.evidence import BORDERLINE, borderline_share, category_totals, read_evidence
 from alignbench.statistics import intervals
 from alignbench.statistics.resampling import NUM_RESAMPLES, Resamplings
@@ -52,7 +53,6 @@ from alignbench.store.image_records import (
 )
 from alignbench.store.look_record import read_looks
 from alignbench.store.manifest import Manifest, ResultsError
-from alignbench.store.reproduction_record import ReproductionRecord
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.store.verdicts import VerdictFile, verdict_files

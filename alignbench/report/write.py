@@ -13,6 +13,7 @@ from alignbench.report.diagnostics import diagnose, features_left_out
 from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
+from alignbench.report.published_tables.reproduced import read_reproductions
 from alignbench.report.readable import readable
 from alignbench.report.sensitivity.best import best_settings
 from alignbench.report.sensitivity.curves import sensitivity_rows
@@ -23,7 +24,6 @@ from alignbench.report.tables import Tables, build
 from alignbench.statistics.resampling import NUM_RESAMPLES
 from alignbench.store.image_records import read_sampling
 from alignbench.store.manifest import BASE
-from alignbench.store.reproduction_record import read_reproductions
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.search_record import count_tried
 from alignbench.store.training_data import note_shared_data

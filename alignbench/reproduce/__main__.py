@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.errors import UserError
-from alignbench.reproduce.command import as_typed, results_of, words_of
+from alignbench.reproduce.command import as_typed, words_of
 from alignbench.reproduce.listing import introduction, table
 from alignbench.reproduce.rows import Row, find_row, read_rows
 from alignbench.terminal.endings import is_main, one_sentence
@@ -79,6 +79,8 @@ def _run(row: Row, words: Sequence[str]) -> None:
         print(as_typed(words), flush=True)
     _alignbench(words)
     if is_main():
+        from alignbench.configuration.typed.words import results_of
+
         with one_sentence(results_of(words), "the run is done"):
             _conclude(row, results_of(words))
 

@@ -10,14 +10,6 @@ from alignbench.reproduce.rows import Row, read_rows
 POLICY = "model.policy"
 
 
-def results_of(words: Sequence[str]) -> Path:
-    """Return the results folder that the words of a command name."""
-    from alignbench.configuration.typed.words import parse_words
-
-    named = [word for word in words if word.startswith("results=")]
-    return Path(str(parse_words(named)[-1].value()) if named else "results").expanduser()
-
-
 def words_of(row: Row, given: Sequence[str]) -> list[str]:
     """Return the words of the command that runs a row.
 
@@ -34,6 +26,8 @@ def words_of(row: Row, given: Sequence[str]) -> list[str]:
         raise UserError("; ".join(lacking))
     words = [*row.command, *given]
     if row.starts_from is not None and not _is_given(POLICY, given):
+        from alignbench.configuration.typed.words import results_of
+
         words.append(f"{POLICY}={_start(row, row.starts_from, results_of(given))}")
     return words
 

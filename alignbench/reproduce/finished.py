@@ -1,5 +1,6 @@
 """What the runs of a results folder say of a row: which run is the row's, how it differs from it, and its figures."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -94,7 +95,7 @@ def measure(row: Row, results: Path) -> tuple[Found, list[Measured]]:
         hint = "".join(f"; {name} is left out: {why}" for name, why in there.left_out.items())
         raise UserError(
             f"{results} holds no run of {row.id}; make one by: python -m alignbench.reproduce {row.id} "
-            f"results={results}{hint}"
+            f"{shlex.quote(f'results={results}')}{hint}"
         )
     tables = build(results, folders=there.runs, studies=there.studies, verdicts=there.verdicts, reader=there.reader)
     expected = figures(row)

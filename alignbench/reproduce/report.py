@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import alignbench
+from alignbench.report.published_tables.reproduced import FigureRecord, OwnFigure, ReproductionRecord
 from alignbench.reproduce.finished import Found, measure
 from alignbench.reproduce.listing import WIDTH, aligned
 from alignbench.reproduce.rows import Row
@@ -17,7 +18,6 @@ from alignbench.reproduce.verdict import (
     judge,
     overall,
 )
-from alignbench.store.reproduction_record import FigureRecord, OwnFigure, ReproductionRecord
 
 HEADS = ("figure", "printed", "here", "95 % interval", "gap", "allowed", "verdict")
 

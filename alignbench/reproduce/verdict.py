@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from alignbench.report.published_tables.reproduced import Verdict
 from alignbench.reproduce.rows import Figure
 from alignbench.statistics.resampling import Estimate
-from alignbench.store.reproduction_record import Verdict
 
 REPRODUCED: Verdict = "reproduced"
 DIFFERS: Verdict = "differs"

@@ -104,7 +104,7 @@ def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:
 
     Raises:
         UserError: no cell has failed, or cells of several sweeps have; or somebody else typed the command, which could
-            start any program.
+            start any program; or the results have moved since.
     """
     failed = {s.name: s for s in sweeps for row in standing_of(results, s) if row.standing == "failed"}
     if not failed:
@@ -118,8 +118,17 @@ def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:
             f"sweep {sweep.name} was not started by you with this home folder, so its command is not run for you; if "
             f"you trust it, type: python -m alignbench {told}"
         )
+    from alignbench.configuration.typed.words import results_of
+
     if not os.path.isdir(sweep.folder):
         raise UserError(f"the sweep was started in {sweep.folder}, which is not there; repeat its command")
+    written = Path(sweep.folder) / results_of(sweep.command)
+    if written.resolve() != results.resolve():
+        raise UserError(
+            f"the command of the sweep writes to {written}, and not to {results}; repeat it with the results folder of "
+            f"today: python -m alignbench {shlex.join(sweep.command)} {shlex.quote(f'results={results.resolve()}')} "
+            "--failed"
+        )
     os.chdir(sweep.folder)
     os.execv(sys.executable, [sys.executable, "-m", "alignbench", *sweep.command, "--failed"])
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from alignbench.configuration.compose import CheckedJob
     from alignbench.settings.section import Section
 
-ENDED_EARLY = {
+NOT_DONE = {
+    "waiting": "were not begun",
+    "running": "are being run by another command",
     "failed": "failed, as told above",
     "pre-empted": "were stopped, as told above; the same command goes on with them",
 }
@@ -131,7 +133,7 @@ class SweepRun:
 
         print_table(self.results, self.sweep, open_console())
         standings = [row.standing for row in standing_of(self.results, self.sweep)]
-        for standing, told in ENDED_EARLY.items():
+        for standing, told in NOT_DONE.items():
             if number := standings.count(standing):
                 print(f"alignbench: {number} of {len(standings)} jobs {told}", file=sys.stderr, flush=True)
 

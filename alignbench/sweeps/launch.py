@@ -1,5 +1,6 @@
 """Run the cells of a sweep side by side: which are left, in which order, and what is said meanwhile."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def launch(
     first = [number for number in left if sweep.cells[number].is_base]
     then = [number for number in left if not sweep.cells[number].is_base]
     tell(f"sweep {sweep.name}: {len(then)} of {_number(sweep)} jobs are left; hydra/launcher={sweep.launcher}")
-    tell(f"  from another shell: python -m alignbench.sweeps {results} --watch")
+    tell(f"  from another shell: python -m alignbench.sweeps {shlex.quote(str(results))} --watch")
     with noted() as found:
         order = Order(results, sweep, first, then, lambda: found.signum is not None, tell)
         for number in _runner(sweep.launcher)(order, settings) if left else ():

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from alignbench.configuration.build import conf_folder
+from alignbench.configuration.typed.words import results_of
 from alignbench.errors import UserError
-from alignbench.reproduce.command import lacks, results_of, words_of
+from alignbench.reproduce.command import lacks, words_of
 from alignbench.reproduce.listing import WIDTH, aligned, introduction, table
 from alignbench.reproduce.page import PAGE, with_rows
 from alignbench.reproduce.rows import figures, find_row, read_rows

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from alignbench.errors import UserError
 from alignbench.sweeps.__main__ import chosen, retry
+from alignbench.sweeps.ownership import signature
 from alignbench.sweeps.record import Sweep
 from alignbench.sweeps.standing import Row, seconds_left, standing_of, summary
 from alignbench.sweeps.state import CellFiles, State
@@ -127,10 +128,20 @@ def test_several_sweeps_lie_in_one_folder_and_one_is_chosen_by_name(tmp_path, sw
 def test_a_retry_is_the_command_of_the_sweep_for_what_failed(tmp_path, sweep, monkeypatch):
     begun = []
     monkeypatch.setattr("alignbench.sweeps.__main__.os.execv", lambda *given: begun.append(given))
+    command = ["-m", "seed=0,1", f"results='{tmp_path}'"]
+    sweep = replace(sweep, command=command, signed=signature(command, sweep.folder))
     retry(tmp_path, [sweep])
-    assert begun == [(sys.executable, [sys.executable, "-m", "alignbench", "-m", "seed=0,1", "--failed"])]
+    assert begun == [(sys.executable, [sys.executable, "-m", "alignbench", *command, "--failed"])]
     CellFiles(tmp_path, sweep, sweep.cells[2]).write(State("done"))
     with pytest.raises(UserError, match="no cell has failed"):
+        retry(tmp_path, [sweep])
+
+
+def test_a_retry_does_not_write_to_the_folder_that_the_results_were_moved_from(tmp_path, sweep, monkeypatch):
+    monkeypatch.setattr("alignbench.sweeps.__main__.os.execv", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(
+        UserError, match=rf"writes to .*/results, and not to {tmp_path}; .* results={tmp_path} --failed$"
+    ):
         retry(tmp_path, [sweep])
 
 

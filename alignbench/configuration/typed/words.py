@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -46,6 +47,16 @@ def parse_words(words: Sequence[str], config_loader: ConfigLoader | None = None)
                 raise UserError(told) from None
             raise UserError(_not_understood(word, words[number - 1] if number else None)) from None
     return parsed
+
+
+def results_of(words: Sequence[str]) -> Path:
+    """Return the results folder that the words of a command name.
+
+    Raises:
+        UserError: the word that names it is not understood.
+    """
+    named = [word for word in words if word.startswith("results=")]
+    return Path(str(parse_words(named)[-1].value()) if named else "results").expanduser()
 
 
 def swept_values(override: Override) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alignbench.report.display import Grid
-from alignbench.store.reproduction_record import FigureRecord, ReproductionRecord
+from alignbench.report.published_tables.reproduced import FigureRecord, ReproductionRecord
 
 TITLE = "Rows of published tables that were run again"
 NOTE = (

@@ -6,7 +6,7 @@ import pytest
 
 from alignbench.report.further_tables.reproductions import TITLE
 from alignbench.report.write import write_report
-from tests.store.test_reproduction_record import RECORD
+from tests.report.test_reproduced import RECORD
 
 LINE = "row: reproduced | pickscore median | 22.08 | 22 [21.9, 22.1] | -0.08 | 0.15 | reproduced |"
 

@@ -5,7 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from alignbench.store.reproduction_record import FigureRecord, OwnFigure, ReproductionRecord, read_reproductions
+from alignbench.report.published_tables.reproduced import (
+    FigureRecord,
+    OwnFigure,
+    ReproductionRecord,
+    read_reproductions,
+)
 
 FIGURES = [
     FigureRecord("pickscore median", 22.08, OwnFigure(22.0, 21.9, 22.1), -0.08, 0.15, "reproduced", "0.15: errors"),
