@@ -186,6 +186,6 @@ def _text_bytes(file: Path, columns: list[str]) -> int:
     with parquet_errors(file), parquet.ParquetFile(file, read_dictionary=columns) as opened:
         for batch in opened.iter_batches(columns=columns) if columns else ():
             for texts in batch.columns:
-                lengths = compute.binary_length(texts.dictionary).take(texts.indices)
-                size += compute.sum(lengths.cast("int64")).as_py() or 0
+                lengths = compute.call_function("binary_length", [texts.dictionary]).take(texts.indices)
+                size += compute.call_function("sum", [lengths.cast("int64")]).as_py() or 0
     return size
