@@ -48,7 +48,7 @@ class Brighter(Comparer):
     def compare(self, first, second, prompts):
         found = []
         for one, other, prompt in zip(first, second, prompts, strict=True):
-            levels = [int(np.asarray(image)[0, 0, 0]) for image in (one, other)]
+            levels = [round(float(np.asarray(image).mean())) for image in (one, other)]
             self.asked.append((*levels, prompt))
             model = self.models[min(len(self.asked), len(self.models)) - 1]
             log_odds = float(levels[0] - levels[1] + self.bias)
