@@ -34,7 +34,8 @@ from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.text import keyed
 
-MAX_STEPS, MAX_BATCH, MAX_SIDE = 1000, 1024, 8192  # of what is worth making again
+MAX_STEPS, MAX_BATCH, MAX_SIDE, MAX_FRAMES = 1000, 1024, 8192, 1000  # of what is worth making again
+SIDES = ("resolution", "sampling_resolution")  # of a model, for images whose size is not said
 FIELDS = (
     "num_inference_steps", "guidance_scale", "num_images_per_prompt", "noise", "seed", "scheduler", "negative_prompt",
     "true_cfg_scale", "resolution", "frames",
@@ -149,8 +150,12 @@ def sampling_of(record: SamplingRecord, sampling_hash: str, cfg: DictConfig) -> 
     odd = {"control": record.control, "base_bits": record.base_bits, "strength": None if record.strength == 1 else 1}
     if set_ones := [name for name, value in odd.items() if value is not None]:
         raise UserError(f"they were made with sampling.{set_ones[0]}, which is not repeated")
-    if not 0 < record.num_inference_steps <= MAX_STEPS or (record.resolution or 0) > MAX_SIDE:
+    sides = [record.resolution, *(OmegaConf.select(cfg, f"model.{key}") for key in SIDES)]
+    are_small = all(side is None or (isinstance(side, int) and 0 < side <= MAX_SIDE) for side in sides)
+    if not 0 < record.num_inference_steps <= MAX_STEPS or not are_small:
         raise UserError(f"they took more than {MAX_STEPS} steps or {MAX_SIDE} pixels a side")
+    if record.frames is not None and record.frames.num_frames > MAX_FRAMES:
+        raise UserError(f"they are videos of more than {MAX_FRAMES} frames")
     if record.num_images_per_prompt < 1 or record.guidance_scale is None:
         raise UserError("sampling.json does not say how they were made")
     size: Any = OmegaConf.select(cfg, "sampling.batch_size")
