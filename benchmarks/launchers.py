@@ -37,8 +37,8 @@ TRAINED = (*SMALL, *FEW)
 CELLS = ("method=sft,dpo", "model=sd15_mini,flux_mini", "seed=0,1,2")
 SEEDS = ("method=sft", "model=sd15_mini", "seed=" + ",".join(map(str, range(12))))
 LONG = ("train.max_train_steps=80", "stages=[train]")
-SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60")
-COMPARED = ("*/policy/*", "*/images/*/*/*", "*/scores/*/*/*.parquet", "*/train.jsonl")
+SLURM = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60")
+COMPARED = ("*/policy/**/*", "*/images/*/*/[!.]*", "*/scores/*/*/*.parquet", "*/train.jsonl")
 STEP_SECONDS = 0.5
 
 
@@ -50,6 +50,10 @@ def told(words: Sequence[str], results: Path) -> tuple[int, str]:
 
 def _command(words: Sequence[str], results: Path) -> list[str]:
     return [sys.executable, "-m", "alignbench", "-m", *words, f"results={results}"]
+
+
+def _launched(launcher: str) -> list[str]:
+    return [f"hydra/launcher={launcher}", *(SLURM if launcher == "submitit_slurm" else ())]
 
 
 def made(results: Path) -> dict[str, str]:
@@ -68,7 +72,7 @@ def by_launchers(launchers: Sequence[str], place: Path) -> list[str]:
     print(f"one process: {len(expected)} files", flush=True)
     for launcher in launchers:
         begin = time.monotonic()
-        status, text = told([*words, f"hydra/launcher={launcher}"], place / launcher)
+        status, text = told([*words, *_launched(launcher)], place / launcher)
         found = differences(made(place / launcher), expected)
         wrong += [f"{launcher}: exit status {status}: {text[-500:]}"] if status else []
         wrong += [f"{launcher}: {one}" for one in found]
@@ -91,7 +95,9 @@ def with_faults(place: Path) -> list[str]:
     damaged.mkdir(parents=True)
     (damaged / "manifest.json").write_text("damaged")
     with (place / "log").open("w") as log:
-        sweep = subprocess.Popen(_command([*words, *SLURM], results), cwd=ROOT, stdout=log, stderr=log)
+        sweep = subprocess.Popen(
+            _command([*words, *_launched("submitit_slurm")], results), cwd=ROOT, stdout=log, stderr=log
+        )
         stopped = _stop_two(results, sweep)
         _wait_for(sweep)
     text = (place / "log").read_text()
@@ -103,7 +109,7 @@ def with_faults(place: Path) -> list[str]:
     wrong += [f"{name}: {row.standing}" for name, row in rows.items() if row.standing != "done" and name != "01-seed0"]
     wrong += [f"{name} was not started again" for name in stopped if rows[name].state.attempts < 2]
     shutil.rmtree(damaged)
-    status, again = told([*words, *SLURM], results)
+    status, again = told([*words, *_launched("submitit_slurm")], results)
     print(again, flush=True)
     wrong += [f"repeated: exit status {status}"] if status else []
     wrong += ["repeated: not one job alone"] if "1 of 12 jobs are left" not in again else []

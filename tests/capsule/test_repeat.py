@@ -23,7 +23,6 @@ from alignbench.generation.generate import Sampling
 from alignbench.store.image_records import PromptRecord, SamplingRecord
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo, Scores, digest_of
-from alignbench.videos import FrameSpec
 
 RESULTS = Path(__file__).resolve().parents[1] / "fixtures" / "v0_1_0" / "results"
 BASE, DPO = "base-sd15_mini-ae915fe28c", "dpo-sd15_mini-c63d6512e6"
@@ -83,7 +82,7 @@ def test_a_sampling_that_does_not_come_to_its_name_is_not_repeated():
 
 def test_videos_of_a_million_frames_are_not_repeated():
     cfg = composed(["method=base", "model=sd15_mini"])
-    record = replace(RECORD, frames=FrameSpec(10**6, 8.0))
+    record = replace(RECORD, num_frames=10**6, fps=8.0)
     with pytest.raises(UserError, match="more than 1000 frames"):
         sampling_of(record, Sampling(2, 4.0).hash, cfg)
 
