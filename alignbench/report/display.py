@@ -13,7 +13,7 @@ from alignbench.report.columns import TRIED, TableRow
 from alignbench.report.comparison import ALL, CIRCLES
 from alignbench.report.figures import (
     SIGNIFICANT,
-    hours_text,
+    cost_cells,
     is_data,
     listed,
     marks,
@@ -22,10 +22,9 @@ from alignbench.report.figures import (
     over_text,
     percent,
     score_text,
-    significance,
     strength_text,
     turned,
-    win_text,
+    win_cell,
 )
 from alignbench.report.published_tables.reference import Match, matches
 from alignbench.report.published_tables.values import load
@@ -35,7 +34,6 @@ from alignbench.store.cards import Card
 from alignbench.store.manifest import BASE
 from alignbench.store.reward_model_folder import DISTANCE
 from alignbench.store.scores import ScoreInfo
-from alignbench.text import duration
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def grids(section: TableSection) -> list[Grid]:
         cells = [section.rows.get((method, evaluator)) for evaluator in section.evaluators]
         rank = f"{ranks[method]:.2f}" if method in ranks else ""
         scores.append([method, *(_score_cell(row, section) for row in cells), rank])
-        wins.append([method, *(_win_cell(row) for row in cells)])
+        wins.append([method, *(win_cell(row) for row in cells)])
     if section.cards:
         found = [section.cards.get(evaluator) for evaluator in section.evaluators]
         wins.append([ROW, *("" if card is None else agreement_text(card) for card in found)])
@@ -365,7 +363,7 @@ def _over_base_at(scale: float, method: str, over: dict[tuple[str, float], Table
 def cost_grid(section: TableSection) -> Grid:
     """Return what the runs of each method cost."""
     rows = [
-        _cost_cells(method, next(row for (name, _), row in section.rows.items() if name == method))
+        [method, *cost_cells(next(row for (name, _), row in section.rows.items() if name == method))]
         for method in section.methods
     ]
     counts = ["network passes", "updates", "samples", "reward calls"]
@@ -380,25 +378,3 @@ def _score_cell(row: TableRow | None, section: TableSection) -> str:
         return ""
     info = section.infos[row["evaluator"], row["version"]]
     return " ".join([score_text(row, info), *filter(None, [",".join(marks(row))])])
-
-
-def _win_cell(row: TableRow | None) -> str:
-    if row is not None and row["method"] == BASE:
-        return "50"  # it wins half over itself
-    if row is None or not win_text(row):
-        return ""
-    return " ".join(filter(None, [win_text(row), significance(row), ",".join(marks(row))]))
-
-
-def _cost_cells(method: str, row: TableRow) -> list[str]:
-    counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
-    memory = f"{row['peak_memory_gib']:.2f}" if row["optimizer_steps"] else ""  # nothing was trained, nor measured
-    return [
-        method,
-        str(row["num_seeds"]),
-        *counts,
-        duration(row["train_seconds"]),
-        hours_text(row["device_hours"]),
-        memory,
-        *([f"{row[TRIED] or ''}"] if TRIED in row else []),
-    ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from alignbench.report.columns import STOPPED_AT, TableRow
+from alignbench.report.columns import STOPPED_AT, TRIED, TableRow
 from alignbench.store.manifest import BASE, DATA
 from alignbench.store.scores import ScoreInfo, Summary
 from alignbench.text import duration
@@ -67,6 +67,29 @@ def percent(share: float, interval: tuple[float, float]) -> str:
 def win_text(row: TableRow) -> str:
     """The win rate over base in percent with its interval; empty where there is no base."""
     return percent(row["win_rate_vs_base"], (row["win_ci_low"], row["win_ci_high"]))
+
+
+def win_cell(row: TableRow | None) -> str:
+    """Return the win rate over base with its stars and notes, 50 for base itself; empty where there is none."""
+    if row is not None and row["method"] == BASE:
+        return "50"
+    if row is None or not win_text(row):
+        return ""
+    return " ".join(filter(None, [win_text(row), significance(row), ",".join(marks(row))]))
+
+
+def cost_cells(row: TableRow) -> list[str]:
+    """Return what the runs of a method cost: number of seeds, what was counted, times, memory, settings tried."""
+    counts = (f"{row[name]:,.0f}" for name in ("network_passes", "optimizer_steps", "samples_seen", "reward_calls"))
+    memory = f"{row['peak_memory_gib']:.2f}" if row["optimizer_steps"] else ""  # nothing was trained, nor measured
+    return [
+        str(row["num_seeds"]),
+        *counts,
+        duration(row["train_seconds"]),
+        hours_text(row["device_hours"]),
+        memory,
+        *([f"{row[TRIED] or ''}"] if TRIED in row else []),
+    ]
 
 
 def strength_text(row: TableRow) -> str:

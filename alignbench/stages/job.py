@@ -40,7 +40,7 @@ from alignbench.stages.introduction import introduction, tell_cut_prompts
 from alignbench.stages.last_command import remember
 from alignbench.stages.loading import policy_lines, write_policy_lines
 from alignbench.stages.looks.look_by_look import STAGES_OF_A_LOOK, LookByLook
-from alignbench.stages.open_run import open_run
+from alignbench.stages.open_run import note_training, open_run
 from alignbench.stages.prepare import Preparation, build_adapter, prepare_data
 from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
@@ -53,7 +53,6 @@ from alignbench.stages.training_terms import (
     training_data,
 )
 from alignbench.stages.turns import training_alone, turn
-from alignbench.store.manifest import Budget
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import note_shared_data, readable_reward_models, write_training_data
 from alignbench.terminal.console import headed, open_console, print_fact
@@ -256,13 +255,8 @@ class Job:
                 raise diverged(error, self.folder) from None
         best_step = None if validation is None else validation.best_step
         if self.accelerator.is_main_process:
-            self.folder.update(
-                budget=Budget(**trained.budget),
-                weight_distance=trained.weight_distance,
-                selected_step=trained.budget["optimizer_steps"] if best_step is None else best_step,
-                selected_by=[] if validation is None or best_step is None else list(validation.select),
-                weights_kind="raw" if self.cfg.train.ema_decay is None else "ema",
-            )
+            selected_by = [] if validation is None or best_step is None else list(validation.select)
+            note_training(self.folder, self.cfg, trained, best_step, selected_by)
             write_policy_lines(self.cfg, self.folder)
             self.folder.complete("train", files=[self.folder.policy, *self.folder.logs])
             self.folder.remove_checkpoints()
@@ -294,7 +288,7 @@ class Job:
         self._leave(generate(model, self.prompts, self.sampling, self.folder, self.work_share), "generate")
 
     def score(self) -> None:
-        """Score the images of this run and, where scores are missing, of its base run."""
+        """Score the images of this run and, where scores are missing, of its base run; real images beside base's."""
         assert self.prompts is not None
         assert self.scoring is not None
         if not self.is_base:
@@ -307,7 +301,10 @@ class Job:
         with turn("score", scores, self.work_share, self.accelerator, self.console):
             self._leave(self.scoring.score(self.folder, images), "score")
         if self.is_base and self.cfg.real_images is not None:
-            self._score_real_images()
+            with self.accelerator.main_process_first():  # all processes write the same
+                folder, images = open_real_images(self.cfg, self.prompts, self._images)
+            self.console.print(f"  real images {len(images.records)} prompts of {self.cfg.real_images}")
+            self._leave(self.scoring.score(folder, images), "score")
 
     def compare(self) -> None:
         """Let comparers judge pairs of images of this run and others; base's are made where they are missing."""
@@ -348,15 +345,6 @@ class Job:
         getattr(start, stage)()
         if self.accelerator.is_main_process:
             self.folder.update(start_run=start.folder.name)
-
-    def _score_real_images(self) -> None:
-        """Score real images of the prompts, as a row beside that of the base run."""
-        assert self.prompts is not None
-        assert self.scoring is not None
-        with self.accelerator.main_process_first():  # all processes write the same
-            folder, images = open_real_images(self.cfg, self.prompts, self._images)
-        self.console.print(f"  real images {len(images.records)} prompts of {self.cfg.real_images}")
-        self._leave(self.scoring.score(folder, images), "score")
 
     def _leave(self, num_images: int, stage: str) -> None:
         """Say what is left for other shards, if anything is."""
@@ -401,10 +389,9 @@ class Job:
             keep_start: whether `reference` is to answer for the untouched model where a policy is measured.
         """
         model = build_adapter(cfg.model, left_out)
-        for remark in model.remarks:
-            if remark not in self.told:  # the base run has the same weights
-                self.console.print(f"  {remark}")
-                self.told.append(remark)
+        for remark in [one for one in model.remarks if one not in self.told]:  # the base run has the same weights
+            self.console.print(f"  {remark}")
+            self.told.append(remark)
         if cfg.model.policy is not None:
             load_start(model, cfg, self.folder.manifest.start_weights, keep_start and not trains(cfg))
             if trains(cfg):

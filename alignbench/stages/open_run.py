@@ -1,6 +1,7 @@
-"""What a run folder says of its run from the first second on, and whether a folder that is there belongs to it."""
+"""What a run folder says of its run, from the first second and after training, and whether one that is there fits."""
 
 import importlib.metadata
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
@@ -9,10 +10,13 @@ from alignbench.configuration.build import config_hash, recipe_hash, row_name, t
 from alignbench.devices import device_name
 from alignbench.files import write_text
 from alignbench.stages.start import display_name, refuse_other_weights, start_data, start_trained_on, start_weights
-from alignbench.store.manifest import Manifest
+from alignbench.store.manifest import Budget, Manifest
 from alignbench.store.origin.provenance import PACKAGES, command, commit, now
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.training_data import write_training_data
+
+if TYPE_CHECKING:
+    from alignbench.training.train import Trained
 
 
 def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accelerator: Accelerator) -> None:
@@ -53,3 +57,21 @@ def open_run(folder: RunFolder, cfg: DictConfig, start: RunFolder | None, accele
     if is_main and not folder.config_file.exists():
         folder.store(folder.config_file, lambda file: write_text(file, OmegaConf.to_yaml(cfg, resolve=True)))
     folder.check_policy()  # also where its images are made already
+
+
+def note_training(
+    folder: RunFolder, cfg: DictConfig, trained: "Trained", best_step: int | None, selected_by: list[str]
+) -> None:
+    """Note what training came to, once it has ended.
+
+    Args:
+        best_step: update whose weights validation chose; None where the last ones were kept.
+        selected_by: evaluators that chose it.
+    """
+    folder.update(
+        budget=Budget(**trained.budget),
+        weight_distance=trained.weight_distance,
+        selected_step=trained.budget["optimizer_steps"] if best_step is None else best_step,
+        selected_by=selected_by,
+        weights_kind="raw" if cfg.train.ema_decay is None else "ema",
+    )
