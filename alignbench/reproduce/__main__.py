@@ -79,10 +79,19 @@ def _run(row: Row, words: Sequence[str]) -> None:
         print(as_typed(words), flush=True)
     _alignbench(words)
     if is_main():
-        from alignbench.configuration.typed.words import results_of
+        from alignbench.configuration.build import run_name
+        from alignbench.configuration.compose import unchecked
+        from alignbench.stages.last_command import still_remembered
+        from alignbench.store.run_folder import RunFolder
 
-        with one_sentence(results_of(words), "the run is done"):
-            _conclude(row, results_of(words))
+        ran = unchecked([*words])
+        assert ran is not None  # it has run
+        results = Path(ran.cfg.results)
+        with (
+            one_sentence(results, "the run is done"),
+            still_remembered(ran.cfg, RunFolder(results / run_name(ran.cfg))),
+        ):
+            _conclude(row, results)
 
 
 def _alignbench(words: Sequence[str]) -> None:

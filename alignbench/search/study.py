@@ -36,6 +36,9 @@ WHAT = "what"  # attribute of the study
 
 LEAST_FOR_IMPORTANCE = 8  # trials; fewer say nothing
 
+# what Optuna and its readers raise of a journal that others have changed
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 EXPERIMENTAL = optuna.exceptions.ExperimentalWarning  # its importance, and TPE for several processes
 
@@ -322,7 +325,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{file} is damaged ({' '.join(str(error).split())}); put the right file back, or choose another "
             "search.name"

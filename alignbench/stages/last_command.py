@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def recall(cfg: DictConfig, own: RunFolder) -> str | None:
     None where anything has changed: settings, code, weights, data, runs, judges, votes or tables; where a process of
     several asks; and where a hub id is used, which may have moved.
     """
+    noted = _noted(cfg, own)
+    return None if noted is None else noted.text
+
+
+@contextmanager
+def still_remembered(cfg: DictConfig, own: RunFolder) -> Iterator[None]:
+    """Remember a command beyond what is done inside: additions to the tables, which it would neither undo nor make."""
+    noted = _noted(cfg, own)
+    yield
+    if noted is not None:
+        remember(cfg, _folders(own, noted), noted.text)
+
+
+def _noted(cfg: DictConfig, own: RunFolder) -> LastCommand | None:
     file = own.path / FILE
     if "RANK" in os.environ or not file.exists():
         return None
@@ -66,8 +81,11 @@ def recall(cfg: DictConfig, own: RunFolder) -> str | None:
     noted = LastCommand(**without_check(values))
     if not all(map(is_file_name, noted.runs)):
         return None
-    runs = [RunFolder(own.path.parent / name) for name in noted.runs]
-    return noted.text if noted.state == _state(cfg, runs) else None
+    return noted if noted.state == _state(cfg, _folders(own, noted)) else None
+
+
+def _folders(own: RunFolder, noted: LastCommand) -> list[RunFolder]:
+    return [RunFolder(own.path.parent / name) for name in noted.runs]
 
 
 def _state(cfg: DictConfig, runs: Iterable[RunFolder]) -> str | None:

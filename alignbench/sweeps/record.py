@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
+
+from pydantic import Field
 
 from alignbench.errors import UserError
 from alignbench.files import CHECK, is_intact, with_check, without_check, write_json
@@ -18,6 +20,7 @@ from alignbench.reading import check_record, is_file_name, read_json_object
 FOLDER = "sweeps"
 NAME_LENGTH = 40  # letters of a cell's or a sweep's words in the name of a file
 RESTORE = "put it back, or repeat the command of the sweep, which writes it again"
+StoredCount = Annotated[int, Field(ge=0, lt=2**63)]  # JSON has larger ones, which no float holds
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Cell:
     slug: str
     words: list[str]
     run: str
-    updates: int
+    updates: StoredCount
     is_base: bool = False
 
 

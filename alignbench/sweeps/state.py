@@ -18,9 +18,8 @@ from pydantic import Field
 from alignbench.errors import RunInUseError, UserError
 from alignbench.files import CHECK, is_intact, locked, with_check, without_check, write_json
 from alignbench.reading import check_record, read_json_object
-from alignbench.settings.section import Count, CountOrZero
 from alignbench.store.training_lock import Holder
-from alignbench.sweeps.record import FOLDER, Cell, Sweep
+from alignbench.sweeps.record import FOLDER, Cell, StoredCount, Sweep
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Standing = Literal["waiting", "running", "done", "failed", "pre-empted"]
@@ -51,9 +50,9 @@ class State:
     standing: Standing = "waiting"
     since: Seconds = 0.0
     seconds: Seconds = 0.0
-    devices: Count = 1
-    attempts: CountOrZero = 0
-    first_update: CountOrZero = 0
+    devices: Annotated[StoredCount, Field(ge=1)] = 1
+    attempts: StoredCount = 0
+    first_update: StoredCount = 0
     job: str | None = None
     reason: str | None = None
     holder: dict[str, Any] = field(default_factory=dict)

@@ -23,7 +23,8 @@ KEPT = [
     ("last command", 5, 228), ("last command", 5, 714), ("train.jsonl of a cell", 5, 290),
     ("manifest.json of a cell", 5, 119), ("record of a sweep", 6, 62), ("record of a sweep", 6, 669),
     ("looks", 5, 61), ("questions_tifa.json", 1, 224), ("imagereward of people", 1, 230),
-    ("genai_bench_li of people", 1, 133), ("prompts of a capsule", 6, 78),
+    ("genai_bench_li of people", 1, 133), ("prompts of a capsule", 6, 78), ("record of a sweep", 2, 253),
+    ("journal of a search", 2, 577),
 ]  # fmt: skip
 NUM_INPUTS = 5
 # what is damaged in them is made again, or tells how far a cell has come
