@@ -80,7 +80,7 @@ def chosen(results: Path, name: str | None) -> tuple[list[Sweep], list[str]]:
 
 
 def show(results: Path, sweeps: list[Sweep], console: Console, watch: bool) -> None:
-    """Print the tables of sweeps; with `watch`, again and again until no cell waits or runs."""
+    """Print the tables of sweeps; with `watch`, again and again until nothing goes on by itself."""
 
     def tables() -> Group:
         return Group(*(part for sweep in sweeps for part in (sweep_table(results, sweep), Text())))
@@ -95,8 +95,12 @@ def show(results: Path, sweeps: list[Sweep], console: Console, watch: bool) -> N
 
 
 def _is_over(results: Path, sweeps: list[Sweep]) -> bool:
-    standings = {row.standing for sweep in sweeps for row in standing_of(results, sweep)}
-    return not standings & {"waiting", "running"}
+    """Say whether nothing goes on by itself; a stopped cell does if its job is in a queue, which starts it again."""
+    rows = [row for sweep in sweeps for row in standing_of(results, sweep)]
+    return not any(
+        row.standing in ("waiting", "running") or (row.standing == "pre-empted" and row.state.job is not None)
+        for row in rows
+    )
 
 
 def retry(results: Path, sweeps: list[Sweep]) -> NoReturn:

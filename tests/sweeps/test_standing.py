@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from alignbench.errors import UserError
-from alignbench.sweeps.__main__ import chosen, retry
+from alignbench.sweeps.__main__ import chosen, retry, show
 from alignbench.sweeps.ownership import signature
 from alignbench.sweeps.record import Sweep
 from alignbench.sweeps.standing import Row, seconds_left, standing_of, summary
@@ -115,6 +115,20 @@ def test_a_second_shell_shows_the_same_at_once_and_loads_little(tmp_path, sweep)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "sweep small  hydra/launcher=joblib, begun 2026-01-31 18:05 UTC" in done.stdout
+
+
+def test_a_watched_table_is_shown_until_nothing_goes_on_by_itself(tmp_path, monkeypatch):
+    sweep = small_sweep(["a"] * 3)
+    sweep.write(tmp_path)
+    waiting, requeued, stopped = (CellFiles(tmp_path, sweep, cell) for cell in sweep.cells)
+    requeued.write(State("pre-empted", job="7_1", attempts=1))
+    stopped.write(State("pre-empted", attempts=1))  # by its command, which goes on only if it is typed again
+    events = [lambda: waiting.write(State("done", attempts=1)), lambda: requeued.write(State("done", attempts=2))]
+    monkeypatch.setattr("alignbench.sweeps.__main__.time.sleep", lambda _: events.pop(0)())
+    console = Console(file=StringIO(), width=110, highlight=False)
+    show(tmp_path, [sweep], console, watch=True)
+    assert events == []
+    assert "2 of 3 done, 1 pre-empted" in console.file.getvalue()
 
 
 def test_several_sweeps_lie_in_one_folder_and_one_is_chosen_by_name(tmp_path, sweep):
