@@ -31,7 +31,7 @@ def run_main(main: Callable[[], None], *arguments: str, check: bool = True) -> s
         AssertionError: it failed, and `check` is set.
     """
     with (
-        patch.object(sys, "argv", ["program", *arguments]),
+        patch.object(sys, "argv", ["alignbench", *arguments]),
         redirect_stdout(io.StringIO()) as stdout,
         redirect_stderr(io.StringIO()) as stderr,
     ):
