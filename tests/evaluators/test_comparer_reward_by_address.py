@@ -72,10 +72,11 @@ def train(root, server):
         "method=grpo", "model=sd15_mini", "reward=comparer", "comparers@reward.comparer=openai", "stages=[train]",
         "reward.comparer.name=asked", f"reward.comparer.base_url={server.url}", "reward.comparer.model=judge",
         "reward.comparer.key_variable=KEY_OF_THE_TEST", f"reward.comparer.timeout_seconds={PATIENCE}",
-        "reward.comparer.pause_seconds=0.01", "reward.comparer.num_parallel=1", "reward.value=quality", "reward.max_failed=1", "method.group_size=4",
-        "method.updates_per_round=1", "method.num_rollout_steps=2", "method.rollout_guidance_scale=1",
-        "method.window.stop=null", "method.window.size=null", "train.max_train_steps=2", "train.total_batch_size=4",
-        "train.micro_batch_size=4", "train.checkpointing_steps=1", "train.logging_steps=1", "data.num_prompts=12",
+        "reward.comparer.pause_seconds=0.01", "reward.comparer.num_parallel=1", "reward.value=quality",
+        "reward.max_failed=1", "method.group_size=4", "method.updates_per_round=1", "method.num_rollout_steps=2",
+        "method.rollout_guidance_scale=1", "method.window.stop=null", "method.window.size=null",
+        "train.max_train_steps=2", "train.total_batch_size=4", "train.micro_batch_size=4",
+        "train.checkpointing_steps=1", "train.logging_steps=1", "data.num_prompts=12",
         f"results={root}", check=False,
     )  # fmt: skip
 
