@@ -181,6 +181,18 @@ class Evaluator(ImageReader):
         """Return what it takes to score images, where it is more than one look at each; empty where it is not."""
         return ""
 
+    def begin_training(self, folder: Path, process: int) -> None:
+        """Get ready to reward a training, each time it begins or goes on after a kill. Loads nothing.
+
+        Args:
+            folder: of this reward in the run, for what is to outlast a kill; it need not be there.
+            process: number of this one among those that train together, 0 for the main one.
+
+        Raises:
+            UserError: training must not go on.
+        """
+        return
+
     def take_figures(self) -> dict[str, tuple[float, float]]:
         """Return what a log should say of the scores since this was last called, by name: a sum, and its count."""
         return {}

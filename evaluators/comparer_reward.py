@@ -4,12 +4,15 @@ Source: Wang et al. 2025 (Pref-GRPO), arXiv 2508.20751, whose code shows each pa
 decide; here each pair is shown in both.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_class
+from PIL import Image
 from torch import Tensor, nn
 
 from alignbench.errors import UserError
@@ -17,13 +20,46 @@ from alignbench.evaluator import Evaluator, Preprocess, weight_bytes
 from alignbench.pairwise.comparer import Comparer, Verdict
 from alignbench.pairwise.orders import JudgedPair
 from alignbench.pairwise.tournament import MeetingOrders, Opponents, Standing, Tournament, standings
+from alignbench.scoring.changed_comparer import refuse_another_model, refuse_other_answers
 from alignbench.settings.section import Share
+from alignbench.store.verdicts import (
+    Shown,
+    add_group_verdicts,
+    group_verdict_file,
+    group_verdict_files,
+    read_group_verdicts,
+)
 
 FEWEST = 100  # pairs, before a share of failures says anything
+FORMER_MODEL = (
+    "start the server with the former model, and the same command goes on, or delete the run to train by this one"
+)
+
+
+class WithDigest(Preprocess):
+    """What a comparer makes of each picture, after the picture's digest."""
+
+    def __init__(self, of_comparer: Preprocess) -> None:
+        self.of_comparer = of_comparer
+
+    @property
+    def key(self) -> str:
+        return self.of_comparer.key
+
+    @property
+    def output(self) -> str:
+        return f"{self.of_comparer.output}_with_digest"
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[tuple[str, Any]]:
+        """Return the digest and the input of each picture."""
+        return list(zip(map(_digest, images), self.of_comparer(images), strict=True))
 
 
 class ComparerReward(Evaluator):
     """How well an image does against the other images of its group. It has no gradient.
+
+    A training keeps all verdicts. After a kill it makes some images again, and asks nothing about them that it knows;
+    failed pairs are counted from where they stood. A server is first asked about the canary pairs.
 
     Args:
         comparer: who compares.
@@ -33,8 +69,8 @@ class ComparerReward(Evaluator):
         max_failed: share of failed pairs beyond which training stops.
 
     Raises:
-        UserError: there is no comparer. When asked: too many pairs failed, another model answers than before, or there
-            are no log-odds to take a `quality` from.
+        UserError: there is no comparer. When training begins or asks: too many pairs failed, another model answers than
+            before, or there are no log-odds to take a `quality` from.
     """
 
     sees_group = True
@@ -58,12 +94,15 @@ class ComparerReward(Evaluator):
         self._counts: Counter[str] = Counter()  # since the last figures
         self._failed = self._pairs = 0
         self._answered_by = ""
+        self._file: Path | None = None  # of the verdicts; none outside of a training
+        self._known: dict[str, dict[Shown, Verdict]] = {}  # by group, until it comes again
+        self._counted_before: dict[str, tuple[int, int]] = {}  # failures and pairs before a group that may come again
 
     # ---- the comparer's
 
     @property
     def preprocess(self) -> Preprocess:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.comparer.preprocess
+        return WithDigest(self.comparer.preprocess)
 
     @property
     def weights(self) -> str:
@@ -91,6 +130,25 @@ class ComparerReward(Evaluator):
         """Return the prompts."""
         return list(prompts)
 
+    # ---- a training
+
+    def begin_training(self, folder: Path, process: int) -> None:
+        kept = {file: read_group_verdicts(file) for file in group_verdict_files(folder)}
+        self._file = group_verdict_file(folder, process)
+        for groups in kept.values():  # of all processes, as there may be fewer or more of them by now
+            for group, verdicts in groups.items():
+                self._known.setdefault(group, {}).update(verdicts)
+        for group, verdicts in kept.get(self._file, {}).items():
+            self._counted_before[group] = self._failed, self._pairs
+            failed, pairs = _num_failed(verdicts)
+            self._failed, self._pairs = self._failed + failed, self._pairs + pairs
+        known = [one for verdicts in self._known.values() for one in verdicts.values()]
+        self._answered_by = next((one.answered_by for one in known if one.answered_by), "")
+        if self.comparer.can_change and process == 0:
+            self._answered_by = refuse_other_answers(
+                self.comparer, self._answered_by, folder / "canaries.json", bool(known), FORMER_MODEL
+            )
+
     # ---- a group
 
     def cost(self, num_images: int, group_size: int) -> str:
@@ -98,14 +156,16 @@ class ComparerReward(Evaluator):
         shown = "both orders" if self.tournament.orders == "both" else "each pair once"
         return f"{calls:,} calls of {self.name} for {num_images} images in groups of {group_size}, {shown}"
 
-    def score_features(self, features: Sequence[Any], encoded: Sequence[str]) -> Tensor:
+    def score_features(self, features: Sequence[tuple[str, Any]], encoded: Sequence[str]) -> Tensor:
         """Let the images of one prompt meet, and return how well each did."""
         if len(set(encoded)) != 1 or len(features) < 2:
             raise ValueError(f"{self.name} compares images of one prompt; got {len(features)} of {set(encoded)}")
-        pairs = self.tournament.pairs(len(features))
-        judged = self._judged(pairs, features, encoded[0])
-        self._count(judged)
-        return torch.from_numpy(standings(pairs, judged, len(features), self.value)).float()
+        digests, images = zip(*features, strict=True)
+        group = hashlib.sha256("\0".join([*digests, encoded[0]]).encode()).hexdigest()[:16]
+        pairs = self.tournament.pairs(len(images))
+        judged = self._judged(group, pairs, images, encoded[0])
+        self._count(group, judged)
+        return torch.from_numpy(standings(pairs, judged, len(images), self.value)).float()
 
     def take_figures(self) -> dict[str, tuple[float, float]]:
         counts, self._counts = self._counts, Counter()
@@ -115,40 +175,38 @@ class ComparerReward(Evaluator):
             "first": (counts["first"] / 2, counts["answers"]),
         }
 
-    def _judged(self, pairs: Sequence[tuple[int, int]], images: Sequence[Any], prompt: str) -> list[JudgedPair]:
-        both = self.tournament.orders == "both"
-        shown = [*pairs, *((b, a) for a, b in pairs)] if both else pairs
+    def _judged(self, group: str, pairs: Sequence[Shown], images: Sequence[Any], prompt: str) -> list[JudgedPair]:
+        backwards: list[Shown] = [(b, a) for a, b in pairs] if self.tournament.orders == "both" else []
+        shown = [*pairs, *backwards]
         if self.network is not None:
             self.comparer.to(self.device)  # where training has put the network
-        verdicts: list[Verdict] = []
+        known = self._known.pop(group, {})
         for start in range(0, len(shown), self.comparer.batch_size):
-            batch = shown[start : start + self.comparer.batch_size]
+            batch = [one for one in shown[start : start + self.comparer.batch_size] if one not in known]
+            if not batch:
+                continue
             first, second = ([images[number] for number in side] for side in zip(*batch, strict=True))
-            verdicts += self.comparer.compare(first, second, [prompt] * len(batch))
-        self._refuse(verdicts)
-        backwards = verdicts[len(pairs) :] if both else [None] * len(pairs)
-        return [JudgedPair(prompt, *found) for found in zip(verdicts[: len(pairs)], backwards, strict=True)]
+            verdicts = self.comparer.compare(first, second, [prompt] * len(batch))
+            self._refuse(verdicts)
+            known.update(zip(batch, verdicts, strict=True))
+            if self._file is not None:
+                add_group_verdicts(self._file, group, zip(batch, verdicts, strict=True))
+        return [JudgedPair(prompt, known[a, b], known[b, a] if backwards else None) for a, b in pairs]
 
     def _refuse(self, verdicts: Sequence[Verdict]) -> None:
-        """Refuse answers that training cannot go by.
+        """Refuse answers that training cannot go by; none of them is kept.
 
         Raises:
             UserError: saying why.
         """
-        for name in (verdict.answered_by for verdict in verdicts if verdict.answered_by):
-            self._answered_by = self._answered_by or name
-            if name != self._answered_by:
-                raise UserError(
-                    f"{self.name}: {name} answers now and {self._answered_by} answered before, so training would go on "
-                    "by another judge; start the server with the former model, and the same command goes on"
-                )
+        self._answered_by = refuse_another_model(self.comparer, verdicts, self._answered_by, FORMER_MODEL)
         if self.value == "quality" and any(one.won is not None and one.log_odds is None for one in verdicts):
             raise UserError(
                 f"{self.name} answers in words, and reward.value=quality needs log-odds; choose reward.value=win_share"
             )
 
-    def _count(self, judged: Sequence[JudgedPair]) -> None:
-        """Take note of what was said.
+    def _count(self, group: str, judged: Sequence[JudgedPair]) -> None:
+        """Take note of what was said of a group.
 
         Raises:
             UserError: too many pairs failed.
@@ -159,9 +217,23 @@ class ComparerReward(Evaluator):
             pairs=len(judged), failed=won.count(None), ties=won.count(0.5), answers=len(answers),
             first=round(2 * sum(answers)),
         )  # fmt: skip
-        self._pairs, self._failed = self._pairs + len(judged), self._failed + won.count(None)
+        failed, pairs = self._counted_before.pop(group, (self._failed, self._pairs))
+        self._failed, self._pairs = failed + won.count(None), pairs + len(judged)
         if self._pairs >= FEWEST and self._failed > self.max_failed * self._pairs:
             raise UserError(
                 f"{self.name} failed on {self._failed} of {self._pairs} pairs, more than reward.max_failed="
                 f"{self.max_failed:g}; choose another comparer, or see its answers by the stage compare"
             )
+
+
+def _num_failed(verdicts: Mapping[Shown, Verdict]) -> tuple[int, int]:
+    """Return how many pairs of a group failed, in either order, and how many there are."""
+    pairs: dict[frozenset[int], bool] = {}
+    for shown, verdict in verdicts.items():
+        pair = frozenset(shown)
+        pairs[pair] = pairs.get(pair, False) or verdict.won is None
+    return sum(pairs.values()), len(pairs)
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:16]

@@ -48,6 +48,7 @@ FOR_EVALUATORS = {
         "evaluators.vqa.geneval2",
         "evaluators.vqa.tables",
     ),  # of the user's
+    "alignbench.scoring.changed_comparer": ("evaluators.comparer_reward",),
     "alignbench.serve.access": (
         "evaluators.comparers.openai_compatible",
         "evaluators.json_client",
@@ -62,6 +63,7 @@ FOR_EVALUATORS = {
     ),
     "alignbench.store.reward_model_folder": ("evaluators.judge", "evaluators.judge_distance"),
     "alignbench.store.training_data": ("evaluators.judge", "evaluators.several"),
+    "alignbench.store.verdicts": ("evaluators.comparer_reward",),
 }
 
 

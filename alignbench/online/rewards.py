@@ -91,8 +91,11 @@ class ImageScorer:
 
     def scores(self) -> Tensor:
         """Return the scores of all images, in the order they came, one column an evaluator, [N, K], float32."""
-        columns = [
-            torch.cat([one.result() if isinstance(one, Future) else one for one in scores]) for scores in self._scores
-        ]
-        self._threads.shutdown()
+        try:
+            columns = [
+                torch.cat([one.result() if isinstance(one, Future) else one for one in scores])
+                for scores in self._scores
+            ]
+        finally:
+            self._threads.shutdown(cancel_futures=True)  # after an error, nobody is to be asked about the others
         return torch.stack(columns, dim=1)

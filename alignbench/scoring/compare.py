@@ -127,9 +127,8 @@ class Comparing:
         if comparer.can_change and allowed and comparer.name not in self._unchanged:
             self._unchanged.add(comparer.name)
             if self.work_share.is_main:
-                refuse_other_answers(
-                    comparer, answered_by, file, is_known=any(one.identity == identity for one in lines)
-                )
+                path, is_known = file.canary_answers(identity), any(one.identity == identity for one in lines)
+                refuse_other_answers(comparer, answered_by, path, is_known, _keep_apart(file))
             self.accelerator.wait_for_everyone()
         self._ask_in_batches(comparer, list(todo.values())[:allowed], file, answered_by)
         return len(todo) - allowed
@@ -148,7 +147,7 @@ class Comparing:
                   disable=not self.work_share.is_main) as bar:  # fmt: skip
             for batch in share:
                 verdicts = _compare(comparer, [same[0] for same in batch])
-                answered_by = refuse_another_model(comparer, verdicts, answered_by, file)
+                answered_by = refuse_another_model(comparer, verdicts, answered_by, _keep_apart(file))
                 file.add(
                     call.judged(identity, verdict if call is same[0] else _without_cost(verdict))
                     for same, verdict in zip(batch, verdicts, strict=True)
@@ -172,6 +171,11 @@ class Comparing:
         if bias.fails_often:
             limit = f"more than {100 * MAX_FAILED:g} % of the pairs"
             self.console.print(f"  {file.comparer} failed on {limit}, so no table has its figures")
+
+
+def _keep_apart(file: VerdictFile) -> str:
+    """Return what to do where another model answers than the one whose verdicts are in a file."""
+    return f"set comparers.KEY.name=NAME to keep both apart, or delete {file.path}"
 
 
 def _noted(lines: Sequence[Judged], identity: str) -> Mapping[Any, CallKey]:

@@ -45,6 +45,7 @@ from alignbench.stages.prepare import Preparation, build_adapter, prepare_data
 from alignbench.stages.real_images import open_real_images, real_records
 from alignbench.stages.start import load_start, measuring_start, start_run
 from alignbench.stages.training_terms import (
+    begin_rewards,
     build_terms,
     cost_of_reward,
     evaluation_prompts_trained_on,
@@ -211,6 +212,7 @@ class Job:
         print_fact(self.console, "data", f"{data.name}, {size} {kind}{dropped and f'; {dropped}'}")
         if cost := cost_of_reward(method, self.cfg):
             print_fact(self.console, "reward", cost)
+        begin_rewards(method, self.folder, self.accelerator.process_index)
         left_out: Sequence[str] = ()
         if self.cfg.validation.every is None:  # images need all networks
             with float32_products(self.cfg.train.tf32):

@@ -51,6 +51,17 @@ def cost_of_reward(method: Method, cfg: DictConfig) -> str | None:
     return "; ".join(told) or None
 
 
+def begin_rewards(method: Method, folder: RunFolder, process: int) -> None:
+    """Let the rewards of a method get ready for its training.
+
+    Raises:
+        UserError: training must not go on.
+    """
+    if method.reward is not None:
+        for name, (_, evaluator) in method.reward.components.items():
+            evaluator.begin_training(folder.rewards / name, process)
+
+
 def trained_on(cfg: DictConfig, start: RunFolder | None, terms: Sequence[Term]) -> list[str]:
     """Return the names of the evaluators that training follows or takes labels from, those of its start first."""
     (method, data), *auxiliary = terms

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def rewards(self) -> Path:
+        """Folder of what its rewards keep while it trains, a folder for each by its name."""
+        return self.path / "rewards"
+
+    @property
     def profile(self) -> Path:
         """Folder of what `profile=true` recorded of its updates."""
         return self.path / "profile"

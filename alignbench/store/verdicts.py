@@ -1,6 +1,7 @@
 """The verdicts of comparers: one line a call, kept as they come, so that nothing is asked twice.
 
-results/comparisons/<prompt set>/<sampling hash>/<comparer>@<version>.jsonl
+results/comparisons/<prompt set>/<sampling hash>/<comparer>@<version>.jsonl, of images of two runs
+results/<run>/rewards/<reward>/verdicts-<process>.jsonl, of groups of images that a training has made
 """
 
 import hashlib
@@ -20,9 +21,12 @@ from alignbench.store.manifest import ResultsError
 
 COMPARISONS = "comparisons"
 DELETE_TO_COMPARE = "delete it to compare its images again"
+DELETE_TO_ASK = "delete it to ask for its verdicts again"
 
 CallKey = tuple[str, str, str]  # digests of the first and the second image, and the prompt
 PairKey = tuple[str, str, str, int]  # runs a and b, prompt id, number of the image
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+Shown = tuple[Number, Number]  # numbers, within a group, of the image that was shown first and of the other one
 
 
 def call_key(digest_a: str, digest_b: str, a_first: bool, prompt: str) -> CallKey:
@@ -44,7 +48,7 @@ class Judged:
 
     prompt_id: str
     prompt: str
-    image: Annotated[int, Field(ge=0, lt=2**31)]
+    image: Number
     a: str
     b: str
     digest_a: str
@@ -65,8 +69,7 @@ class Judged:
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> Self:
         """Return the record of a checked line."""
-        verdict = Verdict(**values["verdict"])
-        return cls(**{**values, "verdict": replace(verdict, tokens=(verdict.tokens[0], verdict.tokens[1]))})
+        return cls(**{**values, "verdict": _verdict(values)})
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,7 @@ class VerdictFile:
         """
         if not self.path.exists():
             return []
-        try:
-            records = read_json_lines(self.path)
-        except UserError:
-            records = None
-        if records is None or not all(map(is_intact, records)):
-            raise ResultsError(f"{self.path} has changed since it was written; {DELETE_TO_COMPARE}")
-        lines = [without_check(record) for record in records]
-        for number, line in enumerate(lines, start=1):
-            check_record(Judged, line, f"line {number} of {self.path}", DELETE_TO_COMPARE)
-        return [Judged.of_json(line) for line in lines]
+        return [Judged.of_json(line) for line in _checked_lines(self.path, Judged, DELETE_TO_COMPARE)]
 
     def read_latest(self) -> list[Judged]:
         """Return the last line of each pair and order, of the comparer as it was when it was last asked."""
@@ -164,3 +158,69 @@ def judged_pairs(lines: Iterable[Judged], run: str | None = None) -> dict[PairKe
         verdicts = (forth and forth.verdict, back and back.verdict)
         found[pair] = JudgedPair(one.prompt, *verdicts, is_one_image=one.digest_a == one.digest_b)
     return found
+
+
+@dataclass(frozen=True)
+class JudgedInGroup:
+    """A verdict on two images of a group: a line of the file of a training.
+
+    Attributes:
+        group: digest of the images and of their prompt.
+        shown: see `Shown`.
+    """
+
+    group: str
+    shown: Shown
+    verdict: Verdict
+
+
+def group_verdict_file(folder: Path, process: int) -> Path:
+    """Return the file in which one process of a training keeps its verdicts."""
+    return folder / f"verdicts-{process}.jsonl"
+
+
+def group_verdict_files(folder: Path) -> list[Path]:
+    """Return the files of all processes that a training ever had."""
+    return sorted(folder.glob("verdicts-*.jsonl"))
+
+
+def read_group_verdicts(path: Path) -> dict[str, dict[Shown, Verdict]]:
+    """Return what a file holds by group, in the order in which they came; a line that a kill has cut is left out.
+
+    Raises:
+        ResultsError: a line is not as it was written.
+    """
+    groups: dict[str, dict[Shown, Verdict]] = {}
+    for line in _checked_lines(path, JudgedInGroup, DELETE_TO_ASK):
+        first, second = line["shown"]
+        groups.setdefault(line["group"], {})[first, second] = _verdict(line)
+    return groups
+
+
+def add_group_verdicts(path: Path, group: str, verdicts: Iterable[tuple[Shown, Verdict]]) -> None:
+    """Keep what was said of some pairs of a group; a kill loses none that was kept."""
+    lines = (JudgedInGroup(group, shown, verdict) for shown, verdict in verdicts)
+    append_json_lines(path, [with_check(asdict(line)) for line in lines])
+
+
+def _checked_lines(path: Path, kind: type, remedy: str) -> list[dict[str, Any]]:
+    """Return the records of a file of verdicts, as JSON has them; a line that is being written is left out.
+
+    Raises:
+        ResultsError: a line is not as it was written.
+    """
+    try:
+        records = read_json_lines(path)
+    except UserError:
+        records = None
+    if records is None or not all(map(is_intact, records)):
+        raise ResultsError(f"{path} has changed since it was written; {remedy}")
+    lines = [without_check(record) for record in records]
+    for number, line in enumerate(lines, start=1):
+        check_record(kind, line, f"line {number} of {path}", remedy)
+    return lines
+
+
+def _verdict(line: dict[str, Any]) -> Verdict:
+    verdict = Verdict(**line["verdict"])
+    return replace(verdict, tokens=(verdict.tokens[0], verdict.tokens[1]))

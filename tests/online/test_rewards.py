@@ -1,8 +1,11 @@
 """What training reads of a reward: of images its own, of videos the mean over their frames."""
 
+import time
+
 import pytest
 import torch
 
+from alignbench.errors import UserError
 from alignbench.online.rewards import ImageScorer, embedding_of, pictures, reward_of
 from evaluators.several import Several
 from evaluators.shapes_reward import ShapesReward
@@ -84,6 +87,31 @@ def test_what_compares_images_sees_whole_groups_whatever_the_batches(batch):
     assert above.calls == [(4, {prompt}) for prompt in PROMPTS]
     groups = bright.unflatten(0, (2, 4))
     torch.testing.assert_close(scores, (groups - groups.mean(1, keepdim=True)).flatten())
+
+
+class Refuses(Brightness):
+    """Looks at each image for a while, and then refuses it."""
+
+    def __init__(self):
+        self.num_calls = 0
+
+    def score_features(self, features, encoded):
+        self.num_calls += 1
+        time.sleep(0.02)
+        raise UserError("another model answers")
+
+
+def test_after_a_refusal_nobody_is_asked_about_the_images_that_wait():
+    refuses = Refuses()
+    scorer = ImageScorer(refuses)
+    for _ in range(40):
+        scorer.add(torch.zeros(1, 3, 8, 8), PROMPTS[:1])
+    with pytest.raises(UserError, match="another model answers"):
+        scorer.scores()
+    assert refuses.num_calls < 40
+    before = refuses.num_calls
+    time.sleep(0.1)
+    assert refuses.num_calls == before
 
 
 def test_what_a_reward_counts_is_noted_beside_the_scores_of_a_round(kit, make_model):
