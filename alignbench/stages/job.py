@@ -207,9 +207,8 @@ class Job:
             check_mix(*term)
         refuse_prompts(terms)
         method, data = terms[0]
-        kind = kind_of(method.batch_type)
-        size, dropped = len(data.view(kind)), data.summary()
-        print_fact(self.console, "data", f"{data.name}, {size} {kind}{dropped and f'; {dropped}'}")
+        kind, dropped = kind_of(method.batch_type), data.summary()
+        print_fact(self.console, "data", f"{data.name}, {len(data.view(kind))} {kind}{dropped and f'; {dropped}'}")
         if cost := cost_of_reward(method, self.cfg):
             print_fact(self.console, "reward", cost)
         begin_rewards(method, self.folder, self.accelerator.process_index)
