@@ -82,7 +82,7 @@ def check_comparable(copies: Sequence[Copy], results: Path) -> None:
         UserError: one evaluator, or one kind of features, worked in two ways, or two runs are one training; the
             sentence names both.
     """
-    known: dict[tuple[str, ...], tuple[Any, str]] = {}
+    known: dict[tuple[str, ...], dict[Any, str]] = {}  # the ways in which each worked, and the first run of each
     twins: dict[tuple[str, str, int | None], str] = {}
     there = [folder for folder, _ in readable_manifests(results)] if results.is_dir() else []
     for run in [*there, *(copy.folder for copy in copies)]:
@@ -93,12 +93,15 @@ def check_comparable(copies: Sequence[Copy], results: Path) -> None:
                 continue
             raise
         for key, how in found.items():
-            before, where = known.setdefault(key, (how, run.name))
-            if other := [one.name for one in fields(how) if getattr(before, one.name) != getattr(how, one.name)]:
+            ways = known.setdefault(key, {})
+            if ways and how not in ways and run not in there:  # the report names runs that are there
+                before, where = next(iter(ways.items()))
+                other = [one.name for one in fields(how) if getattr(before, one.name) != getattr(how, one.name)]
                 raise UserError(
                     f"{'@'.join(key[1:])} worked on {where} and on {run.name} with another {' and '.join(other)}, and "
                     f"such {key[0]} are not comparable; {KEEP_APART}"
                 )
+            ways.setdefault(how, run.name)
         manifest = run.manifest
         twin = twins.setdefault((manifest.model, manifest.recipe_hash, manifest.seed), run.name)
         if twin != run.name and run not in there:

@@ -5,7 +5,7 @@ which is what its scores were given to. A few rows are in memory at a time.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -54,7 +54,8 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
         raise UserError(f"{root} holds no runs; give a results folder")
     found = readable(root, with_images=True)
     folders = found.runs
-    for name, reason in found.left_out.items():
+    tables = build(root, folders=folders, studies=found.studies, reader=found.reader)
+    for name, reason in (found.left_out | tables.left_out).items():
         print(f"{name} is left out: {reason}")
     scores = sorted({column for folder in folders for column in score_columns(folder)})
     with replacing_folder(out) as partial:
@@ -62,7 +63,7 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
 
         def counted() -> Iterator[Row]:
             for folder in folders:
-                for row in rows_of(folder):
+                for row in rows_of(folder, tables.left_out):
                     counts[folder.name] += 1
                     yield row
 
@@ -71,7 +72,6 @@ def export_dataset(root: Path, out: Path, repository: str | None = None) -> int:
         if not number:
             raise UserError(f"the runs of {root} have no images any more; add generate to stages to make them again")
         name, place = (out.resolve().name, PLACE) if repository is None else (repository, repository)
-        tables = build(root, folders=folders, studies=found.studies, reader=found.reader)
         write_text(partial / "README.md", dataset_card(name, place, folders, counts, scores, tables, FILES))
     print(f"{number} images of {sum(map(bool, counts.values()))} runs written to {out}; load them with")
     print(f'datasets.load_dataset("{out}", split="train")')
@@ -135,15 +135,24 @@ class ScoredImages:
         return found
 
 
-def rows_of(folder: RunFolder) -> Iterator[Row]:
+def rows_of(folder: RunFolder, left_out: Collection[str]) -> Iterator[Row]:
     """Yield a row for each image of a run that is still there.
+
+    Args:
+        left_out: folders of images and files of scores that are passed over, by their path in the results.
 
     Raises:
         ResultsError: an image is not what was scored or is damaged, or a file of the run has changed.
     """
-    manifest = folder.manifest
-    measured = measurements(folder)
+    manifest, root = folder.manifest, folder.path.parent
+    measured = [
+        entry
+        for entry in measurements(folder)
+        if _score_file(folder, entry).relative_to(root).as_posix() not in left_out
+    ]
     for images in sorted(file.parent for file in folder.path.glob("images/*/*/prompts.jsonl")):
+        if images.relative_to(root).as_posix() in left_out:
+            continue
         prompt_set, sampling_hash = images.parts[-2:]
         sampling = json.dumps(read_json_object(checked(images / SAMPLING)))
         scored = ScoredImages.of(
@@ -170,6 +179,11 @@ def rows_of(folder: RunFolder) -> Iterator[Row]:
                     "sampling": sampling,
                     **scored.scores.get(key, {}),
                 }
+
+
+def _score_file(folder: RunFolder, entry: Measurement) -> Path:
+    info = entry.scores.info
+    return folder.score_file(entry.sampling.prompt_set, entry.sampling_hash, info.evaluator, info.version)
 
 
 def _content(file: Path, digests: set[str]) -> bytes:

@@ -1,7 +1,7 @@
 """Read a results folder into pandas tables."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from alignbench.report.columns import (
     read_table,
 )
 from alignbench.report.comparison import ALL
+from alignbench.report.conflicts.scores import conflicts
 from alignbench.report.contenders import Measurement
 from alignbench.report.labels import recipe_labels, strength_label
 from alignbench.report.readable import readable
@@ -103,7 +104,7 @@ class Results:
             ResultsError: scores or prompts are not as their run wrote them.
         """
         frames = []
-        for entry in self._measurements():
+        for entry in self._measurements:
             scores = entry.scores
             columns = {
                 **self._origin(entry),
@@ -126,7 +127,7 @@ class Results:
             ResultsError: scores, prompts or evidence are not as their run wrote them.
         """
         rows = []
-        for entry in self._measurements():
+        for entry in self._measurements:
             info = entry.scores.info
             folder = RunFolder(self.folder / entry.manifest.run)
             file = folder.score_file(entry.sampling.prompt_set, entry.sampling_hash, info.evaluator, info.version)
@@ -171,8 +172,13 @@ class Results:
 
     # ---- parts
 
-    def _measurements(self) -> Iterator[Measurement]:
-        return (entry for folder in self._folders for entry in measurements(folder))
+    @cached_property
+    def _measurements(self) -> list[Measurement]:
+        """All scores but those that the tables leave out, because they cannot be compared with the others."""
+        scored = [entry for folder in self._folders for entry in measurements(folder)]
+        contradicting = conflicts(scored)
+        self._warn(contradicting.left_out())
+        return [entry for entry in scored if entry not in contradicting]
 
     def _origin(self, entry: Measurement) -> dict[str, Any]:
         """Return the columns that say where scores come from."""
@@ -191,14 +197,17 @@ class Results:
     @cached_property
     def _folders(self) -> list[RunFolder]:
         found = readable(self.folder)
-        for name, reason in found.left_out.items():
-            warnings.warn(f"{name} is left out: {reason}", stacklevel=2)
+        self._warn(found.left_out)
         return found.runs
 
     @cached_property
     def _labels(self) -> dict[str, str]:
         of_recipes = recipe_labels(self._folders)
         return {one.name: of_recipes[one.manifest.model, one.manifest.recipe_hash] for one in self._folders}
+
+    def _warn(self, left_out: Mapping[str, str]) -> None:
+        for name, reason in left_out.items():
+            warnings.warn(f"{name} is left out: {reason}", stacklevel=3)
 
     def _table(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         path = self.folder / name

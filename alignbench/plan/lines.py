@@ -60,7 +60,10 @@ def plan(settings: PlanSettings) -> Iterator[str]:
             )
         yield from _plan_of(settings, spread, settings.seconds_per_image)
     else:
-        for one in measured(Path(settings.results).expanduser()):
+        left_out: dict[str, str] = {}
+        found = measured(Path(settings.results).expanduser(), left_out)
+        yield from (f"{name} is left out: {reason}" for name, reason in left_out.items())
+        for one in found:
             spread = _filled(one.spread, settings)
             yield f"{one.method} over base on {one.model} by {one.evaluator}"
             if settings.win_rate > spread.largest_win_rate:
@@ -112,21 +115,27 @@ def shipped_sets() -> dict[str, int]:
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
-def measured(root: Path) -> list[Measured]:
+def measured(root: Path, left_out: dict[str, str]) -> list[Measured]:
     """Return what the finished comparisons of methods with base show, in the order of the tables.
+
+    Args:
+        left_out: receives the reason for each run, and each file of scores, that cannot be read or compared.
 
     Raises:
         UserError: there are none.
     """
     import numpy as np
 
+    from alignbench.report.readable import readable
     from alignbench.report.tables import build
     from alignbench.store.manifest import BASE
 
     if not root.is_dir():
         raise UserError(f"results={root} does not exist; give the folder of finished runs")
-    found = []
-    for (model, _, evaluator, version), contenders in build(root, num_resamples=10).contenders.items():
+    there, found = readable(root), []
+    tables = build(root, 10, there.runs, there.studies, there.verdicts, there.reader)
+    left_out |= there.left_out | tables.left_out
+    for (model, _, evaluator, version), contenders in tables.contenders.items():
         base = next((one for one in contenders if one.label == BASE), None)
         for one in contenders:
             if base is None or one is base or one.is_data:

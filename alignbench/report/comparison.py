@@ -12,7 +12,7 @@ from alignbench.report.looks import LooksOfPair
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.statistics.resampling import Estimate, Resampling, Resamplings
 from alignbench.store.image_records import ImageKey, PromptRecord
-from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.manifest import BASE, Manifest
 
 ALL = "all"
 CIRCLES = "; "  # between circles of methods, whose names may have blanks
@@ -20,6 +20,8 @@ CIRCLES = "; "  # between circles of methods, whose names may have blanks
 
 class MethodComparison:
     """All contenders of one model on one prompt set and sampling by one evaluator.
+
+    Their scores were made in one way, of prompts that read alike; see `alignbench.report.conflicts.scores`.
 
     Attributes:
         full_size: number of prompts of the whole prompt set.
@@ -39,28 +41,14 @@ class MethodComparison:
         self.resamplings = resamplings
         self.info = contenders[0].runs[0].scores.info
         self.model = contenders[0].runs[0].manifest.model
-        self.prompts = self._agreed_prompts()
+        self.prompts: dict[str, PromptRecord] = {}
+        for run in (run for contender in self.contenders for run in contender.runs):
+            self.prompts = run.prompts | self.prompts
         self.image_lists: list[list[ImageKey]] = []
         self._image_sets: list[Set[ImageKey]] = []  # the same, as they are looked up
         self.over_base: dict[str, intervals.Comparison] = {}
         self._shared: dict[tuple[str, ...], int] = {}
         self._shown: dict[str, int] = {}
-
-    def _agreed_prompts(self) -> dict[str, PromptRecord]:
-        prompts: dict[str, PromptRecord] = {}
-        for run in (run for contender in self.contenders for run in contender.runs):
-            if run.scores.info != self.info:
-                raise ResultsError(
-                    f"{run.manifest.run} was scored as {run.scores.info}, other runs of {self.model} as {self.info}; "
-                    "score them alike"
-                )
-            for prompt_id, record in run.prompts.items():
-                if prompts.setdefault(prompt_id, record).prompt != record.prompt:
-                    raise ResultsError(
-                        f"prompt {prompt_id} of {self.prompt_set} reads {record.prompt!r} in {run.manifest.run} "
-                        f"and {prompts[prompt_id].prompt!r} elsewhere; generate both from the same prompt set"
-                    )
-        return prompts
 
     @property
     def groups(self) -> list[str]:

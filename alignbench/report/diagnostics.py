@@ -7,10 +7,12 @@ of the weights; and the same at every look of a run's validation, over the start
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from alignbench.report.columns import DIAGNOSTIC_COLUMNS, TableRow
 from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.conflicts.scores import Conflicts, conflicts_within
 from alignbench.report.contenders import Contender, Measurement
 from alignbench.report.hacking import HELD_OUT, TRAINED, findings, p_of_gain
 from alignbench.report.image_measures.changes import images_changed
@@ -33,6 +35,7 @@ from alignbench.store.manifest import BASE, Manifest
 from alignbench.store.run_folder import RunFolder
 from alignbench.store.scores import ScoreInfo
 
+LOOK_AGAIN = "to have all looks scored alike, delete the run folder and repeat its command"
 WEIGHT_DISTANCE, WEIGHT_DISTANCE_VERSION = "weight_distance", "1"
 
 
@@ -58,6 +61,15 @@ def features_left_out(root: Path, tables: Tables) -> dict[str, str]:
     found: dict[str, str] = {}
     for runs in _runs(root, tables).values():
         found |= features_alike(runs)[1]
+    return found
+
+
+def looks_left_out(root: Path, tables: Tables, reader: ScoreReader) -> dict[str, str]:
+    """Return why scores of some looks at runs are in no row, by their path in the results."""
+    found: dict[str, str] = {}
+    for name in tables.labels:
+        for of_steps in _looks(RunFolder(Path(root) / name), reader).values():
+            found |= _contradicting(of_steps).left_out(f"{name}/validation/")
     return found
 
 
@@ -151,19 +163,15 @@ def validation_rows(
     folder: RunFolder, manifest: Manifest, label: str, resamplings: Resamplings, reader: ScoreReader
 ) -> Iterator[TableRow]:
     """Yield the figures of each look at a run, over those of its start, as far as the looks are still there."""
-    taken: dict[int, dict[tuple[str, str], list[Measurement]]] = {}
     for path in folder.validation_folders:
-        look = RunFolder(path)
-        step = int(path.name.removeprefix("step-"))
-        yield from _weight_rows(manifest, label, step, look.manifest.weight_distance)
-        for entry in reader.measurements(look):
-            key = (entry.sampling.prompt_set, entry.sampling_hash)
-            taken.setdefault(step, defaultdict(list))[key].append(entry)
-    for key in sorted({key for of in taken.values() for key in of}):
-        steps = [step for step in sorted(taken) if key in taken[step]]
+        yield from _weight_rows(manifest, label, _step(path), RunFolder(path).manifest.weight_distance)
+    for (prompt_set, _), of_steps in sorted(_looks(folder, reader).items()):
+        contradicting = _contradicting(of_steps)
+        taken = {step: tuple(one for one in of if one not in contradicting) for step, of in of_steps.items()}
+        steps = [step for step, scored in taken.items() if scored]
         names = {step: BASE if step == 0 else str(step) for step in steps}
         looks = {step: RunFolder(folder.path / "validation" / f"step-{step}") for step in steps}
-        runs = {names[step]: [Taken(looks[step], tuple(taken[step][key]))] for step in steps}
+        runs = {names[step]: [Taken(looks[step], taken[step])] for step in steps}
         figures = adjusted(
             [
                 *_scored_figures(runs, resamplings),
@@ -173,7 +181,26 @@ def validation_rows(
         )
         for figure in figures:
             step = 0 if figure.label == BASE else int(figure.label)
-            yield _row([manifest], label, key[0], figure, step)
+            yield _row([manifest], label, prompt_set, figure, step)
+
+
+def _looks(folder: RunFolder, reader: ScoreReader) -> dict[tuple[str, str], dict[int, list[Measurement]]]:
+    """Return what was scored of each look at a run: by prompt set and hash of the sampling, then by step in order."""
+    found: dict[tuple[str, str], dict[int, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
+    for path in folder.validation_folders:
+        for entry in reader.measurements(RunFolder(path)):
+            found[entry.sampling.prompt_set, entry.sampling_hash][_step(path)].append(entry)
+    return found
+
+
+def _contradicting(of_steps: Mapping[int, Sequence[Measurement]]) -> Conflicts:
+    """Return which scores of the looks at a run cannot be compared with those of its start."""
+    of_start = {id(entry) for entry in of_steps.get(0, ())}
+    return conflicts_within(chain.from_iterable(of_steps.values()), lambda entry: id(entry) in of_start, LOOK_AGAIN)
+
+
+def _step(look: Path) -> int:
+    return int(look.name.removeprefix("step-"))
 
 
 def _scored_figures(runs: RunsByMethod, resamplings: Resamplings) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from typing import Any
 from alignbench.configuration.build import MODEL_NOT_IN_HASH, NOT_IN_HASH
 from alignbench.data.prompts import path_safe
 from alignbench.reading import read_yaml
-from alignbench.store.manifest import BASE, Manifest, ResultsError
+from alignbench.store.manifest import Manifest
 from alignbench.store.run_folder import RunFolder, checked
 from alignbench.text import shortened
 
@@ -43,9 +43,6 @@ def recipe_labels(folders: Iterable[RunFolder]) -> dict[Recipe, str]:
 
     Recipes of one method on one model are told apart by the settings that differ, as in `dpo lr=1e-4`, and by the
     recipe's hash where these are many or unknown. A label depends on the recipes alone, not on their order.
-
-    Raises:
-        ResultsError: a model has two base runs.
     """
     runs: dict[Recipe, list[RunFolder]] = defaultdict(list)
     for folder in folders:
@@ -56,11 +53,7 @@ def recipe_labels(folders: Iterable[RunFolder]) -> dict[Recipe, str]:
     for recipe, of in sorted(manifests.items()):
         same_name[recipe[0], _name(of)].append(recipe)
     labels = {}
-    for (model, name), recipes in same_name.items():
-        if name == BASE and len(recipes) > 1:
-            raise ResultsError(
-                f"model {model} has {len(recipes)} base runs with different configurations; keep one of their folders"
-            )
+    for (_, name), recipes in same_name.items():
         differences = _differences([runs[recipe][0] for recipe in recipes]) if len(recipes) > 1 else [""]
         for recipe, difference in zip(recipes, differences, strict=True):
             unknown = len(recipes) > 1 and differences.count(difference) > 1

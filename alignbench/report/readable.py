@@ -1,8 +1,8 @@
-"""Which runs, studies, verdicts and reward models of a results folder can be read.
+"""Which runs, studies, verdicts and reward models of a results folder can be read and compared.
 
 Damage takes out what it is in, and no more: a damaged file of one run must not cost the report of all others. So
 everything that the report reads is read once for each of them before anything is compared, and what cannot be read is
-left out and named.
+left out and named. So are runs that cannot stand beside the others; see `alignbench.report.conflicts.runs`.
 """
 
 from collections import defaultdict
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignbench.errors import UserError
+from alignbench.report.conflicts.runs import comparable_runs
 from alignbench.report.curves.read import read_curves, read_profile, read_validation
 from alignbench.report.image_measures.taken import Taken
 from alignbench.report.labels import settings
@@ -45,7 +46,7 @@ class Readable:
 
 
 def readable(root: Path, with_images: bool = False) -> Readable:
-    """Read everything under a results root, and return what can be read.
+    """Read everything under a results root, and return what can be read and compared.
 
     Args:
         with_images: whether images are looked at, too. Their statistics are measured on the way.
@@ -58,6 +59,8 @@ def readable(root: Path, with_images: bool = False) -> Readable:
             found.left_out[run.name] = str(error)
         else:
             found.runs.append(run)
+    found.runs[:], contradicting = comparable_runs(found.runs)
+    found.left_out.update(contradicting)
     names = {run.name for run in found.runs}
     for study in study_folders(root):
         name = study.path.relative_to(root).as_posix()

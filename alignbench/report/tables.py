@@ -9,6 +9,7 @@ prompt set. The same inputs give the same bytes.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -30,8 +31,10 @@ from alignbench.report.columns import (
     TableRow,
 )
 from alignbench.report.comparison import MethodComparison
+from alignbench.report.conflicts.runs import comparable_runs
+from alignbench.report.conflicts.scores import conflicts
 from alignbench.report.contenders import Contender, Measurement
-from alignbench.report.further_tables.guidance import guidance_rows, of_base_at_other_guidance
+from alignbench.report.further_tables.guidance import guidance_left_out, guidance_rows, of_base_at_other_guidance
 from alignbench.report.further_tables.questions import question_rows
 from alignbench.report.labels import prompt_set_names, recipe_labels, strength_label
 from alignbench.report.polls.comparers import ComparerPoll, comparer_polls, comparer_rows
@@ -79,8 +82,8 @@ class Tables:
         prompt_names: how each prompt set is called in texts, by its name in the tables.
         poll_remarks: (model, prompt set) -> what is said of studies of which no vote counts, and of comparers.
         guidance: rows with the columns of `columns.GUIDANCE_COLUMNS`; none where base has images at one scale only.
-        left_out: why runs, studies and reward models are in no table, by the path of their folder in the results; see
-            `alignbench.report.readable`.
+        left_out: why runs, scores, studies and reward models are in no table, by their path in the results; see
+            `alignbench.report.readable` and `alignbench.report.conflicts`.
         diagnostics: rows with the columns of `columns.DIAGNOSTIC_COLUMNS`; see `alignbench.report.diagnostics`.
         comparers: rows with the columns of `columns.COMPARER_COLUMNS`; none where nothing was compared in pairs.
         polls: the keys of `contenders` whose win rates come from preferences.
@@ -119,7 +122,7 @@ class Tables:
 
     @property
     def left_out_told(self) -> list[str]:
-        """A sentence for each folder that is in no table."""
+        """A sentence for each folder or file that is in no table."""
         return [f"{name} is left out of this report: {reason}" for name, reason in self.left_out.items()]
 
     def where(self, model: str, prompt_set: str) -> str:
@@ -235,25 +238,28 @@ def build(
     """Build the tables of runs under a results root; what a stage has not finished yet is left out.
 
     Args:
-        folders, studies, verdicts: those that count; None for all.
+        folders, studies, verdicts: those that count; None for all. The runs must be comparable, see `comparable_runs`.
         reader: that may have read their scores before.
     """
     reader = reader or ScoreReader()
-    folders = run_folders(root) if folders is None else folders
+    folders = comparable_runs(run_folders(root))[0] if folders is None else folders
     studies = study_folders(root) if studies is None else studies
     verdicts = verdict_files(root) if verdicts is None else verdicts
     labels = recipe_labels(folders)
-    cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
-    for folder in folders:
-        for entry in reader.measurements(folder):
-            info = entry.scores.info
-            key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
-            cells[(*key, info.evaluator, info.version)].append(entry)
-    of_comparers = comparer_polls(verdicts, folders, (entry for entries in cells.values() for entry in entries))
+    scored = [entry for folder in folders for entry in reader.measurements(folder)]
+    of_comparers = comparer_polls(verdicts, folders, scored)
     counted = [*read_polls(studies), *(poll for poll in of_comparers if not poll.bias.fails_often)]
     polls: dict[tuple[str, str, str, str, str], Poll] = {poll.key: poll for poll in counted}
-    for key, poll in polls.items():
-        cells[key] += poll.measurements
+    of_polls = {key: poll.measurements for key, poll in polls.items()}
+    contradicting = conflicts([*scored, *chain.from_iterable(of_polls.values())])
+    cells: dict[tuple[str, str, str, str, str], list[Measurement]] = defaultdict(list)
+    for entry in (entry for entry in scored if entry not in contradicting):
+        info = entry.scores.info
+        key = (entry.manifest.model, entry.sampling.prompt_set, entry.compared_sampling)
+        cells[(*key, info.evaluator, info.version)].append(entry)
+    for key, entries in of_polls.items():
+        if comparable := [entry for entry in entries if entry not in contradicting]:
+            cells[key] += comparable
     contenders_of = {key: _contenders(entries, labels) for key, entries in sorted(cells.items())}
     unvoted = {key: contenders for key, contenders in contenders_of.items() if key not in polls}
     shown_by_guidance = of_base_at_other_guidance(unvoted)
@@ -264,7 +270,11 @@ def build(
     of_runs = {one.name: labels[one.manifest.model, one.manifest.recipe_hash] for one in folders}
     names = prompt_set_names(folders, {prompt_set for _, prompt_set, *_ in cells})
     tables = Tables([], [], [], {}, {}, {}, {}, {}, {}, of_runs, {}, _poll_remarks(studies, of_comparers))
-    tables = replace(tables, from_capsules=frozenset(one.name for one in folders if one.is_from_capsule))
+    tables = replace(
+        tables,
+        left_out=contradicting.left_out() | guidance_left_out(unvoted),
+        from_capsules=frozenset(one.name for one in folders if one.is_from_capsule),
+    )
     resamplings = Resamplings(num_resamples)
     at_sampling = {}
     for key in compared:
@@ -318,11 +328,6 @@ def _contenders(entries: list[Measurement], labels: dict[tuple[str, str], str]) 
         recipes[labels[entry.manifest.model, entry.manifest.recipe_hash] + at_strength].append(entry)
     for runs in recipes.values():
         runs.sort(key=lambda run: -1 if run.manifest.seed is None else run.manifest.seed)
-        if len({run.manifest.seed for run in runs}) < len(runs):
-            names = ", ".join(run.manifest.run for run in runs)
-            raise ResultsError(
-                f"{names} are the same recipe, two of them with the same seed; keep one of those folders"
-            )
     return [Contender(label, tuple(runs)) for label, runs in recipes.items()]
 
 

@@ -8,8 +8,9 @@ from alignbench.files import locked, write_csv
 from alignbench.report import markdown, pictures
 from alignbench.report.cards.beside import cards_beside
 from alignbench.report.columns import TURNING_POINT_COLUMNS
+from alignbench.report.comparison import ALL
 from alignbench.report.curves.turning_points import turning_points, validation_curves
-from alignbench.report.diagnostics import diagnose, features_left_out
+from alignbench.report.diagnostics import diagnose, features_left_out, looks_left_out
 from alignbench.report.display import sections
 from alignbench.report.labels import strength_label
 from alignbench.report.page.write import write_page
@@ -22,7 +23,7 @@ from alignbench.report.sensitivity.searched import add_tried
 from alignbench.report.sensitivity.tried import tried_settings
 from alignbench.report.tables import Tables, build
 from alignbench.statistics.resampling import NUM_RESAMPLES
-from alignbench.store.image_records import read_sampling
+from alignbench.store.image_records import PROMPTS, read_prompts, read_sampling
 from alignbench.store.manifest import BASE
 from alignbench.store.run_folder import RunFolder, run_folders
 from alignbench.store.search_record import count_tried
@@ -34,7 +35,8 @@ def write_report(root: Path, num_resamples: int = NUM_RESAMPLES) -> Tables:
     """Write leaderboard, win rates, ranking and diagnostics, pictures, and the page; return the tables.
 
     Statistics of images that have none yet are measured on the way. Runs that share training data with a reward model
-    of this root are noted as trained on it. What cannot be read is left out, and named in `Tables.left_out`.
+    of this root are noted as trained on it. What cannot be read, or contradicts other runs, is left out and named in
+    `Tables.left_out`.
     """
     with locked(Path(root) / ".report.lock"):  # all tables are of one writer
         return _write_report(root, num_resamples)
@@ -51,7 +53,8 @@ def _write_report(root: Path, num_resamples: int) -> Tables:
     diagnostics = diagnose(root, tables, num_resamples, found.reader)
     cards = cards_beside(tables.evaluators, found.cards)
     recipes = tried_settings(found.runs, tables.labels)
-    left_out = found.left_out | damaged_searches | features_left_out(root, tables)
+    left_out = found.left_out | tables.left_out | damaged_searches
+    left_out |= features_left_out(root, tables) | looks_left_out(root, tables, found.reader)
     reproductions = [one for one in read_reproductions(Path(root), left_out) if one.run in tables.labels]
     tables = replace(
         tables,
@@ -78,7 +81,9 @@ def _write_charts(root: Path, tables: Tables) -> None:
             key = f"{section.model}-{section.prompt_set}.png"
             folder = Path(root) / "report"
             pictures.forest(tables, section.model, section.prompt_set, folder / f"win_rates-{key}")
-            pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
+            where = (section.model, section.prompt_set, ALL)
+            if any((row["model"], row["prompt_set"], row["group"]) == where for row in tables.win_rates):
+                pictures.win_matrix(tables, section.model, section.prompt_set, folder / f"win_matrix-{key}")
             if section.guidance:
                 pictures.guidance_curves(section.guidance, folder / f"guidance-{key}", title=section.where)
             swept = [
@@ -100,6 +105,14 @@ def _write_turning_points(root: Path, folders: Sequence[RunFolder]) -> None:
     for model in sorted({curve.model for curve in curves}):
         own = [(curve, row) for curve, row in zip(curves, rows, strict=True) if curve.model == model]
         pictures.turning_curves(own, Path(root) / "report" / f"turning_points-{model}.png", title=model)
+
+
+def _share_prompts(images: Path, of_base: Path) -> bool:
+    """Say whether a run and base have images of the same prompts."""
+    if not (of_base / PROMPTS).exists():
+        return False
+    own, its = ({record.prompt_id for record in read_prompts(one)} for one in (images, of_base))
+    return not own.isdisjoint(its)
 
 
 def write_run_pictures(folder: RunFolder, folders: Sequence[RunFolder] | None = None) -> list[Path]:
@@ -125,7 +138,7 @@ def write_run_pictures(folder: RunFolder, folders: Sequence[RunFolder] | None = 
             prompt_set, sampling_hash = prompts.parts[-3:-1]
             sampling = read_sampling(prompts.parent)
             of_base = base.images(prompt_set, sampling.base_sampling or sampling_hash)
-            if (of_base / "prompts.jsonl").exists():
+            if _share_prompts(prompts.parent, of_base):
                 written.append(target / f"{prompt_set}-{sampling_hash}.png")
                 name = manifest.display_name or manifest.method
                 name += strength_label(sampling.strength, sampling.strength_kind)

@@ -95,7 +95,8 @@ def study_results(folder: StudyFolder, num_resamples: int = NUM_RESAMPLES) -> St
     """Count the votes of a study so far."""
     questions = [question.name for question in folder.study.protocol.questions]
     counted = count(folder)
-    labels = recipe_labels(readable(folder.root).runs)
+    runs = {one.name: one for one in [*readable(folder.root).runs, *map(folder.run, folder.study.runs)]}
+    labels = recipe_labels(runs.values())
     methods = {run: labels[one.model, one.recipe_hash] for run, one in folder.manifests.items()}
     left_out = {one.rater: one.left_out for one in counted.attention}
     code = {one.rater: one.code for one in counted.attention}

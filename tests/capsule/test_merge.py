@@ -142,6 +142,17 @@ def test_one_evaluator_with_two_kinds_of_weights_is_named(capsules, groups, tmp_
         bring_in([capsules[0], tmp_path / "other.tar"], tmp_path / "there")
 
 
+def test_contradictions_of_runs_that_are_there_stop_no_merge_and_the_report_names_them(capsules, groups, capsys):
+    run = RunFolder(groups[0] / DPO)
+    (file,) = run.path.glob("scores/*/*/clip@1.parquet")
+    scores = Scores.read(file)
+    replace(scores, info=replace(scores.info, weights="abc")).write(file)
+    run.complete("score", "shapes/1a2b/clip@1", [file])
+    merge(capsules[1:], groups[0], 50)
+    assert f"{file.relative_to(groups[0])} is left out of this report: clip scored these" in capsys.readouterr().out
+    assert (groups[0] / SFT / "manifest.json").exists()
+
+
 def test_a_second_run_of_one_recipe_and_seed_is_named(capsules, tmp_path):
     run = f"runs/{DPO}"
     members = {

@@ -50,6 +50,12 @@ def test_runs_without_a_common_prompt_are_refused(world, tmp_path):
         pictures.side_by_side(images(base, run), tmp_path / "pair.png")
 
 
+def test_a_run_that_shares_no_prompt_with_base_has_no_picture_beside_it(world):
+    world.run("base", [1, 2, 3, 4], picture="red")
+    run = world.run("sft", [1], prompts={"x": "another"}, picture="blue")
+    assert [file.name for file in write_run_pictures(run)] == ["training.png"]
+
+
 def test_large_images_and_odd_prompts_fit(world, tmp_path):
     text = "naïve - длинный " + "very " * 80 + "long\nprompt"
     run = world.run("base", [1], prompts={"x": text}, picture="red")
@@ -82,6 +88,13 @@ def test_a_matrix_needs_two_methods(world, tmp_path):
     world.run("base", [1, 2, 3, 4])
     with pytest.raises(ResultsError, match="no run of sd15_mini was scored on shapes"):
         pictures.win_matrix(build(world.root), "sd15_mini", "shapes", tmp_path / "m.png")
+
+
+def test_a_report_of_one_run_alone_is_written(world):
+    """As where its base run is left out."""
+    world.run("sft", [1, 2, 3, 4])
+    write_report(world.root, 50)
+    assert [file.name for file in world.root.glob("report/*.png")] == ["win_rates-sd15_mini-shapes.png"]
 
 
 def test_a_whole_report_gives_the_same_bytes_twice(small_table):

@@ -129,21 +129,6 @@ def test_two_recipes_of_one_method_stay_apart(world):
     assert sorted({row["method"] for row in rows}) == ["base", "sft@sft-one", "sft@sft-two"]
 
 
-def test_two_runs_of_one_recipe_and_seed_are_refused(world):
-    first = world.run("sft", [1, 2, 3, 4])
-    first.path.rename(world.root / "copy")
-    world.run("sft", [1, 2, 3, 4])
-    with pytest.raises(ResultsError, match="are the same recipe, two of them with the same seed"):
-        build(world.root)
-
-
-def test_two_different_base_runs_are_refused(world):
-    world.run("base", [1, 2, 3, 4], recipe="one")
-    world.run("base", [1, 2, 3, 4], recipe="two")
-    with pytest.raises(ResultsError, match="model sd15_mini has 2 base runs with different configurations"):
-        build(world.root)
-
-
 def test_versions_of_an_evaluator_never_meet(world):
     world.run("base", [1, 2, 3, 4], version="1")
     world.run("sft", [2, 3, 4, 5], version="2")
@@ -161,14 +146,6 @@ def test_win_rates_of_two_versions_say_which_is_which(world):
     with (world.root / "win_rates.csv").open() as file:
         found = {row["version"]: row["win_rate"] for row in csv.DictReader(file) if row["group"] == "all"}
     assert found == {"1": "1", "2": "0"}
-
-
-@pytest.mark.parametrize("difference", [{"preprocess": "legacy_noaa"}, {"precision": "float16"}])
-def test_scores_of_another_preprocessing_or_precision_are_refused(world, difference):
-    world.run("base", [1, 2, 3, 4])
-    world.run("sft", [2, 3, 4, 5], **difference)
-    with pytest.raises(ResultsError, match="score them alike"):
-        build(world.root)
 
 
 def test_models_and_samplings_are_compared_with_their_own_base(world):
@@ -191,13 +168,6 @@ def test_a_subset_is_marked_and_compared_on_the_prompts_that_both_have(world):
     assert only(tables.leaderboard, method="sft", group="all")["subset"] is True
     assert only(tables.leaderboard, method="base", group="all")["subset"] is False
     assert (only(tables.win_rates, group="all")["n"], only(tables.win_rates, group="all")["wins"]) == (2, 1)
-
-
-def test_prompts_that_differ_under_one_id_are_refused(world):
-    world.run("base", [1, 2], prompts={"p0": "a", "p1": "b"})
-    world.run("sft", [1, 2], prompts={"p0": "a", "p1": "c"})
-    with pytest.raises(ResultsError, match="prompt p1 of shapes reads"):
-        build(world.root)
 
 
 def test_evaluators_that_a_method_trained_on_are_marked(small_table):

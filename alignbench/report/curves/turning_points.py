@@ -96,6 +96,8 @@ def _curves(model: str, label: str, runs: Sequence[RunFolder]) -> Iterator[Valid
     for key in sorted(shared):
         prompt_set, _, evaluator = key
         read = [[Scores.read(files[key]) for _, files in points[:num_points]] for points in of_runs]
+        if any(len({one.info for one in row}) > 1 for row in read):
+            continue  # scored in several ways, which `looks_left_out` names
         scores = np.array([[one.score for one in row] for row in read], dtype=np.float64)
         sign = 1 if read[0][0].info.higher_is_better else -1
         gain = sign * (scores - scores[:, :1])

@@ -6,11 +6,12 @@ has the same gain without any training.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from alignbench.report.columns import TableRow
 from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.conflicts.scores import Conflicts, conflicts_within
 from alignbench.report.contenders import Contender
 from alignbench.statistics.resampling import Resamplings
 from alignbench.store.image_records import SamplingRecord
@@ -39,15 +40,36 @@ def guidance_rows(
         names: how the tables call a prompt set and sampling, by model, prompt set and hash of the sampling.
     """
     rows = []
+    for key, scale, bases in _with_bases(cells):
+        comparable = {other: base for other, base in bases.items() if not _conflicts(bases[scale], base)}
+        if len(comparable) > 1:
+            rows += _rows_at(scale, cells[key], comparable, names[key[:3]], resamplings)
+    return rows
+
+
+def guidance_left_out(cells: Mapping[Cell, Sequence[Contender]]) -> dict[str, str]:
+    """Return why scores of base at other scales are in no row of `guidance.csv`, by their path in the results."""
+    found: dict[str, str] = {}
+    for _, scale, bases in _with_bases(cells):
+        for base in bases.values():
+            found |= _conflicts(bases[scale], base).left_out()
+    return found
+
+
+def _conflicts(base: Contender, other: Contender) -> Conflicts:
+    """Return why scores of base at another scale cannot be compared with those at the scale of the methods."""
+    own = base.runs[0]
+    return conflicts_within([own, other.runs[0]], is_base=lambda entry: entry is own)
+
+
+def _with_bases(cells: Mapping[Cell, Sequence[Contender]]) -> Iterator[tuple[Cell, float, dict[float, Contender]]]:
+    """Yield the cells with methods and base, their scale of guidance, and base at each scale that it has images of."""
     for group in _alike_but_for_guidance(cells):
         at_scale = {scale: key for key in group if (scale := _guidance(cells[key])) is not None}
         bases = {scale: base for scale, key in at_scale.items() if (base := _base(cells[key]))}
-        if len(bases) < 2:
-            continue
         for scale, key in at_scale.items():
-            if scale in bases and not _is_base_alone(cells[key]):
-                rows += _rows_at(scale, cells[key], bases, names[key[:3]], resamplings)
-    return rows
+            if len(bases) > 1 and scale in bases and not _is_base_alone(cells[key]):
+                yield key, scale, bases
 
 
 def _rows_at(

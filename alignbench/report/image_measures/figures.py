@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from alignbench.report.comparison import ALL, MethodComparison
+from alignbench.report.conflicts.differences import differences
 from alignbench.report.contenders import Contender
 from alignbench.report.image_measures.taken import Taken, Vectors
 from alignbench.scoring.feature_rows import FeatureInfo
@@ -142,8 +143,7 @@ def features_alike(runs: RunsByMethod) -> tuple[list[FeatureInfo], dict[str, str
         for way, of in ways.items():
             for _, run in of if way != chosen else ():
                 folder = run.folder.features / f"{way.name}@{way.version}"
-                pairs = zip(asdict(way).items(), asdict(chosen).values(), strict=True)
-                told = ", ".join(f"{key} ({own!r} and {its!r})" for (key, own), its in pairs if own != its)
+                told = differences(asdict(way), asdict(chosen))
                 left_out[folder.relative_to(run.folder.path.parent).as_posix()] = (
                     f"its vectors and those of {other.name} differ in {told}; delete the one of the two that you do "
                     "not want, and score its run again"

@@ -79,6 +79,16 @@ def test_win_rates_and_the_leaderboard_are_those_of_the_pairs(world):
     assert "stub ↑" in markdown(tables)
 
 
+def test_a_run_whose_prompts_read_differently_is_in_no_comparison(world):
+    judge(world, OVER_BASE)
+    expected = build(world.root, num_resamples=300)
+    world.score(world.run("mapo", {**PROMPTS, "p1": "another"}), [0.0, 0.0, 0.0, 0.0])
+    judge(world, {"mapo": [1.0, 1.0, 1.0, 1.0]})
+    tables = build(world.root, num_resamples=300)
+    assert str(tables.win_rates) == str(expected.win_rates)
+    assert list(tables.left_out) == [f"{run(world, 'mapo')}/images/shapes/{SAMPLING}"]
+
+
 @pytest.mark.matrix
 def test_strengths_come_from_the_pairs(world):
     judge(world, OVER_BASE)
