@@ -17,7 +17,7 @@ from tests.serving import at_work
 from tests.tiny_runs import files_of, log_of
 
 CALLS = 12  # of one group of four images
-PATIENCE = 1.0  # seconds
+PATIENCE = 4.0  # seconds; a busy machine takes longer than usual to answer
 
 
 class Judge(Server):
