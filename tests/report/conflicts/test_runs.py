@@ -98,7 +98,7 @@ def test_the_base_run_is_kept_from_whose_weights_most_runs_started(world, tmp_pa
     assert list(left_out) == [base.name]
     told = left_out[base.name]
     assert told.startswith(f"sd15_mini has another base run, {BASE}, that its methods are compared with")
-    assert "and the weights of the two differ in revision ('b' and 'a'); delete the one" in told
+    assert "and the two differ in revision ('b' and 'a'); delete the one" in told
     assert comparable_runs(reversed(run_folders(world.root)))[1] == left_out
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_started_from_the_weights_of_another_base_run_goes_with_it(wo
     assert found == tables_of(without.root)[0]
     assert list(left_out) == [base.name, run.name]
     assert left_out[run.name] == (
-        f"it started from the weights of the base run {base.name}, and the methods of sd15_mini are compared with "
+        f"it started from the model of the base run {base.name}, and the methods of sd15_mini are compared with "
         f"{BASE}; move this run and {base.name} into another results folder"
     )
 
@@ -129,6 +129,18 @@ def test_of_base_runs_of_the_same_weights_that_is_kept_which_methods_share_image
     assert "differ" not in left_out["base-sd15_mini-aNone"]
     rows = build(world.root, 50).leaderboard
     assert {row["method"]: row["win_rate_vs_base"] for row in rows if row["group"] == "all"}["sft"] == 1
+
+
+def test_a_run_at_the_resolution_of_another_base_run_goes_with_it(world):
+    fill(world)
+    world.run("base", [1, 2, 3, 4], recipe="small")
+    world.run("kto", [9, 9, 9, 9])
+    for folder in run_folders(world.root):
+        resolution = 32 if folder.name in ("base-sd15_mini-smallNone", "kto-sd15_mini-r0") else 64
+        folder.config_file.write_text(f"train: {{learning_rate: 0.1}}\nmodel: {{resolution: {resolution}}}\n")
+    left_out = comparable_runs(run_folders(world.root))[1]
+    assert list(left_out) == ["base-sd15_mini-smallNone", "kto-sd15_mini-r0"]
+    assert "and the two differ in resolution (32 and 64)" in left_out["base-sd15_mini-smallNone"]
 
 
 def test_models_have_a_base_run_each(world):
