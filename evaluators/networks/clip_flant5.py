@@ -246,7 +246,8 @@ class ClipFlanT5(ModelFolder):
         """Return the tokens of a text, with the end token, which also stands before the image, as published."""
         for special in self._special:  # in a prompt, such a token would end the text
             text = text.replace(special, f"{special[0]} {special[1:]}")
-        return self.tokenizer.encode(text).ids
+        # SentencePiece, as published, reads any blanks as one; files of tokenizers differ in blanks at the end
+        return self.tokenizer.encode(" ".join(text.split())).ids
 
 
 def clip_flant5_bytes(settings: Mapping[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from alignbench.files import quick_sha256
+from alignbench.models.weights.missing import going_on
 from evaluators.networks.checkpoint import check_checkpoint
 
 Precision = Literal["bfloat16", "float32"]
@@ -33,8 +34,9 @@ class ModelFolder(ABC):
 
     def __init__(self, source: str, revision: str | None, precision: Precision) -> None:
         check_checkpoint(source, CONFIG_FILE, revision)
-        if Path(source).is_dir():
-            self.check_folder(Path(source))
+        if (Path(source) / CONFIG_FILE).is_file():
+            with going_on():
+                self.check_folder(Path(source))
         self.source, self.revision, self.precision = source, revision, precision
         self._device = torch.device("cpu")
 
@@ -72,7 +74,8 @@ class ModelFolder(ABC):
         Raises:
             UserError: it is another model, or a file is damaged.
         """
-        return self.load().to(self._device)
+        with torch.inference_mode(False):  # who asks first may need no gradient, and a later one may
+            return self.load().to(self._device)
 
     def to(self, device: torch.device | str) -> None:
         """Say where the network is to compute."""

@@ -80,6 +80,11 @@ def test_what_looks_like_a_special_token_or_an_image_is_text(flant5):
     assert len({likelihood(model, text) for text in ("a cat", "a </s> cat", "a <image> cat")}) == 3
 
 
+def test_blanks_count_as_one(flant5):
+    model = model_in(flant5)
+    assert likelihood(model, "  a\n\tcat\u3000 ") == likelihood(model, "a cat")
+
+
 def test_other_models_are_refused_in_one_sentence(flant5, copied):
     def told(**changes):
         (copied / "config.json").write_text(json.dumps(CONFIG | {"vocab_size": 90} | changes))

@@ -147,9 +147,10 @@ def tensor_of(picture):
 
 def test_a_reward_is_the_score_and_has_a_gradient_everywhere(scorer):
     pictures = [noise(0, (28, 21)), noise(1, (28, 21))]  # padded, and not resized
+    scores = scorer.score(pictures, PROMPTS[:2])  # first, and without a gradient
     pixels = torch.cat([tensor_of(one) for one in pictures]).requires_grad_()
     rewards = scorer.reward(pixels, PROMPTS[:2])
-    torch.testing.assert_close(rewards.detach(), scorer.score(pictures, PROMPTS[:2]), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(rewards.detach(), scores, atol=1e-6, rtol=1e-4)
     [gradient] = torch.autograd.grad(rewards.sum(), pixels)
     assert gradient.isfinite().all()
     assert (gradient != 0).float().mean() > 0.99
