@@ -15,7 +15,8 @@ from alignbench.pairwise.comparer import Verdict
 from alignbench.serve.protocol import is_name
 from alignbench.settings.section import Count
 from evaluators.comparers.instruction import INTRODUCTIONS, LABELS, VERSION, InstructedComparer
-from evaluators.networks.chat_model import Precision, chat_model, chat_model_bytes
+from evaluators.networks.chat_model import chat_model, chat_model_bytes
+from evaluators.networks.model_folder import Precision
 from evaluators.networks.preprocess import SmallPictures
 
 MaxSide = Annotated[int, Field(ge=64)]

@@ -3,28 +3,24 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
 
 from alignbench.errors import UserError
-from alignbench.files import quick_sha256
 from alignbench.reading import read_json_object
-from evaluators.networks.checkpoint import bytes_on_meta, check_checkpoint
+from evaluators.networks.checkpoint import bytes_on_meta
+from evaluators.networks.model_folder import CONFIG_FILE, ModelFolder, Precision
 
-Precision = Literal["bfloat16", "float32"]
-
-CONFIG_FILE = "config.json"
-FETCHED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # of a repository on the hub
+CLIP_T5 = "clip_t5"  # model_type of CLIP-FlanT5, which transformers has no class for
 
 _loaded: "WeakValueDictionary[tuple[str, str | None, Precision], ChatModel]" = WeakValueDictionary()
 
 
-class ChatModel:
+class ChatModel(ModelFolder):
     """A vision-language model, of which the logits of the next token are read; nothing is generated.
 
     The logits are those of the network itself, without the penalties that a generation config may add.
@@ -38,38 +34,33 @@ class ChatModel:
         UserError: the source is not there or no vision-language model.
     """
 
-    def __init__(self, source: str, revision: str | None, precision: Precision) -> None:
-        check_checkpoint(source, CONFIG_FILE, revision)
-        if Path(source).is_dir():
-            _refuse_other_models(Path(source))
-        self.source, self.revision, self.precision = source, revision, precision
-        self._device = torch.device("cpu")
+    fetched = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 
-    @cached_property
-    def folder(self) -> Path:
-        """The model on the disk, fetched from the hub if it is not here."""
-        if Path(self.source).is_dir():
-            return Path(self.source)
-        return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=FETCHED))
-
-    @property
-    def weights(self) -> str:
-        """Digest of all files of the model."""
-        return quick_sha256(self.folder)
-
-    @cached_property
-    def network(self) -> Any:
-        """The model, frozen, on the device.
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Refuse a folder of a model that transformers does not know as one that reads images and writes text.
 
         Raises:
-            UserError: it is no vision-language model.
+            UserError: naming what it is.
         """
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+        kind = read_json_object(folder / CONFIG_FILE).get("model_type")
+        if kind == CLIP_T5:
+            raise UserError(f"source={folder} holds CLIP-FlanT5; score with the evaluator vqascore_clip_flant5 instead")
+        if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            raise UserError(
+                f"source={folder} holds a model of type {kind}; expected one that reads images and writes text, such "
+                "as Qwen3-VL"
+            )
+
+    def load(self) -> Any:
+        """Return the model, frozen, on the CPU."""
         from transformers import AutoModelForImageTextToText
 
-        _refuse_other_models(self.folder)
         settings: Any = {"dtype": getattr(torch, self.precision), "use_safetensors": True, "trust_remote_code": False}
         network: Any = AutoModelForImageTextToText.from_pretrained(self.folder, **settings)
-        return network.requires_grad_(False).eval().to(self._device)
+        return network.requires_grad_(False).eval()
 
     @cached_property
     def processor(self) -> Any:
@@ -85,16 +76,6 @@ class ChatModel:
             raise UserError(f"source={self.source} has no chat template, so it cannot be asked; give a chat model")
         processor.tokenizer.padding_side = "left"  # so that the next token is the last one in every row
         return processor
-
-    def to(self, device: torch.device | str) -> None:
-        """Say where the network is to compute."""
-        self._device = torch.device(device)
-        if "network" in vars(self):
-            self.network.to(self._device)
-
-    def release(self) -> None:
-        """Forget the network; it is read again when it is next used."""
-        vars(self).pop("network", None)
 
     def inputs(self, messages: Sequence[Sequence[str | None]], images: Sequence[Sequence[Image.Image]]) -> Any:
         """Return what the network reads: for each message of the user, tokens and pixels.
@@ -163,22 +144,6 @@ def chat_model_bytes(settings: Mapping[str, Any]) -> int | None:
         return None
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    _refuse_other_models(folder)
+    ChatModel.check_folder(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return bytes_on_meta(lambda: AutoModelForImageTextToText.from_config(config), settings["precision"])
-
-
-def _refuse_other_models(folder: Path) -> None:
-    """Refuse a folder of a model that transformers does not know as one that reads images and writes text.
-
-    Raises:
-        UserError: naming what it is.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    kind = read_json_object(folder / CONFIG_FILE).get("model_type")
-    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise UserError(
-            f"source={folder} holds a model of type {kind}; expected one that reads images and writes text, such as "
-            "Qwen3-VL"
-        )

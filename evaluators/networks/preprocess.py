@@ -109,6 +109,45 @@ class ClipPixels(Pixels):
 
 
 @dataclass(frozen=True, eq=False)
+class PaddedClipPixels(Pixels):
+    """LLaVA's pipeline: RGB, borders of CLIP's mean colour to a square, then as `ClipPixels`; nothing is cut off.
+
+    Source: load_images of clip_t5_model.py in linzhiqiu/t2v_metrics 3.0, with image_aspect_ratio pad.
+    """
+
+    size: int
+    colour: ClassVar[tuple[int, int, int]] = (122, 116, 104)  # CLIP_MEAN times 255, rounded down
+
+    @property
+    def key(self) -> str:
+        return f"clip_padded_{self.size}"
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return normalised pixels, [N, 3, size, size], float32."""
+        return ClipPixels(self.size)([self._padded(rgb(image)) for image in images])
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return the same for pixels [N, 3, H, W] in 0..1 with a gradient; differs as that of `ClipPixels` does."""
+        height, width = pixels.shape[-2:]
+        left, top, side = self._borders(width, height)
+        colour = pixels.new_tensor(self.colour).view(1, 3, 1, 1) / 255
+        padded = F.pad(pixels - colour, (left, side - width - left, top, side - height - top)) + colour
+        return ClipPixels(self.size).differentiable(padded)
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        left, top, side = self._borders(*image.size)
+        padded = Image.new("RGB", (side, side), self.colour)
+        padded.paste(image, (left, top))
+        return padded
+
+    @staticmethod
+    def _borders(width: int, height: int) -> tuple[int, int, int]:
+        """Return the left and the upper border, and the side of the square."""
+        side = max(width, height)
+        return (side - width) // 2, (side - height) // 2, side
+
+
+@dataclass(frozen=True, eq=False)
 class HpsPixels(Pixels):
     """HPSv2's pipeline: RGB, 0..1, long side to `size` by tensor bicubic, black borders to a square, normalise.
 

@@ -14,12 +14,11 @@ from torch import Tensor
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Summary
 from alignbench.serve.protocol import is_name
-from alignbench.settings.section import Count
 from evaluators.annotations import PromptTable
-from evaluators.networks.chat_model import Precision, chat_model, chat_model_bytes
+from evaluators.networks.chat_model import chat_model_bytes
 from evaluators.networks.preprocess import Pictures, SmallPictures
 from evaluators.vqa.answers import Answer, Question
-from evaluators.vqa.questioner import Questioner
+from evaluators.vqa.questioner import CachedQuestioner
 from evaluators.vqa.tables import Item
 
 MaxSide = Annotated[int, Field(ge=64)]
@@ -36,38 +35,25 @@ class AskingEvaluator(Evaluator):
     Args:
         prefix: beginning of the name in tables.
         vlm: name of the model, which ends the name in tables.
-        source: hub id, or a folder with config.json, weights and the files of the processor.
-        revision: of the hub's repository.
-        precision: in which numbers the network computes; probabilities are computed in float32.
+        questioner: asks the model. Networks compute in its precision, and probabilities are computed in float32.
         max_side: pixels of the longer side of an image as the model's processor gets it, larger images being made
             smaller; None for the whole image, as published.
-        batch_size: questions that go through the network at once.
 
     Raises:
-        UserError: the source is not there or no vision-language model, or the name is none.
+        UserError: the name is none.
     """
 
     range = (0.0, 1.0)
     summary: ClassVar[Summary] = "mean"
     tolerance: ClassVar[float | None] = 0.01  # of probabilities in bfloat16
 
-    def __init__(
-        self,
-        prefix: str,
-        vlm: str,
-        source: str,
-        revision: str | None,
-        precision: Precision,
-        max_side: MaxSide | None,
-        batch_size: Count,
-    ) -> None:
+    def __init__(self, prefix: str, vlm: str, questioner: CachedQuestioner[Any], max_side: MaxSide | None) -> None:
         self.name = f"{prefix}_{vlm}"
         if not is_name(self.name):
             raise UserError(f"{self.name} cannot be a name; vlm must consist of letters, digits and _ . + -")
-        self.model = chat_model(source, revision, precision)
-        self.precision = precision
+        self.questioner, self.model = questioner, questioner.model
+        self.precision = questioner.model.precision
         self.preprocess = Pictures() if max_side is None else SmallPictures(max_side)
-        self.questioner = Questioner(self.model, batch_size)
 
     @property
     def weights(self) -> str:

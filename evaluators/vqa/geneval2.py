@@ -13,9 +13,10 @@ from alignbench.data.storage.text_tables import TextRow, read_rows
 from alignbench.errors import UserError
 from alignbench.settings.section import Count
 from evaluators.annotations import PromptTable
-from evaluators.networks.chat_model import Precision
+from evaluators.networks.model_folder import Precision
 from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import CALIBRATION, AnnotatedAsking, MaxSide
+from evaluators.vqa.questioner import chat_questioner
 from evaluators.vqa.tables import Item
 
 Score = Literal["soft_tifa_gm", "soft_tifa_am", "tifa"]
@@ -50,10 +51,11 @@ class GenEval2(AnnotatedAsking):
         table: geneval2_data.jsonl, which the user has to download.
         count_blank: whether a bare blank as the next token counts as the right answer to a question of number, as in
             the published code with the tokenizer of Qwen; part of the version.
-        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
+        vlm, max_side: see `AskingEvaluator`.
+        source, revision, precision, batch_size: see `chat_questioner`.
 
     Raises:
-        UserError: see `AskingEvaluator`; or the table is not there or another.
+        UserError: see `AskingEvaluator` and `chat_questioner`; or the table is not there or another.
     """
 
     version = "1"
@@ -74,7 +76,7 @@ class GenEval2(AnnotatedAsking):
             raise ValueError(f"score={score} is unknown; available: {', '.join(get_args(Score))}")
         if table is None or not Path(table).is_file():
             raise UserError(f"{score} needs table, the file of GenEval 2, and table={table} is no file; {LICENCE}")
-        super().__init__(score, vlm, source, revision, precision, max_side, batch_size)
+        super().__init__(score, vlm, chat_questioner(source, revision, precision, batch_size), max_side)
         self.version = "1" if count_blank else "1-no_blank"
         self._score: Score = score
         self._count_blank = count_blank

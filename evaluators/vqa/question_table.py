@@ -11,9 +11,10 @@ from string import ascii_uppercase
 from typing import Any, Literal, get_args
 
 from alignbench.settings.section import Count
-from evaluators.networks.chat_model import Precision
+from evaluators.networks.model_folder import Precision
 from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import CALIBRATION, AnnotatedAsking, MaxSide
+from evaluators.vqa.questioner import chat_questioner
 from evaluators.vqa.tables import YES_NO, Item, read_questions
 
 Rule = Literal["dsg", "dpg"]
@@ -30,10 +31,11 @@ class TableQuestions(AnnotatedAsking):
         name: beginning of the name in tables, such as dpg.
         table: file of the questions; see `read_questions`.
         rule: when a parent is wrong; see `with_parents`.
-        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
+        vlm, max_side: see `AskingEvaluator`.
+        source, revision, precision, batch_size: see `chat_questioner`.
 
     Raises:
-        UserError: see `AskingEvaluator` and `read_questions`.
+        UserError: see `AskingEvaluator` and `chat_questioner`, and `read_questions`.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TableQuestions(AnnotatedAsking):
     ) -> None:
         if rule not in get_args(Rule):
             raise ValueError(f"rule={rule} is unknown; available: {', '.join(get_args(Rule))}")
-        super().__init__(name, vlm, source, revision, precision, max_side, batch_size)
+        super().__init__(name, vlm, chat_questioner(source, revision, precision, batch_size), max_side)
         self.version = f"1-{rule}"
         self._rule: Rule = rule
         self.table = read_questions(Path(table))

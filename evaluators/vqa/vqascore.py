@@ -10,10 +10,11 @@ from torch import Tensor
 
 from alignbench.evaluator import Reward
 from alignbench.settings.section import Count
-from evaluators.networks.chat_model import Precision
+from evaluators.networks.model_folder import Precision
 from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import AskingEvaluator, MaxSide
 from evaluators.vqa.differentiable import answer_probabilities, checkpoint_activations
+from evaluators.vqa.questioner import CachedQuestioner, chat_questioner
 
 Template = Literal["paper", "t2v_metrics", "geneval2"]
 
@@ -26,12 +27,12 @@ TEMPLATES: Mapping[Template, tuple[str, tuple[str, ...]]] = {
 }
 
 
-class VqaScore(AskingEvaluator, Reward):
-    """The probability that a vision-language model begins its answer with Yes, 0..1.
+class YesScore(AskingEvaluator, Reward):
+    """How probable Yes is as the answer to one question about the prompt, 0..1.
 
     Args:
         template: which question is asked; part of the version, as scores of two templates are not comparable.
-        vlm, source, revision, precision, max_side, batch_size: see `AskingEvaluator`.
+        vlm, questioner, max_side: see `AskingEvaluator`.
         gradient_checkpointing: compute all layers twice instead of keeping their activations for the gradient.
 
     Raises:
@@ -44,16 +45,11 @@ class VqaScore(AskingEvaluator, Reward):
         self,
         template: Template,
         vlm: str,
-        source: str,
-        revision: str | None,
-        precision: Precision,
+        questioner: CachedQuestioner[Any],
         max_side: MaxSide | None,
-        batch_size: Count,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool,
     ) -> None:
-        if template not in get_args(Template):
-            raise ValueError(f"template={template} is unknown; available: {', '.join(get_args(Template))}")
-        super().__init__("vqascore", vlm, source, revision, precision, max_side, batch_size)
+        super().__init__("vqascore", vlm, questioner, max_side)
         self.version = f"1-{template}"
         self.gradient_checkpointing = gradient_checkpointing
         self._text, self._answers = TEMPLATES[template]
@@ -70,6 +66,36 @@ class VqaScore(AskingEvaluator, Reward):
         """Return the probability."""
         return answers[0].probability, [{}]
 
+
+class VqaScore(YesScore):
+    """The probability that a vision-language model begins its answer with Yes, 0..1.
+
+    Args:
+        template, gradient_checkpointing: see `YesScore`.
+        vlm, max_side: see `AskingEvaluator`.
+        source, revision, precision, batch_size: see `chat_questioner`.
+
+    Raises:
+        UserError: see `AskingEvaluator` and `chat_questioner`.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        vlm: str,
+        source: str,
+        revision: str | None,
+        precision: Precision,
+        max_side: MaxSide | None,
+        batch_size: Count,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        if template not in get_args(Template):
+            raise ValueError(f"template={template} is unknown; available: {', '.join(get_args(Template))}")
+        questioner = chat_questioner(source, revision, precision, batch_size)
+        super().__init__(template, vlm, questioner, max_side, gradient_checkpointing)
+        self._questioner = questioner
+
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient; for models with the pixels of Qwen2-VL alone.
 
@@ -81,4 +107,4 @@ class VqaScore(AskingEvaluator, Reward):
         questions = [self.questions(prompt)[0] for prompt in prompts]
         if self.gradient_checkpointing:
             checkpoint_activations(self.network)
-        return answer_probabilities(self.questioner, pixels, questions)
+        return answer_probabilities(self._questioner, pixels, questions)

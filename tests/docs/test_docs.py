@@ -64,6 +64,7 @@ from alignbench.train_reward.__main__ import arguments as arguments_of_train_rew
 from alignbench.train_reward.checks import check as check_reward_model
 from alignbench.train_reward.run import reward_model_name, train_reward
 from evaluators import load
+from tests.evaluators.tiny_flant5 import write_tiny_flant5
 from tests.pages import PAGES, README, ROOT, block_that_begins, blocks, command_lines, name, tables
 from tests.program import alignbench
 
@@ -187,6 +188,10 @@ def placeholders(tmp_path_factory):
     vlm = tmp_path_factory.mktemp("vlm")
     (vlm / "config.json").write_text('{"model_type": "qwen3_vl"}')  # checked, not loaded
     weights["VLM_FOLDER"] = str(vlm)
+    write_tiny_flant5(flant5 := tmp_path_factory.mktemp("flant5") / "clip-flant5")
+    config = json.loads((flant5 / "config.json").read_text())
+    (flant5 / "config.json").write_text(json.dumps(config | {"mm_hidden_size": 1024}))
+    weights["FLANT5_FOLDER"] = str(flant5)
     for word, entry in {
         "GENEVAL2": {"vqa_list": [["Is there a circle?", "Yes"]], "skills": ["object"]},
         "QUESTIONS": {"question": "Is there a circle?"},

@@ -133,3 +133,13 @@ def pixels_of() -> Callable[[list[Image.Image]], Tensor]:
         return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0 for image in images])
 
     return convert
+
+
+@pytest.fixture(scope="session")
+def flant5(tmp_path_factory) -> Path:
+    """A folder of a tiny CLIP-FlanT5 with its tokenizer."""
+    from tests.evaluators.tiny_flant5 import write_tiny_flant5  # it imports this module
+
+    folder = tmp_path_factory.mktemp("flant5") / "clip-flant5"
+    write_tiny_flant5(folder)
+    return folder

@@ -15,6 +15,7 @@ from evaluators.networks.preprocess import (
     ClipPixels,
     Dinov2Pixels,
     HpsPixels,
+    PaddedClipPixels,
     SiglipPixels,
     rgb,
 )
@@ -47,6 +48,20 @@ def pixels_of(images: list[Image.Image]) -> torch.Tensor:
 
 
 # ---- as published
+
+
+@pytest.mark.parametrize("size", [(28, 28), (91, 40), (40, 91), (41, 90)])
+def test_a_padded_picture_has_borders_of_clips_mean_colour(size):
+    image, side = picture(*size), max(size)
+    on_square = np.empty((side, side, 3), dtype=np.uint8)
+    on_square[:] = [int(255 * mean) for mean in CLIP_MEAN]
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    on_square[top : top + size[1], left : left + size[0]] = np.array(image)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    expected = processor(Image.fromarray(on_square), return_tensors="pt").pixel_values
+    torch.testing.assert_close(PaddedClipPixels(28)([image]), expected, atol=1e-6, rtol=0)
+    unscaled = PaddedClipPixels(side)  # nothing is resized: the path with a gradient is the same
+    torch.testing.assert_close(unscaled.differentiable(pixels_of([image])), unscaled([image]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])

@@ -6,6 +6,8 @@ import pytest
 
 from alignbench.scoring.evidence import evidence_file
 from evaluators.networks.chat_model import ChatModel
+from evaluators.vqa.clip_flant5 import WholeAnswerQuestioner
+from tests.evaluators.tiny_flant5 import VISION
 from tests.program import SMALL_RUN, alignbench, rows
 
 pytestmark = pytest.mark.matrix
@@ -76,3 +78,27 @@ def test_a_folder_of_another_model_and_a_missing_table_are_refused_in_one_senten
         assert "Traceback" not in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_images_are_scored_by_clip_flant5_and_each_question_is_asked_once(flant5, tmp_path, monkeypatch):
+    asked, answers = [], WholeAnswerQuestioner.answers
+    monkeypatch.setattr(
+        WholeAnswerQuestioner, "answers", lambda self, *given: asked.append(len(given[0])) or answers(self, *given)
+    )
+    results, key = tmp_path / "results", "evaluators.vqascore"
+    vision = ",".join(f"{name}:{value}" for name, value in VISION.items())
+    run = ("method=base", "model=sd15_mini", *SMALL_RUN, "calibration=false", "evaluators=none",
+           f"+evaluator@{key}=vqascore_clip_flant5", f"{key}.source={flant5}", f"{key}.tokenizer={flant5}",
+           f"{key}.vlm=clip_flant5_tiny", f"+{key}.vision={{{vision}}}")  # fmt: skip
+    alignbench(*run, "stages=[generate,score,report]", f"results={results}")
+    [file] = results.glob("base-*/scores/shapes/*/vqascore_clip_flant5_tiny@1-paper.parquet")
+    probabilities = [
+        json.loads(line)["questions"][0]["probability"] for line in evidence_file(file).read_text().splitlines()
+    ]
+    assert len(set(probabilities)) == 4
+    [mean] = [float(row["mean"]) for row in rows(results / "leaderboard.csv") if row["group"] == "all"]
+    assert mean == pytest.approx(sum(probabilities) / 4)
+    assert sum(asked) == 4
+    alignbench(*run, "stages=[generate,score]", f"results={tmp_path / 'again'}")
+    assert len(list((tmp_path / "again").glob(f"base-*/scores/shapes/*/{file.name}"))) == 1
+    assert sum(asked) == 4  # the same images, of which the answers are known
