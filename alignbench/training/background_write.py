@@ -15,7 +15,7 @@ from torch import Tensor
 
 BLOCK_BYTES = 2**28  # a power of two, to which memory that a GPU copies to is rounded up
 ALIGNMENT = 64  # bytes
-LOOK_SECONDS = 0.1  # between two looks whether the other processes have written
+POLL_SECONDS = 0.1  # between two checks whether the other processes have written
 PATIENCE_SECONDS = 20.0  # in which nothing new comes from other processes, after which they are taken to be gone
 
 
@@ -184,7 +184,7 @@ class BackgroundWrite:
         """Wait for the end, but not for processes that are gone: for none that has written nothing for a while."""
         wait([self.written])
         seen, since = None, time.monotonic()
-        while not wait([self.completed], timeout=LOOK_SECONDS).done and time.monotonic() - since < PATIENCE_SECONDS:
+        while not wait([self.completed], timeout=POLL_SECONDS).done and time.monotonic() - since < PATIENCE_SECONDS:
             now = _sizes(self.folder)
             if now != seen:
                 seen, since = now, time.monotonic()
@@ -199,7 +199,7 @@ class BackgroundWrite:
         if not self.is_main or self.written.exception() is not None:
             return
         while not (self._all_wrote.is_set() or all(mark.exists() for mark in self._marks)):
-            if self._given_up.wait(LOOK_SECONDS):
+            if self._given_up.wait(POLL_SECONDS):
                 return
         for mark in self._marks:
             mark.unlink(missing_ok=True)

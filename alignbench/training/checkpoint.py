@@ -135,7 +135,7 @@ class Checkpoints:
         in_background = self.in_background and not wait
         partial, place = self._partial, self._place(self.progress.step)
         try:
-            # in the background, two whole ones stay until the third is whole: it is long in the making
+            # in the background, two whole ones stay until the third is whole, since writing takes long
             self._together(self._make_room, partial, NUM_KEPT if in_background else NUM_KEPT - 1)
             if in_background:
                 self._write_in_background(partial, place)
