@@ -269,6 +269,21 @@ def test_of_two_processes_both_learn_at_the_next_checkpoint_that_one_could_not_w
     assert not list(tmp_path.glob("*/written-*"))
 
 
+def test_that_of_two_processes_is_whole_before_they_meet_again(tmp_path):
+    def save(rank):
+        trained = Trained(tmp_path, True, Accelerator(cpu=True))
+        trained.update()
+        trained.checkpoints.save()
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "step-1").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = names(tmp_path)
+        trained.checkpoints.finish()
+        return found
+
+    assert together(save) == [["step-1"], ["step-1"]]
+
+
 def test_the_thread_waits_for_others_as_long_as_they_write_and_not_for_those_that_are_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(background_write, "PATIENCE_SECONDS", SLOW)
     done = []
