@@ -14,8 +14,8 @@ from alignbench.errors import UserError
 from alignbench.former_names import with_former_names
 from alignbench.videos import FrameSpec, frame_spec
 
-NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers",
-               "allow_evaluation_prompts", "offload"}  # fmt: skip
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "checkpoints_in_background",
+               "dataloader_num_workers", "allow_evaluation_prompts", "offload"}  # fmt: skip
 # how the model is sampled does not change it, nor does what is known of its past
 MODEL_NOT_IN_HASH = {"steps", "num_inference_steps", "guidance_scale", "scheduler", "sampling_resolution",
                      "controlnets", "policy_trained_on"}  # fmt: skip

@@ -152,6 +152,11 @@ class Train(Section):
         "Minutes of training between two checkpoints, if they pass before train.checkpointing_steps updates. Does not "
         "change the weights. null: count updates only.",
     )
+    checkpoints_in_background: bool = setting(
+        False,
+        "Write checkpoints while training goes on. Takes main memory for one more copy of what a checkpoint holds, and "
+        "the disk space of three. Does not change the weights. false: training waits.",
+    )
     offload: bool = setting(
         False, "Keep text encoders and VAE in main memory while they are not used. Set by memory=NAME."
     )

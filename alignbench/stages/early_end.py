@@ -80,4 +80,6 @@ def _for_training(cfg: DictConfig) -> str:
     ways = [f"lower train.micro_batch_size (now {train.micro_batch_size})"] if train.micro_batch_size > 1 else []
     ways += [f"add memory=[{','.join(modes)}]"] if modes else []
     ways += ["set train.tuning=lora"] if train.tuning == "full" else []
+    if train.checkpoints_in_background:
+        ways += ["set train.checkpoints_in_background=false if main memory ran out"]
     return f"{', '.join(ways) or 'use a device with more memory'}; dry_run=true estimates what a setting saves"

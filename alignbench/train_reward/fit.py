@@ -101,7 +101,14 @@ def fit(
     parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "best": best}
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    checkpoints = Checkpoints(folder / "checkpoints", accelerator, progress, {"judge": reward_model}, parts)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        accelerator,
+        progress,
+        {"judge": reward_model},
+        parts,
+        in_background=settings.checkpoints_in_background,
+    )
     checkpoints.load_last()
     log = folder / LOG
     if accelerator.is_main_process and log.exists():
@@ -140,7 +147,7 @@ def fit(
     def has_patience() -> bool:
         return settings.patience_steps is None or progress.step - best.step < settings.patience_steps
 
-    with noted() as stop:
+    with noted() as stop, checkpoints:
         while progress.step < settings.max_train_steps and has_patience():
             sums = torch.zeros(3, device=device, dtype=torch.float64)  # of losses, of wins, of pairs
             for number in range(num_micro_batches):
@@ -184,7 +191,7 @@ def fit(
             progress.train_seconds, *signals = cast(Tensor, accelerator.reduce(shared, reduction="sum")).tolist()
             is_due = checkpoints.due(settings.checkpointing_steps, settings.checkpointing_minutes)
             if stop.agree(signals):
-                checkpoints.save()
+                checkpoints.save(wait=True)
                 stop.act()
             # the best weights are a part of the checkpoint: what was found best is never lost
             elif (is_due or "validation_loss" in metrics) and not is_last:

@@ -46,7 +46,8 @@ from alignbench.train_reward.fit import fit, pooled_features, predict
 from alignbench.train_reward.measure import Figures, measure
 from alignbench.train_reward.pairs import PairSplit, make_reader
 
-NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "dataloader_num_workers"}
+NOT_IN_HASH = {"logging_steps", "checkpointing_steps", "checkpointing_minutes", "checkpoints_in_background",
+               "dataloader_num_workers"}  # fmt: skip
 
 
 def reward_model_name(cfg: DictConfig) -> str:

@@ -1,12 +1,14 @@
 """Checkpoints to resume from: the exact state of a run between two rollouts."""
 
+import functools
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
 
 import numpy
 import torch
@@ -19,6 +21,7 @@ from tqdm.auto import tqdm
 from alignbench.errors import UserError
 from alignbench.files import flush_files, sha256, stored_in, write_json
 from alignbench.store.checkpoint_files import DIGESTS, STATE, checkpoint_steps, damaged_file, read_state
+from alignbench.training.background_write import BackgroundWrite, MainMemory
 
 LATER = {"scaler"}  # parts that checkpoints of version 0.1.0 lack
 NUM_KEPT = 2  # checkpoints of a run: the newest, and the one before, in case the newest is damaged
@@ -58,12 +61,17 @@ class Checkpoints:
     A checkpoint is written beside its place, flushed to the disk with the sha256 of each of its files, and renamed. So
     a folder `step-N` is whole, and later damage to it is noticed. The newest two are kept.
 
+    In the background, `save` copies the state to main memory, and a thread writes it while training goes on. At most
+    one checkpoint is being written. `with` a `Checkpoints`, the last one is stored at the end, also that of an error.
+
     Args:
         folder: where they lie.
         progress: where training stands.
         networks: the unwrapped networks whose trainable parameters are kept.
         parts: what is alike on all processes: counters, schedulers, statistics, by name.
         shards: what each process has a part of its own of, by name.
+        in_background: whether training goes on while a checkpoint is written. The main memory for a copy of the state
+            is kept.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class Checkpoints:
         networks: dict[str, nn.Module],
         parts: dict[str, Stateful],
         shards: dict[str, Stateful] | None = None,
+        in_background: bool = False,
     ) -> None:
         self.folder = folder
         self.accelerator = accelerator
@@ -81,7 +90,22 @@ class Checkpoints:
         self.networks = networks
         self.parts = {**parts, "progress": progress}
         self.shards = shards or {}
+        self.in_background = in_background
+        self._memory = MainMemory(pinned=accelerator.device.type == "cuda")
+        self._writing: BackgroundWrite | None = None
         self._last = replace(progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        elif self._writing is not None:  # other processes may not know of the error, or be gone
+            self._writing.end_alone()
+            self._leave_nothing_unfinished()
 
     @property
     def is_current(self) -> bool:
@@ -94,25 +118,72 @@ class Checkpoints:
         is_late = minutes is not None and now.train_seconds - last.train_seconds >= 60 * minutes
         return now.step // steps > last.step // steps or is_late
 
-    def save(self) -> None:
-        """Keep the present state.
+    def save(self, wait: bool = False) -> None:
+        """Keep the present state. A checkpoint that is still being written is waited for first.
+
+        Args:
+            wait: write it now, and not in the background.
 
         Raises:
             FloatingPointError: on all processes, if a weight is not finite: a checkpoint is always good to go on from.
-            OSError: on all processes, if it cannot be stored; then nothing of it is left, and the last one is.
+            OSError: on all processes, if this checkpoint or the one before cannot be stored; then nothing of it is
+                left, and the last one is. One that is written in the background raises it when it is waited for.
         """
+        self.finish()
         if not self._is_finite():
             raise FloatingPointError(f"some weights are not finite after update {self.progress.step}")
-        main, place = self.accelerator.is_main_process, self._place(self.progress.step)
-        partial = self.folder / "partial"
+        in_background = self.in_background and not wait
+        partial, place = self._partial, self._place(self.progress.step)
         try:
-            self._together(self._make_room, partial)
-            self._together(self._write, partial)
-            self._together(self._finish, partial, place)
+            # in the background, two whole ones stay until the third is whole, since writing takes long
+            self._together(self._make_room, partial, NUM_KEPT if in_background else NUM_KEPT - 1)
+            if in_background:
+                self._write_in_background(partial, place)
+            else:
+                self._together(self._write, self._content(), partial)
+                self._together(self._finish, partial, place)
         finally:
-            if main:
-                shutil.rmtree(partial, ignore_errors=True)
+            if self._writing is None:
+                self._leave_nothing_unfinished()
         self._last = replace(self.progress)
+
+    def finish(self) -> None:
+        """Return when the last checkpoint is stored. All processes must call it.
+
+        Raises:
+            OSError: on all processes, as `save`.
+        """
+        if self._writing is None:
+            return
+        try:
+            self._together(self._writing.written.result)
+            self._writing.all_wrote()
+            self._together(self._writing.completed.result)
+        finally:
+            self._writing.give_up()
+            self._leave_nothing_unfinished()
+
+    def settle(self) -> None:
+        """Return when the present state is stored, by the last checkpoint or a new one; raises what `save` does."""
+        if self.is_current:
+            self.finish()
+        else:
+            self.save(wait=True)
+
+    def _write_in_background(self, partial: Path, place: Path) -> None:
+        content = self._memory.copy(self._content())
+        self._writing = BackgroundWrite(
+            partial,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            write=functools.partial(self._write, content, partial),
+            complete=functools.partial(self._complete, partial, place),
+        )
+
+    def _leave_nothing_unfinished(self) -> None:
+        self._writing = None
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def _is_finite(self) -> bool:
         """Say whether all trained weights are finite, those of other processes included."""
@@ -123,12 +194,12 @@ class Checkpoints:
         total = sum(wrong, start=torch.zeros((), dtype=torch.int64, device=device))  # read once, not for each tensor
         return int(cast(torch.Tensor, self.accelerator.reduce(total, reduction="sum"))) == 0
 
-    def _together(self, do: Callable[..., None], *places: Path) -> None:
+    def _together(self, do: Callable[..., None], *arguments: Any) -> None:
         """Do a part of the work on each process, and fail on all if one fails: none waits for another in vain."""
         error = None
         try:
             with stored_in(self.folder):
-                do(*places)
+                do(*arguments)
         except OSError as failed:
             error = failed
         told = [(error.errno, error.strerror, error.filename)] if error is not None else []
@@ -143,22 +214,29 @@ class Checkpoints:
         states = [part.state_dict() for part in (*self.parts.values(), *self.shards.values())]
         return _num_bytes([*map(_trainable, self.networks.values()), *states])
 
-    def _make_room(self, partial: Path) -> None:
+    def _make_room(self, partial: Path, num_kept: int) -> None:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
-            older = checkpoint_steps(self.folder)[: 1 - NUM_KEPT]
-            for step in older:  # first, so that the disk never holds more than NUM_KEPT
-                shutil.rmtree(self._place(step))
+            self._remove_older(num_kept)  # first, so that the disk never holds more
             partial.mkdir(parents=True)
 
-    def _write(self, partial: Path) -> None:
-        _save(_generator_states(), partial / f"generators-{self.accelerator.process_index}.pt")
+    def _remove_older(self, num_kept: int) -> None:
+        for step in checkpoint_steps(self.folder)[:-num_kept]:
+            shutil.rmtree(self._place(step))
+
+    def _content(self) -> dict[str, dict[str, Any]]:
+        """Return what this process writes: the state of each file, by its name."""
+        content = {f"generators-{self.accelerator.process_index}.pt": _generator_states()}
         if self.shards:
-            _save({name: part.state_dict() for name, part in self.shards.items()}, self._shards_file(partial))
+            content[self._shards_file(self.folder).name] = _states(self.shards)
         if self.accelerator.is_main_process:
-            for name, network in self.networks.items():
-                save_file(_trainable(network), partial / f"{name}.safetensors")
-            _save({name: part.state_dict() for name, part in self.parts.items()}, partial / STATE)
+            content |= {f"{name}.safetensors": _trainable(network) for name, network in self.networks.items()}
+            content[STATE] = _states(self.parts)
+        return content
+
+    def _write(self, content: dict[str, dict[str, Any]], partial: Path) -> None:
+        for name, state in content.items():
+            (save_file if name.endswith(".safetensors") else save_state)(state, partial / name)
 
     def _finish(self, partial: Path, place: Path) -> None:
         if self.accelerator.is_main_process:
@@ -170,6 +248,10 @@ class Checkpoints:
             shutil.rmtree(place, ignore_errors=True)  # a damaged one that was passed over
             partial.replace(place)
             flush_files(place)
+
+    def _complete(self, partial: Path, place: Path) -> None:
+        self._finish(partial, place)
+        self._remove_older(NUM_KEPT)
 
     def load_last(self) -> None:
         """Take back the newest undamaged state, if there are checkpoints. Damaged ones are named and passed over.
@@ -228,6 +310,10 @@ class Checkpoints:
             f"the file, or delete {self.folder} to train from the start"
         )
 
+    @property
+    def _partial(self) -> Path:
+        return self.folder / "partial"
+
     def _place(self, step: int) -> Path:
         return self.folder / f"step-{step}"
 
@@ -272,9 +358,14 @@ def _num_bytes(state: Any) -> int:
     return state.nbytes if isinstance(state, torch.Tensor) else 0
 
 
-def _save(state: dict[str, Any], file: Path) -> None:
+def save_state(state: dict[str, Any], file: Path) -> None:
+    """Write a state by torch.save."""
     with file.open("wb") as opened:  # by its name, torch would not say why a write fails
         torch.save(state, opened)
+
+
+def _states(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    return {name: part.state_dict() for name, part in parts.items()}
 
 
 def _generator_states() -> dict[str, Any]:

@@ -169,7 +169,9 @@ def train(
     if validation is not None:
         parts["validation"] = validation
     networks = own if parallel.shards else {"policy": model.denoiser, **own}
-    checkpoints = Checkpoints(folder.checkpoints, accelerator, progress, networks, parts, shards)
+    checkpoints = Checkpoints(
+        folder.checkpoints, accelerator, progress, networks, parts, shards, settings.checkpoints_in_background
+    )
     checkpoints.load_last()
     log = Log(folder.train_log, progress.step, accelerator.is_main_process, tracking)
     began = time.monotonic() - progress.train_seconds
@@ -238,12 +240,12 @@ def train(
         for one in (batches, *streams):
             ends.enter_context(closing(one))
         stop = ends.enter_context(noted())
+        ends.enter_context(checkpoints)
         profiler = ends.enter_context(profiled(profiles, folder, networks, device))
         while True:
             is_end = limits.reached(progress)
             if validation is not None and validation.due(progress.step, progress.network_passes, is_end):
-                if not checkpoints.is_current:  # a look takes long, and a signal ends it at once
-                    checkpoints.save()
+                checkpoints.settle()  # a look takes long, and a signal ends it at once
                 with stop.at_once():
                     evaluate(validation)
                 began = time.monotonic() - progress.train_seconds
@@ -308,7 +310,7 @@ def train(
             bar.total = limits.expected_steps(progress)
             is_due = checkpoints.due(settings.checkpointing_steps, settings.checkpointing_minutes)
             if stop.agree(signals):
-                checkpoints.save()
+                checkpoints.save(wait=True)
                 stop.act()
             elif is_due and not limits.reached(progress):
                 checkpoints.save()

@@ -16,6 +16,7 @@ from alignbench.models.weights.quantised import BITS, QuantisedLinear, pack, unp
 from alignbench.scoring import network_pool
 from alignbench.scoring.network_pool import NetworkPool
 from alignbench.store.run_folder import RunFolder
+from alignbench.training.background_write import MainMemory
 from alignbench.training.train import train
 from evaluators.shapes_reward import ShapesReward
 from tests.tiny_runs import DiesAt, Interrupted, RandomPairs, dpo, files_of, log_of, settings, sft
@@ -141,3 +142,22 @@ def test_a_network_that_makes_room_waits_on_the_cpu(monkeypatch):
     assert (first.device.type, second.device.type) == ("cpu", GPU)
     pool.use(first)
     assert (first.device.type, second.device.type) == (GPU, "cpu")
+
+
+# ---- checkpoints
+
+
+def test_the_copy_of_a_state_on_a_gpu_is_not_changed_by_what_follows():
+    weights = torch.randint(100, (3000, 1000), device=GPU).float()
+    state = {"weights": weights, "view": weights[7:9].t(), "half": torch.ones(5, device=GPU).half(), "rate": 0.1}
+    expected = weights.cpu()
+    memory = MainMemory(pinned=True)
+    for _ in range(2):
+        copied = memory.copy(state)
+        weights.add_(1)
+        assert torch.equal(copied["weights"], expected)
+        assert torch.equal(copied["view"], expected[7:9].t())
+        assert torch.equal(copied["half"], torch.ones(5).half())
+        assert copied["rate"] == 0.1
+        assert copied["weights"].is_pinned()
+        weights.sub_(1)

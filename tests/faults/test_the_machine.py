@@ -181,6 +181,8 @@ def test_too_little_memory_is_recognised_however_it_is_said():
         ("train", (), "train.micro_batch_size (now 24), add memory=[checkpointing,offload], set train.tuning=lora", ""),
         ("train", ("train.tuning=lora", "memory=offload"), "add memory=[checkpointing]; dry_run", "set train.tuning"),
         ("train", ("train.micro_batch_size=1",), "add memory=[", "micro_batch_size"),
+        ("train", (), "set train.tuning=lora; dry_run", "in_background"),
+        ("train", ("train.checkpoints_in_background=true",), "in_background=false if main memory ran out; dry_run", ""),
         ("generate", ("sampling.batch_size=3",), "lower sampling.batch_size (now 3)", "train"),
         ("score", (), "lower sampling.batch_size", "base_bits"),
         ("prepare", (), "leave prepare out of stages", "batch_size"),

@@ -142,10 +142,11 @@ def test_the_weights_that_predict_the_validation_pairs_best_are_kept(tmp_path):
     assert torch.equal(reward_model.weight, early.weight)
 
 
-def test_a_killed_fit_that_is_repeated_ends_as_one_that_was_never_killed(tmp_path):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_killed_fit_that_is_repeated_ends_as_one_that_was_never_killed(tmp_path, in_background):
     whole, used, _ = run(tmp_path / "whole", max_train_steps=7)
     with pytest.raises(Interrupted):
-        run(tmp_path / "killed", dies_at=2 * 5, max_train_steps=7)
+        run(tmp_path / "killed", dies_at=2 * 5, max_train_steps=7, checkpoints_in_background=in_background)
     assert {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()} == {"step-2", "step-4"}
     again, used_again, _ = run(tmp_path / "killed", max_train_steps=7)
     assert torch.equal(whole.weight, again.weight)
