@@ -42,7 +42,9 @@ class MethodComparison:
         self.prompts = self._agreed_prompts()
         self.image_lists: list[list[ImageKey]] = []
         self._image_sets: list[Set[ImageKey]] = []  # the same, as they are looked up
+        self._num_prompts: list[int] = []  # of each of them
         self.over_base: dict[str, intervals.Comparison] = {}
+        self._all: dict[str, int] = {}
         self._shared: dict[tuple[str, ...], int] = {}
         self._shown: dict[str, int] = {}
 
@@ -73,8 +75,17 @@ class MethodComparison:
         """Return the index in `image_lists` of the images that all of these have, sorted."""
         labels = tuple(contender.label for contender in contenders)
         if labels not in self._shared:
-            self._shared[labels] = self._number_of(set.intersection(*(one.image_set for one in contenders)))
+            sets = {self._all_of(one): one.image_set for one in contenders}
+            self._shared[labels] = (
+                next(iter(sets)) if len(sets) == 1 else self._number_of(set.intersection(*sets.values()))
+            )
         return self._shared[labels]
+
+    def _all_of(self, contender: Contender) -> int:
+        """Return the index in `image_lists` of all images of this contender."""
+        if contender.label not in self._all:
+            self._all[contender.label] = self._number_of(contender.image_set)
+        return self._all[contender.label]
 
     def shown(self, contender: Contender) -> int:
         """Return the index in `image_lists` of the images that figures of this contender alone are over."""
@@ -83,10 +94,13 @@ class MethodComparison:
         return self._shown[contender.label]
 
     def _number_of(self, images: Set[ImageKey]) -> int:
-        if images not in self._image_sets:
-            self._image_sets.append(images)
-            self.image_lists.append(sorted(images))
-        return self._image_sets.index(images)
+        for number, known in enumerate(self._image_sets):
+            if images == known:
+                return number
+        self._image_sets.append(images)
+        self.image_lists.append(sorted(images))
+        self._num_prompts.append(len({prompt_id for prompt_id, _ in images}))
+        return len(self.image_lists) - 1
 
     def resampling(self, images: Sequence[ImageKey]) -> Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
@@ -180,8 +194,7 @@ class MethodComparison:
 
     def is_subset(self, contender: Contender) -> bool:
         """Whether figures of this contender are over fewer prompts than the full set has."""
-        images = self.image_lists[self.shown(contender)]
-        return len({prompt_id for prompt_id, _ in images}) < self.full_size
+        return self._num_prompts[self.shown(contender)] < self.full_size
 
     def trained_on(self, contender: Contender) -> bool:
         """Whether a run of it saw this evaluator, or prompts of this set."""

@@ -193,15 +193,20 @@ def _image_set(
 ) -> PageData:
     """Return one run's images: addresses, names of sprites, and scores by evaluator; null for what it lacks."""
     first = next(iter(measured.values()))
-    folder = RunFolder(store.root / run).images(first.sampling.prompt_set, first.sampling_hash)
+    run_folder = RunFolder(store.root / run)
+    folder = run_folder.images(first.sampling.prompt_set, first.sampling_hash)
     digests: dict[ImageKey, str] = {}
     for entry in measured.values():
-        keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
-        for image, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
+        for image, digest in zip(entry.keys, entry.scores.digest.tolist(), strict=True):
             digests[image] = digest or digests.get(image, "")  # not every judge notes what it was shown
     prompts = _prompts(measured)
     frames = first.sampling.frames
-    pictures = [_picture(folder, prompts, image, digests, frames) for image in images]
+    pictures = [
+        _picture(run_folder, os.path.join(folder, prompts[image[0]].images[image[1]]), digests[image], frames)
+        if image in digests
+        else None
+        for image in images
+    ]
     inside = all(picture is None or picture.path.parent == folder for picture in pictures)
     return {
         "folder": f"{quote(folder.relative_to(store.root).as_posix())}/" if inside else "",
@@ -218,22 +223,17 @@ def _address(path: Path, store: Store) -> str:
     return Path(os.path.relpath(path, store.root)).as_posix()
 
 
-def _picture(
-    folder: Path,
-    prompts: dict[str, PromptRecord],
-    image: ImageKey,
-    digests: dict[ImageKey, str],
-    frames: FrameSpec | None,
-) -> ThumbnailSource | None:
-    """Return an image that was scored and is still there, or the small picture that came in its place."""
-    prompt_id, number = image
-    if image not in digests:
-        return None
-    path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    if path.exists():
-        return ThumbnailSource(path, digests[image] or sha256(path), frames)
-    small = RunFolder(folder.parents[2]).thumbnail(digests[image])
-    return ThumbnailSource(small, digests[image]) if small.exists() else None
+def _picture(run: RunFolder, path: str, digest: str, frames: FrameSpec | None) -> ThumbnailSource | None:
+    """Return an image that was scored and is still there, or the small picture that came in its place.
+
+    Args:
+        path: as text, since a `Path` takes ten times as long and there may be a hundred thousand.
+        digest: of the image as it was scored; empty where nobody noted it.
+    """
+    if os.path.exists(path):
+        return ThumbnailSource(Path(path), digest or sha256(Path(path)), frames)
+    small = run.thumbnail(digest) if digest else None  # small pictures are named by digests
+    return ThumbnailSource(small, digest) if small is not None and small.exists() else None
 
 
 def _evidence(
