@@ -191,14 +191,14 @@ def _seed_levels(by_seed: Sequence[Floats], trained: Sequence[bool]) -> list[Lev
 
 
 def _averaged(by_seed: Floats) -> Floats:
-    """Return the mean over training seeds, [S, X] to [X]; what there is of one seed alone is returned as it is."""
+    """Return the mean over training seeds, [S, ...] to [...]; what there is of one seed alone is returned as it is."""
     return by_seed[0] if len(by_seed) == 1 else by_seed.mean(axis=0)
 
 
 def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Return the share won by a, ties half, on each image: [Sa, N] by seed of a and [Sb, N] by seed of b."""
     signs = np.sign(a[:, None] - b[None])
-    return 0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2
+    return 0.5 + _averaged(signs.swapaxes(0, 1)) / 2, 0.5 + _averaged(signs) / 2
 
 
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:

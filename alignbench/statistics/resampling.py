@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench.statistics.significance import Level
+from alignbench.statistics.significance import Level, type_of_sums
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -72,6 +72,10 @@ class Resampling:
         return counts
 
     @cached_property
+    def _largest_count(self) -> int:
+        return int(self.counts.max())
+
+    @cached_property
     def _counts_by_cluster(self) -> NDArray[np.uint16]:
         """The same by cluster, [C, R], each row in one piece of memory."""
         return np.ascontiguousarray(self.counts.T)
@@ -113,10 +117,7 @@ class Resampling:
 
     def totals(self, sums: Floats) -> Floats:
         """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
-        # wins and ties: float32 holds halves below 2^23 exactly, in whatever order they are added, at half the cost
-        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
-        is_exact = largest < 2**23 and bool((2 * sums == np.rint(2 * sums)).all())
-        kind = np.float32 if is_exact else np.float64
+        kind = type_of_sums(sums, self._largest_count)
         addends, found = sums.T.astype(kind), np.empty((len(sums), self.num_resamples))
         for start in range(0, self.num_resamples, _CHUNK):
             chunk = slice(start, start + _CHUNK)
