@@ -78,7 +78,7 @@ def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: 
 def type_of_sums(addends: NDArray[np.float64], repeated: int = 1) -> type[np.float32 | np.float64]:
     """Return the type that holds sums of each row, [K, C], with all their digits.
 
-    Wins and ties are halves: float32 holds these exactly below 2^23, in whatever order they are added, at half the cost.
+    Wins and ties are halves: float32 holds these exactly below 2^23, in whatever order they are added, at half cost.
 
     Args:
         repeated: how often one of the addends may be in a sum.

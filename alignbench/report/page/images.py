@@ -146,9 +146,10 @@ def _gains(
             units[evaluator] = spread if section.infos[evaluator].higher_is_better else -spread
     units = {evaluator: unit for evaluator, unit in units.items() if unit}  # of equal scores none gains
     for evaluator, unit in units.items():
-        own, of_base = other[evaluator].by_image, base[evaluator].by_image
-        for image in own.keys() & of_base.keys():
-            gains[image].append((own[image] - of_base[image]) / unit)
+        of_base = base[evaluator].by_image
+        for image, score in other[evaluator].by_image.items():
+            if image in of_base:
+                gains[image].append((score - of_base[image]) / unit)
     return {image: sum(each) / len(each) for image, each in gains.items() if len(each) == len(units)}
 
 
