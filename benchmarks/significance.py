@@ -69,10 +69,11 @@ class World:
         signs = self.signs(rng)
         image = signs.mean(axis=(0, 1)).ravel()
         prompts = clusters(self.num_prompts, self.num_images)
+        nets = prompts.cluster_sums(image[None])[0]
         by_method = [signs.mean(axis=(1, 2, 3)), signs.mean(axis=(0, 2, 3))][: 1 + self.two_trained]
-        levels = [*prompts.levels(image, pseudo_prompts=True), *map(Level.of_seeds, by_method)]
+        levels = [*prompts.levels([nets], pseudo_prompts=True), *map(Level.of_seeds, by_method)]
         p = levels_test(float(image.mean()), levels)
-        return p if p > ALPHA / min(FAMILIES) else max(p, sign_flip_test(prompts.cluster_sums(image[None])[0]))
+        return p if p > ALPHA / min(FAMILIES) else max(p, sign_flip_test(nets))
 
     def p_value_of_weights(self, rng: np.random.Generator) -> float:
         """Return what the program says of two sets of images, whatever made them."""

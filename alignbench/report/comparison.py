@@ -1,18 +1,17 @@
 """Compare the runs of one model on one prompt set by one evaluator: the rows of every table."""
 
 from collections.abc import Sequence, Set
-from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
 
-from alignbench.report.columns import BUDGET_COLUMNS, P_VALUES, STOPPED_AT, TableRow
+from alignbench.report.columns import P_VALUES, STOPPED_AT, TableRow
 from alignbench.report.contenders import Contender, with_equal_scores_of_equal_images
 from alignbench.report.looks import LooksOfPair
 from alignbench.statistics import bradley_terry, intervals
 from alignbench.statistics.resampling import Estimate, Resampling, Resamplings
 from alignbench.store.image_records import ImageKey, PromptRecord
-from alignbench.store.manifest import BASE, Manifest
+from alignbench.store.manifest import BASE
 
 ALL = "all"
 CIRCLES = "; "  # between circles of methods, whose names may have blanks
@@ -46,7 +45,9 @@ class MethodComparison:
             self.prompts = run.prompts | self.prompts
         self.image_lists: list[list[ImageKey]] = []
         self._image_sets: list[Set[ImageKey]] = []  # the same, as they are looked up
+        self._num_prompts: list[int] = []  # of each of them
         self.over_base: dict[str, intervals.Comparison] = {}
+        self._all: dict[str, int] = {}
         self._shared: dict[tuple[str, ...], int] = {}
         self._shown: dict[str, int] = {}
 
@@ -61,8 +62,17 @@ class MethodComparison:
         """Return the index in `image_lists` of the images that all of these have, sorted."""
         labels = tuple(contender.label for contender in contenders)
         if labels not in self._shared:
-            self._shared[labels] = self._number_of(set.intersection(*(one.image_set for one in contenders)))
+            sets = {self._all_of(one): one.image_set for one in contenders}
+            self._shared[labels] = (
+                next(iter(sets)) if len(sets) == 1 else self._number_of(set.intersection(*sets.values()))
+            )
         return self._shared[labels]
+
+    def _all_of(self, contender: Contender) -> int:
+        """Return the index in `image_lists` of all images of this contender."""
+        if contender.label not in self._all:
+            self._all[contender.label] = self._number_of(contender.image_set)
+        return self._all[contender.label]
 
     def shown(self, contender: Contender) -> int:
         """Return the index in `image_lists` of the images that figures of this contender alone are over."""
@@ -71,10 +81,13 @@ class MethodComparison:
         return self._shown[contender.label]
 
     def _number_of(self, images: Set[ImageKey]) -> int:
-        if images not in self._image_sets:
-            self._image_sets.append(images)
-            self.image_lists.append(sorted(images))
-        return self._image_sets.index(images)
+        for number, known in enumerate(self._image_sets):
+            if images == known:
+                return number
+        self._image_sets.append(images)
+        self.image_lists.append(sorted(images))
+        self._num_prompts.append(len({prompt_id for prompt_id, _ in images}))
+        return len(self.image_lists) - 1
 
     def resampling(self, images: Sequence[ImageKey]) -> Resampling:
         return self.resamplings.of(self.prompts[prompt_id].prompt for prompt_id, _ in images)
@@ -168,8 +181,7 @@ class MethodComparison:
 
     def is_subset(self, contender: Contender) -> bool:
         """Whether figures of this contender are over fewer prompts than the full set has."""
-        images = self.image_lists[self.shown(contender)]
-        return len({prompt_id for prompt_id, _ in images}) < self.full_size
+        return self._num_prompts[self.shown(contender)] < self.full_size
 
     def trained_on(self, contender: Contender) -> bool:
         """Whether a run of it saw this evaluator, or prompts of this set."""
@@ -236,14 +248,13 @@ class GroupComparison:
         comparison, index = self.comparison, contenders.index(contender)
         start = comparison.start_of(contender)
         manifests = [run.manifest for run in contender.runs]
-        by_seed = np.array([self._summary(scores, images) for scores in paired.scores[index]])
         nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return {
             "model": comparison.model,
             "method": contender.label,
             "run": " ".join(manifest.run for manifest in manifests),
             "num_seeds": len(manifests),
-            "seed_sd": float(by_seed.std(ddof=1)) if len(manifests) > 1 else None,
+            "seed_sd": self._seed_sd(paired.scores[index], images) if len(manifests) > 1 else None,
             "prompt_set": comparison.prompt_set,
             "group": self.group,
             "evaluator": comparison.info.evaluator,
@@ -257,7 +268,7 @@ class GroupComparison:
             **{name: getattr(over_base, name) if over_base else None for name in P_VALUES},
             "trained_on": comparison.trained_on(contender),
             "start": None if start is None else start.label,
-            **_mean_budget(manifests),
+            **contender.mean_budget,
             STOPPED_AT: comparison.stopped_at(contender, comparison.contenders[0]) if over_base else None,
         }
 
@@ -266,9 +277,10 @@ class GroupComparison:
         groups = self._groups(images)
         return paired.mean(index) if groups is None else paired.mean_of_groups(index, groups)
 
-    def _summary(self, scores: np.ndarray, images: Sequence[ImageKey]) -> float:
-        """Return the figure of one run's scores, [N], that the evaluator is shown by."""
-        return intervals.summary(scores, self.comparison.info.summary, self._groups(images))
+    def _seed_sd(self, scores: np.ndarray, images: Sequence[ImageKey]) -> float:
+        """Return the spread over training seeds, [S, N], of the figure that the evaluator is shown by."""
+        kind, groups = self.comparison.info.summary, self._groups(images)
+        return float(np.std([intervals.summary(of_seed, kind, groups) for of_seed in scores], ddof=1))
 
     def _groups(self, images: Sequence[ImageKey]) -> list[tuple[str, ...]] | None:
         """Return the group of each image whose means are averaged; None where a mean is over images."""
@@ -291,10 +303,3 @@ class GroupComparison:
 
 def _estimate(name: str, interval: str, estimate: Estimate) -> TableRow:
     return {name: estimate.value, f"{interval}_low": estimate.low, f"{interval}_high": estimate.high}
-
-
-def _mean_budget(manifests: list[Manifest]) -> TableRow:
-    """Mean over the repetitions; the largest for memory."""
-    budgets = [asdict(manifest.budget) for manifest in manifests]
-    means = {name: float(np.mean([budget[name] for budget in budgets])) for name in BUDGET_COLUMNS}
-    return {**means, "peak_memory_gib": max(budget["peak_memory_gib"] for budget in budgets)}

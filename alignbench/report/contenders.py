@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from alignbench.report.columns import BUDGET_COLUMNS
 from alignbench.scoring.evidence import Counted
 from alignbench.statistics import intervals
 from alignbench.store.image_records import ImageKey, PromptRecord, SamplingRecord
@@ -85,6 +86,13 @@ class Contender:
     def trained(self) -> bool:
         """Whether it came out of training, so that another seed would have given another one."""
         return any(run.manifest.seed is not None for run in self.runs)
+
+    @cached_property
+    def mean_budget(self) -> dict[str, float]:
+        """What its training cost, by column: the mean over the repetitions; the largest for memory."""
+        budgets = [vars(run.manifest.budget) for run in self.runs]
+        means = {name: float(np.mean([budget[name] for budget in budgets])) for name in BUDGET_COLUMNS}
+        return {**means, "peak_memory_gib": max(budget["peak_memory_gib"] for budget in budgets)}
 
 
 def with_equal_scores_of_equal_images(contenders: Sequence[Contender]) -> list[Contender]:

@@ -240,11 +240,16 @@ def above_data(tables: Tables, model: str | None = None, prompt_set: str | None 
         if one.role == TRAINED
     }
     found = []
-    for pair in tables.win_rates:
+    of_data = [
+        pair
+        for pair in tables.win_rates
+        if pair["group"] == ALL and (is_data(pair["method_a"]) or is_data(pair["method_b"]))
+    ]
+    for pair in of_data:
         for row in (pair, turned(pair)):
             key = (row["model"], row["prompt_set"], row["method_a"])
             wins = significance(row).strip("()").startswith("*") and row["ci_low"] > 0.5
-            if row["group"] != ALL or not is_data(row["method_b"]) or not wins:
+            if not is_data(row["method_b"]) or not wins:
                 continue
             if (*key, row["evaluator"], row["version"]) in trained and model in (None, key[0]):
                 found += [AboveData(*key, tables.where(*key[:2]), row)] if prompt_set in (None, key[1]) else []

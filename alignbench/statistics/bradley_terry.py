@@ -112,7 +112,9 @@ def rank(scores: Sequence[ArrayLike], resampling: Resampling, widening: ArrayLik
     strengths, stronger = [Estimate(0.0, 0.0, 0.0)], np.zeros((num, num), dtype=bool)
     for i, j in combinations(range(num), 2):
         difference = draws[:, j] - draws[:, i]
-        levels = [difference + effect[..., j] - effect[..., i] for effect in effects]
+        levels = [
+            difference[None] if len(effect) == 1 else difference + effect[..., j] - effect[..., i] for effect in effects
+        ]
         value = float(fitted[j] - fitted[i])
         interval = resampling.interval(ELO * value, ELO * resampling.over_seeds(difference, *levels))
         interval = interval if factors[i, j] == 1 else interval.stretched(float(factors[i, j]))
@@ -216,6 +218,8 @@ def _effects(meetings: list[Meeting], wins: Floats, strengths: Floats) -> list[F
                 change[..., m.a] = (by_seed - m.won).T
                 change[..., m.b] = -change[..., m.a]
                 changes[method] = changes[method] + change
-    games, probability = wins + np.swapaxes(wins, -1, -2), expit(strengths[..., :, None] - strengths[..., None, :])
     none = np.zeros((1, *strengths.shape))
+    if not any(c.any() for c in changes):  # no method has several seeds
+        return [none] * len(changes)
+    games, probability = wins + np.swapaxes(wins, -1, -2), expit(strengths[..., :, None] - strengths[..., None, :])
     return [none if not c.any() else np.moveaxis(_solved(games, probability, c), 1, 0) for c in changes]

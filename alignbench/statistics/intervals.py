@@ -68,13 +68,13 @@ class PairedScores:
         """Return the median score with its interval; with several seeds the mean of their medians."""
         draws = self._medians[method]
         value = float(np.median(self.scores[method], axis=1).mean())
-        return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
+        return self.resampling.interval(value, self.resampling.over_seeds(_averaged(draws), draws))
 
     def mean(self, method: int) -> Estimate:
         """Return the mean score with its interval."""
         draws = self._means[method]
         value = float(self.scores[method].mean())
-        return self.resampling.interval(value, self.resampling.over_seeds(draws.mean(axis=0), draws))
+        return self.resampling.interval(value, self.resampling.over_seeds(_averaged(draws), draws))
 
     def mean_of_groups(self, method: int, groups: Sequence[Hashable]) -> Estimate:
         """Return the average of the mean scores of groups of images, [N], with its interval."""
@@ -93,12 +93,16 @@ class PairedScores:
         else:
             won_b, won_a = (1 - won for won in self._won[method_b, method_a])
         mean_a, mean_b = self._means[method_a], self._means[method_b]
-        won = resampling.over_seeds(won_a.mean(axis=0), won_a, won_b)
-        gained = resampling.over_seeds(mean_a.mean(axis=0) - mean_b.mean(axis=0), mean_a, -mean_b)
-        net, gain = signs.mean(axis=(0, 1)), a.mean(axis=0) - b.mean(axis=0)  # [N]
+        won = resampling.over_seeds(_averaged(won_a), won_a, won_b)
+        gained = resampling.over_seeds(_averaged(mean_a) - _averaged(mean_b), mean_a, -mean_b)
+        all_seeds = signs.reshape(-1, signs.shape[-1])
+        net, gain = _averaged(all_seeds), _averaged(a) - _averaged(b)  # [N]
         mean_net, mean_gain = float(net.mean()), float(gain.mean())
-        nets, gains = resampling.sums_by_level(np.stack([signs.sum(axis=(0, 1)), gain]))[0]
-        win_levels, gain_levels = resampling.levels(net, pseudo_prompts=True), resampling.levels(gain)
+        net_sums, gain_sums, sums_of_all = zip(
+            *resampling.sums_by_level(np.stack([net, gain, all_seeds.sum(axis=0)])), strict=True
+        )
+        win_levels, gain_levels = resampling.levels(net_sums, pseudo_prompts=True), resampling.levels(gain_sums)
+        nets, gains = sums_of_all[0], gain_sums[0]
         if signs.size == len(nets):  # one image a prompt and one seed: each prompt is won, lost or a tie
             p_win = self._sign_tests[frozenset((method_a, method_b))]
         else:
@@ -111,12 +115,14 @@ class PairedScores:
             p_win_weights = _larger(p_win, levels_test(mean_net, win_levels))
             p_gain_weights = _larger(p_gain, levels_test(mean_gain, gain_levels))
         trained = self.trained[method_a], self.trained[method_b]
-        win_levels += _seed_levels((signs.mean(axis=(1, 2)), signs.mean(axis=(0, 2))), trained)
-        gain_levels += _seed_levels((a.mean(axis=1), b.mean(axis=1)), trained)
+        net_wins = signs.sum(axis=2)  # [Sa, Sb]
+        net_by_seed = net_wins.sum(axis=1) / signs[0].size, net_wins.sum(axis=0) / signs[:, 0].size
+        win_levels += _seed_levels(net_by_seed, trained)
+        gain_levels += _seed_levels((self._mean_scores[method_a], self._mean_scores[method_b]), trained)
         return Comparison(
             n=signs.size,
-            wins=int((signs > 0).sum()),
-            ties=int((signs == 0).sum()),
+            wins=int(np.count_nonzero(signs > 0)),
+            ties=int(np.count_nonzero(signs == 0)),
             win_rate=_win_rate(0.5 + mean_net / 2, won, resampling),
             gain=resampling.interval(mean_gain, gained),
             p_win=_larger(p_win, levels_test(mean_net, win_levels)) if any(trained) else p_win_weights,
@@ -125,6 +131,11 @@ class PairedScores:
             p_gain_weights=p_gain_weights,
             levels=tuple(win_levels) if any(trained) else (),
         )
+
+    @cached_property
+    def _mean_scores(self) -> list[Floats]:
+        """By method, [S]."""
+        return [values.mean(axis=1) for values in self.scores]
 
     @cached_property
     def _medians(self) -> list[Floats]:
@@ -179,10 +190,15 @@ def _seed_levels(by_seed: Sequence[Floats], trained: Sequence[bool]) -> list[Lev
     return [Level.of_seeds(values) for values, is_trained in zip(by_seed, trained, strict=True) if is_trained]
 
 
+def _averaged(by_seed: Floats) -> Floats:
+    """Return the mean over training seeds, [S, ...] to [...]; what there is of one seed alone is returned as it is."""
+    return by_seed[0] if len(by_seed) == 1 else by_seed.mean(axis=0)
+
+
 def won_by_seed(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Return the share won by a, ties half, on each image: [Sa, N] by seed of a and [Sb, N] by seed of b."""
     signs = np.sign(a[:, None] - b[None])
-    return 0.5 + signs.mean(axis=1) / 2, 0.5 + signs.mean(axis=0) / 2
+    return 0.5 + _averaged(signs.swapaxes(0, 1)) / 2, 0.5 + _averaged(signs) / 2
 
 
 def mean(scores: ArrayLike, resampling: Resampling) -> Estimate:

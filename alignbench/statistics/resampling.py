@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench.statistics.significance import Level
+from alignbench.statistics.significance import Level, type_of_sums
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -72,6 +72,10 @@ class Resampling:
         return counts
 
     @cached_property
+    def _largest_count(self) -> int:
+        return int(self.counts.max())
+
+    @cached_property
     def _counts_by_cluster(self) -> NDArray[np.uint16]:
         """The same by cluster, [C, R], each row in one piece of memory."""
         return np.ascontiguousarray(self.counts.T)
@@ -82,32 +86,38 @@ class Resampling:
 
     def cluster_sums(self, values: Floats) -> Floats:
         """Add up the images of each cluster: [S, N] to [S, C]."""
+        if self.num_clusters == len(self.cluster):  # one image each, in the same order
+            return np.asarray(values, dtype=np.float64) + 0.0  # a sum is never -0
         return np.array([np.bincount(self.cluster, row, self.num_clusters) for row in values], dtype=np.float64)
 
     def sums_by_level(self, values: Floats) -> list[Floats]:
         """Add up what belongs to each prompt, [K, N] to [K, P], and so on for all else that was drawn."""
         return [self.cluster_sums(values)]
 
-    def levels(self, values: Floats, pseudo_prompts: bool = False) -> list[Level]:
-        """Return what the mean of `values`, [N], depends on, training apart.
+    @cached_property
+    def _sizes_by_level(self) -> list[Floats]:
+        """How many images belong to each prompt, [P], and so on for all else that was drawn."""
+        return [sizes for [sizes] in self.sums_by_level(np.ones((1, len(self.cluster))))]
+
+    def levels(self, sums: Sequence[Floats], pseudo_prompts: bool = False) -> list[Level]:
+        """Return what the mean over all images of a figure depends on, training apart.
 
         Args:
+            sums: what the figure adds up to for each prompt, [P], and so on as `sums_by_level` has it.
             pseudo_prompts: whether to add a prompt with the value 1 and one with -1, each with the average number of
                 images: where all were won, there would be no variance (Agresti & Coull 1998).
         """
         found = []
-        for sums in self.sums_by_level(np.stack([values, np.ones_like(values)])):
-            size = sums[1].mean()
-            beside = [[size, -size], [size, size]] if pseudo_prompts else [[], []]
-            found.append(Level.of_clusters(*np.concatenate([sums, beside], axis=1)))
+        for totals, sizes in zip(sums, self._sizes_by_level, strict=True):
+            if pseudo_prompts:
+                size = sizes.mean()
+                totals, sizes = np.concatenate([totals, [size, -size]]), np.concatenate([sizes, [size, size]])
+            found.append(Level.of_clusters(totals, sizes))
         return found
 
     def totals(self, sums: Floats) -> Floats:
         """Return the total of each resample: what each cluster adds up to, [K, C], to [K, R]."""
-        # wins and ties: float32 holds halves below 2^23 exactly, in whatever order they are added, at half the cost
-        largest = np.abs(sums).sum(axis=1).max() * int(self.counts.max())
-        is_exact = largest < 2**23 and bool((2 * sums == np.rint(2 * sums)).all())
-        kind = np.float32 if is_exact else np.float64
+        kind = type_of_sums(sums, self._largest_count)
         addends, found = sums.T.astype(kind), np.empty((len(sums), self.num_resamples))
         for start in range(0, self.num_resamples, _CHUNK):
             chunk = slice(start, start + _CHUNK)
@@ -170,6 +180,8 @@ class Resampling:
             levels: for each method that takes part, the figure by seed in each resample, [S, R].
         """
         repeated = [(stream, level) for stream, level in enumerate(levels) if len(level) > 1]
+        if not repeated:
+            return draws
         deviations = [self._seed_deviation(level, stream) for stream, level in repeated]
         variances = np.array([deviation.var() for deviation in deviations])
         if not variances.any():

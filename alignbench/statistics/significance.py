@@ -1,5 +1,6 @@
 """Significance tests over clusters of prompts and over training seeds, and their adjustment for many comparisons."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,19 +44,20 @@ def sign_flip_test(
     if not len(values):
         return 1.0
     scale = np.abs(values).max()
-    values = values / scale
-    observed = abs(values.sum()) - 1e-9  # sums that differ by rounding alone are equal
+    unscaled, values = values, values / scale
+    total = values.sum()
+    observed = abs(total) - 1e-9  # sums that differ by rounding alone are equal
     if len(values) <= MAX_EXACT_CLUSTERS:
         patterns = (np.arange(2 ** (len(values) - 1))[:, None] >> np.arange(len(values))) & 1  # half; the rest mirrors
         return float((np.abs((1 - 2.0 * patterns) @ values) >= observed).mean())
-    bound = 2 * float(np.exp(-(values.sum() ** 2) / (2 * np.square(values).sum())))
+    bound = 2 * float(np.exp(-(total**2) / (2 * np.square(values).sum())))
     if bound <= 1 / (num_flips + 1):
         return bound
     if flipped is not None and len(values) == np.size(gains):  # signs are drawn for gains that are not 0
         sums = flipped() / scale
     else:
-        sums = flipped_sums(values[None], num_flips, seed)[0]
-    return (int((np.abs(sums) >= observed).sum()) + 1) / (num_flips + 1)
+        sums = flipped_sums(unscaled[None], num_flips, seed)[0] / scale
+    return (int(np.count_nonzero(np.abs(sums) >= observed)) + 1) / (num_flips + 1)
 
 
 def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: int = 0) -> NDArray[np.float64]:
@@ -64,11 +66,26 @@ def flipped_sums(values: NDArray[np.float64], num_flips: int = NUM_FLIPS, seed: 
     The sums of a difference of two rows are the difference of theirs. So M methods need M rows for M (M - 1) / 2 tests.
     """
     num = values.shape[1]
+    kind = type_of_sums(values)
+    addends = values.T.astype(kind)
     kept = [
-        np.unpackbits(packed, axis=1, count=num).astype(np.float64) @ values.T
+        np.unpackbits(packed, axis=1, count=num).astype(kind) @ addends
         for packed in _random_signs(num, num_flips, seed)
     ]
-    return np.ascontiguousarray(2 * np.concatenate(kept).T - values.sum(axis=1, keepdims=True))
+    return np.ascontiguousarray(2 * np.concatenate(kept, dtype=np.float64).T - values.sum(axis=1, keepdims=True))
+
+
+def type_of_sums(addends: NDArray[np.float64], repeated: int = 1) -> type[np.float32 | np.float64]:
+    """Return the type that holds sums of each row, [K, C], with all their digits.
+
+    Wins and ties are halves: float32 holds these exactly below 2^23, in whatever order they are added, at half cost.
+
+    Args:
+        repeated: how often one of the addends may be in a sum.
+    """
+    largest = np.abs(addends).sum(axis=1).max() * repeated
+    is_exact = largest < 2**23 and bool((2 * addends == np.rint(2 * addends)).all())
+    return np.float32 if is_exact else np.float64
 
 
 def swaps(num: int, num_swaps: int = NUM_FLIPS, seed: int = 0) -> Iterator[NDArray[np.floating]]:
@@ -115,7 +132,8 @@ class Level:
             sizes: how many there are in each cluster, [C].
         """
         sums, sizes = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
-        residuals = (sums - sizes * sums.sum() / sizes.sum()) / sizes.sum()
+        num_images = sizes.sum()
+        residuals = (sums - sizes * sums.sum() / num_images) / num_images
         num = len(sums)
         return cls(float(np.square(residuals).sum() * num / (num - 1)) if num > 1 else np.nan, num - 1)
 
@@ -137,6 +155,8 @@ def levels_test(value: float, levels: Sequence[Level]) -> float:
         NaN where a level was drawn once, so that nothing is known of its variance.
     """
     error, freedom = _error(levels)
+    if math.isnan(error):
+        return math.nan
     if error == 0:  # as of a gain that is the same on all prompts and for all seeds
         return float(value == 0)
     return float(2 * special.stdtr(freedom, -abs(value) / error))  # as stats.t.sf, at a hundredth of its cost
@@ -149,7 +169,7 @@ def smallest_significant(levels: Sequence[Level], p_value: float) -> float:
 
 
 def _error(levels: Sequence[Level]) -> tuple[float, int]:
-    return float(np.sqrt(sum(level.variance for level in levels))), min(level.freedom for level in levels)
+    return math.sqrt(sum(level.variance for level in levels)), min(level.freedom for level in levels)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

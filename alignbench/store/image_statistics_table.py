@@ -39,7 +39,7 @@ class ImageToMeasure:
     """An image file as it was scored.
 
     Attributes:
-        digest: of its content then, 32 hexadecimal digits.
+        digest: of its content then, 32 hexadecimal digits; empty where nobody noted it and the file is gone.
     """
 
     path: str | Path
@@ -59,7 +59,7 @@ def measured(path: Path, images: Mapping[ImageKey, ImageToMeasure]) -> dict[Imag
         ResultsError: a file is not what was scored.
     """
     rows = _read(path) if path.exists() else {}
-    there = {key: shown for key, shown in images.items() if os.path.exists(shown.path)}
+    there = {key: shown for key, shown in images.items() if shown.digest and os.path.exists(shown.path)}
     todo = [(key, shown) for key, shown in there.items() if not _is_measured(rows, key, shown)]
     num_threads = min(THREADS, len(os.sched_getaffinity(0)))
     if rows:

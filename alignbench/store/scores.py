@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Summary = Literal["median", "mean"]
 COLUMNS = {"prompt_id": "string", "image": "int64", "score": "float", "digest": "string"}  # and their Arrow types
+NUMPY_TYPES = {"prompt_id": "object", "image": "int64", "score": "float32", "digest": "object"}
 SCORE_AGAIN = "delete it and score again"
 
 
@@ -110,13 +111,16 @@ class Scores:
         Raises:
             ResultsError: the file is not as its run wrote it, or lacks something, as those of earlier versions do.
         """
+        import numpy as np
+
         table = read_parquet(checked(path), COLUMNS, SCORE_AGAIN)
         metadata = (table.schema.metadata or {}).get(b"alignbench")
         if metadata is None or any(table.column(name).null_count for name in COLUMNS):
             raise ResultsError(f"{path} does not say how or of what it was scored; {SCORE_AGAIN}")
         info = parse_json(metadata, f"what {path} says of its scores", SCORE_AGAIN)
         check_record(ScoreInfo, info, str(path), SCORE_AGAIN)
-        columns = [table.column(name).to_numpy() for name in COLUMNS]
+        # `to_numpy` would import pandas
+        columns = [np.array(table.column(name).to_pylist(), dtype=kind) for name, kind in NUMPY_TYPES.items()]
         return cls(ScoreInfo(**info), *columns)
 
 

@@ -36,9 +36,10 @@ class Taken:
         images = self.folder.images(*self._location)
         digests: dict[ImageKey, set[str]] = defaultdict(set)
         for entry in self.scored:
-            keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
-            for key, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
-                digests[key] |= {digest} - {""}  # people note no digest of what they were shown
+            for key, digest in zip(entry.keys, entry.scores.digest.tolist(), strict=True):
+                noted = digests[key]
+                if digest:  # people note none of what they were shown
+                    noted.add(digest)
         prompts = self.prompts
         # text, as a `Path` takes ten times as long and there may be a hundred thousand
         paths = {(name, number): os.path.join(images, prompts[name].images[number]) for name, number in digests}

@@ -146,9 +146,10 @@ def _gains(
             units[evaluator] = spread if section.infos[evaluator].higher_is_better else -spread
     units = {evaluator: unit for evaluator, unit in units.items() if unit}  # of equal scores none gains
     for evaluator, unit in units.items():
-        own, of_base = other[evaluator].by_image, base[evaluator].by_image
-        for image in own.keys() & of_base.keys():
-            gains[image].append((own[image] - of_base[image]) / unit)
+        of_base = base[evaluator].by_image
+        for image, score in other[evaluator].by_image.items():
+            if image in of_base:
+                gains[image].append((score - of_base[image]) / unit)
     return {image: sum(each) / len(each) for image, each in gains.items() if len(each) == len(units)}
 
 
@@ -193,15 +194,20 @@ def _image_set(
 ) -> PageData:
     """Return one run's images: addresses, names of sprites, and scores by evaluator; null for what it lacks."""
     first = next(iter(measured.values()))
-    folder = RunFolder(store.root / run).images(first.sampling.prompt_set, first.sampling_hash)
+    run_folder = RunFolder(store.root / run)
+    folder = run_folder.images(first.sampling.prompt_set, first.sampling_hash)
     digests: dict[ImageKey, str] = {}
     for entry in measured.values():
-        keys = zip(entry.scores.prompt_id.tolist(), entry.scores.image.tolist(), strict=True)
-        for image, digest in zip(keys, entry.scores.digest.tolist(), strict=True):
+        for image, digest in zip(entry.keys, entry.scores.digest.tolist(), strict=True):
             digests[image] = digest or digests.get(image, "")  # not every judge notes what it was shown
     prompts = _prompts(measured)
     frames = first.sampling.frames
-    pictures = [_picture(folder, prompts, image, digests, frames) for image in images]
+    pictures = [
+        _picture(run_folder, os.path.join(folder, prompts[image[0]].images[image[1]]), digests[image], frames)
+        if image in digests
+        else None
+        for image in images
+    ]
     inside = all(picture is None or picture.path.parent == folder for picture in pictures)
     return {
         "folder": f"{quote(folder.relative_to(store.root).as_posix())}/" if inside else "",
@@ -218,22 +224,17 @@ def _address(path: Path, store: Store) -> str:
     return Path(os.path.relpath(path, store.root)).as_posix()
 
 
-def _picture(
-    folder: Path,
-    prompts: dict[str, PromptRecord],
-    image: ImageKey,
-    digests: dict[ImageKey, str],
-    frames: FrameSpec | None,
-) -> ThumbnailSource | None:
-    """Return an image that was scored and is still there, or the small picture that came in its place."""
-    prompt_id, number = image
-    if image not in digests:
-        return None
-    path = folder / prompts[prompt_id].images[number]  # or an absolute one, of images that existed already
-    if path.exists():
-        return ThumbnailSource(path, digests[image] or sha256(path), frames)
-    small = RunFolder(folder.parents[2]).thumbnail(digests[image])
-    return ThumbnailSource(small, digests[image]) if small.exists() else None
+def _picture(run: RunFolder, path: str, digest: str, frames: FrameSpec | None) -> ThumbnailSource | None:
+    """Return an image that was scored and is still there, or the small picture that came in its place.
+
+    Args:
+        path: as text, since a `Path` takes ten times as long and there may be a hundred thousand.
+        digest: of the image as it was scored; empty where nobody noted it.
+    """
+    if os.path.exists(path):
+        return ThumbnailSource(Path(path), digest or sha256(Path(path)), frames)
+    small = run.thumbnail(digest) if digest else None  # small pictures are named by digests
+    return ThumbnailSource(small, digest) if small is not None and small.exists() else None
 
 
 def _evidence(

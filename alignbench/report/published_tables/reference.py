@@ -1,7 +1,7 @@
 """Hold the published rows of this folder beside our own."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,16 +34,20 @@ class Match:
 
 def matches(tables: Tables, model: str, prompt_set: str, published: Iterable[PublishedValue]) -> list[Match]:
     """Return the printed figures that our tables have a counterpart of, in the order of the printed ones."""
-    return [match for entry in published for match in _matches(tables, model, prompt_set, entry)]
+    rows = [
+        row for row in tables.leaderboard if (row["model"], row["prompt_set"], row["group"]) == (model, prompt_set, ALL)
+    ]
+    return [match for entry in published for match in _matches(tables, model, prompt_set, rows, entry)]
 
 
-def _matches(tables: Tables, model: str, prompt_set: str, entry: PublishedValue) -> Iterator[Match]:
+def _matches(
+    tables: Tables, model: str, prompt_set: str, rows: Sequence[TableRow], entry: PublishedValue
+) -> Iterator[Match]:
     if entry.variant or (entry.model, entry.prompt_set) != (model, prompt_set.partition("@")[0]):
         return
     sampling = tables.samplings[model, prompt_set]
-    for row in tables.leaderboard:
-        key = (row["model"], row["prompt_set"], row["group"], row["evaluator"], row["method"].partition("@")[0])
-        if key != (model, prompt_set, ALL, entry.evaluator, entry.method):
+    for row in rows:
+        if (row["evaluator"], row["method"].partition("@")[0]) != (entry.evaluator, entry.method):
             continue
         info = tables.evaluators[row["evaluator"], row["version"]]
         own = own_figure(tables, row, entry)
