@@ -146,6 +146,7 @@ def _stop_two(results: Path, sweep: "subprocess.Popen[bytes]") -> list[str]:
 
 def _wait_for(sweep: "subprocess.Popen[bytes]") -> None:
     """Wait for a sweep; jobs that Slurm lets wait for two minutes start at once."""
+    hastened = set()
     while sweep.poll() is None:
         time.sleep(STEP_SECONDS)
         waiting = subprocess.run(  # which may fail while Slurm is busy
@@ -153,8 +154,10 @@ def _wait_for(sweep: "subprocess.Popen[bytes]") -> None:
         )
         for line in waiting.stdout.split():
             job, _, why = line.partition("|")
-            if why == "BeginTime":
-                subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)
+            if why == "BeginTime" and job not in hastened:
+                # at once, the node could take it for the job that it has just been told to end
+                subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now+3"], check=False)
+                hastened.add(job)
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ NODES: Mapping[type[Section], Sequence[str]] = {
 REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
 OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control", *REWARDS)
 NAMED = ("method", "model", "data", "prompts")  # by which files and tables call them
+BUILT = ("method", "data", "prompts")  # from the settings under them, some of which are `NODES`
 WHOLE = ("train", "sampling", "validation", "compare", "exploit")  # sections that have all that is declared
 OPEN = (Model, DataSettings)  # constructors check the other keys that are beside these settings
 
@@ -135,7 +136,7 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
         if key in NAMED and "name" not in node:
             raise UserError(f"{key}.name is missing, and is needed; leave out ~{key}.name")
-        if key not in NODES[command] and "_target_" not in node:
+        if (key in BUILT or key not in NODES[command]) and "_target_" not in node:
             raise UserError(f"{key}._target_ is missing, which says what is built; leave out ~{key}._target_")
         target = _resolved(node, "_target_", f"{key}._target_") if "_target_" in node else ""
         if key not in ("reward", *REWARDS) and target is None:

@@ -29,7 +29,8 @@ def test_a_job_that_is_announced_its_end_is_queued_again_and_goes_on(slurm, tmp_
     ask("scancel", "--signal=USR1", job)  # to its steps, as --signal=USR1@60 does
     wait_until(lambda: "PENDING" in ask("scontrol", "show", "job", job))
     (checkpoint,) = results.glob("sft-*/checkpoints/step-*")
-    ask("scontrol", "update", f"jobid={job}", "StartTime=now")  # it would wait for two minutes
+    # it would wait for two minutes; at once, the node could take it for the job that it has just been told to end
+    ask("scontrol", "update", f"jobid={job}", "StartTime=now+3")
     wait_until(lambda: "JobState=COMPLETED" in ask("scontrol", "show", "job", job))
     said = log.read_text()
     assert f"keeps the checkpoint of update {checkpoint.name[5:]}; Slurm is asked to put job {job} back" in said
