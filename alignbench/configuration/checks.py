@@ -13,6 +13,7 @@ from alignbench.configuration.build import (
     has_images,
     is_base,
     resolve,
+    run_name,
     trains,
     weights_dtype,
 )
@@ -24,10 +25,13 @@ from alignbench.configuration.targets import target_class
 from alignbench.configuration.typed.plain_values import settle_arguments
 from alignbench.errors import UserError, did_you_mean
 from alignbench.models.weights.missing import all_missing, going_on
+from alignbench.reading import is_file_name
 from alignbench.store.manifest import BASE, DATA
+from alignbench.text import shortened
 from alignbench.work_share import WorkShare
 
 PEOPLE = "human"  # how tables call the votes of people, and how the names of their questions begin
+LONGEST_RUN = 200  # bytes of a run's name; names of files that begin with it have some more
 
 
 def check(cfg: DictConfig) -> None:
@@ -57,6 +61,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"features={next(iter(cfg.features))} are of images, and model={cfg.model.name} makes videos; leave it out"
         )
+    _check_run_name(run_name(cfg))
     values = resolve(cfg)
     if cfg.name is not None and (is_base(cfg) or cfg.name in (BASE, DATA) or not cfg.name.strip()):
         raise UserError(
@@ -189,6 +194,13 @@ def _check_existing_images(cfg: DictConfig) -> None:
         raise UserError(f"{folders[0].path} holds videos, and comparers see images; take compare out of stages")
     records = folders[0].records
     _check_comparers(cfg, [one.prompt for one in records], max(len(one.images) for one in records))
+
+
+def _check_run_name(name: str) -> None:
+    if len(name.encode()) > LONGEST_RUN or not is_file_name(name):
+        raise UserError(
+            f"{shortened(name, 60)!r} cannot be the folder of this run; give method and model short names without /"
+        )
 
 
 def _check_training(cfg: DictConfig, values: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def still_remembered(cfg: DictConfig, own: RunFolder) -> Iterator[None]:
 
 def _noted(cfg: DictConfig, own: RunFolder) -> LastCommand | None:
     file = own.path / FILE
-    if "RANK" in os.environ or not file.exists():
+    if "RANK" in os.environ or not os.path.isfile(file):  # also where a name is too long for a file
         return None
     try:
         values = read_json_object(file)
