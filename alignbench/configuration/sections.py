@@ -47,7 +47,8 @@ NODES: Mapping[type[Section], Sequence[str]] = {
 }  # fmt: skip
 # what else is built from settings, where it is there
 REWARDS = ("method.reward", "method.scorer")  # without a target where none is chosen
-OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", "sampling.control", *REWARDS)
+OPTIONAL = ("sampling.control", *REWARDS)  # null where nobody asks for them
+OBJECTS = ("train.optimizer", "model.adapter", "model.adapter.pipeline", *OPTIONAL)
 NAMED = ("method", "model", "data", "prompts")  # by which files and tables call them
 BUILT = ("method", "data", "prompts")  # from the settings under them, some of which are `NODES`
 WHOLE = ("train", "sampling", "validation", "compare", "exploit")  # sections that have all that is declared
@@ -129,8 +130,8 @@ def refuse_lost_nodes(cfg: DictConfig, command: type[Section]) -> None:
         if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
             continue
         node = _resolved(parent, name, key)
-        if node is None and key in OBJECTS:
-            continue  # as of a ControlNet that nobody asks for
+        if node is None and key in OPTIONAL:
+            continue
         if not isinstance(node, DictConfig):
             told = f"{key}={shown(node)} must be a mapping of names to values"
             raise UserError(f"{told}; type {key}.NAME=VALUE for one of them")
