@@ -9,6 +9,7 @@ than PIL opens. Evaluators also refuse sides under 8 pixels, or 20 times as long
 nothing.
 """
 
+import hashlib
 import io
 import struct
 from collections.abc import Iterator
@@ -138,6 +139,11 @@ def read_header(file: BinaryIO) -> Header:
     if end not in file.read():
         raise ImageError("is damaged (its end is missing)")
     return Header(width, height, converted) if sideways else Header(height, width, converted)
+
+
+def picture_digest(picture: Image.Image) -> str:
+    """Return the digest of the size and the pixels of an RGB picture, 64 hexadecimal digits."""
+    return hashlib.sha256(f"{picture.width} x {picture.height}\0".encode() + picture.tobytes()).hexdigest()
 
 
 def rgb(image: Image.Image) -> Image.Image:

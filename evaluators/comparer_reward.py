@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignbench.errors import UserError
 from alignbench.evaluator import Evaluator, Preprocess, weight_bytes
+from alignbench.images import picture_digest
 from alignbench.pairwise.comparer import Comparer, Verdict
 from alignbench.pairwise.orders import JudgedPair
 from alignbench.pairwise.tournament import MeetingOrders, Opponents, Standing, Tournament, standings
@@ -52,7 +53,7 @@ class WithDigest(Preprocess):
 
     def __call__(self, images: Sequence[Image.Image]) -> list[tuple[str, Any]]:
         """Return the digest and the input of each picture."""
-        return list(zip(map(_digest, images), self.of_comparer(images), strict=True))
+        return list(zip(map(picture_digest, images), self.of_comparer(images), strict=True))
 
 
 class ComparerReward(Evaluator):
@@ -233,7 +234,3 @@ def _num_failed(verdicts: Mapping[Shown, Verdict]) -> tuple[int, int]:
         pair = frozenset(shown)
         pairs[pair] = pairs.get(pair, False) or verdict.won is None
     return sum(pairs.values()), len(pairs)
-
-
-def _digest(image: Image.Image) -> str:
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:16]

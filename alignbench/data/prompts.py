@@ -59,7 +59,7 @@ class PromptSet:
             if not _PATH_SAFE.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a file; expected letters, digits, '.', '_' and '-'")
         if len(self.name.encode()) > MAX_ID:
-            raise ValueError(f"prompts.name has {len(self.name)} characters; at most {MAX_ID} can name a folder")
+            raise ValueError(f"prompts.name has {len(self.name.encode())} bytes; at most {MAX_ID} can name a folder")
         repeated = [prompt_id for prompt_id, count in Counter(names[1:]).items() if count > 1]
         if repeated:
             raise ValueError(f"prompt_id {repeated[0]!r} occurs more than once in prompts={self.name}")

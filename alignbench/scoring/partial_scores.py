@@ -13,12 +13,12 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, FiniteFloat
 
 from alignbench.errors import UserError
-from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
-from alignbench.reading import check_record, read_json_lines
+from alignbench.files import append_json_lines, locked, with_check
+from alignbench.reading import check_record
 from alignbench.scoring.evidence import Evidence, add_evidence
 from alignbench.store.image_records import ImageKey
 from alignbench.store.manifest import ResultsError
-from alignbench.store.run_folder import RunFolder
+from alignbench.store.run_folder import RunFolder, intact_lines
 from alignbench.store.scores import ScoreInfo, Scores
 from alignbench.work_share import WorkShare
 
@@ -154,16 +154,10 @@ def _read_part(part: Path) -> list[dict[str, Any]]:
     Raises:
         ResultsError: one is not as it was written.
     """
-    try:
-        records = read_json_lines(part)
-    except UserError:
-        records = None
-    if records is None or not all(map(is_intact, records)):
-        raise ResultsError(f"{part} has changed since it was written; {DELETE_TO_SCORE}")
-    for number, record in enumerate(records, start=1):
-        kind = ScoreInfo if number == 1 else _Row
-        check_record(kind, without_check(record), f"line {number} of {part}", DELETE_TO_SCORE)
-    return [without_check(record) for record in records]
+    lines = intact_lines(part, DELETE_TO_SCORE)
+    for number, line in enumerate(lines, start=1):
+        check_record(ScoreInfo if number == 1 else _Row, line, f"line {number} of {part}", DELETE_TO_SCORE)
+    return lines
 
 
 def _has_head(part: Path) -> bool:

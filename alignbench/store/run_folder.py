@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import UserError
-from alignbench.files import flush_files, locked, quick_sha256, sha256
+from alignbench.files import flush_files, is_intact, locked, quick_sha256, sha256, without_check
+from alignbench.reading import read_json_lines
 from alignbench.store.manifest import Manifest, ResultsError
 
 STEP = re.compile(r"step-\d{1,18}")  # name of the folder of a look, or of a checkpoint
@@ -277,3 +278,23 @@ def readable_manifests(root: Path) -> Iterator[tuple[RunFolder, Manifest]]:
         except UserError:  # the report names it
             continue
         yield folder, manifest
+
+
+def intact_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """Return the records of a file that grows line by line, each with a digest of its own, which is left out.
+
+    A last line that is being written, or that a kill has cut, is left out, too.
+
+    Args:
+        remedy: what to do about a damaged file, as the end of the sentence.
+
+    Raises:
+        ResultsError: a line is not as it was written.
+    """
+    try:
+        records = read_json_lines(path)
+    except UserError:
+        records = None
+    if records is None or not all(map(is_intact, records)):
+        raise ResultsError(f"{path} has changed since it was written; {remedy}")
+    return [without_check(record) for record in records]

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from alignbench.errors import UserError
-from alignbench.files import append_json_lines, is_intact, locked, with_check, without_check
+from alignbench.files import append_json_lines, locked, with_check
 from alignbench.pairwise.comparer import Verdict
 from alignbench.pairwise.orders import JudgedPair
-from alignbench.reading import check_record, read_json_lines
-from alignbench.store.manifest import ResultsError
+from alignbench.reading import check_record
+from alignbench.store.run_folder import intact_lines
 
 COMPARISONS = "comparisons"
 DELETE_TO_COMPARE = "delete it to compare its images again"
@@ -209,13 +208,7 @@ def _checked_lines(path: Path, kind: type, remedy: str) -> list[dict[str, Any]]:
     Raises:
         ResultsError: a line is not as it was written.
     """
-    try:
-        records = read_json_lines(path)
-    except UserError:
-        records = None
-    if records is None or not all(map(is_intact, records)):
-        raise ResultsError(f"{path} has changed since it was written; {remedy}")
-    lines = [without_check(record) for record in records]
+    lines = intact_lines(path, remedy)
     for number, line in enumerate(lines, start=1):
         check_record(kind, line, f"line {number} of {path}", remedy)
     return lines

@@ -38,7 +38,8 @@ class MainMemory:
     def copy(self, state: Any) -> Any:
         """Return a copy of a state; the copy before it is overwritten.
 
-        It is saved to the same bytes: tensors share memory, and parts are the same objects, where they were before.
+        Where tensors share memory, or two places hold the same object, the copy has this, too: it is saved as the state
+        would be, in files of the same size.
 
         Args:
             state: tensors and plain values in dicts, lists and tuples.

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from alignbench.errors import UserError
 from alignbench.files import CHECK, append_json_lines, cache_folder, is_intact, locked, with_check, without_check
 from alignbench.reading import check_record, parse_json
@@ -101,14 +99,9 @@ class AnswerCache:
 
 
 def key_of(picture: str, question: Question) -> str:
-    """Return the key of a question about a picture, which is named by `picture_digest`."""
+    """Return the key of a question about a picture, which is given by its digest; see `alignbench.images`."""
     asked = "\0".join((question.text, *sorted(question.answers)))
     return f"{picture[:32]}-{hashlib.sha256(asked.encode()).hexdigest()[:32]}"
-
-
-def picture_digest(picture: Image.Image) -> str:
-    """Return the digest of the size and the pixels of an RGB picture."""
-    return hashlib.sha256(f"{picture.width} x {picture.height}\0".encode() + picture.tobytes()).hexdigest()
 
 
 def _read_line(line: bytes) -> tuple[str, Answer] | None:

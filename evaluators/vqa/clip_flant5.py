@@ -75,7 +75,7 @@ class VqaScoreClipFlanT5(YesScore):
         UserError: see `AskingEvaluator` and `ClipFlanT5`.
     """
 
-    version = "1-paper"
+    questioner: WholeAnswerQuestioner
 
     def __init__(
         self,
@@ -90,7 +90,6 @@ class VqaScoreClipFlanT5(YesScore):
     ) -> None:
         questioner = WholeAnswerQuestioner(ClipFlanT5(source, revision, precision, tokenizer, vision), batch_size)
         super().__init__("paper", vlm, questioner, None, gradient_checkpointing)
-        self._questioner = questioner
 
     @classmethod
     def weight_bytes(cls, settings: Mapping[str, Any]) -> int | None:
@@ -103,5 +102,5 @@ class VqaScoreClipFlanT5(YesScore):
         """
         questions = [self.questions(prompt)[0] for prompt in prompts]
         if self.gradient_checkpointing:
-            self._questioner.model.checkpoint_activations()
-        return self._questioner.differentiable(pixels, questions)
+            self.questioner.model.checkpoint_activations()
+        return self.questioner.differentiable(pixels, questions)

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alignbench.images import picture_digest
 from evaluators.networks.chat_model import ChatModel, chat_model
 from evaluators.networks.model_folder import ModelFolder, Precision
-from evaluators.vqa.answers import Answer, AnswerCache, Question, key_of, picture_digest
+from evaluators.vqa.answers import Answer, AnswerCache, Question, key_of
 
 ModelT = TypeVar("ModelT", bound=ModelFolder)
 

@@ -14,7 +14,7 @@ from evaluators.networks.model_folder import Precision
 from evaluators.vqa.answers import Answer, Question
 from evaluators.vqa.asking import AskingEvaluator, MaxSide
 from evaluators.vqa.differentiable import answer_probabilities, checkpoint_activations
-from evaluators.vqa.questioner import CachedQuestioner, chat_questioner
+from evaluators.vqa.questioner import CachedQuestioner, Questioner, chat_questioner
 
 Template = Literal["paper", "t2v_metrics", "geneval2"]
 
@@ -79,6 +79,8 @@ class VqaScore(YesScore):
         UserError: see `AskingEvaluator` and `chat_questioner`.
     """
 
+    questioner: Questioner
+
     def __init__(
         self,
         template: Template,
@@ -94,7 +96,6 @@ class VqaScore(YesScore):
             raise ValueError(f"template={template} is unknown; available: {', '.join(get_args(Template))}")
         questioner = chat_questioner(source, revision, precision, batch_size)
         super().__init__(template, vlm, questioner, max_side, gradient_checkpointing)
-        self._questioner = questioner
 
     def reward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score of each image, with a gradient; for models with the pixels of Qwen2-VL alone.
@@ -107,4 +108,4 @@ class VqaScore(YesScore):
         questions = [self.questions(prompt)[0] for prompt in prompts]
         if self.gradient_checkpointing:
             checkpoint_activations(self.network)
-        return answer_probabilities(self._questioner, pixels, questions)
+        return answer_probabilities(self.questioner, pixels, questions)

@@ -131,23 +131,25 @@ def test_a_run_that_was_made_here_stays_and_other_content_is_named(capsules, gro
         bring_in(capsules, groups[0])
 
 
-def test_one_evaluator_with_two_kinds_of_weights_is_named(capsules, groups, tmp_path):
-    run = RunFolder(groups[1] / SFT)
+def with_other_weights(run):
+    """Let the scores of a run by clip be those of other weights; return their file."""
     (file,) = run.path.glob("scores/*/*/clip@1.parquet")
     scores = Scores.read(file)
     replace(scores, info=replace(scores.info, weights="abc")).write(file)
     run.complete("score", "shapes/1a2b/clip@1", [file])
+    return file
+
+
+def test_one_evaluator_with_two_kinds_of_weights_is_named(capsules, groups, tmp_path):
+    run = RunFolder(groups[1] / SFT)
+    with_other_weights(run)
     pack([run.path], tmp_path / "other.tar")
     with pytest.raises(UserError, match=rf"clip@1 worked on .* and on {SFT} with another weights, and such scores"):
         bring_in([capsules[0], tmp_path / "other.tar"], tmp_path / "there")
 
 
 def test_contradictions_of_runs_that_are_there_stop_no_merge_and_the_report_names_them(capsules, groups, capsys):
-    run = RunFolder(groups[0] / DPO)
-    (file,) = run.path.glob("scores/*/*/clip@1.parquet")
-    scores = Scores.read(file)
-    replace(scores, info=replace(scores.info, weights="abc")).write(file)
-    run.complete("score", "shapes/1a2b/clip@1", [file])
+    file = with_other_weights(RunFolder(groups[0] / DPO))
     merge(capsules[1:], groups[0], 50)
     assert f"{file.relative_to(groups[0])} is left out of this report: clip scored these" in capsys.readouterr().out
     assert (groups[0] / SFT / "manifest.json").exists()

@@ -31,7 +31,7 @@ ODD = {
     "~model.adapter.pipeline._target_": "model.adapter.pipeline._target_ is missing",
     "method.name=a/b": "'a/b-sd15_mini-",
     f"model.name={'x' * 300}": "'dpo-xxx",
-    f"prompts.name={'x' * 300}": "prompts.name has 300 characters; at most 200 can name a folder",
+    f"prompts.name={'x' * 300}": "prompts.name has 300 bytes; at most 200 can name a folder",
     "model.adapter.pipeline=null": "model.adapter.pipeline=null must be a mapping of names to values",
     "~method._target_": "method._target_ is missing",
     "~data._target_": "data._target_ is missing",

@@ -55,7 +55,7 @@ class PollComparison(MethodComparison):
         label_of = {run.manifest.run: contender.label for contender in contenders for run in contender.runs}
         self.votes: dict[tuple[str, str], list[Preference]] = defaultdict(list)
         for one in poll.preferences:
-            if one.a in label_of and one.b in label_of:  # of a run that is left out, the other's share of wins stays
+            if one.a in label_of and one.b in label_of:  # votes against a run that is left out give no win rate
                 self.votes[label_of[one.a], label_of[one.b]].append(one)
 
     def within(self, group: str) -> "GroupPoll":

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from alignbench.images import picture_digest
 from evaluators.networks.chat_model import chat_model
-from evaluators.vqa.answers import Answer, AnswerCache, Question, key_of, picture_digest
+from evaluators.vqa.answers import Answer, AnswerCache, Question, key_of
 from evaluators.vqa.questioner import Questioner
 from tests.evaluators.tiny_qwen import noise
 

@@ -86,11 +86,17 @@ def test_of_two_runs_of_a_recipe_and_seed_that_with_more_scores_is_kept(world):
     assert [run.name for run in kept] == [BASE, DPO, "old"]
 
 
-def test_the_base_run_is_kept_from_whose_weights_most_runs_started(world, tmp_path):
+def started_from_one_base(tmp_path):
+    """Return a results folder whose runs all started from the weights of its one base run."""
     without = World(tmp_path / "without")
     fill(without)
     for folder in run_folders(without.root):
         folder.update(start_weights={"pretrained_model_name_or_path": "x", "revision": "a"})
+    return without
+
+
+def test_the_base_run_is_kept_from_whose_weights_most_runs_started(world, tmp_path):
+    without = started_from_one_base(tmp_path)
     fill(world)
     base = other_base(world)
     found, left_out = tables_of(world.root)
@@ -104,10 +110,7 @@ def test_the_base_run_is_kept_from_whose_weights_most_runs_started(world, tmp_pa
 
 def test_a_run_that_started_from_the_weights_of_another_base_run_goes_with_it(world, tmp_path):
     """It would be compared with weights that it never had."""
-    without = World(tmp_path / "without")
-    fill(without)
-    for folder in run_folders(without.root):
-        folder.update(start_weights={"pretrained_model_name_or_path": "x", "revision": "a"})
+    without = started_from_one_base(tmp_path)
     fill(world)
     run = world.run("kto", [9, 9, 9, 9])
     base = other_base(world, run.name)
